@@ -1,0 +1,91 @@
+# make demo   pre-train a small R-MAE on rendered scenes, ending with pictures
+# make test   ruff, mypy and every test that is not slow; ARGS="..." goes to pytest
+#
+# Both make .venv and install everything first. PYTHON=python3.12 chooses the interpreter it is made
+# of, VENV=path puts it elsewhere. An existing .venv with torch >= 2.4 keeps its torch.
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+STAMP := $(VENV)/.rmae_d2-installed
+CONSTRAINTS := $(VENV)/constraints.txt
+SCENES := datasets/scenes
+
+# Nothing of the caller's Python set-up may leak in: other packages, or installs that go elsewhere.
+unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP PIP_TARGET PIP_PREFIX PIP_USER PIP_CONSTRAINT \
+	PIP_REQUIRE_HASHES VIRTUAL_ENV CONDA_PREFIX
+export PYTHONNOUSERSITE := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+export MPLBACKEND := Agg
+# Caches of pip, matplotlib and iopath need a home; where there is none (containers), .venv is it.
+ifeq ($(strip $(HOME)),)
+export HOME := $(abspath $(VENV))/home
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint clean
+
+help:
+	@echo "make demo     pre-train a small R-MAE on rendered scenes and show what it learnt"
+	@echo "make test     check style and types, run the tests (ARGS=\"-k masking\" goes to pytest)"
+	@echo "make lint     check style and types only"
+	@echo "make install  make $(VENV) and install everything (demo and test do so themselves)"
+	@echo "make clean    remove caches and build folders; $(VENV), datasets and output stay"
+
+install: $(STAMP)
+
+demo: $(STAMP)
+	@echo "==> rendering scenes into $(SCENES) (skipped if they are there)"
+	@$(PY) tools/make_scenes.py --output $(SCENES) --num-train 900 --num-val 100
+	@echo "==> pre-training R-MAE on them"
+	@$(PY) tools/train_net.py --config-file configs/demo/rmae_tiny_scenes.py
+
+test: lint
+	@echo "==> pytest (all but the slow ones)"
+	@$(PY) -m pytest -m "not slow" $(ARGS)
+
+lint: $(STAMP)
+	@echo "==> ruff check, ruff format --check"
+	@$(PY) -m ruff check --quiet --output-format concise .
+	@$(PY) -m ruff format --quiet --check . || \
+		{ echo "formatting differs; remedy: $(PY) -m ruff format ."; exit 1; }
+	@echo "==> mypy rmae_d2"
+	@$(PY) -m mypy rmae_d2
+
+clean:
+	@rm -rf build dist rmae_d2.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find configs rmae_d2 tests tools -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	@echo "removed caches and build folders; $(VENV), datasets and output are still there"
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "rmae_d2 needs Python 3.10 or later as $(PYTHON); name another: make PYTHON=python3.12"; exit 1; }
+	@echo "==> making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV) || \
+		{ rm -f $(PY); echo "python -m venv failed; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+
+# Not $(PY) as a normal prerequisite: its date is that of the interpreter behind the link.
+$(STAMP): setup.py constraints.txt tools/install_detectron2.py | $(PY)
+	@mkdir -p "$$HOME" 2>/dev/null || true
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip --upgrade >/dev/null
+	@# A torch that is already there must not be exchanged for the tested one.
+	@if $(PY) -c 'import re, sys; from importlib.metadata import version as v; v("torchvision"); \
+		sys.exit(tuple(map(int, re.findall(r"\d+", v("torch"))[:2])) < (2, 4))' 2>/dev/null; then \
+		echo "==> torch: keeping the one in $(VENV)"; \
+		grep -vE '^torch(vision)?==' constraints.txt > $(CONSTRAINTS); \
+	else \
+		cp constraints.txt $(CONSTRAINTS); \
+		echo "==> torch: installing the tested pair; on Linux PyPI's torch is the CUDA build (it runs on"; \
+		echo "    CPUs too), about 3 GB to download: expect minutes"; \
+		$(PY) -m pip install --quiet -c $(CONSTRAINTS) torch torchvision; \
+	fi
+	@echo "==> rmae_d2 and what it needs, with the versions of constraints.txt"
+	@$(PY) -m pip install --quiet -c $(CONSTRAINTS) "setuptools>=64" "wheel>=0.40"
+	@$(PY) -m pip install --quiet -c $(CONSTRAINTS) --no-build-isolation -e ".[dev]"
+	@echo "==> Detectron2"
+	@PIP_CONSTRAINT=$(CONSTRAINTS) $(PY) tools/install_detectron2.py
+	@touch $@

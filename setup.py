@@ -1,0 +1,118 @@
+"""Build and dependencies of rmae_d2. Imports neither torch nor the package."""
+
+import re
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+
+# Lower bounds only, each with what breaks below it; the versions tested together are in
+# constraints.txt. Detectron2 is absent because it is not on PyPI: tools/install_detectron2.py.
+INSTALL_REQUIRES = [
+    "torch>=2.4",  # device-independent torch.amp (autocast, GradScaler) is complete from 2.4 on
+    "torchvision>=0.19",  # the release that goes with torch 2.4; RoIAlign and NMS come from it
+    "timm>=1.0",  # blocks of the encoders; 0.9 and earlier are not tried
+    "numpy>=1.24",  # scikit-image's own bound
+    "Pillow>=10.1",  # scikit-image's own bound
+    "fvcore>=0.1.5",  # parameter schedulers with rescale_interval; FLOP counts
+    "iopath>=0.1.9",  # Detectron2's PathManager: every file that may be remote
+    "omegaconf>=2.3",  # LazyConfig; 2.3 runs on Python 3.11
+    "hydra-core>=1.3",  # Detectron2's LazyConfig; 1.3 runs on Python 3.11
+    "cloudpickle",  # Detectron2's LazyConfig.save and multi-process launch
+    "pycocotools>=2.0.7",  # COCO format and masks; wheels for numpy 2 and Python 3.12
+    "faster-coco-eval>=1.6",  # fast AP without Detectron2's compiled operator; not tried below
+    "lvis>=0.5.3",  # LVIS format; the last release
+    "scikit-image>=0.22",  # Felzenszwalb regions and the photographs of the scenes dataset
+    "scipy>=1.11",  # under scikit-image; its own bound
+    "shapely>=2.0",  # LSJ crops of polygon masks (Detectron2's RandomCrop with polygons)
+    "PyYAML>=6.0",  # values of command-line overrides
+    "matplotlib>=3.7",  # pictures: reconstruction, loss curve
+    "tensorboard>=2.12",  # Detectron2's TensorboardXWriter
+    "tabulate",  # tables in the log
+    "termcolor>=1.1",  # Detectron2's coloured log
+    "tqdm",  # progress of downloads and of region generation
+    "yacs>=0.1.8",  # Detectron2's CfgNode, for build_model(cfg)
+]
+
+EXTRAS_REQUIRE = {
+    "dev": [
+        "pytest>=8",
+        "hypothesis>=6.100",
+        "ruff>=0.9",  # the formatting style of 2025 on
+        "mypy>=1.14",
+        "transformers>=4.48",  # parity of the encoder with ViTMAE
+        "pre-commit>=3.5",
+        "setuptools>=64",  # tests/test_packaging.py builds without isolation; 64: editable installs
+        "wheel>=0.40",  # bdist_wheel, for setuptools below 70.1
+    ],
+}
+
+
+def read_version() -> str:
+    """The version written in rmae_d2/__init__.py, read as text."""
+    text = (ROOT / "rmae_d2" / "__init__.py").read_text(encoding="utf-8")
+    match = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
+    if match is None:
+        raise RuntimeError('rmae_d2/__init__.py has no line `__version__ = "..."`')
+    return match.group(1)
+
+
+def read_description() -> str:
+    """README.md, or nothing in a source tree that lacks it."""
+    readme = ROOT / "README.md"
+    return readme.read_text(encoding="utf-8") if readme.is_file() else ""
+
+
+class BuildPyWithConfigs(build_py):
+    """Puts the top-level configs/ into the wheel as rmae_d2/configs.
+
+    An editable install reads the top-level folder itself, so nothing is copied there and the source
+    tree never holds a second copy or a symbolic link.
+    """
+
+    editable_mode: bool = False
+
+    def _configs(self) -> "dict[str, str]":
+        """{source relative to this folder: its place in the build folder}."""
+        sources = sorted(path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.py"))
+        return {str(path): str(Path(self.build_lib, "rmae_d2", path)) for path in sources}
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return
+        # build/ outlives a build: a config deleted or renamed since must not reach the wheel.
+        shutil.rmtree(Path(self.build_lib, "rmae_d2", "configs"), ignore_errors=True)
+        for source, target in self._configs().items():
+            self.mkpath(str(Path(target).parent))
+            self.copy_file(str(ROOT / source), target)
+
+    def get_outputs(self, include_bytecode: bool = True) -> "list[str]":
+        outputs = list(super().get_outputs(include_bytecode))
+        return outputs if self.editable_mode else outputs + list(self._configs().values())
+
+    def get_source_files(self) -> "list[str]":
+        """Also what a source distribution has to hold."""
+        extra = ["constraints.txt", "tools/install_detectron2.py"]
+        existing = [name for name in extra if (ROOT / name).is_file()]
+        return list(super().get_source_files()) + list(self._configs()) + existing
+
+
+setup(
+    name="rmae_d2",
+    version=read_version(),
+    description="R-MAE (masked autoencoding of pixels and regions) for Detectron2: "
+    "from photographs to detection, segmentation and classification",
+    long_description=read_description(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["rmae_d2", "rmae_d2.*"]),
+    python_requires=">=3.10",  # X | Y types; also the bound of timm and of torch 2.11
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS_REQUIRE,
+    cmdclass={"build_py": BuildPyWithConfigs},
+    zip_safe=False,  # configs are found by path
+)

@@ -1,0 +1,161 @@
+"""The wheel and the source distribution of rmae_d2, built for real from a copy of the source."""
+
+import email.parser
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import rmae_d2
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = (
+    "setup.py",
+    "pyproject.toml",
+    "constraints.txt",
+    "LICENSE",
+    "README.md",
+    "rmae_d2",
+    "configs",
+    "tools",
+)
+
+
+def python_files(root: Path, *folders: str) -> set[str]:
+    """Paths of the .py files below ``root/folder``, relative to ``root``."""
+    return {
+        p.relative_to(root).as_posix() for folder in folders for p in (root / folder).rglob("*.py")
+    }
+
+
+def copy_source(target: Path) -> Path:
+    """A copy of what is packaged, so that building leaves nothing in the working tree."""
+    target.mkdir()
+    for name in SOURCES:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif source.is_file():
+            shutil.copy2(source, target / name)
+    return target
+
+
+def build_wheel(source: Path, folder: Path) -> Path:
+    """Build the wheel with pip, without the network."""
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
+    options = ["--no-build-isolation", "--no-index", "--wheel-dir", str(folder), str(source)]
+    result = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    (wheel,) = folder.glob("rmae_d2-*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_source(tmp_path_factory.mktemp("source") / "rmae_d2")
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_wheel(source, tmp_path_factory.mktemp("wheel"))
+
+
+def test_wheel_holds_every_module_and_every_config(source: Path, wheel: Path) -> None:
+    """A subpackage without __init__.py would be left out by find_packages, silently."""
+    expected = python_files(source, "rmae_d2")
+    expected |= {f"rmae_d2/{name}" for name in python_files(source, "configs")}
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert {name for name in names if name.endswith(".py")} == expected
+    assert any(name.startswith("rmae_d2/configs/") for name in names)
+
+
+def test_wheel_metadata(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+        metadata = email.parser.Parser().parsestr(archive.read(name).decode())
+    assert metadata["Version"] == rmae_d2.__version__
+    assert metadata["Requires-Python"] == ">=3.10"
+    required = metadata.get_all("Requires-Dist", [])
+    names = {re.split(r"[<>=;\s]", line)[0] for line in required if "extra ==" not in line}
+    assert {"torch", "torchvision", "timm", "scikit-image", "faster-coco-eval"} <= names
+    assert "detectron2" not in names  # not on PyPI: pip would fail on it
+
+
+def test_configs_are_found_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
+    pytest.importorskip("detectron2", reason="Detectron2 is needed to read configs")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    code = "from rmae_d2.config import config_root; print(config_root())"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=dict(os.environ) | {"PYTHONPATH": str(tmp_path / "site")},
+        cwd=tmp_path,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    found = Path(result.stdout.splitlines()[-1])
+    assert found == (tmp_path / "site" / "rmae_d2" / "configs").resolve()
+
+
+def test_config_deleted_since_the_last_build_is_not_packaged(tmp_path: Path) -> None:
+    """setuptools keeps build/ between builds."""
+    source = copy_source(tmp_path / "source")
+    extra = source / "configs" / "of_the_test" / "gone.py"
+    extra.parent.mkdir(parents=True)
+    extra.write_text("x = 1\n")
+    with zipfile.ZipFile(build_wheel(source, tmp_path / "first")) as archive:
+        assert "rmae_d2/configs/of_the_test/gone.py" in archive.namelist()
+    extra.unlink()
+    with zipfile.ZipFile(build_wheel(source, tmp_path / "second")) as archive:
+        assert "rmae_d2/configs/of_the_test/gone.py" not in archive.namelist()
+
+
+def test_source_distribution_can_build_the_same_wheel(
+    source: Path, wheel: Path, tmp_path: Path
+) -> None:
+    code = "import sys; from setuptools import build_meta as b; b.build_sdist(sys.argv[1])"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    subprocess.run(command, cwd=source, check=True, capture_output=True)
+    (archive_path,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive_path) as archive:
+        archive.extractall(tmp_path / "unpacked", filter="data")
+    (unpacked,) = (tmp_path / "unpacked").iterdir()
+    assert (unpacked / "tools" / "install_detectron2.py").is_file()
+    rebuilt = build_wheel(unpacked, tmp_path / "wheel")
+    with zipfile.ZipFile(rebuilt) as ours, zipfile.ZipFile(wheel) as first:
+        assert sorted(ours.namelist()) == sorted(first.namelist())
+
+
+def test_setup_runs_without_torch_and_without_importing_the_package() -> None:
+    code = (
+        "import runpy, sys; sys.modules['torch'] = sys.modules['rmae_d2'] = None; "
+        "sys.argv = ['setup.py', '--version']; runpy.run_path('setup.py')"
+    )
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == rmae_d2.__version__
+
+
+def test_source_tree_has_no_second_copy_of_the_configs() -> None:
+    assert not (ROOT / "rmae_d2" / "configs").exists()
+
+
+def test_constraints_name_only_direct_dependencies_with_a_reason() -> None:
+    setup = (ROOT / "setup.py").read_text()
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if not line or line.startswith("#"):
+            continue
+        requirement, _, reason = line.partition("  # ")
+        assert reason, f"constraints.txt: no reason for {line!r}"
+        name = re.split(r"[<>=]", requirement)[0]
+        assert f'"{name}>=' in setup, f"constraints.txt names {name}, which setup.py does not"
