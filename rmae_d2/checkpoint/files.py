@@ -1,0 +1,52 @@
+"""Files that are either whole or not there."""
+
+import contextlib
+import os
+import shutil
+from typing import Any
+
+import torch
+from detectron2.utils.file_io import PathManager
+
+from .formats import CheckpointError
+
+
+def atomic_save(content: Any, path: str) -> None:
+    """``torch.save`` that never leaves half a file under its final name.
+
+    Written beside the target, flushed to the disk, then renamed. For a remote path the storage's own put is
+    atomic or not, so it is written as it is.
+
+    Raises:
+        CheckpointError: where the disk is full or not writable, naming file and free space. Nothing that was
+            there before is touched.
+    """
+    if "://" in path:
+        with PathManager.open(path, "wb") as remote:
+            torch.save(content, remote)
+        return
+    temporary = f"{path}.tmp{os.getpid()}"
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+        # torch wraps a full disk in a RuntimeError.
+        if not isinstance(error, (OSError, RuntimeError)):
+            raise
+        raise CheckpointError(
+            f"{path}: could not be written ({error!s:.120}); {_free_space(path)}. Earlier "
+            "checkpoints are untouched: make room, or lower train.checkpointer.max_to_keep, then continue "
+            "with --resume"
+        ) from error
+
+
+def _free_space(path: str) -> str:
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        return "its folder does not exist"
+    return f"{shutil.disk_usage(folder).free / 2**20:.0f} MiB are free there"

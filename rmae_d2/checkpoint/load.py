@@ -1,0 +1,217 @@
+"""Putting weights into a model, and saying exactly what happened to every tensor."""
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor, nn
+
+from ..modeling.patches import sincos_position_embedding
+from .formats import CheckpointError, load_weights
+
+logger = logging.getLogger(__name__)
+
+_ENCODER = "backbone.net."
+# Parameters that ViTDet adds to a pre-trained encoder (ViTDet, section 3: relative positions are
+# used in fine-tuning only).
+_NEW_IN_TRANSFER = re.compile(r"\.rel_pos_[hw]$")
+
+
+@dataclass
+class LoadReport:
+    """What became of the tensors: five lists of names (of the model, ``unused`` of the file)."""
+
+    source: str
+    kind: str
+    copied: list[str] = field(default_factory=list)
+    resampled: list[str] = field(default_factory=list)
+    new: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        encoder = sum(k.startswith(_ENCODER) for k in self.copied)
+        lines = [
+            f"loaded {self.source} (recognised as {self.kind}):",
+            f"  copied: {len(self.copied)} tensors, {encoder} of them of the pixel encoder",
+        ]
+        for title, names in (
+            ("position embedding resampled", self.resampled),
+            ("new by design, initialised at random", self.new),
+            ("in the file, not used by this model", self.unused),
+            ("REFUSED", self.refused),
+        ):
+            if names:
+                lines.append(f"  {title}: {len(names)} ({_summary(names)})")
+        return "\n".join(lines)
+
+
+def load_pretrained(
+    model: nn.Module, weights: str | Mapping[str, Any], require_all: bool = False
+) -> LoadReport:
+    """Loads an encoder, or a whole model, by exact names, and logs a report.
+
+    Args:
+        model: an ``RMAE``, or any Detectron2 model whose ViT is ``backbone.net``.
+        weights: anything that :func:`load_weights` takes.
+        require_all: every tensor of the model must come from the file, as for evaluation.
+
+    Returns:
+        the report, where ``refused`` is empty.
+
+    Raises:
+        CheckpointError: where an encoder tensor of the model is missing in the file or of another shape, or
+            the file's encoder holds what the model's has not. The model is left as it was.
+    """
+    kind, state_dict = load_weights(weights)
+    source = weights if isinstance(weights, str) else "state dict"
+    report = LoadReport(source, kind)
+    own = model.state_dict()
+    update: dict[str, Tensor] = {}
+    for key, tensor in own.items():
+        if key not in state_dict:
+            essential = key.startswith(_ENCODER) and not _NEW_IN_TRANSFER.search(key)
+            if essential or require_all:
+                report.refused.append(f"{key}: not in the file")
+            else:
+                report.new.append(key)
+        elif state_dict[key].shape == tensor.shape and not _on_other_grid(
+            key, state_dict[key], model
+        ):
+            update[key] = state_dict[key]
+            report.copied.append(key)
+        elif key.endswith("pos_embed") and state_dict[key].shape[-1] == tensor.shape[-1]:
+            update[key] = _resample(state_dict[key], tensor, model)
+            report.resampled.append(key)
+        else:
+            report.refused.append(
+                f"{key}: {tuple(state_dict[key].shape)} in the file, {tuple(tensor.shape)} in the model"
+            )
+    for key in state_dict:
+        if key in own:
+            continue
+        if _changes_encoder(key):
+            report.refused.append(f"{key}: the model has no such part")
+        else:
+            report.unused.append(key)
+    if report.refused:
+        raise CheckpointError(
+            f"{report}\n{report.source} does not fit this model: nothing was loaded. Refused:\n  "
+            + "\n  ".join(report.refused[:8])
+            + ("\n  ..." if len(report.refused) > 8 else "")
+            + "\nUse the file's own model size (model.backbone.net.{embed_dim,depth,patch_size}), or "
+            "another file."
+        )
+    model.load_state_dict(update, strict=False)
+    logger.info(str(report))
+    return report
+
+
+def _changes_encoder(key: str) -> bool:
+    """Whether leaving this tensor out would change the encoder's features silently.
+
+    Deeper blocks, layer scale, register tokens; not the cls token and final norm that ViTDet drops, nor
+    a fine-tuned ViTDet's relative positions when its encoder is pre-trained further.
+    """
+    inner = key.removeprefix(_ENCODER)
+    if inner == key or inner in ("cls_token", "norm.weight", "norm.bias"):
+        return False
+    return not _NEW_IN_TRANSFER.search(key)
+
+
+def _resample(source: Tensor, target: Tensor, model: nn.Module) -> Tensor:
+    """Bicubic resampling of a (1, [1 +] Gh * Gw, D) position embedding to the target's grid and cls row."""
+    new_grid, new_prefix = _grid_of_model(target, model)
+    assert new_grid is not None, "Detectron2's ViT has a square position embedding"
+    old_grid, old_prefix = _grid_of_table(source)
+    out = source[:, old_prefix:]
+    if old_grid != new_grid:
+        out = resample_abs_pos_embed(
+            out, new_size=list(new_grid), old_size=list(old_grid), num_prefix_tokens=0
+        )
+    if new_prefix:
+        cls_row = source[:, :1] if old_prefix else torch.zeros_like(source[:, :1])
+        out = torch.cat([cls_row, out], dim=1)
+    return out
+
+
+def _on_other_grid(key: str, source: Tensor, model: nn.Module) -> bool:
+    """Whether a position embedding that fits by its length was made for a grid of another shape.
+
+    2x8 patches are as many as 4x4, and 3x5 with a cls token as many as 4x4 without.
+    """
+    known = _sincos_grid(source) if key.endswith("pos_embed") else None
+    return known is not None and known != _grid_of_model(source, model)
+
+
+def _grid_of_model(table: Tensor, model: nn.Module) -> tuple[tuple[int, int], int]:
+    """Grid and cls rows of a model's own position embedding; Detectron2's ViT is always square."""
+    grid = getattr(model.get_submodule("backbone.net"), "grid", None)
+    if grid is not None:
+        return grid, table.shape[1] - grid[0] * grid[1]
+    for prefix in (1, 0):
+        square = _square(table.shape[1] - prefix)
+        if square is not None:
+            return square, prefix
+    raise CheckpointError(f"the model's position embedding of {table.shape[1]} rows is not square")
+
+
+def _square(length: int) -> tuple[int, int] | None:
+    side = round(length**0.5)
+    return (side, side) if side * side == length else None
+
+
+def _grid_of_table(table: Tensor) -> tuple[tuple[int, int], int]:
+    """Grid and cls rows of a position embedding whose image size nobody recorded.
+
+    A sine-cosine table tells its own (3x5 patches and a cls token are 16 rows, which is no 4x4); a learned
+    one is taken to be square.
+    """
+    known = _sincos_grid(table)
+    if known is not None:
+        return known
+    for prefix in (1, 0):
+        square = _square(table.shape[1] - prefix)
+        if square is not None:
+            return square, prefix
+    raise CheckpointError(
+        f"a position embedding of {table.shape[1]} rows in the file: neither a square grid nor a sine-cosine "
+        "table, so its height and width are unknown"
+    )
+
+
+def _sincos_grid(table: Tensor) -> tuple[tuple[int, int], int] | None:
+    """Grid and cls rows of a fixed sine-cosine table, or None where it is not one."""
+    _, rows, dim = table.shape
+    if dim % 4:
+        return None
+    for prefix in (1, 0):
+        patches = table[:, prefix:].float()
+        length = rows - prefix
+        for height in range(1, length + 1):
+            if length % height == 0:
+                grid = (height, length // height)
+                expected = sincos_position_embedding(dim, grid, cls_token=False).to(patches.device)
+                # Half-precision files are off by up to 2e-3, other grids by 0.1 and more.
+                if torch.allclose(patches, expected, rtol=0, atol=5e-3):
+                    return grid, prefix
+    return None
+
+
+def _summary(names: list[str]) -> str:
+    """Names by their first two components, with counts."""
+    groups: dict[str, int] = {}
+    for name in names:
+        name = name.partition(":")[0]
+        if _NEW_IN_TRANSFER.search(name):
+            stem = "rel_pos"
+        else:
+            parts = name.split(".")
+            stem = ".".join(parts[: 3 if name.startswith(_ENCODER) else 2])
+        groups[stem] = groups.get(stem, 0) + 1
+    shown = [f"{stem}: {count}" for stem, count in list(groups.items())[:12]]
+    return ", ".join(shown) + (", ..." if len(groups) > 12 else "")

@@ -1,0 +1,28 @@
+"""The networks. They know tensors; nothing of files or datasets."""
+
+from .build import add_rmae_config, build_parts
+from .masking import RandomMasking, mask_from_order, num_visible, random_shuffle
+from .patches import patchify, sincos_position_embedding, unpatchify
+from .pixel_decoder import PixelDecoder
+from .pixel_encoder import VIT_SIZES, MaskedViT, PixelEncoder, vit_kwargs
+from .region_branch import RegionBranch
+from .rmae import RMAE
+
+__all__ = [
+    "RMAE",
+    "VIT_SIZES",
+    "MaskedViT",
+    "PixelDecoder",
+    "PixelEncoder",
+    "RandomMasking",
+    "RegionBranch",
+    "add_rmae_config",
+    "build_parts",
+    "mask_from_order",
+    "num_visible",
+    "patchify",
+    "random_shuffle",
+    "sincos_position_embedding",
+    "unpatchify",
+    "vit_kwargs",
+]

@@ -1,0 +1,44 @@
+"""The two reconstruction losses, over hidden patches only (R-MAE, section 3; MAE, section 3).
+
+Letters: B images, K regions, N hidden patches, X values a patch.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_EPS = 1e-6
+
+
+def patch_statistics(target_BNX: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each patch, (B, N, 1) each; unbiased variance, eps 1e-6."""
+    mean = target_BNX.mean(dim=-1, keepdim=True)
+    return mean, (target_BNX.var(dim=-1, keepdim=True) + _EPS).sqrt()
+
+
+def pixel_loss(pred_BNX: Tensor, target_BNX: Tensor, normalize: bool = True) -> Tensor:
+    """Mean squared error of each image, (B,) float32.
+
+    Args:
+        pred_BNX: predicted hidden patches.
+        target_BNX: the image's own, normalised with the dataset's mean and deviation.
+        normalize: compare with the target normalised patch by patch (MAE's ``norm_pix_loss``).
+    """
+    target = target_BNX.float()
+    if normalize:
+        mean, std = patch_statistics(target)
+        target = (target - mean) / std
+    return (pred_BNX.float() - target).square().mean(dim=(1, 2))
+
+
+def region_loss(logits_BKNX: Tensor, target_BKNX: Tensor, background_weight: float = 1.0) -> Tensor:
+    """Binary cross-entropy of each image, (B,) float32.
+
+    The mean over a patch's pixels, over regions, then over hidden patches. Background pixels are
+    multiplied by ``background_weight``; the sum is not renormalised.
+    """
+    target = target_BKNX.float()
+    loss = F.binary_cross_entropy_with_logits(logits_BKNX.float(), target, reduction="none")
+    if background_weight != 1.0:
+        loss = loss * torch.where(target > 0.5, 1.0, background_weight)
+    return loss.mean(dim=(1, 2, 3))

@@ -1,0 +1,81 @@
+"""The MAE decoder, and the mask-token transformer it shares with the region branch's neck.
+
+Letters: B images, L patches, V visible patches, N hidden patches, D width.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from .patches import gather_patches, sincos_position_embedding
+from .pixel_encoder import LayerNorm, init_linear, make_blocks
+
+
+class MaskTokenTransformer(nn.Module):
+    """Fills the hidden patches with a learned mask token and lets all patches attend to each other.
+
+    MAE's decoder without its prediction layer, and R-MAE's neck (section 3.2: "a neck maps the pixel
+    encoder's output to the region branch").
+    """
+
+    def __init__(
+        self, in_dim: int, grid: tuple[int, int], dim: int, depth: int, num_heads: int
+    ) -> None:
+        super().__init__()
+        self.grid = grid
+        self.embed = nn.Linear(in_dim, dim)
+        init_linear(self.embed)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, dim).normal_(std=0.02))
+        self.pos_embed = nn.Parameter(sincos_position_embedding(dim, grid), requires_grad=False)
+        self.blocks = make_blocks(dim, depth, num_heads)
+        self.norm = LayerNorm(dim)
+
+    def forward(self, tokens_BVD: Tensor, ids_visible_BV: Tensor) -> Tensor:
+        """From visible tokens to all tokens, before the final norm.
+
+        Args:
+            tokens_BVD: (B, 1 + V, in_dim), cls token first.
+            ids_visible_BV: where the visible tokens belong.
+
+        Returns:
+            (B, 1 + L, dim) in raster order, cls token first.
+        """
+        x = self.embed(tokens_BVD)
+        B, _, D = x.shape
+        L = self.grid[0] * self.grid[1]
+        # scatter, not a gather through the inverse permutation: its backward is deterministic on a GPU.
+        patches = self.mask_token.to(x.dtype).expand(B, L, D)
+        patches = patches.scatter(1, ids_visible_BV.unsqueeze(-1).expand(-1, -1, D), x[:, 1:])
+        x = torch.cat([x[:, :1], patches], dim=1) + self.pos_embed
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class PixelDecoder(MaskTokenTransformer):
+    """MAE's decoder: predicts the pixels of hidden patches.
+
+    Args:
+        in_dim: width of the pixel encoder.
+        grid: (Gh, Gw).
+        patch_size: P.
+        in_chans: C.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        grid: tuple[int, int],
+        patch_size: int = 16,
+        in_chans: int = 3,
+        dim: int = 512,
+        depth: int = 8,
+        num_heads: int = 16,
+    ) -> None:
+        super().__init__(in_dim, grid, dim, depth, num_heads)
+        self.pred = nn.Linear(dim, patch_size * patch_size * in_chans)
+        init_linear(self.pred)
+
+    def decode(self, tokens_BVD: Tensor, ids_visible_BV: Tensor, ids_hidden_BN: Tensor) -> Tensor:
+        """Pixels of the hidden patches, (B, N, P*P*C), in the order of ``ids_hidden_BN``."""
+        x = self(tokens_BVD, ids_visible_BV)[:, 1:]
+        return self.pred(self.norm(gather_patches(x, ids_hidden_BN)))

@@ -1,0 +1,153 @@
+"""The pixel encoder: a plain ViT that sees the visible patches only (MAE; R-MAE section 3.1).
+
+Letters: B images, L patches, V visible patches, D width, C channels, H W pixels.
+"""
+
+from functools import partial
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from .patches import (
+    PatchEmbed,
+    gather_patches,
+    grid_of,
+    patchify,
+    sincos_position_embedding,
+    to_pair,
+)
+
+# Width, depth and heads of the field's plain ViTs (ViT and DeiT papers; H is used with patch 14).
+VIT_SIZES: dict[str, dict[str, int]] = {
+    "tiny": {"embed_dim": 192, "depth": 12, "num_heads": 3},
+    "small": {"embed_dim": 384, "depth": 12, "num_heads": 6},
+    "base": {"embed_dim": 768, "depth": 12, "num_heads": 12},
+    "large": {"embed_dim": 1024, "depth": 24, "num_heads": 16},
+    "huge": {"embed_dim": 1280, "depth": 32, "num_heads": 16},
+}
+
+LayerNorm = partial(nn.LayerNorm, eps=1e-6)
+
+
+def make_blocks(
+    dim: int, depth: int, num_heads: int, mlp_ratio: float = 4.0, drop_path_rate: float = 0.0
+) -> nn.ModuleList:
+    """``depth`` pre-norm transformer blocks with MAE's initialisation (xavier-uniform Linear weights)."""
+    rates = torch.linspace(0, drop_path_rate, depth).tolist()
+    blocks = nn.ModuleList(
+        Block(
+            dim,
+            num_heads,
+            mlp_ratio=mlp_ratio,
+            qkv_bias=True,
+            norm_layer=LayerNorm,
+            drop_path=rate,
+        )
+        for rate in rates
+    )
+    blocks.apply(init_linear)
+    return blocks
+
+
+def init_linear(module: nn.Module) -> None:
+    """Xavier-uniform weight and zero bias for a Linear; other modules are left alone."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+class MaskedViT(nn.Module):
+    """A ViT over a subset of patches; parameter names are those of Detectron2's ViT and of timm's.
+
+    Args:
+        img_size: side or (H, W) in pixels.
+        patch_size: P, pixels.
+        in_chans: C.
+        drop_path_rate: stochastic depth of the last block, growing linearly from 0.
+    """
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int = 16,
+        in_chans: int = 3,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: float = 4.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.img_size = to_pair(img_size)
+        self.patch_size = patch_size
+        self.in_chans = in_chans
+        self.embed_dim = embed_dim
+        self.grid = grid_of(img_size, patch_size)
+        self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim).normal_(std=0.02))
+        # A parameter rather than a buffer: Detectron2's ViT trains it during transfer, under this name.
+        self.pos_embed = nn.Parameter(
+            sincos_position_embedding(embed_dim, self.grid), requires_grad=False
+        )
+        self.blocks = make_blocks(embed_dim, depth, num_heads, mlp_ratio, drop_path_rate)
+        self.norm = LayerNorm(embed_dim)
+
+    @property
+    def num_patches(self) -> int:
+        """L."""
+        return self.grid[0] * self.grid[1]
+
+    def forward(self, patches_BLX: Tensor, ids_visible_BV: Tensor | None = None) -> Tensor:
+        """Encodes the visible patches.
+
+        Args:
+            patches_BLX: all patches, as :func:`patchify` cuts them, (B, L, P*P*C).
+            ids_visible_BV: int64 indices of the visible ones; None for all, in raster order.
+
+        Returns:
+            (B, 1 + V, D): cls token, then the visible patches in the given order, after the final norm.
+        """
+        pos_embed = self.pos_embed[:, 1:]
+        if ids_visible_BV is not None:
+            patches_BLX = gather_patches(patches_BLX, ids_visible_BV)
+            pos_embed = gather_patches(pos_embed.expand(len(patches_BLX), -1, -1), ids_visible_BV)
+        x = self.patch_embed(patches_BLX) + pos_embed
+        cls_token = (self.cls_token + self.pos_embed[:, :1]).to(x.dtype)
+        x = torch.cat([cls_token.expand(len(x), -1, -1), x], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
+class PixelEncoder(nn.Module):
+    """Holds the ViT as ``net``, so that its keys read ``backbone.net.*`` in a checkpoint.
+
+    ViTDet's feature pyramid names its ViT the same way, therefore a pre-training checkpoint loads into it
+    by exact names, without conversion.
+    """
+
+    def __init__(self, net: MaskedViT) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, patches_BLX: Tensor, ids_visible_BV: Tensor | None = None) -> Tensor:
+        """See :meth:`MaskedViT.forward`."""
+        return self.net(patches_BLX, ids_visible_BV)
+
+    def encode_image(self, images_BCHW: Tensor) -> Tensor:
+        """Features of whole images, nothing hidden: (B, C, H, W) -> (B, 1 + L, D)."""
+        return self.net(patchify(images_BCHW, self.net.patch_size))
+
+
+def vit_kwargs(size: str) -> dict[str, Any]:
+    """``embed_dim``, ``depth`` and ``num_heads`` of a named size.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if size not in VIT_SIZES:
+        raise ValueError(f"unknown ViT size {size!r}: one of {', '.join(VIT_SIZES)}")
+    return dict(VIT_SIZES[size])

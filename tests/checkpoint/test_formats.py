@@ -1,0 +1,315 @@
+import argparse
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.modeling import SimpleFeaturePyramid, ViT
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from rmae_d2.checkpoint import CheckpointError, build_from_reference, load_pretrained, load_weights
+
+GOLDEN = Path(__file__).resolve().parents[3] / "shared/golden/rmae_tiny.pt"
+SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture
+def mae(make_rmae):
+    return make_rmae(regions=None)
+
+
+@pytest.fixture
+def ours(mae):
+    return mae.state_dict()
+
+
+def rename(state_dict, rules):
+    out = {}
+    for key, value in state_dict.items():
+        for pattern, replacement in rules:
+            key = re.sub(pattern, replacement, key)
+        out[key] = value
+    return out
+
+
+def mae_names(state_dict):
+    return rename(
+        state_dict,
+        [
+            (r"^backbone\.net\.", ""),
+            (r"^pixel_decoder\.mask_token$", "mask_token"),
+            (r"^pixel_decoder\.", "decoder_"),
+        ],
+    )
+
+
+def hub_names(state_dict):
+    """The names in facebook/vit-mae-base on the hub and in transformers 4."""
+    out = rename(
+        state_dict,
+        [
+            (r"^backbone\.net\.cls_token$", "vit.embeddings.cls_token"),
+            (r"^backbone\.net\.pos_embed$", "vit.embeddings.position_embeddings"),
+            (r"^backbone\.net\.patch_embed\.proj\.", "vit.embeddings.patch_embeddings.projection."),
+            (r"^backbone\.net\.norm\.", "vit.layernorm."),
+            (r"^backbone\.net\.blocks\.", "vit.encoder.layer."),
+            (r"^pixel_decoder\.mask_token$", "decoder.mask_token"),
+            (r"^pixel_decoder\.blocks\.", "decoder.decoder_layers."),
+            (r"^pixel_decoder\.(embed|pos_embed|norm|pred)\b", r"decoder.decoder_\1"),
+            (r"\.norm1\.", ".layernorm_before."),
+            (r"\.norm2\.", ".layernorm_after."),
+            (r"\.attn\.proj\.", ".attention.output.dense."),
+            (r"\.mlp\.fc1\.", ".intermediate.dense."),
+            (r"\.mlp\.fc2\.", ".output.dense."),
+        ],
+    )
+    for key in [k for k in out if ".attn.qkv." in k]:
+        parts = out.pop(key).chunk(3)
+        for name, part in zip(("query", "key", "value"), parts, strict=True):
+            out[key.replace(".attn.qkv.", f".attention.attention.{name}.")] = part
+    return out
+
+
+# ---- one round trip a kind
+
+
+def test_ours(make_rmae):
+    for arguments in ({}, {"regions": None}, {"decoder": None}):
+        expected = make_rmae(**arguments).state_dict()
+        for content in (expected, {"model": expected, "iteration": 7, "trainer": {"lr": 0.1}}):
+            kind, state_dict = load_weights(content)
+            assert kind == "rmae_d2"
+            assert same(state_dict, expected)
+
+
+def test_mae(ours):
+    theirs = mae_names(ours)
+    assert {"cls_token", "mask_token", "decoder_blocks.0.attn.qkv.weight"} <= theirs.keys()
+    kind, state_dict = load_weights({"model": theirs, "epoch": 3})
+    assert kind == "mae"
+    assert same(state_dict, ours)
+
+
+def test_mae_encoder_only_is_timms(ours):
+    encoder = {k: v for k, v in ours.items() if k.startswith("backbone")}
+    kind, state_dict = load_weights({"model": mae_names(encoder)})
+    assert kind == "timm"
+    assert same(state_dict, encoder)
+
+
+@pytest.mark.skipif(not GOLDEN.exists(), reason="the golden file is not beside the checkout")
+def test_the_reference_code():
+    golden = torch.load(GOLDEN, weights_only=True)
+    kind, state_dict = load_weights(golden["state_dict"])
+    assert kind == "rmae_reference"
+    model = build_from_reference(golden["config"])
+    assert {k: v.shape for k, v in state_dict.items()} == {
+        k: v.shape for k, v in model.state_dict().items()
+    }
+    assert sorted(v.double().sum() for v in state_dict.values() if v.dim() == 2) == sorted(
+        v.double().sum() for v in golden["state_dict"].values() if v.dim() == 2
+    )
+
+
+def test_a_deep_region_decoder_of_the_reference_code_is_refused():
+    keys = ["region_cross_embed.weight", "patch_embed.proj.weight", "region_dec_blocks.1.x.weight"]
+    with pytest.raises(CheckpointError, match="region_dec_depth > 1"):
+        load_weights({k: torch.zeros(1) for k in keys})
+
+
+@pytest.mark.parametrize("num_classes", [0, 7])
+@pytest.mark.parametrize(
+    ("class_token", "global_pool"), [(True, "token"), (True, "avg"), (False, "avg")]
+)
+def test_timm(num_classes, class_token, global_pool):
+    theirs = VisionTransformer(
+        **SIZE, num_classes=num_classes, global_pool=global_pool, class_token=class_token
+    ).state_dict()
+    kind, state_dict = load_weights(theirs)
+    head = ("head.", "fc_norm.")
+    expected = {f"backbone.net.{k}": v for k, v in theirs.items() if not k.startswith(head)}
+    assert same(state_dict, expected)
+    assert kind == "timm"
+
+
+def test_hugging_face_as_installed():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTMAEConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=128,
+        image_size=32,
+        patch_size=8,
+        decoder_hidden_size=16,
+        decoder_num_hidden_layers=1,
+        decoder_num_attention_heads=4,
+        decoder_intermediate_size=64,
+    )
+    theirs = transformers.ViTMAEForPreTraining(config)
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter)
+    check_hugging_face(theirs.state_dict())
+    # The encoder class by itself has the same keys without the prefix.
+    kind, encoder = load_weights(theirs.vit.state_dict())
+    assert kind == "hf_vitmae"
+    assert all(k.startswith("backbone.net.") for k in encoder)
+
+
+def check_hugging_face(theirs):
+    from_file = {k: v.clone() for k, v in theirs.items()}
+    kind, state_dict = load_weights(theirs)
+    assert kind == "hf_vitmae"
+    assert same(theirs, from_file)  # the caller's own is left alone
+    assert not [k for k in state_dict if "attention" in k or k.startswith(("vit", "decoder"))]
+    qkv = state_dict["backbone.net.blocks.1.attn.qkv.weight"]
+    query = next(
+        v for k, v in theirs.items() if re.search(r"[sr]\.1\.att.*q(uery|_proj).weight", k)
+    )
+    assert torch.equal(qkv[:32], query)
+    return state_dict
+
+
+def test_hugging_face_as_on_the_hub(mae, ours):
+    theirs = hub_names(ours)
+    assert "vit.encoder.layer.1.attention.attention.query.weight" in theirs
+    assert same(check_hugging_face(theirs), ours)
+    with_head = {
+        **theirs,
+        "classifier.weight": torch.zeros(2, 32),
+        "classifier.bias": torch.zeros(2),
+    }
+    assert same(load_weights(with_head)[1], ours)
+    load_pretrained(mae, theirs, require_all=True)
+
+
+def test_a_hugging_face_file_without_its_keys(ours):
+    theirs = hub_names(ours)
+    del theirs["vit.encoder.layer.0.attention.attention.key.weight"]
+    with pytest.raises(CheckpointError, match=r"blocks\.0\.attn.*key"):
+        load_weights(theirs)
+
+
+def test_detectron2():
+    net = ViT(**SIZE, pretrain_img_size=32, use_rel_pos=True)
+    detector = nn.Module()
+    detector.backbone = SimpleFeaturePyramid(net, "last_feat", 16, [2.0, 1.0])
+    expected = detector.state_dict()
+    kind, state_dict = load_weights({"model": expected, "iteration": 9})
+    assert kind == "detectron2"
+    assert same(state_dict, expected)
+    kind, state_dict = load_weights(net.state_dict())  # as we export it
+    assert kind == "detectron2"
+    assert same(state_dict, {f"backbone.net.{k}": v for k, v in net.state_dict().items()})
+
+
+# ---- containers
+
+
+def test_files(tmp_path, ours):
+    safetensors = pytest.importorskip("safetensors.torch")
+    safetensors.save_file(mae_names(ours), tmp_path / "a.safetensors")
+    torch.save(
+        {"model": mae_names(ours), "args": argparse.Namespace(lr=1e-4, x=[1])}, tmp_path / "b.pth"
+    )
+    torch.save({"state_dict": mae_names(ours)}, tmp_path / "c.pt")
+    torch.save(mae_names(ours), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    for name in ("a.safetensors", "b.pth", "c.pt", "old.pth", "b.pth?matching_heuristics=True"):
+        kind, state_dict = load_weights(str(tmp_path / name))
+        assert kind == "mae", name
+        assert same(state_dict, ours), name
+
+
+def test_module_prefix_of_ddp(ours):
+    for names in (mae_names(ours), ours, hub_names(ours)):
+        wrapped = {f"module.{k}": v for k, v in names.items()}
+        assert same(load_weights({"model": wrapped})[1], ours)
+    assert same(load_weights({"module": mae_names(ours)})[1], ours)  # DeepSpeed
+
+
+def test_a_file_runs_no_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    path = str(tmp_path / "evil.pth")
+    torch.save({"model": {}, "x": Evil()}, path)
+    with pytest.raises(CheckpointError, match=r"evil\.pth: not a readable weight file"):
+        load_weights(path)
+    assert not (tmp_path / "ran").exists()
+
+
+# ---- errors
+
+
+def test_unknown_keys():
+    with pytest.raises(CheckpointError, match=r"not weights of MAE, .*begin with conv1\.weight"):
+        load_weights({"conv1.weight": torch.zeros(1), "layer1.0.bn1.weight": torch.zeros(1)})
+    with pytest.raises(CheckpointError, match="begin with \\(nothing\\)"):
+        load_weights({"model": {}})
+
+
+def test_not_named_tensors(tmp_path):
+    path = str(tmp_path / "list.pth")
+    torch.save([torch.zeros(3)], path)
+    with pytest.raises(CheckpointError, match=r"list\.pth: holds a list"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
+def test_a_file_cut_short(tmp_path, ours, suffix, share):
+    path = tmp_path / f"cut{suffix}"
+    if suffix == ".pth":
+        torch.save(ours, path)
+    else:
+        pytest.importorskip("safetensors.torch").save_file(ours, path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(CheckpointError, match=rf"cut{suffix}: not a readable .* cut short"):
+        load_weights(str(path))
+
+
+@pytest.mark.parametrize("name", ["absent.pth", "absent.safetensors", "absent/x.pth?matching=1"])
+def test_a_file_that_is_not_there(tmp_path, name):
+    with pytest.raises(CheckpointError, match="no such weight file"):
+        load_weights(str(tmp_path / name))
+
+
+def test_an_address_that_does_not_answer():
+    with pytest.raises(CheckpointError, match="127.0.0.1:9/x.pth"):
+        load_weights("http://127.0.0.1:9/x.pth")
+
+
+# ---- parts that ours has not must never be dropped in silence
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ({"init_values": 1e-5}, "ls1.gamma"),
+        ({"qk_norm": True}, "attn.q_norm"),
+        ({"reg_tokens": 2, "no_embed_class": True}, "reg_token"),
+        ({"pre_norm": True}, "norm_pre"),
+        ({"depth": 3}, "blocks.2"),
+    ],
+)
+def test_other_vits_are_refused(mae, arguments, part):
+    before = {k: v.clone() for k, v in mae.state_dict().items()}
+    theirs = VisionTransformer(**{**SIZE, **arguments}, num_classes=0)
+    with pytest.raises(CheckpointError, match=rf"{part}\S*: the model has no such part"):
+        load_pretrained(mae, theirs.state_dict())
+    assert same(mae.state_dict(), before)
+
+
+def test_a_distilled_deit_is_refused(mae):
+    from timm.models.deit import VisionTransformerDistilled
+
+    theirs = VisionTransformerDistilled(**{**SIZE, "img_size": (24, 40)}, num_classes=3)
+    with pytest.raises(CheckpointError, match="dist_token: the model has no such part"):
+        load_pretrained(mae, theirs.state_dict())

@@ -1,0 +1,84 @@
+"""What all tests share: fixed random numbers, a small R-MAE, the folder of real photos."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# Machines differ in speed and tests must not: the same examples everywhere, and no deadline.
+settings.register_profile("rmae_d2", deadline=None, derandomize=True, max_examples=25)
+settings.load_profile("rmae_d2")
+
+TINY_DECODER = {"dim": 16, "depth": 1, "num_heads": 4}
+TINY_REGIONS = {
+    "neck_depth": 1,
+    "encoder_dim": 16,
+    "encoder_num_heads": 4,
+    "decoder_dim": 16,
+    "decoder_num_heads": 4,
+}
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed():
+    import torch
+
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """The folder that DETECTRON2_DATASETS names, or shared/data beside the checkout."""
+    default = Path(__file__).resolve().parents[2] / "shared/data"
+    root = Path(os.environ.get("DETECTRON2_DATASETS", default)).expanduser()
+    if not (root / "coco").is_dir():
+        pytest.skip(f"no real photos: {root} has no coco folder (set DETECTRON2_DATASETS)")
+    return root
+
+
+@pytest.fixture(scope="session")
+def make_rmae():
+    """Builds small networks in which every parameter, biases and norms too, is random.
+
+    ``decoder=None`` gives RAE, ``regions=None`` MAE; both take overrides of the sizes above.
+    """
+    import torch
+
+    from rmae_d2.modeling import RMAE, build_parts
+
+    def make(
+        img_size=(32, 32),
+        patch_size=8,
+        in_chans=3,
+        embed_dim=32,
+        depth=2,
+        num_heads=4,
+        decoder=TINY_DECODER,
+        regions=TINY_REGIONS,
+        **arguments,
+    ):
+        parts = build_parts(
+            img_size=img_size,
+            patch_size=patch_size,
+            in_chans=in_chans,
+            embed_dim=embed_dim,
+            depth=depth,
+            num_heads=num_heads,
+            pixel_decoder=None if decoder is None else {**TINY_DECODER, **decoder},
+            region_branch=None if regions is None else {**TINY_REGIONS, **regions},
+        )
+        if in_chans != 3:
+            arguments = {
+                "pixel_mean": [100.0] * in_chans,
+                "pixel_std": [50.0] * in_chans,
+                **arguments,
+            }
+        model = RMAE(**parts, **arguments)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if not name.endswith("pos_embed"):
+                    parameter += 0.1 * torch.randn_like(parameter)
+        return model
+
+    return make

@@ -1,0 +1,54 @@
+"""Ours against a network of the reference code with random weights: numbers recorded once, in a file."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from rmae_d2.checkpoint import build_from_reference, load_pretrained, load_weights
+
+GOLDEN = Path(__file__).parents[3] / "shared/golden/rmae_tiny.pt"
+pytestmark = pytest.mark.skipif(not GOLDEN.exists(), reason="the golden file is not beside the checkout")
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return torch.load(GOLDEN, weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def model(golden):
+    model = build_from_reference(golden["config"])
+    report = load_pretrained(model, golden["state_dict"], require_all=True)
+    assert report.kind == "rmae_reference"
+    assert not report.unused and not report.new
+    return model
+
+
+def run(model, golden):
+    inputs = golden["inputs"]
+    return model.forward_tensors(inputs["imgs"], inputs["region"], inputs["shuffle_ids"])
+
+
+def test_losses_predictions_and_mask(model, golden):
+    out, expected = run(model, golden), golden["outputs"]
+    for ours, theirs in (("loss", "loss"), ("loss_pixel", "mae_loss"), ("loss_region", "region_loss")):
+        assert torch.allclose(out[ours], expected[theirs], atol=1e-5, rtol=1e-5), ours
+    hidden = expected["mask"].bool()
+    assert torch.equal(out["mask"], hidden)
+    assert torch.equal(out["region_mask"], expected["region_mask"].bool())
+    assert torch.allclose(out["pred_pixels"][hidden], expected["pred"][hidden], atol=1e-5)
+    ours = out["pred_regions"].transpose(1, 2)[hidden]
+    assert torch.allclose(ours, expected["pred_region"].transpose(1, 2)[hidden], atol=1e-5)
+    assert not out["pred_pixels"][~hidden].any()
+
+
+def test_every_gradient_norm(model, golden):
+    model.zero_grad()
+    run(model, golden)["loss"].backward()
+    _, names = load_weights({k: torch.tensor(0.0)[None, None] for k in golden["state_dict"]})
+    renamed = dict(zip(golden["state_dict"], names, strict=True))
+    norms = {name: p.grad.norm().item() for name, p in model.named_parameters() if p.grad is not None}
+    assert len(norms) == len(golden["grad_norms"])
+    for key, expected in golden["grad_norms"].items():
+        assert norms[renamed[key]] == pytest.approx(expected, rel=1e-4), key

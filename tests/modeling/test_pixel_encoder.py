@@ -1,0 +1,161 @@
+from functools import partial
+
+import pytest
+import torch
+from detectron2.modeling import SimpleFeaturePyramid, ViT
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from rmae_d2.checkpoint import load_pretrained
+from rmae_d2.modeling import RMAE, VIT_SIZES, MaskedViT, build_parts, patchify, vit_kwargs
+from rmae_d2.modeling.patches import gather_patches
+
+SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 4}
+
+
+def randomise(model):
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def test_is_timms_vit(make_rmae):
+    """All patches visible, raster order: cls token and patches after the final norm."""
+    theirs = randomise(VisionTransformer(**SIZE, num_classes=0)).eval()
+    ours = make_rmae(depth=3, regions=None).eval()
+    report = load_pretrained(ours, theirs.state_dict())
+    assert report.kind == "timm"
+    assert len([k for k in report.copied if k.startswith("backbone")]) == len(theirs.state_dict())
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = theirs.forward_features(images)
+        assert torch.allclose(ours.backbone.encode_image(images), expected, atol=1e-5)
+        # The same when all patches are named, in an order of their own.
+        ids = torch.stack([torch.randperm(16), torch.arange(16)])
+        shuffled = ours.backbone(patchify(images, 8), ids)
+    assert torch.allclose(shuffled[:, :1], expected[:, :1], atol=1e-5)
+    assert torch.allclose(shuffled[:, 1:], gather_patches(expected[:, 1:], ids), atol=1e-5)
+
+
+def test_is_detectron2s_vit(make_rmae):
+    """Detectron2's ViT after loading our weights by exact name = our patch embedding, positions and blocks.
+
+    Detectron2's ViT has neither a cls token (it drops that row of ``pos_embed``) nor the final norm, and no
+    switch adds them. The features can therefore not equal the output of our encoder, whose patches also
+    attend to the cls token. What is compared is our own modules on the patch tokens alone, stopped before
+    the norm; cls token and norm are compared with timm above. Windows and relative positions are off, and
+    their eps is set to 1e-6, as ViTDet's configs have it.
+    """
+    ours = make_rmae(depth=3, regions=None).eval()
+    nn.init.normal_(ours.backbone.net.pos_embed, std=0.2)
+    net = ViT(
+        **SIZE,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        use_rel_pos=False,
+        window_size=0,
+        pretrain_img_size=32,
+    )
+    detector = nn.Module()
+    detector.backbone = SimpleFeaturePyramid(net, "last_feat", 16, [1.0])
+    load_pretrained(detector, ours.state_dict())
+    images = torch.randn(2, 3, 32, 32)
+    encoder = ours.backbone.net
+    with torch.no_grad():
+        x = encoder.patch_embed(patchify(images, 8)) + encoder.pos_embed[:, 1:]
+        for block in encoder.blocks:
+            x = block(x)
+        theirs = net.eval()(images)["last_feat"]
+    assert theirs.shape == (2, 32, 4, 4)
+    assert torch.allclose(x, theirs.flatten(2).transpose(1, 2), atol=1e-5)
+
+
+def test_hidden_patches_have_no_influence(make_rmae):
+    net = make_rmae(regions=None).backbone.net
+    patches, ids = torch.randn(2, 16, 192), torch.tensor([[3, 9, 0], [15, 2, 7]])
+    out = net(patches, ids)
+    assert out.shape == (2, 4, 32)
+    hidden = torch.ones(2, 16, dtype=torch.bool).scatter(1, ids, False)
+    patches[hidden] = torch.nan
+    assert torch.equal(net(patches, ids), out)
+
+
+def test_names_are_those_of_a_vitdet(make_rmae):
+    ours = {k for k in make_rmae().state_dict() if k.startswith("backbone.net.")}
+    theirs = {
+        f"backbone.net.{k}" for k in ViT(**{**SIZE, "depth": 2}, pretrain_img_size=32).state_dict()
+    }
+    extra = {"cls_token", "norm.weight", "norm.bias"}
+    assert ours - theirs == {f"backbone.net.{k}" for k in extra}
+    assert theirs <= ours
+
+
+def test_stochastic_depth_grows_linearly():
+    net = MaskedViT(**SIZE, drop_path_rate=0.2)
+    rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in net.blocks]
+    assert rates == pytest.approx([0.0, 0.1, 0.2])
+
+
+def test_initialisation_is_mae_s():
+    net = MaskedViT(**SIZE)
+    for block in net.blocks:
+        for linear in (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2):
+            bound = (6 / sum(linear.weight.shape)) ** 0.5
+            assert bound * 0.95 < linear.weight.abs().max() <= bound
+            assert not linear.bias.any()
+    weight = net.patch_embed.proj.weight.flatten(1)
+    bound = (6 / sum(weight.shape)) ** 0.5
+    assert bound * 0.95 < weight.abs().max() <= bound
+    assert not net.pos_embed.requires_grad
+    assert all(m.eps == 1e-6 for m in net.modules() if isinstance(m, nn.LayerNorm))
+
+
+def millions(module, trainable=True):
+    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable) / 1e6
+
+
+@pytest.mark.parametrize(("neck_depth", "total"), [(1, 112.35), (8, 113.74)])
+def test_parameters_of_the_papers_vit_b(neck_depth, total):
+    """Trainable numbers, as in reference/papers.md and performance.md: fixed positions do not count."""
+    model = RMAE(
+        **build_parts(
+            **vit_kwargs("base"), pixel_decoder={}, region_branch={"neck_depth": neck_depth}
+        )
+    )
+    encoder = millions(model.backbone)
+    mae = encoder + millions(model.pixel_decoder)
+    assert encoder == pytest.approx(85.65, abs=0.005)
+    assert mae == pytest.approx(111.66, abs=0.005)
+    assert millions(model) == pytest.approx(total, abs=0.005)
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert frozen == {
+        "backbone.net.pos_embed",
+        "pixel_decoder.pos_embed",
+        "region_branch.neck.pos_embed",
+        "region_branch.encoder.pos_embed",
+    }
+
+
+# ViT, DeiT and MAE papers: 5.5, 21.7, 85.8, 303.3 and 630.8 M without a head, positions included.
+@pytest.mark.parametrize(
+    ("size", "patch_size", "count"),
+    [("tiny", 16, 5.52), ("small", 16, 21.67), ("base", 16, 85.80), ("large", 16, 303.30)],
+)
+def test_sizes_are_those_of_timm(size, patch_size, count):
+    if size != "large":
+        net = MaskedViT(224, patch_size, **VIT_SIZES[size])
+        assert millions(net, trainable=False) == pytest.approx(count, abs=0.006)
+    import timm
+
+    with torch.device("meta"):
+        theirs = timm.create_model(f"vit_{size}_patch{patch_size}_224", num_classes=0)
+    assert millions(theirs, trainable=False) == pytest.approx(count, abs=0.006)
+    widths = vit_kwargs(size)
+    assert theirs.embed_dim == widths["embed_dim"]
+    assert len(theirs.blocks) == widths["depth"]
+    assert theirs.blocks[0].attn.num_heads == widths["num_heads"]
+
+
+def test_unknown_size():
+    with pytest.raises(ValueError, match="'giant': one of tiny, small, base, large, huge"):
+        vit_kwargs("giant")
+    assert vit_kwargs("base") is not VIT_SIZES["base"]
