@@ -8,7 +8,9 @@ import torch
 from rmae_d2.checkpoint import build_from_reference, load_pretrained, load_weights
 
 GOLDEN = Path(__file__).parents[3] / "shared/golden/rmae_tiny.pt"
-pytestmark = pytest.mark.skipif(not GOLDEN.exists(), reason="the golden file is not beside the checkout")
+pytestmark = pytest.mark.skipif(
+    not GOLDEN.exists(), reason="the golden file is not beside the checkout"
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,11 @@ def run(model, golden):
 
 def test_losses_predictions_and_mask(model, golden):
     out, expected = run(model, golden), golden["outputs"]
-    for ours, theirs in (("loss", "loss"), ("loss_pixel", "mae_loss"), ("loss_region", "region_loss")):
+    for ours, theirs in (
+        ("loss", "loss"),
+        ("loss_pixel", "mae_loss"),
+        ("loss_region", "region_loss"),
+    ):
         assert torch.allclose(out[ours], expected[theirs], atol=1e-5, rtol=1e-5), ours
     hidden = expected["mask"].bool()
     assert torch.equal(out["mask"], hidden)
@@ -48,7 +54,9 @@ def test_every_gradient_norm(model, golden):
     run(model, golden)["loss"].backward()
     _, names = load_weights({k: torch.tensor(0.0)[None, None] for k in golden["state_dict"]})
     renamed = dict(zip(golden["state_dict"], names, strict=True))
-    norms = {name: p.grad.norm().item() for name, p in model.named_parameters() if p.grad is not None}
+    norms = {
+        name: p.grad.norm().item() for name, p in model.named_parameters() if p.grad is not None
+    }
     assert len(norms) == len(golden["grad_norms"])
     for key, expected in golden["grad_norms"].items():
         assert norms[renamed[key]] == pytest.approx(expected, rel=1e-4), key
