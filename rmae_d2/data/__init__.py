@@ -1,0 +1,33 @@
+"""Data: datasets, reading, augmentation, mapping and the position-addressed loaders."""
+
+from .datasets import DatasetMissingError, images_from, pretrain_dataset
+from .images import ImageReadError, read_image
+from .loaders import (
+    EvalLoader,
+    SkipCounter,
+    TooManySkippedError,
+    TrainLoader,
+    UnreadableImagesError,
+    build_eval_loader,
+    build_train_loader,
+)
+from .mappers import RegionDatasetMapper
+from .transforms import CropResizeTransform, RandomResizedCrop
+
+__all__ = [
+    "CropResizeTransform",
+    "DatasetMissingError",
+    "EvalLoader",
+    "ImageReadError",
+    "RandomResizedCrop",
+    "RegionDatasetMapper",
+    "SkipCounter",
+    "TooManySkippedError",
+    "TrainLoader",
+    "UnreadableImagesError",
+    "build_eval_loader",
+    "build_train_loader",
+    "images_from",
+    "pretrain_dataset",
+    "read_image",
+]

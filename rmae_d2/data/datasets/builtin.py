@@ -1,0 +1,40 @@
+"""Registers our datasets in Detectron2's catalogs, under $DETECTRON2_DATASETS or ./datasets."""
+
+import os
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+
+from .images_only import images_from
+from .scene_render import THING_CLASSES
+
+
+def register_all(root: str) -> None:
+    """Registers the datasets that are not registered yet; nothing needs to exist on disk.
+
+    Args:
+        root: folder of all datasets, the one that Detectron2's own datasets use.
+    """
+    unlabeled = os.path.join(root, "coco/annotations/image_info_unlabeled2017.json")
+    _register_images("coco_2017_unlabeled", os.path.join(root, "coco/unlabeled2017"), unlabeled)
+    for split in ("train", "val"):
+        _register_images(f"imagenet_1k_{split}", os.path.join(root, "imagenet", split))
+        _register_scenes(f"scenes_{split}", os.path.join(root, "scenes"), split)
+
+
+def _register_images(name: str, folder: str, json_file: str | None = None) -> None:
+    """Images without labels: those that a COCO json names, else all of a folder."""
+    if name not in DatasetCatalog:
+        DatasetCatalog.register(name, lambda: images_from(json_file or folder, folder))
+        MetadataCatalog.get(name).set(image_root=folder)
+
+
+def _register_scenes(name: str, root: str, split: str) -> None:
+    """The rendered demo dataset, with instances in COCO's format."""
+    if name not in DatasetCatalog:
+        annotations = os.path.join(root, "annotations", f"instances_{split}.json")
+        metadata = {"thing_classes": list(THING_CLASSES)}
+        register_coco_instances(name, metadata, annotations, os.path.join(root, split))
+
+
+register_all(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))

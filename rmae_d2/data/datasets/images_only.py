@@ -1,0 +1,320 @@
+"""Photos without labels, to pre-train on: a folder, a text list, a COCO json or a dataset's name."""
+
+import difflib
+import json
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.file_io import PathManager
+
+from ..images import IMAGE_EXTENSIONS
+
+logger = logging.getLogger(__name__)
+
+#: Below this, MAE-style pre-training from random weights overfits; from published weights it helps.
+SMALL_DATASET = 50_000
+
+#: Datasets whose images are one whole folder: listing it takes seconds, parsing COCO's json a
+#: minute and 2 GB.
+_WHOLE_FOLDERS = {
+    "coco_2017_train": "http://images.cocodataset.org/zips/train2017.zip",
+    "coco_2017_val": "http://images.cocodataset.org/zips/val2017.zip",
+    "coco_2017_unlabeled": "http://images.cocodataset.org/zips/unlabeled2017.zip",
+    "imagenet_1k_train": "https://image-net.org (free account): ILSVRC2012 training images",
+    "imagenet_1k_val": "https://image-net.org (free account): ILSVRC2012 validation images",
+    "scenes_train": "python tools/make_scenes.py",
+    "scenes_val": "python tools/make_scenes.py",
+}
+
+_EXAMPLES = 5
+
+
+class DatasetMissingError(FileNotFoundError):
+    """Images that are not where they should be; the message says where that is and what to do."""
+
+
+def images_from(
+    root: str | Path, image_root: str | Path | None = None, allow_missing: float = 0.01
+) -> list[dict[str, Any]]:
+    """Lists images without labels.
+
+    Args:
+        root: one of
+            a folder, searched with its sub-folders (links followed, hidden files skipped);
+            a ``.txt`` list, one path a line, absolute or relative to the list's folder; empty lines
+            and lines that begin with ``#`` are skipped; a COCO-style ``.json``, of which
+            ``images[].file_name`` (or ``coco_url``) is used.
+        image_root: folder that the json's file names are relative to. Found by itself where the
+            json lies in it, beside it, or in an ``annotations`` folder beside it.
+        allow_missing: share of a list's files that may be absent; they are left out with a warning.
+
+    Returns:
+        dataset dicts in a fixed order (folders: sorted): ``file_name``; ``image_id``, the path
+        relative to the folder, the list's line or the json's id; ``height`` and ``width`` where the
+        json has them.
+
+    Raises:
+        DatasetMissingError: nothing there, no image in it, or too many of its files absent.
+        ValueError: a list or json that is not understood.
+    """
+    path = os.path.expanduser(str(root))
+    if os.path.isdir(path):
+        return _from_folder(path)
+    if not PathManager.exists(path):
+        raise DatasetMissingError(
+            f"there is no {os.path.abspath(path)} (given as root={root}): "
+            f"give a folder of images, a .txt list or a COCO .json"
+        )
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix == ".txt":
+        dicts = _from_text(path)
+    elif suffix == ".json":
+        dicts = _from_json(
+            path, None if image_root is None else os.path.expanduser(str(image_root))
+        )
+    else:
+        raise ValueError(f"root={root} must be a folder of images, a .txt list or a COCO .json")
+    return _without_absent(dicts, path, allow_missing)
+
+
+def pretrain_dataset(
+    names: Sequence[str] = ("coco_2017_train",),
+    root: str | Path | None = None,
+    image_root: str | Path | None = None,
+) -> list[dict[str, Any]]:
+    """The images to pre-train on.
+
+    COCO, ImageNet and scenes are listed from their image folders: no annotation is needed or read.
+    Other registered datasets come as registered, annotations included.
+
+    Args:
+        names: names in Detectron2's catalog; the sets are concatenated.
+        root: own images instead of names, see :func:`images_from`.
+        image_root: see :func:`images_from`.
+
+    Returns:
+        dataset dicts. With several names whose image ids collide, ids become ``name/id``.
+
+    Raises:
+        DatasetMissingError: what is missing, where it was looked for, how to get it, what to try
+            instead.
+        ValueError: a name that is not registered (names the nearest ones), or an unreadable list.
+    """
+    if root is not None:
+        dicts = images_from(root, image_root)
+    else:
+        names = (names,) if isinstance(names, str) else tuple(names)
+        dicts = _concatenated({name: _by_name(name) for name in names})
+    source = root if root is not None else ", ".join(names)
+    logger.info("%d images from %s", len(dicts), source)
+    if len(dicts) < SMALL_DATASET:
+        logger.warning(
+            "%d images are few to pre-train on from random weights: below about %d, begin with "
+            "published MAE weights (train.init_checkpoint=<file>) and fewer iterations",
+            len(dicts),
+            SMALL_DATASET,
+        )
+    return dicts
+
+
+def _by_name(name: str) -> list[dict[str, Any]]:
+    if name not in DatasetCatalog:
+        near = difflib.get_close_matches(name, DatasetCatalog.list(), n=3, cutoff=0.5)
+        hint = (
+            f"did you mean {', '.join(near)}?"
+            if near
+            else "for own images set dataset.root instead"
+        )
+        raise ValueError(f"no dataset is registered as {name!r}: {hint}")
+    metadata = MetadataCatalog.get(name)
+    if name in _WHOLE_FOLDERS:
+        places = [metadata.image_root]
+    else:
+        keys = ("json_file", "panoptic_json", "image_root", "image_dir", "sem_seg_root")
+        places = [metadata.get(key) for key in keys if isinstance(metadata.get(key), str)]
+    absent = [place for place in places if not PathManager.exists(place)]
+    if absent:
+        raise DatasetMissingError(_missing_message(name, absent))
+    try:
+        return (
+            _from_folder(metadata.image_root)
+            if name in _WHOLE_FOLDERS
+            else DatasetCatalog.get(name)
+        )
+    except FileNotFoundError as error:
+        raise DatasetMissingError(_missing_message(name, places, str(error))) from error
+
+
+def _missing_message(name: str, places: Sequence[str], detail: str = "") -> str:
+    variable = os.environ.get("DETECTRON2_DATASETS", "(not set, so ./datasets)")
+    where = ", ".join(os.path.abspath(place) for place in places)
+    lines = [
+        f"the dataset {name} is not there.",
+        f"  looked for: {where}" + (f" ({detail})" if detail else ""),
+        f"  DETECTRON2_DATASETS = {variable}",
+    ]
+    if name in _WHOLE_FOLDERS:
+        lines.append(f"  get it:     {_WHOLE_FOLDERS[name]}")
+    lines += [
+        "  own photos: dataloader.train.dataset.root=/photos (a folder, .txt list or COCO .json)",
+        "  or try:     make demo (renders its own images, needs no download)",
+    ]
+    return "\n".join(lines)
+
+
+def _concatenated(sets: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    dicts = [sample for members in sets.values() for sample in members]
+    if len(sets) > 1 and len({sample["image_id"] for sample in dicts}) < len(dicts):
+        for name, members in sets.items():
+            for sample in members:
+                sample["image_id"] = f"{name}/{sample['image_id']}"
+    return dicts
+
+
+def _from_folder(folder: str) -> list[dict[str, Any]]:
+    paths = sorted(_walk(folder))
+    if not paths:
+        raise DatasetMissingError(
+            f"no image in {os.path.abspath(folder)} or its sub-folders: looked for files ending in "
+            f"{' '.join(sorted(IMAGE_EXTENSIONS))} (in any case)"
+        )
+    return [{"file_name": os.path.join(folder, path), "image_id": path} for path in paths]
+
+
+def _walk(folder: str) -> Iterator[str]:
+    """Relative paths, with forward slashes, of the images below a folder."""
+    seen: set[tuple[int, int]] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in seen:  # a link back to a folder already listed
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        # Sorted, so that of two links to one folder the same one is followed on every file system.
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        relative = Path(parent).relative_to(folder)
+        for name in files:
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS:
+                yield (relative / name).as_posix()
+
+
+def _from_text(path: str) -> list[dict[str, Any]]:
+    folder = os.path.dirname(path)
+    with PathManager.open(path, "r") as file:
+        lines = [line.strip() for line in file]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    if not lines:
+        raise DatasetMissingError(
+            f"{os.path.abspath(path)} names no image: one path a line is expected"
+        )
+    return [
+        {"file_name": line if "://" in line else os.path.join(folder, line), "image_id": line}
+        for line in lines
+    ]
+
+
+def _from_json(path: str, image_root: str | None) -> list[dict[str, Any]]:
+    with PathManager.open(path, "r") as file:
+        try:
+            content = json.load(file)
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON: {error}") from error
+    images = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(images, list) or not images:
+        found = sorted(content) if isinstance(content, dict) else type(content).__name__
+        raise ValueError(
+            f"{path} is not in COCO's format: it needs a list 'images', it has {found}"
+        )
+    names = [_coco_name(image, path) for image in images]
+    folder = _image_folder(path, names, image_root)
+    dicts = []
+    for image, name in zip(images, names, strict=True):
+        sample = {"file_name": os.path.join(folder, name), "image_id": image.get("id", name)}
+        sample |= {
+            key: image[key] for key in ("height", "width") if isinstance(image.get(key), int)
+        }
+        dicts.append(sample)
+    return dicts
+
+
+def _coco_name(image: Any, path: str) -> str:
+    if isinstance(image, dict) and isinstance(image.get("file_name"), str):
+        return str(image["file_name"])
+    if isinstance(image, dict) and isinstance(image.get("coco_url"), str):  # LVIS
+        return "/".join(image["coco_url"].split("/")[-2:])
+    raise ValueError(f"{path} has an image without 'file_name' and 'coco_url': {image}")
+
+
+def _image_folder(path: str, names: Sequence[str], image_root: str | None) -> str:
+    """The folder of the json's images: of the candidates, the one that has most of a few files."""
+    candidates = _candidate_folders(path) if image_root is None else [image_root]
+    few = names[:: -(-len(names) // 16)]
+    hits = [
+        sum(os.path.exists(os.path.join(candidate, name)) for name in few)
+        for candidate in candidates
+    ]
+    if max(hits):
+        return candidates[hits.index(max(hits))]
+    tried = "\n  ".join(os.path.abspath(candidate) for candidate in candidates)
+    raise DatasetMissingError(
+        f"{os.path.abspath(path)} names {len(names)} images, such as {names[0]}, but none of those "
+        f"tried is in any of\n  {tried}\nSay where they are with dataset.image_root=/folder"
+    )
+
+
+def _candidate_folders(path: str) -> list[str]:
+    """Where a json's images may lie: beside it, or as COCO's beside its folder, then anywhere near.
+
+    For annotations/instances_train2017.json COCO has train2017, others images/train2017 or images.
+    """
+    here = os.path.dirname(path) or os.curdir
+    above = os.path.join(here, os.pardir)
+    split = os.path.splitext(os.path.basename(path))[0].split("_")[-1]
+    usual = [
+        os.path.normpath(os.path.join(base, part))
+        for base in (above, here)
+        for part in (split, f"images/{split}", "images", "")
+    ]
+    siblings = sorted(os.path.normpath(entry.path) for entry in os.scandir(above) if entry.is_dir())
+    return list(dict.fromkeys([os.path.normpath(here), *usual, *siblings]))
+
+
+def _without_absent(
+    dicts: list[dict[str, Any]], path: str, allow_missing: float
+) -> list[dict[str, Any]]:
+    """Leaves out absent files. Lists each folder once: a stat a file takes hours on NFS."""
+    wanted: dict[str, set[str]] = defaultdict(set)
+    for sample in dicts:
+        if "://" not in sample["file_name"]:
+            parent, name = os.path.split(sample["file_name"])
+            wanted[parent].add(name)
+    absent = {
+        os.path.join(parent, name)
+        for parent, names in wanted.items()
+        for name in names - _names_in(parent)
+    }
+    if not absent:
+        return dicts
+    message = (
+        f"{len(absent)} of the {len(dicts)} files that {os.path.abspath(path)} names are absent, "
+        f"such as {', '.join(os.path.abspath(file) for file in sorted(absent)[:_EXAMPLES])}"
+    )
+    kept = [sample for sample in dicts if sample["file_name"] not in absent]
+    if not kept or len(absent) > allow_missing * len(dicts):
+        raise DatasetMissingError(
+            f"{message}. At most {allow_missing:.0%} may be: fetch them or take them out of the list"
+        )
+    logger.warning("%s. They are left out", message)
+    return kept
+
+
+def _names_in(folder: str) -> set[str]:
+    try:
+        return {entry.name for entry in os.scandir(folder or os.curdir)}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()

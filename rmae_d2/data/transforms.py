@@ -1,0 +1,148 @@
+"""The random resized crop of MAE as a Detectron2 augmentation, so that masks follow the image.
+
+Letters: H W pixels of the input, h w of the output, N channels or masks.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from detectron2.data import transforms as T
+from numpy.typing import NDArray
+from torchvision.transforms import RandomResizedCrop as _TorchvisionCrop
+
+
+class RandomResizedCrop(T.Augmentation):
+    """Crop of random area and shape, resized to one size: MAE's augmentation besides the flip.
+
+    Crops are drawn by torchvision from torch's global generator: up to 10 tries, then the largest
+    centre crop of an allowed shape, as in the reference code.
+    """
+
+    def __init__(
+        self,
+        size: int | Sequence[int],
+        scale: Sequence[float] = (0.2, 1.0),
+        ratio: Sequence[float] = (3 / 4, 4 / 3),
+    ) -> None:
+        """Sets the crop.
+
+        Args:
+            size: (h, w) of the output in pixels, or one side of a square.
+            scale: smallest and largest area, as a share of the image's.
+            ratio: smallest and largest width / height.
+
+        Raises:
+            ValueError: where a range is empty or a size is not positive.
+        """
+        super().__init__()
+        self.size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+        self.scale = (float(scale[0]), float(scale[1]))
+        self.ratio = (float(ratio[0]), float(ratio[1]))
+        if min(self.size) < 1:
+            raise ValueError(f"size={self.size} must be positive")
+        if not 0 < self.scale[0] <= self.scale[1] or not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError(
+                f"scale={self.scale} and ratio={self.ratio} must be (min, max), min > 0"
+            )
+
+    def get_transform(self, image: NDArray[Any]) -> "CropResizeTransform":
+        """Draws one crop for an (H, W) or (H, W, C) image."""
+        height, width = image.shape[:2]
+        shape_only = torch.empty(1).expand(1, height, width)
+        top, left, crop_h, crop_w = _TorchvisionCrop.get_params(
+            shape_only, list(self.scale), list(self.ratio)
+        )
+        return CropResizeTransform(left, top, crop_w, crop_h, *self.size, width, height)
+
+
+class CropResizeTransform(T.Transform):
+    """Crop, then resize: bicubic with antialias for images, nearest for labels and masks."""
+
+    x0: int
+    y0: int
+    crop_w: int
+    crop_h: int
+    new_h: int
+    new_w: int
+    orig_w: int
+    orig_h: int
+
+    def __init__(
+        self,
+        x0: int,
+        y0: int,
+        crop_w: int,
+        crop_h: int,
+        new_h: int,
+        new_w: int,
+        orig_w: int,
+        orig_h: int,
+    ) -> None:
+        """Takes pixels: the crop's left top corner and size, the output's size, the input's."""
+        super().__init__()
+        self._set_attributes(locals())
+
+    def apply_image(self, img: NDArray[Any]) -> NDArray[Any]:
+        """Crops and resizes an (H, W) or (H, W, N) image, uint8 or float, by antialiased bicubic.
+
+        uint8 goes through torch's native kernel, which is 5 times faster than Pillow's and gives
+        its picture. Floats may overshoot the input's range, as bicubic does.
+        """
+        crop = np.array(self._cropped(img), order="C")  # a copy: torch wants it writable and dense
+        pixels = torch.from_numpy(crop)
+        channels_first = pixels.permute(2, 0, 1)[None] if crop.ndim == 3 else pixels[None, None]
+        resized = F.interpolate(
+            channels_first,
+            (self.new_h, self.new_w),
+            mode="bicubic",
+            align_corners=False,
+            antialias=True,
+        )[0]
+        out = (resized.permute(1, 2, 0) if crop.ndim == 3 else resized[0]).numpy()
+        return np.ascontiguousarray(out)
+
+    def apply_segmentation(self, segmentation: NDArray[Any]) -> NDArray[Any]:
+        """Crops and resizes (H, W) or (H, W, N) labels or masks of any type, by nearest neighbour.
+
+        Picks the pixels that ``torch.nn.functional.interpolate(mode="nearest")`` picks.
+        """
+        self._check(segmentation)
+        rows = self.y0 + nearest_indices(self.crop_h, self.new_h)
+        columns = self.x0 + nearest_indices(self.crop_w, self.new_w)
+        return segmentation[rows].take(columns, axis=1)
+
+    def apply_coords(self, coords: NDArray[Any]) -> NDArray[Any]:
+        """Maps (n, 2) points (x, y) of the input to the output; they may fall outside."""
+        offset = np.asarray([self.x0, self.y0])
+        factor = np.asarray([self.new_w / self.crop_w, self.new_h / self.crop_h])
+        return (coords - offset) * factor
+
+    def apply_polygons(self, polygons: list[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Maps polygons, clipped to the crop (needs shapely, as Detectron2's crop does)."""
+        crop = T.CropTransform(self.x0, self.y0, self.crop_w, self.crop_h)
+        factor = np.asarray([self.new_w / self.crop_w, self.new_h / self.crop_h])
+        return [polygon * factor for polygon in crop.apply_polygons(polygons)]
+
+    def _cropped(self, array: NDArray[Any]) -> NDArray[Any]:
+        self._check(array)
+        return array[self.y0 : self.y0 + self.crop_h, self.x0 : self.x0 + self.crop_w]
+
+    def _check(self, array: NDArray[Any]) -> None:
+        if array.ndim not in (2, 3) or array.shape[:2] != (self.orig_h, self.orig_w):
+            raise ValueError(
+                f"the crop was drawn for an image of {self.orig_h} x {self.orig_w} pixels, this "
+                f"array is {array.shape}: image and labels must have the same height and width"
+            )
+
+
+def nearest_indices(length: int, new_length: int) -> NDArray[np.int64]:
+    """For each of new_length pixels the one of length that nearest-neighbour resizing takes.
+
+    torch's rule, in float32 like torch: floor(i * length / new_length).
+    """
+    step = np.float32(length) / np.float32(new_length)
+    indices = np.floor(np.arange(new_length, dtype=np.float32) * step).astype(np.int64)
+    return np.minimum(indices, length - 1)

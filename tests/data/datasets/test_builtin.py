@@ -1,0 +1,42 @@
+"""Registration in Detectron2's catalogs."""
+
+import importlib
+import os
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+import rmae_d2.data.datasets.builtin as builtin
+from rmae_d2.data.datasets.scenes import THING_CLASSES
+
+NAMES = [
+    "coco_2017_unlabeled",
+    "imagenet_1k_train",
+    "imagenet_1k_val",
+    "scenes_train",
+    "scenes_val",
+]
+
+
+def test_names_are_registered_once_under_the_common_root():
+    importlib.reload(builtin)
+    root = os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
+    for name in NAMES:
+        assert name in DatasetCatalog
+        assert MetadataCatalog.get(name).image_root.startswith(root)
+    scenes = MetadataCatalog.get("scenes_val")
+    assert scenes.thing_classes == list(THING_CLASSES) and scenes.evaluator_type == "coco"
+    assert scenes.json_file == os.path.join(root, "scenes/annotations/instances_val.json")
+
+
+def test_folders_are_listed(tmp_path):
+    saved = {name: (DatasetCatalog.pop(name), MetadataCatalog.pop(name)) for name in NAMES}
+    try:
+        builtin.register_all(str(tmp_path))
+        (tmp_path / "imagenet/train/n01").mkdir(parents=True)
+        Image.new("RGB", (2, 2)).save(tmp_path / "imagenet/train/n01/x.JPEG", format="JPEG")
+        (sample,) = DatasetCatalog.get("imagenet_1k_train")
+        assert sample["image_id"] == "n01/x.JPEG"
+    finally:
+        for name, (function, metadata) in saved.items():
+            DatasetCatalog[name], MetadataCatalog[name] = function, metadata

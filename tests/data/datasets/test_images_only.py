@@ -1,0 +1,239 @@
+"""Photos without labels: folders, lists, jsons and names, and what is said where they are missing."""
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from rmae_d2.data.datasets.images_only import DatasetMissingError, images_from, pretrain_dataset
+
+DATA = Path(
+    os.environ.get("DETECTRON2_DATASETS")
+    or Path(__file__).resolve().parents[3].parent / "shared" / "data"
+)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder with images at several depths, and much that is none."""
+    folder = tmp_path / "photos"
+    for name in ("b.jpg", "a.JPEG", "deep/er/c.PNG", "deep/d.webp"):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 3)).save(path)
+    for name in ("notes.txt", ".hidden.jpg", "._b.jpg", ".thumbnails/t.jpg"):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    return folder
+
+
+def _ids(dicts):
+    return [sample["image_id"] for sample in dicts]
+
+
+def test_folder_is_searched_and_sorted(photos):
+    dicts = images_from(photos)
+    assert _ids(dicts) == ["a.JPEG", "b.jpg", "deep/d.webp", "deep/er/c.PNG"]
+    assert all(sample["file_name"] == str(photos / sample["image_id"]) for sample in dicts)
+    assert images_from(str(photos) + "/") and _ids(images_from(str(photos) + "/")) == _ids(dicts)
+
+
+def test_links_are_followed_once(photos, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    Image.new("RGB", (4, 3)).save(tmp_path / "elsewhere/e.jpg")
+    (photos / "link").symlink_to(tmp_path / "elsewhere")
+    (photos / "loop").symlink_to(photos)
+    (photos / "z.jpg").symlink_to(photos / "b.jpg")
+    assert _ids(images_from(photos)) == [
+        *("a.JPEG", "b.jpg", "deep/d.webp", "deep/er/c.PNG", "link/e.jpg", "z.jpg")
+    ]
+
+
+def test_home_is_expanded(photos, monkeypatch):
+    monkeypatch.setenv("HOME", str(photos.parent))
+    assert len(images_from("~/photos")) == 4
+
+
+def test_empty_folder_names_what_was_looked_for(tmp_path):
+    with pytest.raises(DatasetMissingError, match=r"no image in .*\.jpeg .*\.png"):
+        images_from(tmp_path)
+
+
+@pytest.mark.parametrize("root", ["gone", "gone.json", "gone.txt"])
+def test_missing_root(tmp_path, root):
+    with pytest.raises(DatasetMissingError, match=f"there is no {tmp_path / root}"):
+        images_from(tmp_path / root)
+
+
+def test_other_file(photos):
+    with pytest.raises(ValueError, match="folder of images, a .txt list or a COCO .json"):
+        images_from(photos / "b.jpg")
+
+
+def test_text_list(photos):
+    lines = ["# mine", "", "deep/d.webp", f"  {photos / 'b.jpg'}  ", "b.jpg", "https://host/x.jpg"]
+    (photos / "list.txt").write_text("\n".join(lines))
+    dicts = images_from(photos / "list.txt")
+    assert _ids(dicts) == ["deep/d.webp", str(photos / "b.jpg"), "b.jpg", "https://host/x.jpg"]
+    assert [sample["file_name"] for sample in dicts] == [
+        *(str(photos / "deep/d.webp"), str(photos / "b.jpg"), str(photos / "b.jpg")),
+        "https://host/x.jpg",
+    ]
+
+
+def test_text_list_naming_absent_files(photos):
+    (photos / "list.txt").write_text("b.jpg\ngone/x.jpg\ny.jpg")
+    with pytest.raises(DatasetMissingError, match=r"2 of the 3 files .*gone/x\.jpg.*y\.jpg.*1%"):
+        images_from(photos / "list.txt")
+    (photos / "list.txt").write_text("# nothing")
+    with pytest.raises(DatasetMissingError, match="names no image"):
+        images_from(photos / "list.txt")
+
+
+def test_few_absent_files_are_left_out_loudly(photos, caplog):
+    (photos / "list.txt").write_text("\n".join(["b.jpg"] * 3 + ["gone.jpg"]))
+    with caplog.at_level(logging.WARNING):
+        assert len(images_from(photos / "list.txt", allow_missing=0.25)) == 3
+    assert "1 of the 4 files" in caplog.text and "gone.jpg" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("json_path", "image_folder"),
+    [
+        ("photos.json", "."),
+        ("annotations/instances_train2017.json", "train2017"),
+        ("annotations/instances_train2017.json", "images/train2017"),
+        ("annotations/train.json", "images"),
+        ("annotations/labels.json", "JPEGImages"),
+        ("labels.json", "images"),
+    ],
+)
+def test_json_finds_its_images(tmp_path, json_path, image_folder):
+    path = tmp_path / "set" / json_path
+    for folder in (path.parent, tmp_path / "set" / image_folder / "sub"):
+        folder.mkdir(parents=True, exist_ok=True)
+    images = [
+        {"id": 5, "file_name": "sub/a.jpg", "height": 3, "width": 4},
+        {"id": 2, "file_name": "sub/b.jpg"},
+    ]
+    for image in images:
+        Image.new("RGB", (4, 3)).save(tmp_path / "set" / image_folder / image["file_name"])
+    path.write_text(json.dumps({"images": images}))
+    dicts = images_from(path)
+    assert _ids(dicts) == [5, 2]
+    assert dicts[0]["height"] == 3 and dicts[0]["width"] == 4 and "height" not in dicts[1]
+    assert all(os.path.exists(sample["file_name"]) for sample in dicts)
+
+
+def test_json_with_image_root(photos, tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far/set.json").write_text(
+        json.dumps({"images": [{"id": 1, "file_name": "b.jpg"}]})
+    )
+    assert _ids(images_from(tmp_path / "far/set.json", image_root=photos)) == [1]
+    with pytest.raises(DatasetMissingError, match=r"b\.jpg.*(?s:.*)nowhere"):
+        images_from(tmp_path / "far/set.json", image_root=tmp_path / "nowhere")
+
+
+def test_json_naming_absent_files(photos):
+    images = [{"id": i, "file_name": f"gone{i}.jpg"} for i in range(9)]
+    (photos / "set.json").write_text(json.dumps({"images": images}))
+    with pytest.raises(DatasetMissingError, match=r"names 9 images, such as gone0") as caught:
+        images_from(photos / "set.json")
+    assert str(photos) in str(caught.value) and "image_root" in str(caught.value)
+    images.append({"id": 9, "file_name": "b.jpg"})
+    (photos / "set.json").write_text(json.dumps({"images": images}))
+    with pytest.raises(DatasetMissingError, match=r"9 of the 10 files"):
+        images_from(photos / "set.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("{", "is not JSON"),
+        ("[1]", "COCO's format"),
+        ('{"annotations": []}', "it has .'annotations'."),
+        ('{"images": [{"id": 1}]}', "without 'file_name'"),
+    ],
+)
+def test_bad_json(tmp_path, content, says):
+    (tmp_path / "set.json").write_text(content)
+    with pytest.raises(ValueError, match=says):
+        images_from(tmp_path / "set.json")
+
+
+# --- by name
+
+
+@pytest.fixture
+def registered(photos):
+    """Two registered folders whose relative paths collide."""
+    names = ("test_photos_a", "test_photos_b")
+    for name in names:
+        DatasetCatalog.register(name, lambda: images_from(photos))
+        MetadataCatalog.get(name).set(image_root=str(photos))
+    yield names
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def test_names_and_small_set_advice(registered, caplog):
+    with caplog.at_level(logging.WARNING):
+        one = pretrain_dataset(registered[0])
+    assert _ids(one) == ["a.JPEG", "b.jpg", "deep/d.webp", "deep/er/c.PNG"]
+    assert "4 images are few" in caplog.text and "train.init_checkpoint" in caplog.text
+    both = pretrain_dataset(registered)
+    assert len(set(_ids(both))) == 8 and _ids(both)[0] == "test_photos_a/a.JPEG"
+
+
+def test_root_wins_over_names(photos):
+    assert len(pretrain_dataset(("no_such_name",), root=photos)) == 4
+
+
+def test_unknown_name_suggests_near_ones():
+    with pytest.raises(ValueError, match="did you mean .*coco_2017_train"):
+        pretrain_dataset("coco2017_train")
+
+
+@pytest.mark.parametrize(
+    ("name", "get_it"),
+    [
+        ("coco_2017_train", "zips/train2017.zip"),
+        ("coco_2017_unlabeled", "zips/unlabeled2017.zip"),
+        ("imagenet_1k_train", "image-net.org"),
+        ("scenes_train", "make_scenes.py"),
+        ("coco_2017_train_panoptic", "dataset.root=/photos"),
+    ],
+)
+def test_missing_dataset_says_what_to_do(tmp_path, monkeypatch, name, get_it):
+    metadata = MetadataCatalog.get(name)
+    for key, value in metadata.as_dict().items():
+        if isinstance(value, str) and key != "name" and ("/" in value):
+            monkeypatch.setitem(metadata.__dict__, key, str(tmp_path / "datasets" / key))
+    with pytest.raises(DatasetMissingError) as caught:
+        pretrain_dataset((name,))
+    for part in (
+        name,
+        str(tmp_path),
+        "DETECTRON2_DATASETS",
+        get_it,
+        "dataset.root=/photos",
+        "make demo",
+    ):
+        assert part in str(caught.value)
+
+
+@pytest.mark.skipif(not (DATA / "coco/train2017").is_dir(), reason="needs the COCO sample data")
+def test_real_folders_and_jsons():
+    train = images_from(DATA / "coco/train2017")
+    labelled = images_from(DATA / "coco/annotations/instances_train2017.json")
+    assert {sample["file_name"] for sample in train} >= {sample["file_name"] for sample in labelled}
+    assert all({"height", "width"} <= set(sample) for sample in labelled)
+    assert images_from(DATA / "lvis/lvis_v1_train.json", allow_missing=1.0)
+    assert len(images_from(DATA / "imagenet/train")) > 10

@@ -1,0 +1,193 @@
+"""From a dataset dict to a pre-training sample: regions follow the picture exactly."""
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import transforms as T
+from PIL import Image
+
+from rmae_d2.data.mappers import RegionDatasetMapper
+from rmae_d2.data.transforms import RandomResizedCrop
+from rmae_d2.modeling.masking import num_visible, random_shuffle
+from rmae_d2.regions import FelzenszwalbSource, RegionRecord, patch_coverage, unpack_bits
+
+COLOURS = np.random.default_rng(1).permutation(4096)[:300]
+TILES = np.linspace(0, 299, 80).astype(int).reshape(8, 10)
+
+
+def _paint(labels: np.ndarray) -> np.ndarray:
+    """Every label in its own colour: 16 grey levels a channel, 300 colours."""
+    codes = COLOURS[labels]
+    return np.stack([codes // 256, codes // 16 % 16, codes % 16], -1).astype(np.uint8) * 16
+
+
+class PaintedSource:
+    """Labels up to 299, read back from the colours, and the whole image as an overlapping mask."""
+
+    def __call__(self, dataset_dict, image):
+        codes = (image.astype(int) // 16 * [256, 16, 1]).sum(-1)
+        labels = np.vectorize({code: label for label, code in enumerate(COLOURS)}.get)(codes)
+        whole = np.ones((1, *labels.shape), bool)
+        return RegionRecord.from_labels(labels[None]).merge(RegionRecord.from_masks(whole))
+
+
+@pytest.fixture(scope="module")
+def painted(tmp_path_factory):
+    path = tmp_path_factory.mktemp("painted") / "tiles.png"
+    Image.fromarray(_paint(TILES.repeat(32, 0).repeat(32, 1))).save(path)
+    return {"file_name": str(path), "image_id": 7, "annotations": []}
+
+
+def _mapper(**options):
+    options = {"augmentations": [RandomResizedCrop(64), T.RandomFlip()], **options}
+    return RegionDatasetMapper(**options)
+
+
+def _seed(seed):
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _masks(sample):
+    return unpack_bits(sample["regions"].numpy(), sample["num_regions"])
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    "augmentations",
+    [
+        [RandomResizedCrop(128), T.RandomFlip()],
+        [
+            T.ResizeShortestEdge(160, 999),
+            T.RandomFlip(prob=1.0),
+            T.RandomCrop("absolute", (96, 96)),
+        ],
+    ],
+)
+def test_regions_follow_the_picture(painted, seed, augmentations):
+    """A region of one colour covers pixels of that colour and no others, away from its edges."""
+    _seed(seed)
+    sample = _mapper(regions=PaintedSource(), num_regions=12, augmentations=augmentations)(painted)
+    image = sample["image"].permute(1, 2, 0).numpy().astype(int)
+    palette = _paint(TILES.ravel()).astype(int)
+    nearest = np.abs(image[:, :, None] - palette).sum(-1)
+    checked = 0
+    for mask in _masks(sample):
+        inner = mask.copy()
+        for _ in range(2):
+            inner[1:-1, 1:-1] &= (
+                inner[:-2, 1:-1] & inner[2:, 1:-1] & inner[1:-1, :-2] & inner[1:-1, 2:]
+            )
+        inner[[0, 1, -2, -1]] = inner[:, [0, 1, -2, -1]] = False
+        colours = np.unique(nearest[inner].argmin(-1))
+        if not mask.all() and len(colours):
+            (colour,) = colours
+            outside = ~mask & (nearest[..., colour] == 0)
+            assert not outside.any()
+            checked += 1
+    assert checked >= 6
+
+
+def test_sample_has_the_agreed_keys(painted):
+    _seed(0)
+    sample = _mapper(regions=PaintedSource())(painted)
+    assert set(sample) == {
+        *(
+            "file_name",
+            "image_id",
+            "height",
+            "width",
+            "image",
+            "mask_seed",
+            "regions",
+            "num_regions",
+        )
+    }
+    assert sample["image"].shape == (3, 64, 64) and sample["image"].dtype == torch.uint8
+    assert sample["regions"].shape == (1, 64, 64) and sample["regions"].dtype == torch.uint8
+    assert (sample["height"], sample["width"], sample["image_id"]) == (256, 320, 7)
+    assert type(sample["mask_seed"]) is int and 0 <= sample["mask_seed"] < 2**63
+    assert painted["annotations"] == []
+
+
+def test_mae_sees_the_same_crops_and_masks(painted):
+    _seed(3)
+    with_regions = _mapper(regions=PaintedSource())(painted)
+    _seed(3)
+    without = _mapper()(painted)
+    assert "regions" not in without and "num_regions" not in without
+    assert torch.equal(without["image"], with_regions["image"])
+    assert without["mask_seed"] == with_regions["mask_seed"]
+
+
+def _source(labels_or_masks):
+    def source(dataset_dict, image):
+        if labels_or_masks.dtype == bool:
+            return RegionRecord.from_masks(labels_or_masks)
+        return RegionRecord.from_labels(labels_or_masks)
+
+    return source
+
+
+def _rows(mapper, painted, seed):
+    _seed(seed)
+    return sorted(mask.tobytes() for mask in _masks(mapper(painted)))
+
+
+@pytest.mark.parametrize("num_regions", [1, 8, 9, 19])
+def test_choice_without_replacement_where_there_are_enough(painted, num_regions):
+    mapper = _mapper(
+        regions=PaintedSource(), num_regions=num_regions, augmentations=[T.NoOpTransform()]
+    )
+    rows = _rows(mapper, painted, 0)
+    assert len(rows) == len(set(rows)) == num_regions
+    assert rows != _rows(mapper, painted, 1)
+
+
+@pytest.mark.parametrize("present", [1, 3, 5, 7])
+def test_fewer_regions_are_repeated(painted, present):
+    labels = (np.arange(256 * 320) % present).reshape(256, 320)
+    mapper = _mapper(regions=_source(labels), augmentations=[T.NoOpTransform()])
+    rows = _rows(mapper, painted, 0)
+    counts = [rows.count(row) for row in set(rows)]
+    assert len(rows) == 8 and max(counts) <= -(-8 // present)
+    assert present > 3 or len(counts) == present
+
+
+def test_no_region_gives_empty_masks(painted):
+    mapper = _mapper(regions=_source(np.zeros((0, 256, 320), bool)))
+    assert not _masks(mapper(painted)).any()
+
+
+def test_min_patches(painted):
+    labels = np.zeros((256, 320), int)
+    labels[:5, :5] = 1  # inside one patch
+    labels[0:40, 100:140] = 2
+    options = {"regions": _source(labels), "augmentations": [T.NoOpTransform()], "num_regions": 20}
+    for min_patches, distinct in ((0, 3), (1, 3), (2, 2), (50, 1)):
+        assert len(set(_rows(_mapper(min_patches=min_patches, **options), painted, 0))) == distinct
+
+
+def test_visible_foreground_only(painted):
+    mapper = _mapper(
+        regions=PaintedSource(), visible_foreground_only=True, mask_ratio=0.9, num_regions=6
+    )
+    for seed in range(5):
+        _seed(seed)
+        sample = mapper(painted)
+        order = random_shuffle(torch.tensor([sample["mask_seed"]]), 16)[0]
+        visible = order[: num_visible(16, 0.9)].numpy()
+        assert patch_coverage(_masks(sample), 16)[:, visible].any(1).all()
+
+
+def test_errors(painted):
+    with pytest.raises(ValueError, match="make its regions again"):
+        _mapper(regions=_source(np.zeros((10, 10), int)))(painted)
+    with pytest.raises(ValueError, match="regions=None"):
+        _mapper(num_regions=0)
+
+
+def test_felzenszwalb_on_a_real_picture(painted):
+    _seed(0)
+    masks = _masks(_mapper(regions=FelzenszwalbSource())(painted))
+    assert masks.shape == (8, 64, 64) and masks.any()

@@ -1,0 +1,123 @@
+"""The random resized crop: torchvision's parameters, Pillow's picture, and masks that follow."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from detectron2.data import transforms as T
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision.transforms import RandomResizedCrop as TorchvisionCrop
+
+from rmae_d2.data.transforms import CropResizeTransform, RandomResizedCrop, nearest_indices
+
+sides = st.integers(1, 90)
+
+
+@given(sides, sides, st.integers(0, 2**31))
+@settings(max_examples=60, deadline=None)
+def test_crops_are_torchvisions(height, width, seed):
+    image = np.zeros((height, width, 3), np.uint8)
+    torch.manual_seed(seed)
+    crop = RandomResizedCrop(32).get_transform(image)
+    torch.manual_seed(seed)
+    expected = TorchvisionCrop.get_params(Image.fromarray(image), [0.2, 1.0], [3 / 4, 4 / 3])
+    assert (crop.y0, crop.x0, crop.crop_h, crop.crop_w) == expected
+
+
+def _photo(height=120, width=160):
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin(x / 9) + np.cos(y / 7), np.sin((x + y) / 5), np.cos(x * y / 900)]
+    return ((np.stack(waves, -1) + 2) * 60).astype(np.uint8)
+
+
+@pytest.mark.parametrize("box", [(3, 5, 100, 80), (0, 0, 160, 120), (150, 100, 7, 9)])
+def test_picture_is_pillows(box):
+    left, top, width, height = box
+    crop = CropResizeTransform(left, top, width, height, 48, 64, 160, 120)
+    ours = crop.apply_image(_photo())
+    pillow = Image.fromarray(_photo()).resize(
+        (64, 48), Image.Resampling.BICUBIC, (left, top, left + width, top + height), None
+    )
+    cropped = Image.fromarray(_photo()[top : top + height, left : left + width])
+    pillow = cropped.resize((64, 48), Image.Resampling.BICUBIC)
+    difference = np.abs(ours.astype(int) - np.asarray(pillow))
+    assert ours.dtype == np.uint8 and difference.mean() < 0.1 and difference.max() <= 2
+
+
+@pytest.mark.parametrize("channels", [None, 1, 3, 5])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_any_channels(channels, dtype):
+    shape = (20, 30) if channels is None else (20, 30, channels)
+    image = np.random.default_rng(0).integers(0, 256, shape).astype(dtype)
+    out = CropResizeTransform(2, 3, 20, 15, 8, 6, 30, 20).apply_image(image)
+    assert out.shape == (8, 6, *shape[2:]) and out.dtype == dtype
+    floats = CropResizeTransform(2, 3, 20, 15, 8, 6, 30, 20).apply_image(image.astype(np.float64))
+    assert np.abs(out - floats.clip(0, 255) if dtype == np.uint8 else out - floats).max() < 2
+
+
+@given(st.integers(1, 3000), st.integers(1, 600))
+@settings(max_examples=200, deadline=None)
+def test_nearest_is_torchs(length, new_length):
+    line = torch.arange(length, dtype=torch.float32)[None, None]
+    expected = F.interpolate(line, new_length, mode="nearest")[0, 0].long().numpy()
+    np.testing.assert_array_equal(nearest_indices(length, new_length), expected)
+
+
+@given(
+    st.data(),
+    st.sampled_from([np.bool_, np.uint8, np.uint16, np.int32, np.int64, np.float32]),
+    st.sampled_from([None, 1, 5]),
+)
+@settings(max_examples=50, deadline=None)
+def test_labels_of_any_type_are_cropped_and_resized_as_torch_does(data, dtype, channels):
+    height, width = data.draw(sides), data.draw(sides)
+    crop_h, crop_w = data.draw(st.integers(1, height)), data.draw(st.integers(1, width))
+    y, x = data.draw(st.integers(0, height - crop_h)), data.draw(st.integers(0, width - crop_w))
+    shape = (height, width) if channels is None else (height, width, channels)
+    labels = np.random.default_rng(0).integers(0, 1000, shape).astype(dtype)
+    out = CropResizeTransform(x, y, crop_w, crop_h, 16, 24, width, height).apply_segmentation(
+        labels
+    )
+    planes = torch.from_numpy(labels.reshape(height, width, -1).astype(np.float32)).permute(2, 0, 1)
+    expected = F.interpolate(
+        planes[None, :, y : y + crop_h, x : x + crop_w], (16, 24), mode="nearest"
+    )
+    assert out.dtype == dtype
+    np.testing.assert_array_equal(
+        out.reshape(16, 24, -1), expected[0].permute(1, 2, 0).numpy().astype(dtype)
+    )
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (8, 20000), (20000, 8), (5, 3)])
+def test_odd_images(shape):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    crop = RandomResizedCrop((224, 192)).get_transform(image)
+    assert crop.apply_image(image).shape == (224, 192, 3)
+    assert crop.apply_segmentation(image[..., 0].astype(bool)).shape == (224, 192)
+
+
+def test_input_is_left_alone():
+    image = _photo()
+    image.flags.writeable = False
+    RandomResizedCrop(32).get_transform(image).apply_image(image[:, ::-1])
+
+
+def test_boxes_and_polygons_follow():
+    crop = CropResizeTransform(10, 20, 40, 20, 40, 80, 100, 60)
+    np.testing.assert_allclose(crop.apply_box(np.array([[10.0, 20, 30, 30]])), [[0, 0, 40, 20]])
+    pytest.importorskip("shapely")
+    square = np.array([[0.0, 0], [30, 0], [30, 30], [0, 30]])
+    (polygon,) = crop.apply_polygons([square])
+    np.testing.assert_allclose([polygon.min(0), polygon.max(0)], [[0, 0], [40, 20]])
+
+
+def test_errors_and_repr():
+    with pytest.raises(ValueError, match="same height and width"):
+        CropResizeTransform(0, 0, 4, 4, 2, 2, 8, 8).apply_segmentation(np.zeros((8, 9)))
+    with pytest.raises(ValueError, match="size="):
+        RandomResizedCrop(0)
+    with pytest.raises(ValueError, match="scale="):
+        RandomResizedCrop(8, scale=(1.0, 0.2))
+    assert "RandomResizedCrop" in str(T.AugmentationList([RandomResizedCrop(8)]))
