@@ -1,0 +1,48 @@
+"""Pre-training data: images without labels, their regions computed on the way and kept in a cache."""
+
+from detectron2.config import LazyCall as L
+from detectron2.data import transforms as T
+
+from rmae_d2.data import (
+    RandomResizedCrop,
+    RegionDatasetMapper,
+    build_eval_loader,
+    build_train_loader,
+)
+from rmae_d2.data.datasets import pretrain_dataset
+from rmae_d2.evaluation import ReconstructionEvaluator
+from rmae_d2.regions import FelzenszwalbSource
+
+dataloader = dict(
+    train=L(build_train_loader)(
+        # Own images: dataloader.train.dataset.root= a folder, a text list or a COCO json.
+        dataset=L(pretrain_dataset)(names=("coco_2017_train",), root=None),
+        mapper=L(RegionDatasetMapper)(
+            augmentations=[
+                L(RandomResizedCrop)(
+                    size="${model.backbone.net.img_size}", scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3)
+                ),
+                L(T.RandomFlip)(prob=0.5),
+            ],
+            regions=L(FelzenszwalbSource)(
+                scales=(500, 1000, 1500),
+                # Beside the run's folder, so that later runs find it.
+                cache_dir="${train.output_dir}/../region_cache",
+            ),
+            num_regions=8,
+            patch_size="${model.backbone.net.patch_size}",
+            mask_ratio="${model.mask_ratio}",
+        ),
+        total_batch_size=4096,
+        num_workers=8,
+        seed="${train.seed}",
+        grad_accum="${train.grad_accum}",
+    ),
+    test=L(build_eval_loader)(
+        dataset=L(pretrain_dataset)(names=("coco_2017_val",), root=None),
+        mapper="${dataloader.train.mapper}",
+        batch_size=32,
+        num_workers=8,
+    ),
+    evaluator=L(ReconstructionEvaluator)(),
+)

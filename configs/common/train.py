@@ -1,0 +1,29 @@
+"""Every key of ``train`` with its default."""
+
+train = dict(
+    output_dir="output",
+    # Weights to begin with, in any format of rmae_d2.checkpoint.load_weights. Ignored by --resume.
+    init_checkpoint="",
+    max_iter=1000,
+    # auto: this process's GPU where there is one, else the CPU.
+    device="auto",
+    # fp32, bf16 or fp16 (autocast).
+    precision="fp32",
+    # Micro-batches an optimizer step; dataloader.train.total_batch_size counts all of them.
+    grad_accum=1,
+    # Largest gradient norm; 0 for no clipping.
+    clip_grad=0.0,
+    # Exponential moving average of the weights; 0 for none.
+    ema=dict(decay=0.0),
+    # With the iteration and the rank it determines every random number.
+    seed=0,
+    # Unreadable images are skipped and counted; past this share of the data set the run ends.
+    max_skipped_fraction=0.01,
+    log_period=20,
+    # Iterations between two reconstruction pictures in TensorBoard; 0 for none.
+    vis_period=1000,
+    # Iterations between two evaluations; 0 for none.
+    eval_period=0,
+    checkpointer=dict(period=1000, max_to_keep=3),
+    ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
+)

@@ -1,0 +1,34 @@
+"""Training: the loop, its hooks, and what the command line runs."""
+
+from .checkpointer import Checkpointer
+from .hooks import (
+    EMA,
+    EMAHook,
+    Evaluate,
+    LRSchedule,
+    PeriodicCheckpoint,
+    Pictures,
+    SaveOnSignal,
+    WriteMetrics,
+)
+from .launch import launch_training
+from .optimizer import scaled_adamw
+from .train import main
+from .trainer import NonFiniteError, Trainer
+
+__all__ = [
+    "EMA",
+    "Checkpointer",
+    "EMAHook",
+    "Evaluate",
+    "LRSchedule",
+    "NonFiniteError",
+    "PeriodicCheckpoint",
+    "Pictures",
+    "SaveOnSignal",
+    "Trainer",
+    "WriteMetrics",
+    "launch_training",
+    "main",
+    "scaled_adamw",
+]

@@ -1,0 +1,262 @@
+"""What ``tools/train_net.py`` does: set up, train, evaluate."""
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import instantiate
+from detectron2.engine import create_ddp_model
+from detectron2.engine.defaults import default_writers
+from detectron2.engine.hooks import IterationTimer
+from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from ..checkpoint import CheckpointError, export_backbone, load_pretrained
+from ..config import ConfigError, apply_overrides, load_config, save_config
+from ..data import SkipCounter, TrainLoader
+from ..modeling import RMAE
+from ..visualization import draw_loss_curve, draw_reconstructions
+from .checkpointer import Checkpointer
+from .hooks import (
+    EMA,
+    EMAHook,
+    Evaluate,
+    LRSchedule,
+    PeriodicCheckpoint,
+    Pictures,
+    SaveOnSignal,
+    WriteMetrics,
+)
+from .trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+
+def main(args: argparse.Namespace) -> Any:
+    """Trains or evaluates; runs in every process.
+
+    Args:
+        args: of Detectron2's ``default_argument_parser``: ``config_file``, ``opts``, ``resume``,
+            ``eval_only``.
+
+    Returns:
+        evaluation results, where something was evaluated.
+    """
+    cfg = apply_overrides(load_config(args.config_file), args.opts)
+    OmegaConf.set_struct(cfg, False)
+    if not args.eval_only and not args.resume:
+        _refuse_to_overwrite(cfg.train.output_dir)
+    _setup(cfg, args)
+    return evaluate_only(cfg) if args.eval_only else train(cfg, resume=args.resume)
+
+
+def _setup(cfg: DictConfig, args: argparse.Namespace) -> None:
+    """Loggers and seeds as Detectron2's ``default_setup`` has them.
+
+    The environment goes to log.txt only. config.yaml is written when training begins, so that neither
+    an evaluation nor a resume that is refused changes it.
+    """
+    rank = comm.get_rank()
+    os.makedirs(cfg.train.output_dir, exist_ok=True)
+    for name in ("fvcore", "detectron2", "rmae_d2"):
+        for handler in setup_logger(cfg.train.output_dir, rank, name=name).handlers:
+            if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
+                handler.setLevel(logging.INFO)
+    logger.debug("environment:\n%s", collect_env_info())
+    logger.info("rank %d of %d; command line: %s", rank, comm.get_world_size(), vars(args))
+    seed_all_rng(cfg.train.seed + rank)
+
+
+def _refuse_to_overwrite(output_dir: str) -> None:
+    if comm.is_main_process() and (Path(output_dir) / "last_checkpoint").exists():
+        raise ConfigError(
+            f"{output_dir} already holds a run: add --resume (before the overrides) to continue it, or "
+            "choose another train.output_dir=..."
+        )
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is this process's GPU where there is one, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        return torch.device("cuda", comm.get_local_rank())
+    return torch.device(name)
+
+
+def train(cfg: DictConfig, resume: bool) -> Any:
+    """Runs the training that a config describes; see :func:`main`."""
+    loader: TrainLoader = instantiate(cfg.dataloader.train)  # first: missing data must stop at once
+    device = pick_device(cfg.train.device)
+    model = instantiate(cfg.model).to(device)
+    logger.info(
+        "%s: %.1f M trainable parameters; %d images; %d images a step; %s on %s",
+        type(model).__name__,
+        sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6,
+        loader.dataset_size,
+        loader.total_batch_size,
+        cfg.train.precision,
+        device,
+    )
+    cfg.optimizer.params.model = model
+    optimizer = instantiate(cfg.optimizer)
+    del cfg.optimizer.params.model  # what is left is the config as it can be saved
+    schedule = LRSchedule(optimizer, instantiate(cfg.lr_multiplier))
+    ddp = dict(cfg.train.ddp)
+    if device.type == "cpu":
+        ddp["device_ids"] = None
+    # Of one-channel convolutions only, whose two layouts are the same memory.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+    wrapped = create_ddp_model(model, **ddp)
+    output_dir = cfg.train.output_dir
+    trainer = Trainer(
+        wrapped,
+        iter(()),
+        optimizer,
+        device=device,
+        precision=cfg.train.precision,
+        grad_accum=cfg.train.grad_accum,
+        clip_grad=cfg.train.clip_grad,
+        seed=cfg.train.seed,
+        log_period=cfg.train.log_period,
+        output_dir=output_dir,
+        skip_counter=SkipCounter(loader.dataset_size, cfg.train.max_skipped_fraction),
+    )
+    ema = EMA(model, cfg.train.ema.decay) if cfg.train.ema.decay > 0 else None
+    parts: dict[str, Any] = {"trainer": trainer} | ({"ema": ema} if ema else {})
+    checkpointer = Checkpointer(model, output_dir, **parts)
+    start = _begin(cfg, checkpointer, model, resume)
+    trainer.batches = iter(loader.start(start))
+    checkpoint = PeriodicCheckpoint(
+        checkpointer, cfg.train.checkpointer.period, cfg.train.checkpointer.max_to_keep
+    )
+    evaluated: dict[str, Any] = {}
+    trainer.register_hooks(
+        [
+            IterationTimer(),
+            schedule,
+            EMAHook(ema) if ema else None,
+            checkpoint,
+            *_watching(cfg, model, loader, evaluated),
+            WriteMetrics(default_writers(output_dir, cfg.train.max_iter), cfg.train.log_period)
+            if comm.is_main_process()
+            else None,
+            SaveOnSignal(checkpoint),
+        ]
+    )
+    if start >= cfg.train.max_iter:
+        logger.info("nothing left to train: train.max_iter=%d", cfg.train.max_iter)
+    else:
+        try:
+            trainer.train(start, cfg.train.max_iter)
+        finally:
+            trainer.batches = iter(())  # ends the loader's workers
+    if comm.is_main_process():
+        _finish(output_dir, model, ema)
+    return evaluated
+
+
+def _begin(cfg: DictConfig, checkpointer: Checkpointer, model: nn.Module, resume: bool) -> int:
+    """Restores or initialises the weights and writes config.yaml; returns the first iteration."""
+    start = checkpointer.resume() if resume else None
+    starts = comm.all_gather(start)
+    if len(set(starts)) > 1:
+        raise CheckpointError(
+            f"{checkpointer.folder}: the processes found different checkpoints (next iterations "
+            f"{starts}): train.output_dir must be on storage that all machines share"
+        )
+    if resume and start is None:
+        logger.warning(
+            "--resume: no checkpoint in %s, starting from the beginning", checkpointer.folder
+        )
+    if start is None and cfg.train.init_checkpoint:
+        load_pretrained(model, cfg.train.init_checkpoint)
+    if comm.is_main_process():
+        checkpointer.sweep()
+        try:
+            save_config(cfg, checkpointer.folder / "config.yaml")
+        except ConfigError as error:  # training does not need it
+            logger.warning("%s", error)
+    return start or 0
+
+
+def _watching(
+    cfg: DictConfig, model: nn.Module, loader: TrainLoader, evaluated: dict[str, Any]
+) -> list[Any]:
+    """Hooks for people: evaluation on all ranks, pictures on the main one."""
+    watching: list[Any] = []
+    if cfg.train.eval_period > 0 and "evaluator" in cfg.dataloader:
+
+        def run_evaluation() -> Any:
+            results = evaluate(cfg, model)
+            evaluated.update(results or {})
+            return results
+
+        watching.append(Evaluate(cfg.train.eval_period, run_evaluation))
+    if cfg.train.vis_period > 0 and isinstance(model, RMAE) and comm.is_main_process():
+        watching.append(
+            Pictures(
+                model,
+                lambda: loader.preview(4),
+                draw_reconstructions,
+                cfg.train.vis_period,
+                Path(cfg.train.output_dir) / "reconstruction.png",
+            )
+        )
+    return watching
+
+
+def _finish(output_dir: str, model: nn.Module, ema: EMA | None) -> None:
+    """Writes what people take away from a finished run, and says where it is."""
+    folder = Path(output_dir)
+    made = {"checkpoint": folder / "model_final.pth", "log": folder / "log.txt"}
+    if isinstance(model, RMAE):
+        made["backbone for any Detectron2 ViTDet"] = folder / "backbone_final.pth"
+        weights = ema.averaged.module.state_dict() if ema else model.state_dict()
+        export_backbone(weights, str(made["backbone for any Detectron2 ViTDet"]))
+    if (folder / "metrics.json").exists():
+        made["loss curve"] = draw_loss_curve(folder / "metrics.json", folder / "loss_curve.png")
+    if (folder / "reconstruction.png").exists():
+        made["reconstructions"] = folder / "reconstruction.png"
+    width = max(map(len, made)) + 2
+    lines = (f"  {name + ':':{width}}{path.resolve()}" for name, path in made.items())
+    logger.info("done:\n%s", "\n".join(lines))
+
+
+def evaluate(cfg: DictConfig, model: nn.Module) -> Any:
+    """Runs the config's evaluator over its test loader."""
+    loader = instantiate(cfg.dataloader.test)
+    results = inference_on_dataset(model, loader, instantiate(cfg.dataloader.evaluator))
+    print_csv_format(results)
+    return results
+
+
+def evaluate_only(cfg: DictConfig) -> Any:
+    """Evaluates ``train.init_checkpoint``, every tensor of which must fit.
+
+    Raises:
+        ConfigError: where the config has no evaluator or names no weights.
+    """
+    if "evaluator" not in cfg.dataloader:
+        raise ConfigError("--eval-only: this config has no dataloader.evaluator")
+    if not cfg.train.init_checkpoint:
+        raise ConfigError(
+            "--eval-only needs weights: train.init_checkpoint=OUTPUT_DIR/model_final.pth"
+        )
+    if not Path(cfg.train.init_checkpoint.partition("?")[0]).exists() and (
+        "://" not in cfg.train.init_checkpoint
+    ):
+        raise CheckpointError(f"{cfg.train.init_checkpoint}: no such weight file")
+    model = instantiate(cfg.model).to(pick_device(cfg.train.device))
+    load_pretrained(model, cfg.train.init_checkpoint, require_all=True)
+    return evaluate(cfg, model.eval())

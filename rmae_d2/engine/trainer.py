@@ -1,0 +1,238 @@
+"""One training loop for CPU and GPU, fp32, bf16 and fp16, accumulation and clipping.
+
+Nothing in a step waits for the device: losses and norms stay there until they are logged, and a non-finite
+value freezes the weights on the device itself, before the host has heard of it.
+"""
+
+import json
+import logging
+import os
+import random
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.engine import TrainerBase
+from detectron2.utils import comm
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..data.loaders import SkipCounter
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+Batch = list[dict[str, Any]]
+
+
+class NonFiniteError(Exception):
+    """A loss or gradient was not finite; the weights are those of the step before."""
+
+
+class Trainer(TrainerBase):
+    """Runs optimizer steps; everything periodic is a Detectron2 hook.
+
+    Args:
+        model: returns a dict of losses, as Detectron2's models do; maybe wrapped in DDP.
+        batches: yields micro-batches, ``grad_accum`` of them a step.
+        optimizer: fused, where it is to leave the host alone; others make one device sync a step.
+        device: where the model is.
+        precision: ``fp32``, ``bf16`` or ``fp16`` (autocast; fp16 with loss scaling).
+        clip_grad: largest total gradient norm; 0 for none. The norm is logged in any case.
+        seed: the random numbers of step i on rank r are a function of (seed, i, r).
+        log_period: steps between two logged values; each is the mean of the steps since the last.
+        output_dir: gets the record of a non-finite batch.
+        skip_counter: counts unreadable images, and ends the run past its threshold.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Iterator[Batch],
+        optimizer: torch.optim.Optimizer,
+        *,
+        device: torch.device,
+        precision: str = "fp32",
+        grad_accum: int = 1,
+        clip_grad: float = 0.0,
+        seed: int = 0,
+        log_period: int = 20,
+        output_dir: str = ".",
+        skip_counter: SkipCounter | None = None,
+    ) -> None:
+        super().__init__()
+        if precision not in PRECISIONS:
+            raise ValueError(f"train.precision={precision!r}: one of {', '.join(PRECISIONS)}")
+        model.train()
+        self.model = model
+        self.batches = batches
+        self.optimizer = optimizer
+        self.device = device
+        self.dtype = PRECISIONS[precision]
+        self.grad_scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.grad_accum = grad_accum
+        self.clip_grad = clip_grad
+        self.seed = seed
+        self.log_period = log_period
+        self.output_dir = output_dir
+        self.skip_counter = skip_counter
+        self._params = [p for group in optimizer.param_groups for p in group["params"]]
+        # The first non-finite iteration, or -1: while it is set no update is applied.
+        self._bad_iter = torch.full((), -1, dtype=torch.int64, device=device)
+        self._recent: deque[tuple[int, list[dict[str, Any]]]] = deque(maxlen=log_period)
+        self._sums: dict[str, Tensor] = {}
+        self._steps = 0
+        self._images = 0
+        self._data_time = 0.0
+        self._window_start = time.perf_counter()
+
+    def run_step(self) -> None:
+        """One optimizer step over ``grad_accum`` micro-batches."""
+        seed_step(self.seed, self.iter, comm.get_rank())
+        losses: dict[str, Tensor] = {}
+        sources: list[dict[str, Any]] = []
+        for micro in range(self.grad_accum):
+            batch = self._next_batch(sources)
+            last = micro == self.grad_accum - 1
+            for name, value in self._forward_backward(batch, sync=last).items():
+                losses[name] = losses.get(name, 0) + value.detach() / self.grad_accum
+        self._recent.append((self.iter, sources))
+        self.after_backward()
+        losses["total_loss"] = torch.stack([v.float() for v in losses.values()]).sum()
+        self._update(losses)
+        self._collect(losses)
+        # A host that shares memory with the device learns of trouble at once, for nothing.
+        if self.device.type == "cpu" or (self.iter + 1) % self.log_period == 0:
+            self.check_finite()
+        if (self.iter + 1) % self.log_period == 0 or self.iter + 1 == self.max_iter:
+            self._log()
+
+    def _next_batch(self, sources: list[dict[str, Any]]) -> Batch:
+        start = time.perf_counter()
+        batch = next(self.batches)
+        self._data_time += time.perf_counter() - start
+        self._images += len(batch)
+        if self.skip_counter is not None:
+            self.skip_counter.add(batch)
+        keys = ("file_name", "image_id", "mask_seed")
+        sources += [{k: sample[k] for k in keys if k in sample} for sample in batch]
+        return batch
+
+    def _forward_backward(self, batch: Batch, sync: bool) -> dict[str, Tensor]:
+        context: AbstractContextManager[None] = nullcontext()
+        if isinstance(self.model, DistributedDataParallel) and not sync:
+            context = self.model.no_sync()
+        with context:
+            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+                losses = self.model(batch)
+            loss = sum(losses.values()) / self.grad_accum
+            if self.grad_scaler.is_enabled():
+                # GradScaler skips an update by itself when gradients are not finite; so in and after a bad
+                # step they are made so, until the host stops the run. A factor does, torch.where would not:
+                # its gradient is 0, and momentum would go on.
+                sound = (self._bad_iter < 0) & torch.isfinite(loss.detach())
+                loss = loss * torch.where(sound, 1.0, torch.nan)
+            self.grad_scaler.scale(loss).backward()
+        return losses
+
+    def _update(self, losses: dict[str, Tensor]) -> None:
+        self.grad_scaler.unscale_(self.optimizer)
+        limit = self.clip_grad if self.clip_grad > 0 else float("inf")
+        norm = nn.utils.clip_grad_norm_(self._params, limit)
+        losses["grad_norm"] = norm
+        bad = ~torch.isfinite(losses["total_loss"])
+        if not self.grad_scaler.is_enabled():  # scaled fp16 gradients overflow, by design
+            bad = bad | ~torch.isfinite(norm)
+        if comm.get_world_size() > 1:
+            flag = bad.to(torch.int32)
+            torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+            bad = flag > 0
+        self._bad_iter = torch.where((self._bad_iter < 0) & bad, self.iter, self._bad_iter)
+        if self.grad_scaler.is_enabled():
+            self.grad_scaler.step(self.optimizer)
+            self.grad_scaler.update()
+        elif getattr(self.optimizer, "_step_supports_amp_scaling", False):
+            # The fused kernels' own switch: they change nothing where found_inf is 1.
+            setattr(self.optimizer, "found_inf", (self._bad_iter >= 0).float())  # noqa: B010
+            self.optimizer.step()
+        elif self._bad_iter.item() < 0:
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def check_finite(self) -> None:
+        """Waits for the device and stops the run on all ranks after a non-finite loss or gradient.
+
+        Raises:
+            NonFiniteError: naming the iteration and the file that lists the images of its batch.
+        """
+        bad_iter = int(self._bad_iter.item())
+        if bad_iter < 0:
+            return
+        path = os.path.join(self.output_dir, f"nonfinite_batch_rank{comm.get_rank()}.json")
+        images = [sources for iteration, sources in self._recent if iteration == bad_iter]
+        with open(path, "w") as file:
+            json.dump(
+                {"iteration": bad_iter, "images": images[0] if images else []}, file, indent=1
+            )
+        raise NonFiniteError(
+            f"loss or gradient not finite at iteration {bad_iter}. The weights are those before that step, "
+            f"and no later checkpoint was written; the batch's images are listed in {path}. Usual causes: "
+            "a learning rate meant for a larger batch (see the base and actual rate above), fp16 (try "
+            "train.precision=bf16), no clipping (try train.clip_grad=1.0). Continue with --resume"
+        )
+
+    def _collect(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            value = value.detach().float()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._steps += 1
+
+    def _log(self) -> None:
+        """Writes the means since the last call to Detectron2's event storage; one device sync."""
+        means = torch.stack(list(self._sums.values())) / self._steps
+        if comm.get_world_size() > 1:
+            torch.distributed.all_reduce(means)
+            means = means / comm.get_world_size()
+        seconds = time.perf_counter() - self._window_start
+        scalars = dict(zip(self._sums, means.tolist(), strict=True))
+        scalars["data_time"] = self._data_time / self._steps
+        scalars["images_per_second"] = self._images * comm.get_world_size() / seconds
+        if self.skip_counter is not None:
+            self.skip_counter.check()
+            scalars["skipped_images"] = self.skip_counter.count
+        # They are means already: a median over a window would hide steps, and restart with each resume.
+        self.storage.put_scalars(**scalars, cur_iter=self.iter, smoothing_hint=False)
+        self._sums, self._steps, self._images, self._data_time = {}, 0, 0, 0.0
+        self._window_start = time.perf_counter()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Iteration, optimizer and loss scale; all that a step depends on beside the weights."""
+        return {
+            "iteration": self.iter,
+            "optimizer": self.optimizer.state_dict(),
+            "grad_scaler": self.grad_scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores moments and loss scale. Hyper-parameters are the configuration's, changed or not."""
+        configured = [
+            {k: v for k, v in group.items() if k != "params"}
+            for group in self.optimizer.param_groups
+        ]
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group, own in zip(self.optimizer.param_groups, configured, strict=True):
+            group.update(own)
+        self.grad_scaler.load_state_dict(state["grad_scaler"])
+        self.iter = state["iteration"]
+
+
+def seed_step(seed: int, iteration: int, rank: int) -> None:
+    """Seeds Python, NumPy and torch from (seed, iteration, rank), so that no step depends on history."""
+    state = np.random.SeedSequence([seed, iteration, rank]).generate_state(2)
+    random.seed(int(state[0]))
+    np.random.seed(int(state[0]))
+    torch.manual_seed(int(state[1]))

@@ -1,0 +1,94 @@
+"""Reconstructions as one picture: what the model was given, and what it made of it.
+
+A row a sample: image, masked image, pixel reconstruction; then for a few regions: region, masked region,
+predicted region.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+_GRAY = 128  # of hidden patches
+_GAP = 4
+_HEADER = 18
+_MIN_WIDTH = 112  # of a tile, for its title
+
+
+def draw_reconstructions(
+    samples: list[dict[str, Any]], outputs: list[dict[str, Tensor]], max_regions: int = 3
+) -> NDArray[np.uint8]:
+    """Draws samples and an RMAE's evaluation outputs.
+
+    Args:
+        samples: as the mapper gives them, ``image`` (C, H, W) 0-255; of other than three channels the first
+            is shown, in gray.
+        outputs: of the model in evaluation mode, one a sample.
+        max_regions: how many regions of a sample to show; the largest, which say most.
+
+    Returns:
+        an RGB picture, (height, width, 3) uint8; small images are enlarged by a whole factor.
+    """
+    rows = [_row(s, o, max_regions) for s, o in zip(samples, outputs, strict=True)]
+    titles = ["image", "visible patches"]
+    if "reconstruction" in outputs[0]:
+        titles.append("pixels predicted")
+    if "region_probability" in outputs[0]:
+        shown = (len(rows[0]) - len(titles)) // 3
+        for k in range(shown):
+            titles += [f"region {k + 1}", "visible patches", "region predicted"]
+    body = np.concatenate([_join(row) for row in rows])
+    header = _header(titles, [tile.shape[1] for tile in rows[0]], body.shape[1])
+    return np.concatenate([header, body])
+
+
+def _row(sample: dict[str, Any], output: dict[str, Tensor], max_regions: int) -> list[NDArray[Any]]:
+    image = _rgb(sample["image"])
+    hidden = _pixel_mask(output["mask"], sample["image"].shape[1:])
+    tiles = [image, np.where(hidden, _GRAY, image)]
+    if "reconstruction" in output:
+        tiles.append(_rgb(output["reconstruction"]))
+    if "region_probability" in output:
+        probability = output["region_probability"].float().cpu().numpy()
+        hidden = _pixel_mask(output["region_mask"], sample["image"].shape[1:])
+        bits = sample["regions"].cpu().numpy()
+        truths = [(bits[k // 8] >> (k % 8)) & 1 for k in range(len(probability))]
+        largest = sorted(range(len(truths)), key=lambda k: int(truths[k].sum()), reverse=True)
+        for k in largest[:max_regions]:
+            truth = truths[k]
+            region = np.repeat((truth * 255)[:, :, None], 3, axis=2)
+            predicted = np.repeat((probability[k] * 255)[:, :, None], 3, axis=2)
+            tiles += [region, np.where(hidden, _GRAY, region), predicted]
+    enlarge = -(-_MIN_WIDTH // tiles[0].shape[1])
+    return [tile.astype(np.uint8).repeat(enlarge, 0).repeat(enlarge, 1) for tile in tiles]
+
+
+def _rgb(image_CHW: Tensor) -> NDArray[Any]:
+    image = image_CHW.float().cpu().round().numpy().transpose(1, 2, 0)
+    return image if image.shape[2] == 3 else np.repeat(image[:, :, :1], 3, axis=2)
+
+
+def _pixel_mask(mask_L: Tensor, size: torch.Size) -> NDArray[np.bool_]:
+    """A patch mask at full size, (H, W, 1): L patches of equal square sides fill (H, W)."""
+    height, width = size
+    side = round((height * width / len(mask_L)) ** 0.5)
+    mask = mask_L.cpu().numpy().reshape(height // side, width // side)
+    return mask.repeat(side, 0).repeat(side, 1)[:, :, None]
+
+
+def _join(tiles: list[NDArray[Any]]) -> NDArray[Any]:
+    padded = [np.pad(t, ((0, _GAP), (0, _GAP), (0, 0)), constant_values=255) for t in tiles]
+    return np.concatenate(padded, axis=1)
+
+
+def _header(titles: list[str], widths: list[int], total: int) -> NDArray[Any]:
+    strip = Image.new("RGB", (total, _HEADER), "white")
+    draw = ImageDraw.Draw(strip)
+    x = 0
+    for title, width in zip(titles, widths, strict=True):
+        draw.text((x + 2, 3), title, fill="black", font=ImageFont.load_default(size=11))
+        x += width + _GAP
+    return np.asarray(strip)

@@ -1,0 +1,125 @@
+"""Learning rate, checkpoint folder, launcher pieces: what needs no run."""
+
+import logging
+import math
+
+import pytest
+import torch
+from detectron2.config import instantiate
+from torch import nn
+
+from rmae_d2.checkpoint import CheckpointError
+from rmae_d2.config import apply_overrides, get_config
+from rmae_d2.engine import Checkpointer, LRSchedule, Trainer, scaled_adamw
+
+
+def mae_rate(step, steps, warmup):
+    """MAE's adjust_learning_rate in per-iteration form: a linear rise, then half a cosine to 0."""
+    if step < warmup:
+        return step / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+
+
+@pytest.mark.parametrize("max_iter", [600, 115_515, 144_000])
+def test_schedule_is_maes(max_iter):
+    multiplier = instantiate(get_config("common/schedule.py").lr_multiplier)
+    steps = range(0, max_iter, max(1, max_iter // 3000))
+    for step in (*steps, max_iter // 12, max_iter // 12 + 1, max_iter - 1):
+        expected = mae_rate(step, max_iter, max_iter / 12)
+        assert multiplier(step / max_iter) == pytest.approx(expected, abs=1e-12)
+
+
+def test_imagenet_warms_up_for_40_epochs():
+    cfg = get_config("pretrain/rmae_vitb_imagenet.py")
+    multiplier = instantiate(cfg.lr_multiplier)
+    assert multiplier(20 / 800) == pytest.approx(0.5, abs=1e-12)
+    assert multiplier(400 / 800) == pytest.approx(mae_rate(400, 800, 40), abs=1e-12)
+
+
+def rates(max_iter):
+    """What the hook sets in a loop without training; two groups, one at half the rate."""
+    cfg = apply_overrides(get_config("demo/rmae_tiny_scenes.py"), [f"train.max_iter={max_iter}"])
+    groups = [{"params": [nn.Parameter(torch.zeros(1))]}, {"params": [nn.Parameter(torch.ones(1))]}]
+    optimizer = torch.optim.SGD(groups, lr=2.0)
+    optimizer.param_groups[1]["lr"] = 1.0
+
+    class Loop(Trainer):
+        def __init__(self):
+            super().__init__(nn.Identity(), iter(()), optimizer, device=torch.device("cpu"))
+            self.seen = []
+
+        def run_step(self):
+            self.seen.append([group["lr"] for group in self.optimizer.param_groups])
+            assert self.storage.latest()["lr"][0] == max(self.seen[-1])
+
+    loop = Loop()
+    loop.register_hooks([LRSchedule(optimizer, instantiate(cfg.lr_multiplier))])
+    loop.train(0, cfg.train.max_iter)
+    return loop.seen
+
+
+@pytest.mark.parametrize("max_iter", [24, 120])
+def test_max_iter_moves_the_whole_schedule(max_iter):
+    seen = rates(max_iter)
+    assert len(seen) == max_iter
+    for step, (first, second) in enumerate(seen):
+        assert first == pytest.approx(2 * mae_rate(step, max_iter, max_iter / 12), abs=1e-12)
+        assert second == first / 2
+
+
+def test_the_rate_follows_the_batch(caplog):
+    parameters = [{"params": [nn.Parameter(torch.zeros(2))], "weight_decay": 0.0}]
+    with caplog.at_level(logging.INFO, logger="rmae_d2"):
+        optimizer = scaled_adamw(parameters, base_lr=1e-4, batch_size=4096)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(1.6e-3)
+    assert optimizer.param_groups[0]["weight_decay"] == 0.0
+    assert optimizer.param_groups[0]["betas"] == (0.9, 0.95)
+    assert "base 0.0001 per 256 images, actual 0.0016 for batches of 4096" in caplog.text
+
+
+class Part:
+    def __init__(self, value):
+        self.value = value
+
+    def state_dict(self):
+        return {"value": self.value}
+
+    def load_state_dict(self, state):
+        self.value = state["value"]
+
+
+def test_checkpointer_saves_and_restores_parts(tmp_path):
+    model = nn.Linear(2, 2)
+    written = Checkpointer(model, str(tmp_path), part=Part(5)).save("model_0000007", 7)
+    assert written == tmp_path / "model_0000007.pth"
+    other, part = nn.Linear(2, 2), Part(0)
+    assert Checkpointer(other, str(tmp_path), part=part).resume() == 8
+    assert torch.equal(model.weight, other.weight) and part.value == 5
+
+
+def test_checkpointer_orders_by_number_not_by_name(tmp_path):
+    checkpointer = Checkpointer(nn.Linear(1, 1), str(tmp_path))
+    for iteration in (999_999_9, 100_000_00, 5):
+        checkpointer.save(f"model_{iteration:07d}", iteration)
+    names = [path.name for path in checkpointer.numbered()]
+    assert names == ["model_10000000.pth", "model_9999999.pth", "model_0000005.pth"]
+    assert checkpointer.candidates()[0].name == "model_0000005.pth"  # the marked one
+
+
+def test_checkpointer_ignores_what_it_did_not_write(tmp_path):
+    checkpointer = Checkpointer(nn.Linear(1, 1), str(tmp_path))
+    (tmp_path / "model_best.pth").write_bytes(b"mine")
+    (tmp_path / "model_12.pth").write_bytes(b"mine")
+    assert checkpointer.resume() is None
+    for iteration in range(3):
+        checkpointer.save(f"model_{iteration:07d}", iteration)
+        checkpointer.prune(1, iteration)
+    checkpointer.sweep()
+    names = sorted(path.name for path in tmp_path.glob("model*"))
+    assert names == ["model_0000002.pth", "model_12.pth", "model_best.pth"]
+
+
+def test_checkpointer_that_may_not_write(tmp_path):
+    checkpointer = Checkpointer(nn.Linear(1, 1), str(tmp_path / "absent"))
+    with pytest.raises(CheckpointError, match="could not be written.*--resume"):
+        checkpointer.save("model_0000000", 0)

@@ -1,0 +1,235 @@
+"""Runs that are killed or stopped continue bit for bit."""
+
+import signal
+import sys
+
+import pytest
+import torch
+
+from rmae_d2.checkpoint import CheckpointError
+from rmae_d2.config import ConfigError
+
+FULL = ("train.ema.decay=0.9", "train.clip_grad=0.2", "dataloader.train.num_workers=2")
+
+# Runs the tool, but dies at the moment a file would get its final name for the nth time.
+DIE_AT_RENAME = """
+import os, runpy, signal, sys
+from pathlib import Path
+
+tool, victim, times = sys.argv[1], sys.argv[2], int(sys.argv[3])
+sys.argv = sys.argv[3:]
+sys.argv[0] = tool
+real = os.replace
+
+def replace(source, target):
+    global times
+    times -= Path(target).name == victim
+    if times == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(source, target)
+
+os.replace = replace
+runpy.run_path(tool, run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def reference(runs, tmp_path_factory):
+    """An uninterrupted run."""
+    out = tmp_path_factory.mktemp("reference") / "run"
+    runs.train(out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def full_reference(runs, tmp_path_factory):
+    """The same with average, clipping and workers."""
+    out = tmp_path_factory.mktemp("reference") / "full"
+    runs.train(out, *FULL)
+    return out
+
+
+def log(out):
+    return (out / "log.txt").read_text()
+
+
+def test_a_second_run_is_the_same(runs, reference, tmp_path, assert_same_runs):
+    runs.train(tmp_path / "run")
+    assert_same_runs(reference, tmp_path / "run")
+
+
+def test_killed_as_soon_as_a_checkpoint_exists(runs, reference, tmp_path, assert_same_runs):
+    out = tmp_path / "run"
+    first = out / "model_0000005.pth"
+    code, _ = runs.signal_when(runs.start(runs.command(out)), first.exists, signal.SIGKILL)
+    assert code == -signal.SIGKILL and not (out / "model_final.pth").exists()
+    code, output = runs.run(runs.command(out, flags=["--resume"]))
+    assert code == 0, output
+    assert f"resumed at iteration 6 from {first}" in log(out)
+    assert_same_runs(reference, out, lost=[5])
+
+
+def test_killed_some_steps_after_a_checkpoint(runs, full_reference, tmp_path, assert_same_runs):
+    out = tmp_path / "run"
+
+    def later():
+        path = out / "metrics.json"
+        return path.exists() and '"iteration": 9,' in path.read_text()
+
+    code, _ = runs.signal_when(runs.start(runs.command(out, *FULL)), later, signal.SIGKILL)
+    assert code == -signal.SIGKILL and not (out / "model_final.pth").exists()
+    runs.train(out, *FULL, resume=True)
+    assert "resumed at iteration 6 from" in log(out) or "resumed at iteration 12 from" in log(out)
+    assert_same_runs(full_reference, out, lost=[11])
+
+
+@pytest.mark.parametrize(
+    "victim, times, start", [("model_0000011.pth", 1, 6), ("last_checkpoint", 2, 6)]
+)
+def test_killed_while_saving(runs, reference, tmp_path, assert_same_runs, victim, times, start):
+    out = tmp_path / "run"
+    driver = tmp_path / "driver.py"
+    driver.write_text(DIE_AT_RENAME)
+    _, tool, *arguments = runs.command(out)
+    code, output = runs.run([sys.executable, str(driver), tool, victim, str(times), *arguments])
+    assert code == -signal.SIGKILL, output
+    assert len(list(out.glob(f"{victim}.tmp*"))) == 1
+    runs.train(out, resume=True)
+    assert f"resumed at iteration {start} from" in log(out)
+    assert not list(out.glob("*.tmp*"))
+    assert_same_runs(reference, out, lost=[11])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_signals_save_and_end_cleanly(runs, reference, tmp_path, assert_same_runs, number):
+    out = tmp_path / "run"
+
+    def begun():
+        path = out / "metrics.json"
+        return path.exists() and '"iteration": 1,' in path.read_text()
+
+    code, output = runs.signal_when(runs.start(runs.command(out)), begun, number)
+    assert code == 0, output
+    assert f"stopped by {number.name} after iteration" in output and "--resume" in output
+    assert "Traceback" not in output
+    assert not (out / "model_final.pth").exists()
+    runs.train(out, resume=True)
+    assert_same_runs(reference, out)
+
+
+def test_max_to_keep_holds_across_resumes(runs, tmp_path):
+    keep = "train.checkpointer.max_to_keep=2"
+    short = ["train.checkpointer.period=2", keep]
+    out = tmp_path / "run"
+
+    def numbered():
+        return sorted(p.name for p in out.glob("model_0*.pth"))
+
+    runs.train(out, *short, "train.max_iter=7")
+    assert numbered() == ["model_0000003.pth", "model_0000005.pth"]
+    runs.train(out, *short, "train.max_iter=11", resume=True)
+    assert numbered() == ["model_0000007.pth", "model_0000009.pth"]
+    assert "resumed at iteration 7 from" in log(out)
+    assert (out / "last_checkpoint").read_text() == "model_final.pth"
+    # The prolonged run's model_final is older than the checkpoints of the prolongation.
+    runs.train(out, *short, "train.max_iter=13", resume=True)
+    (out / "model_final.pth").write_bytes(b"")
+    (out / "last_checkpoint").unlink()
+    runs.train(out, *short, "train.max_iter=14", resume=True)
+    assert "resumed at iteration 12 from" in log(out)
+
+
+def test_pruning_leaves_later_checkpoints_alone(runs, tmp_path):
+    """Set back to an earlier one, a run must not delete what it has just saved."""
+    out = tmp_path / "run"
+    short = ["train.checkpointer.period=3", "train.max_iter=10"]
+    runs.train(out, *short, "train.checkpointer.max_to_keep=0")
+    (out / "last_checkpoint").write_text("model_0000002.pth")
+    runs.train(
+        out,
+        "train.max_iter=5",
+        "train.checkpointer.period=1",
+        "train.checkpointer.max_to_keep=1",
+        resume=True,
+    )
+    names = sorted(p.name for p in out.glob("model_0*.pth"))
+    assert names == ["model_0000003.pth", "model_0000005.pth", "model_0000008.pth"]
+
+
+def test_a_truncated_checkpoint_is_passed_over(runs, tmp_path, assert_same_runs):
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    short = ["train.max_iter=9", "train.checkpointer.period=3"]
+    runs.train(whole, *short)
+    runs.train(out, *short)
+    for name in ("model_final.pth", "model_0000008.pth"):
+        path = out / name
+        path.exists() and path.write_bytes(path.read_bytes()[:5000])
+    runs.train(out, *short, resume=True)
+    lines = log(out).splitlines()
+    errors = [line for line in lines if " ERROR: " in line]
+    assert any("model_final.pth" in e and "trying an earlier checkpoint" in e for e in errors)
+    assert any("resumed at iteration 6 from" in line for line in lines)
+    assert_same_runs(whole, out)
+
+
+def test_all_checkpoints_truncated(runs, tmp_path):
+    out = tmp_path / "run"
+    short = ["train.max_iter=4", "train.checkpointer.period=2"]
+    runs.train(out, *short)
+    for path in out.glob("model_*.pth"):
+        path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(CheckpointError, match="none of 2 checkpoints is readable.*output_dir"):
+        runs.train(out, *short, resume=True)
+
+
+def snapshot(out):
+    return {p.name: p.read_bytes() for p in out.iterdir() if p.name != "log.txt"}
+
+
+@pytest.mark.parametrize(
+    "change, remedy",
+    [
+        ("model.backbone.net.embed_dim=48", "train.init_checkpoint="),
+        ("train.ema.decay=0.9", "lacks ema.*train.ema.decay"),
+    ],
+)
+def test_another_configuration_is_refused(runs, tmp_path, change, remedy):
+    out = tmp_path / "run"
+    runs.train(out, "train.max_iter=3")
+    before = snapshot(out)
+    with pytest.raises(CheckpointError, match=f"(?s)model_final.pth.*{remedy}"):
+        runs.train(out, "train.max_iter=5", change, resume=True)
+    assert snapshot(out) == before
+
+
+def test_a_run_is_not_overwritten(runs, tmp_path):
+    out = tmp_path / "run"
+    runs.train(out, "train.max_iter=3")
+    before = snapshot(out)
+    with pytest.raises(ConfigError, match="already holds a run: add --resume"):
+        runs.train(out, "train.max_iter=3")
+    assert snapshot(out) == before
+
+
+def test_resume_of_nothing_begins(runs, tmp_path):
+    runs.train(tmp_path / "run", "train.max_iter=2", resume=True)
+    assert "no checkpoint in" in log(tmp_path / "run")
+    assert (tmp_path / "run/model_final.pth").exists()
+
+
+def test_resume_of_a_finished_run_changes_no_weights(runs, tmp_path, assert_same):
+    out = tmp_path / "run"
+    runs.train(out, "train.max_iter=3")
+    before = torch.load(out / "model_final.pth", weights_only=True)
+    runs.train(out, "train.max_iter=3", resume=True)
+    assert_same(before, torch.load(out / "model_final.pth", weights_only=True))
+
+
+def test_hyper_parameters_are_the_configurations_after_a_resume(runs, tmp_path, metrics):
+    out = tmp_path / "run"
+    runs.train(out, "train.max_iter=3")
+    runs.train(out, "train.max_iter=6", "optimizer.base_lr=0.016", resume=True)
+    state = torch.load(out / "model_final.pth", weights_only=True)
+    lr = metrics(out)[5]["lr"]
+    assert {group["lr"] for group in state["trainer"]["optimizer"]["param_groups"]} == {lr}
+    assert 0 < lr < 0.016 * 4 / 256
