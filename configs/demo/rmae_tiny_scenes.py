@@ -2,19 +2,19 @@
 
 Command:     python tools/make_scenes.py --output datasets/scenes
              python tools/train_net.py --config-file configs/demo/rmae_tiny_scenes.py
-Batch:       32 images a step, 600 steps = 21 epochs of 900 images.
+Batch:       32 images a step, 450 steps = 16 epochs of 900 images.
 """
 
 from ..pretrain.rmae_vitb import dataloader, lr_multiplier, model, optimizer, train
 
 train.output_dir = "output/demo/rmae_tiny_scenes"
-train.max_iter = 600
+train.max_iter = 450
 train.precision = "fp32"
-train.vis_period = 200
-train.checkpointer.period = 200
-train.eval_period = 600
+train.vis_period = 150
+train.checkpointer.period = 150
+train.eval_period = 450
 
-model.backbone.net.img_size = 192
+model.backbone.net.img_size = 160
 model.backbone.net.embed_dim = 192
 model.backbone.net.depth = 6
 model.backbone.net.num_heads = 3
@@ -27,7 +27,7 @@ model.region_branch.decoder_dim = 64
 model.region_branch.decoder_num_heads = 4
 
 # A short run wants a higher rate than 4000 epochs do.
-optimizer.base_lr = 8e-3
+optimizer.base_lr = 1.2e-2
 dataloader.train.dataset.names = ("scenes_train",)
 dataloader.train.total_batch_size = 32
 dataloader.train.num_workers = 2

@@ -30,7 +30,7 @@ train.checkpointer.period = 200
 train.eval_period = 400
 
 model.backbone.net.img_size = 256
-model.backbone.net.pretrain_img_size = 192
+model.backbone.net.pretrain_img_size = 160
 model.backbone.net.embed_dim = 192
 model.backbone.net.depth = 6
 model.backbone.net.num_heads = 3

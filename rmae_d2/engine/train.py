@@ -41,6 +41,9 @@ from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
+# Below it people did better by continuing from published weights (dinov2, MAE and lightly issue threads).
+SMALL_DATASET = 50_000
+
 
 def main(args: argparse.Namespace) -> Any:
     """Trains or evaluates; runs in every process.
@@ -135,7 +138,7 @@ def train(cfg: DictConfig, resume: bool) -> Any:
     ema = EMA(model, cfg.train.ema.decay) if cfg.train.ema.decay > 0 else None
     parts: dict[str, Any] = {"trainer": trainer} | ({"ema": ema} if ema else {})
     checkpointer = Checkpointer(model, output_dir, **parts)
-    start = _begin(cfg, checkpointer, model, resume)
+    start = _begin(cfg, checkpointer, model, loader.dataset_size, resume)
     trainer.batches = iter(loader.start(start))
     checkpoint = PeriodicCheckpoint(
         checkpointer, cfg.train.checkpointer.period, cfg.train.checkpointer.max_to_keep
@@ -166,7 +169,9 @@ def train(cfg: DictConfig, resume: bool) -> Any:
     return evaluated
 
 
-def _begin(cfg: DictConfig, checkpointer: Checkpointer, model: nn.Module, resume: bool) -> int:
+def _begin(
+    cfg: DictConfig, checkpointer: Checkpointer, model: nn.Module, num_images: int, resume: bool
+) -> int:
     """Restores or initialises the weights and writes config.yaml; returns the first iteration."""
     start = checkpointer.resume() if resume else None
     starts = comm.all_gather(start)
@@ -181,6 +186,13 @@ def _begin(cfg: DictConfig, checkpointer: Checkpointer, model: nn.Module, resume
         )
     if start is None and cfg.train.init_checkpoint:
         load_pretrained(model, cfg.train.init_checkpoint)
+    elif start is None and isinstance(model, RMAE) and num_images < SMALL_DATASET:
+        logger.warning(
+            "%d images are few to pre-train on from random weights: below about %d, begin with published "
+            "MAE weights (train.init_checkpoint=FILE)",
+            num_images,
+            SMALL_DATASET,
+        )
     if comm.is_main_process():
         checkpointer.sweep()
         try:

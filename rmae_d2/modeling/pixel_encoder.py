@@ -35,7 +35,7 @@ def make_blocks(
     dim: int, depth: int, num_heads: int, mlp_ratio: float = 4.0, drop_path_rate: float = 0.0
 ) -> nn.ModuleList:
     """``depth`` pre-norm transformer blocks with MAE's initialisation (xavier-uniform Linear weights)."""
-    rates = torch.linspace(0, drop_path_rate, depth).tolist()
+    rates = [drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
     blocks = nn.ModuleList(
         Block(
             dim,

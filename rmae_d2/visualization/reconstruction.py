@@ -57,7 +57,9 @@ def _row(sample: dict[str, Any], output: dict[str, Tensor], max_regions: int) ->
         bits = sample["regions"].cpu().numpy()
         truths = [(bits[k // 8] >> (k % 8)) & 1 for k in range(len(probability))]
         largest = sorted(range(len(truths)), key=lambda k: int(truths[k].sum()), reverse=True)
-        for k in largest[:max_regions]:
+        # A region that no scale splits is found at every scale: repeats come last.
+        first = set({truths[k].tobytes(): k for k in reversed(largest)}.values())
+        for k in sorted(largest, key=lambda k: k not in first)[:max_regions]:
             truth = truths[k]
             region = np.repeat((truth * 255)[:, :, None], 3, axis=2)
             predicted = np.repeat((probability[k] * 255)[:, :, None], 3, axis=2)

@@ -43,7 +43,14 @@ def test_files_of_a_run(finished, metrics):
     evaluated = [r["iteration"] for r in records if "reconstruction/region_iou" in r]
     assert evaluated == [3, 8]  # as Detectron2 counts: the last is after training
     log = (out / "log.txt").read_text()
-    for text in ("actual 0.000125 for batches of 4", "environment:", "PyTorch", "done:", "eta: "):
+    for text in (
+        "actual 0.000125 for batches of 4",
+        "images are few",
+        "environment:",
+        "PyTorch",
+        "done:",
+        "eta: ",
+    ):
         assert text in log
     for path in ("model_final.pth", "loss_curve.png", "reconstruction.png", "backbone_final.pth"):
         assert str(out.resolve() / path) in log

@@ -16,9 +16,6 @@ from ..images import IMAGE_EXTENSIONS
 
 logger = logging.getLogger(__name__)
 
-#: Below this, MAE-style pre-training from random weights overfits; from published weights it helps.
-SMALL_DATASET = 50_000
-
 #: Datasets whose images are one whole folder: listing it takes seconds, parsing COCO's json a
 #: minute and 2 GB.
 _WHOLE_FOLDERS = {
@@ -112,13 +109,6 @@ def pretrain_dataset(
         dicts = _concatenated({name: _by_name(name) for name in names})
     source = root if root is not None else ", ".join(names)
     logger.info("%d images from %s", len(dicts), source)
-    if len(dicts) < SMALL_DATASET:
-        logger.warning(
-            "%d images are few to pre-train on from random weights: below about %d, begin with "
-            "published MAE weights (train.init_checkpoint=<file>) and fewer iterations",
-            len(dicts),
-            SMALL_DATASET,
-        )
     return dicts
 
 
