@@ -13,4 +13,4 @@ if find_spec("detectron2") is not None:
 
     compat.check_detectron2()
     compat.quiet_known_warnings()
-    from . import modeling  # noqa: F401  (registration)
+    from . import data, modeling  # noqa: F401  (registration)

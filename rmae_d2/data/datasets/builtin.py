@@ -3,10 +3,10 @@
 import os
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
+from detectron2.data.datasets import register_coco_instances, register_coco_panoptic
 
 from .images_only import images_from
-from .scene_render import THING_CLASSES
+from .scenes import THING_CLASSES, panoptic_metadata
 
 
 def register_all(root: str) -> None:
@@ -30,11 +30,20 @@ def _register_images(name: str, folder: str, json_file: str | None = None) -> No
 
 
 def _register_scenes(name: str, root: str, split: str) -> None:
-    """The rendered demo dataset, with instances in COCO's format."""
+    """The rendered demo dataset, with instances and, as NAME_panoptic, segments in COCO's formats."""
     if name not in DatasetCatalog:
+        images = os.path.join(root, split)
         annotations = os.path.join(root, "annotations", f"instances_{split}.json")
         metadata = {"thing_classes": list(THING_CLASSES)}
-        register_coco_instances(name, metadata, annotations, os.path.join(root, split))
+        register_coco_instances(name, metadata, annotations, images)
+        register_coco_panoptic(
+            f"{name}_panoptic",
+            panoptic_metadata(),
+            images,
+            os.path.join(root, f"panoptic_{split}"),
+            os.path.join(root, "annotations", f"panoptic_{split}.json"),
+            annotations,
+        )
 
 
 register_all(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))

@@ -2,6 +2,8 @@
 
 import importlib
 import os
+import subprocess
+import sys
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
@@ -15,6 +17,8 @@ NAMES = [
     "imagenet_1k_val",
     "scenes_train",
     "scenes_val",
+    "scenes_train_panoptic",
+    "scenes_val_panoptic",
 ]
 
 
@@ -40,3 +44,18 @@ def test_folders_are_listed(tmp_path):
     finally:
         for name, (function, metadata) in saved.items():
             DatasetCatalog[name], MetadataCatalog[name] = function, metadata
+
+
+def test_scenes_are_registered_with_their_segments(tmp_path):
+    from rmae_d2.data.datasets.scenes import write_scenes
+
+    write_scenes(tmp_path / "scenes", num_train=2, num_val=1, workers=1)
+    script = (
+        "import rmae_d2; from detectron2.data import DatasetCatalog as D, MetadataCatalog as M; "
+        "train, segments = D.get('scenes_train'), D.get('scenes_train_panoptic'); "
+        "assert len(train) == len(segments) == 2, (train, segments); "
+        "assert all(d['segments_info'] for d in segments); "
+        "assert len(M.get('scenes_train').thing_classes) == 12"
+    )
+    env = {**os.environ, "DETECTRON2_DATASETS": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", script], check=True, env=env)
