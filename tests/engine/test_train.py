@@ -44,7 +44,7 @@ def test_files_of_a_run(finished, metrics):
     assert evaluated == [3, 8]  # as Detectron2 counts: the last is after training
     log = (out / "log.txt").read_text()
     for text in (
-        "actual 0.000125 for batches of 4",
+        f"actual {load_config(out / 'config.yaml').optimizer.base_lr * 4 / 256:g} for batches of 4",
         "images are few",
         "environment:",
         "PyTorch",
