@@ -43,7 +43,8 @@ demo: $(STAMP)
 	@$(PY) tools/make_scenes.py --output $(SCENES) --num-train 900 --num-val 100
 	@echo "==> pre-training R-MAE on them"
 	@# A second run continues, or shows where the first one's pictures are; remove output/demo to start over.
-	@$(PY) tools/train_net.py --config-file configs/demo/rmae_tiny_scenes.py \
+	@DETECTRON2_DATASETS=datasets $(PY) tools/train_net.py \
+		--config-file configs/demo/rmae_tiny_scenes.py \
 		$(if $(wildcard output/demo/rmae_tiny_scenes/last_checkpoint),--resume)
 
 test: lint

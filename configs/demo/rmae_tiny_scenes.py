@@ -10,6 +10,7 @@ from ..pretrain.rmae_vitb import dataloader, lr_multiplier, model, optimizer, tr
 train.output_dir = "output/demo/rmae_tiny_scenes"
 train.max_iter = 450
 train.precision = "fp32"
+train.log_period = 10
 train.vis_period = 150
 train.checkpointer.period = 150
 train.eval_period = 450

@@ -110,7 +110,10 @@ class FelzenszwalbSource:
 
     def __repr__(self) -> str:
         kept = self.cache.folder if self.cache else "nowhere"
-        return f"FH at scales {self.scales}, sigma {self.sigma}, kept in {kept}"
+        return (
+            f"FH at scales {self.scales}, sigma {self.sigma}, computed when an image is first seen "
+            f"(slow), kept in {kept}"
+        )
 
     def __call__(
         self, dataset_dict: Mapping[str, Any], image_HWC: NDArray[np.uint8]
