@@ -9,6 +9,9 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import Tensor
 
+from ..modeling import mask_to_pixels
+from ..regions import unpack_bits
+
 
 class ReconstructionEvaluator(DatasetEvaluator):
     """Mean losses over a data set and, with a region branch, the IoU of predicted regions.
@@ -31,12 +34,9 @@ class ReconstructionEvaluator(DatasetEvaluator):
 
     def _add_regions(self, sample: dict[str, Any], output: dict[str, Tensor]) -> None:
         probability = output["region_probability"]
-        k = torch.arange(len(probability))
-        truth = (sample["regions"][k // 8] >> (k % 8).view(-1, 1, 1).to(torch.uint8)) & 1 > 0
-        H, W = truth.shape[1:]
-        side = round((H * W / len(output["region_mask"])) ** 0.5)
-        hidden = output["region_mask"].cpu().view(H // side, W // side)
-        hidden = hidden.repeat_interleave(side, 0).repeat_interleave(side, 1)
+        truth = torch.from_numpy(unpack_bits(sample["regions"].numpy(), len(probability)))
+        height, width = truth.shape[1:]
+        hidden = mask_to_pixels(output["region_mask"].cpu(), (height, width))
         predicted = (probability.cpu() > 0.5) & hidden
         truth = truth & hidden
         self._intersection += int((predicted & truth).sum())

@@ -1,7 +1,7 @@
 """The networks. They know tensors; nothing of files or datasets."""
 
 from .build import add_rmae_config, build_parts
-from .masking import RandomMasking, mask_from_order, num_visible, random_shuffle
+from .masking import RandomMasking, mask_from_order, mask_to_pixels, num_visible, random_shuffle
 from .patches import patchify, sincos_position_embedding, unpatchify
 from .pixel_decoder import PixelDecoder
 from .pixel_encoder import VIT_SIZES, MaskedViT, PixelEncoder, vit_kwargs
@@ -19,6 +19,7 @@ __all__ = [
     "add_rmae_config",
     "build_parts",
     "mask_from_order",
+    "mask_to_pixels",
     "num_visible",
     "patchify",
     "random_shuffle",

@@ -76,3 +76,11 @@ def mask_from_order(ids_shuffle_BL: Tensor, visible: int) -> Tensor:
     mask_BL = torch.ones_like(ids_shuffle_BL, dtype=torch.bool)
     # 0, not False: the tracer behind FLOP counts knows no scatter of a bool.
     return mask_BL.scatter(1, ids_shuffle_BL[:, :visible], 0)
+
+
+def mask_to_pixels(mask_L: Tensor, size: tuple[int, int]) -> Tensor:
+    """A patch mask at full size: bool (L,) -> bool (H, W), for L equal square patches filling (H, W)."""
+    height, width = size
+    side = round((height * width / len(mask_L)) ** 0.5)
+    mask = mask_L.view(height // side, width // side)
+    return mask.repeat_interleave(side, 0).repeat_interleave(side, 1)

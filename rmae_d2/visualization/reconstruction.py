@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..modeling import mask_to_pixels
+from ..regions import unpack_bits
+
 _GRAY = 128  # of hidden patches
 _GAP = 4
 _HEADER = 18
@@ -54,14 +57,13 @@ def _row(sample: dict[str, Any], output: dict[str, Tensor], max_regions: int) ->
     if "region_probability" in output:
         probability = output["region_probability"].float().cpu().numpy()
         hidden = _pixel_mask(output["region_mask"], sample["image"].shape[1:])
-        bits = sample["regions"].cpu().numpy()
-        truths = [(bits[k // 8] >> (k % 8)) & 1 for k in range(len(probability))]
+        truths = unpack_bits(sample["regions"].cpu().numpy(), len(probability))
         largest = sorted(range(len(truths)), key=lambda k: int(truths[k].sum()), reverse=True)
         # A region that no scale splits is found at every scale: repeats come last.
         first = set({truths[k].tobytes(): k for k in reversed(largest)}.values())
         for k in sorted(largest, key=lambda k: k not in first)[:max_regions]:
             truth = truths[k]
-            region = np.repeat((truth * 255)[:, :, None], 3, axis=2)
+            region = np.repeat(np.where(truth, 255, 0)[:, :, None], 3, axis=2)
             predicted = np.repeat((probability[k] * 255)[:, :, None], 3, axis=2)
             tiles += [region, np.where(hidden, _GRAY, region), predicted]
     enlarge = -(-_MIN_WIDTH // tiles[0].shape[1])
@@ -74,11 +76,8 @@ def _rgb(image_CHW: Tensor) -> NDArray[Any]:
 
 
 def _pixel_mask(mask_L: Tensor, size: torch.Size) -> NDArray[np.bool_]:
-    """A patch mask at full size, (H, W, 1): L patches of equal square sides fill (H, W)."""
-    height, width = size
-    side = round((height * width / len(mask_L)) ** 0.5)
-    mask = mask_L.cpu().numpy().reshape(height // side, width // side)
-    return mask.repeat(side, 0).repeat(side, 1)[:, :, None]
+    """(H, W, 1), to choose between pictures."""
+    return mask_to_pixels(mask_L.cpu(), (size[0], size[1])).numpy()[:, :, None]
 
 
 def _join(tiles: list[NDArray[Any]]) -> NDArray[Any]:
