@@ -138,7 +138,7 @@ def test_the_papers_recipe():
     cfg = get_config("pretrain/rmae_vitb.py")
     assert cfg.train.max_iter == -(-4000 * 118_287 // 4096)
     assert cfg.dataloader.train.total_batch_size == 4096
-    assert cfg.dataloader.train.mapper.regions.scales == [500, 1000, 1500]
+    assert cfg.dataloader.train.mapper.regions.fallback.scales == [500, 1000, 1500]
     assert cfg.dataloader.train.mapper.num_regions == 8
     assert cfg.optimizer.base_lr == 1e-4 and list(cfg.optimizer.betas) == [0.9, 0.95]
     assert cfg.optimizer.weight_decay == 0.05 and cfg.model.mask_ratio == 0.75

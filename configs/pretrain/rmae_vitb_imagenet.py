@@ -17,4 +17,4 @@ train.max_iter = 250_228
 lr_multiplier.warmup_length = 40 / 800
 dataloader.train.dataset.names = ("imagenet_1k_train",)
 dataloader.test.dataset.names = ("imagenet_1k_val",)
-dataloader.train.mapper.regions.scales = (1000,)
+dataloader.train.mapper.regions.fallback.scales = (1000,)

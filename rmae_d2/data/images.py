@@ -8,6 +8,8 @@ from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from .jpeg import decode_plain_jpeg
+
 #: What Pillow opens out of the box and people keep photos in. Compared in lower case.
 IMAGE_EXTENSIONS = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif")
@@ -64,6 +66,9 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     path = str(path)
     try:
         with PathManager.open(path, "rb") as file, Image.open(file) as image:
+            pixels = decode_plain_jpeg(file, image)
+            if pixels is not None:
+                return pixels
             image.load()
             return np.array(_to_rgb(_upright(image)))
     except OSError as error:

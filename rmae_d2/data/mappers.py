@@ -1,6 +1,5 @@
 """From a dataset dict to a pre-training sample: an image, K of its regions as bits, a mask seed."""
 
-import copy
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,12 +9,13 @@ import torch
 from detectron2.data import transforms as T
 from numpy.typing import NDArray
 
-from ..regions import RegionRecord, pack_bits
+from ..regions import EncodedRecord, RegionRecord
 from .images import read_image
+from .transforms import label_indices
 
 logger = logging.getLogger(__name__)
 
-RegionSource = Callable[[dict[str, Any], NDArray[np.uint8]], RegionRecord]
+RegionSource = Callable[[dict[str, Any], NDArray[np.uint8]], RegionRecord | EncodedRecord]
 
 
 class RegionDatasetMapper:
@@ -67,7 +67,8 @@ class RegionDatasetMapper:
         """Reads and augments one image.
 
         Args:
-            dataset_dict: ``file_name``, and what the region source needs. Left unchanged.
+            dataset_dict: ``file_name``, and what the region source needs. Not copied: a source must
+                leave it as it is.
 
         Returns:
             ``image`` uint8 (3, h, w) RGB; ``mask_seed``, an int in [0, 2**63); ``file_name``;
@@ -79,7 +80,6 @@ class RegionDatasetMapper:
             ImageReadError: the file gives no image.
             ValueError: the source gave regions of another size than the image.
         """
-        dataset_dict = copy.deepcopy(dataset_dict)
         image = read_image(dataset_dict["file_name"])
         mask_seed = int(np.random.randint(0, 2**63 - 1, dtype=np.int64))
         aug_input = T.AugInput(image)
@@ -89,7 +89,9 @@ class RegionDatasetMapper:
             "image_id": dataset_dict.get("image_id", dataset_dict["file_name"]),
             "height": image.shape[0],
             "width": image.shape[1],
-            "image": torch.from_numpy(np.array(aug_input.image.transpose(2, 0, 1), order="C")),
+            "image": torch.from_numpy(
+                np.require(aug_input.image.transpose(2, 0, 1), None, ["C", "W"])
+            ),
             "mask_seed": mask_seed,
         }
         if self.regions is not None:
@@ -99,23 +101,23 @@ class RegionDatasetMapper:
                     f"regions of {dataset_dict['file_name']} are {record.size} pixels (height, "
                     f"width), the image is {image.shape[:2]}: make its regions again"
                 )
-            masks = self._choose(record.map_planes(transforms.apply_segmentation), mask_seed)
-            sample["regions"] = torch.from_numpy(pack_bits(masks))
+            bits = self._choose(_transformed(record, transforms), mask_seed)
+            sample["regions"] = torch.from_numpy(bits)
             sample["num_regions"] = self.num_regions
         return sample
 
-    def _choose(self, record: RegionRecord, mask_seed: int) -> NDArray[np.bool_]:
-        """Draws K masks, bool (K, h, w).
+    def _choose(self, record: RegionRecord, mask_seed: int) -> NDArray[np.uint8]:
+        """Draws K masks, packed as uint8 (ceil(K / 8), h, w).
 
         Without replacement where there are enough regions; all of them, repeated and shuffled,
         where there are fewer; empty masks where there is none.
         """
         candidates = self._candidates(record, mask_seed)
         if not len(candidates):
-            return np.zeros((self.num_regions, *record.size), np.bool_)
+            return np.zeros((-(-self.num_regions // 8), *record.size), np.uint8)
         repeats = -(-self.num_regions // len(candidates))
         pool = candidates if repeats == 1 else np.tile(candidates, repeats)
-        return record.select(np.random.permutation(pool)[: self.num_regions])
+        return record.select_bits(np.random.permutation(pool)[: self.num_regions])
 
     def _candidates(self, record: RegionRecord, mask_seed: int) -> NDArray[np.int64]:
         """Indices into ``record.regions()`` of the regions that may be drawn."""
@@ -128,6 +130,14 @@ class RegionDatasetMapper:
             visible = _visible_patches(mask_seed, covered.shape[1], self.mask_ratio)
             keep &= covered[:, visible].any(axis=1)
         return indices[keep]
+
+
+def _transformed(record: RegionRecord | EncodedRecord, transforms: T.TransformList) -> RegionRecord:
+    """The regions of the transformed image; only its own pixels are decoded where that can be."""
+    indices = label_indices(transforms, record.size)
+    if indices is None:
+        return record.map_planes(transforms.apply_segmentation)
+    return record.take(*indices)
 
 
 def _visible_patches(mask_seed: int, num_patches: int, mask_ratio: float) -> NDArray[np.int64]:

@@ -13,6 +13,8 @@ from detectron2.data import transforms as T
 from numpy.typing import NDArray
 from torchvision.transforms import RandomResizedCrop as _TorchvisionCrop
 
+from ..regions.planes import nearest_indices
+
 
 class RandomResizedCrop(T.Augmentation):
     """Crop of random area and shape, resized to one size: MAE's augmentation besides the flip.
@@ -89,9 +91,13 @@ class CropResizeTransform(T.Transform):
         """Crops and resizes an (H, W) or (H, W, N) image, uint8 or float, by antialiased bicubic.
 
         uint8 goes through torch's native kernel, which is 5 times faster than Pillow's and gives
-        its picture. Floats may overshoot the input's range, as bicubic does.
+        its picture. Floats may overshoot the input's range, as bicubic does. The array returned
+        need not be contiguous: torch makes channels first of most crops.
         """
-        crop = np.array(self._cropped(img), order="C")  # a copy: torch wants it writable and dense
+        self._check(img.shape)
+        crop = img[self.y0 : self.y0 + self.crop_h, self.x0 : self.x0 + self.crop_w]
+        if not crop.flags.writeable or min(crop.strides) < 0:  # torch cannot look at such arrays
+            crop = crop.copy()
         pixels = torch.from_numpy(crop)
         channels_first = pixels.permute(2, 0, 1)[None] if crop.ndim == 3 else pixels[None, None]
         resized = F.interpolate(
@@ -101,18 +107,23 @@ class CropResizeTransform(T.Transform):
             align_corners=False,
             antialias=True,
         )[0]
-        out = (resized.permute(1, 2, 0) if crop.ndim == 3 else resized[0]).numpy()
-        return np.ascontiguousarray(out)
+        out: NDArray[Any] = (resized.permute(1, 2, 0) if crop.ndim == 3 else resized[0]).numpy()
+        return out
 
     def apply_segmentation(self, segmentation: NDArray[Any]) -> NDArray[Any]:
         """Crops and resizes (H, W) or (H, W, N) labels or masks of any type, by nearest neighbour.
 
         Picks the pixels that ``torch.nn.functional.interpolate(mode="nearest")`` picks.
         """
-        self._check(segmentation)
+        rows, columns = self.label_indices(segmentation.shape)
+        return segmentation[rows].take(columns, axis=1)
+
+    def label_indices(self, shape: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Rows (new_h,) and columns (new_w,) that ``apply_segmentation`` takes of such labels."""
+        self._check(shape)
         rows = self.y0 + nearest_indices(self.crop_h, self.new_h)
         columns = self.x0 + nearest_indices(self.crop_w, self.new_w)
-        return segmentation[rows].take(columns, axis=1)
+        return rows, columns
 
     def apply_coords(self, coords: NDArray[Any]) -> NDArray[Any]:
         """Maps (n, 2) points (x, y) of the input to the output; they may fall outside."""
@@ -126,23 +137,39 @@ class CropResizeTransform(T.Transform):
         factor = np.asarray([self.new_w / self.crop_w, self.new_h / self.crop_h])
         return [polygon * factor for polygon in crop.apply_polygons(polygons)]
 
-    def _cropped(self, array: NDArray[Any]) -> NDArray[Any]:
-        self._check(array)
-        return array[self.y0 : self.y0 + self.crop_h, self.x0 : self.x0 + self.crop_w]
-
-    def _check(self, array: NDArray[Any]) -> None:
-        if array.ndim not in (2, 3) or array.shape[:2] != (self.orig_h, self.orig_w):
+    def _check(self, shape: Sequence[int]) -> None:
+        if len(shape) not in (2, 3) or tuple(shape[:2]) != (self.orig_h, self.orig_w):
             raise ValueError(
                 f"the crop was drawn for an image of {self.orig_h} x {self.orig_w} pixels, this "
-                f"array is {array.shape}: image and labels must have the same height and width"
+                f"array is {tuple(shape)}: image and labels must have the same height and width"
             )
 
 
-def nearest_indices(length: int, new_length: int) -> NDArray[np.int64]:
-    """For each of new_length pixels the one of length that nearest-neighbour resizing takes.
+def label_indices(
+    transforms: T.Transform, size: Sequence[int]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """What a transform does to labels, as the rows and columns it takes.
 
-    torch's rule, in float32 like torch: floor(i * length / new_length).
+    Args:
+        transforms: one transform or a ``TransformList``.
+        size: (H, W) of the labels.
+
+    Returns:
+        rows (h,) and columns (w,) such that ``labels[rows][:, columns]`` is
+        ``transforms.apply_segmentation(labels)``; None where one of the transforms is none of
+        CropResizeTransform, HFlipTransform and NoOpTransform, of which alone this is known.
+
+    Raises:
+        ValueError: as ``apply_segmentation``, for labels of another size than the image's.
     """
-    step = np.float32(length) / np.float32(new_length)
-    indices = np.floor(np.arange(new_length, dtype=np.float32) * step).astype(np.int64)
-    return np.minimum(indices, length - 1)
+    rows, columns = (np.arange(length, dtype=np.int64) for length in size)
+    for transform in getattr(transforms, "transforms", [transforms]):
+        kind = type(transform)  # a subclass may do anything
+        if kind is CropResizeTransform:
+            taken = transform.label_indices((len(rows), len(columns)))
+            rows, columns = rows[taken[0]], columns[taken[1]]
+        elif kind is T.HFlipTransform:
+            columns = columns[::-1]
+        elif kind is not T.NoOpTransform:
+            return None
+    return rows, columns

@@ -15,6 +15,7 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from ..checkpoint import CheckpointError
 from ..config import ConfigError
 from ..data import DatasetMissingError, TooManySkippedError, UnreadableImagesError
+from ..regions import StoreError
 from .hooks import SaveOnSignal
 from .trainer import NonFiniteError
 
@@ -24,6 +25,7 @@ EXPECTED_ERRORS = (
     ConfigError,
     DatasetMissingError,
     NonFiniteError,
+    StoreError,
     TooManySkippedError,
     UnreadableImagesError,
 )

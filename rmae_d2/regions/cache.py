@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .codec import FORMAT_VERSION
-from .record import RecordError, RegionRecord
+from .codec import FORMAT_VERSION, warm_up
+from .record import EncodedRecord, RecordError, RegionRecord
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,10 @@ class RegionCache:
     """
 
     def __init__(self, folder: str | os.PathLike[str], params: Mapping[str, Any]) -> None:
-        """Remember where entries belong; nothing is created before the first entry.
+        """Remember where entries belong, and get ready to decode them.
+
+        Nothing is created before the first entry. To be made before worker processes start, which
+        inherit the compiled decoder.
 
         Args:
             folder: shared by all sources, made when missing.
@@ -46,6 +49,7 @@ class RegionCache:
         text = json.dumps([FORMAT_VERSION, params], sort_keys=True)
         self.folder = Path(folder) / blake2b(text.encode(), digest_size=8).hexdigest()
         self._failed: set[str] = set()  # of "read", "write": what was reported already
+        warm_up()
 
     def path(self, image_HWC: NDArray[np.uint8]) -> Path:
         """File of the entry for an image."""
@@ -58,8 +62,8 @@ class RegionCache:
         self,
         image_HWC: NDArray[np.uint8],
         compute: Callable[[NDArray[np.uint8]], RegionRecord],
-    ) -> RegionRecord:
-        """The record of an image: from disk, else computed and written.
+    ) -> RegionRecord | EncodedRecord:
+        """The record of an image: from disk, encoded as it lies there, else computed and written.
 
         An entry that is cut short, damaged or of another size is reported and replaced. A folder
         that cannot be read or written is reported once a process; from the first failed write on,
@@ -71,17 +75,18 @@ class RegionCache:
         """
         path = self.path(image_HWC)
         size = image_HWC.shape[:2]
-        record = self._read(path, size)
-        if record is None:
-            record = compute(image_HWC)
-            if record.size != size:
-                raise ValueError(f"the source made a record of {record.size} for an image {size}")
-            self._write(path, record)
+        kept = self._read(path, size)
+        if kept is not None:
+            return kept
+        record = compute(image_HWC)
+        if record.size != size:
+            raise ValueError(f"the source made a record of {record.size} for an image {size}")
+        self._write(path, record)
         return record
 
-    def _read(self, path: Path, size: tuple[int, ...]) -> RegionRecord | None:
+    def _read(self, path: Path, size: tuple[int, ...]) -> EncodedRecord | None:
         try:
-            record = RegionRecord.from_bytes(path.read_bytes())
+            record = EncodedRecord(path.read_bytes())
         except FileNotFoundError:
             return None
         except OSError as error:

@@ -12,6 +12,8 @@ Bytes = NDArray[np.uint8]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 
+_BITS_OF_VALUE = np.arange(256)[:, None] >> np.arange(8) & 1
+
 
 def pack_bits(masks_KHW: Bools) -> Bytes:
     """Pack K masks into uint8 (ceil(K/8), H, W): mask k is bit k % 8 of plane k // 8."""
@@ -45,9 +47,13 @@ def patch_coverage(masks_KHW: Bools, patch: int) -> Bools:
 
 def count_bits(bits: Bytes) -> Ints:
     """Pixels of each packed mask, int64 (8 * planes,), from one byte histogram a plane."""
-    bit_of_value = np.arange(256)[:, None] >> np.arange(8) & 1
     histograms = [np.bincount(plane.ravel(), minlength=256) for plane in bits]
-    areas: Ints = np.array(histograms, np.int64).reshape(-1, 256) @ bit_of_value
+    return areas_of_histograms(np.array(histograms, np.int64).reshape(-1, 256))
+
+
+def areas_of_histograms(histograms: Ints) -> Ints:
+    """As `count_bits`, from the number of pixels of each byte value, int64 (planes, 256)."""
+    areas: Ints = histograms @ _BITS_OF_VALUE
     return areas.ravel()
 
 

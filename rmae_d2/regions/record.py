@@ -7,7 +7,6 @@ flip or resize touches S + ceil(M / 8) planes, and `select` makes masks of the K
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,12 +15,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .codec import Labels, decode_runs, encode_runs, seal, unseal
+from .codec import (
+    LABEL_DTYPES,
+    Header,
+    Labels,
+    decode_runs,
+    encode_runs,
+    gather_runs,
+    inflate,
+    seal,
+    unseal,
+)
 from .codec import RecordError as RecordError  # its public home is here
 from .masks import (
     Bools,
     Bytes,
     Ints,
+    areas_of_histograms,
     count_bits,
     describe,
     num_planes,
@@ -29,37 +39,17 @@ from .masks import (
     patch_grid,
     unpack_bits,
 )
-
-_LABEL_DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.uint32))
-
-
-def narrow_labels(labels: NDArray[np.integer[Any]]) -> Labels:
-    """The same labels in the smallest of uint8, uint16, uint32 that holds their maximum."""
-    if labels.dtype.kind not in "iu":
-        raise ValueError(f"labels must be integers, got {describe(labels)}; masks: from_masks")
-    low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
-    for dtype in _LABEL_DTYPES:
-        if low >= 0 and high <= np.iinfo(dtype).max:
-            return labels.astype(dtype, copy=False)
-    raise ValueError(f"labels must lie in 0..{2**32 - 1}, got {low}..{high}; renumber them")
-
-
-@dataclass(frozen=True, eq=False)
-class RegionTable:
-    """The N distinct regions present in a record, planes in order, labels rising.
-
-    Attributes:
-        plane: int64 (N,): 0..S-1 is a label plane, S means the overlapping masks.
-        label: int64 (N,): label in its plane, or index of the overlapping mask.
-        area: int64 (N,): pixels, never 0.
-    """
-
-    plane: Ints
-    label: Ints
-    area: Ints
-
-    def __len__(self) -> int:
-        return len(self.area)
+from .planes import RegionTable as RegionTable
+from .planes import (
+    count_labels,
+    label_coverage,
+    map_label_plane,
+    narrow_labels,
+    nearest_indices,
+    pixel_indices,
+    table_of_counts,
+    table_of_histograms,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +74,7 @@ class RegionRecord:
     params: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.labels.ndim != 3 or self.labels.dtype not in _LABEL_DTYPES:
+        if self.labels.ndim != 3 or self.labels.dtype not in LABEL_DTYPES:
             raise ValueError(
                 f"labels must be uint8, uint16 or uint32 (S, H, W), got {describe(self.labels)}"
             )
@@ -166,10 +156,26 @@ class RegionRecord:
         """Nearest neighbour to (H, W), the pixels `F.interpolate(mode="nearest")` takes."""
         if min(size) < 1:
             raise ValueError(f"cannot resize a record to {size}")
-        rows, columns = (_nearest(old, new) for old, new in zip(self.size, size, strict=True))
+        pairs = zip(self.size, size, strict=True)
+        return self.take(*(nearest_indices(old, new) for old, new in pairs))
+
+    def take(self, rows: ArrayLike, columns: ArrayLike) -> RegionRecord:
+        """The pixels at some rows and columns: crop, nearest resize and flip at once.
+
+        Args:
+            rows: (h,) integers within 0..H-1, in any order; h > 0.
+            columns: (w,) integers within 0..W-1, likewise.
+
+        Returns:
+            record of (h, w) pixels; its pixel (i, j) is pixel (rows[i], columns[j]) of this one.
+
+        Raises:
+            IndexError: no index, or one outside.
+        """
+        y, x = (pixel_indices(*axis) for axis in zip((rows, columns), self.size, strict=True))
         # Two `take`s are several times faster than one fancy index with both axes.
-        labels = self.labels.take(rows, axis=1).take(columns, axis=2)
-        bits = self.mask_bits.take(rows, axis=1).take(columns, axis=2)
+        labels = self.labels.take(y, axis=1).take(x, axis=2)
+        bits = self.mask_bits.take(y, axis=1).take(x, axis=2)
         return replace(self, labels=labels, mask_bits=bits)
 
     def map_planes(self, fn: Callable[[Bytes], Bytes]) -> RegionRecord:
@@ -184,10 +190,10 @@ class RegionRecord:
         Args:
             fn: uint8 (H, W) to uint8 (H', W'), the same size for every plane.
         """
-        labels = [_map_label_plane(plane, fn) for plane in self.labels]
-        bits = [_map_label_plane(plane, fn) for plane in self.mask_bits]
+        labels = [map_label_plane(plane, fn) for plane in self.labels]
+        bits = [map_label_plane(plane, fn) for plane in self.mask_bits]
         if not labels and not bits:
-            bits = [_map_label_plane(np.zeros(self.size, np.uint8), fn)]
+            bits = [map_label_plane(np.zeros(self.size, np.uint8), fn)]
         shapes = {plane.shape for plane in (*labels, *bits)}
         if len(shapes) != 1:
             raise ValueError(f"fn returned planes of different sizes: {sorted(shapes)}")
@@ -209,14 +215,8 @@ class RegionRecord:
 
     @cached_property
     def _table(self) -> RegionTable:
-        found = [_count_labels(plane, self.ignore_label) for plane in self.labels]
-        areas = count_bits(self.mask_bits)[: self.num_masks]
-        found.append((np.flatnonzero(areas), areas[areas > 0]))
-        planes = np.repeat(np.arange(len(found)), [len(area) for _, area in found])
-        label, area = (
-            np.concatenate(column).astype(np.int64) for column in zip(*found, strict=True)
-        )
-        return RegionTable(planes.astype(np.int64), label, area)
+        found = [count_labels(plane, self.ignore_label) for plane in self.labels]
+        return table_of_counts(found, count_bits(self.mask_bits)[: self.num_masks])
 
     def select(self, indices: ArrayLike) -> Bools:
         """Masks, bool (K, H, W), of K regions given by their indices into `regions()`.
@@ -237,6 +237,22 @@ class RegionRecord:
                 np.not_equal(self.mask_bits[label // 8] & (1 << label % 8), 0, out=mask)
         return masks
 
+    def select_bits(self, indices: ArrayLike) -> Bytes:
+        """Equals `pack_bits(select(indices))`, uint8 (ceil(K/8), H, W), without the K masks."""
+        chosen = self._chosen(indices)
+        bits = np.zeros((num_planes(len(chosen)), *self.size), np.uint8)
+        mask = np.empty(self.size, np.uint8)
+        chosen_ids = zip(chosen.plane.tolist(), chosen.label.tolist(), strict=True)
+        for k, (plane, label) in enumerate(chosen_ids):
+            if plane < len(self.labels):
+                np.equal(self.labels[plane], label, out=mask.view(np.bool_))
+            else:
+                np.right_shift(self.mask_bits[label // 8], label % 8, out=mask)
+                np.bitwise_and(mask, 1, out=mask)
+            np.multiply(mask, np.uint8(1 << k % 8), out=mask)  # numpy's shifts are far slower
+            np.bitwise_or(bits[k // 8], mask, out=bits[k // 8])
+        return bits
+
     def coverage(self, indices: ArrayLike, patch: int) -> Bools:
         """Bool (K, L): whether region k has a pixel in patch l.
 
@@ -253,7 +269,7 @@ class RegionRecord:
             rows = np.flatnonzero(chosen.plane == plane)
             wanted = chosen.label[rows]
             if plane < len(self.labels):
-                covered[rows] = _label_coverage(self.labels[plane], wanted, patch)
+                covered[rows] = label_coverage(self.labels[plane], wanted, patch)
             else:
                 tiles = self.mask_bits.reshape(-1, grid_h, patch, grid_w, patch)
                 rows_joined = np.bitwise_or.reduce(tiles, axis=2)
@@ -280,86 +296,97 @@ class RegionRecord:
         """The record as bytes (layout: `codec.py`), a pure function of the record.
 
         Raises:
-            ValueError: `params` holds something JSON cannot.
+            ValueError: `params` holds something JSON cannot, or the record is beyond the limits of
+                `codec.py`.
         """
         label_runs, label_count = encode_runs(self.labels)
         mask_runs, mask_count = encode_runs(self.mask_bits)
-        header = {
-            "shape": self.labels.shape,
-            "dtype": self.labels.dtype.name,
-            "num_masks": self.num_masks,
-            "ignore_label": self.ignore_label,
-            "runs": [label_count, mask_count],
-            "params": self.params,
-        }
-        try:
-            return seal(header, label_runs + mask_runs)
-        except TypeError as error:
-            raise ValueError(f"record params must be JSON types, got {self.params}") from error
+        header = Header(
+            (len(self.labels), *self.size),
+            self.labels.dtype,
+            self.num_masks,
+            self.ignore_label,
+            (label_count, mask_count),
+            self.params,
+        )
+        return seal(header, label_runs + mask_runs)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> RegionRecord:
-        """Undo `to_bytes`.
+        """Undo `to_bytes`. Safe for bytes of any origin: nothing in them is run.
 
         Raises:
-            RecordError: cut short, damaged, of another format version, or no record at all.
+            RecordError: cut short, damaged, of another format version, beyond the limits of
+                `codec.py`, or no record at all.
         """
-        try:
-            header, stream = unseal(data)
-            shape, num_masks = tuple(header["shape"]), header["num_masks"]
-            mask_shape = (num_planes(num_masks), *shape[1:])
-            dtype = np.dtype(header["dtype"])
-            split = header["runs"][0] * (2 + dtype.itemsize)
-            labels = decode_runs(stream[:split], shape, dtype)
-            bits = decode_runs(stream[split:], mask_shape, np.dtype(np.uint8))
-            return cls(labels, bits, num_masks, header["ignore_label"], header["params"])
-        except RecordError:
-            raise
-        except (ValueError, KeyError, IndexError, TypeError, zlib.error) as error:
-            raise RecordError(f"region record with contents that disagree: {error}") from error
+        return EncodedRecord(data).decode()
 
 
-def _nearest(old: int, new: int) -> NDArray[np.intp]:
-    # torch computes the scale and the product in float32; float64 picks other pixels now and then.
-    scale = np.float32(old) / np.float32(new)
-    index = np.floor(np.arange(new, dtype=np.float32) * scale).astype(np.intp)
-    return np.minimum(index, old - 1)
+class EncodedRecord:
+    """A record still as bytes, from which a crop is decoded without the whole planes.
 
+    Picklable, as its bytes.
 
-def _map_label_plane(plane: Labels, fn: Callable[[Bytes], Bytes]) -> Labels:
-    parts = []
-    for shift in range(0, 8 * plane.dtype.itemsize, 8):
-        byte = fn(np.ascontiguousarray((plane >> shift).astype(np.uint8)))
-        if byte.ndim != 2 or byte.dtype != np.uint8:
-            raise ValueError(f"fn must return a uint8 (H, W) plane, got {describe(byte)}")
-        parts.append(byte.astype(plane.dtype) << shift)
-    joined: Labels = np.bitwise_or.reduce(parts)
-    return joined
+    Attributes:
+        data: as `RegionRecord.to_bytes` gives them.
+    """
 
+    def __init__(self, data: bytes) -> None:
+        """Check envelope, checksum and header; the runs are looked at when they are decoded.
 
-def _count_labels(plane: Labels, ignore_label: int | None) -> tuple[NDArray[Any], NDArray[Any]]:
-    if plane.dtype.itemsize > 2:  # a histogram over 32-bit labels could need gigabytes
-        values, area = np.unique(plane, return_counts=True)
-        label = values.astype(np.int64)
-    else:
-        histogram = np.bincount(plane.ravel())
-        label = np.flatnonzero(histogram)
-        area = histogram[label]
-    kept = label != ignore_label if ignore_label is not None else slice(None)
-    return label[kept], area[kept]
+        Raises:
+            RecordError: as `RegionRecord.from_bytes`.
+        """
+        self.data = data
+        self._header, self._payload = unseal(data)
 
+    def __reduce__(self) -> tuple[type[EncodedRecord], tuple[bytes]]:
+        return EncodedRecord, (self.data,)
 
-def _label_coverage(plane: Labels, wanted: Ints, patch: int) -> Bools:
-    """Bool (K, L) for one label plane; looks only where a run or a patch begins."""
-    grid_w = plane.shape[1] // patch
-    starts = np.ones(plane.shape, np.bool_)
-    np.not_equal(plane[:, 1:], plane[:, :-1], out=starts[:, 1:])
-    starts[:, ::patch] = True
-    y, x = np.nonzero(starts)
-    labels, row_of_wanted = np.unique(wanted, return_inverse=True)
-    values = plane[y, x].astype(np.int64)
-    row = np.searchsorted(labels, values).clip(max=len(labels) - 1)
-    hit = labels[row] == values
-    covered = np.zeros((len(labels), plane.size // patch**2), np.bool_)
-    covered[row[hit], (y[hit] // patch) * grid_w + x[hit] // patch] = True
-    return covered[row_of_wanted]
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        return self._header.shape[1], self._header.shape[2]
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """How the regions were made."""
+        return self._header.params
+
+    def decode(self) -> RegionRecord:
+        """The whole record.
+
+        Raises:
+            RecordError: the runs do not fill the planes.
+        """
+        header = self._header
+        label_stream, mask_stream = inflate(header, self._payload)
+        labels = decode_runs(label_stream, header.shape, header.dtype)
+        bits = decode_runs(mask_stream, header.mask_shape, np.dtype(np.uint8))
+        return RegionRecord(labels, bits, header.num_masks, header.ignore_label, header.params)
+
+    def take(self, rows: ArrayLike, columns: ArrayLike) -> RegionRecord:
+        """Equals `decode().take(rows, columns)`, without the whole planes.
+
+        Fast where numba is installed, labels stay below 256, rows do not fall, and columns do not
+        fall or do not rise: what crop, nearest resize and flip need.
+
+        Raises:
+            RecordError: the runs do not fill the planes.
+            IndexError: no index, or one outside.
+        """
+        header = self._header
+        y, x = (pixel_indices(*axis) for axis in zip((rows, columns), self.size, strict=True))
+        label_stream, mask_stream = inflate(header, self._payload)
+        labels, counts = gather_runs(label_stream, header.shape, header.dtype, y, x)
+        bits, bit_counts = gather_runs(mask_stream, header.mask_shape, np.dtype(np.uint8), y, x)
+        record = RegionRecord(labels, bits, header.num_masks, header.ignore_label, header.params)
+        if counts is not None and bit_counts is not None:
+            areas = areas_of_histograms(bit_counts)[: header.num_masks]
+            table = table_of_histograms(counts, header.ignore_label, areas)
+            record.__dict__["_table"] = table  # where cached_property would keep it
+        return record
+
+    def map_planes(self, fn: Callable[[Bytes], Bytes]) -> RegionRecord:
+        """`RegionRecord.map_planes` of the whole record."""
+        return self.decode().map_planes(fn)

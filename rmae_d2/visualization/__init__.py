@@ -1,6 +1,7 @@
-"""Pictures of what a model learned."""
+"""Pictures of what a model learned, and of the regions it learns from."""
 
 from .curves import draw_loss_curve
 from .reconstruction import draw_reconstructions
+from .regions import contact_sheet, draw_regions
 
-__all__ = ["draw_loss_curve", "draw_reconstructions"]
+__all__ = ["contact_sheet", "draw_loss_curve", "draw_reconstructions", "draw_regions"]

@@ -1,15 +1,25 @@
 """From a dataset dict to a pre-training sample: regions follow the picture exactly."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from detectron2.data import transforms as T
 from PIL import Image
 
+from rmae_d2.data.loaders import PackedBatch
 from rmae_d2.data.mappers import RegionDatasetMapper
 from rmae_d2.data.transforms import RandomResizedCrop
 from rmae_d2.modeling.masking import num_visible, random_shuffle
-from rmae_d2.regions import FelzenszwalbSource, RegionRecord, patch_coverage, unpack_bits
+from rmae_d2.regions import (
+    EncodedRecord,
+    FelzenszwalbSource,
+    RegionRecord,
+    patch_coverage,
+    unpack_bits,
+)
 
 COLOURS = np.random.default_rng(1).permutation(4096)[:300]
 TILES = np.linspace(0, 299, 80).astype(int).reshape(8, 10)
@@ -191,3 +201,88 @@ def test_felzenszwalb_on_a_real_picture(painted):
     _seed(0)
     masks = _masks(_mapper(regions=FelzenszwalbSource())(painted))
     assert masks.shape == (8, 64, 64) and masks.any()
+
+
+class OpaqueTransform(T.NoOpTransform):
+    """Does nothing, which the mapper cannot know: regions go the plain way, plane by plane."""
+
+
+class EncodedSource:
+    """Regions that follow a photo's pixels: two planes of grey levels, and overlapping masks."""
+
+    def __init__(self, encoded=True, levels=7, masks=3):
+        self.encoded, self.levels, self.masks = encoded, levels, masks
+
+    def __call__(self, dataset_dict, image):
+        grey = image.mean(-1)
+        labels = np.stack([grey * self.levels // 256, grey // 128]).astype(np.int64)
+        masks = np.stack([image[..., i % 3] > 60 * i for i in range(self.masks)])
+        record = RegionRecord.from_labels(labels).merge(RegionRecord.from_masks(masks))
+        return EncodedRecord(record.to_bytes()) if self.encoded else record
+
+
+def _assert_equal(actual, expected):
+    assert actual.keys() == expected.keys()
+    for key, value in expected.items():
+        same = torch.equal(actual[key], value) if torch.is_tensor(value) else actual[key] == value
+        assert same, key
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_regions": 40},
+        {"min_patches": 3, "num_regions": 5},
+        {"visible_foreground_only": True},
+    ],
+    ids=str,
+)
+def test_decoding_the_crop_alone_gives_the_plain_samples(shared_data, options):
+    photos = sorted((shared_data / "coco" / "train2017").glob("*.jpg"))[:8]
+    assert photos
+    augmentations = [RandomResizedCrop(224), T.RandomFlip()]
+    fast = _mapper(regions=EncodedSource(), augmentations=augmentations, **options)
+    plain = _mapper(
+        regions=EncodedSource(encoded=False),
+        augmentations=[*augmentations, OpaqueTransform()],
+        **options,
+    )
+    flipped = set()
+    for seed in range(12):
+        dataset_dict = {"file_name": str(photos[seed % len(photos)]), "image_id": seed}
+        samples = []
+        for mapper in (fast, plain):
+            _seed(seed)
+            samples.append(mapper(dataset_dict))
+        _assert_equal(*samples)
+        _seed(seed)
+        transforms = T.AugmentationList(augmentations)(T.AugInput(samples[0]["image"].numpy()[0]))
+        flipped.add(isinstance(transforms[1], T.HFlipTransform))
+    assert flipped == {True, False}
+
+
+def test_labels_beyond_a_byte_take_the_same_way(painted):
+    samples = []
+    for extra in ([], [OpaqueTransform()]):
+        _seed(5)
+        augmentations = [RandomResizedCrop(96), T.RandomFlip(), *extra]
+        source = EncodedSource(levels=100_000)
+        samples.append(_mapper(regions=source, augmentations=augmentations)(painted))
+    _assert_equal(*samples)
+
+
+def test_a_sample_in_transport_is_its_bytes(painted):
+    mapper = _mapper(
+        regions=EncodedSource(), augmentations=[RandomResizedCrop(224), T.RandomFlip()]
+    )
+    batch = PackedBatch([mapper(painted) for _ in range(8)])
+    stacked = sum(stack.untyped_storage().nbytes() for stack in batch.stacks.values())
+    assert stacked == 8 * (3 * 224 * 224 + 224 * 224)
+    assert stacked + len(pickle.dumps(batch.rest)) <= 8 * 210_000
+
+
+def test_the_dataset_dict_stays_as_it_is(painted):
+    before = copy.deepcopy(painted)
+    _mapper(regions=EncodedSource())(painted)
+    assert painted == before

@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop as TorchvisionCrop
 
-from rmae_d2.data.transforms import CropResizeTransform, RandomResizedCrop, nearest_indices
+from rmae_d2.data.transforms import (
+    CropResizeTransform,
+    RandomResizedCrop,
+    label_indices,
+    nearest_indices,
+)
 
 sides = st.integers(1, 90)
 
@@ -88,6 +93,39 @@ def test_labels_of_any_type_are_cropped_and_resized_as_torch_does(data, dtype, c
     np.testing.assert_array_equal(
         out.reshape(16, 24, -1), expected[0].permute(1, 2, 0).numpy().astype(dtype)
     )
+
+
+@given(sides, sides, st.lists(st.sampled_from(["crop", "flip", "nothing"]), max_size=4), st.data())
+@settings(max_examples=60)
+def test_label_indices_are_the_pixels_that_segmentation_takes(height, width, steps, data):
+    labels = np.arange(height * width).reshape(height, width)
+    transforms, size = [], (height, width)
+    for step in steps:
+        if step == "crop":
+            out = (data.draw(sides), data.draw(sides))
+            transforms.append(RandomResizedCrop(out).get_transform(np.empty(size)))
+            size = out
+        else:
+            transforms.append(T.HFlipTransform(size[1]) if step == "flip" else T.NoOpTransform())
+    rows, columns = label_indices(T.TransformList(transforms), (height, width))
+    assert rows.dtype == columns.dtype == np.int64
+    expected = T.TransformList(transforms).apply_segmentation(labels)
+    np.testing.assert_array_equal(labels[rows][:, columns], expected)
+
+
+def test_label_indices_of_one_transform_and_of_unknown_ones():
+    rows, columns = label_indices(T.HFlipTransform(3), (2, 3))
+    assert rows.tolist() == [0, 1] and columns.tolist() == [2, 1, 0]
+
+    class Turned(T.HFlipTransform):
+        def apply_segmentation(self, segmentation):
+            return segmentation[::-1]
+
+    for unknown in (Turned(3), T.RotationTransform(2, 3, 45), T.ResizeTransform(2, 3, 4, 6)):
+        assert label_indices(unknown, (2, 3)) is None
+        assert label_indices(T.TransformList([T.NoOpTransform(), unknown]), (2, 3)) is None
+    with pytest.raises(ValueError, match="same height and width"):
+        label_indices(CropResizeTransform(0, 0, 4, 4, 2, 2, 8, 8), (8, 9))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (8, 20000), (20000, 8), (5, 3)])

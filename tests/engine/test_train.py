@@ -280,7 +280,7 @@ def small_disk(tmp_path):
 def test_disk_full_while_saving(runs, tmp_path, small_disk, assert_same_runs):
     folder, enlarge = small_disk
     out = folder / "run"
-    cache = f"dataloader.train.mapper.regions.cache_dir={tmp_path / 'cache'}"
+    cache = f"dataloader.train.mapper.regions.fallback.cache_dir={tmp_path / 'cache'}"
     overrides = [cache, "train.checkpointer.max_to_keep=0"]
     runs.train(tmp_path / "whole", *overrides)
     code, output = runs.run(runs.command(out, *overrides))

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from skimage import data as photos
 from skimage.segmentation import felzenszwalb as by_skimage
@@ -130,15 +132,52 @@ def test_large_images_are_segmented_smaller_and_reported_once(caplog, monkeypatc
 @pytest.mark.parametrize("shape", [(1, 20000, 3), (20000, 1, 3), (3, 20000, 3), (150, 90, 3)])
 def test_every_large_shape_fits_under_the_limit(shape, monkeypatch):
     seen = []
-    segment = module._segment
+    partitions = module._partitions
 
-    def spy(image, scale, sigma):
+    def spy(image, *settings):
         seen.append(image.shape)
-        return segment(image, scale, sigma)
+        return partitions(image, *settings)
 
-    monkeypatch.setattr(module, "_segment", spy)
+    monkeypatch.setattr(module, "_partitions", spy)
     assert felzenszwalb(noise(*shape), (100,), max_pixels=5000).shape == (1, *shape[:2])
     assert seen[0][0] * seen[0][1] <= 5000 and min(seen[0]) >= 1
+
+
+@pytest.mark.parametrize("name", ["astronaut", "coffee", "rocket"])
+def test_both_implementations_agree_on_photos(name):
+    pytest.importorskip("numba")
+    image = small_photo(name)
+    ours, theirs = (
+        felzenszwalb(image, (30, 100, 500, 1500), implementation=kind)
+        for kind in ("numba", "scikit-image")
+    )
+    np.testing.assert_array_equal(ours, theirs)
+    one = felzenszwalb(image, (500,), implementation="numba")
+    np.testing.assert_array_equal(one[0], ours[2])
+
+
+@given(
+    st.integers(1, 24),
+    st.integers(1, 24),
+    st.integers(1, 4),
+    st.integers(2, 256),
+    st.integers(0, 2**32 - 1),
+)
+def test_any_image_gives_canonical_labels_and_segments_of_the_minimum_size(h, w, c, levels, seed):
+    pytest.importorskip("numba")
+    image = np.random.default_rng(seed).integers(0, levels, (h, w, c)).astype(np.uint8)
+    for plane, scale in zip(
+        felzenszwalb(image, (7, 20), implementation="numba"), (7, 20), strict=True
+    ):
+        values, first, counts = np.unique(plane, return_index=True, return_counts=True)
+        np.testing.assert_array_equal(values, np.arange(len(values)))
+        assert (np.diff(first) > 0).all()
+        assert len(values) == 1 or counts.min() >= scale
+
+
+def test_unknown_implementations_are_refused():
+    with pytest.raises(ValueError, match="implementation='opencv' must be one of"):
+        felzenszwalb(noise(8, 8, 3), (10,), implementation="opencv")
 
 
 def test_source_makes_records_and_travels(tmp_path):

@@ -1,5 +1,7 @@
 """Region records: bytes, geometry and selection against plain expanded masks."""
 
+import copy
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmae_d2.regions import (
+    EncodedRecord,
     RecordError,
     RegionRecord,
+    codec,
     pack_bits,
     patch_coverage,
     unpack_bits,
 )
-from rmae_d2.regions.record import narrow_labels
+from rmae_d2.regions.planes import narrow_labels
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = settings(max_examples=60, deadline=None)
@@ -139,6 +143,98 @@ def test_resize_takes_the_pixels_torch_takes():
             np.testing.assert_array_equal(
                 record.resize((1, new)).labels[0, 0], expected[0, 0, 0].numpy(), f"{old}->{new}"
             )
+
+
+@st.composite
+def axes(draw, size):
+    """Rows and columns as a crop, resize and flip take them, or in any order."""
+    taken = []
+    for length in size:
+        index = draw(st.lists(st.integers(0, length - 1), min_size=1, max_size=30))
+        order = draw(st.sampled_from((sorted, lambda i: sorted(i, reverse=True), list)))
+        taken.append(np.array(order(index), draw(st.sampled_from((np.int64, np.int32, np.uint8)))))
+    return taken
+
+
+def assert_counted_as_recounted(record):
+    recounted = RegionRecord(
+        record.labels, record.mask_bits, record.num_masks, record.ignore_label
+    ).regions()
+    for name in ("plane", "label", "area"):
+        actual, expected = getattr(record.regions(), name), getattr(recounted, name)
+        assert actual.dtype == expected.dtype == np.int64
+        np.testing.assert_array_equal(actual, expected)
+
+
+@settings(max_examples=150)
+@given(records(), st.data())
+def test_take_gathers_pixels_of_records_and_of_bytes(record, data):
+    rows, columns = data.draw(axes(record.size))
+    taken = record.take(rows, columns)
+    np.testing.assert_array_equal(taken.labels, record.labels[:, rows[:, None], columns])
+    np.testing.assert_array_equal(taken.mask_bits, record.mask_bits[:, rows[:, None], columns])
+    encoded = EncodedRecord(record.to_bytes())
+    assert_same(encoded.take(rows, columns), taken)
+    assert_counted_as_recounted(encoded.take(rows, columns))
+
+
+@QUICK
+@given(records(), st.data())
+def test_bytes_are_gathered_the_same_without_numba(record, data):
+    rows, columns = data.draw(axes(record.size))
+    for planes in (record.labels, record.mask_bits):
+        stream = np.frombuffer(codec.encode_runs(planes)[0], np.uint8)
+        gathered = codec._gather_with_numpy(stream, planes.shape, planes.dtype, rows, columns)
+        assert gathered.dtype == planes.dtype
+        np.testing.assert_array_equal(gathered, planes[:, rows[:, None], columns])
+
+
+def test_take_rejects_indices():
+    record = RegionRecord.from_labels(np.zeros((4, 6), np.int64))
+    for either in (record, EncodedRecord(record.to_bytes())):
+        for rows, columns in (
+            ([4], [0]),
+            ([-1], [0]),
+            ([0], [6]),
+            ([], [0]),
+            ([0], []),
+            ([[0]], [0]),
+            ([0.0], [0]),
+            ([True], [0]),
+            ([2**64 - 1], [0]),
+        ):
+            with pytest.raises(IndexError, match="row"):
+                either.take(rows, columns)
+
+
+@QUICK
+@given(records())
+def test_encoded_records_say_what_records_say(record):
+    encoded = EncodedRecord(record.to_bytes())
+    assert (encoded.size, encoded.params) == (record.size, record.params)
+    assert_same(encoded.decode(), record)
+    assert_same(encoded.map_planes(np.flipud), record.map_planes(np.flipud))
+    for other in (pickle.loads(pickle.dumps(encoded)), copy.deepcopy(encoded)):
+        assert other.data == encoded.data
+        assert_same(other.decode(), record)
+
+
+def test_encoded_records_are_checked_when_made():
+    data = RegionRecord.from_labels(np.arange(12).reshape(3, 4)).to_bytes()
+    with pytest.raises(RecordError, match="checksum"):
+        EncodedRecord(data[:-1] + b"x")
+    with pytest.raises(RecordError, match="cut short"):
+        EncodedRecord(data[:-1])
+
+
+@QUICK
+@given(records(), st.data())
+def test_select_bits_equals_packing_the_masks(record, data):
+    count = len(record.regions())
+    indices = data.draw(st.lists(st.integers(0, count - 1), max_size=20)) if count else []
+    bits = record.select_bits(indices)
+    assert bits.dtype == np.uint8
+    np.testing.assert_array_equal(bits, pack_bits(record.select(indices)))
 
 
 @QUICK
@@ -265,7 +361,7 @@ def test_params_must_be_json():
 def test_package_imports_without_detectron2_and_torch():
     program = (
         "import sys; sys.modules['detectron2'] = sys.modules['torch'] = None; "
-        "import rmae_d2.regions; "
+        "import rmae_d2.regions; assert 'numba' not in sys.modules; "
         "loaded = [m for m in sys.modules if m.startswith('rmae_d2.')]; "
         "assert all(m.startswith('rmae_d2.regions') for m in loaded), loaded"
     )

@@ -1,4 +1,4 @@
-"""Pre-training data: images without labels, their regions computed on the way and kept in a cache."""
+"""Pre-training data: images without labels, their regions from a store, or computed on the way and kept."""
 
 from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T
@@ -11,7 +11,7 @@ from rmae_d2.data import (
 )
 from rmae_d2.data.datasets import pretrain_dataset
 from rmae_d2.evaluation import ReconstructionEvaluator
-from rmae_d2.regions import FelzenszwalbSource
+from rmae_d2.regions import FelzenszwalbSource, StoredRegions
 
 dataloader = dict(
     train=L(build_train_loader)(
@@ -24,10 +24,14 @@ dataloader = dict(
                 ),
                 L(T.RandomFlip)(prob=0.5),
             ],
-            regions=L(FelzenszwalbSource)(
-                scales=(500, 1000, 1500),
-                # Beside the run's folder, so that later runs find it.
-                cache_dir="${train.output_dir}/../region_cache",
+            regions=L(StoredRegions)(
+                path=None,  # a folder made by tools/generate_regions.py
+                # For images that are not in the store, or all where no path is given.
+                fallback=L(FelzenszwalbSource)(
+                    scales=(500, 1000, 1500),
+                    # Beside the run's folder, so that later runs find it.
+                    cache_dir="${train.output_dir}/../region_cache",
+                ),
             ),
             num_regions=8,
             patch_size="${model.backbone.net.patch_size}",

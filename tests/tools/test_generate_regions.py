@@ -1,0 +1,322 @@
+"""tools/generate_regions.py: what users type, what they see, and what survives kill -9 and ctrl-C."""
+
+import fcntl
+import json
+import os
+import pty
+import random
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rmae_d2.engine.region_command import main, parse_source
+from rmae_d2.overrides import ConfigError
+from rmae_d2.regions import FelzenszwalbSource, RegionStore
+from rmae_d2.regions.manifest import MANIFEST, load_manifest
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOL = [sys.executable, str(ROOT / "tools/generate_regions.py")]
+
+# The README's own source, with a pause that leaves time to kill it.
+SOURCE = """
+import os
+import time
+
+import numpy as np
+from rmae_d2.regions import RegionRecord
+from skimage.segmentation import slic
+
+class Slic:
+    def __init__(self, segments=20):
+        self.params = {"source": "slic", "segments": segments}
+
+    def __call__(self, dataset_dict, image_HWC):
+        time.sleep(float(os.environ.get("PAUSE", 0)))
+        labels = slic(image_HWC, n_segments=self.params["segments"], start_label=0)
+        return RegionRecord.from_labels(labels, params=self.params)
+"""
+
+
+def write_photos(folder, number):
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(number):
+        pixels = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((64, 48)).save(folder / f"{i:03}.png")
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Seven images of 64x48."""
+    return write_photos(tmp_path / "photos", 7)
+
+
+@pytest.fixture
+def slic(tmp_path):
+    """An own source as users name it."""
+    path = tmp_path / "slic_source.py"
+    path.write_text(SOURCE)
+    return f"{path}:Slic"
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def fh(photos, output, *more):
+    """A command line for Felzenszwalb regions in this process."""
+    options = ["--images-per-shard", "3", "--workers", "0", "scales=[20]"]
+    return ["--source", "fh", "--images", str(photos), "--output", str(output), *options, *more]
+
+
+# ---------------------------------------------------------------------------- what users type
+
+
+def test_makes_verifies_and_goes_on(photos, tmp_path, capsys):
+    store = tmp_path / "store"
+    assert main(fh(photos, store)) == 0
+    assert "3 of 3 shards are there, the store is complete" in capsys.readouterr().out
+    assert RegionStore(store).params == FelzenszwalbSource([20]).params
+    before = contents(store)
+    assert main(["--output", str(store), "--workers", "0", "--verify"]) == 0
+    assert "every record" in capsys.readouterr().out
+    (store / "regions-00001.tar").unlink()
+    (store / "index.npy").unlink()
+    assert main(["--output", str(store), "--workers", "0"]) == 0  # the manifest knows the rest
+    assert contents(store) == before
+    more = ["--source", "fh", "scales=[20]", "--workers", "0"]
+    assert main(["--output", str(store), *more]) == 0
+
+
+def test_images_as_list_and_as_json(photos, tmp_path):
+    names = sorted(path.name for path in photos.iterdir())
+    (photos / "list.txt").write_text("\n".join(names[:4]))
+    images = [{"id": 10 + i, "file_name": name} for i, name in enumerate(names)]
+    (photos / "coco.json").write_text(json.dumps({"images": images}))
+    assert main(fh(photos / "list.txt", tmp_path / "list")) == 0
+    assert list(RegionStore(tmp_path / "list").keys()) == names[:4]
+    assert main(fh(photos / "coco.json", tmp_path / "json")) == 0
+    assert list(RegionStore(tmp_path / "json").keys()) == [str(10 + i) for i in range(7)]
+    assert load_manifest(tmp_path / "json").images[0] == (10, names[0])
+
+
+def test_own_source_from_a_file(photos, slic, tmp_path):
+    command = ["--source", slic, "--images", str(photos), "--output", str(tmp_path / "store")]
+    assert main([*command, "--workers", "0", "segments=5"]) == 0
+    assert RegionStore(tmp_path / "store").params == {"source": "slic", "segments": 5}
+
+
+def test_verify_takes_images_from_where_they_are_now(photos, tmp_path, capsys):
+    store, moved = tmp_path / "store", tmp_path / "moved"
+    assert main(fh(photos, store)) == 0
+    photos.rename(moved)
+    verify = ["--output", str(store), "--workers", "0", "--verify"]
+    assert main(verify) == 1
+    assert "7 problems in 3 shards" in capsys.readouterr().out
+    assert main([*verify, "--images", str(moved)]) == 0
+    assert main(fh(moved, store)) == 0
+
+
+def test_verify_tells_how_to_repair(photos, tmp_path, capsys):
+    store = tmp_path / "store"
+    assert main(fh(photos, store)) == 0
+    before = contents(store)
+    tar = store / "regions-00001.tar"
+    damaged = bytearray(tar.read_bytes())
+    damaged[-1300] ^= 1
+    tar.write_bytes(damaged)
+    (store / "regions-00002.idx.npz").unlink()
+    assert main(["--output", str(store), "--workers", "0", "--verify"]) == 1
+    out = capsys.readouterr().out
+    assert "regions-00001: 005.png" in out or "regions-00001.tar is damaged" in out
+    assert "regions-00002.idx.npz is missing" in out and "regions-00000" not in out
+    (remove, make) = [line.strip() for line in out.splitlines() if line.startswith("  ")]
+    subprocess.run(remove, shell=True, check=True)
+    assert make.startswith("python tools/generate_regions.py")
+    assert main([*make.split()[2:], "--workers", "0"]) == 0
+    assert contents(store) == before
+
+
+def test_failures_are_told_and_too_many_are_an_error(photos, tmp_path, capsys):
+    (photos / "001.png").write_bytes(b"")
+    store = tmp_path / "store"
+    assert main(fh(photos, store, "--max-failures", "0.5")) == 0
+    out = capsys.readouterr().out
+    assert f"{photos / '001.png'}: the file is empty" in out and "WARNING" not in out
+    assert main(fh(photos, store)) == 1
+    assert "WARNING: 1 OF 3 IMAGES OF regions-00000 FAILED" in capsys.readouterr().out
+    (photos / "001.png").write_bytes((photos / "002.png").read_bytes())
+    assert main(fh(photos, store, "--retry-failures")) == 0
+    assert len(RegionStore(store)) == 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["scals=[20]"], "scals: unknown argument of the source fh; did you mean scales?"),
+        (["nothing=1"], "known are cache_dir, .*max_pixels, scales, sigma"),
+        (["scales=20"], "scales: expected list"),
+        (["sigma=high"], "sigma: expected float"),
+        (["_target_=os.system"], "_target_: unknown argument"),
+        (["scales"], "key=value"),
+    ],
+)
+def test_arguments_of_the_source_are_checked(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_source("fh", arguments)
+
+
+def test_values_are_yaml():
+    spec = parse_source("fh", ["scales=[500, 1000]", "sigma=1", "max_pixels=null"])
+    assert spec.arguments == {"scales": [500, 1000], "sigma": 1.0, "max_pixels": None}
+    assert spec.build().params["scales"] == [500, 1000]
+
+
+def test_errors_are_one_message_and_exit_code_1(photos, tmp_path, capsys):
+    store, used = tmp_path / "store", tmp_path / "used"
+    assert main(fh(photos, used)) == 0
+    (tmp_path / "file").write_text("no folder")
+    capsys.readouterr()
+    for command, message in [
+        (["--output", str(store)], "--source NAME and --dataset NAME or --images PATH"),
+        (["--output", str(store), "--verify"], "it is no region store"),
+        (["--output", str(used), "scales=[20]"], "need --source"),
+        (fh(photos, used, "sigma=0.5"), "sigma=0.8 there, 0.5 here"),
+        (fh(photos, used, "--images-per-shard", "2"), "3 images a shard there, 2 here"),
+        (fh(photos, tmp_path / "file"), "a file in place of the folder"),
+        (fh(tmp_path / "absent", store), "there is no .*absent"),
+        (fh(photos, store, "--shard-index", "2", "--num-shards", "2"), "--shard-index 2"),
+        (fh(photos, store, "--workers", "-1"), "must not be negative"),
+        (fh(photos, store, "--images-per-shard", "0"), "must be positive"),
+        (["--source", "hf", *fh(photos, store)[2:]], "did you mean fh"),
+        (["--source", "fh", "--dataset", "coco_2107_train", "--output", str(store)], "coco_2017"),
+    ]:
+        assert main(command) == 1
+        error = capsys.readouterr().err
+        assert error.splitlines()[-1].startswith("error: ") or "\nerror: " in f"\n{error}"
+        assert re.search(message, error), error
+        assert "Traceback" not in error
+    assert not store.exists() or set(contents(store)) <= {MANIFEST}
+
+
+# ------------------------------------------------------------------------------ real processes
+
+
+def start(command, pause, **options):
+    """The tool in a process group of its own, as a shell would start it."""
+    environment = os.environ | {"PAUSE": str(pause)}
+    return subprocess.Popen(
+        [*TOOL, *command], start_new_session=True, cwd=ROOT, env=environment, **options
+    )
+
+
+def wait_for(condition, seconds=120.0):
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+    return value
+
+
+def group_is_gone(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def kill_and_resume(tmp_path, slic, workers, number, longest):
+    """Kills commands of so many workers, lets one end, and compares with a store of one process."""
+    photos = write_photos(tmp_path / "many", number)
+    store, expected = tmp_path / "store", tmp_path / "expected"
+    common = ["--source", slic, "--images", str(photos), "--images-per-shard", "3"]
+    assert main([*common, "--output", str(expected), "--workers", "0"]) == 0
+    command = [*common, "--output", str(store), "--workers"]
+    rng = random.Random(0)
+    made = []
+    for turn, count in enumerate(workers):
+        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = start([*command, str(count)], 0.1, **silent)
+        before = set(store.glob("regions-*.tmp")) if store.exists() else set()
+        wait_for(
+            lambda p=process, b=before: set(store.glob("regions-*.tmp")) - b or p.poll() is not None
+        )
+        time.sleep(rng.uniform(0, longest))
+        if turn % 2:
+            os.killpg(process.pid, signal.SIGKILL)  # as when the machine goes down
+        else:
+            process.kill()  # the workers must notice by themselves
+        process.wait()
+        made.append(len(list(store.glob("*.idx.npz"))))
+        if not turn % 2:
+            wait_for(lambda p=process: group_is_gone(p.pid), 30)
+    shards = -(-number // 3)
+    assert made == sorted(made) and made[0] < shards
+    result = start(
+        [*command, str(workers[-1])], 0, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    output = "".join(result.communicate(timeout=300))
+    assert result.returncode == 0, output
+    assert contents(store) == contents(expected)
+    assert main(["--output", str(store), "--verify", "--workers", "0"]) == 0
+    return made
+
+
+def test_killed_twice_and_resumed(tmp_path, slic):
+    made = kill_and_resume(tmp_path, slic, [2, 0], 18, 0.5)
+    assert made[-1] < 6
+
+
+@pytest.mark.slow
+def test_killed_ten_times_and_resumed(tmp_path, slic):
+    made = kill_and_resume(tmp_path, slic, [2] * 10, 150, 1.0)
+    print("shards there after each kill, of 50:", made)
+    assert made[4] < 50
+
+
+def test_ctrl_c_leaves_whole_shards_and_no_process(tmp_path, photos, slic):
+    store = tmp_path / "store"
+    command = ["--source", slic, "--images", str(photos), "--output", str(store)]
+    command += ["--images-per-shard", "1", "--workers", "2"]
+    process = start(command, 0.3, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: list(store.glob("*.idx.npz")))
+    os.killpg(process.pid, signal.SIGINT)  # the terminal sends it to the whole group
+    output, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped" in error and "goes on" in error and "Traceback" not in error
+    wait_for(lambda: group_is_gone(process.pid), 30)
+    assert not list(store.glob("*.tmp"))
+    assert 0 < len(RegionStore(store)) < 7
+    assert main(["--output", str(store), "--workers", "0"]) == 0
+    assert len(RegionStore(store)) == 7
+
+
+def test_sigterm_ends_it_too_and_a_terminal_sees_a_bar(tmp_path, photos, slic):
+    store = tmp_path / "store"
+    command = ["--source", slic, "--images", str(photos), "--output", str(store)]
+    command += ["--images-per-shard", "1", "--workers", "0"]
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
+    process = start(command, 0.3, stdout=subprocess.PIPE, stderr=theirs, text=True)
+    os.close(theirs)
+    wait_for(lambda: list(store.glob("*.idx.npz")))
+    process.terminate()
+    process.wait(timeout=60)
+    shown = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    process.stdout.close()
+    assert process.returncode == 143
+    assert "img/s" in shown or "s/img" in shown
+    assert "/7 [" in shown and "B/img, 0 failed" in shown
+    assert not list(store.glob("*.tmp"))

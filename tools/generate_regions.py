@@ -1,0 +1,9 @@
+#!/usr/bin/env python3
+"""Makes, continues or verifies a store of regions; see --help."""
+
+import sys
+
+from rmae_d2.engine.region_command import main
+
+if __name__ == "__main__":
+    sys.exit(main())
