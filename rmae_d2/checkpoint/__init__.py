@@ -1,17 +1,24 @@
 """Reading and writing weights, ours and other projects'."""
 
-from .export import export_backbone
+from .convert import Conversion, convert
+from .export import check_output, export_backbone, save_conversion
 from .files import atomic_save
 from .formats import CheckpointError, load_weights
 from .load import LoadReport, load_pretrained
 from .reference import build_from_reference
+from .targets import TARGETS
 
 __all__ = [
+    "TARGETS",
     "CheckpointError",
+    "Conversion",
     "LoadReport",
     "atomic_save",
     "build_from_reference",
+    "check_output",
+    "convert",
     "export_backbone",
     "load_pretrained",
     "load_weights",
+    "save_conversion",
 ]

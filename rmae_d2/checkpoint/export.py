@@ -1,19 +1,85 @@
-"""A backbone-only file for people who don't have this package."""
+"""Converted weights as files."""
 
 import os
 from collections.abc import Mapping
 from typing import Any
 
-from .files import atomic_save
-from .formats import CheckpointError, load_weights
+import torch
+
+from .convert import Conversion, convert
+from .files import atomic_write
+from .formats import CheckpointError
+
+_ENDINGS = (".pth", ".pt", ".bin", ".safetensors")
+
+
+def save_conversion(conversion: Conversion, path: str, force: bool = False) -> None:
+    """Writes converted weights the way the target's own files are.
+
+    ``{"model": ...}`` for MAE and RMAE, the bare tensors for timm and Hugging Face. For Detectron2
+    ``{"model": ..., "matching_heuristics": True}`` with bare ViT names (``blocks.0...``), which its own
+    checkpointer matches by suffix without a query string.
+
+    Args:
+        conversion: one in which nothing is refused.
+        path: ends in ``.pth``, ``.pt``, ``.bin``, or, but for Detectron2, ``.safetensors``.
+        force: overwrite.
+
+    Raises:
+        CheckpointError: where tensors are refused, the file is there, or it can't be written.
+    """
+    if conversion.refused:
+        first = next(iter(conversion.refused.items()))
+        raise CheckpointError(
+            f"{conversion.source}: {len(conversion.refused)} tensors refused, {path} not written; the first: "
+            f"{first[0]}: {first[1]}"
+        )
+    check_output(path, conversion.target, force)
+    _make_folder(path)
+    if path.endswith(".safetensors"):
+        data = _safetensors(conversion)
+        atomic_write(lambda file: file.write(data), path)
+        return
+    content: dict[str, Any] = conversion.tensors
+    if conversion.target in ("mae", "rmae", "detectron2"):
+        content = {"model": content}
+    if conversion.target == "detectron2":
+        content |= {"matching_heuristics": True, "__author__": "rmae_d2"}
+    atomic_write(lambda file: torch.save(content, file), path)
+
+
+def check_output(path: str, target: str, force: bool = False) -> None:
+    """Says before the work whether a file can be written there.
+
+    Raises:
+        CheckpointError: naming the path and what to do.
+    """
+    if not path.endswith(_ENDINGS):
+        raise CheckpointError(f"{path}: an output ends in {', '.join(_ENDINGS)}")
+    if target == "detectron2" and path.endswith(".safetensors"):
+        raise CheckpointError(f"{path}: Detectron2 reads no safetensors; write a .pth")
+    if os.path.isdir(path):
+        raise CheckpointError(f"{path}: is a folder; name a file in it")
+    if os.path.exists(path) and not force:
+        raise CheckpointError(f"{path}: is there already; --force overwrites it")
+
+
+def _make_folder(path: str) -> None:
+    if "://" in path:
+        return
+    folder = os.path.dirname(os.path.abspath(path))
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{path}: its folder can't be made ({error})") from error
 
 
 def export_backbone(weights: str | Mapping[str, Any], path: str) -> list[str]:
-    """Writes the pixel encoder for a plain Detectron2 ViTDet.
+    """Writes the pixel encoder for a plain Detectron2 ViTDet, over a file that may be there.
 
-    The file is ``{"model": ..., "matching_heuristics": True}`` with bare ViT names (``blocks.0...``), which
-    Detectron2's own checkpointer matches by suffix without a query string. The final norm is left out: its
-    name would match a norm of ViTDet's pyramid; so is the cls token, which ViTDet has not.
+    The final norm is left out: its name would match a norm of ViTDet's pyramid; so is the cls token, which
+    ViTDet has not. Detectron2's ViT has a square position embedding, so that of a wide image is resampled
+    to the square of as many patches.
 
     Args:
         weights: anything that :func:`load_weights` takes.
@@ -21,18 +87,24 @@ def export_backbone(weights: str | Mapping[str, Any], path: str) -> list[str]:
 
     Returns:
         the names written.
+
+    Raises:
+        CheckpointError: where the encoder is incomplete or of another kind, or can't be written.
     """
-    _, state_dict = load_weights(weights)
-    encoder = {
-        key.removeprefix("backbone.net."): value
-        for key, value in state_dict.items()
-        if key.startswith("backbone.net.")
-    }
-    for name in ("norm.weight", "norm.bias", "cls_token"):
-        encoder.pop(name, None)
-    if not encoder:
-        raise CheckpointError("no pixel encoder in these weights: nothing to export")
-    folder = os.path.dirname(os.path.abspath(path))
-    os.makedirs(folder, exist_ok=True)
-    atomic_save({"model": encoder, "matching_heuristics": True, "__author__": "rmae_d2"}, path)
-    return sorted(encoder)
+    conversion = convert(weights, "detectron2")
+    grid = conversion.grid
+    if grid and grid[0] != grid[1]:
+        side = round((grid[0] * grid[1]) ** 0.5)
+        conversion = convert(weights, "detectron2", grid=(side, side))
+    save_conversion(conversion, path, force=True)
+    return sorted(conversion.tensors)
+
+
+def _safetensors(conversion: Conversion) -> bytes:
+    try:
+        from safetensors.torch import save
+    except ImportError as error:
+        raise CheckpointError(
+            "writing .safetensors needs the package safetensors: pip install safetensors, or name a .pth"
+        ) from error
+    return save(conversion.tensors, metadata={"format": "pt"})

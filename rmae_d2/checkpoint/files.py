@@ -3,7 +3,8 @@
 import contextlib
 import os
 import shutil
-from typing import Any
+from collections.abc import Callable
+from typing import Any, BinaryIO
 
 import torch
 from detectron2.utils.file_io import PathManager
@@ -12,10 +13,19 @@ from .formats import CheckpointError
 
 
 def atomic_save(content: Any, path: str) -> None:
-    """``torch.save`` that never leaves half a file under its final name.
+    """``torch.save`` that never leaves half a file under its final name; see :func:`atomic_write`."""
+    atomic_write(lambda file: torch.save(content, file), path)
+
+
+def atomic_write(write: Callable[[BinaryIO], object], path: str) -> None:
+    """Writes a file that never stands half written under its final name.
 
     Written beside the target, flushed to the disk, then renamed. For a remote path the storage's own put is
     atomic or not, so it is written as it is.
+
+    Args:
+        write: puts the content into an open file.
+        path: local, or anything iopath opens.
 
     Raises:
         CheckpointError: where the disk is full or not writable, naming file and free space. Nothing that was
@@ -23,12 +33,12 @@ def atomic_save(content: Any, path: str) -> None:
     """
     if "://" in path:
         with PathManager.open(path, "wb") as remote:
-            torch.save(content, remote)
+            write(remote)
         return
     temporary = f"{path}.tmp{os.getpid()}"
     try:
         with open(temporary, "wb") as file:
-            torch.save(content, file)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

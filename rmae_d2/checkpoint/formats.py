@@ -7,12 +7,15 @@ Names: the pixel encoder is ``backbone.net.*``, the MAE decoder ``pixel_decoder.
 
 import argparse
 import re
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from detectron2.utils.file_io import PathManager
 from torch import Tensor
+
+from .numpy_pickle import load_numpy_pickle
 
 StateDict = dict[str, Tensor]
 Rules = list[tuple[str, str]]
@@ -39,8 +42,8 @@ _RMAE_RULES: Rules = [
 _HF_BLOCK: Rules = [
     (r"\battention\.output\.dense\.", "attn.proj."),
     (r"\battention\.o_proj\.", "attn.proj."),
-    (r"\battention\.(?:attention\.)?(query|key|value)\.", r"attn.\1."),
-    (r"\battention\.([qkv])_proj\.", r"attn.\1."),
+    (r"\battention\.(?:attention\.)?(?:query|key|value)\.", "attn.qkv."),
+    (r"\battention\.[qkv]_proj\.", "attn.qkv."),
     (r"\blayernorm_before\.", "norm1."),
     (r"\blayernorm_after\.", "norm2."),
     (r"\bintermediate\.dense\.", "mlp.fc1."),
@@ -52,10 +55,15 @@ _HF_RULES: Rules = [
     (r"^(?:vit\.)?embeddings\.patch_embeddings\.projection\.", f"{_ENCODER}patch_embed.proj."),
     (r"^(?:vit\.)?(?:encoder\.layer|layers)\.", f"{_ENCODER}blocks."),
     (r"^(?:vit\.)?layernorm\.", f"{_ENCODER}norm."),
-    (r"^decoder\.decoder_layers\.", "pixel_decoder.blocks."),
+    # transformers 5 loads the one and saves the other.
+    (r"^decoder\.(?:decoder_layers|decoder_encoder\.layer)\.", "pixel_decoder.blocks."),
     (r"^decoder\.mask_token$", "pixel_decoder.mask_token"),
     (r"^decoder\.decoder_(embed|pos_embed|norm|pred)\b", r"pixel_decoder.\1"),
 ]
+_HEADS = {
+    "timm": re.compile(r"^(head|fc_norm)\."),
+    "hf_vitmae": re.compile(r"^(classifier|(vit\.)?pooler)\."),
+}
 _KNOWN = "MAE, the R-MAE reference code, timm, Hugging Face ViTMAE, Detectron2 and rmae_d2"
 
 
@@ -67,9 +75,9 @@ def load_weights(path_or_state_dict: str | Mapping[str, Any]) -> tuple[str, Stat
     """Reads weights in any known format.
 
     Args:
-        path_or_state_dict: a file (``.pth``, ``.pt``, ``.safetensors``; local, or anything iopath opens; a
-            Detectron2 query such as ``?matching_heuristics=True`` is not needed and ignored), what such a
-            file holds, or a plain state dict.
+        path_or_state_dict: a file (``.pth``, ``.pt``, ``.safetensors``, Detectron2's ``.pkl``; local, or
+            anything iopath opens; a Detectron2 query such as ``?matching_heuristics=True`` is not needed
+            and ignored), what such a file holds, or a plain state dict.
 
     Returns:
         the kind, one of ``"rmae_d2"``, ``"rmae_reference"``, ``"mae"``, ``"timm"``, ``"hf_vitmae"``,
@@ -79,6 +87,12 @@ def load_weights(path_or_state_dict: str | Mapping[str, Any]) -> tuple[str, Stat
     Raises:
         CheckpointError: for a missing or broken file or unknown keys.
     """
+    kind, state_dict = read_weights(path_or_state_dict)
+    return kind, translate(kind, state_dict)
+
+
+def read_weights(path_or_state_dict: str | Mapping[str, Any]) -> tuple[str, StateDict]:
+    """The kind of weights and their tensors under the file's own names; see :func:`load_weights`."""
     if isinstance(path_or_state_dict, str):
         content, source = read_file(path_or_state_dict), path_or_state_dict
     else:
@@ -90,7 +104,7 @@ def load_weights(path_or_state_dict: str | Mapping[str, Any]) -> tuple[str, Stat
             f"{source}: not weights of {_KNOWN}; its keys begin with "
             f"{', '.join(list(state_dict)[:4]) or '(nothing)'}"
         )
-    return kind, _TRANSLATE[kind](state_dict)
+    return kind, state_dict
 
 
 def read_file(path: str) -> Any:
@@ -106,12 +120,22 @@ def read_file(path: str) -> Any:
             from safetensors.torch import load_file
 
             return load_file(local)
+        if local.endswith(".pkl") and not zipfile.is_zipfile(local):
+            with open(local, "rb") as file:
+                return load_numpy_pickle(file)
         # MAE's own files hold their command line.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(local, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such weight file") from error
     except Exception as error:  # torch, pickle, zip and safetensors each raise their own
+        foreign = re.search(r"\bGLOBAL ([\w.]+)", str(error))
+        if foreign:
+            raise CheckpointError(
+                f"{path}: not a readable weight file: it holds {foreign[1]}, which is no tensor, and loading "
+                "it could run code from the file. If you trust whoever made it, load it with their code and "
+                "save the state dict alone (torch.save or safetensors)"
+            ) from error
         raise CheckpointError(
             f"{path}: not a readable weight file ({type(error).__name__}: "
             f"{str(error).splitlines()[0] if str(error) else 'no message'}). It may be cut short: "
@@ -149,66 +173,88 @@ def recognise(state_dict: StateDict) -> str | None:
     return "timm" if any(k.startswith(of_timm) for k in keys) else "detectron2"
 
 
-def _rename(state_dict: StateDict, rules: Rules) -> StateDict:
-    """Applies the first rule that matches a key; keys that none matches keep their name."""
-    renamed = {}
-    for key, value in state_dict.items():
-        for pattern, replacement in rules:
-            new_key, hits = re.subn(pattern, replacement, key, count=1)
-            if hits:
-                key = new_key
-                break
-        renamed[key] = value
-    return renamed
+def our_names(kind: str, keys: Iterable[str]) -> dict[str, str]:
+    """What each tensor of a file is called with us.
+
+    The q, k and v of Hugging Face share one name. Classification heads, which we never take, are left out;
+    a name that no rule knows stays as it is.
+    """
+    keys = list(keys)
+    if kind == "rmae_d2" or (kind == "detectron2" and any(k.startswith(_ENCODER) for k in keys)):
+        return {key: key for key in keys}
+    if kind == "detectron2":
+        return {key: _ENCODER + key for key in keys}
+    heads = _HEADS.get(kind)
+    kept = [key for key in keys if not (heads and heads.search(key))]
+    if kind == "hf_vitmae":
+        return {key: _our_name_of_hf(key) for key in kept}
+    rules = _RMAE_RULES if kind == "rmae_reference" else _MAE_RULES
+    return {key: rename(key, rules) for key in kept}
 
 
-def _from_rmae(state_dict: StateDict) -> StateDict:
+def rename(key: str, rules: Rules) -> str:
+    """The key after the first rule that matches it, or as it is."""
+    for pattern, replacement in rules:
+        new_key, hits = re.subn(pattern, replacement, key, count=1)
+        if hits:
+            return new_key
+    return key
+
+
+def _our_name_of_hf(key: str) -> str:
+    key = rename(key, _HF_RULES)
+    for rule in _HF_BLOCK:
+        key = rename(key, [rule])
+    return key
+
+
+def translate(kind: str, state_dict: StateDict) -> StateDict:
+    """A state dict of a known kind under our names.
+
+    Raises:
+        CheckpointError: where parts of one tensor are missing, or two tensors claim one name.
+    """
+    if kind == "rmae_reference":
+        _refuse_deep_region_decoder(state_dict)
+    sources: dict[str, list[str]] = {}
+    for key, name in our_names(kind, state_dict).items():
+        sources.setdefault(name, []).append(key)
+    out = {}
+    for name, keys in sources.items():
+        if kind == "hf_vitmae" and ".attn.qkv." in name:
+            out[name] = _join_qkv(name, keys, state_dict)
+        elif len(keys) > 1:
+            raise CheckpointError(f"{' and '.join(keys)} are two tensors for one place, {name}")
+        else:
+            out[name] = state_dict[keys[0]]
+    # The reference keeps a row for a cls token that the region encoder has not.
+    pos_embed = "region_branch.encoder.pos_embed"
+    if kind == "rmae_reference" and pos_embed in out:
+        out[pos_embed] = out[pos_embed][:, 1:]
+    return out
+
+
+def _refuse_deep_region_decoder(state_dict: StateDict) -> None:
     if any(k.startswith("region_dec_blocks.1.") for k in state_dict):
         raise CheckpointError(
             "a reference checkpoint with region_dec_depth > 1: the names of its cross-attention blocks are "
             "not known to us, so it can't be translated; please report the list of its keys"
         )
-    out = _rename(state_dict, _RMAE_RULES)
-    # The reference keeps a row for a cls token that the region encoder has not.
-    pos_embed = "region_branch.encoder.pos_embed"
-    if pos_embed in out:
-        out[pos_embed] = out[pos_embed][:, 1:]
-    return out
 
 
-def _from_timm(state_dict: StateDict) -> StateDict:
-    kept = {k: v for k, v in state_dict.items() if not k.startswith(("head.", "fc_norm."))}
-    return _rename(kept, _MAE_RULES)
-
-
-def _from_hf(state_dict: StateDict) -> StateDict:
-    kept = {k: v for k, v in state_dict.items() if not k.startswith("classifier.")}
-    out = _rename(kept, _HF_RULES)
-    for rule in _HF_BLOCK:
-        out = _rename(out, [rule])
-    for key in [k for k in out if re.search(r"\.attn\.(q|query)\.", k)]:
-        short = ".attn.q." in key
-        names = ("q", "k", "v") if short else ("query", "key", "value")
-        stem, _, leaf = key.rpartition(f".{names[0]}.")
-        parts = [f"{stem}.{name}.{leaf}" for name in names]
-        missing = [part for part in parts if part not in out]
-        if missing:
-            raise CheckpointError(f"a Hugging Face ViT without {', '.join(missing)}: incomplete")
-        out[f"{stem}.qkv.{leaf}"] = torch.cat([out.pop(part) for part in parts])
-    return out
-
-
-def _from_detectron2(state_dict: StateDict) -> StateDict:
-    if any(k.startswith(_ENCODER) for k in state_dict):
-        return dict(state_dict)
-    return {_ENCODER + k: v for k, v in state_dict.items()}
-
-
-_TRANSLATE: dict[str, Callable[[StateDict], StateDict]] = {
-    "rmae_d2": dict,
-    "rmae_reference": _from_rmae,
-    "mae": lambda sd: _rename(sd, _MAE_RULES),
-    "timm": _from_timm,
-    "hf_vitmae": _from_hf,
-    "detectron2": _from_detectron2,
-}
+def _join_qkv(name: str, keys: list[str], state_dict: StateDict) -> Tensor:
+    parts: dict[str, Tensor] = {}
+    for key in keys:
+        role = re.findall(r"\b(query|key|value|[qkv])(?:_proj)?\.", key)[-1][0]
+        if role in parts:
+            raise CheckpointError(f"{' and '.join(keys)} are too many tensors for {name}")
+        parts[role] = state_dict[key]
+    missing = {"q", "k", "v"} - parts.keys()
+    if missing:
+        words = {"q": "query", "k": "key", "v": "value"}
+        lacking = ", ".join(words[role] for role in sorted(missing))
+        raise CheckpointError(f"a Hugging Face ViT whose {name} lacks its {lacking}: incomplete")
+    shapes = [tuple(parts[role].shape) for role in "qkv"]
+    if len(set(shapes)) > 1:
+        raise CheckpointError(f"a Hugging Face ViT whose {name} has parts of shapes {shapes}")
+    return torch.cat([parts[role] for role in "qkv"])

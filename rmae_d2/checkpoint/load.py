@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from ..modeling.patches import sincos_position_embedding
 from .formats import CheckpointError, load_weights
+from .positions import Grid, grid_of_table, resample_table, sincos_grid, square_grid
 
 logger = logging.getLogger(__name__)
 
@@ -124,19 +122,8 @@ def _changes_encoder(key: str) -> bool:
 
 
 def _resample(source: Tensor, target: Tensor, model: nn.Module) -> Tensor:
-    """Bicubic resampling of a (1, [1 +] Gh * Gw, D) position embedding to the target's grid and cls row."""
-    new_grid, new_prefix = _grid_of_model(target, model)
-    assert new_grid is not None, "Detectron2's ViT has a square position embedding"
-    old_grid, old_prefix = _grid_of_table(source)
-    out = source[:, old_prefix:]
-    if old_grid != new_grid:
-        out = resample_abs_pos_embed(
-            out, new_size=list(new_grid), old_size=list(old_grid), num_prefix_tokens=0
-        )
-    if new_prefix:
-        cls_row = source[:, :1] if old_prefix else torch.zeros_like(source[:, :1])
-        out = torch.cat([cls_row, out], dim=1)
-    return out
+    """Resamples a position embedding of a file to the model's grid and cls row."""
+    return resample_table(source, grid_of_table(source), _grid_of_model(target, model))
 
 
 def _on_other_grid(key: str, source: Tensor, model: nn.Module) -> bool:
@@ -144,62 +131,21 @@ def _on_other_grid(key: str, source: Tensor, model: nn.Module) -> bool:
 
     2x8 patches are as many as 4x4, and 3x5 with a cls token as many as 4x4 without.
     """
-    known = _sincos_grid(source) if key.endswith("pos_embed") else None
+    known = sincos_grid(source) if key.endswith("pos_embed") else None
     return known is not None and known != _grid_of_model(source, model)
 
 
-def _grid_of_model(table: Tensor, model: nn.Module) -> tuple[tuple[int, int], int]:
+def _grid_of_model(table: Tensor, model: nn.Module) -> tuple[Grid, int]:
     """Grid and cls rows of a model's own position embedding; Detectron2's ViT is always square."""
     grid = getattr(model.get_submodule("backbone.net"), "grid", None)
     if grid is not None:
         return grid, table.shape[1] - grid[0] * grid[1]
-    for prefix in (1, 0):
-        square = _square(table.shape[1] - prefix)
-        if square is not None:
-            return square, prefix
-    raise CheckpointError(f"the model's position embedding of {table.shape[1]} rows is not square")
-
-
-def _square(length: int) -> tuple[int, int] | None:
-    side = round(length**0.5)
-    return (side, side) if side * side == length else None
-
-
-def _grid_of_table(table: Tensor) -> tuple[tuple[int, int], int]:
-    """Grid and cls rows of a position embedding whose image size nobody recorded.
-
-    A sine-cosine table tells its own (3x5 patches and a cls token are 16 rows, which is no 4x4); a learned
-    one is taken to be square.
-    """
-    known = _sincos_grid(table)
-    if known is not None:
-        return known
-    for prefix in (1, 0):
-        square = _square(table.shape[1] - prefix)
-        if square is not None:
-            return square, prefix
-    raise CheckpointError(
-        f"a position embedding of {table.shape[1]} rows in the file: neither a square grid nor a sine-cosine "
-        "table, so its height and width are unknown"
-    )
-
-
-def _sincos_grid(table: Tensor) -> tuple[tuple[int, int], int] | None:
-    """Grid and cls rows of a fixed sine-cosine table, or None where it is not one."""
-    _, rows, dim = table.shape
-    if dim % 4:
-        return None
-    for prefix in (1, 0):
-        patches = table[:, prefix:].float()
-        length = rows - prefix
-        for height in range(1, length + 1):
-            if length % height == 0:
-                grid = (height, length // height)
-                expected = sincos_position_embedding(dim, grid, cls_token=False).to(patches.device)
-                # Half-precision files are off by up to 2e-3, other grids by 0.1 and more.
-                if torch.allclose(patches, expected, rtol=0, atol=5e-3):
-                    return grid, prefix
-    return None
+    square = square_grid(table)
+    if square is None:
+        raise CheckpointError(
+            f"the model's position embedding of {table.shape[1]} rows is not square"
+        )
+    return square
 
 
 def _summary(names: list[str]) -> str:

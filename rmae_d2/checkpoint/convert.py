@@ -1,0 +1,382 @@
+"""Weights of one project as another's, with an account of every tensor.
+
+Every tensor of the input ends up in one of four lists, and every tensor that the target has and the input has
+not in a fifth:
+
+  copied          bit for bit, but for position embeddings, which may be resized
+  not taken       parts the target has not by design: its network is the same without them
+  refused         no place in the target, or of the wrong shape; an encoder tensor that is missing. Leaving
+                  these out would change what the network computes, so nothing is written
+  new by design   of the target, and not in the input
+"""
+
+import importlib.metadata
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .expected import (
+    Shapes,
+    encoder_size,
+    expected_decoder,
+    expected_encoder,
+    expected_regions,
+)
+from .formats import CheckpointError, StateDict, our_names, read_weights, translate
+from .positions import Grid, grid_of_table, resample_table
+from .targets import DECODER, ENCODER, REGIONS, TARGETS, target_name
+
+_POS_EMBED = ENCODER + "pos_embed"
+_CLS_TOKEN = ENCODER + "cls_token"
+_NORM = (ENCODER + "norm.weight", ENCODER + "norm.bias")
+_REL_POS = re.compile(r"\.attn\.rel_pos_[hw]$")
+_OF_VITDET = re.compile(r"^backbone\.net\.blocks\.\d+\.(attn\.rel_pos_[hw]$|residual\.)")
+# Parts of models of ours that have a cls token in their ViT.
+_OF_TRANSFER = re.compile(
+    r"^(backbone\.(?!net\.)|proposal_generator\.|roi_heads\.|sem_seg_head\.|head\.|fc_norm\.)"
+)
+# Kinds whose position embedding always has a row for the cls token.
+_WITH_CLS_ROW = ("rmae_d2", "rmae_reference", "mae", "hf_vitmae")
+
+
+@dataclass
+class Conversion:
+    """The outcome: tensors under the target's names, and what became of each.
+
+    ``copied`` and ``new`` hold names of the target, ``not_taken`` and ``refused`` names of the input (of ours
+    where a tensor is missing); all but ``copied`` with the reason. ``grid`` is (Gh, Gw) of the result, None
+    where a table is neither square nor sine-cosine.
+    """
+
+    source: str
+    kind: str
+    target: str
+    network: str = ""
+    grid: Grid | None = None
+    tensors: StateDict = field(default_factory=dict)
+    copied: list[str] = field(default_factory=list)
+    resized: dict[str, str] = field(default_factory=dict)
+    new: dict[str, str] = field(default_factory=dict)
+    not_taken: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [f"{self.source} (recognised as {self.kind}) -> {self.target}: {self.network}"]
+        for title, names in (
+            ("copied", dict.fromkeys(self.copied, "")),
+            ("position embeddings changed", self.resized),
+            ("new by design (the target's, not in the input)", self.new),
+            ("not taken by design (the input's, not in the target)", self.not_taken),
+        ):
+            if names or title == "copied":
+                lines += [f"{title}: {len(names)}", *_grouped(names)]
+        lines.append(f"refused: {len(self.refused)}")
+        lines += [f"  {name}: {why}" for name, why in self.refused.items()]
+        return "\n".join(lines)
+
+
+def convert(
+    weights: str | Mapping[str, Any],
+    to: str,
+    grid: Grid | None = None,
+    img_size: Grid | None = None,
+    drop: Sequence[str] = (),
+    fill: bool = False,
+    transformers: int | None = None,
+) -> Conversion:
+    """Translates weights; writes nothing.
+
+    Args:
+        weights: anything that :func:`rmae_d2.checkpoint.load_weights` takes.
+        to: ``"detectron2"`` (the backbone only), ``"mae"`` (the official names), ``"rmae"`` (ours),
+            ``"timm"`` or ``"huggingface"``.
+        grid: (Gh, Gw) that the position embeddings shall have; as they are by default.
+        img_size: (H, W) in pixels, the same thing said otherwise.
+        drop: patterns as of a shell (``*.rel_pos_h``) of input names to leave out knowingly.
+        fill: make up a cls token (normal, std 0.02, fixed seed) and a final norm (identity) where the target
+            has them and the input has not, so that the file can be trained further.
+        transformers: whose names, for ``"huggingface"``: 4 (and the hub's) or 5. By default those of the
+            version that is installed, else 4's. ``from_pretrained`` of version 5 reads both.
+
+    Returns:
+        the conversion; look at its ``refused`` before its ``tensors``.
+
+    Raises:
+        CheckpointError: where the input is not weights of a known kind, or a request can't be met.
+    """
+    if to not in TARGETS:
+        raise CheckpointError(f"unknown target {to!r}: one of {', '.join(TARGETS)}")
+    kind, given = read_weights(weights)
+    source = weights if isinstance(weights, str) else "the given state dict"
+    out = Conversion(source, kind, to)
+    given = _without_dropped(out, given, drop)
+    names = our_names(kind, given)
+    ours = translate(kind, given)
+    theirs: dict[str, str] = {}
+    for key in given:
+        if key in names:
+            # One of q, k and v speaks for all three.
+            theirs.setdefault(names[key], key)
+        else:
+            out.not_taken[key] = "a classification head"
+    taken = {}
+    for name, tensor in ours.items():
+        reason = _leave_out(out, name, tensor)
+        if reason is None:
+            taken[name] = tensor
+        else:
+            out.not_taken[theirs[name]] = reason
+    if _POS_EMBED in taken and taken[_POS_EMBED].dim() != 3:
+        raise CheckpointError(
+            f"{source}: {theirs[_POS_EMBED]} is {tuple(taken[_POS_EMBED].shape)}, not (1, rows, width)"
+        )
+    cls_rows = _cls_rows(kind, taken)
+    if fill:
+        _fill(out, taken)
+    _check(out, taken, theirs, cls_rows)
+    if not out.refused:
+        _fit_tables(out, taken, cls_rows, grid, img_size)
+    _name(out, taken, _transformers_version() if transformers is None else transformers)
+    if out.refused:
+        out.tensors.clear()  # half a network is of no use
+    return out
+
+
+def _without_dropped(out: Conversion, given: StateDict, drop: Sequence[str]) -> StateDict:
+    for pattern in drop:
+        hits = [key for key in given if fnmatch(key, pattern)]
+        if not hits:
+            raise CheckpointError(f"{out.source}: no tensor is called like {pattern!r}")
+        out.not_taken.update(dict.fromkeys(hits, "left out as asked"))
+    return {key: value for key, value in given.items() if key not in out.not_taken}
+
+
+def _leave_out(out: Conversion, name: str, tensor: Tensor) -> str | None:
+    """Why a tensor of ours has no place in the target by design; None where it has, or should have."""
+    target = TARGETS[out.target]
+    if name.startswith(ENCODER):
+        if not target.cls_token and name in (_CLS_TOKEN, *_NORM):
+            return f"{target.whole} has none"
+        if target.name != "detectron2" and _REL_POS.search(name) and not tensor.any():
+            return "relative positions, all zero: no loss"
+        return None
+    if name.startswith(DECODER):
+        return None if target.decoder else f"the pixel decoder: {target.whole} is an encoder"
+    if name.startswith(REGIONS):
+        return None if target.regions else f"the region branch: {target.whole} has none"
+    if out.kind == "detectron2" or (out.kind == "rmae_d2" and _OF_TRANSFER.match(name)):
+        return "another part of the model than its ViT"
+    return None
+
+
+def _fill(out: Conversion, taken: StateDict) -> None:
+    """Makes up the cls token and the final norm."""
+    like = taken.get(_POS_EMBED)
+    if like is None or not TARGETS[out.target].cls_token:
+        return
+    dim = like.shape[-1]
+    if _CLS_TOKEN not in taken:
+        random = torch.Generator().manual_seed(0)
+        cls_token = torch.empty(1, 1, dim).normal_(std=0.02, generator=random)
+        taken[_CLS_TOKEN] = cls_token.to(like.dtype)
+        out.new[_CLS_TOKEN] = "made up as asked: normal, std 0.02"
+    if not any(name in taken for name in _NORM):
+        taken[_NORM[0]], taken[_NORM[1]] = like.new_ones(dim), like.new_zeros(dim)
+        out.new.update(dict.fromkeys(_NORM, "made up as asked: identity"))
+
+
+def _cls_rows(kind: str, taken: StateDict) -> int:
+    """Cls rows of the encoder's table."""
+    if kind in _WITH_CLS_ROW or _POS_EMBED not in taken:
+        return 1
+    try:
+        return grid_of_table(taken[_POS_EMBED])[1]
+    except CheckpointError:  # learned on a wide grid
+        return int(_CLS_TOKEN in taken)
+
+
+def _check(out: Conversion, taken: StateDict, theirs: dict[str, str], cls_rows: int) -> None:
+    """Takes out and refuses what the target's network has no place for, and finds what it has besides."""
+    length = _num_patches(taken, cls_rows)
+    try:
+        dim, in_chans, patch_size = encoder_size(taken)
+        shapes = expected_encoder(taken, length) | expected_decoder(taken, length)
+        if out.kind == "rmae_reference":
+            shapes |= expected_regions(taken, length)
+    except (CheckpointError, ValueError) as error:
+        raise CheckpointError(f"{out.source}: {error}") from error
+    shapes[_POS_EMBED] = (1, length + cls_rows, dim)
+    depth = sum(n.startswith(ENCODER) and n.endswith(".norm1.bias") for n in shapes)
+    out.network = f"embed_dim {dim}, depth {depth}, patch_size {patch_size}, in_chans {in_chans}"
+    _find_missing(out, taken, shapes)
+    for name in list(taken):
+        problem = _problem(out, name, taken[name], shapes, length)
+        if problem:
+            out.refused[theirs[name]] = problem
+            del taken[name]
+
+
+def _num_patches(taken: StateDict, cls_rows: int) -> int:
+    """L, by the decoder's table where the encoder's is missing, which is refused later."""
+    if _POS_EMBED in taken:
+        return taken[_POS_EMBED].shape[1] - cls_rows
+    table = taken.get(DECODER + "pos_embed")
+    return 1 if table is None or table.dim() != 3 else table.shape[1] - 1
+
+
+def _problem(out: Conversion, name: str, tensor: Tensor, shapes: Shapes, length: int) -> str | None:
+    """Why a tensor can't be taken, or None."""
+    whole = TARGETS[out.target].whole
+    shape = tuple(tensor.shape)
+    if name in shapes:
+        return None if shape == shapes[name] else f"is {shape}, should be {shapes[name]}"
+    if out.target == "detectron2" and _OF_VITDET.match(name):
+        return None
+    if _REL_POS.search(name):
+        return (
+            f"relative positions, which {whole} has not: its features would differ; "
+            "--drop '*.rel_pos_?' leaves them out all the same"
+        )
+    if out.kind == "rmae_d2" and name.startswith(REGIONS):  # from us to us, whichever variant
+        rows = (length, 1 + length)
+        fits = not name.endswith("pos_embed") or (len(shape) == 3 and shape[1] in rows)
+        return None if fits else f"is {shape}, for {length} patches"
+    return f"{whole} has no such part"
+
+
+def _find_missing(out: Conversion, taken: StateDict, shapes: Shapes) -> None:
+    target = TARGETS[out.target]
+    without_norm = not any(name in taken for name in _NORM)
+    for name in shapes.keys() - taken.keys():
+        optional = name == _CLS_TOKEN or (name in _NORM and without_norm)
+        if not optional:
+            out.refused[name] = "not in the input, which is incomplete"
+        elif target.cls_token:
+            out.new[name] = "not in the input; --fill makes one up"
+    if target.decoder and not any(name.startswith(DECODER) for name in taken):
+        out.new[DECODER + "*"] = "the pixel decoder"
+    if target.regions and not any(name.startswith(REGIONS) for name in taken):
+        out.new[REGIONS + "*"] = "the region branch"
+    if target.name == "detectron2" and not any(_REL_POS.search(name) for name in taken):
+        out.new[ENCODER + "blocks.*.attn.rel_pos_[hw]"] = (
+            "relative positions, where the ViT has them"
+        )
+    out.new = dict(sorted(out.new.items()))
+    out.refused = dict(sorted(out.refused.items()))
+
+
+def _fit_tables(
+    out: Conversion,
+    taken: StateDict,
+    cls_rows: int,
+    grid: Grid | None,
+    img_size: Grid | None,
+) -> None:
+    """Gives the position embeddings the grid and the cls row that the target wants."""
+    target = TARGETS[out.target]
+    try:
+        out.grid, _ = grid_of_table(taken[_POS_EMBED], (cls_rows,))
+    except CheckpointError as error:
+        if grid or img_size:
+            raise CheckpointError(f"{out.source}: can't be resized: {error}") from error
+    old = out.grid
+    if img_size:
+        patch_size = encoder_size(taken)[2]
+        if img_size[0] % patch_size or img_size[1] % patch_size:
+            raise CheckpointError(
+                f"an image size of {img_size[0]}x{img_size[1]} is no multiple of the patch size {patch_size}"
+            )
+        grid = img_size[0] // patch_size, img_size[1] // patch_size
+    new = out.grid = grid or old
+    if target.name == "detectron2" and (new is None or new[0] != new[1]):
+        out.refused["pos_embed"] = (
+            f"is for a grid of {_by(new) if new else 'unknown shape'}, and Detectron2's ViT has only square "
+            "ones: name one with --grid"
+        )
+        return
+    length = taken[_POS_EMBED].shape[1] - cls_rows
+    for name in [name for name in taken if name.endswith("pos_embed")]:
+        before = taken[name].shape[1] - length
+        after = before
+        if name == _POS_EMBED:
+            # Without a cls token a timm ViT has no row for it either (class_token=False).
+            after = int(_CLS_TOKEN in taken) if target.name == "timm" else 1
+        changes = []
+        if new != old:
+            changes.append(f"{_by(old)} -> {_by(new)} patches, bicubic")
+        if before != after:
+            changes.append("a cls row of zeros added" if after else "its cls row left out")
+        if changes:
+            any_grid = (1, 1)  # for a table of unknown shape whose patches stay as they are
+            taken[name] = resample_table(
+                taken[name], (old or any_grid, before), (new or any_grid, after)
+            )
+            out.resized[name] = ", ".join(changes)
+
+
+def _by(grid: Grid | None) -> str:
+    return f"{grid[0]}x{grid[1]}" if grid else "?"
+
+
+def _name(out: Conversion, taken: StateDict, transformers: int) -> None:
+    """Gives tensors and lists the target's names."""
+    # Without a decoder it is a ViTMAEModel, whose names have no prefix.
+    bare = not any(name.startswith(DECODER) for name in taken)
+
+    def named(name: str) -> str:
+        name = target_name(out.target, name, transformers)
+        return name.removeprefix("vit.") if bare else name
+
+    for name, tensor in taken.items():
+        parts = {name: tensor}
+        if out.target == "huggingface" and ".attn.qkv." in name:
+            roles = zip(("query", "key", "value"), tensor.chunk(3), strict=True)
+            parts = {name.replace(".qkv.", f".{role}."): part for role, part in roles}
+        for part, value in parts.items():
+            out.tensors[named(part)] = value.detach().clone(memory_format=torch.contiguous_format)
+            if name not in out.new:
+                out.copied.append(named(part))
+    out.new = {named(name): why for name, why in out.new.items()}
+    out.resized = {named(name): why for name, why in out.resized.items()}
+    if out.target == "huggingface":
+        out.network += f", names of transformers {transformers}"
+    if out.grid:
+        out.network += f", grid {_by(out.grid)}"
+
+
+def _transformers_version() -> int:
+    try:
+        return 5 if int(importlib.metadata.version("transformers").split(".")[0]) >= 5 else 4
+    except importlib.metadata.PackageNotFoundError:
+        return 4
+
+
+def _grouped(names: Mapping[str, str]) -> list[str]:
+    """Lines by reason; one for weight and bias of the same layer in all blocks."""
+    reasons: dict[str, dict[str, list[str]]] = {}
+    for name, why in names.items():
+        stem, _, leaf = re.sub(r"\.\d+\.", ".N.", name).rpartition(".")
+        if leaf not in ("weight", "bias"):
+            stem, leaf = f"{stem}.{leaf}".lstrip("."), ""
+        reasons.setdefault(why, {}).setdefault(stem, []).append(leaf)
+    lines = []
+    for why, stems in reasons.items():
+        shown = [_with_leaves(stem, leaves) for stem, leaves in stems.items()]
+        if not why:
+            lines += [f"  {name}" for name in shown]
+        elif len(shown) == 1:
+            lines.append(f"  {shown[0]}: {why}")
+        else:
+            lines += [f"  {why}:", *(f"    {name}" for name in shown)]
+    return lines
+
+
+def _with_leaves(stem: str, leaves: list[str]) -> str:
+    kinds = list(dict.fromkeys(leaves))
+    leaf = f".{{{','.join(kinds)}}}" if len(kinds) > 1 else f".{kinds[0]}".rstrip(".")
+    return f"{stem}{leaf}{f' ({len(leaves)})' if len(leaves) > 1 else ''}"

@@ -1,0 +1,112 @@
+"""Detectron2's model zoo files: pickles of numpy arrays, read without running anything they name.
+
+An unpickler calls whatever a file asks for. This one knows a handful of names, and for each of them a
+stand-in of ours: neither numpy's constructors nor its ``__setstate__`` see the file's data before types and
+sizes are checked.
+"""
+
+import math
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# kind and size of the numbers that torch has too
+_TYPES = {"b1", "i1", "i2", "i4", "i8", "u1", "f2", "f4", "f8"}
+
+
+def load_numpy_pickle(file: BinaryIO) -> Any:
+    """The content of a pickle of numpy arrays, with every array a tensor.
+
+    Raises:
+        pickle.UnpicklingError: where the file names anything but arrays, as ``GLOBAL module.name``, or is
+            broken.
+    """
+    return _to_tensors(_Unpickler(file, encoding="latin1").load())
+
+
+class _Type:
+    """Stands in for ``numpy.dtype``."""
+
+    def __init__(self, name: str, *_: Any) -> None:
+        if name not in _TYPES:
+            raise pickle.UnpicklingError(f"an array of type {name!r}, which holds no plain numbers")
+        self.name, self.order = name, "<"
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if state[1] in ("<", ">"):
+            self.order = state[1]
+
+    def read(self, data: bytes | str, shape: tuple[int, ...], fortran: bool) -> Tensor:
+        raw = data.encode("latin1") if isinstance(data, str) else bytes(data)  # str: Python 2
+        dtype = np.dtype(self.order + self.name)
+        if len(raw) != math.prod(shape) * dtype.itemsize:
+            raise pickle.UnpicklingError(f"{len(raw)} bytes for an array of shape {shape}")
+        array = np.frombuffer(raw, dtype).reshape(shape, order="F" if fortran else "C")
+        return torch.from_numpy(array.astype(dtype.newbyteorder("="), order="C", copy=True))
+
+
+class _Array:
+    """Stands in for ``numpy.ndarray``: empty until its state comes."""
+
+    def __init__(self, *_: Any) -> None:
+        self.tensor: Tensor | None = None
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, fortran, data = state
+        self.tensor = dtype.read(data, shape, fortran)
+
+
+def _from_buffer(data: bytes, dtype: _Type, shape: tuple[int, ...], order: str) -> _Array:
+    array = _Array()
+    array.tensor = dtype.read(data, shape, order == "F")
+    return array
+
+
+def _scalar(dtype: _Type, data: bytes | str) -> Any:
+    return dtype.read(data, (), False).item()
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"bytes in {encoding!r}")
+    return text.encode("latin1")
+
+
+def _empty() -> bytes:
+    return b""  # protocol 2 has no literal for it
+
+
+_STAND_INS: dict[tuple[str, str], Callable[..., Any]] = {
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Type,
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy.core.numeric", "_frombuffer"): _from_buffer,
+    ("_codecs", "encode"): _encode,
+    ("__builtin__", "bytes"): _empty,
+    ("collections", "OrderedDict"): OrderedDict,
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        # numpy 2 renamed the module, and writes the new name.
+        stand_in = _STAND_INS.get((module.replace("numpy._core.", "numpy.core."), name))
+        if stand_in is None:
+            raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
+        return stand_in
+
+
+def _to_tensors(content: Any) -> Any:
+    if isinstance(content, _Array):
+        if content.tensor is None:
+            raise pickle.UnpicklingError("an array without its numbers")
+        return content.tensor
+    if isinstance(content, dict):
+        return {key: _to_tensors(value) for key, value in content.items()}
+    return content

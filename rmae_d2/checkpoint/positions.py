@@ -1,0 +1,89 @@
+"""Position embeddings whose grid nobody recorded: reading it off, and moving to another.
+
+A table is (1, [1 +] Gh * Gw, D): a row for the cls token where there is one, then the patches in raster
+order.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor
+
+from ..modeling.patches import sincos_position_embedding
+from .formats import CheckpointError
+
+Grid = tuple[int, int]
+
+
+def grid_of_table(table: Tensor, cls_rows: Sequence[int] = (1, 0)) -> tuple[Grid, int]:
+    """Grid and number of cls rows of a position embedding.
+
+    A sine-cosine table tells its own (3x5 patches and a cls token are 16 rows, which is no 4x4); a learned
+    one is taken to be square.
+
+    Args:
+        table: (1, rows, D).
+        cls_rows: the numbers of cls rows that are possible, the likelier first.
+
+    Raises:
+        CheckpointError: where it is neither.
+    """
+    known = sincos_grid(table, cls_rows) or square_grid(table, cls_rows)
+    if known is None:
+        raise CheckpointError(
+            f"a position embedding of {table.shape[1]} rows in the file: neither a square grid nor a "
+            "sine-cosine table, so its height and width are unknown"
+        )
+    return known
+
+
+def square_grid(table: Tensor, cls_rows: Sequence[int] = (1, 0)) -> tuple[Grid, int] | None:
+    """Grid and cls rows of a table for square images, or None."""
+    for prefix in cls_rows:
+        length = table.shape[1] - prefix
+        side = round(max(length, 0) ** 0.5)
+        if side and side * side == length:
+            return (side, side), prefix
+    return None
+
+
+def sincos_grid(table: Tensor, cls_rows: Sequence[int] = (1, 0)) -> tuple[Grid, int] | None:
+    """Grid and cls rows of a fixed sine-cosine table, or None where it is not one."""
+    _, rows, dim = table.shape
+    if dim % 4:
+        return None
+    for prefix in cls_rows:
+        patches = table[:, prefix:].float()
+        length = rows - prefix
+        for height in range(1, length + 1):
+            if length % height == 0:
+                grid = (height, length // height)
+                expected = sincos_position_embedding(dim, grid, cls_token=False).to(patches.device)
+                # Half-precision files are off by up to 2e-3, other grids by 0.1 and more.
+                if torch.allclose(patches, expected, rtol=0, atol=5e-3):
+                    return grid, prefix
+    return None
+
+
+def resample_table(table: Tensor, old: tuple[Grid, int], new: tuple[Grid, int]) -> Tensor:
+    """Bicubic resampling to another grid; the cls row is kept, dropped, or added as zeros.
+
+    Args:
+        table: (1, rows, D).
+        old: its grid and cls rows.
+        new: those wanted.
+
+    Returns:
+        a table of the same type; bit for bit the old rows where the grids are equal.
+    """
+    (old_grid, old_prefix), (new_grid, new_prefix) = old, new
+    out = table[:, old_prefix:]
+    if old_grid != new_grid:
+        out = resample_abs_pos_embed(
+            out, new_size=list(new_grid), old_size=list(old_grid), num_prefix_tokens=0
+        )
+    if new_prefix:
+        cls_row = table[:, :1] if old_prefix else torch.zeros_like(table[:, :1])
+        out = torch.cat([cls_row, out], dim=1)
+    return out

@@ -1,0 +1,157 @@
+import os
+import pickle
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from rmae_d2.checkpoint import load_weights
+
+TOOL = Path(__file__).resolve().parents[2] / "tools/convert_weights.py"
+
+
+def in_a_process(cwd, *arguments):
+    return subprocess.run(
+        [sys.executable, str(TOOL), *arguments],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Runs the script in this process: its exit status or message, and what it printed."""
+
+    def run(*arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [str(TOOL), *arguments])
+        code = 0
+        try:
+            runpy.run_path(str(TOOL), run_name="__main__")
+        except SystemExit as stopped:
+            code = stopped.code
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
+
+    return run
+
+
+@pytest.fixture
+def weights(make_rmae, tmp_path):
+    state_dict = make_rmae().state_dict()
+    torch.save({"model": state_dict, "iteration": 3}, tmp_path / "model_final.pth")
+    return state_dict
+
+
+def files(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_there_and_back(tmp_path, weights, run):
+    code, printed = run(
+        *("--input", "model_final.pth", "--output", "out/mae.safetensors", "--to", "mae")
+    )
+    lines = printed.splitlines()
+    assert code == 0
+    assert lines[0].startswith("model_final.pth (recognised as rmae_d2) -> mae: embed_dim 32")
+    for title in ("copied: ", "not taken by design ", "refused: 0", "written: out/mae.safetensors"):
+        assert [line for line in lines if line.startswith(title)], title
+    code, printed = run("--input", "out/mae.safetensors", "--output", "back.pth", "--to", "rmae")
+    assert code == 0
+    assert "\nnew by design" in printed and "  region_branch.*: the region branch" in printed
+    expected = {k: v for k, v in weights.items() if not k.startswith("region_branch")}
+    content = torch.load(tmp_path / "back.pth", weights_only=True)
+    assert content.keys() == {"model"} and same(content["model"], expected)
+    assert load_weights(str(tmp_path / "back.pth"))[0] == "rmae_d2"
+    assert files(tmp_path) == ["back.pth", "model_final.pth", "out"]
+
+
+def test_refused(tmp_path, weights, run):
+    torch.save({**weights, "backbone.net.reg_token": torch.ones(1)}, tmp_path / "odd.pth")
+    arguments = ("--input", "odd.pth", "--output", "o.pth", "--to", "timm")
+    result = in_a_process(tmp_path, *arguments)
+    assert result.returncode == 1
+    assert "refused: 1\n  backbone.net.reg_token: timm's VisionTransformer has no" in result.stdout
+    assert result.stderr.startswith("error: odd.pth: 1 tensors refused, o.pth not written")
+    assert len(result.stderr.splitlines()) == 1
+    assert files(tmp_path) == ["model_final.pth", "odd.pth"]
+    assert run(*arguments, "--drop", "*.reg_token")[0] == 0
+    assert (tmp_path / "o.pth").exists()
+
+
+def test_one_run_of_each_option(tmp_path, weights, run):
+    """Detectron2's .pkl in, larger images, an encoder made whole, over an old file."""
+    left_out = tuple(f"backbone.net.{name}" for name in ("cls_token", "norm.weight", "norm.bias"))
+    vit = {
+        k: v.numpy()
+        for k, v in weights.items()
+        if k.startswith("backbone.net.") and k not in left_out
+    }
+    (tmp_path / "vitdet.pkl").write_bytes(pickle.dumps({"model": vit, "__author__": "x"}))
+    (tmp_path / "o.pth").write_text("old")
+    arguments = ("--input", "vitdet.pkl", "--output", "o.pth", "--to", "huggingface", "--fill")
+    arguments += ("--img-size", "48", "64", "--transformers", "4")
+    assert run(*arguments)[0] == "error: o.pth: is there already; --force overwrites it"
+    assert (tmp_path / "o.pth").read_text() == "old"
+    code, printed = run(*arguments, "--force")
+    assert code == 0
+    assert "grid 6x8" in printed and "4x4 -> 6x8 patches, bicubic" in printed
+    content = torch.load(tmp_path / "o.pth", weights_only=True)
+    assert content["embeddings.position_embeddings"].shape == (1, 49, 32)
+    assert content["embeddings.cls_token"].any()
+    assert "encoder.layer.1.attention.attention.key.bias" in content
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["--input", "model_final.pth", "--output", "o.pth", "--to", "jax"], 2, "invalid choice"),
+        (["--input", "model_final.pth", "--output", "o.pth"], 2, "--to"),
+        (
+            ["--input", "model_final.pth", "--output", "o.pth", "--to", "mae", "--grid", "0"],
+            2,
+            "--grid takes one or two positive numbers",
+        ),
+        (["--input", "absent.pth", "--output", "o.pth", "--to", "mae"], 1, "absent.pth: no such"),
+        (["--input", "evil.pth", "--output", "o.pth", "--to", "mae"], 1, "could run code"),
+        (
+            ["--input", "model_final.pth", "--output", "o.pkl", "--to", "mae"],
+            1,
+            "o.pkl: an output ends in .pth, .pt, .bin, .safetensors",
+        ),
+        (
+            ["--input", "model_final.pth", "--output", "o.safetensors", "--to", "detectron2"],
+            1,
+            "Detectron2 reads no safetensors",
+        ),
+        (
+            ["--input", "model_final.pth", "--output", "model_final.pth/o.pth", "--to", "mae"],
+            1,
+            "its folder can't be made",
+        ),
+    ],
+)
+def test_errors(tmp_path, weights, run, arguments, code, says):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    torch.save({"model": weights, "x": Evil()}, tmp_path / "evil.pth")
+    before = files(tmp_path)
+    stopped, printed = run(*arguments)
+    if code == 2:
+        assert stopped == 2 and says in printed
+    else:  # Python prints such a message to stderr, with exit status 1
+        assert stopped.startswith("error: ") and "\n" not in stopped
+        assert says in stopped
+    assert files(tmp_path) == before
