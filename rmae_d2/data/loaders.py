@@ -1,10 +1,11 @@
 """Loaders whose every sample is a function of (seed, position in the training stream).
 
 The stream is an endless sequence of positions p = 0, 1, 2, ...; epoch p // N shows each of the N
-images once, in an order drawn from (seed, epoch), and all random choices for position p are drawn
-from (seed, p). Optimizer step t takes positions t*B ... (t+1)*B - 1, whichever processes,
-accumulation steps and workers share them. So a resumed run continues bit for bit, and other numbers
-of GPUs see the same global batches.
+images once (or as often as repeat factors say, an epoch then having other than N positions), in an
+order drawn from (seed, epoch), and all random choices for position p are drawn from (seed, p).
+Optimizer step t takes positions t*B ... (t+1)*B - 1, whichever processes, accumulation steps and
+workers share them. So a resumed run continues bit for bit, and other numbers of GPUs see the same
+global batches.
 
 Letters: N images, B images an optimizer step, W processes, r rank, A accumulation steps, m = B / (W
 * A) images a micro-batch, t optimizer step, a accumulation step, p position.
@@ -41,6 +42,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
 
 from .images import MACHINE_ERRNOS, ImageReadError
+from .repeat_factors import RepeatedOrder, category_repeat_factors
 
 logger = logging.getLogger(__name__)
 
@@ -99,26 +101,37 @@ def _check_seed(seed: int) -> int:
 class StreamDataset(Dataset[Sample]):
     """The endless stream: ``dataset[p]`` is the sample of position p, for any p >= 0."""
 
-    def __init__(self, dataset: Dataset[Sample], mapper: Mapper, seed: int) -> None:
+    def __init__(
+        self,
+        dataset: Dataset[Sample],
+        mapper: Mapper,
+        seed: int,
+        repeated: RepeatedOrder | None = None,
+    ) -> None:
         """Sets the stream.
 
         Args:
-            dataset: N dataset dicts, N > 0.
+            dataset: dataset dicts, one or more.
             mapper: any Detectron2 mapper; may return None to refuse an image.
             seed: 0 or more.
+            repeated: orders in which images appear more than once; None shows each once an epoch.
         """
         self._dataset = dataset
         self._mapper = PicklableWrapper(mapper)
         self._seed = _check_seed(seed)
-        self.size = len(dataset)  # type: ignore[arg-type]
+        self._repeated = repeated
+        self.num_images: int = len(dataset)  # type: ignore[arg-type]
+        self.size = repeated.length if repeated else self.num_images
         self._order: tuple[int, NDArray[np.int64]] | None = None  # the current epoch's, 8 N bytes
 
     def index(self, position: int) -> int:
-        """The image, 0 ... N - 1, that stands at a position."""
+        """The index of the image that stands at a position."""
         epoch, offset = divmod(position, self.size)
         if self._order is None or self._order[0] != epoch:
             generator = np.random.default_rng([self._seed, _ORDER, epoch])
-            self._order = (epoch, generator.permutation(self.size))
+            repeated = self._repeated
+            order = repeated.draw(generator) if repeated else generator.permutation(self.size)
+            self._order = (epoch, order)
         return int(self._order[1][offset])
 
     def __getitem__(self, position: int) -> Sample:
@@ -135,7 +148,9 @@ class StreamDataset(Dataset[Sample]):
         for attempt in range(MAX_REFUSED):
             with seeded(self._seed, _SAMPLE, position, attempt) as sequence:
                 if attempt:
-                    index = int(np.random.default_rng(sequence.spawn(1)[0]).integers(self.size))
+                    index = int(
+                        np.random.default_rng(sequence.spawn(1)[0]).integers(self.num_images)
+                    )
                 dataset_dict = self._dataset[index]
                 try:
                     sample = self._mapper(dataset_dict)
@@ -335,7 +350,7 @@ class TrainLoader:
 
     Attributes:
         start_iter: optimizer step that the next ``iter()`` begins with; set it when resuming.
-        dataset_size: N.
+        dataset_size: images in the data set.
         total_batch_size: B.
         grad_accum: A; A consecutive micro-batches make one optimizer step.
         micro_batch_size: m.
@@ -346,7 +361,7 @@ class TrainLoader:
         self._stream = stream
         self._sampler = sampler
         self._options = options
-        self.dataset_size = stream.size
+        self.dataset_size = stream.num_images
         self.total_batch_size = sampler.total_batch_size
         self.grad_accum = sampler.grad_accum
         self.micro_batch_size = sampler.micro_batch_size
@@ -390,6 +405,7 @@ def build_train_loader(
     start_iter: int = 0,
     prefetch_factor: int = 2,
     pin_memory: bool | None = None,
+    repeat_threshold: float | None = None,
 ) -> TrainLoader:
     """The training loader, for pre-training and fine-tuning alike.
 
@@ -403,6 +419,8 @@ def build_train_loader(
         start_iter: first optimizer step.
         prefetch_factor: micro-batches that each worker prepares ahead.
         pin_memory: None pins where there is a CUDA device.
+        repeat_threshold: images whose rarest class is in a smaller share of the images are repeated,
+            see :func:`~rmae_d2.data.repeat_factors.category_repeat_factors`; None for no repeats.
 
     Raises:
         ValueError: an empty data set, a negative seed, or a batch that does not divide.
@@ -412,8 +430,13 @@ def build_train_loader(
     sampler = StreamBatchSampler(
         total_batch_size, comm.get_world_size(), comm.get_rank(), grad_accum, start_iter
     )
+    repeated = None
+    if repeat_threshold is not None:
+        dicts = [dataset[i] for i in range(len(dataset))]  # type: ignore[arg-type]
+        repeated = RepeatedOrder(category_repeat_factors(dicts, repeat_threshold))
+        logger.info("repeat factors: %d images make epochs of %d", len(dicts), repeated.length)
     return TrainLoader(
-        StreamDataset(data, mapper, seed),
+        StreamDataset(data, mapper, seed, repeated),
         sampler,
         num_workers=num_workers,
         prefetch_factor=prefetch_factor if num_workers else None,

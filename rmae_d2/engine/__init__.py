@@ -12,7 +12,7 @@ from .hooks import (
     WriteMetrics,
 )
 from .launch import launch_training
-from .optimizer import scaled_adamw
+from .optimizer import LayerDecay, layer_decayed_params, scaled_adamw
 from .train import main
 from .trainer import NonFiniteError, Trainer
 
@@ -22,6 +22,7 @@ __all__ = [
     "EMAHook",
     "Evaluate",
     "LRSchedule",
+    "LayerDecay",
     "NonFiniteError",
     "PeriodicCheckpoint",
     "Pictures",
@@ -29,6 +30,7 @@ __all__ = [
     "Trainer",
     "WriteMetrics",
     "launch_training",
+    "layer_decayed_params",
     "main",
     "scaled_adamw",
 ]

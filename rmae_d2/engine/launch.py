@@ -15,15 +15,19 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from ..checkpoint import CheckpointError
 from ..config import ConfigError
 from ..data import DatasetMissingError, TooManySkippedError, UnreadableImagesError
+from ..data.datasets import AnnotationError
+from ..evaluation import EvaluationError
 from ..regions import StoreError
 from .hooks import SaveOnSignal
 from .trainer import NonFiniteError
 
 #: What users can set right themselves: the message says how, a traceback would only hide it.
 EXPECTED_ERRORS = (
+    AnnotationError,
     CheckpointError,
     ConfigError,
     DatasetMissingError,
+    EvaluationError,
     NonFiniteError,
     StoreError,
     TooManySkippedError,

@@ -7,6 +7,7 @@ from .pixel_decoder import PixelDecoder
 from .pixel_encoder import VIT_SIZES, MaskedViT, PixelEncoder, vit_kwargs
 from .region_branch import RegionBranch
 from .rmae import RMAE
+from .vit import SimpleFeaturePyramid, ViT
 
 __all__ = [
     "RMAE",
@@ -16,6 +17,8 @@ __all__ = [
     "PixelEncoder",
     "RandomMasking",
     "RegionBranch",
+    "SimpleFeaturePyramid",
+    "ViT",
     "add_rmae_config",
     "build_parts",
     "mask_from_order",

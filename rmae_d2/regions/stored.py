@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .codec import warm_up
 from .record import EncodedRecord, RecordError, RegionRecord
 from .shards import REMEDY, digest
 from .store import RegionStore, StoreError, local_path
@@ -60,6 +61,7 @@ class StoredRegions:
             )
         self.fallback = fallback
         self.store = None if path is None else _open(path)
+        warm_up()  # once here, so that workers forked later need not compile
         fallback_params = dict(getattr(fallback, "params", {}))
         self.params = dict(self.store.params) if self.store else fallback_params
         self._missing = 0

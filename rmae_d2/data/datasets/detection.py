@@ -1,0 +1,344 @@
+"""Datasets of detection for configs: registered ones by name, own ones by a json and a folder."""
+
+import difflib
+import json as json_module
+import logging
+import os
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import pycocotools.mask as mask_util
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.detection_utils import check_metadata_consistency
+from detectron2.structures import BoxMode
+from detectron2.utils.file_io import PathManager
+from PIL import ExifTags, Image
+
+from .coco_json import (
+    AnnotationError,
+    examples,
+    mask_of,
+    missing_dataset_message,
+    read_coco_json,
+)
+from .images_only import DatasetMissingError, _coco_name, _image_folder, _without_absent
+
+logger = logging.getLogger(__name__)
+
+#: Images whose size is compared with the json's when a dataset is loaded.
+_SIZES_CHECKED = 64
+
+
+class JsonFacts(NamedTuple):
+    """What a config has to know of a json: its classes, in the model's order, and whether it has masks."""
+
+    classes: tuple[str, ...]
+    has_masks: bool
+
+
+def detection_dataset(
+    names: Sequence[str] | str = (),
+    json: str | None = None,
+    root: str | None = None,
+    *,
+    filter_empty: bool = True,
+    masks: bool | None = None,
+    allow_missing: float = 0.01,
+) -> list[dict[str, Any]]:
+    """Images with annotated instances, as Detectron2's mappers take them.
+
+    Left out, with counts and examples in the log: boxes without area, polygons of fewer than three points,
+    where masks are wanted also instances without any, images whose file is absent and, with filter_empty,
+    images on which nothing is left but crowds.
+
+    Args:
+        names: registered datasets, concatenated; used where there is no json.
+        json: own data in COCO's format. Its classes are numbered in the order of their ids, gaps closed.
+            The dataset is registered under :func:`own_dataset_name`.
+        root: folder of the json's images; by default found near the json.
+        filter_empty: for training.
+        masks: False leaves masks out, True insists on them; by default they are there if the data have any.
+        allow_missing: share of the images whose files may be absent.
+
+    Returns:
+        dataset dicts in the order of the image ids, of each dataset.
+
+    Raises:
+        DatasetMissingError: json or images are not there; how to get them.
+        AnnotationError: the json cannot be used, sizes differ from the images', or nothing is left.
+        ValueError: a name that is not registered, or names whose classes differ.
+    """
+    if json is not None:
+        json = os.path.expanduser(json)
+        dicts = _without_absent(_load_own(json, root), json, allow_missing)
+        _register(json, root)
+        source = json
+    else:
+        named = (names,) if isinstance(names, str) else tuple(names)
+        if not named:
+            raise ValueError("which data? set dataset.names, or dataset.json and dataset.root")
+        dicts = [sample for name in named for sample in _load_named(name, allow_missing)]
+        check_metadata_consistency("thing_classes", named)
+        source = ", ".join(named)
+    _check_sizes(dicts, source)
+    dicts = _with_usable_annotations(dicts, source, masks)
+    if filter_empty:
+        dicts = _without_empty(dicts, source)
+    instances = [a for sample in dicts for a in sample["annotations"] if not a.get("iscrowd")]
+    logger.info(
+        "%s: %d images, %d instances of %d classes",
+        *(source, len(dicts), len(instances), len({a["category_id"] for a in instances})),
+    )
+    return dicts
+
+
+def own_dataset_name(json: str) -> str:
+    """The name in Detectron2's catalogs of a dataset that was given as a json: its absolute path."""
+    return os.path.abspath(os.path.expanduser(json))
+
+
+def json_facts(json: str) -> JsonFacts:
+    """What a json holds; read once as long as the file does not change.
+
+    Raises:
+        DatasetMissingError: no such file.
+        AnnotationError: it cannot be used.
+    """
+    path = os.path.expanduser(json)
+    status = os.stat(path) if os.path.isfile(path) else None
+    return _facts(path, (status.st_mtime_ns, status.st_size) if status else None)
+
+
+@lru_cache(maxsize=8)
+def _facts(path: str, version: tuple[int, int] | None) -> JsonFacts:
+    content = read_coco_json(path)
+    categories = sorted(content["categories"], key=lambda category: category["id"])
+    has_masks = any(mask_of(a) is not None for a in content.get("annotations", []))
+    return JsonFacts(tuple(str(category["name"]) for category in categories), has_masks)
+
+
+def num_classes_of(json: str | None, otherwise: int | None = None) -> int:
+    """Number of classes that a model needs, for ``model.roi_heads.num_classes`` in configs.
+
+    Args:
+        json: own data in COCO's format, or None.
+        otherwise: the number where there is no json.
+
+    Raises:
+        ValueError: neither is given. See also :func:`json_facts`.
+    """
+    if json is not None:
+        return len(json_facts(json).classes)
+    if otherwise is None:
+        raise ValueError("the number of classes needs a json, or a number for the case without")
+    return otherwise
+
+
+def check_same_classes(train_json: str, test_json: str) -> None:
+    """Refuses a test set whose classes are numbered in another way than those of training.
+
+    Raises:
+        AnnotationError: names the classes that differ. See also :func:`json_facts`.
+    """
+    train, test = json_facts(train_json).classes, json_facts(test_json).classes
+    if train != test:
+        differing = [f"{k}: {a} / {b}" for k, (a, b) in enumerate(zip(train, test)) if a != b]  # noqa: B905
+        raise AnnotationError(
+            f"{train_json} has {len(train)} classes, {test_json} {len(test)}; differing numbers: "
+            f"{examples(differing) or 'those at the end'}. List the same 'categories', with the same ids, "
+            "in both"
+        )
+
+
+def _load_own(json: str, root: str | None) -> list[dict[str, Any]]:
+    content = read_coco_json(json)
+    if "annotations" not in content:
+        content["annotations"] = []
+    numbers = {identifier: k for k, identifier in enumerate(_category_ids(content))}
+    by_image: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
+    astray = []
+    for annotation in content["annotations"]:
+        members = by_image.get(annotation["image_id"])
+        if members is None:
+            astray.append(annotation["id"])
+        else:
+            members.append(_instance(annotation, numbers))
+    if astray:
+        logger.warning(
+            "%s: %d annotations are of images that it does not list, such as the annotations %s: ignored",
+            *(json, len(astray), examples(astray)),
+        )
+    images = sorted(content["images"], key=lambda image: image["id"])
+    names = [_coco_name(image, json) for image in images]
+    try:
+        folder = _image_folder(json, names, None if root is None else os.path.expanduser(root))
+    except DatasetMissingError as error:  # pre-training's key has another name
+        raise DatasetMissingError(
+            str(error).replace("dataset.image_root", "dataset.root")
+        ) from None
+    return [
+        {
+            "file_name": os.path.join(folder, name),
+            "image_id": image["id"],
+            "height": image["height"],
+            "width": image["width"],
+            "annotations": by_image[image["id"]],
+        }
+        for image, name in zip(images, names, strict=True)
+    ]
+
+
+def _instance(annotation: dict[str, Any], numbers: dict[Any, int]) -> dict[str, Any]:
+    instance = {
+        "bbox": annotation["bbox"],
+        "bbox_mode": BoxMode.XYWH_ABS,
+        "category_id": numbers[annotation["category_id"]],
+        "iscrowd": int(annotation.get("iscrowd") or 0),
+    }
+    if annotation.get("segmentation"):
+        mask = annotation["segmentation"]
+        if isinstance(mask, dict) and isinstance(mask.get("counts"), list):
+            mask = mask_util.frPyObjects(mask, *mask["size"])
+        instance["segmentation"] = mask
+    return instance
+
+
+def _category_ids(content: dict[str, Any]) -> list[Any]:
+    return sorted(category["id"] for category in content["categories"])
+
+
+def _register(json: str, root: str | None) -> None:
+    """Under its path, so that whoever draws or evaluates finds the names of the classes."""
+    name = own_dataset_name(json)
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        if name in catalog:
+            catalog.pop(name)
+    DatasetCatalog.register(name, partial(_load_own, json, root))
+    classes, has_masks = json_facts(json)
+    MetadataCatalog.get(name).set(
+        json_file=json, thing_classes=list(classes), has_masks=has_masks, evaluator_type="coco"
+    )
+
+
+def _load_named(name: str, allow_missing: float) -> list[dict[str, Any]]:
+    if name not in DatasetCatalog:
+        near = difflib.get_close_matches(name, DatasetCatalog.list(), n=3, cutoff=0.5)
+        hint = f"did you mean {', '.join(near)}?" if near else "for own data set dataset.json"
+        raise ValueError(f"no dataset is registered as {name!r}: {hint}")
+    metadata = MetadataCatalog.get(name)
+    json_file = metadata.get("json_file")
+    places = [metadata.get(key) for key in ("json_file", "image_root")]
+    absent = [place for place in places if place and not PathManager.exists(place)]
+    if absent:
+        raise DatasetMissingError(missing_dataset_message(name, absent))
+    try:
+        dicts = DatasetCatalog.get(name)
+    except (json_module.JSONDecodeError, UnicodeDecodeError, AssertionError, KeyError) as error:
+        if json_file is not None:
+            read_coco_json(json_file, name)  # says it better, in most cases
+        reason = " ".join(str(error).split())
+        raise AnnotationError(f"{json_file or name} cannot be used: {reason}") from error
+    dicts = [{**sample, "annotations": sample.get("annotations", [])} for sample in dicts]
+    return _without_absent(dicts, json_file or name, allow_missing)
+
+
+def _check_sizes(dicts: list[dict[str, Any]], source: str) -> None:
+    """Compares the sizes of a few images, spread over the dataset, with what the annotations say."""
+    few = dicts[:: -(-len(dicts) // _SIZES_CHECKED)] if dicts else []
+    few = [sample for sample in few if "height" in sample and "://" not in sample["file_name"]]
+    wrong = []
+    for sample in few:
+        size = _upright_size(sample["file_name"])
+        if size is not None and size != (sample["height"], sample["width"]):
+            wrong.append(
+                f"{sample['file_name']} is {size[0]}x{size[1]} (height x width), not "
+                f"{sample['height']}x{sample['width']}"
+            )
+    if wrong:
+        raise AnnotationError(
+            f"{source}: {len(wrong)} of {len(few)} images looked at have another size than the annotations "
+            f"say: {examples(wrong)}. Were the images resized or turned after they were annotated?"
+        )
+
+
+def _upright_size(file_name: str) -> tuple[int, int] | None:
+    """(height, width) as readers see it, EXIF's turn applied; None where it is no image."""
+    try:
+        with Image.open(file_name) as image:
+            width, height = image.size
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    except (OSError, SyntaxError):  # the loader counts and names what it cannot read
+        return None
+    return (width, height) if turned else (height, width)
+
+
+def _with_usable_annotations(
+    dicts: list[dict[str, Any]], source: str, masks: bool | None
+) -> list[dict[str, Any]]:
+    """Without boxes of no area and, where masks are wanted, instances that have none."""
+    has_masks = any(mask_of(a) is not None for sample in dicts for a in sample["annotations"])
+    if masks and not has_masks:
+        raise AnnotationError(f"{source} has boxes only, and dataset.masks=true insists on masks")
+    if masks is None and not has_masks:
+        logger.warning(
+            "%s has boxes only, no masks: train a model without mask head, and without "
+            "mapper.use_instance_mask and mapper.recompute_boxes",
+            source,
+        )
+    keep_masks = has_masks and masks is not False
+    flat: list[Any] = []
+    bare: list[Any] = []
+    cleaned = []
+    for sample in dicts:
+        kept = []
+        for annotation in sample["annotations"]:
+            mask = mask_of(annotation)
+            if _is_flat(annotation):
+                flat.append(sample["image_id"])
+            elif keep_masks and mask is None:
+                bare.append(sample["image_id"])
+            else:
+                rest = {k: v for k, v in annotation.items() if k != "segmentation"}
+                kept.append({**rest, "segmentation": mask} if keep_masks else rest)
+        cleaned.append({**sample, "annotations": kept})
+    for images, what in (
+        (flat, "boxes have no area"),
+        (bare, "instances have no mask, nor a polygon of three points"),
+    ):
+        if images:
+            logger.warning(
+                "%s: %d %s, such as in the images %s: left out",
+                *(source, len(images), what, examples(dict.fromkeys(images))),
+            )
+    return cleaned
+
+
+def _is_flat(annotation: dict[str, Any]) -> bool:
+    a, b, c, d = (float(x) for x in annotation["bbox"][:4])
+    if annotation["bbox_mode"] == BoxMode.XYXY_ABS:
+        c, d = c - a, d - b
+    return c <= 0 or d <= 0
+
+
+def _without_empty(dicts: list[dict[str, Any]], source: str) -> list[dict[str, Any]]:
+    """Without images on which there is nothing to learn: no annotation, or crowds only."""
+    kept, bare, crowds = [], 0, 0
+    for sample in dicts:
+        if any(not a.get("iscrowd") for a in sample["annotations"]):
+            kept.append(sample)
+        elif sample["annotations"]:
+            crowds += 1
+        else:
+            bare += 1
+    if bare or crowds:
+        logger.info(
+            "%s: %d images without annotations and %d with crowds only are left out",
+            *(source, bare, crowds),
+        )
+    if not kept:
+        raise AnnotationError(
+            f"{source}: none of its {len(dicts)} images has a usable annotation "
+            f"({bare} have none, {crowds} crowds only)"
+        )
+    return kept

@@ -1,0 +1,83 @@
+"""Repeat-factor sampling (LVIS, appendix B.2) for a stream that is addressed by position.
+
+Images with rare classes appear more than once an epoch. Detectron2's sampler rounds every image's
+factor at random, so its epochs differ in length and a position has no epoch. Here every epoch has
+the same length, and an image still appears as often as its factor says on average.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from detectron2.data.samplers import RepeatFactorTrainingSampler
+from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+
+def category_repeat_factors(
+    dataset_dicts: Sequence[dict[str, Any]], threshold: float
+) -> NDArray[np.float64]:
+    """How often each image should appear an epoch: max(1, sqrt(threshold / f)), 1 or more.
+
+    f is the share of images that show the image's rarest class, as in Detectron2.
+
+    Args:
+        dataset_dicts: N dicts with ``annotations``.
+        threshold: classes in a smaller share of the images are repeated (0.001 for LVIS).
+
+    Returns:
+        float64 (N,).
+    """
+    if threshold <= 0:
+        raise ValueError(f"repeat_threshold={threshold} must be positive; for no repeats, null")
+    noisy = logging.getLogger("detectron2.data.samplers.distributed_sampler")
+    level = noisy.level
+    noisy.setLevel(logging.WARNING)  # it logs a line a class, 1,203 of them for LVIS
+    try:
+        factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+            dataset_dicts, threshold
+        )
+    finally:
+        noisy.setLevel(level)
+    return factors.numpy().astype(np.float64)
+
+
+class RepeatedOrder:
+    """Orders of epochs in which image i appears factor[i] times on average.
+
+    The whole part of a factor always counts. Fractions are drawn by systematic sampling: one random
+    offset u, image i once more where its cumulated fraction plus u passes a whole number. So each
+    image's chance is its fraction, and the number drawn is the same in every epoch.
+
+    Attributes:
+        length: positions an epoch.
+    """
+
+    def __init__(self, factors: NDArray[np.float64]) -> None:
+        """Prepares the orders.
+
+        Args:
+            factors: (N,), 0 or more; the fractions are scaled, by less than 1 / their sum, to add up
+                to a whole number.
+        """
+        self._whole = np.floor(factors).astype(np.int64)
+        self._fractions = factors - self._whole
+        total = float(self._fractions.sum())
+        self._extra = round(total)
+        self._fractions *= self._extra / total if total else 0.0
+        self.length = int(self._whole.sum()) + self._extra
+        if self.length == 0:
+            raise ValueError("the repeat factors leave no image in an epoch")
+
+    def draw(self, generator: np.random.Generator) -> NDArray[np.int64]:
+        """Image indices of one epoch, shuffled, int64 (length,)."""
+        # Cumulated in a random order, else neighbours in the data set would exclude each other.
+        images = generator.permutation(len(self._whole))
+        cumulated = np.cumsum(self._fractions[images])
+        cumulated[-1] = self._extra  # exactly, whatever rounding did
+        steps = np.floor(cumulated + generator.random())
+        counts = self._whole.copy()
+        counts[images] += np.diff(steps, prepend=0.0).astype(np.int64)
+        return generator.permutation(np.repeat(np.arange(len(counts)), counts))

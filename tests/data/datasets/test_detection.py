@@ -1,0 +1,370 @@
+"""Detection data for training and testing: registered, or somebody's own json and folder."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.data import transforms as T
+from detectron2.data.datasets import register_coco_instances, register_lvis_instances
+from detectron2.data.datasets.lvis import get_lvis_instances_meta
+from PIL import Image
+
+from rmae_d2.data.datasets import (
+    AnnotationError,
+    DatasetMissingError,
+    check_same_classes,
+    detection_dataset,
+    json_facts,
+    num_classes_of,
+    own_dataset_name,
+)
+from rmae_d2.evaluation import COCOEvaluator
+
+
+def _annotation(identifier, image_id, category_id, box, **more):
+    x, y, w, h = box
+    polygon = [x, y, x + w, y, x + w, y + h, x, y + h]
+    return {
+        **{"id": identifier, "image_id": image_id, "category_id": category_id, "bbox": box},
+        **{"segmentation": [polygon], "area": w * h, "iscrowd": 0},
+        **more,
+    }
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Own data: three images, categories 9 and 4, the folders of json and images side by side."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    content = {
+        "images": [
+            {"id": i, "file_name": f"{i}.png", "height": 20 + i, "width": 30} for i in (3, 1, 2)
+        ],
+        "categories": [{"id": 9, "name": "dog"}, {"id": 4, "name": "cat"}],
+        "annotations": [
+            _annotation(1, 1, 9, [2, 2, 8, 8]),
+            _annotation(2, 1, 4, [10, 5, 6, 9]),
+            _annotation(3, 2, 4, [1, 1, 20, 10]),
+            _annotation(4, 3, 9, [5, 5, 5, 5]),
+        ],
+    }
+    for image in content["images"]:
+        size = (image["width"], image["height"])
+        Image.new("RGB", size, (image["id"], 0, 0)).save(folder / image["file_name"])
+
+    def write(change=lambda content: None, text=None):
+        changed = copy.deepcopy(content)
+        change(changed)
+        path = tmp_path / "annotations/own.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(changed) if text is None else text)
+        return str(path)
+
+    yield write
+    name = own_dataset_name(str(tmp_path / "annotations/own.json"))
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        if name in catalog:
+            catalog.pop(name)
+
+
+def _ids(dicts):
+    return [sample["image_id"] for sample in dicts]
+
+
+def test_own_data(own, tmp_path):
+    """Sorted images, contiguous classes in the order of their ids, the folder found or given."""
+    path = own()
+    dicts = detection_dataset(json=path)
+    assert dicts == detection_dataset(("coco_2017_train",), path, str(tmp_path / "photos"))
+    assert _ids(dicts) == [1, 2, 3]
+    assert dicts[0]["file_name"] == str(tmp_path / "photos/1.png")
+    assert (dicts[0]["height"], dicts[0]["width"]) == (21, 30)
+    assert [a["category_id"] for a in dicts[0]["annotations"]] == [1, 0]
+    assert num_classes_of(path) == 2 and num_classes_of(None, 80) == 80
+    assert json_facts(path) == (("cat", "dog"), True)
+    metadata = MetadataCatalog.get(own_dataset_name(path))
+    assert metadata.thing_classes == ["cat", "dog"] and metadata.has_masks
+    assert _ids(DatasetCatalog.get(own_dataset_name(path))) == [1, 2, 3]
+
+
+def test_the_mapper_takes_them(own):
+    dicts = detection_dataset(json=own())
+    mapper = DatasetMapper(
+        is_train=True,
+        augmentations=[T.RandomFlip(prob=1.0)],
+        image_format="RGB",
+        use_instance_mask=True,
+        recompute_boxes=True,
+    )
+    instances = mapper(dicts[0])["instances"]
+    assert instances.gt_boxes.tensor.tolist() == [[20, 2, 28, 10], [14, 5, 20, 14]]
+    assert instances.gt_classes.tolist() == [1, 0] and len(instances.gt_masks) == 2
+
+
+def test_what_is_detected_is_evaluated_with_the_same_classes(own, feed_perfect):
+    path = own()
+    evaluator = COCOEvaluator("coco_2017_val", json=path)  # the name is of no meaning then
+    found = feed_perfect(evaluator, detection_dataset(json=path, filter_empty=False))
+    assert found["bbox"]["AP-cat"] == found["bbox"]["AP-dog"] == pytest.approx(100)
+
+
+@pytest.fixture
+def feed_perfect():
+    from detectron2.structures import Boxes, BoxMode, Instances
+
+    def feed(evaluator, dicts):
+        evaluator.reset()
+        for sample in dicts:
+            annotations = sample["annotations"]
+            boxes = [
+                BoxMode.convert(a["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for a in annotations
+            ]
+            found = Instances((sample["height"], sample["width"]))
+            found.pred_boxes = Boxes(torch.tensor(boxes).reshape(-1, 4))
+            found.scores = torch.ones(len(boxes))
+            found.pred_classes = torch.tensor([a["category_id"] for a in annotations])
+            evaluator.process([sample], [{"instances": found}])
+        return evaluator.evaluate()
+
+    return feed
+
+
+def test_what_cannot_be_learned_from_is_left_out(own, caplog):
+    def spoil(content):
+        content["annotations"] += [
+            _annotation(5, 1, 9, [3, 3, 0, 5]),
+            _annotation(6, 1, 9, [3, 3, 5, 5], segmentation=[[3, 3, 8, 8]]),
+            _annotation(7, 999, 9, [3, 3, 5, 5]),
+        ]
+        content["annotations"][2]["iscrowd"] = 1
+        content["annotations"][3]["bbox"] = [5, 5, -1, 5]
+
+    path = own(spoil)
+    with caplog.at_level("INFO"):
+        dicts = detection_dataset(json=path)
+    assert _ids(dicts) == [1] and len(dicts[0]["annotations"]) == 2
+    assert "2 boxes have no area, such as in the images 1, 3: left out" in caplog.text
+    assert "1 instances have no mask, nor a polygon of three points, such as in the images 1" in (
+        caplog.text
+    )
+    assert "1 annotations are of images that it does not list, such as the annotations 7" in (
+        caplog.text
+    )
+    assert "1 images without annotations and 1 with crowds only are left out" in caplog.text
+    assert "1 images, 2 instances of 2 classes" in caplog.text
+    assert _ids(detection_dataset(json=path, filter_empty=False)) == [1, 2, 3]
+
+
+def test_nothing_left(own):
+    def crowds(content):
+        for annotation in content["annotations"][:3]:
+            annotation["iscrowd"] = 1
+        del content["annotations"][3]
+
+    with pytest.raises(AnnotationError, match="none of its 3 images .*1 have none, 2 crowds only"):
+        detection_dataset(json=own(crowds))
+    without = own(lambda content: content.pop("annotations"))
+    assert len(detection_dataset(json=without, filter_empty=False)) == 3  # a test set
+
+
+def test_boxes_without_masks(own, caplog):
+    def bare(content):
+        for annotation in content["annotations"]:
+            del annotation["segmentation"]
+
+    path = own(bare)
+    dicts = detection_dataset(json=path)
+    assert "has boxes only, no masks: train a model without mask head" in caplog.text
+    assert not MetadataCatalog.get(own_dataset_name(path)).has_masks
+    assert sum(len(sample["annotations"]) for sample in dicts) == 4
+    with pytest.raises(AnnotationError, match="has boxes only, and dataset.masks=true"):
+        detection_dataset(json=path, masks=True)
+    caplog.clear()
+    assert detection_dataset(json=path, masks=False) == dicts
+    # Masks that are there may be left aside; a box without mask then counts too.
+    path = own(lambda content: content["annotations"][0].pop("segmentation"))
+    assert detection_dataset(json=path, masks=False) == dicts
+    assert "boxes only" not in caplog.text
+    assert len(detection_dataset(json=path)[0]["annotations"]) == 1
+
+
+def test_rle_masks(own):
+    """Uncompressed RLE is compressed, as the mapper wants it."""
+    rle = {"size": [21, 30], "counts": [0, 21, 609]}
+    path = own(lambda content: content["annotations"][0].update(segmentation=rle))
+    instance = detection_dataset(json=path)[0]["annotations"][0]
+    assert isinstance(instance["segmentation"]["counts"], bytes)
+    mapper = DatasetMapper(
+        is_train=True,
+        augmentations=[],
+        image_format="RGB",
+        use_instance_mask=True,
+        instance_mask_format="bitmask",
+    )
+    masks = mapper(detection_dataset(json=path)[0])["instances"].gt_masks.tensor
+    assert masks[0, :, 0].all() and not masks[0, :, 1:].any()
+
+
+def test_absent_images(own, tmp_path, caplog):
+    path = own()
+    (tmp_path / "photos/2.png").unlink()
+    with pytest.raises(
+        DatasetMissingError, match="1 of the 3 files .* are absent.*2.png.*At most 1%"
+    ):
+        detection_dataset(json=path)
+    assert _ids(detection_dataset(json=path, allow_missing=0.5)) == [1, 3]
+    assert "They are left out" in caplog.text
+    with pytest.raises(DatasetMissingError, match=r"(?s)none of those.*dataset.root=") as error:
+        detection_dataset(json=path, root=str(tmp_path / "elsewhere"))
+    assert "image_root" not in str(error.value)
+    with pytest.raises(DatasetMissingError, match="no annotation file .*nowhere.json"):
+        detection_dataset(json=str(tmp_path / "nowhere.json"))
+
+
+def test_sizes_that_differ(own, tmp_path):
+    path = own()
+    Image.new("RGB", (60, 42)).save(tmp_path / "photos/1.png")
+    message = (
+        "1 of 3 images looked at .*1.png is 42x60 .height x width., not 21x30.*resized or turned"
+    )
+    with pytest.raises(AnnotationError, match=message):
+        detection_dataset(json=path)
+    # Turned by EXIF the sides change places: readers apply it.
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (21, 30)).save(tmp_path / "photos/1.png", exif=exif)
+    assert len(detection_dataset(json=path)) == 3
+    # What is no image at all is the loader's business, which counts and names it.
+    (tmp_path / "photos/1.png").write_bytes(b"no image")
+    assert len(detection_dataset(json=path)) == 3
+
+
+def test_jsons_that_cannot_be_used(own):
+    with pytest.raises(AnnotationError, match="own.json is cut off"):
+        detection_dataset(json=own(text='{"images": [{"id": 1'))
+    with pytest.raises(AnnotationError, match="1 ids stand more than once in 'images', such as 3"):
+        detection_dataset(json=own(lambda c: c["images"][1].update(id=3)))
+    with pytest.raises(AnnotationError, match="own.json is cut off"):
+        num_classes_of(own(text='{"images": [{"id": 1'))
+    with pytest.raises(ValueError, match="needs a json, or a number"):
+        num_classes_of(None)
+
+
+def test_a_changed_json_is_read_again(own):
+    path = own()
+    assert num_classes_of(path) == 2
+    content = json.loads(Path(path).read_text())
+    content["categories"].append({"id": 1, "name": "bird"})
+    Path(path).write_text(json.dumps(content))
+    assert num_classes_of(path) == 3
+    detection_dataset(json=path)
+    assert MetadataCatalog.get(own_dataset_name(path)).thing_classes == ["bird", "cat", "dog"]
+
+
+def test_train_and_test_must_number_their_classes_alike(own, tmp_path):
+    path = own()
+    other = tmp_path / "other.json"
+    content = json.loads(Path(path).read_text())
+    content["annotations"] = []
+    other.write_text(json.dumps(content))
+    check_same_classes(path, str(other))
+    content["categories"] = content["categories"][:1]
+    other.write_text(json.dumps(content))
+    with pytest.raises(AnnotationError, match="has 2 classes, .*other.json 1; .*0: cat / dog"):
+        check_same_classes(path, str(other))
+
+
+def test_names(own):
+    with pytest.raises(ValueError, match="'coco_2017_trian': did you mean coco_2017_train"):
+        detection_dataset("coco_2017_trian")
+    with pytest.raises(ValueError, match="set dataset.names, or dataset.json"):
+        detection_dataset()
+
+
+@pytest.fixture
+def registered(shared_data):
+    """The real subsets, under names of their own: builtin ones follow the environment."""
+    coco, lvis = "real_coco_for_training", "real_lvis_v1_for_training"
+    images = shared_data / "coco/train2017"
+    register_coco_instances(
+        coco, {}, str(shared_data / "coco/annotations/instances_train2017.json"), str(images)
+    )
+    register_lvis_instances(
+        lvis,
+        get_lvis_instances_meta("lvis_v1"),
+        str(shared_data / "lvis/lvis_v1_train.json"),
+        f"{shared_data}/coco/",
+    )
+    yield coco, lvis
+    for name in (coco, lvis):
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def test_real_data_are_detectron2s(registered, shared_data):
+    """By name and by json: the dicts that Detectron2's own function gives."""
+    from detectron2.data import get_detection_dataset_dicts
+
+    coco, lvis = registered
+    expected = get_detection_dataset_dicts(coco)
+    assert detection_dataset(coco) == expected
+    path = shared_data / "coco/annotations/instances_train2017.json"
+    assert detection_dataset(json=str(path)) == expected
+    assert detection_dataset(lvis) == get_detection_dataset_dicts(lvis)
+    both = shared_data / "lvis/lvis_v1_train.json"
+    by_json = detection_dataset(json=str(both), root=str(shared_data / "coco"))
+    assert [s["file_name"] for s in by_json] == [s["file_name"] for s in detection_dataset(lvis)]
+    assert num_classes_of(str(both)) == 1203
+    with pytest.raises(ValueError, match="different metadata 'thing_classes'"):
+        detection_dataset((coco, lvis))
+
+
+def test_a_registered_json_that_is_broken(tmp_path):
+    for name, content, message in (
+        ("broken_cut", '{"images": [', "is cut off"),
+        ("broken_twice", None, "ids stand more than once in 'annotations'"),
+    ):
+        path = tmp_path / f"{name}.json"
+        entry = _annotation(1, 1, 1, [1, 1, 2, 2])
+        whole = {
+            "images": [{"id": 1, "file_name": "a", "height": 4, "width": 4}],
+            "categories": [{"id": 1, "name": "x"}],
+            "annotations": [entry, entry],
+        }
+        path.write_text(content or json.dumps(whole))
+        register_coco_instances(name, {}, str(path), str(tmp_path))
+        try:
+            with pytest.raises(AnnotationError, match=f"{name}.json.*{message}"):
+                detection_dataset(name)
+        finally:
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+
+
+def test_missing_datasets_say_where_from(tmp_path):
+    """Below DETECTRON2_DATASETS with ~; the json or the images."""
+    (tmp_path / "sets/coco/annotations").mkdir(parents=True)
+    (tmp_path / "sets/coco/annotations/instances_train2017.json").write_text("{}")
+    code = (
+        "from rmae_d2.data.datasets import detection_dataset\n"
+        "for name in ('coco_2017_train', 'lvis_v1_train', 'scenes_val'):\n"
+        "    try: detection_dataset(name)\n"
+        "    except FileNotFoundError as error: print(error)\n"
+    )
+    env = {**os.environ, "HOME": str(tmp_path), "DETECTRON2_DATASETS": "~/sets"}
+    run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    for text in (
+        f"looked for: {tmp_path}/sets/coco/train2017\n",
+        "http://images.cocodataset.org/zips/train2017.zip",
+        f"looked for: {tmp_path}/sets/lvis/lvis_v1_train.json\n",
+        "https://dl.fbaipublicfiles.com/LVIS/lvis_v1_train.json.zip",
+        "annotations: python tools/make_scenes.py",
+        "dataloader.train.dataset.json=FILE.json",
+    ):
+        assert text in run.stdout, run.stdout + run.stderr
