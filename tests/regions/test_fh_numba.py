@@ -112,7 +112,7 @@ def draw(kind, height, width, channels, seed):
         steps = rng.integers(0, 4, 2)
         ramp = np.add.outer(np.arange(height) * steps[0], np.arange(width) * steps[1])
         return np.repeat((ramp % 256)[..., None], channels, axis=2).astype(np.uint8)
-    y, x = rng.integers(0, 200, 2)
+    y, x = rng.integers(0, 200, 2)  # of a photo of 400x600
     patch = photos.coffee()[y : y + height, x : x + width]
     return np.take(patch, np.arange(channels) % 3, axis=2)
 
@@ -157,6 +157,49 @@ def test_a_scale_does_not_depend_on_the_others_and_repeats(image, scales):
 def test_smoothing_equals_scipy_to_the_bit(image, sigma):
     expected = ndimage.gaussian_filter(image * (1 / 255), (sigma, sigma, 0))
     np.testing.assert_array_equal(smooth(image, sigma), np.moveaxis(expected, -1, 0))
+
+
+def sort_edges(smooth_CHW):
+    width = smooth_CHW.shape[2]
+    ends = np.array([[0, 0, 0, width], [1, width, width + 1, 1]], np.uint32)
+    return fh_numba._sort_edges(smooth_CHW, ends), ends
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.8])
+@pytest.mark.parametrize("kind", ["noise", "posterised", "constant", "ramp", "photo"])
+def test_edges_are_in_the_order_of_a_stable_sort_of_their_weights(kind, sigma):
+    # In ramps thousands of weights differ in their last bits only.
+    smooth_CHW = smooth(draw(kind, 150, 170, 3, 1), sigma)
+    pixel = np.arange(150 * 170).reshape(150, 170)
+    pairs = (  # both ends of the edges, and the pixel they are listed under
+        (smooth_CHW[:, :, :-1], smooth_CHW[:, :, 1:], pixel[:, :-1]),
+        (smooth_CHW[:, :-1], smooth_CHW[:, 1:], pixel[:-1]),
+        (smooth_CHW[:, :-1, :-1], smooth_CHW[:, 1:, 1:], pixel[:-1, :-1]),
+        (smooth_CHW[:, 1:, :-1], smooth_CHW[:, :-1, 1:], pixel[:-1, :-1]),
+    )
+    weights = [np.sqrt(((one - two) ** 2).sum(axis=0)).ravel() for one, two, _ in pairs]
+    listed = [at.ravel() * 4 + direction for direction, (_, _, at) in enumerate(pairs)]
+    order = np.argsort(np.concatenate(weights), kind="stable")
+    edges, _ = sort_edges(smooth_CHW)
+    np.testing.assert_array_equal(edges & 0xFFFFFFFF, np.concatenate(listed)[order])
+
+
+def test_weights_near_the_limit_are_judged_exactly():
+    # Two pixels merge; the third joins unless its edge reaches their limit, a float32.
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        scale = rng.uniform(0.01, 0.5)
+        first = rng.uniform(0.1, 0.49) * scale
+        limit = float(np.float32(first + scale / 2))
+        for second, joins in ((limit, False), (np.nextafter(limit, 0), True)):
+            line = np.array([[[-first, 0.0, second]]])
+            edges, ends = sort_edges(line)
+            parent = np.arange(3, dtype=np.uint32)
+            size, heaviest = np.ones_like(parent), np.full_like(parent, fh_numba._NONE)
+            forest = (parent, size, heaviest, np.full(3, scale, np.float32))
+            refused = np.empty(2, np.uint32)
+            _, count = fh_numba._merge(edges, forest, scale, line[0], ends, refused)
+            assert count == (not joins)
 
 
 @pytest.mark.parametrize("step", [1, 2, 5])
