@@ -14,7 +14,6 @@ scikit-image wheel carries are used, at 640x480.
 
 import argparse
 import multiprocessing
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -175,10 +174,16 @@ def _peak_in_process(implementation: str) -> float:
     coarse = Image.fromarray(generator.integers(0, 256, (60, 60, 3), dtype=np.uint8))
     image = np.asarray(coarse.resize((1500, 1500), Image.Resampling.BICUBIC))
     felzenszwalb(image[:64, :64], (100,), implementation=implementation)  # imports, compilers
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far (Linux)
+    before = _memory_kb("VmRSS")
     felzenszwalb(image, SCALES, max_pixels=None, implementation=implementation)
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return (after - before) * 1024 / image.shape[0] / image.shape[1]
+    return (_memory_kb("VmHWM") - before) * 1024 / image.shape[0] / image.shape[1]
+
+
+def _memory_kb(key: str) -> int:
+    """A line of the process's memory, in KiB: VmRSS is held now, VmHWM the most ever held."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key))
 
 
 def crops(size: tuple[int, int], count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -312,9 +317,8 @@ def _extrapolate(spent: dict, stored: dict, repeat: int) -> None:
     table("data set | scikit-image core-hours | ours core-hours | npy GB | ours GB", rows)
     print(
         "Assumes: every image costs what these photographs cost on average (COCO 640x480 at 3 scales,\n"
-        "ImageNet 500x375 at one), cores as\n"
-        "quick as this one, as many processes as cores, reading not the limit;\n"
-        "JPEG decoding at quality 90, tar headers and padding included."
+        "ImageNet 500x375 at one), cores as quick as this one, as many processes as cores, reading\n"
+        "not the limit; JPEG decoding at quality 90, tar headers and padding included."
     )
 
 
