@@ -116,6 +116,17 @@ def test_own_source_from_a_file(photos, slic, tmp_path):
     assert RegionStore(tmp_path / "store").params == {"source": "slic", "segments": 5}
 
 
+def test_own_source_of_the_readme(photos, tmp_path, monkeypatch):
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (source,) = [part for part in readme.split("```python\n")[1:] if "class Slic" in part]
+    monkeypatch.chdir(tmp_path)
+    Path("my_regions.py").write_text(source.split("```")[0])
+    assert "`--source my_regions.py:Slic segments=100`" in readme
+    command = ["--source", "my_regions.py:Slic", "--images", str(photos), "--output", "store"]
+    assert main([*command, "--workers", "0", "segments=100"]) == 0
+    assert RegionStore("store").params == {"source": "slic", "segments": 100}
+
+
 def test_verify_takes_images_from_where_they_are_now(photos, tmp_path, capsys):
     store, moved = tmp_path / "store", tmp_path / "moved"
     assert main(fh(photos, store)) == 0
