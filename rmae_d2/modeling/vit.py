@@ -25,17 +25,18 @@ class Attention(detectron2_vit.Attention):
             window_size: side of the windows in tokens; 0 for one of all tokens.
         """
         B, H, W, D = x.shape
+        head = D // self.num_heads
         size = (window_size, window_size) if window_size else (H, W)
         qkv = self._pad(self.qkv(x), -H % size[0], -W % size[1])
         rows, columns = qkv.shape[1] // size[0], qkv.shape[2] // size[1]
-        qkv = qkv.view(B, rows, size[0], columns, size[1], 3, self.num_heads, -1)
+        qkv = qkv.view(B, rows, size[0], columns, size[1], 3, self.num_heads, head)
         qkv = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(
-            3, B * rows * columns, self.num_heads, size[0] * size[1], -1
+            3, B * rows * columns, self.num_heads, size[0] * size[1], head
         )
         q, k, v = qkv.unbind(0)
         rel_pos = (self.rel_pos_h, self.rel_pos_w) if self.use_rel_pos else None
         out = attention(q, k, v, rel_pos, size)
-        out = out.reshape(B, rows, columns, self.num_heads, *size, -1)
+        out = out.reshape(B, rows, columns, self.num_heads, *size, head)
         out = out.permute(0, 1, 4, 2, 5, 3, 6).reshape(B, rows * size[0], columns * size[1], D)
         return self.proj(out[:, :H, :W])
 
@@ -144,8 +145,8 @@ class ViT(detectron2_vit.ViT):
             block.attn.__class__ = Attention
         self.patch_size = patch_size
         self.use_act_checkpoint = use_act_checkpoint
-        self.out_indices = tuple(out_indices)
-        unknown = sorted(set(self.out_indices) - set(range(depth)))
+        self.out_indices = tuple(sorted(set(out_indices)))
+        unknown = [i for i in self.out_indices if i not in range(depth)]
         if unknown:
             raise ValueError(f"out_indices {unknown}: the ViT has blocks 0 to {depth - 1}")
         self._out_features = [*map(_tap, self.out_indices), out_feature]

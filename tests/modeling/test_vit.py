@@ -65,7 +65,7 @@ def assert_same(found, expected, tolerance=1e-5):
 def assert_parity(theirs, ours, images, tolerance=1e-5):
     with torch.no_grad():
         shape = theirs(images)["last_feat"].shape
-    grad = torch.randn(shape, dtype=images.dtype)
+    grad = torch.randn(shape, dtype=images.dtype, device=images.device)
     expected, expected_grads = gradients(theirs, images, grad)
     found, found_grads = gradients(ours, images, grad)
     assert_same(found, expected, tolerance)
@@ -103,11 +103,81 @@ def test_is_detectron2s_vit_in_double_precision():
     assert_parity(theirs.double(), ours.double(), images, tolerance=1e-12)
 
 
-def test_bf16_is_as_near_to_fp32_as_detectron2s():
+def test_is_detectron2s_vit_by_the_attention_of_gpus(monkeypatch):
+    monkeypatch.setattr(vit_attention, "chunked_attention", widened_attention)
     theirs, ours = pair(use_rel_pos=True, **WINDOWS)
-    images, grad = torch.randn(2, 3, 64, 64), torch.randn(2, 32, 8, 8)
+    assert_parity(theirs, ours, torch.randn(2, 3, 72, 56))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("rel_pos", [True, False])
+def test_is_detectron2s_vit_on_a_gpu(rel_pos):
+    theirs, ours = pair(use_rel_pos=rel_pos, **WINDOWS)
+    assert_parity(theirs.cuda(), ours.cuda(), torch.randn(2, 3, 72, 56).cuda(), tolerance=1e-4)
+
+
+def test_takes_an_empty_batch():
+    ours = ViT(**SIZE, use_rel_pos=True, **WINDOWS)
+    features = ours(torch.zeros(0, 3, 64, 72))["last_feat"]
+    assert features.shape == (0, 32, 8, 9)
+    features.sum().backward()
+    assert all(p.grad is not None and not p.grad.any() for p in ours.parameters())
+
+
+@pytest.mark.parametrize("trained", ["nothing", "rel_pos", "all but rel_pos", "the first block"])
+def test_part_of_it_can_be_frozen(trained):
+    """Gradients of the rest are the same."""
+    ours = pair(use_rel_pos=True, **WINDOWS)[1]
+    images = torch.randn(1, 3, 64, 64)
+    ours(images)["last_feat"].square().sum().backward()
+    expected = {name: p.grad for name, p in ours.named_parameters()}
+    keep = {
+        "nothing": lambda name: False,
+        "rel_pos": lambda name: "rel_pos" in name,
+        "all but rel_pos": lambda name: "rel_pos" not in name,
+        "the first block": lambda name: "blocks.0." in name,
+    }[trained]
+    for name, parameter in ours.named_parameters():
+        parameter.requires_grad_(keep(name)).grad = None
+    features = ours(images)["last_feat"]
+    assert features.requires_grad == (trained != "nothing")
+    if features.requires_grad:
+        features.square().sum().backward()
+    for name, parameter in ours.named_parameters():
+        if keep(name):
+            assert_same(parameter.grad, expected[name])
+        else:
+            assert parameter.grad is None
+
+
+@pytest.mark.slow
+def test_compiles_as_one_graph():
+    """Without graph breaks, also where blocks are computed again; gradients are the same."""
+    for options in ({}, {"use_act_checkpoint": True}):
+        torch._dynamo.reset()
+        ours = ViT(**SIZE, use_rel_pos=True, **WINDOWS, **options)
+        compiled = torch.compile(ours, backend="aot_eager", fullgraph=True)
+        images, grad = torch.randn(1, 3, 64, 40), torch.randn(1, 32, 8, 5)
+        expected, expected_grads = gradients(ours, images, grad)
+        found, found_grads = gradients(compiled, images, grad)
+        assert_same(found, expected)
+        for one, other in zip(found_grads, expected_grads, strict=True):
+            assert_same(one, other)
+
+
+DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu])]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_bf16_is_as_near_to_fp32_as_detectron2s(device):
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    theirs, ours = (model.to(device) for model in pair(use_rel_pos=True, **WINDOWS))
+    images = torch.randn(2, 3, 64, 64, device=device)
+    grad = torch.randn(2, 32, 8, 8, device=device)
     exact, exact_grads = gradients(theirs, images, grad)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(device, torch.bfloat16):
         expected, expected_grads = gradients(theirs, images, grad)
         found, found_grads = gradients(ours, images, grad)
     assert (found - exact).norm() <= 1.2 * (expected - exact).norm()
@@ -245,7 +315,8 @@ def test_a_global_block_keeps_no_scores():
 # ---------------------------------------------------------------- the network around it
 
 
-def test_checkpointing_changes_memory_only():
+@pytest.mark.parametrize("bf16", [False, True])
+def test_checkpointing_changes_memory_only(bf16):
     """Drop path draws the same in the recomputation; blocks' insides are not kept."""
     ours = ViT(**SIZE, use_rel_pos=True, drop_path_rate=0.6, **WINDOWS)
     checkpointed = ViT(
@@ -256,9 +327,10 @@ def test_checkpointing_changes_memory_only():
     images, grad, results, sizes = torch.randn(4, 3, 64, 64), torch.randn(4, 32, 8, 8), [], []
     for model in (ours, checkpointed):
         kept = []
-        with torch.autograd.graph.saved_tensors_hooks(
+        hooks = torch.autograd.graph.saved_tensors_hooks(
             lambda x, kept=kept: kept.append(x.numel()) or x, lambda x: x
-        ):
+        )
+        with hooks, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             torch.manual_seed(1)
             results.append(gradients(model, images, grad))
         sizes.append(sum(kept))
@@ -315,8 +387,8 @@ def test_taps():
     short.load_state_dict(net.state_dict(), strict=False)
     assert torch.equal(features["block0"], short(images)["last_feat"])
     assert list(short.output_shape()) == ["last_feat"]
-    renamed = ViT(**SIZE, out_feature="c4", out_indices=[1])
-    assert list(renamed(images)) == ["block1", "c4"]
+    renamed = ViT(**SIZE, out_feature="c4", out_indices=[1, 0, 1])
+    assert list(renamed(images)) == list(renamed.output_shape()) == ["block0", "block1", "c4"]
 
 
 @pytest.mark.parametrize("index", [3, -1])

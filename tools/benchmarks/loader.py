@@ -1,0 +1,129 @@
+"""Data loading: a worker's images a second."""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from detectron2.data import transforms as T
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import InterpolationMode, RandomResizedCrop
+from torchvision.transforms import functional as TF
+
+from rmae_d2.data import RandomResizedCrop as OurCrop
+from rmae_d2.data import RegionDatasetMapper, build_train_loader, read_image
+from rmae_d2.regions import RegionRecord, ShardHeader, ShardWriter, StoredRegions, write_index
+from rmae_d2.regions.felzenszwalb import felzenszwalb
+from rmae_d2.regions.shards import digest
+
+from .common import SCALES, add_photograph_arguments, photographs, table
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``loader``."""
+    add_photograph_arguments(parser)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batches", type=int, default=8, help="batches timed in a round")
+
+
+class PlainPipeline(Dataset):
+    """The straightforward pipeline: npy label maps, Pillow's bicubic, every label compared, float32."""
+
+    def __init__(self, files: list[Path], length: int) -> None:
+        self.files = files
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        file = self.files[index % len(self.files)]
+        image = Image.open(file).convert("RGB")
+        labels = torch.from_numpy(np.load(file.with_suffix(".npy")))
+        box = RandomResizedCrop.get_params(image, [0.2, 1.0], [3 / 4, 4 / 3])
+        image = TF.resized_crop(image, *box, [224, 224], InterpolationMode.BICUBIC)
+        top, left, height, width = box
+        window = labels[None, :, top : top + height, left : left + width]
+        labels = F.interpolate(window.float(), (224, 224), mode="nearest")[0]
+        if torch.rand(1) < 0.5:
+            image, labels = TF.hflip(image), labels.flip(-1)
+        pixels = TF.normalize(TF.to_tensor(image), MEAN, STD)
+        masks = torch.cat([plane == plane.unique()[:, None, None] for plane in labels])
+        chosen = torch.randperm(len(masks))[:8]
+        chosen = chosen.repeat(8)[:8] if len(chosen) < 8 else chosen
+        return pixels, masks[chosen].float()
+
+
+def images_a_second(batches: Iterator[Any], batch_size: int, count: int) -> float:
+    """Throughput once the first two batches are there."""
+    for _ in range(2):
+        next(batches)
+    start = time.perf_counter()
+    for _ in range(count):
+        next(batches)
+    return count * batch_size / (time.perf_counter() - start)
+
+
+def write_store(folder: Path, files: list[Path]) -> StoredRegions:
+    """A region store of the npy maps beside the files."""
+    folder.mkdir()
+    with ShardWriter(folder, 0, ShardHeader(params={}, num_shards=1)) as writer:
+        for file in files:
+            record = RegionRecord.from_labels(np.load(file.with_suffix(".npy")))
+            writer.add(file.name, record.to_bytes(), digest(file.read_bytes()))
+    write_index(folder)
+    return StoredRegions(folder)
+
+
+def run(args: argparse.Namespace) -> None:
+    """One worker's images a second and bytes a sample, ours against the straightforward pipeline."""
+    torch.set_num_threads(1)
+    rows = []
+    for name, size, scales in (
+        ("640x480, 3 scales", (640, 480), SCALES),
+        ("500x375, 1 scale", (500, 375), (1000,)),
+    ):
+        with tempfile.TemporaryDirectory() as folder:
+            files = []
+            for i, photo in enumerate(photographs(args, size)):
+                files.append(Path(folder) / f"{i}.jpg")
+                photo.save(files[-1], quality=90)
+                labels = felzenszwalb(read_image(files[-1]), scales)
+                np.save(files[-1].with_suffix(".npy"), labels.astype(np.uint8))
+            store = write_store(Path(folder) / "store", files)
+            mapper = RegionDatasetMapper(
+                augmentations=[OurCrop(224), T.RandomFlip(prob=0.5)], regions=store
+            )
+            dicts = [{"file_name": str(file), "image_id": file.name} for file in files]
+            count = args.batches * (args.repeat + 1) + 8
+            plain = DataLoader(PlainPipeline(files, count * args.batch), args.batch, num_workers=1)
+            ours = build_train_loader(dicts, mapper, args.batch, num_workers=1, pin_memory=False)
+            streams = {"plain": iter(plain), "ours": iter(ours)}
+            best = dict.fromkeys(streams, 0.0)
+            for _ in range(args.repeat):
+                for kind, stream in streams.items():
+                    best[kind] = max(best[kind], images_a_second(stream, args.batch, args.batches))
+            sample = next(streams["ours"])[0]
+            plain_bytes = sum(tensor.nbytes for tensor in PlainPipeline(files, 1)[0])
+            our_bytes = sum(v.nbytes for v in sample.values() if isinstance(v, torch.Tensor))
+            del streams
+            rows.append(
+                (
+                    name,
+                    f"{best['plain']:.0f}",
+                    f"{best['ours']:.0f}",
+                    f"{best['ours'] / best['plain']:.2f}",
+                    f"{plain_bytes:,}",
+                    f"{our_bytes:,}",
+                )
+            )
+    print(f"one worker, batches of {args.batch}, best of {args.repeat}")
+    table("images | plain img/s | ours img/s | ratio | plain bytes a sample | ours bytes", rows)

@@ -1,0 +1,106 @@
+"""A training step of our ViT against Detectron2's."""
+
+import argparse
+from functools import partial
+
+import torch
+from detectron2.modeling import ViT as Detectron2ViT
+from torch import nn
+
+from rmae_d2.engine.trainer import PRECISIONS
+from rmae_d2.modeling import VIT_SIZES, ViT, vit_kwargs
+
+from .common import CLOCKS, device, in_fresh_process, machine, peak_bytes, race, table, train_step
+
+THEIRS = "Detectron2's ViT"
+VARIANTS = {
+    THEIRS: (Detectron2ViT, {}),
+    "ours": (ViT, {}),
+    "ours, use_act_checkpoint": (ViT, {"use_act_checkpoint": True}),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``vitdet``."""
+    parser.add_argument("--size", choices=list(VIT_SIZES), default="base")
+    parser.add_argument(
+        "--depth", type=int, help="only the first blocks; 3 of ViT-B are a quarter of it"
+    )
+    parser.add_argument("--image", type=int, default=1024, help="side of the images, pixels")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--precision", choices=list(PRECISIONS), default="fp32")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument(
+        "--clock",
+        choices=list(CLOCKS),
+        default="wall",
+        help="cpu: seconds on this process's processors, where other work keeps the machine busy",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """A training step of our ViT against Detectron2's, in ViTDet's setting: time and peak memory.
+
+    The step is forward and backward of the backbone on noise. Peak memory is that of a fresh process:
+    weights, gradients and activations; no optimizer.
+    """
+    memory = {name: in_fresh_process(peak_of_step, name, args) for name in VARIANTS}
+    steps = {name: prepare(name, args) for name in VARIANTS}
+    seconds = race(steps, args.repeat, args.clock)
+    depth = f", the first {args.depth} blocks" if args.depth else ""
+    print(
+        f"ViT-{args.size}{depth}, {args.image} pixels, batch {args.batch}, {args.precision}, {machine()}, "
+        f"minimum of {args.repeat}"
+    )
+    table(
+        f"backbone | {args.clock} s a step | share | peak MiB | share",
+        [
+            (
+                name,
+                f"{seconds[name]:.3f}",
+                f"{seconds[name] / seconds[THEIRS]:.3f}",
+                f"{memory[name] / 2**20:.0f}",
+                f"{memory[name] / memory[THEIRS]:.3f}",
+            )
+            for name in VARIANTS
+        ],
+    )
+
+
+def prepare(name: str, args: argparse.Namespace) -> partial[None]:
+    """A variant's training step, with weights and images in place."""
+    torch.manual_seed(0)
+    net = build(name, args)
+    images = torch.randn(args.batch, 3, args.image, args.image, device=device())
+    return partial(
+        train_step, net, lambda: net(images)["last_feat"].float().square().mean(), args.precision
+    )
+
+
+def build(name: str, args: argparse.Namespace) -> nn.Module:
+    """A ViTDet backbone: windows of 14x14 tokens, and global attention after each quarter of the blocks."""
+    vit, options = VARIANTS[name]
+    size = vit_kwargs(args.size)
+    quarter = size["depth"] // 4
+    size["depth"] = args.depth or size["depth"]
+    net = vit(
+        img_size=args.image,
+        **size,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        drop_path_rate=0.1,
+        use_rel_pos=True,
+        window_size=14,
+        window_block_indexes=[i for i in range(size["depth"]) if (i + 1) % quarter],
+        **options,
+    )
+    return net.to(device()).train()
+
+
+def peak_of_step(name: str, args: argparse.Namespace) -> float:
+    """Peak bytes of a network and its step, the first of this process."""
+    if device() == "cuda":
+        prepare(name, args)()
+        return torch.cuda.max_memory_allocated()
+    # Code that is loaded at first use is no memory of the step.
+    prepare(name, argparse.Namespace(**{**vars(args), "image": 64, "depth": 1}))()
+    return peak_bytes(lambda: prepare(name, args)())
