@@ -11,6 +11,9 @@ train = dict(
     precision="fp32",
     # Micro-batches an optimizer step; dataloader.train.total_batch_size counts all of them.
     grad_accum=1,
+    # Compute blocks again in the backward pass rather than keep what they computed: less memory, for the time
+    # of another forward pass. In fine-tuning (ViTDet); other models refuse it.
+    activation_checkpointing=False,
     # Largest gradient norm; 0 for no clipping.
     clip_grad=0.0,
     # Exponential moving average of the weights; 0 for none.

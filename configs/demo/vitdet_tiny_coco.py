@@ -12,4 +12,3 @@ dataloader.train.dataset.names = "coco_2017_train"
 # COCO's own masks are polygons.
 dataloader.train.mapper.instance_mask_format = "polygon"
 dataloader.test.dataset.names = "coco_2017_val"
-dataloader.evaluator.dataset_name = "coco_2017_val"

@@ -13,6 +13,7 @@ from .hooks import (
 )
 from .launch import launch_training
 from .optimizer import LayerDecay, layer_decayed_params, scaled_adamw
+from .predictor import Predictor
 from .train import main
 from .trainer import NonFiniteError, Trainer
 
@@ -26,6 +27,7 @@ __all__ = [
     "NonFiniteError",
     "PeriodicCheckpoint",
     "Pictures",
+    "Predictor",
     "SaveOnSignal",
     "Trainer",
     "WriteMetrics",

@@ -13,7 +13,7 @@ from detectron2.config import instantiate
 from detectron2.engine import create_ddp_model
 from detectron2.engine.defaults import default_writers
 from detectron2.engine.hooks import IterationTimer
-from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
@@ -37,9 +37,13 @@ from .hooks import (
     SaveOnSignal,
     WriteMetrics,
 )
+from .own_data import adapt_to_data
 from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
+
+#: A test loader and the evaluator of what a model makes of it.
+Testing = tuple[Any, DatasetEvaluator]
 
 # Below it people did better by continuing from published weights (dinov2, MAE and lightly issue threads).
 SMALL_DATASET = 50_000
@@ -60,6 +64,7 @@ def main(args: argparse.Namespace) -> Any:
     if not args.eval_only and not args.resume:
         _refuse_to_overwrite(cfg.train.output_dir)
     _setup(cfg, args)
+    cfg = adapt_to_data(cfg, args.opts, eval_only=args.eval_only)
     return evaluate_only(cfg) if args.eval_only else train(cfg, resume=args.resume)
 
 
@@ -99,9 +104,12 @@ def pick_device(name: str) -> torch.device:
 
 def train(cfg: DictConfig, resume: bool) -> Any:
     """Runs the training that a config describes; see :func:`main`."""
-    loader: TrainLoader = instantiate(cfg.dataloader.train)  # first: missing data must stop at once
+    # First: missing data must stop at once, those to evaluate on too.
+    loader: TrainLoader = instantiate(cfg.dataloader.train)
+    testing = _testing(cfg) if cfg.train.eval_period > 0 else None
     device = pick_device(cfg.train.device)
     model = instantiate(cfg.model).to(device)
+    _check_activation_checkpointing(cfg, model)
     logger.info(
         "%s: %.1f M trainable parameters; %d images; %d images a step; %s on %s",
         type(model).__name__,
@@ -150,7 +158,7 @@ def train(cfg: DictConfig, resume: bool) -> Any:
             schedule,
             EMAHook(ema) if ema else None,
             checkpoint,
-            *_watching(cfg, model, loader, evaluated),
+            *_watching(cfg, model, loader, testing, evaluated),
             WriteMetrics(default_writers(output_dir, cfg.train.max_iter), cfg.train.log_period)
             if comm.is_main_process()
             else None,
@@ -186,7 +194,9 @@ def _begin(
         )
     if start is None and cfg.train.init_checkpoint:
         load_pretrained(model, cfg.train.init_checkpoint)
-    elif start is None and isinstance(model, RMAE) and num_images < SMALL_DATASET:
+    elif start is None and not isinstance(model, RMAE):
+        logger.warning("FROM RANDOM WEIGHTS: train.init_checkpoint is empty")
+    elif start is None and num_images < SMALL_DATASET:
         logger.warning(
             "%d images are few to pre-train on from random weights: below about %d, begin with published "
             "MAE weights (train.init_checkpoint=FILE)",
@@ -203,14 +213,18 @@ def _begin(
 
 
 def _watching(
-    cfg: DictConfig, model: nn.Module, loader: TrainLoader, evaluated: dict[str, Any]
+    cfg: DictConfig,
+    model: nn.Module,
+    loader: TrainLoader,
+    testing: Testing | None,
+    evaluated: dict[str, Any],
 ) -> list[Any]:
     """Hooks for people: evaluation on all ranks, pictures on the main one."""
     watching: list[Any] = []
-    if cfg.train.eval_period > 0 and "evaluator" in cfg.dataloader:
+    if testing is not None:
 
         def run_evaluation() -> Any:
-            results = evaluate(cfg, model)
+            results = evaluate(model, *testing)
             evaluated.update(results or {})
             return results
 
@@ -245,10 +259,26 @@ def _finish(output_dir: str, model: nn.Module, ema: EMA | None) -> None:
     logger.info("done:\n%s", "\n".join(lines))
 
 
-def evaluate(cfg: DictConfig, model: nn.Module) -> Any:
-    """Runs the config's evaluator over its test loader."""
-    loader = instantiate(cfg.dataloader.test)
-    results = inference_on_dataset(model, loader, instantiate(cfg.dataloader.evaluator))
+def _testing(cfg: DictConfig) -> Testing | None:
+    """Test loader and evaluator, where the config has one."""
+    if "evaluator" not in cfg.dataloader:
+        return None
+    return instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
+
+
+def _check_activation_checkpointing(cfg: DictConfig, model: nn.Module) -> None:
+    able = any(getattr(module, "use_act_checkpoint", False) for module in model.modules())
+    if cfg.train.get("activation_checkpointing") and not able:
+        raise ConfigError(
+            f"train.activation_checkpointing=true: no part of this {type(model).__name__} does that. Leave "
+            "it out, and where memory is short raise train.grad_accum"
+        )
+
+
+def evaluate(model: nn.Module, loader: Any, evaluator: DatasetEvaluator) -> Any:
+    """Runs an evaluator over a test loader."""
+    results = inference_on_dataset(model, loader, evaluator)
+    evaluator.reset()  # it outlives this evaluation; its predictions need not
     print_csv_format(results)
     return results
 
@@ -269,6 +299,7 @@ def evaluate_only(cfg: DictConfig) -> Any:
         "://" not in cfg.train.init_checkpoint
     ):
         raise CheckpointError(f"{cfg.train.init_checkpoint}: no such weight file")
+    testing = instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
     model = instantiate(cfg.model).to(pick_device(cfg.train.device))
     load_pretrained(model, cfg.train.init_checkpoint, require_all=True)
-    return evaluate(cfg, model.eval())
+    return evaluate(model.eval(), *testing)

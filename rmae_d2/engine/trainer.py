@@ -92,10 +92,12 @@ class Trainer(TrainerBase):
 
     def run_step(self) -> None:
         """One optimizer step over ``grad_accum`` micro-batches."""
-        seed_step(self.seed, self.iter, comm.get_rank())
         losses: dict[str, Tensor] = {}
         sources: list[dict[str, Any]] = []
         for micro in range(self.grad_accum):
+            # As another process would draw for it: accumulation equals more processes.
+            part = micro * comm.get_world_size() + comm.get_rank()
+            seed_step(self.seed, self.iter, part)
             batch = self._next_batch(sources)
             last = micro == self.grad_accum - 1
             for name, value in self._forward_backward(batch, sync=last).items():
@@ -230,9 +232,9 @@ class Trainer(TrainerBase):
         self.iter = state["iteration"]
 
 
-def seed_step(seed: int, iteration: int, rank: int) -> None:
-    """Seeds Python, NumPy and torch from (seed, iteration, rank), so that no step depends on history."""
-    state = np.random.SeedSequence([seed, iteration, rank]).generate_state(2)
+def seed_step(seed: int, iteration: int, part: int) -> None:
+    """Seeds Python, NumPy and torch, so that no step depends on history; `part` numbers micro-batches."""
+    state = np.random.SeedSequence([seed, iteration, part]).generate_state(2)
     random.seed(int(state[0]))
     np.random.seed(int(state[0]))
     torch.manual_seed(int(state[1]))

@@ -1,7 +1,15 @@
 """Pictures of what a model learned, and of the regions it learns from."""
 
-from .curves import draw_loss_curve
+from .curves import draw_loss_curve, draw_metrics
+from .predictions import draw_instances
 from .reconstruction import draw_reconstructions
 from .regions import contact_sheet, draw_regions
 
-__all__ = ["contact_sheet", "draw_loss_curve", "draw_reconstructions", "draw_regions"]
+__all__ = [
+    "contact_sheet",
+    "draw_instances",
+    "draw_loss_curve",
+    "draw_metrics",
+    "draw_reconstructions",
+    "draw_regions",
+]

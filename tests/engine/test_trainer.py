@@ -294,7 +294,7 @@ def test_average_of_weights_equals_hand_computation():
     assert other.averaged.n_averaged == 7
 
 
-def test_random_numbers_depend_on_seed_step_and_rank_only():
+def test_random_numbers_depend_on_seed_step_and_part_only():
     def draw(*key):
         seed_step(*key)
         return torch.rand(1).item()

@@ -2,10 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from rmae_d2.visualization import draw_loss_curve
+from rmae_d2.visualization import draw_loss_curve, draw_metrics
 from rmae_d2.visualization.curves import read_metrics
 
 
@@ -39,3 +40,38 @@ def test_every_file_gives_a_picture(tmp_path, records):
     made = draw_loss_curve(path, tmp_path / "curve.png")
     with Image.open(made) as picture:
         assert picture.size == (840, 480)
+
+
+def colours(path):
+    """The colours of the cycle that a picture has, as hexadecimal numbers."""
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+    return {"".join(f"{value:02x}" for value in pixel) for pixel in np.unique(pixels, axis=0)} & {
+        "1f77b4",
+        "ff7f0e",
+        "2ca02c",
+    }
+
+
+def test_metrics_of_several_runs_in_one_picture(tmp_path):
+    runs = []
+    for i, label in enumerate(("scratch", "scratch", "pre-trained")):
+        records = [{"iteration": 9, "bbox/AP": 3.0 + i, "segm/AP": i}, {"iteration": 10, "lr": 0.1}]
+        records += [{"iteration": 19, "bbox/AP": 9.0, "segm/AP": float("nan")}]
+        runs.append((label, write(tmp_path / f"{i}.json", records)))
+    wide = draw_metrics(runs, ["bbox/AP", "segm/AP"], tmp_path / "wide.png")
+    narrow = draw_metrics(runs[:1], ["bbox/AP"], tmp_path / "narrow.png")
+    with Image.open(wide) as two, Image.open(narrow) as one:
+        assert two.width == 2 * one.width and two.height == one.height
+    # The two seeds of one label share its colour.
+    assert colours(wide) == {"1f77b4", "ff7f0e"} and colours(narrow) == {"1f77b4"}
+
+
+def test_a_metric_that_a_run_lacks_is_named(tmp_path):
+    run = ("a", write(tmp_path / "a.json", [{"iteration": 1, "bbox/AP": 3.0}]))
+    with pytest.raises(ValueError, match="a.json has no segm/AP: did you mean bbox/AP"):
+        draw_metrics([run], ["segm/AP"], tmp_path / "x.png")
+    run = ("a", write(tmp_path / "empty.json", []))
+    with pytest.raises(ValueError, match="no values at all"):
+        draw_metrics([run], ["segm/AP"], tmp_path / "x.png")
+    assert not (tmp_path / "x.png").exists()

@@ -1,16 +1,19 @@
-"""COCO instances with large-scale jitter (ViTDet, appendix A.2): flip, resize by 0.1-2, crop to the input."""
+"""COCO instances with large-scale jitter (ViTDet, appendix A.2): flip, resize by 0.1-2, crop to the input.
+
+Own data in COCO's format, whose number of classes the model follows:
+dataloader.train.dataset.json=FILE dataloader.train.dataset.root=IMAGES, and the same of dataloader.test.
+"""
 
 from detectron2.config import LazyCall as L
-from detectron2.data import DatasetMapper, build_detection_test_loader
+from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 
-from rmae_d2.data import build_train_loader
+from rmae_d2.data import build_eval_loader, build_train_loader
 from rmae_d2.data.datasets import detection_dataset
 from rmae_d2.evaluation import COCOEvaluator
 
 dataloader = dict(
     train=L(build_train_loader)(
-        # Own data: dataloader.train.dataset.json=FILE (COCO's format) dataloader.train.dataset.root=IMAGES.
         dataset=L(detection_dataset)(names="coco_2017_train", json=None, root=None),
         mapper=L(DatasetMapper)(
             is_train=True,
@@ -30,6 +33,7 @@ dataloader = dict(
             ],
             image_format="RGB",
             use_instance_mask=True,
+            # Of what the crop leaves of the masks.
             recompute_boxes=True,
         ),
         total_batch_size=64,
@@ -37,7 +41,7 @@ dataloader = dict(
         seed="${train.seed}",
         grad_accum="${train.grad_accum}",
     ),
-    test=L(build_detection_test_loader)(
+    test=L(build_eval_loader)(
         dataset=L(detection_dataset)(
             names="coco_2017_val", json=None, root=None, filter_empty=False
         ),
@@ -52,6 +56,7 @@ dataloader = dict(
             image_format="RGB",
         ),
         num_workers=4,
+        seed="${train.seed}",
     ),
     evaluator=L(COCOEvaluator)(
         dataset_name="${dataloader.test.dataset.names}",

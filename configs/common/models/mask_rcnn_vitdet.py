@@ -1,10 +1,10 @@
-"""Mask R-CNN on a plain ViT-B (ViTDet, section 3 and appendix A.2), with Detectron2's own parts."""
+"""Mask R-CNN on a plain ViT-B (ViTDet, section 3 and appendix A.2), with Detectron2's own heads."""
 
 from functools import partial
 
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import GeneralizedRCNN, SimpleFeaturePyramid, ViT
+from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.box_regression import Box2BoxTransform
@@ -18,6 +18,8 @@ from detectron2.modeling.roi_heads import (
     StandardROIHeads,
 )
 from torch import nn
+
+from rmae_d2.modeling import SimpleFeaturePyramid, ViT
 
 model = L(GeneralizedRCNN)(
     backbone=L(SimpleFeaturePyramid)(
@@ -36,6 +38,8 @@ model = L(GeneralizedRCNN)(
             window_block_indexes=[0, 1, 3, 4, 6, 7, 9, 10],
             residual_block_indexes=[],
             use_rel_pos=True,
+            # False where a config has no such key.
+            use_act_checkpoint="${oc.select:train.activation_checkpointing,false}",
             pretrain_img_size=224,
             out_feature="last_feat",
         ),

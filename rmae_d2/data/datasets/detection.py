@@ -22,7 +22,7 @@ from .coco_json import (
     missing_dataset_message,
     read_coco_json,
 )
-from .images_only import DatasetMissingError, _coco_name, _image_folder, _without_absent
+from .images_only import DatasetMissingError, coco_image_name, image_folder, without_absent
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +31,19 @@ _SIZES_CHECKED = 64
 
 
 class JsonFacts(NamedTuple):
-    """What a config has to know of a json: its classes, in the model's order, and whether it has masks."""
+    """What a config has to know of a json.
+
+    Attributes:
+        classes: their names, in the model's order.
+        image_counts: of each class, the images that show it.
+        has_masks: whether any instance has one.
+        has_rle: whether the mask of any instance is an RLE; crowds, which nobody learns from, aside.
+    """
 
     classes: tuple[str, ...]
+    image_counts: tuple[int, ...]
     has_masks: bool
+    has_rle: bool
 
 
 def detection_dataset(
@@ -71,7 +80,7 @@ def detection_dataset(
     """
     if json is not None:
         json = os.path.expanduser(json)
-        dicts = _without_absent(_load_own(json, root), json, allow_missing)
+        dicts = without_absent(_load_own(json, root), json, allow_missing)
         _register(json, root)
         source = json
     else:
@@ -114,8 +123,19 @@ def json_facts(json: str) -> JsonFacts:
 def _facts(path: str, version: tuple[int, int] | None) -> JsonFacts:
     content = read_coco_json(path)
     categories = sorted(content["categories"], key=lambda category: category["id"])
-    has_masks = any(mask_of(a) is not None for a in content.get("annotations", []))
-    return JsonFacts(tuple(str(category["name"]) for category in categories), has_masks)
+    images: dict[Any, set[Any]] = {category["id"]: set() for category in categories}
+    has_masks = has_rle = False
+    for annotation in content.get("annotations", []):
+        images[annotation["category_id"]].add(annotation["image_id"])
+        mask = mask_of(annotation)
+        has_masks |= mask is not None
+        has_rle |= isinstance(mask, dict) and not annotation.get("iscrowd")
+    return JsonFacts(
+        tuple(str(category["name"]) for category in categories),
+        tuple(len(images[category["id"]]) for category in categories),
+        has_masks,
+        has_rle,
+    )
 
 
 def num_classes_of(json: str | None, otherwise: int | None = None) -> int:
@@ -170,9 +190,9 @@ def _load_own(json: str, root: str | None) -> list[dict[str, Any]]:
             *(json, len(astray), examples(astray)),
         )
     images = sorted(content["images"], key=lambda image: image["id"])
-    names = [_coco_name(image, json) for image in images]
+    names = [coco_image_name(image, json) for image in images]
     try:
-        folder = _image_folder(json, names, None if root is None else os.path.expanduser(root))
+        folder = image_folder(json, names, None if root is None else os.path.expanduser(root))
     except DatasetMissingError as error:  # pre-training's key has another name
         raise DatasetMissingError(
             str(error).replace("dataset.image_root", "dataset.root")
@@ -215,9 +235,12 @@ def _register(json: str, root: str | None) -> None:
         if name in catalog:
             catalog.pop(name)
     DatasetCatalog.register(name, partial(_load_own, json, root))
-    classes, has_masks = json_facts(json)
+    facts = json_facts(json)
     MetadataCatalog.get(name).set(
-        json_file=json, thing_classes=list(classes), has_masks=has_masks, evaluator_type="coco"
+        json_file=json,
+        thing_classes=list(facts.classes),
+        has_masks=facts.has_masks,
+        evaluator_type="coco",
     )
 
 
@@ -240,7 +263,7 @@ def _load_named(name: str, allow_missing: float) -> list[dict[str, Any]]:
         reason = " ".join(str(error).split())
         raise AnnotationError(f"{json_file or name} cannot be used: {reason}") from error
     dicts = [{**sample, "annotations": sample.get("annotations", [])} for sample in dicts]
-    return _without_absent(dicts, json_file or name, allow_missing)
+    return without_absent(dicts, json_file or name, allow_missing)
 
 
 def _check_sizes(dicts: list[dict[str, Any]], source: str) -> None:

@@ -76,7 +76,7 @@ def images_from(
         )
     else:
         raise ValueError(f"root={root} must be a folder of images, a .txt list or a COCO .json")
-    return _without_absent(dicts, path, allow_missing)
+    return without_absent(dicts, path, allow_missing)
 
 
 def pretrain_dataset(
@@ -220,8 +220,8 @@ def _from_json(path: str, image_root: str | None) -> list[dict[str, Any]]:
         raise ValueError(
             f"{path} is not in COCO's format: it needs a list 'images', it has {found}"
         )
-    names = [_coco_name(image, path) for image in images]
-    folder = _image_folder(path, names, image_root)
+    names = [coco_image_name(image, path) for image in images]
+    folder = image_folder(path, names, image_root)
     dicts = []
     for image, name in zip(images, names, strict=True):
         sample = {"file_name": os.path.join(folder, name), "image_id": image.get("id", name)}
@@ -232,7 +232,12 @@ def _from_json(path: str, image_root: str | None) -> list[dict[str, Any]]:
     return dicts
 
 
-def _coco_name(image: Any, path: str) -> str:
+def coco_image_name(image: Any, path: str) -> str:
+    """The file of an entry of a json's ``images``, relative to a folder that :func:`image_folder` finds.
+
+    Raises:
+        ValueError: the entry has neither ``file_name`` nor, as LVIS has, ``coco_url``.
+    """
     if isinstance(image, dict) and isinstance(image.get("file_name"), str):
         return str(image["file_name"])
     if isinstance(image, dict) and isinstance(image.get("coco_url"), str):  # LVIS
@@ -240,7 +245,7 @@ def _coco_name(image: Any, path: str) -> str:
     raise ValueError(f"{path} has an image without 'file_name' and 'coco_url': {image}")
 
 
-def _image_folder(path: str, names: Sequence[str], image_root: str | None) -> str:
+def image_folder(path: str, names: Sequence[str], image_root: str | None) -> str:
     """The folder of the json's images: of the candidates, the one that has most of a few files."""
     candidates = _candidate_folders(path) if image_root is None else [image_root]
     few = names[:: -(-len(names) // 16)]
@@ -274,7 +279,7 @@ def _candidate_folders(path: str) -> list[str]:
     return list(dict.fromkeys([os.path.normpath(here), *usual, *siblings]))
 
 
-def _without_absent(
+def without_absent(
     dicts: list[dict[str, Any]], path: str, allow_missing: float
 ) -> list[dict[str, Any]]:
     """Leaves out absent files. Lists each folder once: a stat a file takes hours on NFS."""

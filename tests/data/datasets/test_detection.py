@@ -87,7 +87,7 @@ def test_own_data(own, tmp_path):
     assert (dicts[0]["height"], dicts[0]["width"]) == (21, 30)
     assert [a["category_id"] for a in dicts[0]["annotations"]] == [1, 0]
     assert num_classes_of(path) == 2 and num_classes_of(None, 80) == 80
-    assert json_facts(path) == (("cat", "dog"), True)
+    assert json_facts(path) == (("cat", "dog"), (2, 2), True, False)
     metadata = MetadataCatalog.get(own_dataset_name(path))
     assert metadata.thing_classes == ["cat", "dog"] and metadata.has_masks
     assert _ids(DatasetCatalog.get(own_dataset_name(path))) == [1, 2, 3]
@@ -198,6 +198,7 @@ def test_rle_masks(own):
     """Uncompressed RLE is compressed, as the mapper wants it."""
     rle = {"size": [21, 30], "counts": [0, 21, 609]}
     path = own(lambda content: content["annotations"][0].update(segmentation=rle))
+    assert json_facts(path).has_rle
     instance = detection_dataset(json=path)[0]["annotations"][0]
     assert isinstance(instance["segmentation"]["counts"], bytes)
     mapper = DatasetMapper(

@@ -1,0 +1,115 @@
+"""What a model's class numbers mean: names and category ids, from the dataset that its config tests on."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.file_io import PathManager
+from omegaconf import DictConfig, OmegaConf
+
+from ..config import ConfigError
+from ..data.datasets.coco_json import read_coco_json
+from .ground_truth import _classes, _names
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Classes:
+    """A dataset's classes, in the model's order.
+
+    Attributes:
+        names: of each class number.
+        category_ids: of each class number, the id in the dataset's json.
+        source: the dataset, for messages.
+    """
+
+    names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    source: str
+
+    @property
+    def categories(self) -> list[dict[str, Any]]:
+        """As in a COCO json, in the order of their ids."""
+        pairs = sorted(zip(self.category_ids, self.names, strict=True))
+        return [{"id": identifier, "name": name} for identifier, name in pairs]
+
+
+def classes_of(cfg: DictConfig) -> Classes:
+    """Names and category ids of the classes that a config's model predicts.
+
+    They are those of ``dataloader.test.dataset``: of its json, else of what is registered under its name
+    (or the evaluator's). A registered dataset needs no file on disk where the ids are known without, as
+    COCO's and LVIS's are.
+
+    Args:
+        cfg: a LazyConfig of a detector.
+
+    Raises:
+        ConfigError: the config names no dataset, or one whose classes are not known.
+        DatasetMissingError: the json that the config names is not there.
+        AnnotationError: the json cannot be used.
+    """
+    json = _of_config(cfg, "dataloader.test.dataset.json")
+    if json is not None:
+        return _of_json(json)
+    names = _of_config(cfg, "dataloader.test.dataset.names")
+    if names is None:
+        names = _of_config(cfg, "dataloader.evaluator.dataset_name")
+    if not names:
+        raise ConfigError(
+            "the config does not say which classes its model has: set dataloader.test.dataset.names to a "
+            "registered dataset, or dataloader.test.dataset.json to a COCO json with 'categories'"
+        )
+    return _of_registered(names if isinstance(names, str) else names[0])
+
+
+def _of_config(cfg: DictConfig, key: str) -> Any:
+    """None where there is no such key; also where it lies below something else than a mapping."""
+    *parents, last = key.split(".")
+    node: Any = cfg
+    for name in parents:
+        node = node.get(name) if isinstance(node, DictConfig) else None
+    value = node.get(last) if isinstance(node, DictConfig) else None
+    return OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
+
+
+def _of_json(path: str, name: str | None = None, registered: list[str] | None = None) -> Classes:
+    content = read_coco_json(path, name)
+    ids = _classes(None, content, path, first=None)
+    by_id = dict(zip(sorted(ids.values()), _names(registered, content, ids), strict=True))
+    numbers = sorted(ids)
+    return Classes(
+        tuple(by_id[ids[number]] for number in numbers),
+        tuple(ids[number] for number in numbers),
+        path,
+    )
+
+
+def _of_registered(name: str) -> Classes:
+    if name not in DatasetCatalog:
+        raise ConfigError(f"dataloader.test.dataset: no dataset is registered as {name!r}")
+    metadata = MetadataCatalog.get(name)
+    registered = metadata.get("thing_classes")
+    mapping = metadata.get("thing_dataset_id_to_contiguous_id")
+    if registered and mapping:
+        ids = {number: identifier for identifier, number in mapping.items()}
+        return Classes(tuple(registered), tuple(ids[k] for k in range(len(registered))), name)
+    if registered and metadata.get("evaluator_type") == "lvis":
+        # Detectron2's loader counts LVIS's classes by their ids, 1 to 1203.
+        return Classes(tuple(registered), tuple(range(1, len(registered) + 1)), name)
+    json = metadata.get("json_file")
+    if json and PathManager.isfile(json):
+        return _of_json(json, name, registered)
+    if not registered:
+        raise ConfigError(
+            f"the classes of {name} are not known: register it with thing_classes, or set "
+            "dataloader.test.dataset.json to a COCO json with 'categories'"
+        )
+    logger.warning(
+        "%s: the category ids of its classes are in its json, which is not there (%s): the model's class "
+        "numbers, 0 to %d, stand for them",
+        *(name, json, len(registered) - 1),
+    )
+    return Classes(tuple(registered), tuple(range(len(registered))), name)

@@ -1,0 +1,78 @@
+"""Predictions one can look at: masks, boxes, names and scores over the photo."""
+
+import colorsys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_util
+import torch
+from detectron2.data.catalog import Metadata
+from detectron2.structures import Instances
+from numpy.typing import NDArray
+
+# Pixels. On smaller pictures names would cover the objects.
+_SHORTEST_LONG_SIDE = 640
+# The Visualizer's letters vanish at 10.
+_LARGEST_SCALE = 5.0
+
+
+def draw_instances(
+    image_HWC: NDArray[np.uint8],
+    instances: Instances,
+    class_names: Sequence[str],
+    score_threshold: float = 0.5,
+) -> NDArray[np.uint8]:
+    """Draws detected objects with Detectron2's Visualizer, each in a colour of its own.
+
+    The same predictions give the same picture.
+
+    Args:
+        image_HWC: uint8 (H, W, 3) RGB.
+        instances: on the CPU, at the image's size: ``pred_boxes``, ``scores``, ``pred_classes`` and, where
+            the model has them, ``pred_masks`` (N, H, W).
+        class_names: by class number.
+        score_threshold: objects of a lower score are left out.
+
+    Returns:
+        uint8 (H, W, 3) RGB; images whose long side is below 640 pixels are enlarged to that, at most
+        five times.
+
+    Raises:
+        ImportError: OpenCV, which the Visualizer draws with, does not work here.
+    """
+    try:
+        from detectron2.utils.visualizer import Visualizer
+    except ImportError as error:
+        raise ImportError(
+            f"pictures need OpenCV ({error}): pip install opencv-python-headless"
+        ) from error
+    shown = instances[instances.scores >= score_threshold]
+    scale = min(max(1.0, _SHORTEST_LONG_SIDE / max(image_HWC.shape[:2])), _LARGEST_SCALE)
+    visualizer = Visualizer(image_HWC, Metadata(), scale=scale)
+    if len(shown):
+        visualizer.overlay_instances(
+            boxes=shown.pred_boxes,
+            masks=_masks(shown),
+            labels=[
+                f"{class_names[number]} {score:.0%}"
+                for number, score in zip(
+                    shown.pred_classes.tolist(), shown.scores.tolist(), strict=True
+                )
+            ],
+            assigned_colors=_colours(len(shown)),
+        )
+    return np.asarray(visualizer.get_output().get_image(), np.uint8)
+
+
+def _masks(instances: Instances) -> list[dict[str, Any]] | None:
+    """RLEs: an array of two columns, of a very narrow image, the Visualizer would refuse."""
+    if not instances.has("pred_masks"):
+        return None
+    masks_HWN = instances.pred_masks.to(torch.uint8).permute(1, 2, 0).numpy()
+    return list(mask_util.encode(np.asfortranarray(masks_HWN)))
+
+
+def _colours(count: int) -> list[tuple[float, float, float]]:
+    """RGB in [0, 1]: hues a golden-ratio step apart, so that objects of near scores differ."""
+    return [colorsys.hsv_to_rgb((k + 1) * 0.618034 % 1.0, 0.85, 1.0) for k in range(count)]

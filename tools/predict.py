@@ -1,0 +1,9 @@
+#!/usr/bin/env python
+"""Detects objects in photos and draws them; see --help."""
+
+import sys
+
+from rmae_d2.engine.predict_command import main
+
+if __name__ == "__main__":
+    sys.exit(main())
