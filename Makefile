@@ -7,6 +7,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+# Test files that run side by side, each with one thread. 0 for one after another, as debuggers want it.
+JOBS ?= 2
 
 BIN := $(VENV)/bin
 PY := $(BIN)/python
@@ -49,7 +51,7 @@ demo: $(STAMP)
 
 test: lint
 	@echo "==> pytest (all but the slow ones)"
-	@$(PY) -m pytest -m "not slow" $(ARGS)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow" -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(STAMP)
 	@echo "==> ruff check, ruff format --check"

@@ -47,6 +47,7 @@ EXTRAS_REQUIRE = {
         "rmae_d2[fast,ray,sam]",  # what the tests of the extras run with
         "webdataset>=0.2.100",  # that its readers stream the region store; not tried below
         "pytest>=8",
+        "pytest-xdist>=3.5",  # make test runs files side by side
         "hypothesis>=6.100",
         "ruff>=0.9",  # the formatting style of 2025 on
         "mypy>=1.14",

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import setuptools  # noqa: F401  (before any other distutils: torch imports it late, and it insists on its own)
 from hypothesis import settings
 
 # Machines differ in speed and tests must not: the same examples everywhere, and no deadline.

@@ -20,7 +20,7 @@ ROOT = config_root()
 ALL = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 LEAVES = [name for name in ALL if not name.startswith("common/")]
 PRETRAIN = [name for name in LEAVES if name.startswith("pretrain/")]
-SELF_SUPERVISED = [*PRETRAIN, "demo/rmae_tiny_scenes.py"]
+SELF_SUPERVISED = [*PRETRAIN, "demo/rmae_tiny_scenes.py", "demo/mae_tiny_scenes.py"]
 FINETUNE = [name for name in LEAVES if name.startswith(("coco/", "lvis/"))]
 DETECTION = [*FINETUNE, "demo/vitdet_tiny_scenes.py", "demo/vitdet_tiny_coco.py"]
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Detects objects in photos and draws them; see --help."""
+"""Detects objects in photos, or segments them into classes, and draws them; see --help."""
 
 import sys
 

@@ -3,10 +3,10 @@
 Command:     python tools/train_net.py --config-file configs/demo/vitdet_tiny_scenes.py
              train.init_checkpoint=output/demo/rmae_tiny_scenes/model_final.pth is its default; from scratch:
              train.init_checkpoint= train.output_dir=output/demo/vitdet_scratch
-Batch:       8 images a step, 400 steps = 3.6 epochs of 900 images.
-Measured:    100 steps only, 3 minutes on two CPU cores: losses fall, but no class score passes the
-             threshold of 0.05 yet, so AP is undefined. 400 steps were not run. A plumbing check; for AP
-             raise train.max_iter.
+Batch:       4 images a step, 1000 steps = 4.4 epochs of 900 images.
+Measured:    box / mask AP after 400 steps 7.7 / 4.8 from 502 steps of R-MAE, 4.5 / 2.3 from random weights;
+             after 500 steps 9.8 / 6.0 and 7.6 / 4.6. One seed, train.max_iter=1500 stopped there; 0.6 s of
+             one CPU core a step, evaluations included. 1000 steps were not run.
 """
 
 import torch

@@ -1,5 +1,6 @@
 """Data: datasets, reading, augmentation, mapping and the position-addressed loaders."""
 
+from .classification_mapper import ClassificationDatasetMapper, RandAugment, ResizeCenterCrop
 from .datasets import DatasetMissingError, images_from, pretrain_dataset
 from .images import ImageReadError, read_image
 from .loaders import (
@@ -12,6 +13,8 @@ from .loaders import (
     build_train_loader,
 )
 from .mappers import RegionDatasetMapper
+from .semantic_mapper import SemanticDatasetMapper
+from .semantic_transforms import LimitedClassCrop, PhotometricDistortion
 from .transforms import CropResizeTransform, RandomResizedCrop
 
 __all__ = [
@@ -30,4 +33,10 @@ __all__ = [
     "images_from",
     "pretrain_dataset",
     "read_image",
+    "ClassificationDatasetMapper",
+    "RandAugment",
+    "ResizeCenterCrop",
+    "SemanticDatasetMapper",
+    "LimitedClassCrop",
+    "PhotometricDistortion",
 ]

@@ -43,6 +43,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from .images import MACHINE_ERRNOS, ImageReadError
 from .repeat_factors import RepeatedOrder, category_repeat_factors
+from .worker_errors import CarriedError
 
 logger = logging.getLogger(__name__)
 
@@ -251,6 +252,28 @@ class PackedBatch:
         ]
 
 
+class _PackedBatches(Dataset[Any]):
+    """What a DataLoader takes its batches from; a worker's error comes in place of its batch."""
+
+    def __init__(self, dataset: Dataset[Sample]) -> None:
+        self._dataset = dataset
+
+    def __getitems__(self, places: list[int]) -> PackedBatch | CarriedError:
+        if get_worker_info() is None:
+            return self._packed(places)
+        try:
+            return self._packed(places)
+        except Exception as error:
+            return CarriedError(error)
+
+    def _packed(self, places: list[int]) -> PackedBatch:
+        return PackedBatch([self._dataset[place] for place in places])
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
 def _stackable(values: Sequence[Any]) -> bool:
     first = values[0]
     return isinstance(first, torch.Tensor) and all(
@@ -271,8 +294,8 @@ class _Batches:
     def __init__(self, dataset: Dataset[Sample], **options: Any) -> None:
         self._pid = os.getpid()
         loader = DataLoader(
-            dataset,
-            collate_fn=PackedBatch,
+            _PackedBatches(dataset),
+            collate_fn=_as_it_is,
             worker_init_fn=_init_worker,
             generator=torch.Generator(),  # else each iterator draws from the model's generator
             **options,
@@ -296,7 +319,11 @@ class _Batches:
     def __next__(self) -> list[Sample]:
         if self._packed is None:
             raise StopIteration
-        return next(self._packed).unpack()
+        batch = next(self._packed)
+        if isinstance(batch, CarriedError):
+            batch.reraise()
+        samples: list[Sample] = batch.unpack()
+        return samples
 
     def close(self) -> None:
         """Ends the workers; no batch comes after it."""

@@ -11,6 +11,7 @@ from .hooks import (
     SaveOnSignal,
     WriteMetrics,
 )
+from .lars import lars_params, linear_rate, scaled_lars
 from .launch import launch_training
 from .optimizer import LayerDecay, layer_decayed_params, scaled_adamw
 from .predictor import Predictor
@@ -35,4 +36,7 @@ __all__ = [
     "layer_decayed_params",
     "main",
     "scaled_adamw",
+    "lars_params",
+    "linear_rate",
+    "scaled_lars",
 ]

@@ -14,7 +14,12 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from ..checkpoint import CheckpointError
 from ..config import ConfigError
-from ..data import DatasetMissingError, TooManySkippedError, UnreadableImagesError
+from ..data import (
+    DatasetMissingError,
+    ImageReadError,
+    TooManySkippedError,
+    UnreadableImagesError,
+)
 from ..data.datasets import AnnotationError
 from ..evaluation import EvaluationError
 from ..regions import StoreError
@@ -28,6 +33,7 @@ EXPECTED_ERRORS = (
     ConfigError,
     DatasetMissingError,
     EvaluationError,
+    ImageReadError,
     NonFiniteError,
     StoreError,
     TooManySkippedError,

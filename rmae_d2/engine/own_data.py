@@ -1,17 +1,23 @@
-"""A detection config made to fit its data: number of classes, masks or boxes only, what to evaluate on."""
+"""Configs made to fit their data: number of classes, masks or boxes only, what to evaluate on."""
 
 import copy
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from detectron2.data import MetadataCatalog
-from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 
 from ..config import ConfigError
-from ..data.datasets import check_same_classes, detection_dataset, json_facts
+from ..data.datasets import (
+    check_same_classes,
+    classification_dataset,
+    detection_dataset,
+    json_facts,
+    semantic_dataset,
+)
+from .num_classes import dataset_node, set_num_classes, without_evaluation
+from .own_labels import adapt_classification, adapt_semantic
 
 logger = logging.getLogger(__name__)
 
@@ -21,16 +27,26 @@ def adapt_to_data(
 ) -> DictConfig:
     """Changes what follows from the data that ``dataloader.{train,test}.dataset`` name.
 
-    - Every number of classes in the model becomes the data's: that of ``json``, else of the registered name
-      where its classes are known. With eval_only it is the test data's.
+    Every number of classes in the model becomes the data's. With eval_only it is the test data's.
+
+    Detection (``detection_dataset``):
+
+    - The classes are those of ``json``, else of the registered name where they are known.
     - Training data without masks, and ``dataset.masks=false``, make a model without mask head. (With
       eval_only: test data without masks, or training data that the config still names.)
     - Masks as RLE are loaded as bitmasks.
-    - Where test and training data have other classes, a test json is an error; without one the config's own
-      test data are not meant, and evaluation is switched off, with a warning.
+
+    Semantic segmentation (``semantic_dataset``): own data's number of classes is ``dataset.num_classes``, of
+    training or test data, else the model's; registered names have theirs.
+
+    Classification (``classification_dataset``): it is the number of class folders below an own ``root``.
+
+    Where test and training data have other classes, own test data are an error; without them the config's
+    own test data are not meant, and evaluation is switched off, with a warning (of classification that is an
+    error too).
 
     Args:
-        cfg: with overrides applied. One without a ``detection_dataset`` is returned as it is.
+        cfg: with overrides applied. One without such a dataset is returned as it is.
         overrides: those of the command line, which may not contradict the data.
         eval_only: only the test data will be used.
 
@@ -38,25 +54,40 @@ def adapt_to_data(
         a changed copy, which may be saved: it needs no second adaptation, nor minds one.
 
     Raises:
-        ConfigError: an override of a number of classes contradicts the data; or eval_only, and the test data
-            are not those that belong to the training json.
+        ConfigError: an override of a number of classes contradicts the data; those for training and test
+            differ; or eval_only, and the test data are not those that belong to the training data.
         AnnotationError: a json cannot be used, or those for training and test differ in their classes.
-        DatasetMissingError: a json is not there.
+        DatasetMissingError: a json or a folder is not there.
     """
-    if not any(_dataset(cfg, split) for split in ("train", "test")):
-        return cfg
-    cfg = copy.deepcopy(cfg)
-    train, test = _dataset(cfg, "train"), _dataset(cfg, "test")
+    for dataset, adapt in (
+        (detection_dataset, _adapt_detection),
+        (semantic_dataset, adapt_semantic),
+        (classification_dataset, adapt_classification),
+    ):
+        if any(dataset_node(cfg, split, dataset) for split in ("train", "test")):
+            cfg = copy.deepcopy(cfg)
+            train, test = (dataset_node(cfg, split, dataset) for split in ("train", "test"))
+            adapt(cfg, train, test, overrides, eval_only)
+    return cfg
+
+
+def _adapt_detection(
+    cfg: DictConfig,
+    train: DictConfig | None,
+    test: DictConfig | None,
+    overrides: Sequence[str],
+    eval_only: bool,
+) -> None:
     if eval_only:
         _check_test_data(train, test)
     elif train is not None and test is not None and "evaluator" in cfg.dataloader:
         _evaluate_on_fitting_data(cfg, train, test)
     data = test if eval_only else train
     if data is None:
-        return cfg
+        return
     classes = _classes(data)
     if classes is not None:
-        set_num_classes(cfg, classes, _name(data), overrides)
+        set_num_classes(cfg, len(classes), _name(data), overrides)
     _fit_federated_loss(cfg, data, classes)
     shown = [node for node in (train, test) if node is not None] if eval_only else [data]
     bare = [_name(node) for node in shown if not _has_masks(node)]
@@ -66,16 +97,6 @@ def adapt_to_data(
         _drop_masks(cfg, bare[0])
     elif data.get("json") and json_facts(data.json).has_rle:
         _load_bitmasks(cfg)
-    return cfg
-
-
-def _dataset(cfg: DictConfig, split: str) -> DictConfig | None:
-    """``dataloader.SPLIT.dataset`` where it is one of detection."""
-    node = OmegaConf.select(cfg, f"dataloader.{split}.dataset")
-    if not isinstance(node, DictConfig) or "_target_" not in node:
-        return None
-    target = locate(node._target_) if isinstance(node._target_, str) else node._target_
-    return node if target is detection_dataset else None
 
 
 def _name(data: DictConfig) -> str:
@@ -131,53 +152,10 @@ def _evaluate_on_fitting_data(cfg: DictConfig, train: DictConfig, test: DictConf
             f"{_name(test)} has {len(tested)} classes, which are not the {len(classes)} of {_name(train)}: "
             "set dataloader.train.dataset.json too"
         )
-    if cfg.train.eval_period > 0:
-        logger.warning(
-            "NO EVALUATION: %s has other classes than %s, on which this run trains. To evaluate set "
-            "dataloader.test.dataset.json and dataloader.test.dataset.root, or later use --eval-only",
-            *(_name(test), _name(train)),
-        )
-    cfg.train.eval_period = 0
-
-
-def set_num_classes(
-    cfg: DictConfig, classes: Sequence[str], source: str, overrides: Sequence[str] = ()
-) -> None:
-    """Makes every number of classes in ``cfg.model``, which is changed, that of the data.
-
-    Raises:
-        ConfigError: one of the overrides of the command line says another number.
-    """
-    model = OmegaConf.to_container(cfg.model, resolve=False)
-    for key, before in _numbers_of_classes(model, "model"):
-        if before == len(classes):
-            continue
-        if any(_sets(override, key) for override in overrides):
-            raise ConfigError(
-                f"{key}={before} contradicts {source}, which has {len(classes)} classes: leave it out, the "
-                "number follows the data"
-            )
-        OmegaConf.update(cfg, key, len(classes))
-        logger.info("%s: %s -> %d, the classes of %s", key, before, len(classes), source)
-
-
-def _numbers_of_classes(node: Any, name: str) -> Iterator[tuple[str, int]]:
-    """Full names and values of the keys ``num_classes``; not of those that refer to another key."""
-    if isinstance(node, list):
-        for i, child in enumerate(node):
-            yield from _numbers_of_classes(child, f"{name}.{i}")
-    elif isinstance(node, dict):
-        for key, child in node.items():
-            if key == "num_classes" and isinstance(child, int):
-                yield f"{name}.{key}", child
-            yield from _numbers_of_classes(child, f"{name}.{key}")
-
-
-def _sets(override: str, key: str) -> bool:
-    """Whether an override sets a key, by its name or as part of ``parent={child: value}``."""
-    name, _, value = override.partition("=")
-    name = name.strip()
-    return name == key or (key.startswith(f"{name}.") and key.rpartition(".")[2] in value)
+    without_evaluation(
+        *(cfg, _name(train), _name(test)),
+        "dataloader.test.dataset.json and dataloader.test.dataset.root",
+    )
 
 
 def _drop_masks(cfg: DictConfig, source: str) -> None:
@@ -186,7 +164,7 @@ def _drop_masks(cfg: DictConfig, source: str) -> None:
         "BOXES ONLY: %s has no masks, or none are wanted: the model has no mask head", source
     )
     for split in ("train", "test"):
-        if (data := _dataset(cfg, split)) is not None:
+        if (data := dataset_node(cfg, split, detection_dataset)) is not None:
             data.masks = False
     mapper = OmegaConf.select(cfg, "dataloader.train.mapper") or {}
     for key in ("use_instance_mask", "recompute_boxes"):

@@ -18,9 +18,16 @@ from ..data import ImageReadError, UnreadableImagesError, read_image
 from ..data.datasets import json_facts
 from ..data.datasets.coco_json import examples
 from .launch import EXPECTED_ERRORS
-from .own_data import set_num_classes
+from .num_classes import set_num_classes
+from .own_labels import follow_own_labels
 from .predict_inputs import InputImage, check_apart, list_inputs
-from .prediction_outputs import OUTPUTS, PredictionOutput, output_key
+from .prediction_outputs import (
+    OUTPUTS,
+    PredictionOutput,
+    output_key,
+    without_logits,
+    writes_labels,
+)
 from .predictor import ImageSizeError, Predictor
 
 logger = logging.getLogger(__name__)
@@ -49,12 +56,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    images = list_inputs(args.input, args.image_root)
-    check_apart(args.output, args.input, images, args.pictures)
     cfg = apply_overrides(load_config(args.config_file), args.overrides)
     OmegaConf.set_struct(cfg, False)
+    images = list_inputs(args.input, args.image_root)
+    labels = writes_labels(cfg)
+    check_apart(args.output, args.input, images, pictures=args.pictures, labels=labels)
     if json := OmegaConf.select(cfg, "dataloader.test.dataset.json"):
-        set_num_classes(cfg, json_facts(json).classes, json, args.overrides)
+        set_num_classes(cfg, len(json_facts(json).classes), json, args.overrides)
+    follow_own_labels(cfg, args.overrides)
+    without_logits(cfg)
     folder = _made(args.output)
     predictor = Predictor(cfg, args.weights)
     run = PredictionRun(cfg, predictor, folder, args.score_threshold, args.pictures)
@@ -69,8 +79,8 @@ class PredictionRun:
 
     In the folder: the files of the model's kind of output (`OUTPUTS`), pictures, and ``images.json``, a COCO
     json of the predicted images and the classes, without annotations. It says which file an image id is
-    (``file_name``, as it was read) and which its ``picture``; pycocotools loads the results over it:
-    ``COCO("images.json").loadRes("predictions.json")``.
+    (``file_name``, as it was read) and which its ``picture`` and, of semantic segmentation, ``labels``;
+    pycocotools loads detections over it: ``COCO("images.json").loadRes("predictions.json")``.
 
     Args:
         cfg: the predictor's config.
@@ -151,7 +161,7 @@ class PredictionRun:
             "height": height,
             "width": width,
         }
-        self._output.add(image.image_id, value)
+        record |= self._output.add(image, value)
         self._records.append(record)
         if self._pictures:
             path = self._folder / image.picture
@@ -221,8 +231,8 @@ def _parser() -> argparse.ArgumentParser:
         type=_probability,
         default=0.5,
         metavar="S",
-        help="least score of what the pictures show (default %(default)s); predictions.json keeps all that "
-        "the model returns",
+        help="of detections: least score of what the pictures show (default %(default)s); predictions.json "
+        "keeps all that the model returns",
     )
     add("--max-images", type=_positive, metavar="N", help="only the first N images")
     add("--no-pictures", dest="pictures", action="store_false", help="predictions only")
@@ -245,7 +255,8 @@ def _positive(text: str) -> int:
     return value
 
 
-_DESCRIPTION = """Detects objects in photos, with any LazyConfig: pictures to look at, and COCO results.
+_DESCRIPTION = """Detects objects in photos, or segments them into classes, with any LazyConfig: pictures to
+look at, and COCO results or label images.
 
     python tools/predict.py --config-file configs/coco/mask_rcnn_vitdet_b_100ep.py \\
         --weights output/x/model_final.pth --input FOLDER --output DIR
@@ -256,4 +267,10 @@ DIR gets a picture of every image, predictions.json in COCO's results format, an
 what its image and category ids stand for: COCO("images.json").loadRes("predictions.json"). A COCO json
 keeps its image ids; other images are numbered from 1. predictions.json keeps everything that the model
 returns (by default scores of 0.05 or more: model.roi_heads.box_predictor.test_score_thresh), whatever
---score-threshold the pictures have. Images that cannot be read are named and skipped."""
+--score-threshold the pictures have.
+
+A config of semantic segmentation (configs/ade20k) gives pictures with a legend, in which a class always has
+the same colour, and labels/*.png, 8 bits a pixel, with the values of the ground truth that the config
+reads: those of ADE20K's official release are 1 to 150. images.json names the classes by these values.
+
+Images that cannot be read are named and skipped."""

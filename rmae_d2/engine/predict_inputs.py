@@ -29,6 +29,11 @@ class InputImage(NamedTuple):
     picture: str
     size: tuple[int, int] | None
 
+    @property
+    def label_image(self) -> str:
+        """Name of its labels, where a model gives some, in a folder of their own."""
+        return f"labels/{os.path.splitext(self.picture)[0]}.png"
+
 
 def list_inputs(given: Sequence[str], image_root: str | None = None) -> list[InputImage]:
     """Lists images in a fixed order.
@@ -64,9 +69,21 @@ def list_inputs(given: Sequence[str], image_root: str | None = None) -> list[Inp
 
 
 def check_apart(
-    output: str, given: Sequence[str], images: Sequence[InputImage], pictures: bool
+    output: str,
+    given: Sequence[str],
+    images: Sequence[InputImage],
+    *,
+    pictures: bool,
+    labels: bool = False,
 ) -> None:
     """Refuses an output folder in which results would replace inputs or be taken for inputs later.
+
+    Args:
+        output: the folder.
+        given: as :func:`list_inputs` takes them.
+        images: what it made of them.
+        pictures: whether pictures are written.
+        labels: whether label images are written.
 
     Raises:
         ConfigError: naming what is in the way.
@@ -75,11 +92,14 @@ def check_apart(
     written = ["predictions.json", "images.json"]
     if pictures:
         written += [image.picture for image in images]
+    if labels:
+        written += [image.label_image for image in images]
+    if pictures or labels:
         for folder in filter(os.path.isdir, given):
             if Path(output).resolve().is_relative_to(Path(folder).resolve()):
                 raise ConfigError(
-                    f"--output {output} lies in --input {folder}: the pictures would count as inputs of "
-                    "the next run; choose a folder outside of it"
+                    f"--output {output} lies in --input {folder}: the images written would count as "
+                    "inputs of the next run; choose a folder outside of it"
                 )
     inputs = {_real(path) for path in files}
     for name in written:

@@ -59,6 +59,8 @@ class Predictor:
             )
         load_pretrained(self.model, weights, require_all=True)
         self.model.to(self.device).eval()
+        multi_scale = getattr(self.model, "multi_scale", None)
+        self._wants_original = multi_scale is not None and not multi_scale.is_plain
 
     def __call__(self, image_HWC: NDArray[np.uint8]) -> dict[str, Any]:
         """What the model gives for one image.
@@ -69,7 +71,8 @@ class Predictor:
         Returns:
             the model's own keys with everything on the CPU, at the image's size. A detector gives
             ``instances``: Instances with ``pred_boxes`` (XYXY, pixels), ``scores``, ``pred_classes`` and,
-            where it has a mask head, ``pred_masks`` bool (N, H, W); sorted by falling score.
+            where it has a mask head, ``pred_masks`` bool (N, H, W); sorted by falling score. Semantic
+            segmentation gives ``sem_seg``, scores (C, H, W), or ``sem_seg_labels``, classes (H, W).
 
         Raises:
             ImageSizeError: so long and narrow that resizing leaves nothing of its short side.
@@ -88,8 +91,12 @@ class Predictor:
                 f"{height}x{width} pixels (height x width) cannot be resized for the model ({error})"
             ) from error
         image_CHW = torch.from_numpy(np.ascontiguousarray(prepared.image.transpose(2, 0, 1)))
+        sample = {"image": image_CHW, "height": height, "width": width}
+        if self._wants_original and prepared.image.shape != image_HWC.shape:
+            original = image_HWC if self.image_format == "RGB" else image_HWC[:, :, ::-1]
+            sample["original"] = torch.from_numpy(original.transpose(2, 0, 1).copy())
         with torch.no_grad():
-            (output,) = self.model([{"image": image_CHW, "height": height, "width": width}])
+            (output,) = self.model([sample])
         return {key: _on_cpu(value) for key, value in output.items()}
 
 
@@ -101,7 +108,7 @@ def _preparation(cfg: DictConfig) -> tuple[T.Augmentation, str]:
     if augmentations is None:
         raise ConfigError(
             "the config has no dataloader.test.mapper with augmentations, as Detectron2's DatasetMapper "
-            "has them: prediction needs the config of a detector"
+            "has them: prediction needs the config of a detector or of semantic segmentation"
         )
     image_format = getattr(mapper, "image_format", "RGB")
     if image_format not in ("RGB", "BGR"):

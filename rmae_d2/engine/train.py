@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from torch import nn
 from ..checkpoint import CheckpointError, export_backbone, load_pretrained
 from ..config import ConfigError, apply_overrides, load_config, save_config
 from ..data import SkipCounter, TrainLoader
+from ..evaluation import KNNEvaluation
 from ..modeling import RMAE
 from ..visualization import draw_loss_curve, draw_reconstructions
 from .checkpointer import Checkpointer
@@ -37,6 +39,7 @@ from .hooks import (
     SaveOnSignal,
     WriteMetrics,
 )
+from .launch import EXPECTED_ERRORS
 from .own_data import adapt_to_data
 from .trainer import Trainer
 
@@ -80,9 +83,15 @@ def _setup(cfg: DictConfig, args: argparse.Namespace) -> None:
         for handler in setup_logger(cfg.train.output_dir, rank, name=name).handlers:
             if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
                 handler.setLevel(logging.INFO)
+                handler.addFilter(_belongs_on_screen)
     logger.debug("environment:\n%s", collect_env_info())
     logger.info("rank %d of %d; command line: %s", rank, comm.get_world_size(), vars(args))
     seed_all_rng(cfg.train.seed + rank)
+
+
+def _belongs_on_screen(record: logging.LogRecord) -> bool:
+    """Not the traceback of an error whose message, printed last, says all; log.txt has it."""
+    return not (record.exc_info and isinstance(record.exc_info[1], EXPECTED_ERRORS))
 
 
 def _refuse_to_overwrite(output_dir: str) -> None:
@@ -107,6 +116,7 @@ def train(cfg: DictConfig, resume: bool) -> Any:
     # First: missing data must stop at once, those to evaluate on too.
     loader: TrainLoader = instantiate(cfg.dataloader.train)
     testing = _testing(cfg) if cfg.train.eval_period > 0 else None
+    knn = _knn(cfg)
     device = pick_device(cfg.train.device)
     model = instantiate(cfg.model).to(device)
     _check_activation_checkpointing(cfg, model)
@@ -158,7 +168,7 @@ def train(cfg: DictConfig, resume: bool) -> Any:
             schedule,
             EMAHook(ema) if ema else None,
             checkpoint,
-            *_watching(cfg, model, loader, testing, evaluated),
+            *_watching(cfg, model, loader, testing, knn, evaluated),
             WriteMetrics(default_writers(output_dir, cfg.train.max_iter), cfg.train.log_period)
             if comm.is_main_process()
             else None,
@@ -217,18 +227,24 @@ def _watching(
     model: nn.Module,
     loader: TrainLoader,
     testing: Testing | None,
+    knn: KNNEvaluation | None,
     evaluated: dict[str, Any],
 ) -> list[Any]:
     """Hooks for people: evaluation on all ranks, pictures on the main one."""
     watching: list[Any] = []
-    if testing is not None:
 
-        def run_evaluation() -> Any:
-            results = evaluate(model, *testing)
+    def watch(period: int, run: Callable[[], Any]) -> None:
+        def noted() -> Any:
+            results = run()
             evaluated.update(results or {})
             return results
 
-        watching.append(Evaluate(cfg.train.eval_period, run_evaluation))
+        watching.append(Evaluate(period, noted))
+
+    if testing is not None:
+        watch(cfg.train.eval_period, lambda: evaluate(model, *testing))
+    if knn is not None:
+        watch(knn.period, lambda: knn(model))
     if cfg.train.vis_period > 0 and isinstance(model, RMAE) and comm.is_main_process():
         watching.append(
             Pictures(
@@ -264,6 +280,12 @@ def _testing(cfg: DictConfig) -> Testing | None:
     if "evaluator" not in cfg.dataloader:
         return None
     return instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
+
+
+def _knn(cfg: DictConfig) -> KNNEvaluation | None:
+    """The evaluation of features during pre-training, where the config asks for one."""
+    node = cfg.dataloader.get("knn")
+    return instantiate(node) if node is not None and node.period else None
 
 
 def _check_activation_checkpointing(cfg: DictConfig, model: nn.Module) -> None:

@@ -1,10 +1,13 @@
 """Evaluators: of reconstruction, and of detection by COCO's and LVIS's rules."""
 
 from .classes import Classes, classes_of
+from .classification import ClassificationEvaluator
 from .coco import COCOEvaluator
 from .detections import EvaluationError
+from .knn import KNNEvaluation, KNNEvaluator
 from .lvis import LVISEvaluator
 from .reconstruction_evaluator import ReconstructionEvaluator
+from .semantic import SemSegEvaluator
 
 __all__ = [
     "COCOEvaluator",
@@ -13,4 +16,8 @@ __all__ = [
     "LVISEvaluator",
     "ReconstructionEvaluator",
     "classes_of",
+    "ClassificationEvaluator",
+    "KNNEvaluation",
+    "KNNEvaluator",
+    "SemSegEvaluator",
 ]

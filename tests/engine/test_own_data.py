@@ -1,4 +1,4 @@
-"""Configs follow the data: classes, masks, what is evaluated. The jsons are real files, small ones."""
+"""Configs follow the data: classes, masks, what is evaluated. Jsons and folders are real ones, small."""
 
 import functools
 import json
@@ -250,3 +250,162 @@ def test_real_annotations(shared_data):
     assert numbers(cfg) == [80] * 3 and "instance_mask_format" not in cfg.dataloader.train.mapper
     lvis = adapt(MASK_RCNN, train_json(shared_data / "lvis/lvis_v1_train.json"))
     assert numbers(lvis) == [1203] * 3
+
+
+# --- semantic segmentation
+
+UPERNET = "ade20k/upernet_vitb_160k.py"
+FPN = "ade20k/semantic_fpn_vitb_ade20k.py"
+
+
+def own_labels(split, classes=None, folder="/own"):
+    data = f"dataloader.{split}.dataset"
+    given = [f"{data}.images={folder}/{split}", f"{data}.labels={folder}/{split}_labels"]
+    return [*given, *([f"{data}.num_classes={classes}"] if classes else [])]
+
+
+def of_data(cfg):
+    return [cfg.dataloader[split].dataset.num_classes for split in ("train", "test")]
+
+
+@pytest.mark.parametrize("name", [UPERNET, FPN])
+def test_semantic_segmentation_follows_num_classes(name, caplog):
+    with caplog.at_level("INFO"):
+        cfg = adapt(name, *own_labels("train", 7), *own_labels("test"))
+    assert numbers(cfg) == [7] and of_data(cfg) == [7, 7]
+    assert cfg.dataloader.evaluator.num_classes == 7
+    assert cfg.train.eval_period == recipe(name).train.eval_period
+    assert "model.sem_seg_head.num_classes: 150 -> 7, the classes of /own/train" in caplog.text
+    assert numbers(recipe(name)) == [150]
+    assert adapt_to_data(cfg) == cfg
+    # The other way round, and of the model, as the recipe's comment has it.
+    assert of_data(adapt(name, *own_labels("train"), *own_labels("test", 7))) == [7, 7]
+    by_model = "model.sem_seg_head.num_classes=7"
+    cfg = adapt(name, *own_labels("train"), *own_labels("test"), by_model)
+    assert numbers(cfg) == [7] and of_data(cfg) == [7, 7]
+
+
+def test_nothing_changes_for_ade20k_itself():
+    for name in (UPERNET, FPN, "demo/semantic_tiny_ade20k.py"):
+        for eval_only in (False, True):
+            assert adapt_to_data(recipe(name), eval_only=eval_only) == recipe(name)
+
+
+@pytest.mark.parametrize("override", ["num_classes=4", "={num_classes: 4}"])
+def test_a_contradicting_number_of_the_model(override):
+    override = "model.sem_seg_head" + (override if override[0] == "=" else f".{override}")
+    with pytest.raises(ConfigError, match=r"num_classes=4 contradicts /own/train, .* 7 classes"):
+        adapt(UPERNET, *own_labels("train", 7), override)
+    cfg = adapt(UPERNET, *own_labels("train", 7), override.replace("4", "7"))
+    assert numbers(cfg) == [7]
+
+
+def test_training_and_test_labels_must_agree(caplog):
+    with pytest.raises(
+        ConfigError, match="/own/test has 8 classes, /own/train, the.* 7: give both"
+    ):
+        adapt(UPERNET, *own_labels("train", 7), *own_labels("test", 8))
+    with pytest.raises(
+        ConfigError, match="/own/test has 8 .*_train, the.*150: set .*images and lab"
+    ):
+        adapt(UPERNET, *own_labels("test", 8))
+    assert not caplog.text
+    cfg = adapt(UPERNET, *own_labels("train", 7))
+    assert cfg.train.eval_period == 0 and "evaluator" in cfg.dataloader
+    text = "NO EVALUATION: ade20k_sem_seg_val has other classes than /own/train"
+    assert caplog.text.count(text) == 1
+    by_model = "model.sem_seg_head.num_classes=7"
+    assert adapt(UPERNET, *own_labels("train"), by_model).train.eval_period == 0
+    assert caplog.text.count(text) == 2
+
+
+def test_in_evaluation_the_test_labels_count():
+    cfg = adapt(UPERNET, *own_labels("test", 7), eval_only=True)
+    assert numbers(cfg) == [7] and cfg.dataloader.evaluator.num_classes == 7
+    # What the config still names of the training.
+    cfg = adapt(UPERNET, *own_labels("train", 7), *own_labels("test"), eval_only=True)
+    assert numbers(cfg) == [7]
+    with pytest.raises(ConfigError, match="would evaluate on ade20k_sem_seg_val, which has 150 "):
+        adapt(UPERNET, *own_labels("train", 7), eval_only=True)
+    with pytest.raises(ConfigError, match="would evaluate on /own/test, which has 8 .* 7: set"):
+        adapt(UPERNET, *own_labels("train", 7), *own_labels("test", 8), eval_only=True)
+    with pytest.raises(ConfigError, match=r"num_classes=4 contradicts /own/test, which has 7"):
+        adapt(
+            *(UPERNET, *own_labels("test", 7), "model.sem_seg_head.num_classes=4"), eval_only=True
+        )
+
+
+# --- classification
+
+LINEAR, FINETUNE = "imagenet/linear_vitb.py", "imagenet/finetune_vitl.py"
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Makes class folders with an image each."""
+
+    def make(name, classes=("cat", "dog", "emu"), splits=("train", "val")):
+        for split in splits:
+            for label in classes:
+                (tmp_path / name / split / label).mkdir(parents=True)
+                (tmp_path / name / split / label / "1.jpg").touch()
+        return tmp_path / name
+
+    return make
+
+
+def root(split, folder):
+    return f"dataloader.{split}.dataset.root={folder}"
+
+
+@pytest.mark.parametrize("name", [LINEAR, FINETUNE])
+def test_classification_follows_the_class_folders(name, folders, caplog):
+    photos = folders("photos")
+    with caplog.at_level("INFO"):
+        cfg = adapt(name, root("train", photos))
+    assert cfg.model.num_classes == 3 and of_data(cfg) == [3, 3]
+    assert f"model.num_classes: 1000 -> 3, the classes of {photos}/train" in caplog.text
+    assert adapt_to_data(cfg) == cfg and recipe(name).model.num_classes == 1000
+    for split in ("train", "test"):
+        assert len(instantiate(cfg.dataloader[split].dataset)) == 3
+    assert adapt_to_data(recipe(name)) == recipe(name)
+
+
+def test_a_contradicting_number_of_class_folders(folders):
+    photos = folders("photos")
+    with pytest.raises(ConfigError, match="num_classes=5 contradicts .*photos/train, which has 3"):
+        adapt(LINEAR, root("train", photos), "model.num_classes=5")
+    assert adapt(LINEAR, root("train", photos), "model.num_classes=3").model.num_classes == 3
+
+
+def test_evaluation_of_class_folders(folders):
+    photos = folders("photos")
+    val = folders("val", splits=("val",))
+    assert adapt(LINEAR, root("train", photos), eval_only=True).model.num_classes == 3
+    assert adapt(LINEAR, root("test", val), eval_only=True).model.num_classes == 3
+    # The training images may be gone.
+    gone = root("train", "/nowhere")
+    assert adapt(LINEAR, gone, root("test", val), eval_only=True).model.num_classes == 3
+    with pytest.raises(ConfigError, match="num_classes=5 contradicts .*val/val, which has 3"):
+        adapt(LINEAR, root("test", val), "model.num_classes=5", eval_only=True)
+    with pytest.raises(DatasetMissingError, match="no labelled images in /nowhere"):
+        adapt(LINEAR, gone, eval_only=True)
+
+
+def test_class_folders_of_two_roots_must_agree(folders):
+    photos, others = folders("photos"), folders("others", ("ant", "bee"))
+    same = folders("same", splits=("val",))
+    both = root("train", photos), root("test", others)
+    for eval_only in (False, True):
+        with pytest.raises(ConfigError, match="has 3 class folders.* 2; only one .* ant, bee, cat"):
+            adapt(LINEAR, *both, eval_only=eval_only)
+        cfg = adapt(LINEAR, both[0], root("test", same), eval_only=eval_only)
+        assert cfg.model.num_classes == 3
+    assert adapt(LINEAR, *both, "train.eval_period=0").model.num_classes == 3
+
+
+def test_knn_has_no_classes_of_its_own(folders):
+    name = "imagenet/knn_vitb.py"
+    cfg = adapt(name, root("test", folders("photos")), eval_only=True)
+    assert "num_classes" not in cfg.model
+    assert cfg.dataloader.train.dataset.num_classes is None

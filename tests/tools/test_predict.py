@@ -1,4 +1,4 @@
-"""From photos to pictures and COCO results, with a small, random Mask R-CNN (ViTDet)."""
+"""From photos to pictures and results, with a small, random Mask R-CNN (ViTDet) and UPerNet."""
 
 import json
 import logging
@@ -14,8 +14,15 @@ from detectron2.config import instantiate
 from PIL import ExifTags, Image
 from pycocotools.coco import COCO
 
-from rmae_d2.config import apply_overrides, load_config, save_config
+from rmae_d2.config import ConfigError, apply_overrides, load_config, save_config
+from rmae_d2.data import build_eval_loader, read_image
+from rmae_d2.data.datasets import semantic_classes, semantic_dataset
+from rmae_d2.engine import Predictor
 from rmae_d2.engine.predict_command import main
+from rmae_d2.engine.predict_inputs import list_inputs
+from rmae_d2.engine.prediction_outputs import SemanticOutput
+from rmae_d2.evaluation import EvaluationError, SemSegEvaluator
+from rmae_d2.visualization.semantic import class_palette
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / "configs/demo/vitdet_tiny_coco.py")
@@ -270,3 +277,216 @@ def test_wrong_options(photos, predict, capsys, more, says):
         predict(photos, "out", *more)
     assert stopped.value.code == 2
     assert says in capsys.readouterr().err
+
+
+# --- semantic segmentation
+
+SEMANTIC = str(ROOT / "configs/demo/semantic_tiny_ade20k.py")
+SMALL_SEMANTIC = [
+    "train.device=cpu",
+    "model.backbone.net.img_size=32",
+    "model.backbone.net.pretrain_img_size=32",
+    "model.backbone.net.embed_dim=32",
+    "model.backbone.net.depth=4",
+    "model.backbone.net.num_heads=4",
+    "model.backbone.net.out_indices=[0,1,2,3]",
+    "model.backbone.in_features=[block0,block1,block2,block3]",
+    "model.sem_seg_head.channels=8",
+    "model.sem_seg_head.aux_channels=8",
+]
+
+
+def semantic_config(*overrides):
+    return apply_overrides(load_config(SEMANTIC), [*SMALL_SEMANTIC, *overrides])
+
+
+def save_semantic_weights(path, *overrides, scale=30.0):
+    """Random weights, the last layer's enlarged, so that classes differ from place to place."""
+    torch.manual_seed(1)
+    state = instantiate(semantic_config(*overrides).model).state_dict()
+    state["sem_seg_head.predictor.weight"] *= scale
+    torch.save({"model": state}, path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def semantic_weights(tmp_path_factory):
+    return save_semantic_weights(tmp_path_factory.mktemp("semantic") / "model_final.pth")
+
+
+@pytest.fixture
+def segment(semantic_weights, caplog):
+    """The command with a config of semantic segmentation; its exit code."""
+
+    def run(given, output, *more, weights=semantic_weights, config=SEMANTIC):
+        caplog.set_level(logging.INFO)
+        small = SMALL_SEMANTIC if config == SEMANTIC else ()
+        return main(
+            ["--config-file", str(config), "--weights", str(weights), "--input", str(given)]
+            + ["--output", str(output), *more, *small]
+        )
+
+    return run
+
+
+def labels_in(folder, name="a.png"):
+    with Image.open(folder / "labels" / name) as image:
+        assert image.mode == "L"
+        return np.array(image)
+
+
+def numbers_of(photo, weights, *overrides):
+    """The model's class numbers, by its scores."""
+    cfg = semantic_config(*overrides)
+    return Predictor(cfg, weights)(read_image(photo))["sem_seg"].argmax(dim=0).numpy()
+
+
+def test_classes_of_a_folder(photos, tmp_path, segment, semantic_weights, caplog):
+    """Values are the official release's, 1 to 150, where the data are not there either."""
+    out = tmp_path / "out"
+    assert segment(photos, out) == 0
+    pictures = ["a.jpg", "b.jpg", "more/a.jpg"]
+    labels = ["labels/a.png", "labels/b.png", "labels/more/a.png"]
+    assert files(out) == sorted(["images.json", *pictures, *labels])
+    truth = COCO(str(out / "images.json"))
+    assert [image["picture"] for image in truth.imgs.values()] == pictures
+    assert [image["labels"] for image in truth.imgs.values()] == labels
+    assert list(truth.cats) == list(range(1, 151))
+    names = semantic_classes("ade20k_sem_seg_val")
+    assert [category["name"] for category in truth.cats.values()] == list(names)
+    for path, name in (("a.jpg", "a.png"), ("b.jpg", "b.png"), ("more/a.png", "more/a.png")):
+        found, expected = labels_in(out, name), numbers_of(photos / path, semantic_weights)
+        np.testing.assert_array_equal(found, expected + 1)
+        assert found.dtype == np.uint8 and len(np.unique(found)) > 1
+    assert labels_in(out, "b.png").shape == (50, 40)  # upright
+    # The photo, five times as large, and the legend beside it, in the colours of its classes.
+    with Image.open(out / "a.jpg") as picture:
+        assert picture.height == 240 and picture.width > 350
+        legend = np.asarray(picture, int)[:, 300:].reshape(-1, 3)
+    for number in np.unique(labels_in(out) - 1):
+        assert np.abs(legend - class_palette()[number]).sum(axis=1).min() < 60  # but for JPEG
+    assert "labels/*.png: values 1 to 150 for the classes; most pixels: " in caplog.text
+
+
+@pytest.mark.parametrize("zero_is_ignored", [False, True])
+def test_labels_are_what_training_reads(
+    photos, tmp_path, segment, semantic_weights, zero_is_ignored
+):
+    """Taken as ground truth, they agree with the model in every pixel."""
+    shifted = f"zero_is_ignored={str(zero_is_ignored).lower()}"
+    data = [f"dataloader.test.dataset.{x}" for x in (f"images={photos}", "labels=/none", shifted)]
+    out = tmp_path / "out"
+    assert segment(photos, out, *data, "--no-pictures") == 0
+    own = {"images": str(photos), "num_classes": 150}
+    dicts = semantic_dataset(**own, labels=str(out / "labels"), zero_is_ignored=zero_is_ignored)
+    cfg = semantic_config()
+    evaluator = SemSegEvaluator(**own)
+    loader = build_eval_loader(dicts, instantiate(cfg.dataloader.test.mapper), num_workers=0)
+    model = Predictor(cfg, semantic_weights).model
+    for batch in loader:
+        evaluator.process(batch, model(batch))
+    assert evaluator.evaluate()["sem_seg"]["pACC"] == 100
+    first = int(zero_is_ignored)
+    categories = json.loads((out / "images.json").read_text())["categories"]
+    assert categories[0] == {"id": first, "name": str(first)} and len(categories) == 150
+
+
+def test_values_of_the_folder_that_detectron2_converted(photos, tmp_path, semantic_weights):
+    """A process, for the data sets' folder is fixed when Detectron2 is imported."""
+    data = tmp_path / "data/ADEChallengeData2016"
+    line = [sys.executable, str(ROOT / "tools/predict.py"), "--config-file", SEMANTIC]
+    line += ["--weights", semantic_weights, "--input", str(photos / "a.jpg"), "--no-pictures"]
+    env = {
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "DETECTRON2_DATASETS": str(data.parent),
+    }
+    (data / "images/validation").mkdir(parents=True)
+    for kind, first in (("annotations_detectron2", 0), ("annotations", 1)):
+        (data / kind / "validation").mkdir(parents=True)
+        result = subprocess.run(
+            [*line, "--output", str(tmp_path / kind), *SMALL_SEMANTIC],
+            env={**os.environ, **env},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert result.returncode == 0, result.stderr
+        expected = numbers_of(photos / "a.jpg", semantic_weights)
+        np.testing.assert_array_equal(labels_in(tmp_path / kind), expected + first)
+        categories = json.loads((tmp_path / kind / "images.json").read_text())["categories"]
+        assert categories[0] == {"id": first, "name": "wall"}
+
+
+def test_own_data_without_others_for_testing(photos, tmp_path, segment):
+    """The config that such a training saves still names ADE20K for testing."""
+    train = [
+        f"dataloader.train.dataset.{x}"
+        for x in ("images=/own", "labels=/own_labels", "zero_is_ignored=true")
+    ]
+    seven = "model.sem_seg_head.num_classes=7"
+    weights = save_semantic_weights(tmp_path / "seven.pth", seven)
+    saved = tmp_path / "config.yaml"
+    save_config(semantic_config(*train, seven), saved)
+    out = tmp_path / "out"
+    assert segment(photos / "a.jpg", out, weights=weights, config=saved) == 0
+    categories = json.loads((out / "images.json").read_text())["categories"]
+    assert [category["id"] for category in categories] == list(range(1, 8))
+    assert set(np.unique(labels_in(out))) <= set(range(1, 8))
+    # As from the recipe, with the overrides of that training.
+    given = [*train, "dataloader.train.dataset.num_classes=7"]
+    assert segment(photos / "a.jpg", tmp_path / "again", *given, weights=weights) == 0
+    np.testing.assert_array_equal(labels_in(tmp_path / "again"), labels_in(out))
+
+
+def test_several_scales_are_made_as_in_evaluation(photos, tmp_path, segment, semantic_weights):
+    views = ["model.multi_scale.scales=[0.5,1.0,1.5]", "model.multi_scale.flip=true"]
+    out = tmp_path / "out"
+    assert segment(photos / "b.jpg", out, *views) == 0
+    cfg = semantic_config(*views)
+    sample = instantiate(cfg.dataloader.test.mapper)({"file_name": str(photos / "b.jpg")})
+    assert "original" in sample
+    with torch.no_grad():
+        (expected,) = Predictor(cfg, semantic_weights).model([sample])
+    np.testing.assert_array_equal(labels_in(out, "b.png"), expected["sem_seg"].argmax(dim=0) + 1)
+
+
+def test_scores_of_other_models_do_too(photos, tmp_path):
+    output = SemanticOutput(semantic_config(), None, tmp_path, 0.5)
+    (image,) = list_inputs([str(photos / "a.jpg")])
+    scores = torch.randn(150, 48, 60, generator=torch.Generator().manual_seed(0))
+    assert output.add(image, scores) == {"labels": "labels/a.png"}
+    np.testing.assert_array_equal(labels_in(tmp_path), scores.argmax(dim=0) + 1)
+    with pytest.raises(EvaluationError, match="scores are nan"):
+        output.add(image, scores.fill_(torch.nan))
+    with pytest.raises(ConfigError, match=r"predicts class 150, the data have 150 \(0 to 149\)"):
+        output.add(image, torch.full((48, 60), 150, dtype=torch.int32))
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--output", "photos/out", "--no-pictures"], "--output photos/out lies in --input photos"),
+        (
+            ["model.sem_seg_head.num_classes=9"],
+            "the model has 9 classes, ade20k_sem_seg_val has 150",
+        ),
+        (["dataloader.test.dataset.names=coco_2017_val"], "coco_2017_val has no semantic labels"),
+        (
+            [
+                "dataloader.test.dataset.images=/own",
+                "dataloader.test.dataset.num_classes=7",
+                "model.sem_seg_head.num_classes=9",
+            ],
+            "num_classes=9 contradicts /own, which has 7 classes",
+        ),
+    ],
+)
+def test_semantic_errors(photos, tmp_path, segment, monkeypatch, capsys, more, says):
+    monkeypatch.chdir(tmp_path)
+    weights = [more[0]] if "head.num_classes" in more[0] else []
+    weights = save_semantic_weights(tmp_path / "model.pth", *weights)
+    assert segment("photos", "out", *more, weights=weights) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and says in error and "Traceback" not in error
+    assert not (tmp_path / "out/images.json").exists()

@@ -13,6 +13,8 @@ from rmae_d2.data.datasets import pretrain_dataset
 from rmae_d2.evaluation import ReconstructionEvaluator
 from rmae_d2.regions import FelzenszwalbSource, StoredRegions
 
+from .knn import knn
+
 dataloader = dict(
     train=L(build_train_loader)(
         # Own images: dataloader.train.dataset.root= a folder, a text list or a COCO json.
@@ -49,4 +51,6 @@ dataloader = dict(
         num_workers=8,
     ),
     evaluator=L(ReconstructionEvaluator)(),
+    # k-NN on labelled images while training: dataloader.knn.period=N dataloader.knn.loader.dataset.root=DIR
+    knn=knn,
 )

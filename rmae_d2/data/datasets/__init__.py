@@ -9,16 +9,24 @@ from .detection import (
     num_classes_of,
     own_dataset_name,
 )
+from .image_folder import class_names, classification_dataset, knn_dataset
 from .images_only import DatasetMissingError, images_from, pretrain_dataset
+from .semantic import first_label, semantic_classes, semantic_dataset
 
 __all__ = [
     "AnnotationError",
     "DatasetMissingError",
     "check_same_classes",
     "detection_dataset",
+    "first_label",
     "images_from",
     "json_facts",
     "num_classes_of",
     "own_dataset_name",
     "pretrain_dataset",
+    "class_names",
+    "classification_dataset",
+    "knn_dataset",
+    "semantic_classes",
+    "semantic_dataset",
 ]

@@ -1,9 +1,14 @@
 """Registers our datasets in Detectron2's catalogs, under $DETECTRON2_DATASETS or ./datasets."""
 
 import os
+from functools import partial
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances, register_coco_panoptic
+from detectron2.data.datasets import (
+    load_sem_seg,
+    register_coco_instances,
+    register_coco_panoptic,
+)
 
 from .images_only import images_from
 from .scenes import THING_CLASSES, panoptic_metadata
@@ -30,7 +35,7 @@ def _register_images(name: str, folder: str, json_file: str | None = None) -> No
 
 
 def _register_scenes(name: str, root: str, split: str) -> None:
-    """The rendered demo dataset, with instances and, as NAME_panoptic, segments in COCO's formats."""
+    """The rendered demo dataset: instances, NAME_panoptic in COCO's formats, NAME_semantic as label images."""
     if name not in DatasetCatalog:
         images = os.path.join(root, split)
         annotations = os.path.join(root, "annotations", f"instances_{split}.json")
@@ -43,6 +48,17 @@ def _register_scenes(name: str, root: str, split: str) -> None:
             os.path.join(root, f"panoptic_{split}"),
             os.path.join(root, "annotations", f"panoptic_{split}.json"),
             annotations,
+        )
+        labels = os.path.join(root, f"stuff_{split}")
+        DatasetCatalog.register(f"{name}_semantic", partial(load_sem_seg, labels, images))
+        classes = panoptic_metadata()
+        MetadataCatalog.get(f"{name}_semantic").set(
+            image_root=images,
+            sem_seg_root=labels,
+            evaluator_type="sem_seg",
+            ignore_label=255,
+            stuff_classes=classes["stuff_classes"],
+            stuff_colors=classes["stuff_colors"],
         )
 
 

@@ -147,7 +147,7 @@ def write_scenes(
         photo_path(name)
     count = workers or min(16, _usable_cores())
     logger.info("rendering %d scenes into %s with %d processes", num_train + num_val, root, count)
-    with _taking_its_name(root) as folder:
+    with taking_its_name(root) as folder:
         _write_split(folder, "train", 0, num_train, seed, count)
         _write_split(folder, "val", num_train, num_val, seed, count)
         (folder / STAMP).write_text(json.dumps(stamp, indent=1) + "\n")
@@ -198,7 +198,7 @@ def _expected_files(stamp: dict[str, Any]) -> Iterator[tuple[str, int]]:
 
 
 @contextmanager
-def _taking_its_name(root: Path) -> Iterator[Path]:
+def taking_its_name(root: Path) -> Iterator[Path]:
     """A new folder beside `root` that becomes `root` when the block ends well, and goes when it does not."""
     root = root.absolute()
     root.parent.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,8 @@ NAMES = [
     "scenes_val",
     "scenes_train_panoptic",
     "scenes_val_panoptic",
+    "scenes_train_semantic",
+    "scenes_val_semantic",
 ]
 
 
@@ -55,7 +57,11 @@ def test_scenes_are_registered_with_their_segments(tmp_path):
         "train, segments = D.get('scenes_train'), D.get('scenes_train_panoptic'); "
         "assert len(train) == len(segments) == 2, (train, segments); "
         "assert all(d['segments_info'] for d in segments); "
-        "assert len(M.get('scenes_train').thing_classes) == 12"
+        "assert len(M.get('scenes_train').thing_classes) == 12; "
+        "from rmae_d2.data.datasets import semantic_classes, semantic_dataset; "
+        "labelled = semantic_dataset('scenes_train_semantic', num_classes=17); "
+        "assert [d['file_name'] for d in labelled] == [d['file_name'] for d in train]; "
+        "assert semantic_classes('scenes_val_semantic')[11:13] == ('teapot', 'photograph')"
     )
     env = {**os.environ, "DETECTRON2_DATASETS": str(tmp_path)}
     subprocess.run([sys.executable, "-c", script], check=True, env=env)

@@ -1,0 +1,34 @@
+"""k-NN classification by an encoder's features, during pre-training or alone; any folder of class folders."""
+
+from detectron2.config import LazyCall as L
+
+from rmae_d2.data import build_eval_loader
+from rmae_d2.data.classification_mapper import ClassificationDatasetMapper, ResizeCenterCrop
+from rmae_d2.data.datasets.image_folder import knn_dataset
+from rmae_d2.evaluation.knn import KNNEvaluation, KNNEvaluator
+
+knn = L(KNNEvaluation)(
+    # Iterations between two evaluations; 0 for none.
+    period=0,
+    loader=L(build_eval_loader)(
+        # Without root it is $DETECTRON2_DATASETS/imagenet. query_split=null asks each image about the others.
+        dataset=L(knn_dataset)(
+            root=None,
+            bank_split="train",
+            query_split="val",
+            # ImageNet's training images take long to encode each time: 100 of a class are a tenth.
+            bank_per_class=100,
+            query_per_class=None,
+        ),
+        mapper=L(ClassificationDatasetMapper)(
+            augmentations=[
+                L(ResizeCenterCrop)(size="${model.backbone.net.img_size}", crop_share=224 / 256)
+            ],
+        ),
+        batch_size=64,
+        num_workers=8,
+    ),
+    evaluator=L(KNNEvaluator)(k=20, temperature=0.07),
+    pool="cls",
+    precision="${train.precision}",
+)

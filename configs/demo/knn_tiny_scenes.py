@@ -1,0 +1,25 @@
+"""k-NN accuracy of the demo's encoder on the scenes' single objects; nothing is trained.
+
+Command:     python tools/make_scenes.py --output datasets/scenes --crops datasets/scenes_crops
+             python tools/train_net.py --config-file configs/demo/knn_tiny_scenes.py --eval-only
+             train.init_checkpoint=output/demo/rmae_tiny_scenes/model_final.pth is its default; of random
+             weights: train.init_checkpoint=output/demo/linear_scratch/model_final.pth, that of
+             linear_tiny_scenes.py from random weights, whose encoder stays as it was drawn.
+Votes:       of the 20 nearest training crops. dataloader.test.dataset.query_split=null asks each training
+             crop about the others instead: more images, so less noise.
+"""
+
+from ..imagenet.knn_vitb import dataloader, lr_multiplier, model, optimizer
+from .linear_tiny_scenes import dataloader as crops
+from .linear_tiny_scenes import model as classifier
+from .linear_tiny_scenes import train
+
+train.output_dir = "output/demo/knn_tiny_scenes"
+model.backbone = classifier.backbone
+model.pool = classifier.pool
+dataloader.train.dataset.root = crops.train.dataset.root
+dataloader.test.dataset.root = "${dataloader.train.dataset.root}"
+dataloader.test.mapper.augmentations[0].crop_share = 1.0
+dataloader.test.num_workers = 2
+# Not parts of this config.
+del crops, classifier

@@ -1,0 +1,11 @@
+"""A small MAE on the embedded scenes: rmae_tiny_scenes.py without the region branch, to compare with.
+
+Command:     python tools/train_net.py --config-file configs/demo/mae_tiny_scenes.py
+Batch:       as rmae_tiny_scenes.py.
+"""
+
+from .rmae_tiny_scenes import dataloader, lr_multiplier, model, optimizer, train
+
+train.output_dir = "output/demo/mae_tiny_scenes"
+model.region_branch = None
+dataloader.train.mapper.regions = None

@@ -1,0 +1,164 @@
+"""From a dataset dict of a labelled photo to the sample that a classifier takes."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import transforms as T
+from numpy.typing import NDArray
+from PIL import Image
+from timm.data.auto_augment import RandAugment as _TimmRandAugment
+from timm.data.auto_augment import posterize, rand_augment_transform
+
+from .images import read_image
+from .transforms import CropResizeTransform
+
+logger = logging.getLogger(__name__)
+
+
+class ClassificationDatasetMapper:
+    """Reads and augments one labelled image.
+
+    Random choices come from the global generators of Python, numpy and torch, which our loaders seed for
+    each sample. What needs normalised pixels or a whole batch (erasing, mixing) the model does:
+    :class:`~rmae_d2.modeling.classifier.Classifier`.
+    """
+
+    def __init__(self, *, augmentations: Sequence[T.Augmentation | T.Transform]) -> None:
+        """Sets what happens to an image."""
+        self.augmentations = T.AugmentationList(augmentations)
+        logger.info("augmentations: %s", self.augmentations)
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        """Makes a sample.
+
+        Args:
+            dataset_dict: as :func:`~rmae_d2.data.datasets.image_folder.classification_dataset` lists them.
+
+        Returns:
+            the dict's own keys (``file_name``, ``image_id``, ``label``, ...), ``image`` uint8 (3, h, w) RGB,
+            and ``height`` and ``width`` of the file's image.
+
+        Raises:
+            ImageReadError: the file gives no image.
+        """
+        image = read_image(dataset_dict["file_name"])
+        augmented = T.AugInput(image)
+        self.augmentations(augmented)
+        pixels = np.require(augmented.image.transpose(2, 0, 1), None, ["C", "W"])
+        return {
+            **dataset_dict,
+            "height": image.shape[0],
+            "width": image.shape[1],
+            "image": torch.from_numpy(pixels),
+        }
+
+
+class ResizeCenterCrop(T.Augmentation):
+    """Resizes (bicubic) until the output is a share of the shorter side, then cuts it from the middle.
+
+    224 of 256 pixels is how ImageNet accuracy is measured.
+    """
+
+    def __init__(self, size: int | Sequence[int] = 224, crop_share: float = 224 / 256) -> None:
+        """Sets the crop.
+
+        Args:
+            size: (h, w) of the output in pixels, or one side of a square.
+            crop_share: of the resized image's side, in (0, 1].
+
+        Raises:
+            ValueError: where the share is out of range.
+        """
+        super().__init__()
+        if not 0 < crop_share <= 1:
+            raise ValueError(f"crop_share={crop_share} must be above 0 and at most 1")
+        self.size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+        self.crop_share = crop_share
+
+    def get_transform(self, image: NDArray[Any]) -> T.TransformList:
+        """The resize and the crop for an (H, W) or (H, W, C) image."""
+        height, width = image.shape[:2]
+        crop_h, crop_w = self.size
+        # Sides are rounded down, and the crop's place to the nearest even, as torchvision does.
+        least_h, least_w = int(crop_h / self.crop_share), int(crop_w / self.crop_share)
+        if height * least_w <= width * least_h:
+            new_h, new_w = least_h, int(least_h * width / height)
+        else:
+            new_h, new_w = int(least_w * height / width), least_w
+        top, left = round((new_h - crop_h) / 2), round((new_w - crop_w) / 2)
+        return T.TransformList(
+            [
+                CropResizeTransform(0, 0, width, height, new_h, new_w, width, height),
+                T.CropTransform(left, top, crop_w, crop_h, new_w, new_h),
+            ]
+        )
+
+
+class RandAugment(T.Augmentation):
+    """timm's RandAugment (Cubuk et al., 2020): a few random operations on colours and shape.
+
+    For pictures alone: it does not say where a point went.
+    """
+
+    def __init__(
+        self,
+        policy: str = "rand-m9-mstd0.5-inc1",
+        pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
+    ) -> None:
+        """Sets the operations.
+
+        Args:
+            policy: in timm's words; the default has magnitude 9 of 10 with a deviation of 0.5, all
+                operations getting stronger with it, two an image and each done with probability 0.5.
+            pixel_mean: colour of what moves in from outside, RGB 0-255.
+        """
+        super().__init__()
+        self.policy = policy
+        self.pixel_mean = tuple(pixel_mean)
+
+    def get_transform(self, image: NDArray[Any]) -> "_PictureTransform":
+        """The operations, to be drawn when they are applied."""
+        hyperparameters = {
+            "translate_const": int(0.45 * min(image.shape[:2])),  # the largest shift, pixels
+            "img_mean": tuple(min(255, round(value)) for value in self.pixel_mean),
+            "interpolation": Image.Resampling.BICUBIC,
+        }
+        operations = rand_augment_transform(self.policy, hyperparameters)
+        for operation in operations.ops:
+            if operation.name.startswith("Posterize"):
+                operation.aug_fn = _posterize
+        return _PictureTransform(operations)
+
+
+def _posterize(image: Image.Image, bits: int, **_unused: Any) -> Image.Image:
+    """timm's, but black at 0 bits, which magnitude 10 asks for (one image in 700 of the default policy).
+
+    That is what Pillow made of it until it refused it: timm 1.0.31 with Pillow 13.0 stops the run there.
+    """
+    return posterize(image, bits) if bits else Image.new(image.mode, image.size)
+
+
+class _PictureTransform(T.Transform):
+    """A function from PIL image to PIL image."""
+
+    operation: _TimmRandAugment
+
+    def __init__(self, operation: _TimmRandAugment) -> None:
+        super().__init__()
+        self.operation = operation
+
+    def apply_image(self, img: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """An (H, W, 3) uint8 RGB image, changed."""
+        picture = Image.fromarray(np.ascontiguousarray(img))
+        return np.array(self.operation(picture))
+
+    def apply_coords(self, coords: NDArray[Any]) -> NDArray[Any]:
+        """Unknown.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError("RandAugment is for pictures alone, not for boxes or masks")

@@ -1,0 +1,279 @@
+"""Labelled photos as folders, like ImageNet: ``root/train/<class>/*.jpg`` and ``root/val/<class>/*.jpg``.
+
+Nothing else is needed: class numbers are the places of the folders' names in sorted order, as in
+torchvision.
+"""
+
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..images import IMAGE_EXTENSIONS
+from .images_only import DatasetMissingError
+
+logger = logging.getLogger(__name__)
+
+_EXAMPLES = 5
+# Folders listed at once: storage over a network answers each after a while, but many together.
+_LISTERS = 16
+
+
+class _ClassFolder(NamedTuple):
+    """What is below a class's folder: images, and other visible files; relative, forward slashes."""
+
+    images: list[str]
+    others: list[str]
+
+
+def classification_dataset(
+    root: str | Path | None = None,
+    split: str = "train",
+    *,
+    classes_from: str = "train",
+    num_classes: int | None = None,
+    per_class: int | None = None,
+) -> list[dict[str, Any]]:
+    """Lists images with the class of their folder.
+
+    Folders are listed, no file is opened: a file that cannot be read shows when it is its turn. Hidden files
+    are skipped, folders within a class's folder searched, other files than images left out with a warning.
+
+    Args:
+        root: folder of the splits; None for ``imagenet`` below ``$DETECTRON2_DATASETS`` (or ``./datasets``).
+        split: folder below ``root``; "" where the class folders lie in ``root`` itself.
+        classes_from: the split whose folders number the classes, where it is there; else ``split`` itself.
+        num_classes: of the model, to be compared with what is there; None for no comparison.
+        per_class: take so many images of each class at most, the first in sorted order; None for all.
+
+    Returns:
+        dataset dicts, sorted by class, then name: ``file_name``; ``image_id``, the path relative to ``root``;
+        ``label``, an int from 0.
+
+    Raises:
+        DatasetMissingError: what is missing, where it was looked for, how to get it.
+        ValueError: classes that the training images have not, or another number of them than the model's.
+    """
+    folder = _split_folder(root, split)
+    own = _class_names(folder)
+    names = _numbering(root, split, classes_from, own)
+    if num_classes is not None and len(names) != num_classes:
+        raise ValueError(
+            f"{os.path.dirname(folder) if split else folder} has {len(names)} class folders, the model "
+            f"{num_classes} classes: set model.num_classes={len(names)}"
+        )
+    with ThreadPoolExecutor(_LISTERS) as pool:
+        listed = dict(
+            zip(own, pool.map(_list_class, (os.path.join(folder, c) for c in own)), strict=True)
+        )
+    _check_contents(folder, names, listed, trained=split == classes_from)
+    dicts = []
+    for label, name in enumerate(names):
+        images = listed[name].images if name in listed else []
+        place, key = os.path.join(folder, name, ""), f"{split}/{name}/".lstrip("/")
+        dicts += [
+            {"file_name": place + image, "image_id": key + image, "label": label}
+            for image in images[:per_class]
+        ]
+    logger.info("%d images of %d classes from %s", len(dicts), len(own), folder)
+    return dicts
+
+
+def class_names(root: str | Path | None = None, split: str = "train") -> list[str]:
+    """Names of the class folders in the order of their numbers; see :func:`classification_dataset`."""
+    return _class_names(_split_folder(root, split))
+
+
+def knn_dataset(
+    root: str | Path | None = None,
+    bank_split: str = "train",
+    query_split: str | None = "val",
+    *,
+    bank_per_class: int | None = None,
+    query_per_class: int | None = None,
+) -> list[dict[str, Any]]:
+    """Images for :class:`~rmae_d2.evaluation.knn.KNNEvaluator`: those that vote, then those that are asked.
+
+    Args:
+        root: see :func:`classification_dataset`.
+        bank_split: folder of the images that vote.
+        query_split: folder of the images whose classes are predicted; None to ask each voter about the
+            others instead (leave one out), for folders without a second split.
+        bank_per_class, query_per_class: at most so many of a class; None for all.
+
+    Returns:
+        dicts of :func:`classification_dataset` with ``bank``, a bool.
+
+    Raises:
+        DatasetMissingError, ValueError: see :func:`classification_dataset`.
+    """
+    voters = classification_dataset(
+        root, bank_split, classes_from=bank_split, per_class=bank_per_class
+    )
+    asked = (
+        []
+        if query_split is None
+        else classification_dataset(
+            root, query_split, classes_from=bank_split, per_class=query_per_class
+        )
+    )
+    return [sample | {"bank": True} for sample in voters] + [
+        sample | {"bank": False} for sample in asked
+    ]
+
+
+def _split_folder(root: str | Path | None, split: str) -> str:
+    if root is None:
+        root = os.path.join(os.getenv("DETECTRON2_DATASETS", "datasets"), "imagenet")
+    return os.path.join(os.path.expanduser(str(root)), split).rstrip("/") or "/"
+
+
+def _class_names(folder: str) -> list[str]:
+    """Sorted names of the folders in a folder.
+
+    Raises:
+        DatasetMissingError: there are none.
+    """
+    if not os.path.isdir(folder):
+        raise DatasetMissingError(_missing_message(folder, "there is no such folder"))
+    try:
+        with os.scandir(folder) as entries:
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
+    except PermissionError as error:
+        raise DatasetMissingError(f"{folder}: this user may not list it") from error
+    loose = sorted(entry.name for entry in visible if _is_image(entry.name))
+    names = sorted(e.name for e in visible if not _is_image(e.name) and e.is_dir())
+    if not names and loose:
+        raise DatasetMissingError(
+            f"{len(loose)} images, such as {_few(loose)}, lie in {os.path.abspath(folder)} itself, where a "
+            "folder a class is expected, <class>/<image>. (ImageNet's validation images come that way: sort "
+            "them into folders by the labels of the development kit)"
+        )
+    if not names:
+        raise DatasetMissingError(_missing_message(folder, "the folder has no class folders"))
+    if loose:
+        logger.warning(
+            "%d images in %s are in no class folder, such as %s: they are left out",
+            *(len(loose), folder, _few(loose)),
+        )
+    return names
+
+
+def _missing_message(folder: str, detail: str) -> str:
+    above = os.path.dirname(folder)
+    lines = [
+        f"no labelled images in {os.path.abspath(folder)}: {detail}.",
+        f"  DETECTRON2_DATASETS = {os.environ.get('DETECTRON2_DATASETS', '(not set, so ./datasets)')}",
+    ]
+    if not os.path.isdir(folder) and os.path.isdir(above):
+        beside = sorted(entry.name for entry in os.scandir(above) if entry.is_dir())
+        if beside:
+            lines.append(
+                f"  found there: {_few(beside)} (choose with dataloader.*.dataset.split=NAME)"
+            )
+    return "\n".join(
+        [
+            *lines,
+            "  ImageNet:    https://image-net.org (free account), as imagenet/train/<class>/*.JPEG and "
+            "imagenet/val/<class>/*.JPEG",
+            "  own photos:  dataloader.train.dataset.root=/photos with /photos/train/<class>/*.jpg and "
+            "/photos/val/<class>/*.jpg",
+        ]
+    )
+
+
+def _numbering(root: str | Path | None, split: str, classes_from: str, own: list[str]) -> list[str]:
+    """All classes in the order of their numbers, those of the training images.
+
+    Raises:
+        ValueError: for classes that those have not.
+    """
+    reference = _split_folder(root, classes_from)
+    if split == classes_from:
+        return own
+    if not os.path.isdir(reference):
+        logger.info(
+            "there is no %s: classes are numbered by the folders of %s itself", reference, split
+        )
+        return own
+    names = _class_names(reference)
+    strangers = sorted(set(own) - set(names))
+    if strangers:
+        raise ValueError(
+            f"{len(strangers)} of the {len(own)} class folders in {_split_folder(root, split)} are not in "
+            f"{reference}, such as {_few(strangers)}: classes must have the same names in both"
+        )
+    return names
+
+
+def _list_class(folder: str) -> _ClassFolder:
+    """Lists a class's folder and all below it.
+
+    Raises:
+        DatasetMissingError: this user may not.
+    """
+    found = _ClassFolder([], [])
+    seen: set[tuple[int, int]] = set()
+    waiting = [(folder, "")]
+    while waiting:
+        parent, prefix = waiting.pop()
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in seen:  # a link back to a folder already listed
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        try:
+            names = os.listdir(parent)
+        except PermissionError as error:
+            raise DatasetMissingError(f"{parent}: this user may not list it") from error
+        # Images by their names alone: asking a million files takes its time.
+        for name in names:
+            if name.startswith("."):
+                continue
+            if _is_image(name):
+                found.images.append(prefix + name)
+            elif os.path.isdir(os.path.join(parent, name)):
+                waiting.append((os.path.join(parent, name), f"{prefix}{name}/"))
+            else:
+                found.others.append(prefix + name)
+    found.images.sort()
+    return found
+
+
+def _is_image(name: str) -> bool:
+    return name[name.rfind(".") :].lower() in IMAGE_EXTENSIONS
+
+
+def _check_contents(
+    folder: str, names: list[str], listed: dict[str, _ClassFolder], trained: bool
+) -> None:
+    """Warns of files that are no images, and of classes without any; these end a training."""
+    empty = [name for name in names if name not in listed or not listed[name].images]
+    if len(empty) == len(names):
+        raise DatasetMissingError(
+            f"no image in the {len(listed)} class folders of {os.path.abspath(folder)}: looked for files "
+            f"ending in {' '.join(sorted(IMAGE_EXTENSIONS))} (in any case)"
+        )
+    if empty and trained:
+        raise DatasetMissingError(
+            f"{len(empty)} of the {len(names)} class folders in {os.path.abspath(folder)} have no image, "
+            f"such as {_few(empty)}: add images or take the folders away"
+        )
+    if empty:
+        logger.warning(
+            "%d of %d classes have no image in %s, such as %s: accuracy is that of the others",
+            *(len(empty), len(names), folder, _few(empty)),
+        )
+    strays = (f"{name}/{file}" for name, found in listed.items() for file in found.others)
+    count = sum(len(found.others) for found in listed.values())
+    if count:
+        logger.warning(
+            "%d files in %s are no images by their names, such as %s: they are left out",
+            *(count, folder, _few(list(islice(strays, _EXAMPLES)))),
+        )
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:_EXAMPLES])

@@ -1,0 +1,92 @@
+"""Label images: one channel whose values are class numbers, as people have them."""
+
+from typing import Any
+
+import numpy as np
+from detectron2.utils.file_io import PathManager
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..images import MACHINE_ERRNOS, ImageReadError
+from .coco_json import AnnotationError
+
+#: The label of pixels that belong to no class, in what models and evaluators are given.
+IGNORE_LABEL = 255
+
+#: More do not fit into 8 bits beside it.
+MAX_CLASSES = 255
+
+
+def read_labels(path: str, num_classes: int, zero_is_ignored: bool = False) -> NDArray[np.uint8]:
+    """Reads the labels of one image.
+
+    Of a palette image ("P", as PASCAL VOC's) the values are the labels and the colours only for viewers.
+
+    Args:
+        path: a PNG or another lossless file of one channel, 8 or 16 bits.
+        num_classes: C.
+        zero_is_ignored: the file has 0 for pixels without a class and 1 to C for the classes, as ADE20K's
+            official release; else classes are 0 to C - 1. 255 is without a class in both.
+
+    Returns:
+        (H, W), writable: classes 0 to C - 1, and :data:`IGNORE_LABEL`.
+
+    Raises:
+        ImageReadError: a file that gives no image.
+        AnnotationError: colours instead of labels, or a label out of range; names its value and place.
+    """
+    labels = _read(path)
+    largest = num_classes if zero_is_ignored else num_classes - 1
+    if labels.max(initial=0) > largest or labels.min(initial=0) < 0:
+        wrong = ((labels > largest) | (labels < 0)) & (labels != IGNORE_LABEL)
+        if wrong.any():
+            raise AnnotationError(_out_of_range(path, labels, wrong, num_classes, zero_is_ignored))
+    if not zero_is_ignored:
+        return labels.astype(np.uint8)
+    table = np.arange(-1, 255, dtype=np.int16)
+    table[[0, IGNORE_LABEL]] = IGNORE_LABEL
+    return table.astype(np.uint8)[labels]
+
+
+def _read(path: str) -> NDArray[Any]:
+    try:
+        with PathManager.open(path, "rb") as file, Image.open(file) as image:
+            if image.mode not in ("L", "P", "1", "I") and not image.mode.startswith("I;16"):
+                raise AnnotationError(
+                    f"{path} holds {image.mode} pixels: colours or transparency, not class numbers. Save one "
+                    "channel whose values are the classes (a palette PNG keeps colours for viewers)"
+                )
+            return np.asarray(image.convert("L") if image.mode == "1" else image)
+    except AnnotationError:
+        raise
+    except OSError as error:
+        if error.errno in MACHINE_ERRNOS:
+            raise
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
+        raise ImageReadError(path, f"these labels cannot be read ({reason})") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
+        raise ImageReadError(path, f"it is damaged ({type(error).__name__}: {error})") from error
+
+
+def _out_of_range(
+    path: str,
+    labels: NDArray[Any],
+    wrong: NDArray[np.bool_],
+    num_classes: int,
+    zero_is_ignored: bool,
+) -> str:
+    row, column = np.argwhere(wrong)[0]
+    first = int(zero_is_ignored)
+    allowed = f"{first} to {num_classes - 1 + first} for the {num_classes} classes, and 255"
+    if zero_is_ignored:
+        allowed += " or 0"
+    message = (
+        f"{path} has the label {labels[row, column]} at row {row}, column {column} ({int(wrong.sum())} "
+        f"pixels are out of range, largest {labels[wrong].max()}). Allowed are {allowed} for pixels "
+        "without a class: set the right num_classes, or repair the file"
+    )
+    if not zero_is_ignored and labels[wrong].max() == num_classes:
+        message += ". If 0 means no class, as in ADE20K's release, set dataset.zero_is_ignored=true"
+    return message

@@ -1,0 +1,290 @@
+"""Semantic segmentation for configs: ADE20K and registered datasets by name, own ones by two folders."""
+
+import difflib
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.detection_utils import check_metadata_consistency
+from detectron2.utils.file_io import PathManager
+
+from .coco_json import AnnotationError, examples
+from .detection import _upright_size
+from .images_only import DatasetMissingError, _walk, images_from
+from .label_images import IGNORE_LABEL, MAX_CLASSES, read_labels
+
+logger = logging.getLogger(__name__)
+
+#: Labels that are read and checked when a dataset is listed, spread over it.
+_LABELS_CHECKED = 32
+
+_ADE20K = "ade20k_sem_seg_"
+_ADE20K_ZIP = "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
+_LABEL_EXTENSIONS = (".png", ".tif", ".tiff", ".bmp")
+
+
+def semantic_dataset(
+    names: Sequence[str] | str = (),
+    images: str | None = None,
+    labels: str | None = None,
+    num_classes: int | None = None,
+    *,
+    zero_is_ignored: bool = False,
+    allow_missing: float = 0.01,
+) -> list[dict[str, Any]]:
+    """Images with a label image each.
+
+    ``ade20k_sem_seg_train`` and ``_val`` are read from the official release, ``ADEChallengeData2016/
+    {images,annotations}/{training,validation}``, or from what Detectron2's script makes of it,
+    ``annotations_detectron2``, where only that is there.
+
+    Args:
+        names: registered datasets, concatenated; used where there are no ``images``.
+        images: own data: a folder of images, searched with its sub-folders.
+        labels: own data: a folder of label images (see :func:`read_labels`) with the images' names, but
+            for the extension, in the same sub-folders.
+        num_classes: C; needed for own data, compared with a registered dataset's.
+        zero_is_ignored: own data: 0 is no class, classes are 1 to C.
+        allow_missing: share of the images that may have no label image; they are left out with a warning.
+
+    Returns:
+        dataset dicts: ``file_name``, ``sem_seg_file_name``, ``image_id``, ``num_classes``,
+        ``zero_is_ignored``. Labels are still those of the files; mapper and evaluator shift them.
+
+    Raises:
+        DatasetMissingError: folders or files that are not there; what was looked for and how to get it.
+        AnnotationError: a few labels are read: out of range, colours, or of another size than the image.
+        ValueError: a name that is not registered, names whose classes differ, or arguments that do not
+            belong together.
+    """
+    if images is not None:
+        if labels is None or num_classes is None:
+            raise ValueError(
+                "own data need all of dataset.images, dataset.labels (two folders) and dataset.num_classes"
+            )
+        _check_num_classes(num_classes)
+        pairs = _pairs(os.path.expanduser(images), os.path.expanduser(labels), allow_missing)
+        rest = {"num_classes": num_classes, "zero_is_ignored": zero_is_ignored}
+        dicts = [{**pair, **rest} for pair in pairs]
+        source = images
+    else:
+        named = _named(names)
+        if labels is not None:
+            raise ValueError(f"dataset.labels={labels} is of own data, which need dataset.images")
+        dicts = [sample for name in named for sample in _load_named(name, allow_missing)]
+        check_metadata_consistency("stuff_classes", named)
+        source = ", ".join(named)
+        known = len(semantic_classes(named))
+        if num_classes is not None and num_classes != known:
+            raise ValueError(
+                f"{source} has {known} classes, num_classes={num_classes}: set "
+                f"model.sem_seg_head.num_classes={known}"
+            )
+    _check_few(dicts)
+    logger.info("%s: %d images with labels of %d classes", source, len(dicts), _classes_of(dicts))
+    return dicts
+
+
+def semantic_classes(
+    names: Sequence[str] | str = (), images: str | None = None, num_classes: int | None = None
+) -> tuple[str, ...]:
+    """Names of the classes of :func:`semantic_dataset`, in their order; own data's are their numbers.
+
+    Raises:
+        ValueError: a name that is not registered, or a dataset without semantic labels.
+    """
+    if images is not None:
+        if num_classes is None:
+            raise ValueError("own data need num_classes")
+        return tuple(str(number) for number in range(num_classes))
+    name = _named(names)[0]
+    classes = MetadataCatalog.get(name).get("stuff_classes")
+    if not classes:
+        raise ValueError(f"the dataset {name} has no semantic labels (no stuff_classes)")
+    _check_num_classes(len(classes))
+    return tuple(classes)
+
+
+def first_label(
+    names: Sequence[str] | str = (), images: str | None = None, zero_is_ignored: bool = False
+) -> int:
+    """What label files of :func:`semantic_dataset` have for class 0: 1 where 0 is no class, else 0.
+
+    ADE20K's are those of the official release, 1, unless only Detectron2's converted folder is there.
+    """
+    if images is not None:
+        return int(zero_is_ignored)
+    name = _named(names)[0]
+    if not name.startswith(_ADE20K):
+        return 0
+    try:
+        return int(_ade20k_labels(name)[1])
+    except DatasetMissingError:
+        return 1
+
+
+def _named(names: Sequence[str] | str) -> tuple[str, ...]:
+    named = (names,) if isinstance(names, str) else tuple(names)
+    if not named:
+        raise ValueError(
+            "which data? set dataset.names, or dataset.images, dataset.labels and dataset.num_classes"
+        )
+    for name in named:
+        if name not in DatasetCatalog:
+            near = difflib.get_close_matches(name, DatasetCatalog.list(), n=3, cutoff=0.5)
+            hint = (
+                f"did you mean {', '.join(near)}?"
+                if near
+                else "for own data set dataset.images and dataset.labels"
+            )
+            raise ValueError(f"no dataset is registered as {name!r}: {hint}")
+    return named
+
+
+def _check_num_classes(num_classes: int) -> None:
+    if not 0 < num_classes <= MAX_CLASSES:
+        raise ValueError(
+            f"num_classes={num_classes}: 1 to {MAX_CLASSES} are possible, for label {IGNORE_LABEL} is that "
+            "of pixels without a class"
+        )
+
+
+def _classes_of(dicts: list[dict[str, Any]]) -> int:
+    return int(dicts[0]["num_classes"])
+
+
+def _load_named(name: str, allow_missing: float) -> list[dict[str, Any]]:
+    num_classes = len(semantic_classes(name))
+    metadata = MetadataCatalog.get(name)
+    if name.startswith(_ADE20K):
+        folder, shifted = _ade20k_labels(name)
+        pairs = _pairs(metadata.image_root, folder, allow_missing)
+        rest = {"num_classes": num_classes, "zero_is_ignored": shifted}
+        return [{**pair, **rest} for pair in pairs]
+    if metadata.get("ignore_label", IGNORE_LABEL) != IGNORE_LABEL:
+        raise ValueError(
+            f"the dataset {name} has ignore_label={metadata.ignore_label}, and only {IGNORE_LABEL} is "
+            "understood"
+        )
+    try:
+        dicts = DatasetCatalog.get(name)
+    except (FileNotFoundError, AssertionError) as error:
+        raise DatasetMissingError(_missing(name, [str(error) or name])) from error
+    if not dicts or "sem_seg_file_name" not in dicts[0]:
+        raise ValueError(f"the dataset {name} has no label images (no sem_seg_file_name)")
+    return [
+        {
+            **sample,
+            "image_id": sample.get("image_id", sample["file_name"]),
+            "num_classes": num_classes,
+            "zero_is_ignored": False,
+        }
+        for sample in dicts
+    ]
+
+
+def _ade20k_labels(name: str) -> tuple[str, bool]:
+    """The folder of labels, and whether it is the official release, whose 0 is no class."""
+    metadata = MetadataCatalog.get(name)
+    split = Path(metadata.image_root).name
+    official = str(Path(metadata.image_root).parents[1] / "annotations" / split)
+    if not PathManager.isdir(metadata.image_root):
+        raise DatasetMissingError(_missing(name, [metadata.image_root]))
+    for folder, shifted in ((official, True), (metadata.sem_seg_root, False)):
+        if PathManager.isdir(folder):
+            return folder, shifted
+    raise DatasetMissingError(_missing(name, [official, metadata.sem_seg_root]))
+
+
+def _missing(name: str, places: Sequence[str]) -> str:
+    variable = os.environ.get("DETECTRON2_DATASETS", "(not set, so ./datasets)")
+    lines = [
+        f"the dataset {name} is not there.",
+        f"  looked for: {', '.join(os.path.abspath(place) for place in places)}",
+        f"  DETECTRON2_DATASETS = {variable}",
+    ]
+    if name.startswith(_ADE20K):
+        lines.append(f"  get it:     {_ADE20K_ZIP} (about 1 GB), unpacked there as it is")
+    if name.startswith("scenes_"):
+        lines.append("  get it:     python tools/make_scenes.py --output DIR/scenes")
+    lines.append(
+        "  own data:   dataloader.train.dataset.images=FOLDER dataloader.train.dataset.labels=FOLDER "
+        "model.sem_seg_head.num_classes=N"
+    )
+    return "\n".join(lines)
+
+
+def _pairs(images: str, labels: str, allow_missing: float) -> list[dict[str, Any]]:
+    """Images and the label images of the same relative names."""
+    for folder, key in ((images, "images"), (labels, "labels")):
+        if not os.path.isdir(folder):
+            raise DatasetMissingError(
+                f"there is no folder {os.path.abspath(folder)} (given as dataset.{key})"
+            )
+    by_stem: dict[str, list[str]] = {}
+    for path in sorted(_walk(labels)):
+        stem, extension = os.path.splitext(path)
+        if extension.lower() in _LABEL_EXTENSIONS:
+            by_stem.setdefault(stem, []).append(path)
+    pairs, bare, double = [], [], []
+    for sample in images_from(images):
+        own = by_stem.get(os.path.splitext(sample["image_id"])[0], [])
+        if not own:
+            bare.append(sample["image_id"])
+        elif len(own) > 1:
+            double.append(", ".join(own))
+        else:
+            pairs.append({**sample, "sem_seg_file_name": os.path.join(labels, own[0])})
+    if double:
+        raise AnnotationError(
+            f"{labels} has several label images for one image: {examples(double)}; leave one of each"
+        )
+    if bare:
+        message = (
+            f"{len(bare)} of the {len(bare) + len(pairs)} images in {os.path.abspath(images)} have no label "
+            f"image in {os.path.abspath(labels)}, such as {examples(bare)}"
+        )
+        if not pairs or len(bare) > allow_missing * (len(bare) + len(pairs)):
+            raise DatasetMissingError(
+                f"{message}. At most {allow_missing:.0%} may be without: a label image has its image's name, "
+                f"but for the extension ({' '.join(_LABEL_EXTENSIONS)})"
+            )
+        logger.warning("%s. They are left out", message)
+    return pairs
+
+
+def _check_few(dicts: list[dict[str, Any]]) -> None:
+    """Reads a few label images, spread over the dataset, and compares their sizes with the images'."""
+    for sample in dicts[:: -(-len(dicts) // _LABELS_CHECKED)]:
+        if "://" in sample["sem_seg_file_name"]:
+            continue
+        labels = read_labels(
+            sample["sem_seg_file_name"], sample["num_classes"], sample["zero_is_ignored"]
+        )
+        size = _upright_size(sample["file_name"])
+        if size is not None:
+            check_label_size(sample, size, labels.shape)
+
+
+def check_label_size(
+    sample: dict[str, Any], image_size: Sequence[int], label_size: Sequence[int]
+) -> None:
+    """Refuses labels of another size than their image.
+
+    Args:
+        sample: dataset dict, for its file names.
+        image_size: (height, width), EXIF's turn applied.
+        label_size: (height, width).
+
+    Raises:
+        AnnotationError: names both files and sizes.
+    """
+    if tuple(image_size[:2]) != tuple(label_size[:2]):
+        raise AnnotationError(
+            f"{sample['sem_seg_file_name']} is {label_size[0]}x{label_size[1]} (height x width), its image "
+            f"{sample['file_name']} is {image_size[0]}x{image_size[1]}: resize neither alone, and mind that "
+            "images are turned as their EXIF orientation says"
+        )

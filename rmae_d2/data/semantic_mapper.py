@@ -1,0 +1,104 @@
+"""From a dataset dict to a sample of semantic segmentation."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import transforms as T
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .datasets.label_images import IGNORE_LABEL, read_labels
+from .datasets.semantic import check_label_size
+from .images import read_image
+
+logger = logging.getLogger(__name__)
+
+#: What padding looks like: ImageNet's mean, nearly 0 once normalised.
+_FILL = (124, 116, 104)
+
+
+class SemanticDatasetMapper:
+    """Makes the sample that :class:`~rmae_d2.modeling.SlidingSemanticSegmentor` takes.
+
+    Labels are read from the files as they are published: those of ADE20K's official release are 0 for no
+    class and 1 to 150, and become 255 and 0 to 149 here.
+    """
+
+    def __init__(
+        self,
+        is_train: bool,
+        *,
+        augmentations: Sequence[T.Augmentation | T.Transform],
+        pad_to: int | None = None,
+    ) -> None:
+        """Sets what happens to an image.
+
+        Args:
+            is_train: with labels, augmented like the image; else without.
+            augmentations: applied to the image and, in training, its labels.
+            pad_to: in training, side to which smaller crops are filled up at the right and bottom: the image
+                with the mean colour, the labels with 255. None for no padding.
+        """
+        self.is_train = is_train
+        self.augmentations = T.AugmentationList(augmentations)
+        self.pad_to = pad_to
+        logger.info(
+            "augmentations in %s: %s", "training" if is_train else "testing", self.augmentations
+        )
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any] | None:
+        """Reads and augments one image.
+
+        Args:
+            dataset_dict: of :func:`~rmae_d2.data.datasets.semantic.semantic_dataset`; left as it is.
+
+        Returns:
+            its keys; ``image`` uint8 (3, h, w) RGB; ``height`` and ``width`` of the file's image; in
+            training ``sem_seg`` uint8 (h, w), class numbers and 255; else ``original``, the image before
+            augmentation, where that has another size. None, in training, for a crop without any label.
+
+        Raises:
+            ImageReadError: image or labels cannot be read.
+            AnnotationError: labels that are out of range or of another size than the image.
+        """
+        image = read_image(dataset_dict["file_name"])
+        sample = {**dataset_dict, "height": image.shape[0], "width": image.shape[1]}
+        if not self.is_train:
+            augmented = T.AugInput(image)
+            self.augmentations(augmented)
+            sample["image"] = _channels_first(augmented.image)
+            if augmented.image.shape != image.shape:
+                sample["original"] = _channels_first(image)
+            return sample
+        labels = read_labels(
+            dataset_dict["sem_seg_file_name"],
+            dataset_dict["num_classes"],
+            dataset_dict["zero_is_ignored"],
+        )
+        check_label_size(dataset_dict, image.shape, labels.shape)
+        augmented = T.AugInput(image, sem_seg=labels)
+        self.augmentations(augmented)
+        labels = augmented.sem_seg
+        if (labels == IGNORE_LABEL).all():
+            return None
+        sample["image"] = _channels_first(self._padded(augmented.image, _FILL))
+        sample["sem_seg"] = torch.from_numpy(np.array(self._padded(labels, IGNORE_LABEL)))
+        return sample
+
+    def _padded(self, pixels: NDArray[np.uint8], value: int | tuple[int, ...]) -> NDArray[np.uint8]:
+        height, width = pixels.shape[:2]
+        size = (max(height, self.pad_to or 0), max(width, self.pad_to or 0))
+        if size == (height, width):
+            return pixels
+        padded = np.empty((*size, *pixels.shape[2:]), np.uint8)
+        padded[:] = value
+        padded[:height, :width] = pixels
+        return padded
+
+
+def _channels_first(image: NDArray[np.uint8]) -> Tensor:
+    """(H, W, 3) -> a tensor (3, H, W) with its own memory."""
+    return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))

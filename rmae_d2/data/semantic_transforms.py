@@ -1,0 +1,124 @@
+"""Augmentations of semantic segmentation that Detectron2's core has not, or has slowly."""
+
+from typing import Any
+
+import numpy as np
+from detectron2.data import transforms as T
+from numpy.typing import NDArray
+from PIL import Image
+
+from .datasets.label_images import IGNORE_LABEL
+
+_TRIES = 10
+
+
+class LimitedClassCrop(T.Augmentation):
+    """A random crop in which no class has more than a share of the labelled pixels.
+
+    The rule of mmsegmentation's ``cat_max_ratio`` and Detectron2's ``RandomCrop_CategoryAreaConstraint``: up
+    to 10 crops are drawn, the last is taken if none is good.
+    """
+
+    def __init__(self, size: int, max_share: float = 0.75) -> None:
+        """Sets the crop.
+
+        Args:
+            size: side in pixels; images with a smaller side are not cropped there.
+            max_share: largest share of one class, (0, 1]; 1 allows everything.
+        """
+        super().__init__()
+        if size < 1 or not 0 < max_share <= 1:
+            raise ValueError(f"size={size} must be positive and max_share={max_share} in (0, 1]")
+        self.size = size
+        self.max_share = max_share
+
+    def get_transform(self, image: NDArray[Any], sem_seg: NDArray[np.uint8]) -> T.CropTransform:
+        """Draws one crop for an image and its labels, (H, W) uint8."""
+        height, width = image.shape[:2]
+        h, w = min(height, self.size), min(width, self.size)
+        for _ in range(_TRIES):
+            top = np.random.randint(height - h + 1)
+            left = np.random.randint(width - w + 1)
+            counts = np.bincount(sem_seg[top : top + h, left : left + w].ravel(), minlength=256)
+            counts[IGNORE_LABEL] = 0
+            if counts.max() < self.max_share * counts.sum() or self.max_share == 1:
+                break
+        return T.CropTransform(left, top, w, h, width, height)
+
+
+class PhotometricDistortion(T.Augmentation):
+    """Random brightness, contrast, saturation and hue, each every other time (SSD, section 2.2).
+
+    Brightness moves by up to 32 of 255, contrast and saturation are scaled by 0.5 to 1.5, hue turns by up to
+    18 degrees; contrast comes before or after the colours. For uint8 RGB.
+    """
+
+    def get_transform(self, image: NDArray[np.uint8]) -> "PhotometricTransform":
+        """Draws one distortion."""
+        chosen = np.random.randint(2, size=5).astype(bool)
+        brightness, contrast, saturation, hue = np.random.uniform(
+            [-32, 0.5, 0.5, -18], [32, 1.5, 1.5, 18]
+        )
+        return PhotometricTransform(
+            brightness=brightness if chosen[0] else 0.0,
+            contrast=contrast if chosen[1] else 1.0,
+            saturation=saturation if chosen[2] else 1.0,
+            hue=hue if chosen[3] else 0.0,
+            contrast_first=bool(chosen[4]),
+        )
+
+
+class PhotometricTransform(T.Transform):
+    """A fixed change of colours; places and labels stay.
+
+    Args:
+        brightness: added to all values, of 255.
+        contrast: factor of all values.
+        saturation: factor of HSV's S.
+        hue: degrees.
+        contrast_first: before saturation and hue, else after.
+    """
+
+    brightness: float
+    contrast: float
+    saturation: float
+    hue: float
+    contrast_first: bool
+
+    def __init__(
+        self,
+        brightness: float = 0.0,
+        contrast: float = 1.0,
+        saturation: float = 1.0,
+        hue: float = 0.0,
+        contrast_first: bool = True,
+    ) -> None:
+        super().__init__()
+        self._set_attributes(locals())
+
+    def apply_image(self, img: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8 RGB -> the same."""
+        values = np.arange(256)
+        brighter = _to_bytes(values + self.brightness)
+        contrasted = _to_bytes(values * self.contrast)
+        before = contrasted[brighter] if self.contrast_first else brighter
+        img = before.take(img)
+        if self.saturation != 1.0 or self.hue != 0.0:
+            hue = ((values + round(self.hue * 256 / 360)) % 256).astype(np.uint8)
+            saturation = _to_bytes(values * self.saturation)
+            table = np.concatenate([hue, saturation, values.astype(np.uint8)])
+            hsv = Image.fromarray(img).convert("HSV").point(table.tolist())
+            img = np.array(hsv.convert("RGB"))
+        return img if self.contrast_first else contrasted.take(img)
+
+    def apply_segmentation(self, segmentation: NDArray[Any]) -> NDArray[Any]:
+        """Labels as they are."""
+        return segmentation
+
+    def apply_coords(self, coords: NDArray[Any]) -> NDArray[Any]:
+        """Points as they are."""
+        return coords
+
+
+def _to_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
+    return values.round().clip(0, 255).astype(np.uint8)

@@ -1,0 +1,66 @@
+"""LARS as MAE's linear probe uses it (MAE, table 10; You, Gitman, Ginsburg, 2017), by way of timm's."""
+
+import logging
+from typing import Any
+
+from timm.optim import Lars
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+
+def linear_rate(base_lr: float, batch_size: int) -> float:
+    """The linear rule: the learning rate of a batch, ``base_lr`` being that of 256 images (MAE, A.1)."""
+    return base_lr * batch_size / 256
+
+
+def lars_params(model: nn.Module) -> list[dict[str, Any]]:
+    """Trainable parameters in two groups for :func:`scaled_lars`.
+
+    Matrices take steps in proportion to their own norm; biases and norms take plain momentum steps and are
+    not decayed.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "always_adapt": True},
+        {
+            "params": [p for p in trained if p.ndim <= 1],
+            "always_adapt": False,
+            "weight_decay": 0.0,
+        },
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def scaled_lars(
+    params: list[dict[str, Any]],
+    base_lr: float,
+    batch_size: int,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    trust_coefficient: float = 0.001,
+) -> Lars:
+    """LARS under the linear rule.
+
+    Args:
+        params: of :func:`lars_params`.
+        base_lr: learning rate for 256 images.
+        batch_size: images per optimizer step, over all processes and accumulation steps.
+        trust_coefficient: eta, the length of a step of rate 1 as a share of the weights' norm.
+    """
+    lr = linear_rate(base_lr, batch_size)
+    logger.info(
+        "learning rate: base %g per 256 images, actual %g for batches of %d",
+        base_lr,
+        lr,
+        batch_size,
+    )
+    # No eps: a gradient of zero has a trust ratio of 1 anyway.
+    return Lars(
+        params,
+        lr=lr,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        trust_coeff=trust_coefficient,
+        eps=0.0,
+    )

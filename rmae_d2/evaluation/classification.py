@@ -1,0 +1,71 @@
+"""Top-1 and top-5 accuracy of image classification."""
+
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from torch import Tensor
+
+from .detections import EvaluationError
+
+
+def hits(scores_BC: Tensor, labels_B: Tensor) -> Tensor:
+    """How many images have their class first, and among the first five, and how many there are.
+
+    A class with a score of -inf counts as not proposed.
+
+    Args:
+        scores_BC: higher is likelier.
+        labels_B: int64 classes; those the scores do not reach count as misses.
+
+    Returns:
+        (3,) int64, where the scores are.
+    """
+    best, order = scores_BC.topk(min(5, scores_BC.shape[1]), dim=1)
+    right = (order == labels_B[:, None]) & (best > -torch.inf)
+    total = right.new_full((), len(labels_B), dtype=torch.int64)
+    return torch.stack([right[:, 0].sum(), right.sum(), total])
+
+
+def accuracies(counts: Tensor, num_classes: int) -> dict[str, float]:
+    """``top1``, and ``top5`` where there are more than five classes, in percent, of :func:`hits`."""
+    top1, top5, total = counts.tolist()
+    found = {"top1": 100 * top1 / total}
+    return found | ({"top5": 100 * top5 / total} if num_classes > 5 else {})
+
+
+class ClassificationEvaluator(DatasetEvaluator):
+    """Accuracy over a data set, of the ``logits`` of a :class:`~rmae_d2.modeling.classifier.Classifier`."""
+
+    def reset(self) -> None:
+        """Forgets everything."""
+        self._counts = torch.zeros(3, dtype=torch.int64)
+        self._num_classes = 0
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Tensor]]) -> None:
+        """Takes samples with their ``label`` and a classifier's outputs.
+
+        Raises:
+            EvaluationError: for scores that are not finite.
+        """
+        logits = torch.stack([output["logits"] for output in outputs])
+        labels = torch.tensor([int(sample["label"]) for sample in inputs], device=logits.device)
+        if not torch.isfinite(logits).all():
+            raise EvaluationError(
+                f"{inputs[0].get('file_name', 'an image')} or another of its batch has scores that are not "
+                "finite: has the training diverged?"
+            )
+        self._counts += hits(logits, labels).cpu()
+        self._num_classes = logits.shape[1]
+
+    def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
+        """``{"classification": {"top1": ..., "top5": ...}}`` in percent on rank 0."""
+        gathered = comm.gather((self._counts, self._num_classes))
+        if not comm.is_main_process():
+            return None
+        counts = torch.stack([counts for counts, _ in gathered]).sum(dim=0)
+        if not counts[2]:
+            raise EvaluationError("no image was classified: is dataloader.test empty?")
+        return OrderedDict(classification=accuracies(counts, max(n for _, n in gathered)))

@@ -1,0 +1,233 @@
+"""What features know without training: classes by weighted votes of the nearest images.
+
+Wu et al., 2018 (instance discrimination), with the values of Caron et al., 2021 (DINO): 20 neighbours, each
+voting for its class with the weight exp(cosine / 0.07).
+
+Letters: N images that vote (the bank), Q images asked about, D width, C classes.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from detectron2.evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from ..modeling.classifier import FeatureExtractor
+from .classification import accuracies, hits
+from .detections import EvaluationError
+
+logger = logging.getLogger(__name__)
+
+
+def knn_votes(
+    queries_QD: Tensor,
+    bank_ND: Tensor,
+    labels_N: Tensor,
+    num_classes: int,
+    *,
+    k: int = 20,
+    temperature: float = 0.07,
+    own_Q: Tensor | None = None,
+    bank_chunk: int = 32768,
+) -> Tensor:
+    """The votes that each class gets.
+
+    Args:
+        queries_QD: normalised features, any float type; computed with in float32.
+        bank_ND: the same, of the images that vote.
+        labels_N: their classes, int64 in [0, num_classes).
+        k: voters a query; all where there are fewer.
+        temperature: the lower, the more the nearest count.
+        own_Q: int64 places of the queries in the bank, where they must not vote for themselves.
+        bank_chunk: voters compared at a time, which bounds memory to Q * bank_chunk scores.
+
+    Returns:
+        float32 (Q, C), a query's nearest voter having weight 1; 0 for a class without a voter.
+    """
+    best = queries_QD.new_empty(len(queries_QD), 0, dtype=torch.float32)
+    best_labels = labels_N.new_empty(len(queries_QD), 0)
+    queries = queries_QD.float()
+    for start in range(0, len(bank_ND), bank_chunk):
+        chunk = bank_ND[start : start + bank_chunk].float()
+        cosines = queries @ chunk.T
+        if own_Q is not None:
+            places = torch.arange(start, start + len(chunk), device=own_Q.device)
+            cosines.masked_fill_(places == own_Q[:, None], -torch.inf)
+        nearest, index = cosines.topk(min(k, len(chunk)), dim=1)
+        best = torch.cat([best, nearest], dim=1)
+        best_labels = torch.cat([best_labels, labels_N[start + index]], dim=1)
+        best, index = best.topk(min(k, best.shape[1]), dim=1)
+        best_labels = best_labels.gather(1, index)
+    votes = best.new_zeros(len(queries), num_classes)
+    # Relative to the nearest voter: exp(1 / temperature) itself overflows below 0.0113.
+    weights = ((best - best[:, :1]) / temperature).exp()
+    return votes.scatter_add_(1, best_labels, weights)
+
+
+class KNNEvaluator(DatasetEvaluator):
+    """k-NN accuracy of the ``features`` of a :class:`~rmae_d2.modeling.classifier.FeatureExtractor`.
+
+    Samples with ``bank`` True vote on those with False; where all have True, each is asked about the others.
+    Features are kept normalised in float16 where the model is, 2 * D bytes an image (2 GB for ImageNet and a
+    ViT-B) in every process, and twice that for a moment; comparing goes in chunks.
+
+    Args:
+        k, temperature: see :func:`knn_votes`.
+        query_chunk, bank_chunk: images compared at a time.
+
+    Raises:
+        ValueError: for values that make no sense.
+    """
+
+    def __init__(
+        self,
+        k: int = 20,
+        temperature: float = 0.07,
+        query_chunk: int = 512,
+        bank_chunk: int = 32768,
+    ) -> None:
+        if k < 1 or temperature <= 0 or query_chunk < 1 or bank_chunk < 1:
+            raise ValueError(
+                f"k={k}, temperature={temperature}, query_chunk={query_chunk}, bank_chunk={bank_chunk}: all "
+                "must be positive"
+            )
+        self.k = k
+        self.temperature = temperature
+        self.query_chunk = query_chunk
+        self.bank_chunk = bank_chunk
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets everything."""
+        self._features: list[Tensor] = []
+        self._labels: list[int] = []
+        self._bank: list[bool] = []
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Tensor]]) -> None:
+        """Takes samples with ``label`` and ``bank``, and their features.
+
+        Raises:
+            EvaluationError: for features that are not finite.
+        """
+        features = torch.stack([output["features"] for output in outputs]).float()
+        if not torch.isfinite(features).all():
+            raise EvaluationError(
+                f"{inputs[0].get('file_name', 'an image')} or another of its batch has features that are "
+                "not finite: has the training diverged?"
+            )
+        self._features.append(F.normalize(features, dim=1).half())
+        self._labels += [int(sample["label"]) for sample in inputs]
+        self._bank += [bool(sample["bank"]) for sample in inputs]
+
+    def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
+        """``{"knn": {"top1": ..., "top5": ...}}`` in percent on rank 0.
+
+        Raises:
+            EvaluationError: where nobody votes, or a process had no image.
+        """
+        features, labels, bank = self._gathered()
+        voters = features[bank]
+        voter_labels = labels[bank]
+        leave_one_out = bool(bank.all())
+        queries, query_labels = (
+            (voters, voter_labels) if leave_one_out else (features[~bank], labels[~bank])
+        )
+        num_voters = len(voters) - leave_one_out
+        if num_voters < 1:
+            raise EvaluationError("k-NN needs images that vote: is bank_split empty?")
+        if num_voters < self.k:
+            logger.warning("k-NN: only %d images vote, fewer than k=%d", num_voters, self.k)
+        num_classes = int(labels.max()) + 1
+        counts = torch.zeros(3, dtype=torch.int64, device=features.device)
+        mine = torch.arange(
+            comm.get_rank(), len(queries), comm.get_world_size(), device=features.device
+        )
+        for places in mine.split(self.query_chunk):
+            votes = knn_votes(
+                queries[places],
+                voters,
+                voter_labels,
+                num_classes,
+                k=self.k,
+                temperature=self.temperature,
+                own_Q=places if leave_one_out else None,
+                bank_chunk=self.bank_chunk,
+            )
+            # The logarithm has the same order, and -inf for no vote at all.
+            counts += hits(votes.log(), query_labels[places])
+        self.reset()
+        every = comm.gather(counts.cpu())
+        if not comm.is_main_process():
+            return None
+        logger.info(
+            "k-NN: %d images by the votes of %d%s",
+            *(len(queries), len(voters), ", each left out for itself" if leave_one_out else ""),
+        )
+        return OrderedDict(knn=accuracies(torch.stack(every).sum(dim=0), num_classes))
+
+    def _gathered(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Features (N, D), labels and whether they vote, of all processes, on each."""
+        sizes = comm.all_gather(len(self._labels))
+        if min(sizes) == 0:
+            raise EvaluationError(
+                f"k-NN: the processes got {sizes} images: take at least as many images as processes"
+            )
+        features = torch.cat(self._features)
+        self._features.clear()
+        facts = torch.tensor([self._labels, self._bank], device=features.device)
+        features = _all_gather_rows(features, sizes)
+        labels, bank = _all_gather_rows(facts.T, sizes).unbind(dim=1)
+        return features, labels, bank.bool()
+
+
+def _all_gather_rows(rows: Tensor, sizes: list[int]) -> Tensor:
+    """Concatenates the processes' tensors, which differ in their lengths only."""
+    if len(sizes) == 1:
+        return rows
+    padded = rows.new_zeros(max(sizes), *rows.shape[1:])
+    padded[: len(rows)] = rows
+    every = [torch.empty_like(padded) for _ in sizes]
+    torch.distributed.all_gather(every, padded)
+    return torch.cat([part[:size] for part, size in zip(every, sizes, strict=True)])
+
+
+class KNNEvaluation:
+    """k-NN of a model with an encoder, at any time of its training.
+
+    Args:
+        loader: of :func:`~rmae_d2.data.datasets.image_folder.knn_dataset`; a finite one.
+        evaluator: what compares.
+        pool: ``cls`` or ``mean``, the features to compare.
+        precision: ``fp32``, ``bf16`` or ``fp16``, of the encoder.
+        period: iterations of a training between two evaluations; 0 for none.
+    """
+
+    def __init__(
+        self,
+        loader: Iterable[list[dict[str, Any]]],
+        evaluator: KNNEvaluator,
+        pool: str = "cls",
+        precision: str = "fp32",
+        period: int = 0,
+    ) -> None:
+        self.loader = loader
+        self.evaluator = evaluator
+        self.pool = pool
+        self.precision = precision
+        self.period = period
+
+    def __call__(self, model: nn.Module) -> Any:
+        """Evaluates an ``RMAE`` or ``Classifier``, whose training goes on unchanged afterwards.
+
+        Returns:
+            the evaluator's results on rank 0, an empty dict elsewhere.
+        """
+        features = FeatureExtractor.of(model, self.pool, self.precision)
+        results = inference_on_dataset(features, self.loader, self.evaluator)
+        print_csv_format(results)
+        return results

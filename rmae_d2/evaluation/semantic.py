@@ -1,0 +1,249 @@
+"""mIoU and its relatives, over one confusion matrix that grows image by image.
+
+Letters: C classes. Rows of the matrix are the ground truth, columns the predictions.
+"""
+
+import csv
+import json
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+from numpy.typing import NDArray
+from tabulate import tabulate
+
+from ..data.datasets.label_images import IGNORE_LABEL, read_labels
+from ..data.datasets.semantic import check_label_size, semantic_classes
+from .detections import EvaluationError
+
+logger = logging.getLogger(__name__)
+
+
+class SemSegEvaluator(DatasetEvaluator):
+    """Used as Detectron2's class of the same name, whose numbers it gives.
+
+    It differs in that the official labels of ADE20K are read as they are, in what it checks and says (which
+    classes are absent, how the model segmented), that it keeps the confusion matrix only, and that there is
+    no boundary IoU. Written to output_dir: ``sem_seg_evaluation.json`` and ``sem_seg_per_class.csv``.
+
+    Classes without a pixel in the ground truth have nan and are left out of the means, as in Detectron2.
+
+    Args:
+        dataset_name: one or more registered datasets, for the names of the classes.
+        distributed: add up what all processes saw; else each evaluates its own.
+        output_dir: where results are written; default nowhere.
+        images: own data, as `semantic_dataset` takes them; the name is then of no meaning.
+        num_classes: of own data.
+
+    Raises:
+        ValueError: an unknown dataset, or one without semantic labels.
+    """
+
+    def __init__(
+        self,
+        dataset_name: Sequence[str] | str = (),
+        distributed: bool = True,
+        output_dir: str | None = None,
+        *,
+        images: str | None = None,
+        num_classes: int | None = None,
+    ) -> None:
+        self._classes = semantic_classes(dataset_name, images, num_classes)
+        self._distributed = distributed
+        self._output_dir = output_dir
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets everything."""
+        count = len(self._classes)
+        self._confusion_CC = np.zeros((count, count), np.int64)
+        self._images = 0
+        self._inference: set[str] = set()
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """Takes dataset dicts of `semantic_dataset` and a model's outputs.
+
+        An output has ``sem_seg``, scores (C, H, W), or ``sem_seg_labels``, classes (H, W), at the size of the
+        file's image, and may say in words how it was made, ``inference``.
+
+        Raises:
+            EvaluationError: outputs that do not belong to the ground truth.
+            AnnotationError: labels that cannot be used.
+        """
+        for sample, output in zip(inputs, outputs, strict=True):
+            predicted = self._predicted(sample, output)
+            if "sem_seg_file_name" not in sample:
+                raise EvaluationError(
+                    f"{type(self).__name__} needs 'sem_seg_file_name' with each image: use "
+                    "rmae_d2's SemanticDatasetMapper in dataloader.test.mapper"
+                )
+            truth = read_labels(
+                sample["sem_seg_file_name"],
+                len(self._classes),
+                sample.get("zero_is_ignored", False),
+            )
+            check_label_size(sample, predicted.shape, truth.shape)
+            self._confusion_CC += confusion_matrix(truth, predicted, len(self._classes))
+            self._images += 1
+            self._inference.add(output.get("inference", "not said by the model"))
+
+    def _predicted(self, sample: dict[str, Any], output: dict[str, Any]) -> NDArray[np.int64]:
+        if "sem_seg_labels" in output:
+            labels = output["sem_seg_labels"]
+        elif "sem_seg" in output:
+            largest, labels = output["sem_seg"].max(dim=0)
+            labels = labels.masked_fill(largest.isnan(), -1)
+        else:
+            raise EvaluationError(
+                f"{type(self).__name__} needs the output 'sem_seg', the model gives "
+                f"{', '.join(output) or 'nothing'}"
+            )
+        predicted: NDArray[np.int64] = labels.to(torch.device("cpu"), torch.int64).numpy()
+        if (predicted < 0).any():
+            raise EvaluationError(
+                f"{sample.get('file_name')}: the model's scores are nan: weights or precision are broken"
+            )
+        if predicted.max(initial=0) >= len(self._classes):
+            raise EvaluationError(
+                f"{sample.get('file_name')}: the model predicts class {predicted.max()}, the dataset has "
+                f"{len(self._classes)} (0 to {len(self._classes) - 1}): is "
+                "model.sem_seg_head.num_classes right?"
+            )
+        return predicted
+
+    def evaluate(self) -> OrderedDict[str, dict[str, float]]:
+        """Computes the metrics, on the main process; the others get an empty dict.
+
+        Returns:
+            ``sem_seg`` -> mIoU, fwIoU, mACC, pACC and, for each class, IoU-NAME and ACC-NAME, in percent;
+            nan for classes without a pixel in the ground truth. Empty, with a warning, where no labelled
+            pixel was predicted.
+        """
+        confusion_CC, images, inference = self._confusion_CC, self._images, self._inference
+        if self._distributed:
+            comm.synchronize()
+            gathered = comm.gather((confusion_CC, images, inference), dst=0)
+            if not comm.is_main_process():
+                return OrderedDict()
+            confusion_CC = np.sum([part[0] for part in gathered], axis=0)
+            images = sum(part[1] for part in gathered)
+            inference = set().union(*(part[2] for part in gathered))
+        if not confusion_CC.any():
+            logger.warning(
+                "NOTHING EVALUATED: %d images were predicted, with no labelled pixel in them",
+                images,
+            )
+            return OrderedDict()
+        how = " / ".join(sorted(inference))
+        metrics = semantic_metrics(confusion_CC, self._classes)
+        rows = _class_rows(confusion_CC, metrics, self._classes)
+        self._report(rows, metrics, images, how)
+        if self._output_dir:
+            self._write(rows, metrics, images, how)
+        return OrderedDict(sem_seg=metrics)
+
+    def _report(
+        self, rows: list[list[Any]], metrics: dict[str, float], images: int, how: str
+    ) -> None:
+        absent = [row[0] for row in rows if not row[1]]
+        present = [row for row in rows if row[1]]
+        table = tabulate(
+            sorted(present, key=lambda row: -row[1]),
+            headers=_HEADERS,
+            floatfmt=".2f",
+            numalign="right",
+        )
+        lines = [f"inference: {how}", table]
+        if absent:
+            some = "; ".join(absent[:_ABSENT_LOGGED])
+            some += " ..." if len(absent) > _ABSENT_LOGGED else ""
+            mistaken = sum(1 for row in rows if not row[1] and row[2])
+            lines.append(
+                f"absent from the ground truth, so left out of the means: {len(absent)} of {len(rows)} "
+                f"classes ({some}); the model predicts {mistaken} of them somewhere"
+            )
+        means = ", ".join(f"{name} {metrics[name]:.2f}" for name in _MEANS)
+        logger.info("semantic segmentation of %d images: %s\n%s", images, means, "\n".join(lines))
+
+    def _write(
+        self, rows: list[list[Any]], metrics: dict[str, float], images: int, how: str
+    ) -> None:
+        assert self._output_dir is not None
+        PathManager.mkdirs(self._output_dir)
+        # JSON has no nan.
+        known = {name: value for name, value in metrics.items() if value == value}
+        summary = {
+            "inference": how,
+            "images": images,
+            "absent_classes": [row[0] for row in rows if not row[1]],
+            "metrics": known,
+        }
+        with PathManager.open(os.path.join(self._output_dir, "sem_seg_evaluation.json"), "w") as f:
+            json.dump(summary, f, indent=1)
+        path = os.path.join(self._output_dir, "sem_seg_per_class.csv")
+        with PathManager.open(path, "w", newline="") as f:
+            csv.writer(f).writerows([_HEADERS, *rows])
+        logger.info("all classes: %s", path)
+
+
+#: The files have all of them.
+_ABSENT_LOGGED = 20
+_MEANS = ("mIoU", "fwIoU", "mACC", "pACC")
+_HEADERS = ["class", "pixels", "predicted pixels", "IoU", "ACC"]
+
+
+def confusion_matrix(
+    truth: NDArray[Any], predicted: NDArray[Any], num_classes: int
+) -> NDArray[np.int64]:
+    """Pixels by class (rows) and predicted class (columns), (C, C); pixels labelled 255 are left out.
+
+    Args:
+        truth: (H, W), 0 to C - 1 and 255.
+        predicted: (H, W), 0 to C - 1.
+        num_classes: C.
+    """
+    counted = truth != IGNORE_LABEL
+    pairs = truth[counted].astype(np.int64) * num_classes + predicted[counted]
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def semantic_metrics(confusion_CC: NDArray[np.int64], classes: Sequence[str]) -> dict[str, float]:
+    """Metrics of a confusion matrix in percent, under Detectron2's names.
+
+    Args:
+        confusion_CC: rows are the ground truth.
+        classes: C names.
+    """
+    hits = confusion_CC.diagonal().astype(float)
+    truth, predicted = (confusion_CC.sum(axis=axis).astype(float) for axis in (1, 0))
+    present = truth > 0
+    nan = np.full(len(classes), np.nan)
+    iou = np.divide(hits, truth + predicted - hits, out=nan.copy(), where=present)
+    accuracy = np.divide(hits, truth, out=nan.copy(), where=present)
+    metrics = {
+        "mIoU": iou[present].mean(),
+        "fwIoU": (iou[present] * truth[present]).sum() / truth.sum(),
+        **{f"IoU-{name}": value for name, value in zip(classes, iou, strict=True)},
+        "mACC": accuracy[present].mean(),
+        "pACC": hits.sum() / truth.sum(),
+        **{f"ACC-{name}": value for name, value in zip(classes, accuracy, strict=True)},
+    }
+    return {name: 100 * float(value) for name, value in metrics.items()}
+
+
+def _class_rows(
+    confusion_CC: NDArray[np.int64], metrics: dict[str, float], classes: Sequence[str]
+) -> list[list[Any]]:
+    """Of each class: name, pixels, predicted pixels, IoU, ACC."""
+    truth, predicted = confusion_CC.sum(axis=1), confusion_CC.sum(axis=0)
+    return [
+        [name, int(truth[k]), int(predicted[k]), metrics[f"IoU-{name}"], metrics[f"ACC-{name}"]]
+        for k, name in enumerate(classes)
+    ]

@@ -1,0 +1,139 @@
+"""Semantic segmentation one can look at: classes in colours over the photo, and a legend."""
+
+import colorsys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+# Pixels. Smaller pictures are enlarged to it, at most so many times.
+_SHORTEST_LONG_SIDE = 640
+_LARGEST_SCALE = 5.0
+# Share of the colour over the image; edges between classes have it pure.
+_OPACITY = 0.55
+# Of letters, pixels: a part of the picture's long side.
+_LETTERS = 1 / 42
+_SMALLEST_LETTERS = 13
+# Of the legend: a part of the picture's width; letters shrink for it.
+_WIDEST_LEGEND = 0.6
+_LONGEST_NAME = 32
+
+
+class ClassShare(NamedTuple):
+    """One line of the legend."""
+
+    number: int
+    name: str
+    share: float
+
+
+def class_palette(num_classes: int = 256) -> NDArray[np.uint8]:
+    """Colours by class number, uint8 (N, 3) RGB: the same for a number whatever N is.
+
+    Hues are a golden-ratio step apart, and strength and brightness take turns, so that neighbours differ.
+    """
+    strength, brightness = (0.9, 0.55, 0.75), (1.0, 0.8, 0.62, 0.92, 0.7)
+    colours = [
+        colorsys.hsv_to_rgb((k + 1) * 0.618034 % 1.0, strength[k % 3], brightness[k % 5])
+        for k in range(num_classes)
+    ]
+    return np.rint(np.array(colours).reshape(-1, 3) * 255).astype(np.uint8)
+
+
+def class_shares(labels_HW: NDArray[np.uint8], class_names: Sequence[str]) -> list[ClassShare]:
+    """The classes that are there and their share of the pixels, 0-1, the largest first.
+
+    Args:
+        labels_HW: uint8, class numbers.
+        class_names: by class number; must have all of them.
+    """
+    counts = np.bincount(labels_HW.reshape(-1), minlength=len(class_names))
+    order = np.argsort(-counts, kind="stable")
+    return [
+        ClassShare(int(number), class_names[number], counts[number] / labels_HW.size)
+        for number in order[: np.count_nonzero(counts)]
+    ]
+
+
+def draw_semantic(
+    image_HWC: NDArray[np.uint8], labels_HW: NDArray[np.uint8], class_names: Sequence[str]
+) -> NDArray[np.uint8]:
+    """Draws every class in its colour over the photo, beside it the names of those that are there.
+
+    Args:
+        image_HWC: uint8 (H, W, 3) RGB.
+        labels_HW: uint8, class numbers.
+        class_names: by class number; must have all of them.
+
+    Returns:
+        uint8 RGB, the photo's part at the left top: (H, W), enlarged to a long side of 640 pixels where it
+        is smaller, at most five times. At the right follows the legend, by area, with percentages; where it
+        is longer than the photo, white fills the rest below that.
+    """
+    height, width = labels_HW.shape
+    scale = min(max(1.0, _SHORTEST_LONG_SIDE / max(height, width)), _LARGEST_SCALE)
+    size = (round(width * scale), round(height * scale))
+    photo = Image.fromarray(image_HWC).resize(size, Image.Resampling.BICUBIC)
+    labels = np.asarray(Image.fromarray(labels_HW).resize(size, Image.Resampling.NEAREST))
+    colours = class_palette()[labels]
+    mixed = np.array(Image.blend(photo, Image.fromarray(colours), _OPACITY))
+    edges = _edges(labels)
+    mixed[edges] = colours[edges]
+    legend = _legend(class_shares(labels_HW, class_names), size)
+    canvas = Image.new("RGB", (size[0] + legend.width, max(size[1], legend.height)), "white")
+    canvas.paste(Image.fromarray(mixed), (0, 0))
+    canvas.paste(legend, (size[0], 0))
+    return np.asarray(canvas)
+
+
+def _edges(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Pixels whose left or upper neighbour is of another class."""
+    edges = np.zeros(labels.shape, np.bool_)
+    edges[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    edges[1:] |= labels[1:] != labels[:-1]
+    return edges
+
+
+def _legend(shares: Sequence[ClassShare], picture: tuple[int, int]) -> Image.Image:
+    """Lines of colour, share and name, in as many columns as the picture's (width, height) asks for."""
+    texts = [f"{_percent(entry.share)}  {_shortened(entry.name)}" for entry in shares]
+    letters = max(_SMALLEST_LETTERS, round(max(picture) * _LETTERS))
+    widest = _WIDEST_LEGEND * picture[0]
+    while letters > _SMALLEST_LETTERS and _columns(texts, letters, picture)[2] > widest:
+        letters = max(_SMALLEST_LETTERS, round(0.8 * letters))
+    rows, column, width = _columns(texts, letters, picture)
+    line, gap = _line(letters), letters // 2
+    legend = Image.new("RGB", (width, line * min(rows, len(texts)) + 2 * gap), "white")
+    draw = ImageDraw.Draw(legend)
+    font = ImageFont.load_default(size=letters)
+    palette = class_palette()
+    for place, (entry, text) in enumerate(zip(shares, texts, strict=True)):
+        left, top = column * (place // rows) + gap, line * (place % rows) + gap
+        colour = tuple(palette[entry.number].tolist())
+        draw.rectangle((left, top, left + letters - 1, top + letters - 1), fill=colour)
+        draw.text((left + letters + gap, top + letters // 2), text, "black", font, anchor="lm")
+    return legend
+
+
+def _columns(texts: Sequence[str], letters: int, picture: tuple[int, int]) -> tuple[int, int, int]:
+    """Lines of a column, its width and that of the whole legend, in pixels."""
+    font, gap = ImageFont.load_default(size=letters), letters // 2
+    # A low picture's legend may be higher than it, for columns take width.
+    rows = max(1, (max(picture[1], round(0.4 * picture[0])) - 2 * gap) // _line(letters))
+    column = 3 * gap + letters + max(int(font.getlength(text)) + 1 for text in texts)
+    return rows, column, column * -(-len(texts) // rows) + gap
+
+
+def _line(letters: int) -> int:
+    return round(letters * 1.6)
+
+
+def _percent(share: float) -> str:
+    return "<0.1%" if share < 0.001 else f"{share:.1%}"
+
+
+def _shortened(name: str) -> str:
+    name = name.strip()
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
