@@ -6,6 +6,9 @@ Command:     python tools/train_net.py --config-file configs/demo/semantic_tiny_
 Plot:        python tools/plot_metrics.py output/demo/semantic_scratch output/demo/semantic_tiny_scenes
              --metric sem_seg/mIoU --labels "random weights" R-MAE --output miou.png
 Batch:       8 images a step, 300 steps = 2.7 epochs of 900 images.
+Measured:    mIoU 14.6 from a demo R-MAE of 560 steps, 12.5 from random weights; after 50, 100 ... 250 steps
+             5.2 9.2 12.3 13.3 13.5 and 4.7 7.1 8.3 10.5 11.0. One seed. It is nearly all of the backgrounds:
+             of the objects, only fish and house are found at all. 5 to 6 minutes of a CPU core.
 """
 
 from .semantic_tiny_ade20k import dataloader, lr_multiplier, model, optimizer, train

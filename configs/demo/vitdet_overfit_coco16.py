@@ -5,8 +5,9 @@ Command:     python tools/train_net.py --config-file configs/demo/vitdet_overfit
              FILE is a COCO-format json of some 16 photos; AP is of the same photos.
 Batch:       2 images a step, 1200 steps, from random weights.
 Measured:    first 16 annotated photos of COCO train2017 by id: box AP 97.9, mask AP 62.8 after 1200 steps
-             (59.1 / 27.1 after 400, 82.0 / 51.7 after 800), 6.5 minutes of one CPU core. One seed; the run
-             was interrupted and resumed twice, with 900, 1250 and 1200 as train.max_iter.
+             (59.1 / 27.1 after 400, 82.0 / 51.7 after 800), 6.5 minutes of one CPU core. One seed; that run
+             was interrupted and resumed twice, with 900, 1250 and 1200 as train.max_iter. Without interruption:
+             tests/engine/test_overfit.py, which passed (mask AP above 50).
 """
 
 from .vitdet_tiny_coco import dataloader, lr_multiplier, model, optimizer, train
