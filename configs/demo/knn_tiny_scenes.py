@@ -7,6 +7,9 @@ Command:     python tools/make_scenes.py --output datasets/scenes --crops datase
              linear_tiny_scenes.py from random weights, whose encoder stays as it was drawn.
 Votes:       of the 20 nearest training crops. dataloader.test.dataset.query_split=null asks each training
              crop about the others instead: more images, so less noise.
+Measured:    top-1 of 253 validation crops (standard error 2.8): 26.9 R-MAE, 28.1 MAE, 27.3 random weights; of
+             2,513 training crops about the others (0.9): 23.7, 22.9, 27.9. Demo pre-training of 560 steps
+             does not help here. Half a minute of a CPU core each.
 """
 
 from ..imagenet.knn_vitb import dataloader, lr_multiplier, model, optimizer

@@ -6,6 +6,9 @@ Command:     python tools/make_scenes.py --output datasets/scenes --crops datase
              weights: train.init_checkpoint= train.output_dir=output/demo/linear_scratch
 Batch:       128 images a step, 100 steps = 5 epochs of 2,513 crops.
 Differs:     mean pooling; a rate for small batches (see imagenet/linear_vitb.py).
+Measured:    top-1 of 253 validation crops (standard error 2.7): 25.3 R-MAE, 24.9 MAE, 24.9 random weights
+             after 560 steps of demo pre-training: no difference. So few steps of LARS are far from converged;
+             logistic regression on the same features gives 44.7, 45.5, 45.1. A minute of a CPU core each.
 """
 
 import os

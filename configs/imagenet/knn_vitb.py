@@ -31,3 +31,5 @@ dataloader.train.dataset.num_classes = None
 dataloader.test = knn.loader
 dataloader.test.dataset.bank_per_class = None
 dataloader.evaluator = knn.evaluator
+# Not parts of this config.
+del knn, classifier

@@ -35,7 +35,7 @@ def _register_images(name: str, folder: str, json_file: str | None = None) -> No
 
 
 def _register_scenes(name: str, root: str, split: str) -> None:
-    """The rendered demo dataset: instances, NAME_panoptic in COCO's formats, NAME_semantic as label images."""
+    """The rendered demo dataset: instances; NAME_panoptic, COCO's segments; NAME_semantic, label images."""
     if name not in DatasetCatalog:
         images = os.path.join(root, split)
         annotations = os.path.join(root, "annotations", f"instances_{split}.json")
