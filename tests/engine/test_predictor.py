@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from rmae_d2.checkpoint import CheckpointError
 from rmae_d2.config import ConfigError, apply_overrides, get_config
 from rmae_d2.data import read_image
+from rmae_d2.engine.predict_inputs import InputImage
 from rmae_d2.engine.prediction_outputs import InstanceOutput, output_key
 from rmae_d2.engine.predictor import ImageSizeError, Predictor
 
@@ -140,21 +141,25 @@ def instances(classes):
     return found
 
 
+def input_image(image_id):
+    return InputImage("photo.jpg", image_id, "photo.jpg", None)
+
+
 def test_classes_of_model_and_data_must_agree(tmp_path):
     model = instantiate(config("model.roi_heads.num_classes=12").model)
     with pytest.raises(ConfigError, match="the model has 12 classes, coco_2017_val has 80"):
         InstanceOutput(config(), model, tmp_path, 0.5)
     assert not list(tmp_path.iterdir())
     output = InstanceOutput(config(), torch.nn.Identity(), tmp_path, 0.5)
-    output.add(1, instances([79]))
+    output.add(input_image(1), instances([79]))
     with pytest.raises(ConfigError, match="at least 81 classes, coco_2017_val has 80"):
-        output.add(2, instances([0, 80]))
+        output.add(input_image(2), instances([0, 80]))
 
 
 def test_the_file_has_its_name_once_it_is_whole(tmp_path):
     output = InstanceOutput(config(), torch.nn.Identity(), tmp_path, 0.95)
-    output.add(7, instances([]))
-    output.add(8, instances([11, 0]))
+    output.add(input_image(7), instances([]))
+    output.add(input_image(8), instances([11, 0]))
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.json.part"]
     output.close()
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.json"]
