@@ -17,8 +17,7 @@ Measured:    not run here: ImageNet is not at hand.
 from detectron2.config import LazyCall as L
 
 from rmae_d2.data.classification_mapper import RandAugment
-from rmae_d2.engine import layer_decayed_params, scaled_adamw
-from rmae_d2.engine.lars import linear_rate
+from rmae_d2.engine import layer_decayed_params, linear_rate, scaled_adamw
 
 from ..common.data.imagenet import dataloader
 from ..common.models.classifier_vitb import model

@@ -11,9 +11,9 @@ from .hooks import (
     SaveOnSignal,
     WriteMetrics,
 )
-from .lars import lars_params, linear_rate, scaled_lars
+from .lars import lars_params, scaled_lars
 from .launch import launch_training
-from .optimizer import LayerDecay, layer_decayed_params, scaled_adamw
+from .optimizer import LayerDecay, layer_decayed_params, linear_rate, scaled_adamw
 from .predictor import Predictor
 from .train import main
 from .trainer import NonFiniteError, Trainer

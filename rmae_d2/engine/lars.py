@@ -1,17 +1,11 @@
 """LARS as MAE's linear probe uses it (MAE, table 10; You, Gitman, Ginsburg, 2017), by way of timm's."""
 
-import logging
 from typing import Any
 
 from timm.optim import Lars
 from torch import nn
 
-logger = logging.getLogger(__name__)
-
-
-def linear_rate(base_lr: float, batch_size: int) -> float:
-    """The linear rule: the learning rate of a batch, ``base_lr`` being that of 256 images (MAE, A.1)."""
-    return base_lr * batch_size / 256
+from .optimizer import announced_rate
 
 
 def lars_params(model: nn.Module) -> list[dict[str, Any]]:
@@ -48,13 +42,7 @@ def scaled_lars(
         batch_size: images per optimizer step, over all processes and accumulation steps.
         trust_coefficient: eta, the length of a step of rate 1 as a share of the weights' norm.
     """
-    lr = linear_rate(base_lr, batch_size)
-    logger.info(
-        "learning rate: base %g per 256 images, actual %g for batches of %d",
-        base_lr,
-        lr,
-        batch_size,
-    )
+    lr = announced_rate(base_lr, batch_size)
     # No eps: a gradient of zero has a trust ratio of 1 anyway.
     return Lars(
         params,

@@ -13,6 +13,23 @@ from torch import nn
 logger = logging.getLogger(__name__)
 
 
+def linear_rate(base_lr: float, batch_size: int) -> float:
+    """The linear rule: the learning rate of a batch, ``base_lr`` being that of 256 images (MAE, A.1)."""
+    return base_lr * batch_size / 256
+
+
+def announced_rate(base_lr: float, batch_size: int) -> float:
+    """:func:`linear_rate`, told in the log."""
+    lr = linear_rate(base_lr, batch_size)
+    logger.info(
+        "learning rate: base %g per 256 images, actual %g for batches of %d",
+        base_lr,
+        lr,
+        batch_size,
+    )
+    return lr
+
+
 def scaled_adamw(
     params: list[dict[str, Any]],
     base_lr: float,
@@ -28,13 +45,7 @@ def scaled_adamw(
         base_lr: learning rate for 256 images.
         batch_size: images per optimizer step, over all processes and accumulation steps.
     """
-    lr = base_lr * batch_size / 256
-    logger.info(
-        "learning rate: base %g per 256 images, actual %g for batches of %d",
-        base_lr,
-        lr,
-        batch_size,
-    )
+    lr = announced_rate(base_lr, batch_size)
     return torch.optim.AdamW(
         params, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay, eps=eps, fused=True
     )

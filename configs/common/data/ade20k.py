@@ -11,7 +11,8 @@ from rmae_d2.evaluation.semantic import SemSegEvaluator
 
 dataloader = dict(
     train=L(build_train_loader)(
-        # Own data: dataloader.{train,test}.dataset.{images,labels}=FOLDER model.sem_seg_head.num_classes=N.
+        # Own data: dataloader.{train,test}.dataset.{images,labels}=FOLDER
+        # dataloader.train.dataset.num_classes=N.
         dataset=L(semantic_dataset)(
             names="ade20k_sem_seg_train",
             images=None,

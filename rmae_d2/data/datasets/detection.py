@@ -272,7 +272,7 @@ def _check_sizes(dicts: list[dict[str, Any]], source: str) -> None:
     few = [sample for sample in few if "height" in sample and "://" not in sample["file_name"]]
     wrong = []
     for sample in few:
-        size = _upright_size(sample["file_name"])
+        size = upright_size(sample["file_name"])
         if size is not None and size != (sample["height"], sample["width"]):
             wrong.append(
                 f"{sample['file_name']} is {size[0]}x{size[1]} (height x width), not "
@@ -285,7 +285,7 @@ def _check_sizes(dicts: list[dict[str, Any]], source: str) -> None:
         )
 
 
-def _upright_size(file_name: str) -> tuple[int, int] | None:
+def upright_size(file_name: str) -> tuple[int, int] | None:
     """(height, width) as readers see it, EXIF's turn applied; None where it is no image."""
     try:
         with Image.open(file_name) as image:

@@ -12,7 +12,7 @@ from detectron2.data.detection_utils import check_metadata_consistency
 from detectron2.utils.file_io import PathManager
 
 from .coco_json import AnnotationError, examples
-from .detection import _upright_size
+from .detection import upright_size
 from .images_only import DatasetMissingError, _walk, images_from
 from .label_images import IGNORE_LABEL, MAX_CLASSES, read_labels
 
@@ -264,7 +264,7 @@ def _check_few(dicts: list[dict[str, Any]]) -> None:
         labels = read_labels(
             sample["sem_seg_file_name"], sample["num_classes"], sample["zero_is_ignored"]
         )
-        size = _upright_size(sample["file_name"])
+        size = upright_size(sample["file_name"])
         if size is not None:
             check_label_size(sample, size, labels.shape)
 
