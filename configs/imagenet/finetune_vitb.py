@@ -10,6 +10,9 @@ Reproduces:  top-1 of MAE 83.6, R-MAE 83.6 (published, R-MAE second-hand); four 
              83.63, 83.66, 83.52, 83.46.
 Differs:     base rate 5e-4 and layer decay 0.65 are the released command's for ViT-B; the paper's table 9
              has 1e-3 and 0.75.
+Evaluation:  --eval-only takes fine-tuned classifiers of others too (MAE's, DeiT's, timm's, Hugging Face's);
+             those of the cls token need model.pool=cls, other than ImageNet's mean and deviation
+             model.pixel_mean and pixel_std, in the range 0-255.
 Own images:  dataloader.train.dataset.root=/photos; see configs/common/data/imagenet.py.
 Measured:    not run here: ImageNet is not at hand.
 """

@@ -40,6 +40,7 @@ _OF_VITDET = re.compile(r"^backbone\.net\.blocks\.\d+\.(attn\.rel_pos_[hw]$|resi
 _OF_TRANSFER = re.compile(
     r"^(backbone\.(?!net\.)|proposal_generator\.|roi_heads\.|sem_seg_head\.|head\.|fc_norm\.)"
 )
+_CLASSIFIER = re.compile(r"^(head|fc_norm)\.")
 # Kinds whose position embedding always has a row for the cls token.
 _WITH_CLS_ROW = ("rmae_d2", "rmae_reference", "mae", "hf_vitmae")
 
@@ -123,7 +124,7 @@ def convert(
             # One of q, k and v speaks for all three.
             theirs.setdefault(names[key], key)
         else:
-            out.not_taken[key] = "a classification head"
+            out.not_taken[key] = "a pooler"
     taken = {}
     for name, tensor in ours.items():
         reason = _leave_out(out, name, tensor)
@@ -169,6 +170,8 @@ def _leave_out(out: Conversion, name: str, tensor: Tensor) -> str | None:
         return None if target.decoder else f"the pixel decoder: {target.whole} is an encoder"
     if name.startswith(REGIONS):
         return None if target.regions else f"the region branch: {target.whole} has none"
+    if out.kind in ("timm", "hf_vitmae") and _CLASSIFIER.match(name):
+        return "a classification head"
     if out.kind == "detectron2" or (out.kind == "rmae_d2" and _OF_TRANSFER.match(name)):
         return "another part of the model than its ViT"
     return None

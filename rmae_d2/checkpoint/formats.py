@@ -1,11 +1,12 @@
 """Weights of other projects under our names.
 
-A format is recognised by its keys, then translated key by key; nothing is dropped but classification heads.
+A format is recognised by its keys, then translated key by key; nothing is dropped but Hugging Face's pooler.
 Names: the pixel encoder is ``backbone.net.*``, the MAE decoder ``pixel_decoder.*``, R-MAE's branch
-``region_branch.*``.
+``region_branch.*``, a classifier's head ``head.*`` and, behind mean pooling, ``fc_norm.*``.
 """
 
 import argparse
+import os
 import re
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -59,11 +60,10 @@ _HF_RULES: Rules = [
     (r"^decoder\.(?:decoder_layers|decoder_encoder\.layer)\.", "pixel_decoder.blocks."),
     (r"^decoder\.mask_token$", "pixel_decoder.mask_token"),
     (r"^decoder\.decoder_(embed|pos_embed|norm|pred)\b", r"pixel_decoder.\1"),
+    (r"^classifier\.", "head."),
 ]
-_HEADS = {
-    "timm": re.compile(r"^(head|fc_norm)\."),
-    "hf_vitmae": re.compile(r"^(classifier|(vit\.)?pooler)\."),
-}
+# A layer that classifiers of Hugging Face leave out too.
+_HF_POOLER = re.compile(r"^(vit\.)?pooler\.")
 _KNOWN = "MAE, the R-MAE reference code, timm, Hugging Face ViTMAE, Detectron2 and rmae_d2"
 
 
@@ -77,12 +77,12 @@ def load_weights(path_or_state_dict: str | Mapping[str, Any]) -> tuple[str, Stat
     Args:
         path_or_state_dict: a file (``.pth``, ``.pt``, ``.safetensors``, Detectron2's ``.pkl``; local, or
             anything iopath opens; a Detectron2 query such as ``?matching_heuristics=True`` is not needed
-            and ignored), what such a file holds, or a plain state dict.
+            and ignored), a folder that an FSDP run saved, what such a file holds, or a plain state dict.
 
     Returns:
         the kind, one of ``"rmae_d2"``, ``"rmae_reference"``, ``"mae"``, ``"timm"``, ``"hf_vitmae"``,
         ``"detectron2"``, and the state dict under our names. An encoder-only MAE file has timm's keys and
-        is called so.
+        is called so. A classifier comes with its head, for :class:`~rmae_d2.modeling.classifier.Classifier`.
 
     Raises:
         CheckpointError: for a missing or broken file or unknown keys.
@@ -114,6 +114,10 @@ def read_file(path: str) -> Any:
         CheckpointError: naming the file and what is wrong with it.
     """
     path = path.partition("?")[0]
+    if os.path.isdir(path):
+        from .sharded import read_sharded  # which reads files of its folder through this function
+
+        return read_sharded(path)
     try:
         local = PathManager.get_local_path(path)
         if local.endswith(".safetensors"):
@@ -176,20 +180,18 @@ def recognise(state_dict: StateDict) -> str | None:
 def our_names(kind: str, keys: Iterable[str]) -> dict[str, str]:
     """What each tensor of a file is called with us.
 
-    The q, k and v of Hugging Face share one name. Classification heads, which we never take, are left out;
-    a name that no rule knows stays as it is.
+    The q, k and v of Hugging Face share one name. Its pooler, which nobody needs, is left out; a name that no
+    rule knows stays as it is, as those of timm's heads, which are ours.
     """
     keys = list(keys)
     if kind == "rmae_d2" or (kind == "detectron2" and any(k.startswith(_ENCODER) for k in keys)):
         return {key: key for key in keys}
     if kind == "detectron2":
         return {key: _ENCODER + key for key in keys}
-    heads = _HEADS.get(kind)
-    kept = [key for key in keys if not (heads and heads.search(key))]
     if kind == "hf_vitmae":
-        return {key: _our_name_of_hf(key) for key in kept}
+        return {key: _our_name_of_hf(key) for key in keys if not _HF_POOLER.search(key)}
     rules = _RMAE_RULES if kind == "rmae_reference" else _MAE_RULES
-    return {key: rename(key, rules) for key in kept}
+    return {key: rename(key, rules) for key in keys}
 
 
 def rename(key: str, rules: Rules) -> str:

@@ -17,6 +17,8 @@ _ENCODER = "backbone.net."
 # Parameters that ViTDet adds to a pre-trained encoder (ViTDet, section 3: relative positions are
 # used in fine-tuning only).
 _NEW_IN_TRANSFER = re.compile(r"\.rel_pos_[hw]$")
+# What differs between a classifier and its encoder, or between two ways of pooling.
+_CLASSIFIER = re.compile(r"(head|fc_norm|backbone\.net\.norm)\.")
 
 
 @dataclass
@@ -53,6 +55,9 @@ def load_pretrained(
 ) -> LoadReport:
     """Loads an encoder, or a whole model, by exact names, and logs a report.
 
+    A classifier that is to be trained begins with the file's head only where that has as many classes and the
+    same norm before it; else its head is new.
+
     Args:
         model: an ``RMAE``, or any Detectron2 model whose ViT is ``backbone.net``.
         weights: anything that :func:`load_weights` takes.
@@ -69,9 +74,11 @@ def load_pretrained(
     source = weights if isinstance(weights, str) else "state dict"
     report = LoadReport(source, kind)
     own = model.state_dict()
+    if not require_all:
+        report.unused += _foreign_head(own, state_dict)
     update: dict[str, Tensor] = {}
     for key, tensor in own.items():
-        if key not in state_dict:
+        if key not in state_dict or key in report.unused:
             essential = key.startswith(_ENCODER) and not _NEW_IN_TRANSFER.search(key)
             if essential or require_all:
                 report.refused.append(f"{key}: not in the file")
@@ -101,12 +108,48 @@ def load_pretrained(
             f"{report}\n{report.source} does not fit this model: nothing was loaded. Refused:\n  "
             + "\n  ".join(report.refused[:8])
             + ("\n  ..." if len(report.refused) > 8 else "")
-            + "\nUse the file's own model size (model.backbone.net.{embed_dim,depth,patch_size}), or "
-            "another file."
+            + f"\n{_remedy(own, state_dict, report.refused, require_all)}"
         )
     model.load_state_dict(update, strict=False)
     logger.info(str(report))
     return report
+
+
+def _foreign_head(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
+    """A classification head of the file's that a model to be trained does not begin with.
+
+    It is of another number of classes, or has learnt to read features behind another norm.
+    """
+    if not _classifier_keys(own):
+        return []
+    names = [name for name in weights if name.startswith("head.") and name in own]
+    fits = all(weights[name].shape == own[name].shape for name in names)
+    fits &= ("fc_norm.weight" in own) == ("fc_norm.weight" in weights)
+    return [] if fits else names
+
+
+def _remedy(
+    own: Mapping[str, Tensor], weights: Mapping[str, Tensor], refused: list[str], require_all: bool
+) -> str:
+    """What to do about a file that does not fit the model."""
+    wanted, given = _classifier_keys(own), _classifier_keys(weights)
+    if wanted and given != wanted and all(_CLASSIFIER.match(line) for line in refused):
+        if given:
+            return f"The file's classifier is one of {given}"
+        if require_all:
+            return "The file holds no classifier: train one from it first, without --eval-only"
+    return "Use the file's own model size (model.backbone.net.{embed_dim,depth,patch_size}), or another file."
+
+
+def _classifier_keys(weights: Mapping[str, Tensor]) -> str:
+    """The form of a :class:`~rmae_d2.modeling.classifier.Classifier`, as config keys; "" for none."""
+    for mode, name in (("linear", "head.1.weight"), ("finetune", "head.weight")):
+        if name in weights:
+            pool = "mean" if "fc_norm.weight" in weights else "cls"
+            # A probe's pooling leaves no trace in its weights.
+            keys = f"model.mode={mode}" + (f" model.pool={pool}" if mode == "finetune" else "")
+            return f"{keys} model.num_classes={len(weights[name])}"
+    return ""
 
 
 def _changes_encoder(key: str) -> bool:

@@ -12,6 +12,7 @@ from PIL import Image
 from timm.data.auto_augment import RandAugment as _TimmRandAugment
 from timm.data.auto_augment import posterize, rand_augment_transform
 
+from ..config import ConfigError
 from .images import read_image
 from .transforms import CropResizeTransform
 
@@ -70,11 +71,11 @@ class ResizeCenterCrop(T.Augmentation):
             crop_share: of the resized image's side, in (0, 1].
 
         Raises:
-            ValueError: where the share is out of range.
+            ConfigError: where the share is out of range.
         """
         super().__init__()
         if not 0 < crop_share <= 1:
-            raise ValueError(f"crop_share={crop_share} must be above 0 and at most 1")
+            raise ConfigError(f"crop_share={crop_share} must be above 0 and at most 1")
         self.size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
         self.crop_share = crop_share
 
@@ -114,8 +115,18 @@ class RandAugment(T.Augmentation):
             policy: in timm's words; the default has magnitude 9 of 10 with a deviation of 0.5, all
                 operations getting stronger with it, two an image and each done with probability 0.5.
             pixel_mean: colour of what moves in from outside, RGB 0-255.
+
+        Raises:
+            ConfigError: a policy that timm does not understand.
         """
         super().__init__()
+        try:
+            rand_augment_transform(policy, {})
+        except Exception as error:  # timm asserts, indexes and converts its way through the words
+            raise ConfigError(
+                f"policy={policy!r} is none of timm's RandAugment: as rand-m9-mstd0.5-inc1, a magnitude (m), "
+                "its deviation (mstd), number of operations (n), and inc1 for those that get stronger"
+            ) from error
         self.policy = policy
         self.pixel_mean = tuple(pixel_mean)
 

@@ -41,7 +41,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
 
+from ..config import ConfigError
 from .images import MACHINE_ERRNOS, ImageReadError
+from .prefetch import DevicePrefetcher
 from .repeat_factors import RepeatedOrder, category_repeat_factors
 from .worker_errors import CarriedError
 
@@ -93,7 +95,7 @@ def seeded(*key: int) -> Iterator[np.random.SeedSequence]:
 
 def _check_seed(seed: int) -> int:
     if seed < 0:
-        raise ValueError(
+        raise ConfigError(
             f"seed={seed} must be 0 or more: a loader's order is a function of its seed"
         )
     return seed
@@ -190,7 +192,7 @@ class StreamBatchSampler:
     At step t, accumulation step a, rank r gets t*B + (a*W + r)*m + j for j = 0 ... m - 1.
 
     Raises:
-        ValueError: B is not a positive multiple of W * A.
+        ConfigError: B is not a positive multiple of W * A.
     """
 
     total_batch_size: int
@@ -202,11 +204,11 @@ class StreamBatchSampler:
     def __post_init__(self) -> None:
         share = self.world_size * self.grad_accum
         if share < 1:
-            raise ValueError(f"grad_accum={self.grad_accum} must be 1 or more")
+            raise ConfigError(f"grad_accum={self.grad_accum} must be 1 or more")
         if self.total_batch_size < 1 or self.total_batch_size % share:
             below = max(self.total_batch_size, 0) // share * share
             working = f"{below} or {below + share}" if below else f"{share}"
-            raise ValueError(
+            raise ConfigError(
                 f"total_batch_size={self.total_batch_size} does not divide by {self.world_size} "
                 f"processes x {self.grad_accum} accumulation steps: take {working}"
             )
@@ -291,7 +293,9 @@ class _Batches:
     and at exit wait for it: so they are told in time, and killed where they still do not listen.
     """
 
-    def __init__(self, dataset: Dataset[Sample], **options: Any) -> None:
+    def __init__(
+        self, dataset: Dataset[Sample], device: torch.device | None = None, **options: Any
+    ) -> None:
         self._pid = os.getpid()
         loader = DataLoader(
             _PackedBatches(dataset),
@@ -312,6 +316,8 @@ class _Batches:
         atexit.register(close)
         self._close_at_exit = close
         multiprocessing.util.Finalize(self, close, exitpriority=100)
+        # Last, for it may fail, and then the workers must have somebody to end them.
+        self._on_device: Any = DevicePrefetcher(self._packed, device) if device else self._packed
 
     def __iter__(self) -> "_Batches":
         return self
@@ -319,7 +325,7 @@ class _Batches:
     def __next__(self) -> list[Sample]:
         if self._packed is None:
             raise StopIteration
-        batch = next(self._packed)
+        batch = next(self._on_device)
         if isinstance(batch, CarriedError):
             batch.reraise()
         samples: list[Sample] = batch.unpack()
@@ -327,7 +333,7 @@ class _Batches:
 
     def close(self) -> None:
         """Ends the workers; no batch comes after it."""
-        packed, self._packed = self._packed, None
+        packed, self._packed, self._on_device = self._packed, None, None
         if packed is None or os.getpid() != self._pid:  # a fork of the owner has nothing to end
             return
         atexit.unregister(self._close_at_exit)
@@ -377,6 +383,7 @@ class TrainLoader:
 
     Attributes:
         start_iter: optimizer step that the next ``iter()`` begins with; set it when resuming.
+        device: where stacked tensors go; None leaves them on the host.
         dataset_size: images in the data set.
         total_batch_size: B.
         grad_accum: A; A consecutive micro-batches make one optimizer step.
@@ -393,10 +400,15 @@ class TrainLoader:
         self.grad_accum = sampler.grad_accum
         self.micro_batch_size = sampler.micro_batch_size
         self.start_iter = sampler.start_iter
+        self.device: torch.device | None = None
 
-    def start(self, iteration: int) -> "TrainLoader":
-        """Sets ``start_iter`` and returns the loader: ``iter(loader.start(trainer.iter + 1))``."""
+    def start(self, iteration: int, device: torch.device | None = None) -> "TrainLoader":
+        """Sets ``start_iter`` and returns the loader: ``iter(loader.start(trainer.iter + 1))``.
+
+        With a device the tensors that a batch's samples share in shape arrive there, copied one batch ahead.
+        """
         self.start_iter = iteration
+        self.device = device
         return self
 
     def preview(self, count: int) -> list[Sample]:
@@ -407,7 +419,7 @@ class TrainLoader:
         """A fresh iterator, with its own workers, that begins at optimizer step ``start_iter``."""
         positions = replace(self._sampler, start_iter=self.start_iter)
         # An endless sampler has no length, which DataLoader needs for len() only.
-        return _Batches(self._stream, batch_sampler=positions, **self._options)
+        return _Batches(self._stream, self.device, batch_sampler=positions, **self._options)
 
 
 def _as_dataset(dataset: Sequence[Sample] | Dataset[Sample]) -> Dataset[Sample]:
@@ -417,7 +429,7 @@ def _as_dataset(dataset: Sequence[Sample] | Dataset[Sample]) -> Dataset[Sample]:
             "the stream needs a data set addressed by index, this one is an IterableDataset"
         )
     if len(dataset) == 0:  # type: ignore[arg-type]
-        raise ValueError("the data set is empty: there is nothing to load")
+        raise ConfigError("the data set is empty: there is nothing to load")
     return dataset if isinstance(dataset, Dataset) else DatasetFromList(list(dataset), copy=False)
 
 
@@ -450,7 +462,7 @@ def build_train_loader(
             see :func:`~rmae_d2.data.repeat_factors.category_repeat_factors`; None for no repeats.
 
     Raises:
-        ValueError: an empty data set, a negative seed, or a batch that does not divide.
+        ConfigError: an empty data set, a negative seed, or a batch that does not divide.
         TypeError: an iterable data set.
     """
     data = _as_dataset(dataset)
@@ -486,7 +498,7 @@ class _IndexedDataset(Dataset[Sample]):
         with seeded(self._seed, _SAMPLE, index):
             sample = self._mapper(self._dataset[index])
         if sample is None:
-            raise ValueError(
+            raise ConfigError(
                 f"the mapper returned None for image {index}: evaluation needs every one"
             )
         return sample

@@ -13,6 +13,8 @@ import numpy as np
 from detectron2.data.samplers import RepeatFactorTrainingSampler
 from numpy.typing import NDArray
 
+from ..config import ConfigError
+
 logger = logging.getLogger(__name__)
 
 
@@ -31,7 +33,7 @@ def category_repeat_factors(
         float64 (N,).
     """
     if threshold <= 0:
-        raise ValueError(f"repeat_threshold={threshold} must be positive; for no repeats, null")
+        raise ConfigError(f"repeat_threshold={threshold} must be positive; for no repeats, null")
     noisy = logging.getLogger("detectron2.data.samplers.distributed_sampler")
     level = noisy.level
     noisy.setLevel(logging.WARNING)  # it logs a line a class, 1,203 of them for LVIS
@@ -69,7 +71,7 @@ class RepeatedOrder:
         self._fractions *= self._extra / total if total else 0.0
         self.length = int(self._whole.sum()) + self._extra
         if self.length == 0:
-            raise ValueError("the repeat factors leave no image in an epoch")
+            raise ConfigError("the repeat factors leave no image in an epoch")
 
     def draw(self, generator: np.random.Generator) -> NDArray[np.int64]:
         """Image indices of one epoch, shuffled, int64 (length,)."""

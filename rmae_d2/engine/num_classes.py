@@ -42,6 +42,13 @@ def set_num_classes(
         logger.info("%s: %s -> %d, the classes of %s", key, before, count, source)
 
 
+def overridden(cfg: DictConfig, overrides: Sequence[str]) -> bool:
+    """Whether the command line says a number of classes of ``cfg.model``."""
+    model = OmegaConf.to_container(cfg.model, resolve=False)
+    keys = [key for key, _ in _numbers_of_classes(model, "model")]
+    return any(_sets(override, key) for override in overrides for key in keys)
+
+
 def without_evaluation(cfg: DictConfig, train: str, test: str, remedy: str) -> None:
     """Switches evaluation off, with a warning: the config's own test data are not meant.
 

@@ -37,7 +37,7 @@ def adapt_to_data(
     - Masks as RLE are loaded as bitmasks.
 
     Semantic segmentation (``semantic_dataset``): own data's number of classes is ``dataset.num_classes``, of
-    training or test data, else the model's; registered names have theirs.
+    training or test data, else the model's, where an override says that; registered names have theirs.
 
     Classification (``classification_dataset``): it is the number of class folders below an own ``root``.
 
@@ -54,8 +54,9 @@ def adapt_to_data(
         a changed copy, which may be saved: it needs no second adaptation, nor minds one.
 
     Raises:
-        ConfigError: an override of a number of classes contradicts the data; those for training and test
-            differ; or eval_only, and the test data are not those that belong to the training data.
+        ConfigError: an override of a number of classes contradicts the data; own labels to train on come
+            without a number; those for training and test differ; or eval_only, and the test data are not
+            those that belong to the training data.
         AnnotationError: a json cannot be used, or those for training and test differ in their classes.
         DatasetMissingError: a json or a folder is not there.
     """

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..config import ConfigError
 from ..data.datasets import class_names, semantic_dataset
-from .num_classes import dataset_node, set_num_classes, without_evaluation
+from .num_classes import dataset_node, overridden, set_num_classes, without_evaluation
 
 
 def adapt_semantic(
@@ -26,7 +26,7 @@ def adapt_semantic(
     """Fits a config, which is changed, to what its ``semantic_dataset`` nodes name.
 
     Raises:
-        ConfigError: numbers of classes that contradict each other.
+        ConfigError: numbers of classes that contradict each other, or own training data without one.
     """
     lead, other = (test, train) if eval_only else (train, test)
     if lead is None:
@@ -36,6 +36,8 @@ def adapt_semantic(
         count = _known_number(other)
     if count is None:
         count = lead.get("num_classes")
+        if not eval_only and not overridden(cfg, overrides):
+            _refuse_borrowed_number(lead, count)
     if count is None:
         return
     set_num_classes(cfg, count, _semantic_name(lead), overrides)
@@ -66,6 +68,20 @@ def adapt_semantic(
         )
 
 
+def _refuse_borrowed_number(data: DictConfig, count: int | None) -> None:
+    """For own data to train on, without a number: the recipe's would be that of its own dataset.
+
+    Raises:
+        ConfigError: it is.
+    """
+    names = data.get("names") or ()
+    if _is_own(data) and count is not None and count == _registered_number(names):
+        raise ConfigError(
+            f"how many classes has {_semantic_name(data)}? Set dataloader.train.dataset.num_classes=N (the "
+            f"config's {count} are those of {names if isinstance(names, str) else ', '.join(names)})"
+        )
+
+
 def follow_own_labels(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """For prediction: the number of classes that own data of a ``semantic_dataset`` are given, in the model.
 
@@ -89,7 +105,10 @@ def _known_number(data: DictConfig) -> int | None:
     if _is_own(data):
         raw: Any = OmegaConf.to_container(data, resolve=False)
         return raw["num_classes"] if isinstance(raw.get("num_classes"), int) else None
-    names = data.get("names") or ()
+    return _registered_number(data.get("names") or ())
+
+
+def _registered_number(names: str | Sequence[str]) -> int | None:
     first = names if isinstance(names, str) else next(iter(names), "")
     # Not MetadataCatalog.get, which would make metadata for any name.
     classes = MetadataCatalog.get(first).get("stuff_classes") if first in MetadataCatalog else None
@@ -151,7 +170,7 @@ def _folder_classes(data: DictConfig) -> list[str]:
 
 def _numbering_split(data: DictConfig) -> str:
     """The split whose folders number the classes, as in ``classification_dataset``."""
-    split, reference = data.get("split", "train"), data.get("classes_from", "train")
+    split, reference = (data.get(key, "train") or "" for key in ("split", "classes_from"))
     root = data.get("root")
     if root is None or os.path.isdir(os.path.join(os.path.expanduser(root), reference)):
         return str(reference)

@@ -225,13 +225,11 @@ def _semantic_classes_of(cfg: DictConfig) -> tuple[tuple[str, ...], int]:
         if not names and images is None:
             continue
         try:
-            classes = semantic_classes(names, images, data.get("num_classes"))
+            shifted = bool(data.get("zero_is_ignored"))
+            classes = semantic_classes(names, images, data.get("num_classes"), shifted)
             if wanted in (None, len(classes)):
-                first = first_label(names, images, bool(data.get("zero_is_ignored")))
-                # Own data's names are numbers: those of the files.
-                own = tuple(str(k) for k in range(first, first + len(classes)))
-                return classes if images is None else own, first
-        except ValueError as error:
+                return classes, first_label(names, images, shifted)
+        except ConfigError as error:
             raise ConfigError(f"dataloader.{split}.dataset: {error}") from error
         found.append(f"{images or names} has {len(classes)}")
     raise ConfigError(

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..config import ConfigError
 from ..data.datasets.coco_json import read_coco_json
-from .ground_truth import _classes, _names
+from .ground_truth import category_names, class_ids
 
 logger = logging.getLogger(__name__)
 
@@ -77,8 +77,8 @@ def _of_config(cfg: DictConfig, key: str) -> Any:
 
 def _of_json(path: str, name: str | None = None, registered: list[str] | None = None) -> Classes:
     content = read_coco_json(path, name)
-    ids = _classes(None, content, path, first=None)
-    by_id = dict(zip(sorted(ids.values()), _names(registered, content, ids), strict=True))
+    ids = class_ids(None, content, path, first=None)
+    by_id = dict(zip(sorted(ids.values()), category_names(registered, content, ids), strict=True))
     numbers = sorted(ids)
     return Classes(
         tuple(by_id[ids[number]] for number in numbers),

@@ -11,6 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.coco import convert_to_coco_json
 from numpy.typing import NDArray
 
+from ..config import ConfigError
 from ..data.datasets.coco_json import AnnotationError, examples, mask_of, read_coco_json
 
 logger = logging.getLogger(__name__)
@@ -114,7 +115,7 @@ def load_ground_truth(
     Raises:
         DatasetMissingError: the json is not there (where from, how to get it).
         AnnotationError: it cannot be used.
-        ValueError: the dataset is not registered, or to be converted without an output_dir.
+        ConfigError: the dataset is not registered, or to be converted without an output_dir.
     """
     if json is not None:
         path, mapping, names = json, None, None
@@ -129,8 +130,8 @@ def load_ground_truth(
         _check_lvis(content, path)
     _complete(content, path)
     _report_oddities(content, path)
-    classes = _classes(mapping, content, path, first=1 if lvis and json is None else None)
-    return GroundTruth(path, content, classes, _names(names, content, classes))
+    classes = class_ids(mapping, content, path, first=1 if lvis and json is None else None)
+    return GroundTruth(path, content, classes, category_names(names, content, classes))
 
 
 def _convert(dataset_name: str, output_dir: str | None, lvis: bool, allow_cached: bool) -> str:
@@ -138,13 +139,13 @@ def _convert(dataset_name: str, output_dir: str | None, lvis: bool, allow_cached
     if dataset_name not in DatasetCatalog:
         near = difflib.get_close_matches(dataset_name, DatasetCatalog.list(), n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
-        raise ValueError(f"no dataset is registered as {dataset_name!r}{hint}")
+        raise ConfigError(f"no dataset is registered as {dataset_name!r}{hint}")
     if lvis:
-        raise ValueError(
+        raise ConfigError(
             f"{dataset_name} has no json: LVIS's evaluation needs one in LVIS's format"
         )
     if not output_dir:
-        raise ValueError(
+        raise ConfigError(
             f"{dataset_name} has no json and is converted to COCO's format: say where to with output_dir"
         )
     json_file = f"{output_dir}/{dataset_name}_coco_format.json"
@@ -242,13 +243,22 @@ def _report_oddities(content: dict[str, Any], path: str) -> None:
         content["annotations"] = [a for a in annotations if a["image_id"] in known]
 
 
-def _classes(
+def class_ids(
     mapping: dict[int, int] | None, content: dict[str, Any], path: str, first: int | None
 ) -> dict[int, int]:
     """The model's class number -> category id: as the dataset's loader has it.
 
     Detectron2 knows the mapping of own data only once their loader has run; until then it is what the
     loader makes: categories counted in the order of their ids or, of LVIS, ids less the first.
+
+    Args:
+        mapping: category id -> class number, where it is registered.
+        content: of the json.
+        path: of the json, for messages.
+        first: the id that is class 0 where ids are counted from it; None for the order of the ids.
+
+    Raises:
+        AnnotationError: the mapping has other category ids than the json.
     """
     ids = sorted(category["id"] for category in content["categories"])
     if mapping is None:
@@ -261,10 +271,16 @@ def _classes(
     return {number: identifier for identifier, number in mapping.items()}
 
 
-def _names(
+def category_names(
     registered: list[str] | None, content: dict[str, Any], classes: dict[int, int]
 ) -> list[str]:
-    """Names in the order of category ids: the registered ones, else the json's. None stands twice."""
+    """Names in the order of category ids: the registered ones, else the json's. None stands twice.
+
+    Args:
+        registered: in the order of class numbers; not used where it has too few.
+        content: of the json.
+        classes: of :func:`class_ids`.
+    """
     by_id = {category["id"]: category["name"] for category in content["categories"]}
     if registered is not None and set(classes) <= set(range(len(registered))):
         by_id = {identifier: registered[number] for number, identifier in classes.items()}

@@ -41,9 +41,10 @@ class SemSegEvaluator(DatasetEvaluator):
         output_dir: where results are written; default nowhere.
         images: own data, as `semantic_dataset` takes them; the name is then of no meaning.
         num_classes: of own data.
+        zero_is_ignored: of own data; their classes are named by the values in the label files.
 
     Raises:
-        ValueError: an unknown dataset, or one without semantic labels.
+        ConfigError: an unknown dataset, or one without semantic labels.
     """
 
     def __init__(
@@ -54,8 +55,9 @@ class SemSegEvaluator(DatasetEvaluator):
         *,
         images: str | None = None,
         num_classes: int | None = None,
+        zero_is_ignored: bool = False,
     ) -> None:
-        self._classes = semantic_classes(dataset_name, images, num_classes)
+        self._classes = semantic_classes(dataset_name, images, num_classes, zero_is_ignored)
         self._distributed = distributed
         self._output_dir = output_dir
         self.reset()

@@ -132,7 +132,8 @@ def test_timm(num_classes, class_token, global_pool):
     ).state_dict()
     kind, state_dict = load_weights(theirs)
     head = ("head.", "fc_norm.")
-    expected = {f"backbone.net.{k}": v for k, v in theirs.items() if not k.startswith(head)}
+    expected = {k if k.startswith(head) else f"backbone.net.{k}": v for k, v in theirs.items()}
+    assert ("head.weight" in expected) == bool(num_classes)
     assert same(state_dict, expected)
     assert kind == "timm"
 
@@ -179,12 +180,11 @@ def test_hugging_face_as_on_the_hub(mae, ours):
     theirs = hub_names(ours)
     assert "vit.encoder.layer.1.attention.attention.query.weight" in theirs
     assert same(check_hugging_face(theirs), ours)
-    with_head = {
-        **theirs,
-        "classifier.weight": torch.zeros(2, 32),
-        "classifier.bias": torch.zeros(2),
-    }
-    assert same(load_weights(with_head)[1], ours)
+    head = {"weight": torch.zeros(2, 32), "bias": torch.zeros(2)}
+    with_head = {**theirs, "vit.pooler.dense.weight": torch.zeros(32, 32)}
+    with_head |= {f"classifier.{k}": v for k, v in head.items()}
+    expected = {**ours, **{f"head.{k}": v for k, v in head.items()}}
+    assert same(load_weights(with_head)[1], expected)
     load_pretrained(mae, theirs, require_all=True)
 
 

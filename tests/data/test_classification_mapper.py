@@ -12,6 +12,7 @@ from PIL import Image
 from timm.data import create_transform
 from torchvision import transforms as V
 
+from rmae_d2.config import ConfigError
 from rmae_d2.data import (
     ImageReadError,
     RandomResizedCrop,
@@ -145,8 +146,14 @@ def test_rectangles_and_wrong_shares():
         20,
         200,
     )
-    with pytest.raises(ValueError, match=r"crop_share=1\.5"):
+    with pytest.raises(ConfigError, match=r"crop_share=1\.5"):
         ResizeCenterCrop(224, 1.5)
+
+
+@pytest.mark.parametrize("policy", ["nope", "rand-m9-x3", "rand-mhigh5x"])
+def test_a_policy_that_timm_does_not_understand(policy):
+    with pytest.raises(ConfigError, match=f"policy='{policy}' is none of timm's RandAugment"):
+        RandAugment(policy)
 
 
 @pytest.mark.parametrize("number", range(20))

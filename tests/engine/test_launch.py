@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rmae_d2.engine.launch import EXPECTED_ERRORS
+
 CONFIG = Path(__file__).resolve().parents[2] / "configs/demo/semantic_tiny_ade20k.py"
 SMALL = [
     "train.device=cpu",
@@ -78,3 +80,33 @@ def test_an_unreadable_photo_found_in_evaluation(runs, own):
     assert code == 1, output
     assert output.rstrip().splitlines()[-1].startswith(f"error: cannot read the image {photo}: ")
     assert "Traceback" not in output
+
+
+LINEAR = CONFIG.parents[1] / "imagenet/linear_vitb.py"
+
+
+@pytest.mark.parametrize(
+    ("config", "overrides", "says"),
+    [
+        (
+            CONFIG,
+            ["images=OWN/images", "num_classes=3"],
+            "lacks dataset.labels: own data need all of",
+        ),
+        (CONFIG, ["labels=OWN/labels"], "/labels is of own data, which need dataset.images"),
+        (CONFIG, ["images=OWN/images", "labels=OWN/labels"], "how many classes has "),
+        (CONFIG, ["images=OWN/images", "labels=OWN/none", "num_classes=3"], "no folder .*/none"),
+        (CONFIG, ["names=ade20k_sem_seg_trian"], "did you mean ade20k_sem_seg_train"),
+        (CONFIG, ["names=null"], "which data. set dataset.names"),
+        (LINEAR, ["root=OWN"], "no labelled images in .*/train: there is no such folder"),
+        # The folders of images and of labels pass for classes.
+        (LINEAR, ["root=OWN", "split=", "per_class=0"], "per_class=0: images of each class"),
+        (LINEAR, ["root=OWN", "split=", "num_classes=7"], "has 2 class folders, the model 7"),
+        (LINEAR, ["root=OWN", "split=null", "num_classes=7"], "has 2 class folders, the model 7"),
+    ],
+)
+def test_bad_data_are_expected(runs, own, tmp_path_factory, config, overrides, says):
+    """As errors whose message is all that is shown; nothing of it gets as far as a model."""
+    given = [f"dataloader.train.dataset.{x}".replace("OWN", str(own)) for x in overrides]
+    with pytest.raises(EXPECTED_ERRORS, match=says):
+        runs.train(tmp_path_factory.mktemp("run"), *given, config=config, tiny=False)

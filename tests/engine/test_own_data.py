@@ -8,7 +8,7 @@ from detectron2.config import instantiate
 from detectron2.data import MetadataCatalog
 from omegaconf import OmegaConf
 
-from rmae_d2.config import ConfigError, apply_overrides, get_config, save_config
+from rmae_d2.config import ConfigError, apply_overrides, get_config, load_config, save_config
 from rmae_d2.data.datasets import AnnotationError, DatasetMissingError
 from rmae_d2.engine.own_data import adapt_to_data
 
@@ -289,6 +289,20 @@ def test_nothing_changes_for_ade20k_itself():
     for name in (UPERNET, FPN, "demo/semantic_tiny_ade20k.py"):
         for eval_only in (False, True):
             assert adapt_to_data(recipe(name), eval_only=eval_only) == recipe(name)
+
+
+def test_own_labels_do_not_borrow_the_recipes_number(tmp_path):
+    both = *own_labels("train"), *own_labels("test")
+    says = "how many classes has /own/train. Set dataloader.train.dataset.num_classes=N .*150 are"
+    with pytest.raises(ConfigError, match=says):
+        adapt(UPERNET, *both)
+    for number in (150, 7):
+        for key in ("dataloader.train.dataset.num_classes", "model.sem_seg_head.num_classes"):
+            assert of_data(adapt(UPERNET, *both, f"{key}={number}")) == [number] * 2
+    # A saved config is whole; in evaluation the weights say whether the number is right.
+    save_config(adapt(UPERNET, *own_labels("train", 7), *own_labels("test")), tmp_path / "c.yaml")
+    assert of_data(adapt_to_data(load_config(str(tmp_path / "c.yaml")))) == [7, 7]
+    assert of_data(adapt(UPERNET, *own_labels("test"), eval_only=True)) == [150, 150]
 
 
 @pytest.mark.parametrize("override", ["num_classes=4", "={num_classes: 4}"])

@@ -45,6 +45,7 @@ def ade20k(shared_data):
     folder = shared_data / "ADEChallengeData2016"
     return [
         "dataloader.train.dataset.zero_is_ignored=true",
+        "dataloader.train.dataset.num_classes=150",
         *(
             f"dataloader.{part}.dataset.{key}={folder / name / split}"
             for part, split in (("train", "training"), ("test", "validation"))
@@ -90,6 +91,8 @@ def test_evaluation_of_a_checkpoint(finished, runs, tmp_path):
     again, how = evaluate("model.output=labels")
     assert again == pytest.approx(results["sem_seg"], nan_ok=True)
     assert how == "sliding window of 64 pixels, stride 48; scale 1"
+    # Classes of own data are the values in its files: here 0 is none.
+    assert "IoU-150" in again and "IoU-0" not in again
     _, how = evaluate(
         "model.inference=whole",
         "model.multi_scale.scales=[0.5,1.0]",

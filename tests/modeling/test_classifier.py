@@ -4,6 +4,7 @@ import random
 
 import numpy as np
 import pytest
+import timm
 import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
@@ -207,6 +208,117 @@ def test_an_own_checkpoint_is_complete():
     assert all(torch.equal(v, other.state_dict()[k]) for k, v in model.state_dict().items())
     with pytest.raises(CheckpointError, match=r"head\.1\.weight: not in the file"):
         load_pretrained(other, model.backbone.net.state_dict(), require_all=True)
+
+
+def timm_model(pool, classes=CLASSES, name="vit_tiny_patch16_224"):
+    """As people fine-tune it, random in every parameter."""
+    model = timm.create_model(name, global_pool=pool, num_classes=classes).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    return model
+
+
+def tiny(mode="finetune", pool="mean", classes=CLASSES):
+    net = MaskedViT(img_size=224, patch_size=16, embed_dim=192, depth=12, num_heads=3)
+    model = Classifier(backbone=PixelEncoder(net), num_classes=classes, mode=mode, pool=pool)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    "name, theirs, ours",
+    [
+        ("vit_tiny_patch16_224", "avg", "mean"),
+        ("vit_tiny_patch16_224", "token", "cls"),
+        ("deit_tiny_patch16_224", "token", "cls"),
+    ],
+)
+def test_a_classifier_of_timms_is_evaluated(name, theirs, ours, tmp_path):
+    """From its file to the same logits; MAE's and DeiT's released classifiers have the same names."""
+    twin, model = timm_model(theirs, name=name), tiny(pool=ours)
+    torch.save({"model": twin.state_dict()}, tmp_path / "finetuned.pth")
+    report = load_pretrained(model, str(tmp_path / "finetuned.pth"), require_all=True)
+    assert report.kind == "timm" and not report.new and not report.unused
+    images = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        found, expected = model.logits(images), twin(images)
+    assert expected.std() > 0.1
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_probe_under_maes_names_is_evaluated():
+    model, other = make("linear", "cls"), make("linear", "cls").eval()
+    model(batch())
+    theirs = {k.removeprefix("backbone.net."): v for k, v in model.eval().state_dict().items()}
+    assert "head.0.running_mean" in theirs
+    load_pretrained(other, theirs, require_all=True)
+    images = torch.randn(3, 3, 32, 32)
+    torch.testing.assert_close(other.logits(images), model.logits(images))
+
+
+def test_a_classifier_of_hugging_face_is_evaluated():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=128,
+        image_size=32,
+        patch_size=8,
+        layer_norm_eps=1e-6,
+        num_labels=CLASSES,
+    )
+    twin = transformers.ViTForImageClassification(config).eval()
+    for parameter in twin.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    model = make(pool="cls").eval()
+    assert load_pretrained(model, twin.state_dict(), require_all=True).kind == "hf_vitmae"
+    images = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        found, expected = model.logits(images), twin(images).logits
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("pool", ["avg", "token"])
+def test_a_classifier_that_does_not_fit_says_which_would(pool):
+    weights = timm_model(pool, classes=11).state_dict()
+    ours = {"avg": "mean", "token": "cls"}[pool]
+    says = f"classifier is one of model.mode=finetune model.pool={ours} model.num_classes=11"
+    other = {"avg": "cls", "token": "mean"}[pool]
+    for model in (tiny(pool=ours), tiny(pool=other, classes=11), tiny("linear", ours, 11)):
+        before = {k: v.clone() for k, v in model.state_dict().items()}
+        with pytest.raises(CheckpointError, match=says):
+            load_pretrained(model, weights, require_all=True)
+        assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    with pytest.raises(CheckpointError, match=r"model\.backbone\.net\.\{embed_dim,depth"):
+        load_pretrained(make(pool=ours), weights, require_all=True)
+
+
+def test_pretrained_weights_are_no_classifier(make_rmae):
+    with pytest.raises(CheckpointError, match="holds no classifier: train one from it first"):
+        load_pretrained(make(pool="cls"), make_rmae(embed_dim=32).state_dict(), require_all=True)
+
+
+@pytest.mark.parametrize(
+    "theirs, classes, ours, taken",
+    [
+        ("avg", CLASSES, "mean", True),
+        ("token", CLASSES, "cls", True),
+        # Behind another norm, or of other classes.
+        ("token", CLASSES, "mean", False),
+        ("avg", 11, "mean", False),
+    ],
+)
+def test_training_begins_with_a_head_only_where_it_fits(theirs, classes, ours, taken):
+    weights, model = timm_model(theirs, classes).state_dict(), tiny(pool=ours)
+    before = model.head.weight.clone()
+    report = load_pretrained(model, weights)
+    assert torch.equal(model.head.weight, weights["head.weight"] if taken else before)
+    head = {"head.weight", "head.bias"}
+    assert set(report.new) == (set() if taken else head | ({n for n in report.new if "fc_" in n}))
+    assert head.isdisjoint(report.unused) == taken
+    own = {k: v for k, v in model.state_dict().items() if k.startswith("backbone.net.")}
+    assert all(torch.equal(v, weights[k.removeprefix("backbone.net.")]) for k, v in own.items())
 
 
 @given(

@@ -59,6 +59,7 @@ dataloader = dict(
         dataset_name="${dataloader.test.dataset.names}",
         images="${dataloader.test.dataset.images}",
         num_classes="${model.sem_seg_head.num_classes}",
+        zero_is_ignored="${dataloader.test.dataset.zero_is_ignored}",
         output_dir="${train.output_dir}/inference",
     ),
 )

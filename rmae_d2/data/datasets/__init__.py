@@ -6,7 +6,6 @@ from .detection import (
     check_same_classes,
     detection_dataset,
     json_facts,
-    num_classes_of,
     own_dataset_name,
 )
 from .image_folder import class_names, classification_dataset, knn_dataset
@@ -21,7 +20,6 @@ __all__ = [
     "first_label",
     "images_from",
     "json_facts",
-    "num_classes_of",
     "own_dataset_name",
     "pretrain_dataset",
     "class_names",

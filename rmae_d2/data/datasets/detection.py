@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import pycocotools.mask as mask_util
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import check_metadata_consistency
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 from PIL import ExifTags, Image
 
+from ...config import ConfigError
 from .coco_json import (
     AnnotationError,
     examples,
@@ -76,7 +76,7 @@ def detection_dataset(
     Raises:
         DatasetMissingError: json or images are not there; how to get them.
         AnnotationError: the json cannot be used, sizes differ from the images', or nothing is left.
-        ValueError: a name that is not registered, or names whose classes differ.
+        ConfigError: a name that is not registered, or names whose classes differ.
     """
     if json is not None:
         json = os.path.expanduser(json)
@@ -86,9 +86,9 @@ def detection_dataset(
     else:
         named = (names,) if isinstance(names, str) else tuple(names)
         if not named:
-            raise ValueError("which data? set dataset.names, or dataset.json and dataset.root")
+            raise ConfigError("which data? set dataset.names, or dataset.json and dataset.root")
         dicts = [sample for name in named for sample in _load_named(name, allow_missing)]
-        check_metadata_consistency("thing_classes", named)
+        check_same_registered("thing_classes", named)
         source = ", ".join(named)
     _check_sizes(dicts, source)
     dicts = _with_usable_annotations(dicts, source, masks)
@@ -138,23 +138,6 @@ def _facts(path: str, version: tuple[int, int] | None) -> JsonFacts:
     )
 
 
-def num_classes_of(json: str | None, otherwise: int | None = None) -> int:
-    """Number of classes that a model needs, for ``model.roi_heads.num_classes`` in configs.
-
-    Args:
-        json: own data in COCO's format, or None.
-        otherwise: the number where there is no json.
-
-    Raises:
-        ValueError: neither is given. See also :func:`json_facts`.
-    """
-    if json is not None:
-        return len(json_facts(json).classes)
-    if otherwise is None:
-        raise ValueError("the number of classes needs a json, or a number for the case without")
-    return otherwise
-
-
 def check_same_classes(train_json: str, test_json: str) -> None:
     """Refuses a test set whose classes are numbered in another way than those of training.
 
@@ -169,6 +152,26 @@ def check_same_classes(train_json: str, test_json: str) -> None:
             f"{examples(differing) or 'those at the end'}. List the same 'categories', with the same ids, "
             "in both"
         )
+
+
+def check_same_registered(key: str, names: Sequence[str]) -> None:
+    """Refuses registered datasets that are not to be concatenated.
+
+    Args:
+        key: of their metadata, ``thing_classes`` or ``stuff_classes``.
+        names: of the datasets.
+
+    Raises:
+        ConfigError: names the first two that differ.
+    """
+    first, *others = names
+    expected = MetadataCatalog.get(first).get(key)
+    for name in others:
+        if MetadataCatalog.get(name).get(key) != expected:
+            raise ConfigError(
+                f"dataset.names: {first} and {name} have different classes ({key}), so one model cannot "
+                "learn both: name datasets with the same classes"
+            )
 
 
 def _load_own(json: str, root: str | None) -> list[dict[str, Any]]:
@@ -248,7 +251,7 @@ def _load_named(name: str, allow_missing: float) -> list[dict[str, Any]]:
     if name not in DatasetCatalog:
         near = difflib.get_close_matches(name, DatasetCatalog.list(), n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}?" if near else "for own data set dataset.json"
-        raise ValueError(f"no dataset is registered as {name!r}: {hint}")
+        raise ConfigError(f"no dataset is registered as {name!r}: {hint}")
     metadata = MetadataCatalog.get(name)
     json_file = metadata.get("json_file")
     places = [metadata.get(key) for key in ("json_file", "image_root")]

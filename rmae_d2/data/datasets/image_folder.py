@@ -12,7 +12,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ...config import ConfigError
 from ..images import IMAGE_EXTENSIONS
+from .coco_json import AnnotationError
 from .images_only import DatasetMissingError
 
 logger = logging.getLogger(__name__)
@@ -31,9 +33,9 @@ class _ClassFolder(NamedTuple):
 
 def classification_dataset(
     root: str | Path | None = None,
-    split: str = "train",
+    split: str | None = "train",
     *,
-    classes_from: str = "train",
+    classes_from: str | None = "train",
     num_classes: int | None = None,
     per_class: int | None = None,
 ) -> list[dict[str, Any]]:
@@ -44,7 +46,7 @@ def classification_dataset(
 
     Args:
         root: folder of the splits; None for ``imagenet`` below ``$DETECTRON2_DATASETS`` (or ``./datasets``).
-        split: folder below ``root``; "" where the class folders lie in ``root`` itself.
+        split: folder below ``root``; "" or None where the class folders lie in ``root`` itself.
         classes_from: the split whose folders number the classes, where it is there; else ``split`` itself.
         num_classes: of the model, to be compared with what is there; None for no comparison.
         per_class: take so many images of each class at most, the first in sorted order; None for all.
@@ -55,13 +57,17 @@ def classification_dataset(
 
     Raises:
         DatasetMissingError: what is missing, where it was looked for, how to get it.
-        ValueError: classes that the training images have not, or another number of them than the model's.
+        AnnotationError: classes that the training images have not.
+        ConfigError: another number of them than the model's, or a ``per_class`` below 1.
     """
+    if per_class is not None and (not isinstance(per_class, int) or per_class < 1):
+        raise ConfigError(f"per_class={per_class}: images of each class, 1 or more; null for all")
+    split, classes_from = split or "", classes_from or ""
     folder = _split_folder(root, split)
     own = _class_names(folder)
     names = _numbering(root, split, classes_from, own)
     if num_classes is not None and len(names) != num_classes:
-        raise ValueError(
+        raise ConfigError(
             f"{os.path.dirname(folder) if split else folder} has {len(names)} class folders, the model "
             f"{num_classes} classes: set model.num_classes={len(names)}"
         )
@@ -89,7 +95,7 @@ def class_names(root: str | Path | None = None, split: str = "train") -> list[st
 
 def knn_dataset(
     root: str | Path | None = None,
-    bank_split: str = "train",
+    bank_split: str | None = "train",
     query_split: str | None = "val",
     *,
     bank_per_class: int | None = None,
@@ -99,7 +105,7 @@ def knn_dataset(
 
     Args:
         root: see :func:`classification_dataset`.
-        bank_split: folder of the images that vote.
+        bank_split: folder of the images that vote; "" or None for ``root`` itself.
         query_split: folder of the images whose classes are predicted; None to ask each voter about the
             others instead (leave one out), for folders without a second split.
         bank_per_class, query_per_class: at most so many of a class; None for all.
@@ -108,7 +114,7 @@ def knn_dataset(
         dicts of :func:`classification_dataset` with ``bank``, a bool.
 
     Raises:
-        DatasetMissingError, ValueError: see :func:`classification_dataset`.
+        DatasetMissingError, AnnotationError: see :func:`classification_dataset`.
     """
     voters = classification_dataset(
         root, bank_split, classes_from=bank_split, per_class=bank_per_class
@@ -189,20 +195,21 @@ def _numbering(root: str | Path | None, split: str, classes_from: str, own: list
     """All classes in the order of their numbers, those of the training images.
 
     Raises:
-        ValueError: for classes that those have not.
+        AnnotationError: for classes that those have not.
     """
     reference = _split_folder(root, classes_from)
     if split == classes_from:
         return own
     if not os.path.isdir(reference):
         logger.info(
-            "there is no %s: classes are numbered by the folders of %s itself", reference, split
+            "there is no %s: classes are numbered by the folders of %s itself",
+            *(reference, split or root),
         )
         return own
     names = _class_names(reference)
     strangers = sorted(set(own) - set(names))
     if strangers:
-        raise ValueError(
+        raise AnnotationError(
             f"{len(strangers)} of the {len(own)} class folders in {_split_folder(root, split)} are not in "
             f"{reference}, such as {_few(strangers)}: classes must have the same names in both"
         )

@@ -12,6 +12,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
+from ...config import ConfigError
 from ..images import IMAGE_EXTENSIONS
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def images_from(
 
     Raises:
         DatasetMissingError: nothing there, no image in it, or too many of its files absent.
-        ValueError: a list or json that is not understood.
+        ConfigError: a list or json that is not understood.
     """
     path = os.path.expanduser(str(root))
     if os.path.isdir(path):
@@ -75,7 +76,7 @@ def images_from(
             path, None if image_root is None else os.path.expanduser(str(image_root))
         )
     else:
-        raise ValueError(f"root={root} must be a folder of images, a .txt list or a COCO .json")
+        raise ConfigError(f"root={root} must be a folder of images, a .txt list or a COCO .json")
     return without_absent(dicts, path, allow_missing)
 
 
@@ -100,7 +101,7 @@ def pretrain_dataset(
     Raises:
         DatasetMissingError: what is missing, where it was looked for, how to get it, what to try
             instead.
-        ValueError: a name that is not registered (names the nearest ones), or an unreadable list.
+        ConfigError: a name that is not registered (names the nearest ones), or an unreadable list.
     """
     if root is not None:
         dicts = images_from(root, image_root)
@@ -120,7 +121,7 @@ def _by_name(name: str) -> list[dict[str, Any]]:
             if near
             else "for own images set dataset.root instead"
         )
-        raise ValueError(f"no dataset is registered as {name!r}: {hint}")
+        raise ConfigError(f"no dataset is registered as {name!r}: {hint}")
     metadata = MetadataCatalog.get(name)
     if name in _WHOLE_FOLDERS:
         places = [metadata.image_root]
@@ -213,11 +214,11 @@ def _from_json(path: str, image_root: str | None) -> list[dict[str, Any]]:
         try:
             content = json.load(file)
         except ValueError as error:
-            raise ValueError(f"{path} is not JSON: {error}") from error
+            raise ConfigError(f"{path} is not JSON: {error}") from error
     images = content.get("images") if isinstance(content, dict) else None
     if not isinstance(images, list) or not images:
         found = sorted(content) if isinstance(content, dict) else type(content).__name__
-        raise ValueError(
+        raise ConfigError(
             f"{path} is not in COCO's format: it needs a list 'images', it has {found}"
         )
     names = [coco_image_name(image, path) for image in images]
@@ -236,13 +237,13 @@ def coco_image_name(image: Any, path: str) -> str:
     """The file of an entry of a json's ``images``, relative to a folder that :func:`image_folder` finds.
 
     Raises:
-        ValueError: the entry has neither ``file_name`` nor, as LVIS has, ``coco_url``.
+        ConfigError: the entry has neither ``file_name`` nor, as LVIS has, ``coco_url``.
     """
     if isinstance(image, dict) and isinstance(image.get("file_name"), str):
         return str(image["file_name"])
     if isinstance(image, dict) and isinstance(image.get("coco_url"), str):  # LVIS
         return "/".join(image["coco_url"].split("/")[-2:])
-    raise ValueError(f"{path} has an image without 'file_name' and 'coco_url': {image}")
+    raise ConfigError(f"{path} has an image without 'file_name' and 'coco_url': {image}")
 
 
 def image_folder(path: str, names: Sequence[str], image_root: str | None) -> str:

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import check_metadata_consistency
 from detectron2.utils.file_io import PathManager
 
+from ...config import ConfigError
 from .coco_json import AnnotationError, examples
-from .detection import upright_size
+from .detection import check_same_registered, upright_size
 from .images_only import DatasetMissingError, _walk, images_from
 from .label_images import IGNORE_LABEL, MAX_CLASSES, read_labels
 
@@ -57,13 +58,15 @@ def semantic_dataset(
     Raises:
         DatasetMissingError: folders or files that are not there; what was looked for and how to get it.
         AnnotationError: a few labels are read: out of range, colours, or of another size than the image.
-        ValueError: a name that is not registered, names whose classes differ, or arguments that do not
+        ConfigError: a name that is not registered, names whose classes differ, or arguments that do not
             belong together.
     """
     if images is not None:
+        lacking = [k for k, v in (("labels", labels), ("num_classes", num_classes)) if v is None]
         if labels is None or num_classes is None:
-            raise ValueError(
-                "own data need all of dataset.images, dataset.labels (two folders) and dataset.num_classes"
+            raise ConfigError(
+                f"dataset.images={images} lacks {' and '.join('dataset.' + key for key in lacking)}: own "
+                "data need all of dataset.images, dataset.labels (two folders) and dataset.num_classes"
             )
         _check_num_classes(num_classes)
         pairs = _pairs(os.path.expanduser(images), os.path.expanduser(labels), allow_missing)
@@ -73,37 +76,43 @@ def semantic_dataset(
     else:
         named = _named(names)
         if labels is not None:
-            raise ValueError(f"dataset.labels={labels} is of own data, which need dataset.images")
+            raise ConfigError(f"dataset.labels={labels} is of own data, which need dataset.images")
         dicts = [sample for name in named for sample in _load_named(name, allow_missing)]
-        check_metadata_consistency("stuff_classes", named)
+        check_same_registered("stuff_classes", named)
         source = ", ".join(named)
         known = len(semantic_classes(named))
         if num_classes is not None and num_classes != known:
-            raise ValueError(
+            raise ConfigError(
                 f"{source} has {known} classes, num_classes={num_classes}: set "
                 f"model.sem_seg_head.num_classes={known}"
             )
-    _check_few(dicts)
+    _check_few(dicts, source)
     logger.info("%s: %d images with labels of %d classes", source, len(dicts), _classes_of(dicts))
     return dicts
 
 
 def semantic_classes(
-    names: Sequence[str] | str = (), images: str | None = None, num_classes: int | None = None
+    names: Sequence[str] | str = (),
+    images: str | None = None,
+    num_classes: int | None = None,
+    zero_is_ignored: bool = False,
 ) -> tuple[str, ...]:
-    """Names of the classes of :func:`semantic_dataset`, in their order; own data's are their numbers.
+    """Names of the classes of :func:`semantic_dataset`, in their order.
+
+    Own data's are the values in their label files: "0" to "C - 1", "1" to "C" with zero_is_ignored.
 
     Raises:
-        ValueError: a name that is not registered, or a dataset without semantic labels.
+        ConfigError: a name that is not registered, or a dataset without semantic labels.
     """
     if images is not None:
         if num_classes is None:
-            raise ValueError("own data need num_classes")
-        return tuple(str(number) for number in range(num_classes))
+            raise ConfigError("own data need num_classes")
+        first = first_label(images=images, zero_is_ignored=zero_is_ignored)
+        return tuple(str(value) for value in range(first, first + num_classes))
     name = _named(names)[0]
     classes = MetadataCatalog.get(name).get("stuff_classes")
     if not classes:
-        raise ValueError(f"the dataset {name} has no semantic labels (no stuff_classes)")
+        raise ConfigError(f"the dataset {name} has no semantic labels (no stuff_classes)")
     _check_num_classes(len(classes))
     return tuple(classes)
 
@@ -127,9 +136,9 @@ def first_label(
 
 
 def _named(names: Sequence[str] | str) -> tuple[str, ...]:
-    named = (names,) if isinstance(names, str) else tuple(names)
+    named = (names,) if isinstance(names, str) else tuple(names or ())
     if not named:
-        raise ValueError(
+        raise ConfigError(
             "which data? set dataset.names, or dataset.images, dataset.labels and dataset.num_classes"
         )
     for name in named:
@@ -140,13 +149,13 @@ def _named(names: Sequence[str] | str) -> tuple[str, ...]:
                 if near
                 else "for own data set dataset.images and dataset.labels"
             )
-            raise ValueError(f"no dataset is registered as {name!r}: {hint}")
+            raise ConfigError(f"no dataset is registered as {name!r}: {hint}")
     return named
 
 
 def _check_num_classes(num_classes: int) -> None:
     if not 0 < num_classes <= MAX_CLASSES:
-        raise ValueError(
+        raise ConfigError(
             f"num_classes={num_classes}: 1 to {MAX_CLASSES} are possible, for label {IGNORE_LABEL} is that "
             "of pixels without a class"
         )
@@ -165,7 +174,7 @@ def _load_named(name: str, allow_missing: float) -> list[dict[str, Any]]:
         rest = {"num_classes": num_classes, "zero_is_ignored": shifted}
         return [{**pair, **rest} for pair in pairs]
     if metadata.get("ignore_label", IGNORE_LABEL) != IGNORE_LABEL:
-        raise ValueError(
+        raise ConfigError(
             f"the dataset {name} has ignore_label={metadata.ignore_label}, and only {IGNORE_LABEL} is "
             "understood"
         )
@@ -174,7 +183,7 @@ def _load_named(name: str, allow_missing: float) -> list[dict[str, Any]]:
     except (FileNotFoundError, AssertionError) as error:
         raise DatasetMissingError(_missing(name, [str(error) or name])) from error
     if not dicts or "sem_seg_file_name" not in dicts[0]:
-        raise ValueError(f"the dataset {name} has no label images (no sem_seg_file_name)")
+        raise ConfigError(f"the dataset {name} has no label images (no sem_seg_file_name)")
     return [
         {
             **sample,
@@ -212,7 +221,7 @@ def _missing(name: str, places: Sequence[str]) -> str:
         lines.append("  get it:     python tools/make_scenes.py --output DIR/scenes")
     lines.append(
         "  own data:   dataloader.train.dataset.images=FOLDER dataloader.train.dataset.labels=FOLDER "
-        "model.sem_seg_head.num_classes=N"
+        "dataloader.train.dataset.num_classes=N"
     )
     return "\n".join(lines)
 
@@ -256,17 +265,37 @@ def _pairs(images: str, labels: str, allow_missing: float) -> list[dict[str, Any
     return pairs
 
 
-def _check_few(dicts: list[dict[str, Any]]) -> None:
+def _check_few(dicts: list[dict[str, Any]], source: str) -> None:
     """Reads a few label images, spread over the dataset, and compares their sizes with the images'."""
-    for sample in dicts[:: -(-len(dicts) // _LABELS_CHECKED)]:
-        if "://" in sample["sem_seg_file_name"]:
-            continue
+    few = dicts[:: -(-len(dicts) // _LABELS_CHECKED)]
+    few = [sample for sample in few if "://" not in sample["sem_seg_file_name"]]
+    found: set[int] = set()
+    for sample in few:
         labels = read_labels(
             sample["sem_seg_file_name"], sample["num_classes"], sample["zero_is_ignored"]
         )
         size = upright_size(sample["file_name"])
         if size is not None:
             check_label_size(sample, size, labels.shape)
+        found.update(np.unique(labels).tolist())
+    if few:
+        _check_found(found - {IGNORE_LABEL}, few, whole=len(few) == len(dicts), source=source)
+
+
+def _check_found(classes: set[int], few: list[dict[str, Any]], *, whole: bool, source: str) -> None:
+    """Refuses labels without any class, and warns of those with a single one."""
+    void = f"0 or {IGNORE_LABEL}" if few[0]["zero_is_ignored"] else str(IGNORE_LABEL)
+    if not classes and whole:
+        raise AnnotationError(
+            f"{source}: all pixels of the {len(few)} label images are {void}, which is no class: there is "
+            "nothing to learn"
+        )
+    if len(classes) < 2 <= _classes_of(few):
+        logger.warning(
+            "%s: the %d label images looked at show %d of the %d classes; %s is no class. (Masks of 0 and "
+            "255 are to be saved as 0 and 1)",
+            *(source, len(few), len(classes), _classes_of(few), void),
+        )
 
 
 def check_label_size(

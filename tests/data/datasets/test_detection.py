@@ -15,13 +15,13 @@ from detectron2.data.datasets import register_coco_instances, register_lvis_inst
 from detectron2.data.datasets.lvis import get_lvis_instances_meta
 from PIL import Image
 
+from rmae_d2.config import ConfigError
 from rmae_d2.data.datasets import (
     AnnotationError,
     DatasetMissingError,
     check_same_classes,
     detection_dataset,
     json_facts,
-    num_classes_of,
     own_dataset_name,
 )
 from rmae_d2.evaluation import COCOEvaluator
@@ -86,7 +86,6 @@ def test_own_data(own, tmp_path):
     assert dicts[0]["file_name"] == str(tmp_path / "photos/1.png")
     assert (dicts[0]["height"], dicts[0]["width"]) == (21, 30)
     assert [a["category_id"] for a in dicts[0]["annotations"]] == [1, 0]
-    assert num_classes_of(path) == 2 and num_classes_of(None, 80) == 80
     assert json_facts(path) == (("cat", "dog"), (2, 2), True, False)
     metadata = MetadataCatalog.get(own_dataset_name(path))
     assert metadata.thing_classes == ["cat", "dog"] and metadata.has_masks
@@ -252,18 +251,16 @@ def test_jsons_that_cannot_be_used(own):
     with pytest.raises(AnnotationError, match="1 ids stand more than once in 'images', such as 3"):
         detection_dataset(json=own(lambda c: c["images"][1].update(id=3)))
     with pytest.raises(AnnotationError, match="own.json is cut off"):
-        num_classes_of(own(text='{"images": [{"id": 1'))
-    with pytest.raises(ValueError, match="needs a json, or a number"):
-        num_classes_of(None)
+        json_facts(own(text='{"images": [{"id": 1'))
 
 
 def test_a_changed_json_is_read_again(own):
     path = own()
-    assert num_classes_of(path) == 2
+    assert json_facts(path).classes == ("cat", "dog")
     content = json.loads(Path(path).read_text())
     content["categories"].append({"id": 1, "name": "bird"})
     Path(path).write_text(json.dumps(content))
-    assert num_classes_of(path) == 3
+    assert json_facts(path).classes == ("bird", "cat", "dog")
     detection_dataset(json=path)
     assert MetadataCatalog.get(own_dataset_name(path)).thing_classes == ["bird", "cat", "dog"]
 
@@ -282,9 +279,9 @@ def test_train_and_test_must_number_their_classes_alike(own, tmp_path):
 
 
 def test_names(own):
-    with pytest.raises(ValueError, match="'coco_2017_trian': did you mean coco_2017_train"):
+    with pytest.raises(ConfigError, match="'coco_2017_trian': did you mean coco_2017_train"):
         detection_dataset("coco_2017_trian")
-    with pytest.raises(ValueError, match="set dataset.names, or dataset.json"):
+    with pytest.raises(ConfigError, match="set dataset.names, or dataset.json"):
         detection_dataset()
 
 
@@ -321,8 +318,8 @@ def test_real_data_are_detectron2s(registered, shared_data):
     both = shared_data / "lvis/lvis_v1_train.json"
     by_json = detection_dataset(json=str(both), root=str(shared_data / "coco"))
     assert [s["file_name"] for s in by_json] == [s["file_name"] for s in detection_dataset(lvis)]
-    assert num_classes_of(str(both)) == 1203
-    with pytest.raises(ValueError, match="different metadata 'thing_classes'"):
+    assert len(json_facts(str(both)).classes) == 1203
+    with pytest.raises(ConfigError, match=f"{coco} and {lvis} have different classes"):
         detection_dataset((coco, lvis))
 
 

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
+from rmae_d2.config import ConfigError
+from rmae_d2.data.datasets import AnnotationError
 from rmae_d2.data.datasets.image_folder import class_names, classification_dataset, knn_dataset
 from rmae_d2.data.datasets.images_only import DatasetMissingError
 
@@ -161,7 +163,7 @@ def test_empty_folders(tmp_path, root, caplog):
 def test_classes_of_test_and_training_must_agree(root):
     put(root / "val", "cats/a.jpg")
     with pytest.raises(
-        ValueError, match=r"1 of the 4 class folders .*val are not in .*train, such as cats"
+        AnnotationError, match=r"1 of the 4 class folders .*val are not in .*train, such as cats"
     ):
         classification_dataset(root, "val")
 
@@ -173,14 +175,26 @@ def test_test_images_alone(root, caplog):
     assert [label for _, label in facts(dicts)] == [0, 1, 2]
     assert "numbered by the folders of val itself" in caplog.text
     with pytest.raises(
-        ValueError, match="has 3 class folders, the model 1000 classes: set model.num_cl"
+        ConfigError, match="has 3 class folders, the model 1000 classes: set model.num_cl"
     ):
         classification_dataset(root, "val", num_classes=1000)
 
 
 def test_number_of_classes(root):
-    with pytest.raises(ValueError, match=r"has 3 class folders.*model\.num_classes=3"):
+    with pytest.raises(ConfigError, match=r"has 3 class folders.*model\.num_classes=3"):
         classification_dataset(root, num_classes=1000)
+
+
+@pytest.mark.parametrize("per_class", [0, -1, 1.5, "all"])
+def test_images_of_each_class_are_counted_from_one(root, per_class):
+    with pytest.raises(ConfigError, match=f"per_class={per_class}: .* 1 or more; null for all"):
+        classification_dataset(root, per_class=per_class)
+
+
+def test_no_split_is_the_root_itself(root):
+    alone = classification_dataset(root / "train", "")
+    assert classification_dataset(root / "train", None) == alone and len(alone) == 4
+    assert len(knn_dataset(root / "train", None, None)) == 4
 
 
 def test_knn_dataset(root):
@@ -191,7 +205,7 @@ def test_knn_dataset(root):
     assert [s["image_id"] for s in single][0] == "Dog/d.png"
     assert len(single) == 4 and all(s["bank"] for s in single)
     put(root / "val", "cats/a.jpg")
-    with pytest.raises(ValueError, match="such as cats"):
+    with pytest.raises(AnnotationError, match="such as cats"):
         knn_dataset(root)
 
 

@@ -61,9 +61,7 @@ def test_annotations_are_the_rendered_masks(scenes):
         scene = render_scene(3, number)
         annotations = coco.loadAnns(coco.getAnnIds(imgIds=[number]))
         assert len(annotations) == len(scene.masks)
-        for item, mask, category in zip(
-            annotations, scene.masks, scene.category_ids, strict=True
-        ):
+        for item, mask, category in zip(annotations, scene.masks, scene.category_ids, strict=True):
             assert np.array_equal(coco.annToMask(item).astype(bool), mask)
             assert item["area"] == mask.sum() and item["category_id"] == category
             rows, columns = np.nonzero(mask)

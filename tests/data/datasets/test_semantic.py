@@ -8,6 +8,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin import register_all_ade20k
 from PIL import Image
 
+from rmae_d2.config import ConfigError
 from rmae_d2.data.datasets import AnnotationError, DatasetMissingError
 from rmae_d2.data.datasets.label_images import read_labels
 from rmae_d2.data.datasets.semantic import check_label_size, semantic_classes, semantic_dataset
@@ -60,7 +61,9 @@ def test_own_data(own):
         labels = own / "labels" / sample["image_id"].replace("jpg", "png")
         assert sample["sem_seg_file_name"] == str(labels)
         assert sample["num_classes"] == 3 and sample["zero_is_ignored"] is False
-    assert semantic_classes(images=str(own), num_classes=3) == ("0", "1", "2")
+    arguments = {"images": str(own), "num_classes": 3}
+    assert semantic_classes(**arguments) == ("0", "1", "2")
+    assert semantic_classes(**arguments, zero_is_ignored=True) == ("1", "2", "3")
 
 
 def test_the_official_release(register, shared_data):
@@ -100,7 +103,7 @@ def test_any_registered_dataset(own):
     name = "own_semantic"
     DatasetCatalog.register(name, lambda: load(own))
     try:
-        with pytest.raises(ValueError, match="no semantic labels"):
+        with pytest.raises(ConfigError, match="no semantic labels"):
             semantic_dataset(name)
         MetadataCatalog.get(name).set(stuff_classes=["x", "y", "z"], ignore_label=255)
         assert len(semantic_dataset(name)) == 4 and semantic_classes(name) == ("x", "y", "z")
@@ -149,6 +152,30 @@ def test_a_label_out_of_range(own):
         load(own)
 
 
+@pytest.mark.parametrize("zero_is_ignored, void", [(False, 255), (True, 0)])
+def test_labels_without_any_class(own, zero_is_ignored, void):
+    for path in (own / "labels").rglob("*.png"):
+        with Image.open(path) as image:
+            Image.new("L", image.size, void).save(path)
+    with pytest.raises(AnnotationError, match=rf"all pixels of the 4 label .*{void}.* no class"):
+        load(own, zero_is_ignored=zero_is_ignored)
+
+
+def test_masks_of_0_and_255(own, caplog):
+    """As drawing programs save them: 255 is no class, so all that is left is the background."""
+    for path in (own / "labels").rglob("*.png"):
+        with Image.open(path) as image:
+            masks = np.zeros((image.height, image.width), np.uint8)
+        masks[2:] = 255
+        Image.fromarray(masks).save(path)
+    assert len(load(own, num_classes=2)) == 4
+    assert "4 label images looked at show 1 of the 2 classes; 255 is no class" in caplog.text
+    assert "saved as 0 and 1" in caplog.text
+    caplog.clear()
+    load(own, num_classes=1)
+    assert not caplog.text
+
+
 def test_labels_of_another_size(own):
     Image.new("L", (8, 12)).save(own / "labels/c.png")
     with pytest.raises(AnnotationError, match=r"c\.png is 12x8 .* image .*c\.jpg is 8x12"):
@@ -171,19 +198,21 @@ def test_photos_that_exif_turns(own):
         ({}, "set dataset.names, or dataset.images"),
         ({"names": "ade20k_sem_seg_trian"}, "did you mean ade20k_sem_seg_train"),
         ({"names": "coco_2017_train"}, "no semantic labels"),
-        ({"images": "x", "labels": "y"}, "need all of dataset.images"),
-        ({"images": "x", "num_classes": 3}, "need all of dataset.images"),
+        ({"names": None}, "set dataset.names, or dataset.images"),
+        ({"images": "x", "labels": "y"}, "images=x lacks dataset.num_classes: own data need all"),
+        ({"images": "x", "num_classes": 3}, "images=x lacks dataset.labels: own data need all"),
+        ({"images": "x"}, "images=x lacks dataset.labels and dataset.num_classes"),
         ({"images": "x", "labels": "y", "num_classes": 256}, "num_classes=256: 1 to 255"),
         ({"images": "x", "labels": "y", "num_classes": 0}, "num_classes=0: 1 to 255"),
         ({"names": "ade20k_sem_seg_train", "labels": "y"}, "need dataset.images"),
     ],
 )
 def test_arguments_that_do_not_fit(arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         semantic_dataset(**arguments)
 
 
 def test_another_number_of_classes(register, shared_data):
     register(shared_data)
-    with pytest.raises(ValueError, match="has 150 classes, num_classes=21.*num_classes=150"):
+    with pytest.raises(ConfigError, match="has 150 classes, num_classes=21.*num_classes=150"):
         semantic_dataset(NAMES, num_classes=21)
