@@ -43,8 +43,9 @@ EXTRAS_REQUIRE = {
     "fast": ["numba>=0.60", "simplejpeg>=1.8"],
     "ray": ["ray>=2.9"],  # regions on a Ray cluster; earlier releases are not tried
     "sam": ["segment-anything>=1.0"],  # SAM's automatic masks as regions; the only release
+    "slurm": ["submitit>=1.5"],  # tools/submit.py; earlier releases are not tried
     "dev": [
-        "rmae_d2[fast,ray,sam]",  # what the tests of the extras run with
+        "rmae_d2[fast,ray,sam,slurm]",  # what the tests of the extras run with
         "webdataset>=0.2.100",  # that its readers stream the region store; not tried below
         "pytest>=8",
         "pytest-xdist>=3.5",  # make test runs files side by side

@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 """Times our parts against the straightforward ones, side by side in one run, and prints the ratios.
 
-    python tools/benchmark.py step                   R-MAE's training step against MAE's, ViT-B/16, batch 8
-    python tools/benchmark.py step --size small --batch 64 --precision bf16
+    python tools/benchmark.py step                   R-MAE's step, MAE's and a plain one, ViT-B/16, batch 8
+    python tools/benchmark.py step --batch 256 --precision bf16 --compile
+    python tools/benchmark.py step --batch 256 --precision bf16 --data /photos --regions regions/photos
     python tools/benchmark.py vitdet                 our ViT against Detectron2's, ViT-B at 1024 pixels
     python tools/benchmark.py vitdet --batch 4 --precision bf16
     python tools/benchmark.py regions                FH, its memory, records, and what COCO and ImageNet cost

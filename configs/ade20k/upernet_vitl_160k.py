@@ -2,7 +2,7 @@
 
 Command:     python tools/train_net.py --config-file configs/ade20k/upernet_vitl_160k.py --num-gpus 8
              train.init_checkpoint=PRETRAINED
-Batch, GPUs: as upernet_vitb_160k.py; train.grad_accum=N or model.backbone.net.use_act_checkpoint=true where
+Batch, GPUs: as upernet_vitb_160k.py; train.grad_accum=N or train.activation_checkpointing=true where
              2 images a GPU do not fit.
 Reproduces:  MAE ViT-L: 53.6 mIoU (published, MAE table 5, whose rate and decay for L are not published).
 Differs:     layer decay 0.75 and drop path 0.2 are those of MAE's own ImageNet fine-tuning of L, where B has

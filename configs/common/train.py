@@ -7,12 +7,19 @@ train = dict(
     max_iter=1000,
     # auto: this process's GPU where there is one, else the CPU.
     device="auto",
-    # fp32, bf16 or fp16 (autocast).
+    # fp32, bf16 or fp16 (autocast). Of training and k-NN's features; other evaluation computes in fp32.
     precision="fp32",
+    # Of several processes: ddp gives each the whole model; fsdp (torch 2.6, not with fp16) shards weights,
+    # gradients and optimizer state over them, for ViT-L and H. See train.ddp for the first one's options.
+    parallel="ddp",
+    # Kernels made for the model, at the first step: minutes there, faster steps afterwards. Torch 2.6.
+    compile=False,
+    # What MFU in the log is a share of; 0 times matrix products on the device as the run begins.
+    device_tflops=0.0,
     # Micro-batches an optimizer step; dataloader.train.total_batch_size counts all of them.
     grad_accum=1,
     # Compute blocks again in the backward pass rather than keep what they computed: less memory, for the time
-    # of another forward pass. In fine-tuning (ViTDet); other models refuse it.
+    # of another forward pass.
     activation_checkpointing=False,
     # Largest gradient norm; 0 for no clipping.
     clip_grad=0.0,

@@ -6,6 +6,7 @@ from .files import atomic_save
 from .formats import CheckpointError, load_weights
 from .load import LoadReport, load_pretrained
 from .reference import build_from_reference
+from .scorer import load_generator, load_scorer
 from .targets import TARGETS
 
 __all__ = [
@@ -18,7 +19,9 @@ __all__ = [
     "check_output",
     "convert",
     "export_backbone",
+    "load_generator",
     "load_pretrained",
+    "load_scorer",
     "load_weights",
     "save_conversion",
 ]

@@ -29,7 +29,15 @@ from .expected import (
 )
 from .formats import CheckpointError, StateDict, our_names, read_weights, translate
 from .positions import Grid, grid_of_table, resample_table
-from .targets import DECODER, ENCODER, REGIONS, TARGETS, target_name
+from .targets import (
+    DECODER,
+    ENCODER,
+    MASKING,
+    REGIONS,
+    REGIONS_TO_PIXELS,
+    TARGETS,
+    target_name,
+)
 
 _POS_EMBED = ENCODER + "pos_embed"
 _CLS_TOKEN = ENCODER + "cls_token"
@@ -170,6 +178,10 @@ def _leave_out(out: Conversion, name: str, tensor: Tensor) -> str | None:
         return None if target.decoder else f"the pixel decoder: {target.whole} is an encoder"
     if name.startswith(REGIONS):
         return None if target.regions else f"the region branch: {target.whole} has none"
+    if name.startswith(REGIONS_TO_PIXELS) and not target.regions:
+        return f"what regions tell the pixel decoder: {target.whole} has none"
+    if name.startswith(MASKING):
+        return "the masking policy, which training alone needs"
     if out.kind in ("timm", "hf_vitmae") and _CLASSIFIER.match(name):
         return "a classification head"
     if out.kind == "detectron2" or (out.kind == "rmae_d2" and _OF_TRANSFER.match(name)):

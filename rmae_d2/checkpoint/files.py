@@ -49,13 +49,14 @@ def atomic_write(write: Callable[[BinaryIO], object], path: str) -> None:
         if not isinstance(error, (OSError, RuntimeError)):
             raise
         raise CheckpointError(
-            f"{path}: could not be written ({error!s:.120}); {_free_space(path)}. Earlier "
+            f"{path}: could not be written ({error!s:.120}); {free_space(path)}. Earlier "
             "checkpoints are untouched: make room, or lower train.checkpointer.max_to_keep, then continue "
             "with --resume"
         ) from error
 
 
-def _free_space(path: str) -> str:
+def free_space(path: str) -> str:
+    """How much room there is where a file was to be written, in words."""
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
         return "its folder does not exist"

@@ -110,7 +110,10 @@ def load_pretrained(
             + ("\n  ..." if len(report.refused) > 8 else "")
             + f"\n{_remedy(own, state_dict, report.refused, require_all)}"
         )
-    model.load_state_dict(update, strict=False)
+    try:
+        model.load_state_dict(update, strict=False)
+    except RuntimeError as error:  # a part of the model that looks at more than shapes
+        raise CheckpointError(f"{report.source} does not fit this model: {error}") from error
     logger.info(str(report))
     return report
 

@@ -8,6 +8,8 @@ from .formats import Rules, rename
 ENCODER = "backbone.net."
 DECODER = "pixel_decoder."
 REGIONS = "region_branch."
+REGIONS_TO_PIXELS = "region_to_pixel."
+MASKING = "masking."
 
 _MAE: Rules = [
     (r"^pixel_decoder\.mask_token$", "mask_token"),

@@ -13,6 +13,7 @@ from .loaders import (
     build_train_loader,
 )
 from .mappers import RegionDatasetMapper
+from .reconstruction_loader import SeveralSourcesLoader, build_reconstruction_loader
 from .semantic_mapper import SemanticDatasetMapper
 from .semantic_transforms import LimitedClassCrop, PhotometricDistortion
 from .transforms import CropResizeTransform, RandomResizedCrop
@@ -28,7 +29,9 @@ __all__ = [
     "TooManySkippedError",
     "TrainLoader",
     "UnreadableImagesError",
+    "SeveralSourcesLoader",
     "build_eval_loader",
+    "build_reconstruction_loader",
     "build_train_loader",
     "images_from",
     "pretrain_dataset",

@@ -1,5 +1,6 @@
 """From a dataset dict to a pre-training sample: an image, K of its regions as bits, a mask seed."""
 
+import copy
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.data import transforms as T
+from detectron2.utils.registry import locate
 from numpy.typing import NDArray
 
 from ..regions import EncodedRecord, RegionRecord
@@ -35,6 +37,8 @@ class RegionDatasetMapper:
         visible_foreground_only: bool = False,
         patch_size: int = 16,
         mask_ratio: float = 0.75,
+        region_mask_ratio: float | None = None,
+        masking: Any = None,
     ) -> None:
         """Sets what happens to an image.
 
@@ -45,10 +49,19 @@ class RegionDatasetMapper:
             min_patches: drop regions that touch fewer patches of the crop; 2 is the reference
                 code's ``filter_small_patches``, 0 and 1 keep all.
             visible_foreground_only: drop regions without a pixel in a visible patch of this
-                sample's mask, the reference code's ``random_fg``. Right only with uniformly random
-                masks.
+                sample's region mask, the reference code's ``random_fg``. The mask is foretold, which
+                needs one that is uniformly random: the one shared by both branches, or with
+                ``IndependentMasking`` the region branch's own.
             patch_size: side of the model's patches; used by the two options above.
-            mask_ratio: the model's share of hidden region patches; used by visible_foreground_only.
+            mask_ratio: the model's share of hidden patches, beta_I; this and the two below are used by
+                visible_foreground_only.
+            region_mask_ratio: that of region patches, beta_R; None for the pixels' own ratio.
+            masking: the model's masking policy: its class, the dotted name of its class, or None for
+                the default.
+
+        Raises:
+            ValueError: ``num_regions`` is not positive, or visible_foreground_only meets a policy whose
+                masks cannot be foretold.
         """
         if num_regions < 1:
             raise ValueError(
@@ -60,8 +73,15 @@ class RegionDatasetMapper:
         self.min_patches = min_patches
         self.visible_foreground_only = visible_foreground_only
         self.patch_size = patch_size
-        self.mask_ratio = mask_ratio
+        self.mask_ratio = mask_ratio if region_mask_ratio is None else region_mask_ratio
+        self.independent_masks = visible_foreground_only and _has_own_region_masks(masking)
         logger.info("augmentations: %s; regions: %s", self.augmentations, regions)
+
+    def with_regions(self, regions: RegionSource | None) -> "RegionDatasetMapper":
+        """The same mapper with another region source: same crops, flips and masks."""
+        other = copy.copy(self)
+        other.regions = regions
+        return other
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """Reads and augments one image.
@@ -127,7 +147,9 @@ class RegionDatasetMapper:
         covered = record.coverage(indices, self.patch_size)
         keep = covered.sum(axis=1) >= self.min_patches
         if self.visible_foreground_only:
-            visible = _visible_patches(mask_seed, covered.shape[1], self.mask_ratio)
+            visible = _visible_patches(
+                mask_seed, covered.shape[1], self.mask_ratio, self.independent_masks
+            )
             keep &= covered[:, visible].any(axis=1)
         return indices[keep]
 
@@ -140,9 +162,34 @@ def _transformed(record: RegionRecord | EncodedRecord, transforms: T.TransformLi
     return record.take(*indices)
 
 
-def _visible_patches(mask_seed: int, num_patches: int, mask_ratio: float) -> NDArray[np.int64]:
-    """Indices of the patches that the model will leave visible for this seed."""
-    from ..modeling.masking import num_visible, random_shuffle  # the model's rule, not a copy of it
+def _has_own_region_masks(masking: Any) -> bool:
+    """Whether the region branch draws an order of its own, which is uniformly random as the shared one.
 
-    order = random_shuffle(torch.tensor([mask_seed]), num_patches)[0]
+    Raises:
+        ValueError: for a policy of which neither is known.
+    """
+    from ..modeling import IndependentMasking, RandomMasking
+
+    policy = locate(masking) if isinstance(masking, str) else masking
+    if policy is None or (isinstance(policy, type) and issubclass(policy, RandomMasking)):
+        return False
+    if isinstance(policy, type) and issubclass(policy, IndependentMasking):
+        return True
+    raise ValueError(
+        f"visible_foreground_only=True with model.masking={getattr(policy, '__name__', policy)}: the loader "
+        "cannot foretell which patches that hides. Set "
+        "dataloader.train.mapper.visible_foreground_only=false, or wrap the policy in IndependentMasking"
+    )
+
+
+def _visible_patches(
+    mask_seed: int, num_patches: int, mask_ratio: float, independent: bool
+) -> NDArray[np.int64]:
+    """Indices of the region patches that the model will leave visible for this seed."""
+    # The model's rule, not a copy of it.
+    from ..modeling.masking import num_visible, random_shuffle
+    from ..modeling.region_masking import region_seeds
+
+    seeds = torch.tensor([mask_seed])
+    order = random_shuffle(region_seeds(seeds) if independent else seeds, num_patches)[0]
     return order[: num_visible(num_patches, mask_ratio)].numpy()

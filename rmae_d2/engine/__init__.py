@@ -13,7 +13,14 @@ from .hooks import (
 )
 from .lars import lars_params, scaled_lars
 from .launch import launch_training
-from .optimizer import LayerDecay, layer_decayed_params, linear_rate, scaled_adamw
+from .optimizer import (
+    LayerDecay,
+    adversarial_params,
+    layer_decayed_params,
+    linear_rate,
+    scaled_adamw,
+)
+from .parallel import parallelize, unwrap
 from .predictor import Predictor
 from .train import main
 from .trainer import NonFiniteError, Trainer
@@ -32,11 +39,14 @@ __all__ = [
     "SaveOnSignal",
     "Trainer",
     "WriteMetrics",
+    "adversarial_params",
     "launch_training",
     "layer_decayed_params",
     "main",
+    "parallelize",
     "scaled_adamw",
     "lars_params",
     "linear_rate",
     "scaled_lars",
+    "unwrap",
 ]

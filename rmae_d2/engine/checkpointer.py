@@ -2,8 +2,11 @@
 
 output_dir/
   model_0000999.pth   model, trainer (iteration, optimizer, loss scale), ema; iteration counts from 0
-  model_final.pth     the same, after the last step
+  model_0000999/      the same of an FSDP run, see rmae_d2.checkpoint.sharded
+  model_final.pth     the same, after the last step, whole in any case
   last_checkpoint     the newest one's name, as Detectron2 has it
+
+Any of them resumes any run, whatever the number of processes and ``train.parallel``.
 """
 
 import logging
@@ -12,41 +15,60 @@ import re
 from pathlib import Path
 from typing import Any
 
+from detectron2.utils import comm
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from ..checkpoint import CheckpointError, atomic_save
 from ..checkpoint.formats import read_file
+from ..checkpoint.sharded import read_sharded, remove_checkpoint, save_sharded
+from .parallel import as_sharded, gathered_on_main, is_sharded, mesh_of, unwrap
 
 logger = logging.getLogger(__name__)
 
-_NUMBERED = re.compile(r"^model_(\d{7,})\.pth$")
+FINAL = "model_final"
+_NUMBERED = re.compile(r"^model_(\d{7,})(\.pth)?$")
 
 
 class Checkpointer:
-    """Saves and restores a run.
+    """Saves and restores a run; all processes call it alike.
 
     Args:
-        model: maybe wrapped in DDP.
+        model: maybe wrapped in DDP, or sharded by FSDP.
         folder: the run's output folder.
         parts: further objects with ``state_dict`` and ``load_state_dict``, saved under their names.
     """
 
     def __init__(self, model: nn.Module, folder: str, **parts: Any) -> None:
-        self.model = model.module if isinstance(model, DistributedDataParallel) else model
+        self.model = unwrap(model)
         self.folder = Path(folder)
         self.parts = parts
 
     def save(self, name: str, iteration: int) -> Path:
-        """Writes ``name.pth`` and marks it as the last.
+        """Writes ``name.pth``, of an FSDP run the folder ``name``, and marks it as the last.
+
+        ``model_final`` is one file in any case.
 
         Raises:
             CheckpointError: where the disk is full; what was there before stays.
         """
-        path = self.folder / f"{name}.pth"
-        content = {"model": self.model.state_dict(), "iteration": iteration}
-        content.update({key: part.state_dict() for key, part in self.parts.items()})
-        atomic_save(content, str(path))
+        main = comm.is_main_process()
+        sharded = is_sharded(self.model)
+        in_folder = sharded and name != FINAL
+        path = self.folder / (name if in_folder else f"{name}.pth")
+        if sharded or main:
+            content = {"model": self.model.state_dict(), "iteration": iteration}
+            content.update({key: part.state_dict() for key, part in self.parts.items()})
+            if in_folder:
+                save_sharded(content, str(path))
+            else:
+                content = gathered_on_main(content)
+        if main and not in_folder:
+            atomic_save(content, str(path))
+        if main:
+            self._mark(path)
+        return path
+
+    def _mark(self, path: Path) -> None:
         marker = self.folder / f"last_checkpoint.tmp{os.getpid()}"
         try:
             marker.write_text(path.name)
@@ -57,37 +79,37 @@ class Checkpointer:
                 f"{path} is whole, but {self.folder / 'last_checkpoint'} could not be written "
                 f"({error}): make room, then continue with --resume"
             ) from error
-        return path
 
     def prune(self, keep: int, iteration: int) -> None:
         """Deletes the numbered checkpoints up to ``iteration`` but the ``keep`` newest; 0 keeps all.
 
         Whoever wrote them. Later ones, from which a run was set back or which are broken, are left alone.
         """
-        if keep > 0:
+        if keep > 0 and comm.is_main_process():
             past = [p for p in self.numbered() if _number(p) <= iteration]
             for path in past[keep:]:
-                path.unlink(missing_ok=True)
+                remove_checkpoint(path)
 
     def sweep(self) -> None:
-        """Deletes the unfinished files of a run that was killed while it saved."""
-        for pattern in ("*.pth.tmp*", "last_checkpoint.tmp*"):
+        """Deletes what is unfinished of a run that was killed while it saved."""
+        for pattern in ("*.pth.tmp*", "model_*.tmp", "last_checkpoint.tmp*"):
             for path in self.folder.glob(pattern):
-                path.unlink(missing_ok=True)
+                remove_checkpoint(path)
 
     def numbered(self) -> list[Path]:
         """Checkpoints with an iteration in their name, newest first."""
-        found = [p for p in self.folder.glob("model_*.pth") if _NUMBERED.match(p.name)]
+        found = [p for p in self.folder.glob("model_*") if _NUMBERED.match(p.name)]
+        found = [p for p in found if _is_checkpoint(p)]
         return sorted(found, key=_number, reverse=True)
 
     def candidates(self) -> list[Path]:
         """Where a run may continue from, in order of preference: the marked one, then the newest."""
         marker = self.folder / "last_checkpoint"
         marked = [self.folder / marker.read_text().strip()] if marker.exists() else []
-        final = self.folder / "model_final.pth"
+        final = self.folder / f"{FINAL}.pth"
         # A run that was prolonged has numbered checkpoints after its model_final.
         rest = sorted([final, *self.numbered()], key=_age) if final.exists() else self.numbered()
-        return list(dict.fromkeys(p for p in [*marked, *rest] if p.is_file()))
+        return list(dict.fromkeys(p for p in [*marked, *rest] if _is_checkpoint(p)))
 
     def resume(self) -> int | None:
         """Restores the newest complete checkpoint.
@@ -99,9 +121,10 @@ class Checkpointer:
             CheckpointError: where checkpoints are there, but none is whole or fits.
         """
         candidates = self.candidates()
+        self._check_same([path.name for path in candidates])
         for path in candidates:
             try:
-                content = read_file(str(path))
+                content = self._read(path)
             except CheckpointError as error:
                 logger.error("%s; trying an earlier checkpoint", error)
                 continue
@@ -115,6 +138,36 @@ class Checkpointer:
             )
         return None
 
+    def _check_same(self, names: list[str]) -> None:
+        """Refuses to continue, on several machines, from what one of them alone has."""
+        found = comm.all_gather(names)
+        if any(other != names for other in found):
+            lists = "; ".join(", ".join(some) or "none" for some in found)
+            raise CheckpointError(
+                f"{self.folder}: the processes found different checkpoints ({lists:.300}): train.output_dir "
+                "must be on storage that all machines share"
+            )
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        """A checkpoint's content, whole or, where this run is sharded and it is too, in shards.
+
+        Raises:
+            CheckpointError: in all processes, where one can't read it.
+        """
+        content: dict[str, Any] = {}
+        message = None
+        try:
+            if path.is_dir() and is_sharded(self.model):
+                content = read_sharded(str(path), mesh_of(self.model))
+            else:
+                content = read_file(str(path))
+        except CheckpointError as error:
+            message = str(error)
+        failed = next((other for other in comm.all_gather(message) if other), None)
+        if failed:
+            raise CheckpointError(failed)
+        return content
+
     def _restore(self, path: Path, content: dict[str, Any]) -> int:
         missing = {"model", *self.parts} - set(content)
         if missing:
@@ -125,7 +178,8 @@ class Checkpointer:
                 "train.output_dir"
             )
         try:
-            self.model.load_state_dict(content["model"])
+            own = self.model.state_dict() if is_sharded(self.model) else {}
+            self.model.load_state_dict(as_sharded(content["model"], own))
             for key, part in self.parts.items():
                 part.load_state_dict(content[key])
         except (RuntimeError, ValueError, KeyError) as error:
@@ -135,6 +189,11 @@ class Checkpointer:
                 f"train.output_dir with train.init_checkpoint={path}"
             ) from error
         return int(content["iteration"]) + 1
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """A file has an ending, a folder a number only."""
+    return path.is_file() if path.suffix else path.is_dir() and bool(_NUMBERED.match(path.name))
 
 
 def _number(path: Path) -> int:

@@ -14,10 +14,10 @@ from detectron2.engine.hooks import EvalHook, PeriodicWriter
 from detectron2.utils import comm
 from fvcore.common.param_scheduler import ParamScheduler
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from .checkpointer import Checkpointer
+from ..modeling import RMAE
+from .checkpointer import FINAL, Checkpointer
+from .parallel import as_sharded, local, unwrap, whole
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,43 @@ class LRSchedule(HookBase):
         self.trainer.storage.put_scalar("lr", lr, smoothing_hint=False)
 
 
+class TellProgress(HookBase):
+    """Tells an RMAE how much of the run is done: a function of the iteration alone, as the rate is."""
+
+    def __init__(self, model: RMAE) -> None:
+        self.model = model
+
+    def before_step(self) -> None:
+        self.model.progress = self.trainer.iter / self.trainer.max_iter
+
+
+class WarnOfCollapse(HookBase):
+    """Says once that a mask generator has collapsed: that it proposes the same few patches over and over.
+
+    Args:
+        floor: of ``mask_entropy``, a share of the largest; see :class:`~rmae_d2.modeling.LearnedMasking`.
+    """
+
+    def __init__(self, floor: float) -> None:
+        self.floor = floor
+        self._warned = False
+
+    def after_step(self) -> None:
+        """Looks at the value that a logged step has left."""
+        entropy, iteration = self.trainer.storage.latest().get("mask_entropy", (1.0, -1))
+        if entropy >= self.floor or self._warned:
+            return
+        self._warned = True
+        logger.warning(
+            "the mask generator has collapsed: at iteration %d its entropy is %.3f of the largest, below "
+            "entropy_floor=%g, so that few patches are ever marked. Raise generator_weight or temperature, "
+            "or lower the learning rate, and begin again; training goes on",
+            iteration,
+            entropy,
+            self.floor,
+        )
+
+
 class PeriodicCheckpoint(HookBase):
     """Saves every ``period`` iterations and after the last; keeps the ``max_to_keep`` newest."""
 
@@ -50,26 +87,35 @@ class PeriodicCheckpoint(HookBase):
     def after_step(self) -> None:
         done = self.trainer.iter + 1
         if done >= self.trainer.max_iter:
-            self.save("model_final")
+            self.save(FINAL)
         elif self.period > 0 and done % self.period == 0:
             self.save(f"model_{self.trainer.iter:07d}")
 
     def save(self, name: str) -> None:
         """Saves now; on all ranks, for all must agree that the weights are sound."""
         self.trainer.check_finite()
+        path = self.checkpointer.save(name, self.trainer.iter)
+        self.checkpointer.prune(self.max_to_keep, self.trainer.iter)
         if comm.is_main_process():
-            path = self.checkpointer.save(name, self.trainer.iter)
-            self.checkpointer.prune(self.max_to_keep, self.trainer.iter)
             logger.info("saved %s", path)
 
 
+class StoppedBySignal(SystemExit):
+    """A run that has saved and ends, for a signal asked it to; the exit code is 0."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(0)
+        self.number = number
+
+
 class SaveOnSignal(HookBase):
-    """SIGTERM and SIGUSR1 save a checkpoint after the running step and end the run cleanly.
+    """SIGTERM, SIGUSR1 and SIGUSR2 save a checkpoint after the running step and end the run cleanly.
 
     Every rank may get the signal at another step, so the ranks ask each other every ``poll_period`` steps.
     """
 
-    SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+    # SIGTERM is a cluster's, SIGUSR1 what people give sbatch --signal, SIGUSR2 submitit's.
+    SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
     def __init__(self, checkpoint: PeriodicCheckpoint, poll_period: int = 10) -> None:
         self.checkpoint = checkpoint
@@ -100,7 +146,7 @@ class SaveOnSignal(HookBase):
                 signal.Signals(received[0]).name,
                 self.trainer.iter,
             )
-            raise SystemExit(0)
+            raise StoppedBySignal(received[0])
 
 
 class WriteMetrics(PeriodicWriter):
@@ -127,20 +173,60 @@ class Evaluate(EvalHook):
 
 
 class EMA:
-    """Exponential moving average of a model's parameters, on its device."""
+    """Exponential moving average of a model's parameters, on its device and sharded as they are.
+
+    The first update is a copy.
+
+    Attributes:
+        averaged: the average, by the parameters' names.
+        updates: how many there were.
+    """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.source = model.module if isinstance(model, DistributedDataParallel) else model
-        self.averaged = AveragedModel(self.source, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.source = unwrap(model)
+        self.decay = decay
+        self.updates = 0
+        named = dict(self.source.named_parameters())
+        self._params = list(named.values())
+        self.averaged = {name: param.detach().clone() for name, param in named.items()}
 
+    @torch.no_grad()
     def update(self) -> None:
-        self.averaged.update_parameters(self.source)
+        """Takes the parameters as they are now into the average."""
+        averaged = [local(value) for value in self.averaged.values()]
+        current = [local(param) for param in self._params]
+        if self.updates == 0:
+            torch._foreach_copy_(averaged, current)
+        else:
+            torch._foreach_lerp_(averaged, current, 1 - self.decay)
+        self.updates += 1
+
+    def weights(self) -> dict[str, Any]:
+        """The model's state dict with averages in place of its parameters; its buffers are the model's."""
+        return {**self.source.state_dict(), **self.averaged}
 
     def state_dict(self) -> dict[str, Any]:
-        return self.averaged.state_dict()
+        """Under the names of torch's ``AveragedModel``."""
+        weights = {f"module.{name}": value for name, value in self.weights().items()}
+        return {"n_averaged": torch.tensor(self.updates), **weights}
 
+    @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.averaged.load_state_dict(state)
+        """Restores the average.
+
+        Raises:
+            KeyError: for a parameter that is not in it.
+            RuntimeError: for one of another shape.
+        """
+        weights = {name: state[f"module.{name}"] for name in self.averaged}
+        for name, value in as_sharded(weights, self.averaged).items():
+            if value.shape != self.averaged[name].shape:
+                raise RuntimeError(
+                    f"the average of {name} has shape {tuple(value.shape)}, the parameter "
+                    f"{tuple(self.averaged[name].shape)}"
+                )
+            self.averaged[name].copy_(value)
+        self.updates = int(state["n_averaged"])
 
 
 class EMAHook(HookBase):
@@ -156,8 +242,10 @@ class EMAHook(HookBase):
 class Pictures(HookBase):
     """Draws reconstructions of the same few samples, for TensorBoard and at the end as a file.
 
+    The main process does; of an FSDP model the others must have the hook too.
+
     Args:
-        model: an RMAE.
+        model: an RMAE, maybe wrapped or sharded.
         samples: called once, at the start, for what to draw.
         draw: from samples and the model's outputs to an RGB image (H, W, 3) uint8.
         period: iterations between two pictures.
@@ -172,30 +260,35 @@ class Pictures(HookBase):
         period: int,
         path: Path,
     ) -> None:
-        self.model = model.module if isinstance(model, DistributedDataParallel) else model
+        self.model = model
         self.make_samples = samples
         self.draw = draw
         self.period = period
         self.path = path
 
     def before_train(self) -> None:
-        self.samples = self.make_samples()
+        if comm.is_main_process():
+            self.samples = self.make_samples()
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
-        if done % self.period == 0 or done == self.trainer.max_iter:
-            image = self._picture()
-            self.trainer.storage.put_image("reconstruction", image.transpose(2, 0, 1))
-            if done == self.trainer.max_iter:
-                from PIL import Image
+        if done % self.period and done != self.trainer.max_iter:
+            return
+        with whole(self.model) as model:
+            if not comm.is_main_process():  # it only helps to gather weights
+                return
+            image = self._picture(model)
+        self.trainer.storage.put_image("reconstruction", image.transpose(2, 0, 1))
+        if done == self.trainer.max_iter:
+            from PIL import Image
 
-                Image.fromarray(image).save(self.path)
+            Image.fromarray(image).save(self.path)
 
-    def _picture(self) -> Any:
-        self.model.eval()
+    def _picture(self, model: nn.Module) -> Any:
+        model.eval()
         try:
             with torch.no_grad():
-                outputs = self.model(self.samples)
+                outputs = model(self.samples)
         finally:
-            self.model.train()
+            model.train()
         return self.draw(self.samples, outputs)

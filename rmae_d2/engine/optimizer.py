@@ -10,6 +10,8 @@ import torch
 from detectron2.solver.build import get_default_optimizer_params
 from torch import nn
 
+from ..modeling import MaskDiscriminator
+
 logger = logging.getLogger(__name__)
 
 
@@ -41,14 +43,51 @@ def scaled_adamw(
     """AdamW under the linear rule: learning rate = base_lr * batch_size / 256 (MAE, appendix A).
 
     Args:
-        params: parameter groups.
+        params: parameter groups; one may have an ``lr_factor``, by which its rate is multiplied.
         base_lr: learning rate for 256 images.
         batch_size: images per optimizer step, over all processes and accumulation steps.
     """
     lr = announced_rate(base_lr, batch_size)
+    params = [
+        {**{k: v for k, v in group.items() if k != "lr_factor"}, "lr": lr * group["lr_factor"]}
+        if "lr_factor" in group
+        else group
+        for group in params
+    ]
     return torch.optim.AdamW(
         params, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay, eps=eps, fused=True
     )
+
+
+def adversarial_params(
+    model: nn.Module, discriminator: Mapping[str, Any], **options: Any
+) -> list[dict[str, Any]]:
+    """Parameter groups of AutoMAE: the mask discriminator's optimizer is a group of its own.
+
+    AdamW treats each parameter by itself, by the numbers of its group, so a group is what a second optimizer
+    object would be, and is saved, resumed, sharded and frozen with the rest. The published discriminator has
+    Adam, which is AdamW without weight decay, at the autoencoder's rate and schedule.
+
+    Args:
+        model: one without a mask discriminator has no such group.
+        discriminator: ``betas``, ``weight_decay`` or ``eps`` of the group, and ``lr_factor``, its learning
+            rate as a multiple of the others'.
+        options: of Detectron2's ``get_default_optimizer_params``, for the other parameters.
+    """
+    parts = [module for module in model.modules() if isinstance(module, MaskDiscriminator)]
+    own = [p for part in parts for p in part.parameters() if p.requires_grad]
+    apart = {id(p) for p in own}
+    groups: list[dict[str, Any]] = []
+    for group in get_default_optimizer_params(model, **options):
+        rest = [p for p in group["params"] if id(p) not in apart]
+        if rest:
+            groups.append({**group, "params": rest})
+    if own:
+        numbers = dict(discriminator)
+        if "betas" in numbers:  # a list in a config
+            numbers["betas"] = tuple(numbers["betas"])
+        groups.append({"params": own, **numbers})
+    return groups
 
 
 @dataclass(frozen=True)

@@ -4,20 +4,18 @@ import argparse
 import logging
 import os
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import instantiate
-from detectron2.engine import create_ddp_model
-from detectron2.engine.defaults import default_writers
 from detectron2.engine.hooks import IterationTimer
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import JSONWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -26,7 +24,7 @@ from ..checkpoint import CheckpointError, export_backbone, load_pretrained
 from ..config import ConfigError, apply_overrides, load_config, save_config
 from ..data import SkipCounter, TrainLoader
 from ..evaluation import KNNEvaluation
-from ..modeling import RMAE
+from ..modeling import RMAE, LearnedMasking
 from ..visualization import draw_loss_curve, draw_reconstructions
 from .checkpointer import Checkpointer
 from .hooks import (
@@ -37,11 +35,18 @@ from .hooks import (
     PeriodicCheckpoint,
     Pictures,
     SaveOnSignal,
+    TellProgress,
+    WarnOfCollapse,
     WriteMetrics,
 )
 from .launch import EXPECTED_ERRORS
 from .own_data import adapt_to_data
+from .parallel import check_optimizer, gathered_on_main, parallelize, whole
+from .progress import Profile, ProgressPrinter, WarnOfDataWait
+from .start import describe_start
+from .throughput import Peak, compile_model, device_peak, tune_for
 from .trainer import Trainer
+from .watchdog import is_collective_failure
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +62,7 @@ def main(args: argparse.Namespace) -> Any:
 
     Args:
         args: of Detectron2's ``default_argument_parser``: ``config_file``, ``opts``, ``resume``,
-            ``eval_only``.
+            ``eval_only``; ``profile`` writes a trace of some steps, see :class:`~.progress.Profile`.
 
     Returns:
         evaluation results, where something was evaluated.
@@ -68,7 +73,9 @@ def main(args: argparse.Namespace) -> Any:
         _refuse_to_overwrite(cfg.train.output_dir)
     _setup(cfg, args)
     cfg = adapt_to_data(cfg, args.opts, eval_only=args.eval_only)
-    return evaluate_only(cfg) if args.eval_only else train(cfg, resume=args.resume)
+    if args.eval_only:
+        return evaluate_only(cfg)
+    return train(cfg, resume=args.resume, profile=getattr(args, "profile", False))
 
 
 def _setup(cfg: DictConfig, args: argparse.Namespace) -> None:
@@ -85,13 +92,18 @@ def _setup(cfg: DictConfig, args: argparse.Namespace) -> None:
                 handler.setLevel(logging.INFO)
                 handler.addFilter(_belongs_on_screen)
     logger.debug("environment:\n%s", collect_env_info())
-    logger.info("rank %d of %d; command line: %s", rank, comm.get_world_size(), vars(args))
+    logger.info("%s; command line: %s", describe_start(), vars(args))
     seed_all_rng(cfg.train.seed + rank)
 
 
 def _belongs_on_screen(record: logging.LogRecord) -> bool:
-    """Not the traceback of an error whose message, printed last, says all; log.txt has it."""
-    return not (record.exc_info and isinstance(record.exc_info[1], EXPECTED_ERRORS))
+    """Not the traceback of an error whose message, printed last, says all; log.txt has it.
+
+    Nor that of a collective operation, which mostly follows from an error elsewhere.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    says_all = isinstance(error, EXPECTED_ERRORS) or is_collective_failure(error)
+    return not (says_all or getattr(record, "off_screen", False))
 
 
 def _refuse_to_overwrite(output_dir: str) -> None:
@@ -107,19 +119,35 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
-        return torch.device("cuda", comm.get_local_rank())
+        return torch.device("cuda", torch.cuda.current_device())  # the launcher's choice
     return torch.device(name)
 
 
-def train(cfg: DictConfig, resume: bool) -> Any:
+def build_model(cfg: DictConfig) -> nn.Module:
+    """The config's model.
+
+    Raises:
+        ConfigError: for values that its parts refuse.
+    """
+    try:
+        return instantiate(cfg.model)
+    except ValueError as error:
+        raise ConfigError(f"model: {error}") from error
+
+
+def train(cfg: DictConfig, resume: bool, profile: bool = False) -> Any:
     """Runs the training that a config describes; see :func:`main`."""
     # First: missing data must stop at once, those to evaluate on too.
     loader: TrainLoader = instantiate(cfg.dataloader.train)
     testing = _testing(cfg) if cfg.train.eval_period > 0 else None
     knn = _knn(cfg)
     device = pick_device(cfg.train.device)
-    model = instantiate(cfg.model).to(device)
+    model = build_model(cfg).to(device)
     _check_activation_checkpointing(cfg, model)
+    tune_for(model, device, cfg.train.precision)
+    peak = device_peak(device, cfg.train.precision, cfg.train.get("device_tflops", 0.0))
+    if cfg.train.get("compile"):
+        compile_model(model, by_block=cfg.train.get("parallel") == "fsdp")
     logger.info(
         "%s: %.1f M trainable parameters; %d images; %d images a step; %s on %s",
         type(model).__name__,
@@ -129,16 +157,12 @@ def train(cfg: DictConfig, resume: bool) -> Any:
         cfg.train.precision,
         device,
     )
+    wrapped = parallelize(model, cfg.train, device)
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
+    check_optimizer(model, optimizer)
     del cfg.optimizer.params.model  # what is left is the config as it can be saved
     schedule = LRSchedule(optimizer, instantiate(cfg.lr_multiplier))
-    ddp = dict(cfg.train.ddp)
-    if device.type == "cpu":
-        ddp["device_ids"] = None
-    # Of one-channel convolutions only, whose two layouts are the same memory.
-    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-    wrapped = create_ddp_model(model, **ddp)
     output_dir = cfg.train.output_dir
     trainer = Trainer(
         wrapped,
@@ -152,12 +176,13 @@ def train(cfg: DictConfig, resume: bool) -> Any:
         log_period=cfg.train.log_period,
         output_dir=output_dir,
         skip_counter=SkipCounter(loader.dataset_size, cfg.train.max_skipped_fraction),
+        peak=peak,
     )
     ema = EMA(model, cfg.train.ema.decay) if cfg.train.ema.decay > 0 else None
     parts: dict[str, Any] = {"trainer": trainer} | ({"ema": ema} if ema else {})
     checkpointer = Checkpointer(model, output_dir, **parts)
     start = _begin(cfg, checkpointer, model, loader.dataset_size, resume)
-    trainer.batches = iter(loader.start(start))
+    trainer.batches = iter(loader.start(start, device if device.type == "cuda" else None))
     checkpoint = PeriodicCheckpoint(
         checkpointer, cfg.train.checkpointer.period, cfg.train.checkpointer.max_to_keep
     )
@@ -166,12 +191,12 @@ def train(cfg: DictConfig, resume: bool) -> Any:
         [
             IterationTimer(),
             schedule,
+            *_masking_hooks(model),
             EMAHook(ema) if ema else None,
             checkpoint,
             *_watching(cfg, model, loader, testing, knn, evaluated),
-            WriteMetrics(default_writers(output_dir, cfg.train.max_iter), cfg.train.log_period)
-            if comm.is_main_process()
-            else None,
+            Profile(Path(output_dir) / "profile") if profile else None,
+            *_reporting(cfg, peak),
             SaveOnSignal(checkpoint),
         ]
     )
@@ -182,8 +207,11 @@ def train(cfg: DictConfig, resume: bool) -> Any:
             trainer.train(start, cfg.train.max_iter)
         finally:
             trainer.batches = iter(())  # ends the loader's workers
+    encoder = None
+    if isinstance(model, RMAE):
+        encoder = gathered_on_main(ema.weights() if ema else model.state_dict())
     if comm.is_main_process():
-        _finish(output_dir, model, ema)
+        _finish(output_dir, encoder)
     return evaluated
 
 
@@ -192,18 +220,13 @@ def _begin(
 ) -> int:
     """Restores or initialises the weights and writes config.yaml; returns the first iteration."""
     start = checkpointer.resume() if resume else None
-    starts = comm.all_gather(start)
-    if len(set(starts)) > 1:
-        raise CheckpointError(
-            f"{checkpointer.folder}: the processes found different checkpoints (next iterations "
-            f"{starts}): train.output_dir must be on storage that all machines share"
-        )
     if resume and start is None:
         logger.warning(
             "--resume: no checkpoint in %s, starting from the beginning", checkpointer.folder
         )
     if start is None and cfg.train.init_checkpoint:
-        load_pretrained(model, cfg.train.init_checkpoint)
+        with whole(model, write=True) as plain:
+            load_pretrained(plain, cfg.train.init_checkpoint)
     elif start is None and not isinstance(model, RMAE):
         logger.warning("FROM RANDOM WEIGHTS: train.init_checkpoint is empty")
     elif start is None and num_images < SMALL_DATASET:
@@ -230,22 +253,23 @@ def _watching(
     knn: KNNEvaluation | None,
     evaluated: dict[str, Any],
 ) -> list[Any]:
-    """Hooks for people: evaluation on all ranks, pictures on the main one."""
+    """Hooks for people, on all ranks: evaluation and pictures."""
     watching: list[Any] = []
 
-    def watch(period: int, run: Callable[[], Any]) -> None:
+    def watch(period: int, run: Callable[[nn.Module], Any]) -> None:
         def noted() -> Any:
-            results = run()
+            with whole(model) as plain:
+                results = run(plain)
             evaluated.update(results or {})
             return results
 
         watching.append(Evaluate(period, noted))
 
     if testing is not None:
-        watch(cfg.train.eval_period, lambda: evaluate(model, *testing))
+        watch(cfg.train.eval_period, lambda plain: evaluate(plain, *testing))
     if knn is not None:
-        watch(knn.period, lambda: knn(model))
-    if cfg.train.vis_period > 0 and isinstance(model, RMAE) and comm.is_main_process():
+        watch(knn.period, knn)
+    if cfg.train.vis_period > 0 and isinstance(model, RMAE):
         watching.append(
             Pictures(
                 model,
@@ -258,14 +282,41 @@ def _watching(
     return watching
 
 
-def _finish(output_dir: str, model: nn.Module, ema: EMA | None) -> None:
-    """Writes what people take away from a finished run, and says where it is."""
+def _masking_hooks(model: nn.Module) -> list[Any]:
+    """What a masking policy of R-MAE wants to know, and to have watched."""
+    if not isinstance(model, RMAE):
+        return []
+    floors = [m.entropy_floor for m in model.modules() if isinstance(m, LearnedMasking)]
+    return [TellProgress(model), *(WarnOfCollapse(floor) for floor in floors)]
+
+
+def _reporting(cfg: DictConfig, peak: Peak) -> list[Any]:
+    """Hooks that write numbers, on the main process; the last but one, for they read what others leave."""
+    if not comm.is_main_process():
+        return []
+    folder = Path(cfg.train.output_dir)
+    writers = [
+        ProgressPrinter(cfg.train.max_iter, peak),
+        JSONWriter(str(folder / "metrics.json")),
+        TensorboardXWriter(str(folder)),
+    ]
+    return [
+        WarnOfDataWait(cfg.dataloader.train.get("num_workers", 0)),
+        WriteMetrics(writers, cfg.train.log_period),
+    ]
+
+
+def _finish(output_dir: str, encoder: dict[str, Any] | None) -> None:
+    """Writes what people take away from a finished run, and says where it is.
+
+    Args:
+        encoder: weights of a pre-trained model, its averages where it has them.
+    """
     folder = Path(output_dir)
     made = {"checkpoint": folder / "model_final.pth", "log": folder / "log.txt"}
-    if isinstance(model, RMAE):
+    if encoder is not None:
         made["backbone for any Detectron2 ViTDet"] = folder / "backbone_final.pth"
-        weights = ema.averaged.module.state_dict() if ema else model.state_dict()
-        export_backbone(weights, str(made["backbone for any Detectron2 ViTDet"]))
+        export_backbone(encoder, str(made["backbone for any Detectron2 ViTDet"]))
     if (folder / "metrics.json").exists():
         made["loss curve"] = draw_loss_curve(folder / "metrics.json", folder / "loss_curve.png")
     if (folder / "reconstruction.png").exists():
@@ -322,6 +373,6 @@ def evaluate_only(cfg: DictConfig) -> Any:
     ):
         raise CheckpointError(f"{cfg.train.init_checkpoint}: no such weight file")
     testing = instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
-    model = instantiate(cfg.model).to(pick_device(cfg.train.device))
+    model = build_model(cfg).to(pick_device(cfg.train.device))
     load_pretrained(model, cfg.train.init_checkpoint, require_all=True)
     return evaluate(model.eval(), *testing)

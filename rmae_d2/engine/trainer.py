@@ -8,10 +8,11 @@ import json
 import logging
 import os
 import random
+import resource
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,14 @@ import torch
 from detectron2.engine import TrainerBase
 from detectron2.utils import comm
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from ..data.loaders import SkipCounter
+from ..modeling import PRECISIONS
+from .parallel import clip_gradients, gradient_sync, optimizer_as_sharded, unwrap, whole
+from .throughput import Peak, step_flops
 
 logger = logging.getLogger(__name__)
 
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 Batch = list[dict[str, Any]]
 
 
@@ -37,7 +39,8 @@ class Trainer(TrainerBase):
     """Runs optimizer steps; everything periodic is a Detectron2 hook.
 
     Args:
-        model: returns a dict of losses, as Detectron2's models do; maybe wrapped in DDP.
+        model: returns a dict of losses, as Detectron2's models do; maybe wrapped in DDP or sharded by FSDP.
+            What else it has to report of a batch is its ``scalars``, 0-d tensors by name, where it has that.
         batches: yields micro-batches, ``grad_accum`` of them a step.
         optimizer: fused, where it is to leave the host alone; others make one device sync a step.
         device: where the model is.
@@ -47,6 +50,7 @@ class Trainer(TrainerBase):
         log_period: steps between two logged values; each is the mean of the steps since the last.
         output_dir: gets the record of a non-finite batch.
         skip_counter: counts unreadable images, and ends the run past its threshold.
+        peak: of the device, to log the share of it that is used (MFU).
     """
 
     def __init__(
@@ -63,12 +67,14 @@ class Trainer(TrainerBase):
         log_period: int = 20,
         output_dir: str = ".",
         skip_counter: SkipCounter | None = None,
+        peak: Peak | None = None,
     ) -> None:
         super().__init__()
         if precision not in PRECISIONS:
             raise ValueError(f"train.precision={precision!r}: one of {', '.join(PRECISIONS)}")
         model.train()
         self.model = model
+        self._plain = unwrap(model)
         self.batches = batches
         self.optimizer = optimizer
         self.device = device
@@ -80,6 +86,8 @@ class Trainer(TrainerBase):
         self.log_period = log_period
         self.output_dir = output_dir
         self.skip_counter = skip_counter
+        self.peak = peak
+        self._flops_per_image: float | None = None
         self._params = [p for group in optimizer.param_groups for p in group["params"]]
         # The first non-finite iteration, or -1: while it is set no update is applied.
         self._bad_iter = torch.full((), -1, dtype=torch.int64, device=device)
@@ -93,25 +101,38 @@ class Trainer(TrainerBase):
     def run_step(self) -> None:
         """One optimizer step over ``grad_accum`` micro-batches."""
         losses: dict[str, Tensor] = {}
+        scalars: dict[str, Tensor] = {}
         sources: list[dict[str, Any]] = []
         for micro in range(self.grad_accum):
             # As another process would draw for it: accumulation equals more processes.
             part = micro * comm.get_world_size() + comm.get_rank()
-            seed_step(self.seed, self.iter, part)
             batch = self._next_batch(sources)
+            if self.iter == self.start_iter and micro == 0:
+                self._begin_measuring(batch)
+            seed_step(self.seed, self.iter, part)
             last = micro == self.grad_accum - 1
             for name, value in self._forward_backward(batch, sync=last).items():
                 losses[name] = losses.get(name, 0) + value.detach() / self.grad_accum
+            for name, value in getattr(self._plain, "scalars", {}).items():
+                scalars[name] = scalars.get(name, 0) + value / self.grad_accum
         self._recent.append((self.iter, sources))
         self.after_backward()
         losses["total_loss"] = torch.stack([v.float() for v in losses.values()]).sum()
         self._update(losses)
-        self._collect(losses)
+        self._collect({**losses, **scalars})
         # A host that shares memory with the device learns of trouble at once, for nothing.
         if self.device.type == "cpu" or (self.iter + 1) % self.log_period == 0:
             self.check_finite()
         if (self.iter + 1) % self.log_period == 0 or self.iter + 1 == self.max_iter:
             self._log()
+
+    def _begin_measuring(self, batch: Batch) -> None:
+        """Counts the model's operations; what came before, the loader's start too, is no training time."""
+        if self.peak is not None:
+            with whole(self.model) as plain:
+                self._flops_per_image = step_flops(plain, batch)
+        self._data_time = 0.0
+        self._window_start = time.perf_counter()
 
     def _next_batch(self, sources: list[dict[str, Any]]) -> Batch:
         start = time.perf_counter()
@@ -125,10 +146,7 @@ class Trainer(TrainerBase):
         return batch
 
     def _forward_backward(self, batch: Batch, sync: bool) -> dict[str, Tensor]:
-        context: AbstractContextManager[None] = nullcontext()
-        if isinstance(self.model, DistributedDataParallel) and not sync:
-            context = self.model.no_sync()
-        with context:
+        with gradient_sync(self.model, sync):
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
                 losses = self.model(batch)
             loss = sum(losses.values()) / self.grad_accum
@@ -144,7 +162,7 @@ class Trainer(TrainerBase):
     def _update(self, losses: dict[str, Tensor]) -> None:
         self.grad_scaler.unscale_(self.optimizer)
         limit = self.clip_grad if self.clip_grad > 0 else float("inf")
-        norm = nn.utils.clip_grad_norm_(self._params, limit)
+        norm = clip_gradients(self._params, limit)
         losses["grad_norm"] = norm
         bad = ~torch.isfinite(losses["total_loss"])
         if not self.grad_scaler.is_enabled():  # scaled fp16 gradients overflow, by design
@@ -202,7 +220,11 @@ class Trainer(TrainerBase):
         seconds = time.perf_counter() - self._window_start
         scalars = dict(zip(self._sums, means.tolist(), strict=True))
         scalars["data_time"] = self._data_time / self._steps
+        scalars["data_wait"] = self._data_time / seconds
         scalars["images_per_second"] = self._images * comm.get_world_size() / seconds
+        scalars["memory_mib"] = peak_memory(self.device) / 2**20
+        if self.peak is not None and self._flops_per_image is not None:
+            scalars["mfu"] = self._flops_per_image * self._images / seconds / self.peak.flops
         if self.skip_counter is not None:
             self.skip_counter.check()
             scalars["skipped_images"] = self.skip_counter.count
@@ -225,11 +247,20 @@ class Trainer(TrainerBase):
             {k: v for k, v in group.items() if k != "params"}
             for group in self.optimizer.param_groups
         ]
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(optimizer_as_sharded(state["optimizer"], self._params))
         for group, own in zip(self.optimizer.param_groups, configured, strict=True):
             group.update(own)
         self.grad_scaler.load_state_dict(state["grad_scaler"])
         self.iter = state["iteration"]
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that this process held so far: of the GPU's memory, or of the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 def seed_step(seed: int, iteration: int, part: int) -> None:

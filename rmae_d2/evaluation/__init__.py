@@ -6,7 +6,7 @@ from .coco import COCOEvaluator
 from .detections import EvaluationError
 from .knn import KNNEvaluation, KNNEvaluator
 from .lvis import LVISEvaluator
-from .reconstruction_evaluator import ReconstructionEvaluator
+from .reconstruction_evaluator import ReconstructionEvaluator, nearest_visible
 from .semantic import SemSegEvaluator
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "LVISEvaluator",
     "ReconstructionEvaluator",
     "classes_of",
+    "nearest_visible",
     "ClassificationEvaluator",
     "KNNEvaluation",
     "KNNEvaluator",

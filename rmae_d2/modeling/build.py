@@ -8,6 +8,13 @@ from .patches import grid_of
 from .pixel_decoder import PixelDecoder
 from .pixel_encoder import MaskedViT, PixelEncoder
 from .region_branch import RegionBranch
+from .region_variants import BatchRegionBranch, ChannelRegionBranch
+
+REGION_VARIANTS: dict[str, Any] = {
+    "length": RegionBranch,
+    "batch": BatchRegionBranch,
+    "channel": ChannelRegionBranch,
+}
 
 
 def build_parts(
@@ -25,8 +32,16 @@ def build_parts(
 
     Args:
         pixel_decoder: further arguments of :class:`PixelDecoder`; None for none.
-        region_branch: further arguments of :class:`RegionBranch`; None for none.
+        region_branch: further arguments of the region branch; ``variant`` names its class in
+            :data:`REGION_VARIANTS`, by default ``length``. None for none.
+
+    Raises:
+        ValueError: for an unknown variant.
     """
+    region_branch = None if region_branch is None else dict(region_branch)
+    variant = region_branch.pop("variant", "length") if region_branch else "length"
+    if variant not in REGION_VARIANTS:
+        raise ValueError(f"unknown region variant {variant!r}: one of {', '.join(REGION_VARIANTS)}")
     grid = grid_of(img_size, patch_size)
     net = MaskedViT(img_size, patch_size, in_chans, embed_dim, depth, num_heads)
     return {
@@ -36,7 +51,7 @@ def build_parts(
         else PixelDecoder(embed_dim, grid, patch_size, in_chans, **pixel_decoder),
         "region_branch": None
         if region_branch is None
-        else RegionBranch(embed_dim, grid, patch_size, **region_branch),
+        else REGION_VARIANTS[variant](embed_dim, grid, patch_size, **region_branch),
     }
 
 
@@ -61,9 +76,13 @@ def add_rmae_config(cfg: CfgNode) -> None:
             "PIXEL_WEIGHT": 1.0,
             "REGION_WEIGHT": 1.0,
             "BACKGROUND_WEIGHT": 1.0,
+            "REGION_CRITERION": "bce",
+            "FEEDING": "pixel_to_region",
+            "REGION_DROPOUT": False,
             "PIXEL_DECODER": {"ENABLED": True, "DIM": 512, "DEPTH": 8, "NUM_HEADS": 16},
             "REGION_BRANCH": {
                 "ENABLED": True,
+                "VARIANT": "length",
                 "NECK_DEPTH": 1,
                 "ENCODER_DIM": 128,
                 "ENCODER_DEPTH": 1,
@@ -109,6 +128,9 @@ def parts_from_cfg(cfg: CfgNode) -> dict[str, Any]:
         "pixel_weight": c.PIXEL_WEIGHT,
         "region_weight": c.REGION_WEIGHT,
         "background_weight": c.BACKGROUND_WEIGHT,
+        "region_criterion": c.REGION_CRITERION,
+        "feeding": c.FEEDING,
+        "region_dropout": c.REGION_DROPOUT,
         "pixel_mean": cfg.MODEL.PIXEL_MEAN,
         "pixel_std": cfg.MODEL.PIXEL_STD,
     }

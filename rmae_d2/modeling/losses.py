@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+REGION_CRITERIA = ("bce", "l2")
 _EPS = 1e-6
 
 
@@ -31,14 +32,29 @@ def pixel_loss(pred_BNX: Tensor, target_BNX: Tensor, normalize: bool = True) -> 
     return (pred_BNX.float() - target).square().mean(dim=(1, 2))
 
 
-def region_loss(logits_BKNX: Tensor, target_BKNX: Tensor, background_weight: float = 1.0) -> Tensor:
-    """Binary cross-entropy of each image, (B,) float32.
+def region_loss(
+    logits_BKNX: Tensor,
+    target_BKNX: Tensor,
+    background_weight: float = 1.0,
+    criterion: str = "bce",
+) -> Tensor:
+    """The error of predicted region maps, of each image, (B,) float32.
 
     The mean over a patch's pixels, over regions, then over hidden patches. Background pixels are
     multiplied by ``background_weight``; the sum is not renormalised.
+
+    Args:
+        logits_BKNX: predicted hidden patches.
+        target_BKNX: the region maps' own, 0 or 1.
+        criterion: one of :data:`REGION_CRITERIA`: ``bce``, binary cross-entropy, the paper's; ``l2``, the
+            squared error of the probability. Of its l2 the paper's summaries say no more than that it is
+            worse; the error is taken after the sigmoid, so that predictions are logits in both.
     """
-    target = target_BKNX.float()
-    loss = F.binary_cross_entropy_with_logits(logits_BKNX.float(), target, reduction="none")
+    logits, target = logits_BKNX.float(), target_BKNX.float()
+    if criterion == "bce":
+        loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    else:
+        loss = (logits.sigmoid() - target).square()
     if background_weight != 1.0:
         loss = loss * torch.where(target > 0.5, 1.0, background_weight)
     return loss.mean(dim=(1, 2, 3))

@@ -66,6 +66,13 @@ def gather_patches(x_BLD: Tensor, ids_BV: Tensor) -> Tensor:
     return x_BLD.gather(1, ids_BV.unsqueeze(-1).expand(-1, -1, x_BLD.shape[-1]))
 
 
+def place_patches(pred: Tensor, ids_hidden_BN: Tensor, num_patches: int) -> Tensor:
+    """Puts predictions (B, ..., N, X) at their patches: (B, ..., L, X), 0 elsewhere."""
+    *lead, _, X = pred.shape
+    ids = ids_hidden_BN.view(len(ids_hidden_BN), *(1,) * (len(lead) - 1), -1, 1).expand_as(pred)
+    return pred.new_zeros(*lead, num_patches, X).scatter(-2, ids, pred)
+
+
 def sincos_position_embedding(dim: int, grid: tuple[int, int], cls_token: bool = True) -> Tensor:
     """Fixed 2-D sine-cosine position embedding (MAE, section 3 and its appendix).
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .patches import gather_patches, sincos_position_embedding
-from .pixel_encoder import LayerNorm, init_linear, make_blocks
+from .pixel_encoder import LayerNorm, init_linear, make_blocks, run_blocks
 
 
 class MaskTokenTransformer(nn.Module):
@@ -18,9 +18,16 @@ class MaskTokenTransformer(nn.Module):
     """
 
     def __init__(
-        self, in_dim: int, grid: tuple[int, int], dim: int, depth: int, num_heads: int
+        self,
+        in_dim: int,
+        grid: tuple[int, int],
+        dim: int,
+        depth: int,
+        num_heads: int,
+        use_act_checkpoint: bool = False,
     ) -> None:
         super().__init__()
+        self.use_act_checkpoint = use_act_checkpoint
         self.grid = grid
         self.embed = nn.Linear(in_dim, dim)
         init_linear(self.embed)
@@ -29,15 +36,18 @@ class MaskTokenTransformer(nn.Module):
         self.blocks = make_blocks(dim, depth, num_heads)
         self.norm = LayerNorm(dim)
 
-    def forward(self, tokens_BVD: Tensor, ids_visible_BV: Tensor) -> Tensor:
+    def forward(
+        self, tokens_BVD: Tensor, ids_visible_BV: Tensor, context_BTD: Tensor | None = None
+    ) -> Tensor:
         """From visible tokens to all tokens, before the final norm.
 
         Args:
             tokens_BVD: (B, 1 + V, in_dim), cls token first.
             ids_visible_BV: where the visible tokens belong.
+            context_BTD: further tokens without a place, (B, T, dim), that all may attend to.
 
         Returns:
-            (B, 1 + L, dim) in raster order, cls token first.
+            (B, 1 + L + T, dim): cls token, patches in raster order, context.
         """
         x = self.embed(tokens_BVD)
         B, _, D = x.shape
@@ -46,9 +56,9 @@ class MaskTokenTransformer(nn.Module):
         patches = self.mask_token.to(x.dtype).expand(B, L, D)
         patches = patches.scatter(1, ids_visible_BV.unsqueeze(-1).expand(-1, -1, D), x[:, 1:])
         x = torch.cat([x[:, :1], patches], dim=1) + self.pos_embed
-        for block in self.blocks:
-            x = block(x)
-        return x
+        if context_BTD is not None:
+            x = torch.cat([x, context_BTD.to(x.dtype)], dim=1)
+        return run_blocks(self.blocks, x, self.use_act_checkpoint)
 
 
 class PixelDecoder(MaskTokenTransformer):
@@ -59,6 +69,7 @@ class PixelDecoder(MaskTokenTransformer):
         grid: (Gh, Gw).
         patch_size: P.
         in_chans: C.
+        use_act_checkpoint: less memory for more time, see :func:`.pixel_encoder.run_blocks`.
     """
 
     def __init__(
@@ -70,12 +81,19 @@ class PixelDecoder(MaskTokenTransformer):
         dim: int = 512,
         depth: int = 8,
         num_heads: int = 16,
+        use_act_checkpoint: bool = False,
     ) -> None:
-        super().__init__(in_dim, grid, dim, depth, num_heads)
+        super().__init__(in_dim, grid, dim, depth, num_heads, use_act_checkpoint)
         self.pred = nn.Linear(dim, patch_size * patch_size * in_chans)
         init_linear(self.pred)
 
-    def decode(self, tokens_BVD: Tensor, ids_visible_BV: Tensor, ids_hidden_BN: Tensor) -> Tensor:
+    def decode(
+        self,
+        tokens_BVD: Tensor,
+        ids_visible_BV: Tensor,
+        ids_hidden_BN: Tensor,
+        context_BTD: Tensor | None = None,
+    ) -> Tensor:
         """Pixels of the hidden patches, (B, N, P*P*C), in the order of ``ids_hidden_BN``."""
-        x = self(tokens_BVD, ids_visible_BV)[:, 1:]
+        x = self(tokens_BVD, ids_visible_BV, context_BTD)[:, 1:]
         return self.pred(self.norm(gather_patches(x, ids_hidden_BN)))

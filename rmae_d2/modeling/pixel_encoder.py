@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .patches import (
     PatchEmbed,
@@ -51,6 +52,18 @@ def make_blocks(
     return blocks
 
 
+def run_blocks(blocks: nn.ModuleList, x_BLD: Tensor, recompute: bool) -> Tensor:
+    """One block after another, (B, L, D) -> (B, L, D).
+
+    Args:
+        recompute: compute each block again in the backward pass instead of keeping what is inside it.
+    """
+    recompute = recompute and torch.is_grad_enabled()
+    for block in blocks:
+        x_BLD = checkpoint(block, x_BLD, use_reentrant=False) if recompute else block(x_BLD)
+    return x_BLD
+
+
 def init_linear(module: nn.Module) -> None:
     """Xavier-uniform weight and zero bias for a Linear; other modules are left alone."""
     if isinstance(module, nn.Linear):
@@ -67,6 +80,7 @@ class MaskedViT(nn.Module):
         patch_size: P, pixels.
         in_chans: C.
         drop_path_rate: stochastic depth of the last block, growing linearly from 0.
+        use_act_checkpoint: less memory for more time, see :func:`run_blocks`.
     """
 
     def __init__(
@@ -79,8 +93,10 @@ class MaskedViT(nn.Module):
         num_heads: int = 12,
         mlp_ratio: float = 4.0,
         drop_path_rate: float = 0.0,
+        use_act_checkpoint: bool = False,
     ) -> None:
         super().__init__()
+        self.use_act_checkpoint = use_act_checkpoint
         self.img_size = to_pair(img_size)
         self.patch_size = patch_size
         self.in_chans = in_chans
@@ -100,12 +116,18 @@ class MaskedViT(nn.Module):
         """L."""
         return self.grid[0] * self.grid[1]
 
-    def forward(self, patches_BLX: Tensor, ids_visible_BV: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        patches_BLX: Tensor,
+        ids_visible_BV: Tensor | None = None,
+        gates_BV: Tensor | None = None,
+    ) -> Tensor:
         """Encodes the visible patches.
 
         Args:
             patches_BLX: all patches, as :func:`patchify` cuts them, (B, L, P*P*C).
             ids_visible_BV: int64 indices of the visible ones; None for all, in raster order.
+            gates_BV: factors of the visible patches' tokens before the first block; None for none.
 
         Returns:
             (B, 1 + V, D): cls token, then the visible patches in the given order, after the final norm.
@@ -115,11 +137,11 @@ class MaskedViT(nn.Module):
             patches_BLX = gather_patches(patches_BLX, ids_visible_BV)
             pos_embed = gather_patches(pos_embed.expand(len(patches_BLX), -1, -1), ids_visible_BV)
         x = self.patch_embed(patches_BLX) + pos_embed
+        if gates_BV is not None:
+            x = x * gates_BV[:, :, None]
         cls_token = (self.cls_token + self.pos_embed[:, :1]).to(x.dtype)
         x = torch.cat([cls_token.expand(len(x), -1, -1), x], dim=1)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+        return self.norm(run_blocks(self.blocks, x, self.use_act_checkpoint))
 
 
 class PixelEncoder(nn.Module):
@@ -133,9 +155,14 @@ class PixelEncoder(nn.Module):
         super().__init__()
         self.net = net
 
-    def forward(self, patches_BLX: Tensor, ids_visible_BV: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        patches_BLX: Tensor,
+        ids_visible_BV: Tensor | None = None,
+        gates_BV: Tensor | None = None,
+    ) -> Tensor:
         """See :meth:`MaskedViT.forward`."""
-        return self.net(patches_BLX, ids_visible_BV)
+        return self.net(patches_BLX, ids_visible_BV, gates_BV)
 
     def encode_image(self, images_BCHW: Tensor) -> Tensor:
         """Features of whole images, nothing hidden: (B, C, H, W) -> (B, 1 + L, D)."""

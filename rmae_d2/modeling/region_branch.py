@@ -1,43 +1,57 @@
 """The region branch, length variant: regions enter the decoder as queries (R-MAE, section 3.2, figure 1).
 
-    visible region patches -> region encoder -> mean -> one query a region
+    visible region patches -> region encoder -> pooling -> one query a region
     pixel encoder tokens   -> neck           -> memory
     queries + memory       -> region decoder -> binary region maps on the hidden patches
+
+The other variants, with the same arguments and results, are in :mod:`rmae_d2.modeling.region_variants`.
 
 Letters: B images, K regions, L patches, V visible patches, N hidden patches, D width, P patch side.
 """
 
+import torch
 from timm.layers.mlp import Mlp
 from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
-from .patches import PatchEmbed, gather_patches, sincos_position_embedding
+from .masking import hash_noise
+from .patches import PatchEmbed, gather_patches, patchify, sincos_position_embedding
 from .pixel_decoder import MaskTokenTransformer
 from .pixel_encoder import LayerNorm, init_linear, make_blocks
 
 
 class RegionEncoder(nn.Module):
-    """A small ViT over the visible patches of one region map, pooled to one vector."""
+    """A small ViT over the visible patches of one region map, or of several stacked as channels.
+
+    Args:
+        in_chans: region maps that form one input.
+    """
 
     def __init__(
-        self, grid: tuple[int, int], patch_size: int, dim: int, depth: int, num_heads: int
+        self,
+        grid: tuple[int, int],
+        patch_size: int,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        in_chans: int = 1,
     ) -> None:
         super().__init__()
-        self.patch_embed = PatchEmbed(patch_size, 1, dim)
+        self.patch_embed = PatchEmbed(patch_size, in_chans, dim)
         self.pos_embed = nn.Parameter(
             sincos_position_embedding(dim, grid, cls_token=False), requires_grad=False
         )
         self.blocks = make_blocks(dim, depth, num_heads)
 
     def forward(self, visible_BKVX: Tensor, ids_visible_BV: Tensor) -> Tensor:
-        """One vector a region.
+        """One vector a visible patch.
 
         Args:
-            visible_BKVX: visible patches of the region maps, 0 or 1, (B, K, V, P*P).
+            visible_BKVX: visible patches of the region maps, 0 or 1, (B, K, V, P*P*in_chans).
             ids_visible_BV: where they sit.
 
         Returns:
-            (B, K, D).
+            (B, K, V, D).
         """
         B, K, V, _ = visible_BKVX.shape
         pos_embed = gather_patches(self.pos_embed.expand(B, -1, -1), ids_visible_BV)
@@ -47,7 +61,25 @@ class RegionEncoder(nn.Module):
         x = x.flatten(0, 1)
         for block in self.blocks:
             x = block(x)
-        return x.mean(dim=1).unflatten(0, (B, K))
+        return x.unflatten(0, (B, K))
+
+
+class AttentionPool(nn.Module):
+    """Pools tokens by the attention of one learned vector, in place of their mean."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.seed = nn.Parameter(torch.empty(1, 1, dim).normal_(std=0.02))
+        self.norm = LayerNorm(dim)
+        self.attn = nn.MultiheadAttention(dim, num_heads, batch_first=True)
+
+    def forward(self, tokens_BKVD: Tensor) -> Tensor:
+        """(B, K, V, D) -> (B, K, D)."""
+        B, K = tokens_BKVD.shape[:2]
+        x = self.norm(tokens_BKVD.flatten(0, 1))
+        seed = self.seed.to(x.dtype).expand(B * K, -1, -1)
+        pooled = self.attn(seed, x, x, need_weights=False)[0]
+        return pooled.unflatten(0, (B, K)).squeeze(2)
 
 
 class CrossAttentionBlock(nn.Module):
@@ -106,6 +138,8 @@ class RegionBranch(nn.Module):
         patch_size: P.
         mask_ratio: beta_R, the hidden share of region patches; None for the pixels' own ratio.
         decoder_depth: number of decoder blocks, the last of which is the expansion block.
+        query_pool: how a region's encoded patches become its query: ``mean`` (the paper's) or
+            ``attention``.
     """
 
     def __init__(
@@ -121,15 +155,22 @@ class RegionBranch(nn.Module):
         decoder_dim: int = 128,
         decoder_depth: int = 1,
         decoder_num_heads: int = 8,
+        query_pool: str = "mean",
     ) -> None:
         super().__init__()
         if decoder_depth < 1:
             raise ValueError("decoder_depth counts the expansion block, so it is at least 1")
+        if query_pool not in ("mean", "attention"):
+            raise ValueError(f"query_pool={query_pool!r}: must be 'mean' or 'attention'")
         self.grid = grid
         self.mask_ratio = mask_ratio
+        self.summary_dim = decoder_dim
         self.neck = MaskTokenTransformer(in_dim, grid, decoder_dim, neck_depth, decoder_num_heads)
         self.encoder = RegionEncoder(
             grid, patch_size, encoder_dim, encoder_depth, encoder_num_heads
+        )
+        self.pool = (
+            AttentionPool(encoder_dim, encoder_num_heads) if query_pool == "attention" else None
         )
         self.query = nn.Sequential(LayerNorm(encoder_dim), nn.Linear(encoder_dim, decoder_dim))
         self.decoder = nn.ModuleList(
@@ -147,7 +188,7 @@ class RegionBranch(nn.Module):
         region_patches_BKLX: Tensor,
         ids_region_visible_BV: Tensor,
         ids_region_hidden_BN: Tensor,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         """Predicts the hidden patches of every region map.
 
         Args:
@@ -158,18 +199,38 @@ class RegionBranch(nn.Module):
             ids_region_hidden_BN: region patches to predict.
 
         Returns:
-            logits (B, K, N, P*P).
+            logits (B, K, N, P*P), and what the branch knows of the visible region patches alone, for a
+            pixel decoder that listens (R-MAE, table 1e): the region queries, (B, K, summary_dim).
         """
         memory = self.neck.norm(self.neck(tokens_BVD, ids_visible_BV))
         visible = gather_region_patches(region_patches_BKLX, ids_region_visible_BV)
-        queries = self.query(self.encoder(visible.to(tokens_BVD.dtype), ids_region_visible_BV))
+        encoded = self.encoder(visible.to(tokens_BVD.dtype), ids_region_visible_BV)
+        summary = self.query(encoded.mean(dim=2) if self.pool is None else self.pool(encoded))
+        queries = summary
         for block in self.decoder:
             queries = block(queries, memory)
         values = gather_patches(memory[:, 1:], ids_region_hidden_BN)
-        return self.pred(self.expansion(queries, values))
+        return self.pred(self.expansion(queries, values)), summary
 
 
 def gather_region_patches(patches_BKLX: Tensor, ids_BV: Tensor) -> Tensor:
     """Picks the same patches of all region maps of an image: (B, K, L, X), (B, V) -> (B, K, V, X)."""
     B, K, _, X = patches_BKLX.shape
     return patches_BKLX.gather(2, ids_BV[:, None, :, None].expand(B, K, ids_BV.shape[1], X))
+
+
+def patchify_regions(regions_BKHW: Tensor, patch_size: int) -> Tensor:
+    """Cuts every region map into patches, in raster order: (B, K, H, W) -> (B, K, L, P*P)."""
+    B, K = regions_BKHW.shape[:2]
+    return patchify(regions_BKHW.flatten(0, 1)[:, None], patch_size).unflatten(0, (B, K))
+
+
+def drop_regions(regions_BKHW: Tensor, seeds_B: Tensor) -> Tensor:
+    """Keeps the first 1 to K regions of a batch, so that one model learns to serve any number of queries.
+
+    Not in the paper. How many is a function of the batch's seeds: the batch of another number of processes
+    is another one. The loader gives regions in random order, so the first are any.
+    """
+    K = regions_BKHW.shape[1]
+    kept = 1 + int(hash_noise(seeds_B.sum()[None], 1)) % K
+    return regions_BKHW[:, :kept]

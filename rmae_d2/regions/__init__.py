@@ -7,6 +7,7 @@ from .annotations import InstanceSource, PanopticSource
 from .cache import RegionCache
 from .felzenszwalb import FelzenszwalbSource
 from .masks import pack_bits, patch_coverage, unpack_bits
+from .mixture import MixtureOfSources
 from .npy import NpySource
 from .record import EncodedRecord, RecordError, RegionRecord, RegionTable
 from .sam import SamSource
@@ -19,6 +20,7 @@ __all__ = [
     "EncodedRecord",
     "FelzenszwalbSource",
     "InstanceSource",
+    "MixtureOfSources",
     "NpySource",
     "PanopticSource",
     "RecordError",

@@ -12,6 +12,7 @@ from PIL import Image
 from rmae_d2.data.loaders import PackedBatch
 from rmae_d2.data.mappers import RegionDatasetMapper
 from rmae_d2.data.transforms import RandomResizedCrop
+from rmae_d2.modeling import IndependentMasking, RandomMasking, RegionGuidedMasking
 from rmae_d2.modeling.masking import num_visible, random_shuffle
 from rmae_d2.regions import (
     EncodedRecord,
@@ -188,6 +189,57 @@ def test_visible_foreground_only(painted):
         order = random_shuffle(torch.tensor([sample["mask_seed"]]), 16)[0]
         visible = order[: num_visible(16, 0.9)].numpy()
         assert patch_coverage(_masks(sample), 16)[:, visible].any(1).all()
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("region_mask_ratio", [None, 0.5])
+def test_foretold_masks_are_the_models(painted, make_rmae, region_mask_ratio, named):
+    """beta_R where it is set, and the region branch's own order with independent masks."""
+    for masking in (None, RandomMasking, IndependentMasking):
+        mapper = _mapper(
+            regions=PaintedSource(),
+            visible_foreground_only=True,
+            mask_ratio=0.9,
+            region_mask_ratio=region_mask_ratio,
+            masking=f"{masking.__module__}.{masking.__name__}" if masking and named else masking,
+            num_regions=6,
+        )
+        model = make_rmae(
+            (64, 64),
+            16,
+            regions={"mask_ratio": region_mask_ratio},
+            mask_ratio=0.9,
+            masking=masking() if masking else None,
+        ).eval()
+        for seed in range(3):
+            _seed(seed)
+            sample = mapper(painted)
+            with torch.no_grad():
+                visible = ~model([sample])[0]["region_mask"].numpy()
+            assert visible.sum() == num_visible(16, region_mask_ratio or 0.9)
+            assert patch_coverage(_masks(sample), 16)[:, visible].any(1).all()
+            shared = random_shuffle(torch.tensor([sample["mask_seed"]]), 16)[0]
+            same = visible[shared[: visible.sum()].numpy()].all()
+            assert same or masking is IndependentMasking
+
+
+def test_masks_that_cannot_be_foretold_are_refused(painted):
+    name = "rmae_d2.modeling.RegionGuidedMasking"
+    for masking in (RegionGuidedMasking, name, random_shuffle):
+        with pytest.raises(ValueError, match="cannot foretell.*visible_foreground_only=false"):
+            _mapper(visible_foreground_only=True, masking=masking)
+        _mapper(masking=masking)
+
+
+def test_the_same_mapper_with_other_regions(painted):
+    mapper = _mapper(regions=PaintedSource())
+    _seed(4)
+    first = mapper(painted)
+    _seed(4)
+    other = mapper.with_regions(_source(np.zeros((256, 320), int)))(painted)
+    assert torch.equal(first["image"], other["image"])
+    assert first["mask_seed"] == other["mask_seed"]
+    assert _masks(other).all() and not _masks(first).all()
 
 
 def test_errors(painted):

@@ -194,5 +194,5 @@ def test_machines_that_share_no_storage_are_refused(runs, one, tmp_path):
     command = [sys.executable, str(driver), json.dumps([scenario]), str(tmp_path)]
     code, output = runs.run(command)
     assert code == 1
-    assert "the processes found different checkpoints (next iterations [3, None])" in output
+    assert "the processes found different checkpoints (model_final.pth; none)" in output
     assert "error: " in output and "storage that all machines share" in output

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rmae_d2.evaluation import ReconstructionEvaluator
+from rmae_d2.evaluation import ReconstructionEvaluator, nearest_visible
 
 SIZE, PATCH, K = (32, 48), 8, 10
 L = SIZE[0] * SIZE[1] // PATCH**2
@@ -94,3 +94,102 @@ def test_the_models_own_outputs(make_rmae):
     for name, value in losses.items():
         assert found[name] == pytest.approx(value.item(), rel=1e-5)
     assert 0 < found["region_iou"] < 1
+
+
+def test_sources_are_reported_apart():
+    """What one source gives alone is what it gives beside another, whose images count for pixels once."""
+    first, second = make(3), make(4)
+    tagged = [{**sample, "region_source": "instances"} for sample in second[0]]
+    evaluator = ReconstructionEvaluator()
+
+    def report(*parts):
+        evaluator.reset()
+        for samples, outputs in parts:
+            evaluator.process(samples, outputs)
+        return evaluator.evaluate()["reconstruction"]
+
+    both = report(first, (tagged, second[1]))
+    alone, other = report(first), report(second)
+    assert {k: v for k, v in both.items() if "instances" not in k} == alone
+    assert both["loss_region_instances"] == other["loss_region"]
+    assert both["region_iou_instances"] == other["region_iou"]
+    assert both["region_iou_instances_nearest"] == other["region_iou_nearest"]
+    assert "loss_pixel_instances" not in both
+
+
+def test_maps_without_a_region_do_not_count():
+    samples, outputs = make(2)
+    found = []
+    for planes in (samples[0]["regions"].clone(), torch.zeros_like(samples[0]["regions"])):
+        evaluator = ReconstructionEvaluator()
+        evaluator.reset()
+        evaluator.process(samples, outputs)
+        evaluator.process([{"regions": planes}], outputs[:1])
+        found.append(evaluator.evaluate()["reconstruction"]["region_iou"])
+        if not planes.any():
+            evaluator.reset()
+            evaluator.process([{"regions": planes}], outputs[:1])
+            assert "region_iou" not in evaluator.evaluate()["reconstruction"]
+    evaluator.reset()
+    evaluator.process(samples, outputs)
+    assert evaluator.evaluate()["reconstruction"]["region_iou"] == found[1]
+
+
+def test_nearest_visible_pixel_by_pixel():
+    truth, mask = torch.rand(2, *SIZE) > 0.5, torch.rand(L) < 0.8
+    found = nearest_visible(truth, mask)
+    columns = SIZE[1] // PATCH
+    visible = [divmod(i, columns) for i in range(L) if not mask[i]]
+    for y in range(SIZE[0]):
+        for x in range(SIZE[1]):
+            here = (y // PATCH, x // PATCH)
+            # min takes the first of equals, and `visible` is in raster order.
+            row, column = min(visible, key=lambda p: (p[0] - here[0]) ** 2 + (p[1] - here[1]) ** 2)
+            ny = min(max(y, row * PATCH), row * PATCH + PATCH - 1)
+            nx = min(max(x, column * PATCH), column * PATCH + PATCH - 1)
+            assert (found[:, y, x] == truth[:, ny, nx]).all()
+
+
+def test_nearest_visible_of_what_it_can_know():
+    halves = torch.zeros(1, *SIZE, dtype=torch.bool)
+    halves[:, :, 24:] = True
+    mask = torch.ones(L, dtype=torch.bool)
+    mask[[6, 11]] = False  # the ends of the second row
+    assert torch.equal(nearest_visible(halves, mask), halves)
+    assert nearest_visible(torch.ones_like(halves), mask).all()
+
+
+def test_fh_and_instances_of_real_photos(shared_data, make_rmae):
+    """Real COCO photos and their instances, through loader, model and evaluator."""
+    from rmae_d2.data import (
+        RandomResizedCrop,
+        RegionDatasetMapper,
+        build_reconstruction_loader,
+        images_from,
+    )
+    from rmae_d2.regions import FelzenszwalbSource, InstanceSource
+
+    coco = shared_data / "coco"
+    labels = coco / "annotations" / "instances_val2017.json"
+    photos = images_from(labels, coco / "val2017")[:6]
+    mapper = RegionDatasetMapper(
+        augmentations=[RandomResizedCrop(64)], regions=FelzenszwalbSource((500,))
+    )
+    instances = InstanceSource(labels)
+    loader = build_reconstruction_loader(
+        photos, mapper, also=[instances], batch_size=4, num_workers=0
+    )
+    model = make_rmae((64, 64), 8).eval()
+    evaluator = ReconstructionEvaluator()
+    evaluator.reset()
+    with torch.no_grad():
+        for samples in loader:
+            evaluator.process(samples, model(samples))
+    found = evaluator.evaluate()["reconstruction"]
+    assert found.keys() == {
+        *("loss_pixel", "loss_region", "region_iou", "region_iou_nearest"),
+        *("loss_region_instances", "region_iou_instances", "region_iou_instances_nearest"),
+    }
+    # Random weights know nothing, the nearest patch a good deal.
+    for name in ("region_iou", "region_iou_instances"):
+        assert 0 < found[name] < found[f"{name}_nearest"] < 1

@@ -44,6 +44,18 @@ def test_region_loss_weighs_background_per_pixel_without_renormalising():
     assert torch.allclose(ours, foreground + 0.3 * background)
 
 
+def test_l2_is_the_squared_error_of_the_probability():
+    logits, target = torch.randn(2, 3, 4, 5), torch.rand(2, 3, 4, 5) > 0.6
+    each = (1 / (1 + (-logits).exp()) - target.float()) ** 2
+    ours = region_loss(logits, target, criterion="l2")
+    assert torch.allclose(ours, each.mean(dim=(1, 2, 3)))
+    weighted = each * (target + 0.3 * ~target)
+    ours = region_loss(logits, target, background_weight=0.3, criterion="l2")
+    assert torch.allclose(ours, weighted.mean(dim=(1, 2, 3)))
+    sure = torch.where(target, 20.0, -20.0)
+    assert region_loss(sure, target, criterion="l2").max() < 1e-12
+
+
 def test_losses_are_float32_whatever_comes_in():
     pred = torch.randn(1, 2, 12, dtype=torch.bfloat16)
     assert pixel_loss(pred, pred).dtype == torch.float32

@@ -366,7 +366,9 @@ def test_evaluation_outputs(make_rmae, channels):
         assert torch.equal(shown[:, visible], maps[:, visible])
         assert torch.allclose(shown[:, ~visible], out["pred_regions"][:, ~visible].sigmoid())
     unweighted = model.forward_tensors(
-        model.preprocess_image(batch), model.preprocess_regions(batch), model.patch_order(batch)
+        model.preprocess_image(batch),
+        model.preprocess_regions(batch),
+        random_shuffle(model.mask_seeds(batch), L),
     )
     assert torch.allclose(
         torch.stack([x["loss_pixel"] for x in outputs]).mean(), unweighted["loss_pixel"]
@@ -384,8 +386,8 @@ def test_the_reconstruction_of_a_perfect_prediction_is_the_image(make_rmae):
             target = (patches - patches.mean(-1, keepdim=True)) / (
                 patches.var(-1, keepdim=True) + 1e-6
             ).sqrt()
-        model.pixel_decoder.decode = lambda tokens, visible, hidden, target=target: target.gather(
-            1, hidden[:, :, None].expand(-1, -1, target.shape[-1])
+        model.pixel_decoder.decode = lambda tokens, visible, hidden, context, target=target: (
+            target.gather(1, hidden[:, :, None].expand(-1, -1, target.shape[-1]))
         )
         for sample, out in zip(batch, model(batch), strict=True):
             assert out["loss_pixel"] < 1e-9
@@ -395,15 +397,15 @@ def test_the_reconstruction_of_a_perfect_prediction_is_the_image(make_rmae):
 def test_masks_without_seeds(make_rmae):
     model = make_rmae(regions=None)
     batch = [{"image": x["image"]} for x in samples()]
-    draws = {tuple(model.patch_order(batch).flatten().tolist()) for _ in range(5)}
+    draws = {tuple(model.mask_seeds(batch).tolist()) for _ in range(5)}
     assert len(draws) == 5
     torch.manual_seed(1)
-    first = model.patch_order(batch)
+    first = model.mask_seeds(batch)
     torch.manual_seed(1)
-    assert torch.equal(model.patch_order(batch), first)
-    assert first[0].tolist() != first[1].tolist()
+    assert torch.equal(model.mask_seeds(batch), first)
+    assert first[0] != first[1]
     model.eval()
-    assert torch.equal(model.patch_order(batch), model.patch_order(batch))
+    assert torch.equal(model.mask_seeds(batch), torch.zeros(B, dtype=torch.int64))
     torch.manual_seed(1)
     a = model.forward_tensors(torch.zeros(2, 3, 32, 32))["mask"]
     assert not torch.equal(a, model.forward_tensors(torch.zeros(2, 3, 32, 32))["mask"])
@@ -587,3 +589,30 @@ def test_lazy_config_with_lists_and_a_branch_set_to_null():
     assert len(model.eval()(samples(size=(32, 64)))) == B
     config.model.region_branch = None
     assert set(instantiate(config.model)(samples(size=(32, 64)))) == {"loss_pixel"}
+
+
+def test_recomputed_activations_change_nothing_but_memory(make_rmae):
+    """Losses and gradients are equal; fewer bytes are kept for the backward pass."""
+    kept: dict[bool, int] = {}
+    results = {}
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        model = make_rmae()
+        model.backbone.net.use_act_checkpoint = recompute
+        model.pixel_decoder.use_act_checkpoint = recompute
+        torch.manual_seed(1)
+        images, regions, ids = inputs()
+        kept[recompute] = 0
+
+        def pack(tensor, recompute=recompute):
+            kept[recompute] += tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            loss = model.forward_tensors(images, regions, ids)["loss"]
+        loss.backward()
+        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        results[recompute] = loss.item(), grads
+    assert results[True][0] == results[False][0]
+    torch.testing.assert_close(results[True][1], results[False][1])
+    assert kept[True] < 0.7 * kept[False]

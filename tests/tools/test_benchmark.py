@@ -10,11 +10,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from rmae_d2.config import get_config
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 MB = 2**20
+COLUMNS = ("s", "images/s", "GFLOP an image", "MFU", "saved activations, MiB", "GPU memory, MiB")
+COLUMNS += ("time / MAE", "plain / time")
 needs_linux = pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="peaks of memory are known on Linux only"
 )
@@ -24,9 +27,22 @@ needs_linux = pytest.mark.skipif(
 def benchmarks(monkeypatch):
     """The package that the script imports."""
     monkeypatch.syspath_prepend(TOOLS)
-    from benchmarks import common, vitdet
+    from benchmarks import common, plain, step, vitdet
 
-    return SimpleNamespace(common=common, vitdet=vitdet)
+    return SimpleNamespace(common=common, plain=plain, step=step, vitdet=vitdet)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Four small photographs."""
+    from PIL import Image
+    from skimage import data
+
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i, image in enumerate((data.astronaut(), data.coffee(), data.chelsea(), data.rocket())):
+        Image.fromarray(image[:200, :240]).save(folder / f"{i}.jpg")
+    return folder
 
 
 def run(cwd, *arguments):
@@ -92,10 +108,59 @@ def test_commands_are_explained(benchmarks, command, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_step(tmp_path):
-    _, rows = run(tmp_path, "step", "--size", "tiny", "--batch", "1", "--repeat", "1")
-    assert rows["MAE"][1] == "1.000"
-    assert {"R-MAE, neck depth 1", "R-MAE, neck depth 8", "RAE, neck depth 1"} < rows.keys()
+def test_step(tmp_path, photos):
+    shown = ["--arch", "tiny", "--batch", "2", "--repeat", "1", "--peak-tflops", "0.5"]
+    lines, rows = run(tmp_path, "step", *shown, "--data", str(photos), "--workers", "1")
+    assert "MFU of 0.5 TFLOP/s" in next(line for line in lines if "ViT-tiny" in line)
+    updates = {name: rows.pop(name) for name in ("a loop", "foreach", "fused")}
+    assert updates["a loop"][1] == "1.000" and float(updates["fused"][0]) > 0
+    assert tuple(rows.pop("step")) == COLUMNS
+    cells = {n: dict(zip(COLUMNS, row, strict=True)) for n, row in rows.items() if len(row) > 2}
+    assert {
+        "R-MAE",
+        "R-MAE, neck depth 8",
+        "RAE",
+        "MAE, plain",
+        f"R-MAE, from {photos}",
+    } < cells.keys()
+    assert cells["MAE"]["time / MAE"] == cells["R-MAE, plain"]["plain / time"] == "1.000"
+    for row in cells.values():
+        seconds, rate = float(row["s"]), float(row["images/s"])
+        assert rate == pytest.approx(2 / seconds, rel=0.01)
+        mfu = float(row["MFU"].rstrip("%")) / 100
+        assert mfu == pytest.approx(float(row["GFLOP an image"]) * rate / 500, abs=2e-3)
+    saved = {name: int(row["saved activations, MiB"]) for name, row in cells.items()}
+    assert saved["MAE"] < saved["R-MAE"] < saved["R-MAE, plain"] < 2 * saved["R-MAE"]
+
+
+def test_the_plain_step_has_the_same_losses_and_gradients(benchmarks):
+    options = SimpleNamespace(arch="tiny", precision="fp32", compile=False, checkpointing=False)
+    small = ["model.backbone.net.depth=2", "model.pixel_decoder.depth=1"]
+    depths = ["model.region_branch.neck_depth=2", "model.region_branch.decoder_depth=2"]
+    batch = benchmarks.step.synthetic(2)
+    for overrides in ([*small, *depths], [*small, "model.region_branch=null"]):
+        model = benchmarks.step.build(overrides, options)
+        plain = benchmarks.plain.PlainRMAE(model)
+        ours, theirs = model(batch), plain(plain.prepare(batch))
+        assert ours.keys() == theirs.keys()
+        for name, loss in ours.items():
+            assert theirs[name].item() == pytest.approx(loss.item(), rel=1e-5)
+        sum(ours.values()).backward()
+        sum(theirs.values()).backward()
+        found = dict(plain.model.named_parameters())
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                torch.testing.assert_close(
+                    found[name].grad, parameter.grad, rtol=1e-3, atol=1e-6, msg=name
+                )
+
+
+def test_saved_bytes_are_those_of_activations(benchmarks):
+    linear = torch.nn.Linear(10, 20)
+    x = torch.randn(5, 10)
+    # exp keeps its result, 5 x 20 of 4 bytes, and the layer its input; the weight is nobody's activation.
+    count = benchmarks.common.saved_bytes(linear, lambda: linear(x).exp().sum())
+    assert count == 4 * (5 * 20 + 5 * 10)
 
 
 @pytest.mark.slow

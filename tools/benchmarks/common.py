@@ -91,6 +91,23 @@ def train_step(model: nn.Module, loss_of: Callable[[], Tensor], precision: str) 
         torch.cuda.synchronize()
 
 
+def saved_bytes(model: nn.Module, loss_of: Callable[[], Tensor]) -> int:
+    """What a forward pass keeps for the backward one, the model's own tensors left out, each memory once."""
+    own = {x.untyped_storage().data_ptr() for x in (*model.parameters(), *model.buffers())}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = loss_of()
+    del loss
+    return sum(kept.values())
+
+
 def photographs(args: argparse.Namespace, size: tuple[int, int]) -> list[Image.Image]:
     """Photographs of one (width, height), upright or turned, at most ``--max-images``."""
     if args.images:

@@ -1,62 +1,212 @@
-"""R-MAE's training step against MAE's."""
+"""A training step: R-MAE's against MAE's, and against the same maths written plainly."""
 
 import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from detectron2.config import instantiate
 from torch import nn
 
 from rmae_d2.config import apply_overrides, get_config
-from rmae_d2.modeling import VIT_SIZES, vit_kwargs
+from rmae_d2.engine.throughput import device_peak, step_flops, tune_for
+from rmae_d2.modeling import PRECISIONS, VIT_SIZES, vit_kwargs
 
-from .common import device, machine, race, table, train_step
+from .common import device, machine, race, saved_bytes, table
+from .plain import PlainRMAE
 
+CONFIG = "pretrain/rmae_vitb.py"
 VARIANTS = {
     "MAE": ["model.region_branch=null"],
-    "R-MAE, neck depth 1": [],
+    "R-MAE": [],
     "R-MAE, neck depth 8": ["model.region_branch.neck_depth=8"],
-    "RAE, neck depth 1": ["model.pixel_decoder=null"],
+    "RAE": ["model.pixel_decoder=null"],
 }
+PLAIN = {"MAE, plain": "MAE", "R-MAE, plain": "R-MAE"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``step``."""
-    parser.add_argument("--size", choices=list(VIT_SIZES), default="base")
+    parser.add_argument("--arch", choices=list(VIT_SIZES), default="base", help="of the ViT")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--precision", choices=list(PRECISIONS), default="fp32")
+    parser.add_argument("--compile", action="store_true", help="ours with torch.compile")
+    parser.add_argument("--checkpointing", action="store_true", help="ours with less memory")
+    parser.add_argument("--variants", nargs="+", choices=[*VARIANTS, *PLAIN])
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--synthetic", action="store_true", help="random images (the default)")
+    source.add_argument(
+        "--data", help="photographs, for a row of R-MAE fed by the loader from there"
+    )
+    parser.add_argument("--regions", help="of --data, as tools/generate_regions.py stores them")
+    parser.add_argument("--workers", type=int, default=8, help="of --data")
+    parser.add_argument("--peak-tflops", type=float, default=0.0, help="default: measured")
     parser.add_argument("--repeat", type=int, default=5)
 
 
+@dataclass
+class Step:
+    """One optimizer step of a model, and what belongs to it."""
+
+    model: nn.Module
+    batches: Iterator[list[dict[str, Any]]]
+    precision: str
+    fused: bool
+
+    def __post_init__(self) -> None:
+        params = [p for p in self.model.parameters() if p.requires_grad]
+        # The loop over parameters is what torch.optim.AdamW does where nothing else is asked for on a CPU.
+        options: dict[str, bool] = {"fused": True} if self.fused else {"foreach": False}
+        self.optimizer = torch.optim.AdamW(params, lr=1e-6, **options)
+        self.scaler = torch.amp.GradScaler(device(), enabled=self.precision == "fp16")
+
+    def loss(self) -> torch.Tensor:
+        """Of the next batch."""
+        dtype = PRECISIONS[self.precision]
+        with torch.autocast(device(), dtype, enabled=dtype is not None):
+            return torch.stack(list(self.model(next(self.batches)).values())).sum()
+
+    def __call__(self) -> None:
+        self.scaler.scale(self.loss()).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if device() == "cuda":
+            torch.cuda.synchronize()
+
+
 def run(args: argparse.Namespace) -> None:
-    """R-MAE's training step against MAE's, on synthetic images of 224 pixels."""
-    batch = [
-        {
-            "image": torch.randint(0, 256, (3, 224, 224), dtype=torch.uint8),
-            "regions": torch.randint(0, 256, (1, 224, 224), dtype=torch.uint8),
-            "num_regions": 8,
-            "mask_seed": seed,
-        }
-        for seed in range(args.batch)
+    """A training step, optimizer included: R-MAE, MAE, RAE, and the same maths written plainly.
+
+    Plainly is: dense float32 input, all patches embedded and predicted, nothing fused. The neck has depth 1
+    unless said.
+    """
+    batch = synthetic(args.batch)
+    names = args.variants or [*VARIANTS, *PLAIN]
+    steps = {name: make_step(name, args, batch) for name in names}
+    flops = {name: step_flops(step.model, next(step.batches)) for name, step in steps.items()}
+    if args.data:
+        name = f"R-MAE, from {args.data}"
+        steps[name] = Step(build([], args), loaded(args), args.precision, fused=True)
+        flops[name] = step_flops(steps[name].model, batch)
+    peak = device_peak(torch.device(device()), args.precision, args.peak_tflops)
+    saved = {name: saved_bytes(step.model, step.loss) for name, step in steps.items()}
+    memory = {name: gpu_bytes(step) for name, step in steps.items()}
+    best = race(steps, args.repeat)
+    options = [
+        f"batch {args.batch}",
+        args.precision,
+        *(o for o in ("compile", "checkpointing") if getattr(args, o)),
     ]
-    models = {name: build(overrides, args.size) for name, overrides in VARIANTS.items()}
-    best = race(
-        {
-            name: lambda model=model: train_step(
-                model, lambda: sum(model(batch).values()), args.precision
-            )
-            for name, model in models.items()
-        },
-        args.repeat,
-    )
-    print(f"ViT-{args.size}, batch {args.batch}, {args.precision}, {machine()}")
+    print(f"ViT-{args.arch}, {', '.join(options)}, {machine()}; MFU of {peak}")
     table(
-        "model | s a step | against MAE",
-        [(name, f"{value:.3f}", f"{value / best['MAE']:.3f}") for name, value in best.items()],
+        "step | s | images/s | GFLOP an image | MFU | saved activations, MiB | GPU memory, MiB | "
+        "time / MAE | plain / time",
+        [
+            (
+                name,
+                f"{seconds:.3f}",
+                f"{args.batch / seconds:.4g}",
+                f"{flops[name] / 1e9:.2f}",
+                f"{flops[name] * args.batch / seconds / peak.flops:.1%}",
+                f"{saved[name] / 2**20:.0f}",
+                f"{memory[name] / 2**20:.0f}" if memory[name] else "-",
+                ratio(seconds, best.get("MAE")),
+                ratio(best.get("R-MAE, plain"), seconds) if name.startswith("R-MAE") else "-",
+            )
+            for name, seconds in best.items()
+        ],
     )
+    updates = optimizers(steps[names[0]].model)
+    best = race(updates, args.repeat)
+    rows = [(name, f"{s:.4f}", ratio(best["a loop"], s)) for name, s in best.items()]
+    table(f"AdamW for {names[0]} | s | loop / time", rows)
 
 
-def build(overrides: list[str], size: str) -> nn.Module:
-    """A pre-training model of a named ViT size."""
-    net = [f"model.backbone.net.{key}={value}" for key, value in vit_kwargs(size).items()]
-    cfg = apply_overrides(get_config("pretrain/rmae_vitb.py"), [*net, *overrides])
-    return instantiate(cfg.model).to(device()).train()
+def optimizers(model: nn.Module) -> dict[str, Callable[[], None]]:
+    """AdamW's update of all parameters in its three implementations."""
+    params = [nn.Parameter(p.detach().clone()) for p in model.parameters() if p.requires_grad]
+    for p in params:
+        p.grad = torch.full_like(p, 1e-3)
+    kinds = {"a loop": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
+
+    def update(optimizer: torch.optim.Optimizer) -> None:
+        optimizer.step()
+        if device() == "cuda":
+            torch.cuda.synchronize()
+
+    made = {name: torch.optim.AdamW(params, lr=1e-6, **kind) for name, kind in kinds.items()}
+    return {name: partial(update, optimizer) for name, optimizer in made.items()}
+
+
+def ratio(a: float | None, b: float | None) -> str:
+    """``a / b``, where both were measured."""
+    return f"{a / b:.3f}" if a is not None and b is not None else "-"
+
+
+def synthetic(size: int) -> list[dict[str, Any]]:
+    """Random images and region maps of 224 pixels, as the loader hands them over: views of pinned stacks."""
+    pin = device() == "cuda"
+    images = torch.randint(0, 256, (size, 3, 224, 224), dtype=torch.uint8)
+    planes = torch.randint(0, 256, (size, 1, 224, 224), dtype=torch.uint8)
+    if pin:
+        images, planes = images.pin_memory(), planes.pin_memory()
+    return [
+        {"image": images[i], "regions": planes[i], "num_regions": 8, "mask_seed": i}
+        for i in range(size)
+    ]
+
+
+def make_step(name: str, args: argparse.Namespace, batch: list[dict[str, Any]]) -> Step:
+    """A variant by its name in the table."""
+    if name not in PLAIN:
+        return Step(build(VARIANTS[name], args), forever(batch), args.precision, fused=True)
+    plain = argparse.Namespace(**{**vars(args), "compile": False, "checkpointing": False})
+    model = PlainRMAE(build(VARIANTS[PLAIN[name]], plain))
+    return Step(model, forever(model.prepare(batch)), args.precision, fused=False)
+
+
+def forever(batch: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """The same batch each time; its copying to the device is part of a step."""
+    while True:
+        yield batch
+
+
+def build(overrides: list[str], args: argparse.Namespace) -> nn.Module:
+    """A pre-training model of a named ViT size, with what a run would set."""
+    net = [f"model.backbone.net.{key}={value}" for key, value in vit_kwargs(args.arch).items()]
+    if args.arch == "huge":
+        net.append("model.backbone.net.patch_size=14")
+    recompute = f"train.activation_checkpointing={str(args.checkpointing).lower()}"
+    cfg = apply_overrides(get_config(CONFIG), [*net, recompute, *overrides])
+    model = instantiate(cfg.model).to(device()).train()
+    tune_for(model, torch.device(device()), args.precision)
+    if args.compile:
+        model.compile()
+    return model
+
+
+def loaded(args: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
+    """Batches from files, as in training."""
+    regions = [f"dataloader.train.mapper.regions.path={args.regions}"] if args.regions else []
+    overrides = [
+        f"dataloader.train.dataset.root={args.data}",
+        f"dataloader.train.total_batch_size={args.batch}",
+        f"dataloader.train.num_workers={args.workers}",
+        *regions,
+    ]
+    loader = instantiate(apply_overrides(get_config(CONFIG), overrides).dataloader.train)
+    return iter(loader.start(0, torch.device("cuda", 0) if device() == "cuda" else None))
+
+
+def gpu_bytes(step: Callable[[], None]) -> int:
+    """The most that a step takes of a GPU's memory beyond what is held before it; 0 on a CPU."""
+    if device() != "cuda":
+        return 0
+    step()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step()
+    return torch.cuda.max_memory_allocated() - before

@@ -6,7 +6,7 @@ from detectron2.data import transforms as T
 from rmae_d2.data import (
     RandomResizedCrop,
     RegionDatasetMapper,
-    build_eval_loader,
+    build_reconstruction_loader,
     build_train_loader,
 )
 from rmae_d2.data.datasets import pretrain_dataset
@@ -38,15 +38,20 @@ dataloader = dict(
             num_regions=8,
             patch_size="${model.backbone.net.patch_size}",
             mask_ratio="${model.mask_ratio}",
+            region_mask_ratio="${oc.select:model.region_branch.mask_ratio,null}",
+            masking="${oc.select:model.masking._target_,null}",
         ),
         total_batch_size=4096,
         num_workers=8,
         seed="${train.seed}",
         grad_accum="${train.grad_accum}",
     ),
-    test=L(build_eval_loader)(
+    test=L(build_reconstruction_loader)(
         dataset=L(pretrain_dataset)(names=("coco_2017_val",), root=None),
         mapper="${dataloader.train.mapper}",
+        # Further region sources to report on, never trained on: [{_target_: rmae_d2.regions.InstanceSource,
+        # json_file: FILE}].
+        also=[],
         batch_size=32,
         num_workers=8,
     ),

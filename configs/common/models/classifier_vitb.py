@@ -16,6 +16,7 @@ model = L(Classifier)(
             num_heads=12,
             mlp_ratio=4.0,
             drop_path_rate=0.0,
+            use_act_checkpoint="${oc.select:train.activation_checkpointing,false}",
         )
     ),
     num_classes=1000,

@@ -20,6 +20,7 @@ model = L(RMAE)(
             depth=12,
             num_heads=12,
             mlp_ratio=4.0,
+            use_act_checkpoint="${oc.select:train.activation_checkpointing,false}",
         )
     ),
     pixel_decoder=L(PixelDecoder)(
@@ -30,6 +31,7 @@ model = L(RMAE)(
         dim=512,
         depth=8,
         num_heads=16,
+        use_act_checkpoint="${oc.select:train.activation_checkpointing,false}",
     ),
     region_branch=L(RegionBranch)(
         in_dim="${model.backbone.net.embed_dim}",

@@ -31,6 +31,7 @@ model = L(SlidingSemanticSegmentor)(
             pretrain_img_size=224,
             out_feature="last_feat",
             out_indices=[3, 5, 7, 11],
+            use_act_checkpoint="${oc.select:train.activation_checkpointing,false}",
         ),
         in_features=["block3", "block5", "block7", "block11"],
         # Batch norm with the statistics of all GPUs. With one image a process: model.backbone.norm=LN.

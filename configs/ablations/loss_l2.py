@@ -1,0 +1,12 @@
+"""R-MAE, loss: squared error in place of binary cross-entropy.
+
+Command:   python tools/train_net.py --config-file configs/ablations/loss_l2.py --num-gpus 8
+Published: numbers not found; worse for binary maps (second-hand, two sources).
+Reading:   the squared error of the probability, see rmae_d2/modeling/losses.py.
+Measured:  not run here.
+"""
+
+from ..pretrain.rmae_vitb import dataloader, lr_multiplier, model, optimizer, train
+
+train.output_dir = "output/ablations/loss_l2"
+model.region_criterion = "l2"

@@ -1,0 +1,13 @@
+"""R-MAE figure 4, beta_I = beta_R changed together.
+
+Command:   python tools/train_net.py --config-file configs/ablations/mask_ratio_joint.py --num-gpus 8
+Published: values not found; a high ratio, about 0.75, is needed (figure 4's caption).
+Sweep:     model.mask_ratio=0.25, 0.4, 0.5, 0.6, 0.75, 0.85, 0.9; the paper's points are not
+           known.
+Measured:  not run here.
+"""
+
+from ..pretrain.rmae_vitb import dataloader, lr_multiplier, model, optimizer, train
+
+train.output_dir = "output/ablations/mask_ratio_joint"
+model.mask_ratio = 0.5

@@ -1,0 +1,11 @@
+"""Region queries by attention pooling in place of the mean.
+
+Command:   python tools/train_net.py --config-file configs/ablations/query_pooling.py --num-gpus 8
+Published: not in the paper, whose queries are means (second-hand).
+Measured:  not run here.
+"""
+
+from ..pretrain.rmae_vitb import dataloader, lr_multiplier, model, optimizer, train
+
+train.output_dir = "output/ablations/query_pooling"
+model.region_branch.query_pool = "attention"

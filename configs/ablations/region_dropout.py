@@ -1,0 +1,11 @@
+"""Not in the paper: trained with the first 1 to K regions, so that one model serves any number.
+
+Command:   python tools/train_net.py --config-file configs/ablations/region_dropout.py --num-gpus 8
+Published: nothing to compare with.
+Measured:  not run here.
+"""
+
+from ..pretrain.rmae_vitb import dataloader, lr_multiplier, model, optimizer, train
+
+train.output_dir = "output/ablations/region_dropout"
+model.region_dropout = True

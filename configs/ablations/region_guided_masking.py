@@ -1,0 +1,18 @@
+"""Not in the paper: whole regions are hidden, the counterpart of AutoMAE's object prior.
+
+Command:   python tools/train_net.py --config-file configs/ablations/region_guided_masking.py --num-gpus 8
+Published: nothing to compare with.
+Sweep:     model.masking.pixels.share=0.25, 0.5, 0.75, 1
+Reading:   region patches keep a random mask of their own, for the query of a region that is all
+           hidden knows nothing.
+Measured:  not run here.
+"""
+
+from detectron2.config import LazyCall as L
+
+from rmae_d2.modeling import IndependentMasking, RegionGuidedMasking
+
+from ..pretrain.rmae_vitb import dataloader, lr_multiplier, model, optimizer, train
+
+train.output_dir = "output/ablations/region_guided_masking"
+model.masking = L(IndependentMasking)(pixels=L(RegionGuidedMasking)(share=0.5))

@@ -1,0 +1,21 @@
+"""R-MAE table 1d, regions of COCO's panoptic ground truth.
+
+Command:   python tools/train_net.py --config-file configs/ablations/regions_panoptic.py --num-gpus 8
+Published: numbers not found; below SAM (second-hand, OpenReview), FH 50.6 / 45.0 (second-hand).
+           Which model the paper's row is of, RAE or R-MAE, is not known: RAE with
+           model.pixel_decoder=null.
+Reading:   folders panoptic_{train,val}2017 of PNGs beside COCO's images; for others
+           dataloader.train.mapper.regions.folder=DIR.
+Measured:  not run here.
+"""
+
+from detectron2.config import LazyCall as L
+
+from rmae_d2.regions import PanopticSource
+
+from ..pretrain.rmae_vitb import dataloader, lr_multiplier, model, optimizer, train
+
+train.output_dir = "output/ablations/regions_panoptic"
+dataloader.train.dataset.names = ("coco_2017_train_panoptic",)
+dataloader.test.dataset.names = ("coco_2017_val_panoptic",)
+dataloader.train.mapper.regions = L(PanopticSource)()

@@ -1,0 +1,13 @@
+"""Only regions with a visible foreground patch are drawn: random_fg of the published code.
+
+Command:   python tools/train_net.py --config-file configs/ablations/visible_foreground.py --num-gpus 8
+Published: numbers not found; the default draws any region (published code).
+Sweep:     dataloader.train.mapper.min_patches=2, the published code's filter_small_patches; also
+           false there.
+Measured:  not run here.
+"""
+
+from ..pretrain.rmae_vitb import dataloader, lr_multiplier, model, optimizer, train
+
+train.output_dir = "output/ablations/visible_foreground"
+dataloader.train.mapper.visible_foreground_only = True

@@ -1,0 +1,53 @@
+"""AutoMAE's masking policy, for ``model.masking``, with the published constants; and the optimizer's groups.
+
+Rectangles are in shares of the grid: 40 to 160 of 196 patches, one side 4 to 10 of 14.
+"""
+
+from detectron2.config import LazyCall as L
+
+from rmae_d2.checkpoint import load_scorer
+from rmae_d2.engine import adversarial_params
+from rmae_d2.modeling import LearnedMasking, MaskDiscriminator, MaskedViT, MaskGenerator
+
+from .rmae_vitb import grid
+
+masking = L(LearnedMasking)(
+    generator=L(MaskGenerator)(
+        scorer=L(load_scorer)(
+            # Of the weights' size; its grid of patches must be the model's.
+            net=L(MaskedViT)(
+                img_size="${model.backbone.net.img_size}",
+                patch_size="${model.backbone.net.patch_size}",
+                in_chans="${model.backbone.net.in_chans}",
+                embed_dim=768,
+                depth=12,
+                num_heads=12,
+            ),
+            # A ViT's file: ours, MAE's, timm's or DINO's.
+            weights="",
+        ),
+        hidden_dim=6,
+    ),
+    discriminator=L(MaskDiscriminator)(grid=grid, dims=(16, 32)),
+    temperature=1.0,
+    # On the noise of marked patches (beta), and how many are marked; null for as many as stay visible.
+    bonus=0.5,
+    num_marked=None,
+    # Of the adversarial loss (lambda).
+    generator_weight=0.2,
+    rectangle_area=(40 / 196, 160 / 196),
+    rectangle_side=(4 / 14, 10 / 14),
+    # Inside a rectangle (alpha).
+    rectangle_bonus=0.5,
+    # Of the largest entropy; below it a warning says that the generator has collapsed.
+    entropy_floor=0.25,
+    # True where the mapper's regions are objects: reports how many of their patches are hidden.
+    foreground=False,
+)
+
+params = L(adversarial_params)(
+    weight_decay_norm=0.0,
+    weight_decay_bias=0.0,
+    # Adam of the same rate and schedule.
+    discriminator=dict(lr_factor=1.0, betas=(0.9, 0.95), weight_decay=0.0),
+)

@@ -1,0 +1,17 @@
+"""R-MAE ViT-B/16 on COCO train2017 with AutoMAE's masks: both branches hide what the generator proposes.
+
+Command:     python tools/train_net.py --config-file configs/pretrain/automae_rmae_vitb.py --num-gpus 8
+             model.masking.generator.scorer.weights=mae_pretrain_vit_base.pth
+Batch, GPUs: as automae_vitb_coco.py.
+Regions:     as rmae_vitb.py. The region loss too reaches the generator through the visible tokens.
+Reproduces:  nothing; nobody has published the two together. Either alone: rmae_vitb.py,
+             automae_vitb_coco.py.
+Measured:    not run here.
+"""
+
+from ..common.models.automae import masking, params
+from .rmae_vitb import dataloader, lr_multiplier, model, optimizer, train
+
+train.output_dir = "output/automae_rmae_vitb"
+model.masking = masking
+optimizer.params = params

@@ -1,0 +1,18 @@
+"""AutoMAE ViT-B/16 on COCO train2017: mae_vitb.py that learns which patches to hide.
+
+Command:     python tools/train_net.py --config-file configs/pretrain/automae_vitb_coco.py --num-gpus 8
+             model.masking.generator.scorer.weights=mae_pretrain_vit_base.pth
+Batch, GPUs: as rmae_vitb.py; the frozen scorer adds a forward pass of a ViT-B over all patches.
+Scorer:      as automae_vitb_imagenet.py; with output/mae_vitb/model_final.pth nothing but COCO was seen.
+Foreground:  dataloader.train.mapper.regions={_target_: rmae_d2.regions.InstanceSource, json_file: FILE} and
+             model.masking.foreground=true log how much of what is hidden lies on objects.
+Reproduces:  nothing; the paper claims better detection than MAE's, from ImageNet, by numbers not found.
+Measured:    not run here.
+"""
+
+from ..common.models.automae import masking, params
+from .mae_vitb import dataloader, lr_multiplier, model, optimizer, train
+
+train.output_dir = "output/automae_vitb_coco"
+model.masking = masking
+optimizer.params = params

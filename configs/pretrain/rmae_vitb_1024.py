@@ -1,0 +1,20 @@
+"""R-MAE ViT-B/16 at 1024 pixels, ViTDet's size, on COCO train2017: 4096 patches, 1024 of them visible.
+
+Command:     python tools/train_net.py --config-file configs/pretrain/rmae_vitb_1024.py --num-gpus 8
+             train.init_checkpoint=output/rmae_vitb/model_final.pth
+Batch, GPUs: 256 images a step, 32 a GPU on 8. Activations are computed again in the backward pass: an image
+             then keeps 368 MiB in fp32 instead of 1,873 (docs/ablations.md), a GPU 12 GiB.
+Schedule:    50 epochs = 23,103 updates * 256 images / 118,287 images, for a model that begins with
+             weights of 224 pixels: position tables are resized to the grid.
+Reproduces:  nothing published. COCO's photos are 640 pixels wide, so that most crops are enlarged; it is
+             meant for larger photos (dataloader.train.dataset.root=DIR).
+Measured:    not run.
+"""
+
+from .rmae_vitb import dataloader, lr_multiplier, model, optimizer, train
+
+train.output_dir = "output/rmae_vitb_1024"
+train.max_iter = 23_103
+train.activation_checkpointing = True
+model.backbone.net.img_size = 1024
+dataloader.train.total_batch_size = 256

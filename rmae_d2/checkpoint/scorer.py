@@ -1,0 +1,83 @@
+"""Weights for masking policies: the frozen ViT they look into, a generator that was trained before."""
+
+from torch import nn
+
+from ..modeling.mask_generator import FrozenViT, MaskGenerator, has_values
+from ..modeling.pixel_encoder import MaskedViT, PixelEncoder
+from .formats import CheckpointError, read_weights
+from .load import load_pretrained
+
+_GENERATOR = ".generator."
+
+
+class _Encoder(nn.Module):
+    """Gives a ViT the name that it has in a model."""
+
+    def __init__(self, net: MaskedViT) -> None:
+        super().__init__()
+        self.backbone = PixelEncoder(net)
+
+
+def load_scorer(net: MaskedViT, weights: str) -> FrozenViT:
+    """A frozen ViT whose attention a masking policy uses.
+
+    Where a model is built to be counted only (meta device, fake tensors), no file is read.
+
+    Args:
+        net: of the size of the file's encoder; a position embedding of another grid is resized.
+        weights: any file of :func:`load_weights`: ours, MAE's, timm's, DINO's ViT.
+
+    Raises:
+        CheckpointError: for a file that is missing, does not fit, or has values that are not finite.
+    """
+    if has_values(net):
+        if not weights:
+            raise CheckpointError(
+                "the masking policy's scorer has no weights: name a ViT's weight file in the config, for "
+                "AutoMAE model.masking.generator.scorer.weights=FILE"
+            )
+        try:
+            load_pretrained(_Encoder(net), weights)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"the masking policy's frozen scorer: {error}\n(Its size is that of its own net in the "
+                "config, for AutoMAE model.masking.generator.scorer.net, not of model.backbone.)"
+            ) from error
+        if not all(bool(p.isfinite().all()) for p in net.parameters()):
+            raise CheckpointError(
+                f"{weights}: the frozen scorer's weights are not all finite; take another file"
+            )
+    return FrozenViT(net)
+
+
+def load_generator(generator: MaskGenerator, weights: str) -> MaskGenerator:
+    """A generator as an earlier run left it, for the two-stage baseline; as it is where it has no values.
+
+    Args:
+        weights: a checkpoint of a run with :class:`~rmae_d2.modeling.LearnedMasking`.
+
+    Raises:
+        CheckpointError: for a file without a generator, or one of another size or scorer.
+    """
+    if not has_values(generator):
+        return generator
+    if not weights:
+        raise CheckpointError(
+            "the two-stage baseline needs a generator: name a finished AutoMAE run's model_final.pth, "
+            "model.masking.generator.weights=FILE"
+        )
+    _, state_dict = read_weights(weights)
+    own = {
+        key.rpartition(_GENERATOR)[2]: value
+        for key, value in state_dict.items()
+        if key.startswith("masking.") and _GENERATOR in key
+    }
+    if not own:
+        raise CheckpointError(
+            f"{weights}: holds no mask generator (masking.generator.*): it is no AutoMAE run's"
+        )
+    try:
+        generator.load_state_dict(own)
+    except RuntimeError as error:
+        raise CheckpointError(f"{weights}: its mask generator does not fit: {error}") from error
+    return generator

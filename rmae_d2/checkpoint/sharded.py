@@ -1,0 +1,247 @@
+"""Checkpoints as folders, to which every process writes its own shards (torch.distributed.checkpoint).
+
+model_0000999/
+  __0_0.distcp ...   the processes' shards of all sharded tensors
+  .metadata          which part of which tensor is where
+  state.pth          all else; what tensors there are; the sizes of the other files
+
+Any number of processes reads what another number has written, one process alone the whole tensors too.
+"""
+
+import contextlib
+import functools
+import inspect
+import os
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from detectron2.utils import comm
+from torch import Tensor
+
+from .files import atomic_save, free_space
+from .formats import CheckpointError, read_file
+
+_STATE = "state.pth"
+
+
+def save_sharded(content: dict[str, Any], path: str) -> None:
+    """Writes nested dicts whose sharded tensors are DTensors; all processes together.
+
+    As with a single file, nothing half written ever stands under the final name: the folder is written under
+    a temporary one, flushed to the disk, then renamed. Plain tensors are those of the main process.
+
+    Args:
+        content: the same keys in every process.
+        path: of the folder, on storage that all processes share. What stands there is replaced.
+
+    Raises:
+        CheckpointError: in all processes, where it could not be written.
+    """
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    temporary = Path(f"{path}.tmp")
+    shards: dict[str, Tensor] = {}
+    facts: dict[str, dict[str, Any]] = {}
+    rest = _without_shards(content, (), shards, facts)
+    error: BaseException | None = None
+    try:
+        if comm.is_main_process() and temporary.exists():
+            shutil.rmtree(temporary)
+        comm.synchronize()
+        dcp.save(shards, checkpoint_id=str(temporary), process_group=_group())
+    except (CheckpointException, OSError, RuntimeError) as failure:
+        error = failure
+    _raise_together(error, path)
+    try:
+        files = _files_of_all(temporary)
+        if comm.is_main_process():
+            atomic_save({"rest": rest, "tensors": facts, "files": files}, str(temporary / _STATE))
+            _move_into_place(temporary, Path(path))
+    except (CheckpointError, OSError) as failure:
+        error = failure
+    _raise_together(error, path)
+
+
+def read_sharded(path: str, mesh: Any = None) -> dict[str, Any]:
+    """What :func:`save_sharded` wrote.
+
+    Args:
+        path: of the folder.
+        mesh: a one-dimensional device mesh: all its processes read together, each its own shards, on the
+            mesh's device. None: this process reads whole tensors, on the CPU.
+
+    Raises:
+        CheckpointError: where files are missing or damaged; in all processes of the mesh.
+    """
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    state, error = None, None
+    try:
+        state = _checked_state(path)
+    except CheckpointError as failure:
+        error = failure
+        if mesh is None:
+            raise
+    if mesh is not None:
+        _agree(error)
+    assert state is not None
+    tensors = {key: _empty(fact, mesh) for key, fact in state["tensors"].items()}
+    options: dict[str, Any] = {"process_group": _group()} if mesh is not None else {}
+    if mesh is None and "no_dist" in inspect.signature(dcp.load).parameters:  # not in torch 2.6
+        options["no_dist"] = True
+    try:
+        with warnings.catch_warnings():  # that one process reads alone is meant
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")
+            dcp.load(tensors, checkpoint_id=path, **options)
+    except (CheckpointException, OSError, RuntimeError, EOFError) as failure:
+        raise CheckpointError(
+            f"{path}: not a readable checkpoint folder ({_first_line(failure)}): it is damaged, take an "
+            "earlier checkpoint"
+        ) from failure
+    content: dict[str, Any] = state["rest"]
+    for key, fact in state["tensors"].items():
+        *parents, name = fact["path"]
+        node = content
+        for parent in parents:
+            node = node[parent]
+        node[name] = tensors[key]
+    return content
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Deletes a checkpoint, folder or file; a folder first loses its name, for deleting it takes a while."""
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    doomed = path.with_name(f"{path.name}.old.tmp")
+    shutil.rmtree(doomed, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(path, doomed)
+        shutil.rmtree(doomed)
+
+
+def _without_shards(
+    node: dict[Any, Any],
+    path: tuple[Any, ...],
+    shards: dict[str, Tensor],
+    facts: dict[str, dict[str, Any]],
+) -> dict[Any, Any]:
+    """A copy of nested dicts without their DTensors, which go into ``shards``, described in ``facts``."""
+    from torch.distributed.tensor import DTensor
+
+    kept: dict[Any, Any] = {}
+    for name, value in node.items():
+        place = (*path, name)
+        if isinstance(value, dict):
+            kept[name] = _without_shards(value, place, shards, facts)
+        elif isinstance(value, DTensor):
+            key = ".".join(map(str, place))
+            shards[key] = value
+            facts[key] = {"path": list(place), "shape": list(value.shape), "dtype": value.dtype}
+        else:
+            kept[name] = value
+    return kept
+
+
+def _empty(fact: dict[str, Any], mesh: Any) -> Tensor:
+    if mesh is None:
+        return torch.empty(fact["shape"], dtype=fact["dtype"])
+    from torch.distributed.tensor import Shard, empty
+
+    return empty(*fact["shape"], dtype=fact["dtype"], device_mesh=mesh, placements=[Shard(0)])
+
+
+def _files_of_all(folder: Path) -> dict[str, int]:
+    """Names and sizes of the files that the processes see; the main one must see all.
+
+    Raises:
+        CheckpointError: where it does not.
+    """
+    seen = comm.all_gather({file.name: file.stat().st_size for file in folder.iterdir()})
+    missing = {name for files in seen for name in files} - set(seen[0])
+    if missing:
+        raise CheckpointError(
+            f"{folder}: the main process does not see {', '.join(sorted(missing)[:3])}, which others wrote: "
+            "train.output_dir must be on storage that all machines share"
+        )
+    return dict(seen[0])
+
+
+def _move_into_place(temporary: Path, path: Path) -> None:
+    _flush(temporary)
+    if path.exists():  # a run that was set back passes here again
+        remove_checkpoint(path)
+    os.replace(temporary, path)
+    _flush(path.parent)
+
+
+def _flush(folder: Path) -> None:
+    """Puts the names in a folder on the disk; where folders can't be opened (Windows), nothing."""
+    with contextlib.suppress(PermissionError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _checked_state(path: str) -> dict[str, Any]:
+    """``state.pth`` of a folder in which all files are there and as long as they were.
+
+    Raises:
+        CheckpointError: naming the file that is not.
+    """
+    if not os.path.isfile(os.path.join(path, _STATE)):
+        raise CheckpointError(f"{path}: not a whole checkpoint folder, for it has no {_STATE}")
+    state: dict[str, Any] = read_file(os.path.join(path, _STATE))
+    for name, size in state["files"].items():
+        file = Path(path) / name
+        found = f"{file.stat().st_size} bytes" if file.is_file() else "missing"
+        if found != f"{size} bytes":
+            raise CheckpointError(
+                f"{path}: not a whole checkpoint: {name} is {found}, of {size} bytes. Copy it again, or take "
+                "an earlier checkpoint"
+            )
+    return state
+
+
+@functools.lru_cache
+def _group() -> Any:
+    """Processes that plan together, on the CPU: NCCL would send their pickled plans through the GPUs."""
+    return dist.new_group(backend="gloo") if dist.get_backend() == "nccl" else dist.group.WORLD
+
+
+def _raise_together(error: BaseException | None, path: str) -> None:
+    """Raises in all processes where one has failed to write."""
+    if error is not None and not isinstance(error, CheckpointError):
+        error = CheckpointError(
+            f"{path}: could not be written ({_first_line(error)}); {free_space(path)}. Earlier checkpoints "
+            "are untouched: make room, or lower train.checkpointer.max_to_keep, then continue with --resume"
+        )
+    try:
+        _agree(error)
+    except CheckpointError:
+        if comm.is_main_process():
+            shutil.rmtree(f"{path}.tmp", ignore_errors=True)
+        raise
+
+
+def _agree(error: BaseException | None) -> None:
+    """Raises the first process's error in all of them."""
+    messages = [m for m in comm.all_gather(None if error is None else str(error)) if m]
+    if messages:
+        raise CheckpointError(messages[0]) from error
+
+
+def _first_line(error: BaseException) -> str:
+    """What went wrong in one process, where torch tells of all with their tracebacks."""
+    failures = getattr(error, "failures", None)
+    if failures:
+        error = next(iter(failures.values()))[0]
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]:.200}"

@@ -1,0 +1,71 @@
+"""The evaluation loader of pre-training: every image once, or once with each of several region sources."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from ..config import ConfigError
+from .loaders import EvalLoader, Sample, build_eval_loader
+from .mappers import RegionDatasetMapper, RegionSource
+
+
+class SeveralSourcesLoader:
+    """Several evaluation loaders one after another; ``region_source`` in a sample names its loader."""
+
+    def __init__(self, loaders: Mapping[str, EvalLoader]) -> None:
+        """See :func:`build_reconstruction_loader`."""
+        self.loaders = dict(loaders)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.loaders.values()))
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        for name, loader in self.loaders.items():
+            for samples in loader:
+                yield [{**sample, "region_source": name} for sample in samples]
+
+
+def build_reconstruction_loader(
+    dataset: Sequence[Sample] | Dataset[Sample],
+    mapper: RegionDatasetMapper,
+    *,
+    also: Sequence[RegionSource] = (),
+    batch_size: int = 1,
+    num_workers: int = 4,
+    seed: int = 0,
+) -> EvalLoader | SeveralSourcesLoader:
+    """:func:`build_eval_loader`, and the same images with other regions for a report on these.
+
+    Crops, flips and masks are the same with all sources.
+
+    Args:
+        dataset: dataset dicts, or a map-style data set of them.
+        mapper: with the source that training has, or another.
+        also: further sources. Their samples have ``region_source``, the name of the source in its
+            ``params``, such as ``instances``; those of the mapper's own source have the empty name.
+        batch_size, num_workers, seed: as of :func:`build_eval_loader`.
+
+    Raises:
+        ConfigError: for two further sources of one name, and for any where the mapper has none.
+    """
+    options: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "seed": seed}
+    own = build_eval_loader(dataset, mapper, **options)
+    if not also:
+        return own
+    if mapper.regions is None:
+        raise ConfigError(
+            "dataloader.test.also names region sources for a model without regions: leave it empty, or give "
+            "dataloader.train.mapper.regions"
+        )
+    loaders = {"": own}
+    for source in also:
+        name = _name(source)
+        if name in loaders:
+            raise ConfigError(f"dataloader.test.also has two region sources named {name!r}")
+        loaders[name] = build_eval_loader(dataset, mapper.with_regions(source), **options)
+    return SeveralSourcesLoader(loaders)
+
+
+def _name(source: RegionSource) -> str:
+    return str(getattr(source, "params", {}).get("source", type(source).__name__)).replace(" ", "_")

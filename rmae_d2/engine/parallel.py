@@ -1,0 +1,304 @@
+"""Several processes train one model: each has a copy of it (DDP) or a share of it (FSDP2).
+
+What differs between the two is here: wrapping, accumulation, gradient norms, whole weights.
+"""
+
+import atexit
+import copy
+import logging
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from detectron2.engine import create_ddp_model
+from detectron2.modeling.backbone.vit import Block as DetectionBlock
+from detectron2.utils import comm
+from omegaconf import DictConfig
+from timm.models.vision_transformer import Block
+from timm.optim import Lars
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..config import ConfigError
+from ..modeling.region_branch import CrossAttentionBlock
+
+logger = logging.getLogger(__name__)
+
+PARALLEL = ("ddp", "fsdp")
+BLOCKS = (Block, DetectionBlock, CrossAttentionBlock)
+#: A block with a smaller share of the weights is gathered with the rest of the model: each gathering takes
+#: its time, however little there is.
+SMALLEST_SHARE = 1 / 500
+
+_WHOLE = "_whole"
+
+
+def parallelize(model: nn.Module, train: DictConfig, device: torch.device) -> nn.Module:
+    """Makes a model one for all processes; its optimizer is built afterwards.
+
+    Weights and buffers become those of the main process. ``fsdp`` shards transformer blocks one by one and
+    the rest together, in place, and works in one process too; with ``precision=bf16`` blocks are gathered
+    in bf16, while shards, their gradients' sums and the optimizer's state are fp32.
+
+    Args:
+        model: on its device.
+        train: the node of a config: ``parallel``, ``ddp`` (arguments of DDP) and ``precision``.
+        device: of this process.
+
+    Raises:
+        ConfigError: for an unknown kind, and what FSDP cannot do.
+    """
+    kind = train.get("parallel", "ddp")
+    if kind not in PARALLEL:
+        raise ConfigError(f"train.parallel={kind!r}: one of {', '.join(PARALLEL)}")
+    if kind == "fsdp":
+        return _shard(model, train.precision, device)
+    options = dict(train.ddp)
+    # Not the local rank, Detectron2's choice: Slurm may show each process its own GPU only.
+    options["device_ids"] = None if device.type == "cpu" else [device.index]
+    # Of one-channel convolutions only, whose two layouts are the same memory.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+    return create_ddp_model(model, **options)
+
+
+def _shard(model: nn.Module, precision: str, device: torch.device) -> nn.Module:
+    try:
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+    except ImportError as error:
+        raise ConfigError(
+            f"train.parallel=fsdp needs torch 2.6 or newer, this is {torch.__version__}: upgrade torch, or "
+            "leave it at train.parallel=ddp"
+        ) from error
+    if precision == "fp16":
+        raise ConfigError(
+            "train.parallel=fsdp does not scale losses, which fp16 needs: set train.precision=bf16, or leave "
+            "it at train.parallel=ddp"
+        )
+    _ensure_process_group(device)
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            dist.broadcast(tensor, src=0)
+    model.__dict__[_WHOLE] = _without_weights(model)
+    # Autocast decides what is computed in bf16, as in DDP; blocks are only gathered in it. Not on a CPU,
+    # whose layer norm takes no bf16 weights for fp32 activations.
+    gathered = torch.bfloat16 if precision == "bf16" and device.type == "cuda" else None
+    policy = MixedPrecisionPolicy(
+        param_dtype=gathered, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
+    units = _units(model)
+    for unit in units:
+        fully_shard(unit, mp_policy=policy)
+    fully_shard(model, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False))
+    logger.info(
+        "weights, gradients and optimizer state sharded over %d processes (FSDP), in %d blocks and the rest",
+        dist.get_world_size(),
+        len(units),
+    )
+    return model
+
+
+def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Refuses an optimizer that needs whole matrices where a model is sharded.
+
+    Raises:
+        ConfigError: for LARS.
+    """
+    if is_sharded(model) and isinstance(optimizer, Lars):
+        raise ConfigError(
+            "train.parallel=fsdp: LARS needs the norms of whole matrices, of which each process has a part. "
+            "A probe has next to nothing to shard: leave it at train.parallel=ddp"
+        )
+
+
+def _ensure_process_group(device: torch.device) -> None:
+    """FSDP needs a group of one process too, which nobody has made for a run that is alone."""
+    if dist.is_initialized():
+        return
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    comm.create_local_process_group(1)
+    atexit.register(dist.destroy_process_group)
+
+
+def _units(model: nn.Module) -> list[nn.Module]:
+    smallest = SMALLEST_SHARE * _size(model)
+    return [m for m in model.modules() if isinstance(m, BLOCKS) and _size(m) >= smallest]
+
+
+def _size(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _without_weights(model: nn.Module) -> nn.Module:
+    """A copy whose parameters take no memory."""
+    memo: dict[int, Any] = {
+        id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad)
+        for p in model.parameters()
+    }
+    return copy.deepcopy(model, memo)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model within DDP; an FSDP model is itself, with DTensors for parameters."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether a model is FSDP's."""
+    return _WHOLE in unwrap(model).__dict__
+
+
+@contextmanager
+def whole(model: nn.Module, write: bool = False) -> Iterator[nn.Module]:
+    """A plain model with all weights, to evaluate, look into, load or export; all processes enter together.
+
+    Of an FSDP model it is a copy, gathered for as long as the context lasts: inside, processes do not wait
+    for each other, and need not do the same. Otherwise it is the model itself.
+
+    Args:
+        model: as :func:`parallelize` made it.
+        write: weights changed inside are the model's afterwards; the same in all processes.
+    """
+    model = unwrap(model)
+    if not is_sharded(model):
+        yield model
+        return
+    plain: nn.Module = model.__dict__[_WHOLE]
+    empty = plain.state_dict()
+    own = model.state_dict()
+    plain.load_state_dict({name: _gathered(value) for name, value in own.items()}, assign=True)
+    plain.train(model.training)
+    try:
+        yield plain
+        if write:
+            model.load_state_dict(as_sharded(plain.state_dict(), own))
+    finally:
+        plain.load_state_dict(empty, assign=True)
+
+
+def gradient_sync(model: nn.Module, sync: bool) -> AbstractContextManager[Any]:
+    """Context of a forward and backward pass: whether gradients are summed over processes in it.
+
+    Without, they add up in each process until a pass with.
+    """
+    if is_sharded(model):
+        model.set_requires_gradient_sync(sync)  # type: ignore[operator]
+    elif isinstance(model, DistributedDataParallel) and not sync:
+        return model.no_sync()
+    return nullcontext()
+
+
+def clip_gradients(params: Iterable[nn.Parameter], limit: float) -> Tensor:
+    """Scales gradients so that their common norm is at most ``limit``; does not wait for the device.
+
+    Returns:
+        the norm before, over all shards, a plain 0-d tensor, the same in all processes.
+    """
+    params = list(params)
+    mesh = next((mesh_of_tensor(p) for p in params), None)
+    if mesh is None:
+        return nn.utils.clip_grad_norm_(params, limit)
+    # DTensors' own arithmetic gives the same, parameter by parameter and much slower.
+    grads = [grad for grad in (local(p.grad) for p in params if p.grad is not None) if grad.numel()]
+    square = torch.zeros((), device=mesh.device_type)
+    if grads:
+        square = torch.stack(torch._foreach_norm(grads)).float().square().sum()
+    dist.all_reduce(square, group=mesh.get_group())
+    norm = square.sqrt()
+    if grads:
+        torch._foreach_mul_(grads, (limit / (norm + 1e-6)).clamp(max=1.0))
+    return norm
+
+
+def local(tensor: Any) -> Tensor:
+    """This process's part of a sharded tensor, the same memory; another tensor as it is."""
+    if mesh_of_tensor(tensor) is None:
+        return tensor
+    with torch.no_grad():
+        return tensor.to_local()
+
+
+def mesh_of(model: nn.Module) -> Any:
+    """The device mesh over which a model is sharded, or None."""
+    if not is_sharded(model):
+        return None
+    return next(mesh_of_tensor(p) for p in unwrap(model).parameters())
+
+
+def mesh_of_tensor(tensor: Any) -> Any:
+    """The device mesh of a DTensor; None for another."""
+    return getattr(tensor, "device_mesh", None)
+
+
+def gathered_on_main(tree: Any) -> Any:
+    """Nested dicts with whole tensors in the host's memory in place of shards; all processes together.
+
+    Args:
+        tree: the same keys in every process.
+
+    Returns:
+        the whole on the main process; elsewhere without the sharded tensors' values (None).
+    """
+    if isinstance(tree, dict):
+        return {key: gathered_on_main(value) for key, value in tree.items()}
+    if mesh_of_tensor(tree) is None:
+        return tree
+    value = _gathered(tree)
+    return value.cpu() if comm.is_main_process() else None
+
+
+def _gathered(tensor: Any) -> Any:
+    """The whole tensor, a copy."""
+    mesh = mesh_of_tensor(tensor)
+    with torch.no_grad():
+        full = tensor if mesh is None else tensor.full_tensor()
+        return full.clone() if mesh is None or mesh.size() == 1 else full
+
+
+def as_sharded(state: dict[str, Any], like: dict[str, Any]) -> dict[str, Any]:
+    """Tensors sharded as those of the same name are; nothing is sent.
+
+    Args:
+        state: whole tensors, the same in every process. What is sharded already, is no tensor, or has another
+            shape stays as it is.
+        like: by name, tensors or DTensors.
+    """
+    return {name: _as_sharded(value, like.get(name)) for name, value in state.items()}
+
+
+def _as_sharded(value: Any, like: Any) -> Any:
+    is_whole = isinstance(value, Tensor) and mesh_of_tensor(value) is None
+    if mesh_of_tensor(like) is None or not is_whole or value.shape != like.shape:
+        return value
+    from torch.distributed.tensor import DTensor
+
+    mesh = like.device_mesh
+    parts = value.detach().chunk(mesh.size(), dim=0)
+    rank = mesh.get_local_rank()
+    mine = parts[rank] if rank < len(parts) else value.detach()[:0]
+    return DTensor.from_local(
+        mine.to(mesh.device_type, copy=True).contiguous(),
+        mesh,
+        like.placements,
+        run_check=False,
+        shape=like.shape,
+        stride=like.stride(),
+    )
+
+
+def optimizer_as_sharded(state: dict[str, Any], params: list[Any]) -> dict[str, Any]:
+    """An optimizer's state dict with moments sharded as their parameters are.
+
+    Args:
+        state: of ``optimizer.state_dict()``.
+        params: the optimizer's, in the order of its groups.
+    """
+    moments = {
+        index: {name: _as_sharded(value, params[index]) for name, value in values.items()}
+        for index, values in state["state"].items()
+        if index < len(params)
+    }
+    return {**state, "state": {**state["state"], **moments}}

@@ -1,0 +1,135 @@
+"""The line that a run prints every so often, and traces of single steps."""
+
+import datetime
+import logging
+from pathlib import Path
+
+import torch
+from detectron2.engine import HookBase
+from detectron2.utils.comm import get_rank
+from detectron2.utils.events import EventWriter, get_event_storage
+
+from .throughput import Peak
+
+logger = logging.getLogger(__name__)
+
+#: Share of its time that a run may wait for images before it says so.
+DATA_WAIT_LIMIT = 0.1
+
+
+class ProgressPrinter(EventWriter):
+    """One line: iteration, time left, losses, images a second, MFU, waiting for data, rate, memory.
+
+    In place of Detectron2's ``CommonMetricPrinter``, which has half of them. All values are those of
+    metrics.json and TensorBoard.
+
+    Args:
+        max_iter: of the run.
+        peak: what MFU is a share of.
+    """
+
+    def __init__(self, max_iter: int, peak: Peak | None = None) -> None:
+        self.max_iter = max_iter
+        self._peak = f" of {peak}" if peak else ""
+
+    def write(self) -> None:
+        """Prints the values of the last logged step."""
+        storage = get_event_storage()
+        latest = {name: value for name, (value, _) in storage.latest().items()}
+        if storage.iter >= self.max_iter or "images_per_second" not in latest:
+            return
+        parts = [f"iter: {storage.iter}"]
+        if "time" in latest:
+            seconds = storage.history("time").median(1000) * (self.max_iter - storage.iter - 1)
+            storage.put_scalar("eta_seconds", seconds, smoothing_hint=False)
+            parts.append(f"eta: {datetime.timedelta(seconds=int(seconds))}")
+        losses = [n for n in latest if "loss" in n and "/" not in n and n != "total_loss"]
+        parts += [f"{name}: {latest[name]:.4g}" for name in ("total_loss", *losses)]
+        parts.append(f"grad_norm: {latest['grad_norm']:.3g}")
+        parts.append(f"lr: {latest.get('lr', float('nan')):.4g}")
+        parts.append(f"{latest['images_per_second']:.4g} images/s")
+        if "mfu" in latest:
+            parts.append(f"mfu: {latest['mfu']:.1%}{self._peak}")
+            self._peak = ""  # once is enough
+        parts.append(f"data wait: {latest['data_wait']:.1%}")
+        parts.append(f"memory: {latest['memory_mib']:.0f} MiB")
+        logger.info("  ".join(parts))
+
+
+class WarnOfDataWait(HookBase):
+    """Says so, with the remedy, when the device waits for images; again after twice as many times.
+
+    The first value holds the start of the loader's workers and does not count.
+    """
+
+    def __init__(self, num_workers: int) -> None:
+        self.num_workers = num_workers
+        self._seen = -1  # the iteration of the last value, of which the first is left out
+        self._late = 0
+
+    def after_step(self) -> None:
+        """Looks at the value that a logged step has left."""
+        share, iteration = self.trainer.storage.latest().get("data_wait", (0.0, -1))
+        if iteration == self._seen:
+            return
+        first, self._seen = self._seen < 0, iteration
+        if first or share <= DATA_WAIT_LIMIT:
+            return
+        self._late += 1
+        if self._late & (self._late - 1) == 0:
+            logger.warning(
+                "training waits for images %.0f%% of its time. Raise dataloader.train.num_workers (now %d a "
+                "process), compute regions ahead of training (tools/generate_regions.py), or store smaller "
+                "images",
+                100 * share,
+                self.num_workers,
+            )
+
+
+class Profile(HookBase):
+    """``--profile``: a PyTorch profiler trace of a few steps, to open in https://ui.perfetto.dev.
+
+    Args:
+        folder: gets ``trace_rank0.json`` and so on.
+        wait: steps after the first that are let pass, for they warm up.
+        steps: in the trace.
+    """
+
+    def __init__(self, folder: Path, wait: int = 5, steps: int = 3) -> None:
+        self.folder = folder
+        self.wait = wait
+        self.steps = steps
+        self._profiler: torch.profiler.profile | None = None
+
+    def before_step(self) -> None:
+        """Begins at the first step of the trace."""
+        if self.trainer.iter != self.trainer.start_iter + self.wait:
+            return
+        activities = [torch.profiler.ProfilerActivity.CPU]
+        if torch.cuda.is_available():
+            activities.append(torch.profiler.ProfilerActivity.CUDA)
+        self._profiler = torch.profiler.profile(activities=activities, profile_memory=True)
+        self._profiler.start()
+
+    def after_step(self) -> None:
+        """Ends after the last."""
+        if self.trainer.iter + 1 >= self.trainer.start_iter + self.wait + self.steps:
+            self._finish()
+
+    def after_train(self) -> None:
+        """Ends with a run that was shorter."""
+        self._finish()
+
+    def _finish(self) -> None:
+        profiler, self._profiler = self._profiler, None
+        if profiler is None:
+            return
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        profiler.stop()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"trace_rank{get_rank()}.json"
+        profiler.export_chrome_trace(str(path))
+        order = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+        logger.info("%s", profiler.key_averages().table(sort_by=order, row_limit=15))
+        logger.info("profile of %d steps: %s", self.steps, path)

@@ -1,0 +1,442 @@
+"""Two processes with shares of a model (FSDP) do what one does; for copies (DDP) see test_distributed.py."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+# Several runs in one pair of processes, for starting a pair takes longer than all of them.
+DRIVER = """
+import argparse, json, sys
+import torch
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from omegaconf import OmegaConf
+from timm.models.vision_transformer import Block
+from torch import nn
+from rmae_d2.engine import NonFiniteError, Trainer, main, parallelize
+from rmae_d2.engine.launch import launch_training
+from rmae_d2.engine.parallel import local
+
+class Toy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(8, 2) for _ in range(2))
+
+    def forward(self, batch):
+        x = batch[0]["x"]
+        for block in self.blocks:
+            x = block(x)
+        return {"loss": (x - 1).pow(2).mean()}
+
+class Late(Trainer):
+    # Polls as it does where the device is not the host's.
+    def check_finite(self):
+        if (self.iter + 1) % self.log_period == 0:
+            super().check_finite()
+
+class Record(HookBase):
+    def __init__(self):
+        self.weights = []
+
+    def after_step(self):
+        self.weights.append([local(p).clone() for p in self.trainer.model.parameters()])
+
+def batches():
+    # A value of one rank is not finite at step 6.
+    for step in range(20):
+        x = torch.randn(2, 3, 8)
+        yield [{"x": x * float("nan") if step == 6 and comm.get_rank() == 1 else x}]
+
+def nan_on_one_rank(parallel, fused):
+    torch.manual_seed(comm.get_rank())  # the weights too are the main process's alone
+    cpu = torch.device("cpu")
+    train = OmegaConf.create({"parallel": parallel, "precision": "fp32", "ddp": {}})
+    model = parallelize(Toy(), train, cpu)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=fused)
+    record = Record()
+    trainer = Late(model, batches(), optimizer, device=cpu, log_period=5, output_dir=sys.argv[2])
+    trainer.register_hooks([record])
+    try:
+        trainer.train(0, 20)
+    except NonFiniteError as error:
+        message = str(error)
+    same = [
+        all(torch.equal(a, b) for a, b in zip(x, y, strict=True))
+        for x, y in zip(record.weights, record.weights[1:])
+    ]
+    steps = {float(state["step"]) for state in optimizer.state.values()}
+    now = [local(p) for p in model.parameters()]
+    same.append(all(torch.equal(a, b) for a, b in zip(record.weights[-1], now, strict=True)))
+    return {"message": message, "iter": trainer.iter, "same": same, "steps": sorted(steps)}
+
+def runs(args):
+    for name, config, opts in json.loads(args.opts[0]):
+        try:
+            if config is None:
+                results = nan_on_one_rank(*opts)
+            else:
+                results = main(
+                    argparse.Namespace(config_file=config, resume=False, eval_only=False, opts=opts)
+                )
+        except NonFiniteError as error:
+            results = str(error)
+        with open(f"{args.opts[1]}/{name}_rank{comm.get_rank()}.json", "w") as file:
+            json.dump(results, file)
+
+if __name__ == "__main__":
+    common = dict(num_gpus=2, num_machines=1, machine_rank=0, dist_url="auto")
+    launch_training(runs, argparse.Namespace(**common, opts=sys.argv[1:]))
+"""
+
+STEPS = 8
+SUM = (
+    f"train.max_iter={STEPS}",
+    "train.ema.decay=0.9",
+    "train.clip_grad=0.2",
+    "train.checkpointer.period=4",
+)
+LOOK = (f"train.eval_period={STEPS}", f"train.vis_period={STEPS}")
+BF16 = "train.precision=bf16"
+FSDP = "train.parallel=fsdp"
+DECODER = "model.region_branch.decoder_depth=2"  # with a block of cross-attention
+
+
+@pytest.fixture(scope="module")
+def one(runs, tmp_path_factory):
+    """One process, one copy: its folder and what its evaluation found."""
+    out = tmp_path_factory.mktemp("one") / "run"
+    return out, runs.train(out, *SUM, *LOOK, DECODER)
+
+
+@pytest.fixture(scope="module")
+def start_pair(runs):
+    """Runs scenarios (name, config or None, overrides or arguments) in two processes."""
+
+    def start(folder, scenarios, timeout=400):
+        driver = folder / "driver.py"
+        driver.write_text(DRIVER)
+        command = [sys.executable, str(driver), json.dumps(scenarios), str(folder)]
+        code, output = runs.run(command, timeout=timeout)
+        assert code == 0, output
+        return output
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def pair(runs, start_pair, tmp_path_factory):
+    """Folder of what two processes made."""
+    folder = tmp_path_factory.mktemp("pair")
+
+    def scenario(name, *overrides):
+        opts = [*runs.tiny, f"train.output_dir={folder / name}", DECODER, *overrides]
+        return name, str(runs.config), opts
+
+    toys = [
+        (f"nan_{parallel}_{fused}", None, [parallel, fused])
+        for parallel in ("ddp", "fsdp")
+        for fused in (True, False)
+    ]
+    start_pair(
+        folder,
+        [
+            scenario("fsdp", *SUM, *LOOK, FSDP),
+            scenario("accumulated", *SUM, FSDP, "train.grad_accum=2"),
+            scenario("bf16", *SUM, FSDP, BF16),
+            scenario("diverge", FSDP, "optimizer.base_lr=1e30"),
+            *toys,
+        ],
+    )
+    return folder
+
+
+def final(out):
+    """The last checkpoint; biases of keys as 0.
+
+    No loss depends on them, for softmax is the same for shifted scores: their gradients are rounding alone,
+    which Adam enlarges to whole steps.
+    """
+    state = torch.load(out / "model_final.pth", weights_only=True)
+    for weights in (state["model"], state["ema"]):
+        for name, value in weights.items():
+            if name.endswith(("qkv.bias", "in_proj_bias")):
+                value[len(value) // 3 : -len(value) // 3] = 0
+    return state
+
+
+def assert_close_runs(a, b, metrics, rel=1e-5, atol=2e-6):
+    expected, found = metrics(a), metrics(b)
+    assert expected.keys() == found.keys() == set(range(STEPS))
+    for step, values in expected.items():
+        assert found[step] == pytest.approx(values, rel=rel), step
+    one, other = final(a), final(b)
+    for part in ("model", "ema"):
+        assert one[part].keys() == other[part].keys()
+        torch.testing.assert_close(one[part], other[part], rtol=1e-4, atol=atol)
+
+
+def test_shards_are_as_one(one, pair, metrics):
+    assert_close_runs(one[0], pair / "fsdp", metrics)
+    log = (pair / "fsdp/log.txt").read_text()
+    assert "sharded over 2 processes (FSDP), in 6 blocks and the rest" in log
+
+
+def test_accumulated_shards_are_as_one(one, pair, metrics):
+    """The gradient is clipped once, when it is whole."""
+    assert_close_runs(one[0], pair / "accumulated", metrics)
+
+
+def test_bf16_is_as_one(runs, pair, tmp_path, metrics):
+    """Master weights, moments and averages are fp32."""
+    runs.train(tmp_path / "run", *SUM, DECODER, BF16)
+    assert_close_runs(tmp_path / "run", pair / "bf16", metrics, rel=2e-3, atol=1e-3)
+    state = final(pair / "bf16")
+    dtypes = {v.dtype for s in state["trainer"]["optimizer"]["state"].values() for v in s.values()}
+    assert {v.dtype for v in state["model"].values()} == dtypes == {torch.float32}
+
+
+def test_evaluation_and_pictures_see_the_whole_model(one, pair):
+    found = json.loads((pair / "fsdp_rank0.json").read_text())
+    assert found["reconstruction"] == pytest.approx(one[1]["reconstruction"], rel=1e-4)
+    assert json.loads((pair / "fsdp_rank1.json").read_text()) == {}
+    assert (pair / "fsdp/reconstruction.png").exists()
+
+
+def test_the_final_file_is_that_of_one_process(one, pair, assert_same):
+    def shapes(node):
+        if isinstance(node, dict):
+            return {k: shapes(v) for k, v in node.items()}
+        return (node.shape, node.dtype) if isinstance(node, torch.Tensor) else type(node)
+
+    a, b = (torch.load(x / "model_final.pth", weights_only=True) for x in (one[0], pair / "fsdp"))
+    for part in ("model", "ema", "trainer"):
+        assert_same(shapes(a[part]), shapes(b[part]))
+    exported = [torch.load(x / "backbone_final.pth") for x in (one[0], pair / "fsdp")]
+    torch.testing.assert_close(exported[0]["model"], exported[1]["model"], rtol=1e-4, atol=1e-5)
+    # Both processes wrote into the folder of a numbered checkpoint, of which nothing else is left.
+    names = sorted(p.name for p in (pair / "fsdp/model_0000003").iterdir())
+    assert names == [".metadata", "__0_0.distcp", "__1_0.distcp", "state.pth"]
+    assert not list((pair / "fsdp").glob("*.tmp*"))
+
+
+def test_divergence_is_noticed_by_both(pair):
+    for rank in (0, 1):
+        message = json.loads((pair / f"diverge_rank{rank}.json").read_text())
+        assert "not finite at iteration 2" in message
+        batch = json.loads((pair / f"diverge/nonfinite_batch_rank{rank}.json").read_text())
+        assert batch["iteration"] == 2 and len(batch["images"]) == 2
+
+
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "plain"])
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_nan_of_one_rank_stops_both_with_weights_untouched(pair, parallel, fused):
+    for rank in (0, 1):
+        found = json.loads((pair / f"nan_{parallel}_{fused}_rank{rank}.json").read_text())
+        assert "not finite at iteration 6" in found["message"]
+        assert found["iter"] == 9 and found["steps"] == [6]
+        # Between weights after steps 0 and 1, ... 8 and 9 (the last one stops), and now.
+        assert found["same"] == [False] * 5 + [True] * 4
+
+
+def later(out, iteration):
+    """Whether a step's metrics are written."""
+
+    def check():
+        path = out / "metrics.json"
+        return path.exists() and f'"iteration": {iteration},' in path.read_text()
+
+    return check
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="worker processes are found through /proc")
+def test_killed_while_two_processes_save(runs, pair, tmp_path, two_processes, metrics):
+    """SIGKILL of everything as soon as the unfinished folder is there; --resume cleans up and continues."""
+    out = tmp_path / "run"
+    command = runs.command(out, *SUM, DECODER, FSDP, flags=two_processes)
+    process = runs.start(command)
+    unfinished = out / "model_0000003.tmp"
+    deadline = time.monotonic() + 90
+    while not (unfinished.exists() or (out / "model_0000003").exists()):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.0002)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    for pid in (process.pid, *map(int, workers)):
+        os.kill(pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert not (out / "model_final.pth").exists()
+    again = runs.command(out, *SUM, DECODER, FSDP, flags=[*two_processes, "--resume"])
+    code, output = runs.run(again)
+    assert code == 0, output
+    assert not list(out.glob("*.tmp*"))
+    one, other = final(pair / "fsdp"), final(out)
+    torch.testing.assert_close(one["model"], other["model"], rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.slow
+def test_sigterm_saves_shards(runs, tmp_path, two_processes):
+    """What two processes saved when they were stopped, one continues."""
+    out = tmp_path / "run"
+    long = [*SUM, DECODER, "train.max_iter=24"]
+    process = runs.start(runs.command(out, *long, FSDP, flags=two_processes))
+    code, output = runs.signal_when(process, later(out, 0), signal.SIGTERM)
+    assert code == 0 and "stopped by SIGTERM after iteration" in output, output
+    marked = (out / "last_checkpoint").read_text()
+    assert (out / marked).is_dir() and not (out / "model_final.pth").exists()
+    runs.train(out, *long, FSDP, resume=True)
+    assert f"from {out / marked}" in (out / "log.txt").read_text()
+    runs.train(tmp_path / "whole", *long)
+    one, other = final(tmp_path / "whole"), final(out)
+    torch.testing.assert_close(one["model"], other["model"], rtol=1e-4, atol=2e-6)
+
+
+MODELS = {
+    "vitdet": (
+        "configs/coco/mask_rcnn_vitdet_b_1x_small.py",
+        [
+            "train.activation_checkpointing=true",
+            "model.backbone.net.drop_path_rate=0.3",
+            "model.backbone.net.img_size=64",
+            "model.backbone.net.pretrain_img_size=32",
+            "model.backbone.net.window_size=2",
+            "model.backbone.net.window_block_indexes=[0]",
+            "model.backbone.out_channels=16",
+            "model.proposal_generator.pre_nms_topk=[60,60]",
+            "model.proposal_generator.post_nms_topk=[30,30]",
+            "model.roi_heads.mask_head.conv_dims=[16,16]",
+            "model.roi_heads.box_head.conv_dims=[16]",
+            "model.roi_heads.box_head.fc_dims=[32]",
+            "optimizer.lr=1e-3",
+            "lr_multiplier.warmup_length=0.0",
+        ],
+    ),
+    "upernet": (
+        "configs/demo/semantic_tiny_ade20k.py",
+        [
+            "dataloader.train.mapper.augmentations.0.short_edge_length=[32,128]",
+            "model.backbone.net.img_size=64",
+            "model.backbone.net.depth=4",
+            "model.backbone.net.out_indices=[0,1,2,3]",
+            "model.backbone.in_features=[block0,block1,block2,block3]",
+            "model.backbone.norm=LN",
+            "model.sem_seg_head.norm=LN",
+            "model.sem_seg_head.channels=8",
+            "model.sem_seg_head.aux_channels=8",
+            "model.stride=48",
+        ],
+    ),
+    "classifier": (
+        "configs/imagenet/finetune_vitb.py",
+        [
+            "model.num_classes=2",
+            "model.backbone.net.img_size=32",
+            "model.backbone.net.patch_size=8",
+        ],
+    ),
+}
+SMALL = [
+    "train.device=cpu",
+    "train.precision=fp32",
+    "train.init_checkpoint=",
+    "train.max_iter=4",
+    "train.log_period=1",
+    "train.eval_period=4",
+    "train.checkpointer.period=2",
+    "train.clip_grad=1.0",
+    "dataloader.train.total_batch_size=4",
+    "dataloader.train.num_workers=0",
+    "dataloader.test.num_workers=0",
+    "model.backbone.net.embed_dim=32",
+    "model.backbone.net.num_heads=4",
+]
+
+
+def labelled(photos, folder):
+    """Overrides by model for photos with made-up labels of each kind: boxes, pixels, folders."""
+    import numpy as np
+    from PIL import Image
+
+    annotations, names = [], sorted(path.name for path in photos.iterdir())
+    (folder / "labels").mkdir()
+    for i, name in enumerate(names):
+        x, y, w, h = 3 + i, 5, 30, 24
+        polygon = [x, y, x + w, y, x + w, y + h, x, y + h]
+        annotations.append(
+            {"id": i + 1, "image_id": i, "category_id": 1 + i % 2, "bbox": [x, y, w, h]}
+            | {"segmentation": [polygon], "area": w * h, "iscrowd": 0}
+        )
+        pixels = np.asarray(Image.open(photos / name))
+        label = (pixels[..., 0] > pixels[..., 1]).astype("uint8") + (pixels[..., 2] > 100)
+        Image.fromarray(label).save(folder / "labels" / f"{Path(name).stem}.png")
+        for split in ("train", "val"):
+            (folder / "classes" / split / str(i % 2)).mkdir(parents=True, exist_ok=True)
+            shutil.copy(photos / name, folder / "classes" / split / str(i % 2) / name)
+    images = [
+        {"id": i, "file_name": name, "height": 48, "width": 60} for i, name in enumerate(names)
+    ]
+    categories = [{"id": 1, "name": "cup"}, {"id": 2, "name": "cat"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "own.json").write_text(json.dumps(content))
+    of = {
+        "vitdet": {"json": folder / "own.json", "root": photos},
+        "upernet": {"images": photos, "labels": folder / "labels", "num_classes": 3},
+    }
+    overrides = {
+        model: [
+            f"dataloader.{split}.dataset.{k}={v}"
+            for split in ("train", "test")
+            for k, v in x.items()
+        ]
+        for model, x in of.items()
+    }
+    overrides["classifier"] = [f"dataloader.train.dataset.root={folder / 'classes'}"]
+    return overrides
+
+
+def losses(out):
+    lines = map(json.loads, (out / "metrics.json").read_text().splitlines())
+    records = [line for line in lines if "total_loss" in line]
+    return [
+        {k: v for k, v in r.items() if "loss" in k or k in ("grad_norm", "lr")} for r in records
+    ]
+
+
+@pytest.fixture(scope="module")
+def models(runs, start_pair, tmp_path_factory):
+    """Folder with every model's run in two processes, and in one with the same micro-batches."""
+    folder = tmp_path_factory.mktemp("models")
+    data = labelled(runs.photos, folder)
+    scenarios, found = [], {}
+    for name, (config, overrides) in MODELS.items():
+        opts = [*SMALL, *overrides, *data[name]]
+        two = [*opts, FSDP, "train.grad_accum=1", f"train.output_dir={folder / name}"]
+        scenarios.append((name, config, two))
+        alone = folder / f"{name}_one"
+        found[name] = runs.train(alone, *opts, "train.grad_accum=2", config=config, tiny=False)
+    start_pair(folder, scenarios)
+    return folder, found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(MODELS))
+def test_every_model_in_two_shares_is_as_one(models, name):
+    folder, found = models
+    expected, steps = losses(folder / f"{name}_one"), losses(folder / name)
+    assert len(expected) == len(steps) == 4
+    for step, (a, b) in enumerate(zip(expected, steps, strict=True)):
+        assert b == pytest.approx(a, rel=1e-4, abs=1e-6), step
+    weights = [
+        torch.load(out / "model_final.pth", weights_only=True)["model"]
+        for out in (folder / f"{name}_one", folder / name)
+    ]
+    # A step of Adam is of the size of the rate even where a gradient is rounding alone.
+    torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-4)
+    evaluated = json.loads((folder / f"{name}_rank0.json").read_text())
+    assert evaluated.keys() == found[name].keys()

@@ -1,0 +1,105 @@
+"""What a run prints while it goes, and the traces it writes."""
+
+import json
+import logging
+
+import pytest
+import torch
+
+from rmae_d2.engine import progress
+
+PLAIN = "train.log_period=2"
+
+
+@pytest.fixture(scope="module")
+def finished(runs, tmp_path_factory):
+    out = tmp_path_factory.mktemp("progress") / "run"
+    runs.train(out, "train.max_iter=8", PLAIN, "train.device_tflops=0.25")
+    return out
+
+
+def test_the_line(finished):
+    lines = [x for x in (finished / "log.txt").read_text().splitlines() if "images/s" in x]
+    assert len(lines) == 4
+    for i, line in enumerate(lines):
+        eta = ("eta: 0:00:",) if i else ()  # Detectron2 times no step before the fourth
+        order = (
+            f"iter: {2 * i + 1} ",
+            *eta,
+            "total_loss: ",
+            "loss_pixel: ",
+            "loss_region: ",
+        )
+        order += ("grad_norm: ", "lr: ", " images/s", "mfu: ", "data wait: ", "memory: ", " MiB")
+        places = [line.find(x) for x in order]
+        assert -1 not in places and places == sorted(places), line
+    assert "of 0.25 TFLOP/s (train.device_tflops)" in lines[0]
+
+
+def test_files_carry_the_same_values(finished):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    records = [json.loads(line) for line in (finished / "metrics.json").read_text().splitlines()]
+    events = EventAccumulator(str(finished)).Reload()
+    lines = [x for x in (finished / "log.txt").read_text().splitlines() if "images/s" in x]
+    for key in ("mfu", "data_wait", "memory_mib", "images_per_second", "eta_seconds"):
+        values = {r["iteration"]: r[key] for r in records if key in r}
+        assert {e.step: pytest.approx(e.value, rel=1e-5) for e in events.Scalars(key)} == values
+    for record, line in zip(records, lines, strict=False):
+        assert f"mfu: {record['mfu']:.1%}" in line
+        assert f"memory: {record['memory_mib']:.0f} MiB" in line
+        assert 0 <= record["data_wait"] < 1 and record["memory_mib"] > 50
+
+
+def test_mfu_is_operations_over_time_and_peak(finished, runs):
+    """Twice the peak is half the share, at the same images a second."""
+    from detectron2.config import instantiate
+
+    from rmae_d2.config import load_config
+    from rmae_d2.engine.throughput import step_flops
+
+    cfg = load_config(finished / "config.yaml")
+    loader = instantiate(cfg.dataloader.train)
+    flops = step_flops(instantiate(cfg.model), loader.preview(2))
+    records = [json.loads(line) for line in (finished / "metrics.json").read_text().splitlines()]
+    for record in records[:4]:
+        expected = flops * record["images_per_second"] / 0.25e12
+        assert record["mfu"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_waiting_for_images_is_told_and_how_to_end_it(runs, tmp_path, monkeypatch, caplog):
+    """A limit of nothing, for how long a machine waits is not ours to say."""
+    monkeypatch.setattr(progress, "DATA_WAIT_LIMIT", 0.0)
+    runs.train(tmp_path / "run", "train.max_iter=8", "train.log_period=1")
+    log = (tmp_path / "run/log.txt").read_text()
+    told = [x for x in log.splitlines() if "training waits for images" in x]
+    # Values 2 to 8, of which the 1st, 2nd and 4th are told.
+    assert len(told) == 3
+    assert "dataloader.train.num_workers (now 0 a process)" in told[0]
+
+
+def test_profile(runs, tmp_path):
+    from types import SimpleNamespace
+
+    from rmae_d2.engine import main
+
+    out = tmp_path / "run"
+    args = SimpleNamespace(
+        config_file=str(runs.config),
+        resume=False,
+        eval_only=False,
+        profile=True,
+        opts=[*runs.tiny, f"train.output_dir={out}", "train.max_iter=10"],
+    )
+    before = {n: list(logging.getLogger(n).handlers) for n in ("rmae_d2", "detectron2", "fvcore")}
+    try:
+        main(args)
+    finally:
+        for name, handlers in before.items():
+            logging.getLogger(name).handlers[:] = handlers
+    path = out / "profile/trace_rank0.json"
+    assert str(path) in (out / "log.txt").read_text()
+    names = {event.get("name") for event in json.loads(path.read_text())["traceEvents"]}
+    assert {"aten::addmm", "Optimizer.step#AdamW.step"} & names
+    assert torch.autograd.profiler._is_profiler_enabled is False
+    assert "aten::_fused_adamw_" in names

@@ -1,0 +1,362 @@
+"""What separates the length, batch and channel variants, and which branch hears of which."""
+
+import logging
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+from fvcore.nn import FlopCountAnalysis
+from torch import nn
+
+from rmae_d2.checkpoint import load_pretrained
+from rmae_d2.modeling import (
+    BatchRegionBranch,
+    ChannelRegionBranch,
+    IndependentMasking,
+    RegionBranch,
+    add_rmae_config,
+    patchify,
+    random_shuffle,
+    unpatchify,
+)
+
+B, K = 2, 5
+VARIANTS = {
+    "length": {"variant": "length"},
+    "attention": {"variant": "length", "query_pool": "attention"},
+    "batch": {"variant": "batch"},
+    "channel": {"variant": "channel", "num_regions": K},
+}
+FEEDINGS = ("pixel_to_region", "region_to_pixel", "both")
+DEEP = {"neck_depth": 2, "encoder_depth": 2, "decoder_depth": 2}
+
+
+def inputs(regions=K):
+    torch.manual_seed(5)
+    return (
+        torch.randn(B, 3, 32, 32),
+        torch.rand(B, regions, 32, 32) > 0.6,
+        random_shuffle(torch.arange(B) + 3, 16),
+    )
+
+
+def predict(model, *arguments):
+    with torch.no_grad():
+        return model.forward_tensors(*arguments)
+
+
+# ---- regions among themselves
+
+
+@pytest.mark.parametrize("sizes", [{}, DEEP], ids=["one block", "deep"])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_which_variants_are_equivariant(make_rmae, name, sizes):
+    model = make_rmae(regions={**VARIANTS[name], **sizes})
+    images, regions, ids = inputs()
+    order = torch.tensor([3, 0, 4, 2, 1])
+    out = predict(model, images, regions, ids)
+    permuted = predict(model, images, regions[:, order], ids)
+    same = torch.allclose(
+        permuted["pred_regions"], out["pred_regions"][:, order], rtol=1e-4, atol=1e-4
+    )
+    assert same == (name != "channel")
+    assert torch.allclose(permuted["loss_pixel"], out["loss_pixel"])
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_which_variants_let_regions_see_each_other(make_rmae, name):
+    model = make_rmae(regions=VARIANTS[name])
+    images, regions, ids = inputs()
+    others = regions.clone()
+    others[:, 1:] = ~others[:, 1:]
+    first = predict(model, images, regions, ids)["pred_regions"][:, 0]
+    beside_others = predict(model, images, others, ids)["pred_regions"][:, 0]
+    assert torch.allclose(first, beside_others, atol=1e-5) == (name == "batch")
+
+
+def test_any_number_of_regions(make_rmae):
+    images, _, ids = inputs()
+    for name in ("length", "attention", "batch"):
+        model = make_rmae(regions=VARIANTS[name])
+        for number in (1, 3, 9):
+            regions = torch.rand(B, number, 32, 32) > 0.6
+            assert predict(model, images, regions, ids)["pred_regions"].shape == (B, number, 16, 64)
+    channel = make_rmae(regions=VARIANTS["channel"])
+    with pytest.raises(ValueError, match=r"3 region maps given to a channel variant of num_reg"):
+        predict(channel, images, torch.rand(B, 3, 32, 32) > 0.6, ids)
+
+
+def test_channel_with_one_region_is_batch(make_rmae):
+    one = make_rmae(regions={"variant": "channel", "num_regions": 1})
+    batch = make_rmae(regions={"variant": "batch"})
+    batch.load_state_dict(one.state_dict())
+    arguments = inputs(regions=1)
+    expected, out = predict(batch, *arguments), predict(one, *arguments)
+    for name in ("pred_regions", "loss"):
+        assert torch.equal(out[name], expected[name])
+
+
+# ---- against a computation that spares nothing
+
+
+def naive(branch, tokens, regions, ids, visible):
+    """Logits (B, passes, L, P*P*C) of a channel or batch branch: everything embedded and predicted."""
+    maps = regions.float()
+    channels = branch.maps_a_pass
+    passes = maps.shape[1] // channels
+    stacks = maps.reshape(len(maps) * passes, channels, *maps.shape[2:])
+
+    def rows(x, ids):
+        return torch.stack([row[i] for row, i in zip(x, ids, strict=True)])
+
+    encoder = branch.encoder
+    x = encoder.patch_embed.proj(stacks - 0.5).flatten(2).transpose(1, 2) + encoder.pos_embed
+    many = ids.repeat_interleave(passes, dim=0)
+    x = rows(x, many[:, :visible])
+    for block in encoder.blocks:
+        x = block(x)
+    decoder = branch.decoder
+    x = decoder.embed(x)
+    hidden = decoder.mask_token.expand(len(x), ids.shape[1] - visible, -1)
+    x = rows(torch.cat([x, hidden], dim=1), many.argsort(dim=1)) + decoder.pos_embed
+    memory = branch.neck.norm(branch.neck(tokens, ids[:, :visible]))[:, 1:]
+    x = x + memory.repeat_interleave(passes, dim=0)
+    for block in decoder.blocks:
+        x = block(x)
+    return decoder.pred(decoder.norm(x))
+
+
+@pytest.mark.parametrize("name", ["batch", "channel"])
+def test_hidden_only_computing_changes_nothing(make_rmae, name):
+    model = make_rmae(regions={**VARIANTS[name], **DEEP, "encoder_dim": 24})
+    branch = model.region_branch
+    images, regions, ids = inputs()
+    with torch.no_grad():
+        tokens = model.backbone(patchify(images, 8), ids[:, :4])
+        everywhere = naive(branch, tokens, regions, ids, visible=4)
+        # Of a patch the channels come last, as patchify cuts images.
+        pictures = unpatchify(everywhere, (4, 4), 8)
+        expected = patchify(pictures.reshape(B * K, 1, 32, 32), 8).unflatten(0, (B, K))
+    out = predict(model, images, regions, ids)
+    hidden = out["mask"][:, None, :, None].expand_as(expected)
+    assert torch.allclose(out["pred_regions"][hidden], expected[hidden], rtol=1e-4, atol=1e-5)
+
+
+# ---- cost
+
+
+class Alone(nn.Module):
+    """A branch on tensors, as the tracer wants it."""
+
+    def __init__(self, branch):
+        super().__init__()
+        self.branch = branch
+
+    def forward(self, tokens, ids, maps):
+        return self.branch(tokens, ids[:, :49], maps, ids[:, :49], ids[:, 49:])[0]
+
+
+def mmacs(branch, number):
+    """Of a branch behind a ViT-B of 224 pixels, 75 % hidden."""
+    for part in branch.modules():
+        if hasattr(part, "fused_attn"):
+            part.fused_attn = False
+    arguments = (
+        torch.zeros(1, 50, 768),
+        random_shuffle(torch.zeros(1, dtype=torch.int64), 196),
+        torch.zeros(1, number, 196, 256),
+    )
+    logging.getLogger("fvcore").setLevel(logging.ERROR)
+    counter = FlopCountAnalysis(Alone(branch), arguments).unsupported_ops_warnings(False)
+    with torch.no_grad():
+        return counter.total() / 1e6
+
+
+def test_cost_over_the_number_of_regions():
+    """Multiply-adds of the region branch alone, in millions; MAE ViT-B has 9,688."""
+    numbers = (1, 2, 4, 8, 16, 32)
+    length = [mmacs(RegionBranch(768, (14, 14)), k) for k in numbers]
+    batch = [mmacs(BatchRegionBranch(768, (14, 14)), k) for k in numbers]
+    channel = [mmacs(ChannelRegionBranch(768, (14, 14), num_regions=k), k) for k in numbers]
+    assert length == pytest.approx([78, 100, 143, 230, 404, 752], rel=0.01)
+    assert batch == pytest.approx([125, 196, 338, 623, 1192, 2329], rel=0.01)
+    assert channel == pytest.approx([125, 132, 144, 170, 221, 324], rel=0.01)
+    a_region = (batch[-1] - batch[0]) / 31
+    assert batch == pytest.approx([batch[0] + (k - 1) * a_region for k in numbers], rel=1e-4)
+    # A query's own pass is its small encoder; its decoder has no attention over patches.
+    assert (length[-1] - length[0]) / 31 < a_region / 3
+
+
+# ---- learning
+
+
+@pytest.mark.parametrize("feeding", FEEDINGS)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_gradients_reach_every_part(make_rmae, name, feeding):
+    model = make_rmae(regions={**VARIANTS[name], **DEEP}, feeding=feeding)
+    model.forward_tensors(*inputs())["loss"].backward()
+    for parameter_name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        assert parameter.grad is not None, parameter_name
+        # Where the neck hears nothing of the pixels it is given zeros, which make no gradient.
+        silent = (
+            feeding == "region_to_pixel" and parameter_name == "region_branch.neck.embed.weight"
+        )
+        assert bool(parameter.grad.any()) != silent, parameter_name
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_bf16_autocast_is_close_to_fp32(make_rmae, name):
+    model = make_rmae(regions={**VARIANTS[name], **DEEP}, feeding="both")
+    expected = model.forward_tensors(*inputs())
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model.forward_tensors(*inputs())
+    out["loss"].backward()
+    for loss in ("loss_pixel", "loss_region"):
+        assert out[loss].dtype == torch.float32
+        assert out[loss].item() == pytest.approx(expected[loss].item(), rel=0.02)
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_what_is_compiled_computes_the_same(make_rmae, name):
+    """Captured as one graph; the compiler's own code is not the point, so none is made."""
+    model = make_rmae(regions=VARIANTS[name], feeding="both", masking=IndependentMasking()).train()
+    samples = [
+        {
+            "image": torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8),
+            "regions": torch.rand(K, 32, 32) > 0.6,
+            "mask_seed": i,
+        }
+        for i in range(B)
+    ]
+    expected = model(samples)
+    torch.compiler.reset()
+    model.compile(backend="aot_eager", fullgraph=True)
+    out = model(samples)
+    for loss in expected:
+        assert torch.allclose(out[loss], expected[loss], rtol=1e-5)
+
+
+def test_overlapping_and_nested_regions_are_learned(make_rmae):
+    """A whole, its part, that part's part, and one that crosses them: no partition, all are queries."""
+    sizes = {"encoder_dim": 32, "decoder_dim": 32}
+    model = make_rmae(regions=sizes, decoder=None, depth=1, mask_ratio=0.5)
+    y, x = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
+    distance = ((y - 15.5) ** 2 + (x - 15.5) ** 2).sqrt()
+    maps = torch.stack([distance < 15, distance < 10, distance < 5, x > 12]).expand(B, -1, -1, -1)
+    images, _, ids = inputs()
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(120):
+        optimizer.zero_grad()
+        model.forward_tensors(images, maps, ids)["loss"].backward()
+        optimizer.step()
+    out = predict(model, images, maps, ids)
+    hidden = out["mask"][:, None, :, None]
+    target = patchify(maps.flatten(0, 1)[:, None], 8).unflatten(0, (B, 4))
+    predicted = (out["pred_regions"] > 0) & hidden
+    iou = (predicted & target).sum(dim=(2, 3)) / ((predicted | (target & hidden)).sum(dim=(2, 3)))
+    assert iou.min() > 0.8
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_checkpoint_comes_back(make_rmae, name):
+    first = make_rmae(regions=VARIANTS[name], feeding="both")
+    second = make_rmae(regions=VARIANTS[name], feeding="both")
+    report = load_pretrained(second, first.state_dict(), require_all=True)
+    assert not report.unused and not report.new
+    assert torch.equal(predict(first, *inputs())["loss"], predict(second, *inputs())["loss"])
+
+
+def test_attention_pooling_adds_only_its_own_tensors(make_rmae):
+    mean = make_rmae(regions=VARIANTS["length"]).state_dict().keys()
+    attention = make_rmae(regions=VARIANTS["attention"]).state_dict().keys()
+    assert mean <= attention
+    assert {name.split(".")[1] for name in attention - mean} == {"pool"}
+
+
+def test_attention_pooling_does_not_depend_on_the_order_of_visible_patches(make_rmae):
+    model = make_rmae(regions=VARIANTS["attention"])
+    images, regions, ids = inputs()
+    other = torch.cat([ids[:, :4].flip(1), ids[:, 4:]], dim=1)
+    out, again = predict(model, images, regions, ids), predict(model, images, regions, other)
+    assert torch.allclose(out["pred_regions"], again["pred_regions"], rtol=1e-4, atol=1e-5)
+
+
+# ---- feeding
+
+
+@pytest.mark.parametrize("feeding", FEEDINGS)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_who_hears_of_whom(make_rmae, name, feeding):
+    model = make_rmae(regions=VARIANTS[name], feeding=feeding)
+    images, regions, ids = inputs()
+    out = predict(model, images, regions, ids)
+    other_image = predict(model, torch.randn_like(images), regions, ids)
+    other_regions = predict(model, images, ~regions, ids)
+    pixels_reach_regions = not torch.equal(other_image["pred_regions"], out["pred_regions"])
+    regions_reach_pixels = not torch.equal(other_regions["pred_pixels"], out["pred_pixels"])
+    assert pixels_reach_regions == (feeding != "region_to_pixel")
+    assert regions_reach_pixels == (feeding != "pixel_to_region")
+
+
+@pytest.mark.parametrize("feeding", FEEDINGS)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_nothing_hidden_leaks(make_rmae, name, feeding):
+    model = make_rmae(regions=VARIANTS[name], feeding=feeding)
+    images, regions, ids = inputs()
+    out = predict(model, images, regions, ids)
+    hidden = out["mask"]
+    pixels = patchify(images, 8)
+    pixels[hidden] = torch.randn_like(pixels[hidden])
+    maps = patchify(regions.flatten(0, 1)[:, None], 8).unflatten(0, (B, K))
+    maps = torch.where(hidden[:, None, :, None], ~maps, maps)
+    other = predict(
+        model,
+        unpatchify(pixels, (4, 4), 8),
+        unpatchify(maps.flatten(0, 1), (4, 4), 8)[:, 0].unflatten(0, (B, K)),
+        ids,
+    )
+    for what in ("pred_pixels", "pred_regions"):
+        assert torch.equal(other[what], out[what])
+
+
+def test_the_default_feeding_adds_no_tensor(make_rmae):
+    names = make_rmae().state_dict().keys()
+    assert make_rmae(feeding="both").state_dict().keys() - names == {
+        "region_to_pixel.weight",
+        "region_to_pixel.bias",
+    }
+
+
+# ---- errors, yacs
+
+
+def test_options_that_cannot_be(make_rmae):
+    for wrong, message in (
+        ({"feeding": "sideways"}, "feeding='sideways'"),
+        ({"feeding": "both", "decoder": None}, "needs a region branch and a pixel decoder"),
+        ({"feeding": "region_to_pixel", "regions": None}, "needs a region branch and a pixel"),
+        ({"region_criterion": "l1"}, "region_criterion='l1'"),
+        ({"region_dropout": True, "regions": VARIANTS["channel"]}, "whose K is fixed"),
+        ({"regions": {"variant": "depth"}}, "unknown region variant 'depth'"),
+        ({"regions": {"query_pool": "max"}}, "query_pool='max'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make_rmae(**wrong)
+
+
+def test_yacs():
+    cfg = get_cfg()
+    add_rmae_config(cfg)
+    cfg.MODEL.META_ARCHITECTURE = "RMAE"
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.merge_from_list(
+        ["MODEL.RMAE.DEPTH", 1, "MODEL.RMAE.FEEDING", "both"]
+        + ["MODEL.RMAE.REGION_BRANCH.VARIANT", "batch", "MODEL.RMAE.REGION_CRITERION", "l2"]
+    )
+    model = build_model(cfg)
+    assert isinstance(model.region_branch, BatchRegionBranch)
+    assert model.region_to_pixel is not None and model.region_criterion == "l2"
