@@ -1,7 +1,7 @@
 """Reconstructions as one picture: what the model was given, and what it made of it.
 
-A row a sample: image, masked image, pixel reconstruction; then for a few regions: region, masked region,
-predicted region.
+A row a sample: image, mask probability (of a masking policy that learned one), masked image, pixel
+reconstruction; then for a few regions: region, masked region, predicted region.
 """
 
 from typing import Any
@@ -37,6 +37,8 @@ def draw_reconstructions(
     """
     rows = [_row(s, o, max_regions) for s, o in zip(samples, outputs, strict=True)]
     titles = ["image", "visible patches"]
+    if "mask_probability" in outputs[0]:
+        titles.insert(1, "mask probability")
     if "reconstruction" in outputs[0]:
         titles.append("pixels predicted")
     if "region_probability" in outputs[0]:
@@ -52,6 +54,8 @@ def _row(sample: dict[str, Any], output: dict[str, Tensor], max_regions: int) ->
     image = _rgb(sample["image"])
     hidden = _pixel_mask(output["mask"], sample["image"].shape[1:])
     tiles = [image, np.where(hidden, _GRAY, image)]
+    if "mask_probability" in output:
+        tiles.insert(1, _heat(output["mask_probability"], sample["image"].shape[1:]))
     if "reconstruction" in output:
         tiles.append(_rgb(output["reconstruction"]))
     if "region_probability" in output:
@@ -78,6 +82,14 @@ def _rgb(image_CHW: Tensor) -> NDArray[Any]:
 def _pixel_mask(mask_L: Tensor, size: torch.Size) -> NDArray[np.bool_]:
     """(H, W, 1), to choose between pictures."""
     return mask_to_pixels(mask_L.cpu(), (size[0], size[1])).numpy()[:, :, None]
+
+
+def _heat(probability_L: Tensor, size: torch.Size) -> NDArray[Any]:
+    """Black for 0, through red and yellow to white for the highest, (H, W, 3)."""
+    from matplotlib import colormaps
+
+    share = mask_to_pixels((probability_L / probability_L.max()).float().cpu(), (size[0], size[1]))
+    return (colormaps["hot"](share.numpy())[:, :, :3] * 255).round()
 
 
 def _join(tiles: list[NDArray[Any]]) -> NDArray[Any]:

@@ -98,3 +98,20 @@ def test_titles_are_drawn_and_fit():
         tile = header[:, column * 196 : (column + 1) * 196]
         assert (tile < 128).any(axis=(0, 2)).sum() > 10
         assert not (tile[:, 120:] < 128).any()
+
+
+def test_mask_probabilities_are_shown_where_there_are_some():
+    """The highest is white, 0 is black, a patch has one colour."""
+    output = make_output()
+    probability = torch.zeros(96)
+    probability[5], probability[40] = 0.75, 0.25
+    output["mask_probability"] = probability
+    picture = draw_reconstructions([make_sample()], [output], max_regions=1)
+    (tiles,) = tiles_of(picture, rows=1)
+    assert len(tiles) == 4 + 3
+    heat = tiles[1].reshape(8, 16, 12, 16, 3).transpose(0, 2, 1, 3, 4).reshape(96, 256, 3)
+    assert (heat == heat[:, :1]).all()
+    brightness = heat[:, 0].astype(int).sum(axis=1)
+    assert brightness[5] == 3 * 255 and 0 < brightness[40] < brightness[5]
+    rest = [i for i in range(96) if i not in (5, 40)]
+    assert brightness[rest].max() < 20

@@ -1,0 +1,71 @@
+"""tools/visualize_masking.py on a run's own files."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rmae_d2.config import apply_overrides, get_config, save_config
+from rmae_d2.modeling import MaskedViT
+
+TOOL = Path(__file__).resolve().parents[2] / "tools/visualize_masking.py"
+NET = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 4}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A folder with photos, and config and weights of a tiny R-MAE whose masks are learned."""
+    from detectron2.config import instantiate
+    from skimage import data
+
+    folder = tmp_path_factory.mktemp("run")
+    torch.manual_seed(0)
+    torch.save(MaskedViT(**NET).state_dict(), folder / "scorer.pth")
+    (folder / "photos").mkdir()
+    for i, photo in enumerate((data.astronaut(), data.coffee())):
+        Image.fromarray(photo[:120, :160]).save(folder / f"photos/{i}.png")
+    overrides = [
+        *(f"model.backbone.net.{key}={value}" for key, value in NET.items()),
+        "model.pixel_decoder.dim=16",
+        "model.pixel_decoder.depth=1",
+        "model.pixel_decoder.num_heads=4",
+        f"model.masking.generator.scorer.weights={folder / 'scorer.pth'}",
+        *(
+            f"model.masking.generator.scorer.net.{key}={NET[key]}"
+            for key in ("embed_dim", "depth", "num_heads")
+        ),
+        "train.device=cpu",
+        f"train.output_dir={folder}",
+    ]
+    cfg = apply_overrides(get_config("pretrain/automae_rmae_vitb.py"), overrides)
+    torch.save({"model": instantiate(cfg.model).state_dict()}, folder / "model.pth")
+    save_config(cfg, folder / "config.yaml")
+    return folder
+
+
+def call(*arguments):
+    command = [sys.executable, str(TOOL), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_sheet(run, tmp_path):
+    files = ("--config-file", run / "config.yaml", "--weights", run / "model.pth")
+    code, output = call(*files, "--input", run / "photos", "--output", tmp_path / "new/masks.png")
+    assert code == 0, output
+    assert str(tmp_path / "new/masks.png") in output
+    picture = np.asarray(Image.open(tmp_path / "new/masks.png"))
+    # image, probability, visible patches, pixels, 3 x 3 of regions; 32 pixels enlarged to 128.
+    assert picture.shape == (18 + 2 * 132, 13 * 132, 3)
+
+
+def test_wrong_files(run, tmp_path):
+    files = ("--config-file", run / "config.yaml", "--weights")
+    code, output = call(*files, tmp_path / "none.pth", "--input", run / "photos")
+    assert code == 1 and output.strip().endswith("none.pth: no such weight file")
+    code, output = call(*files, run / "model.pth", "--input", tmp_path / "nowhere")
+    assert code == 1 and "nowhere" in output.splitlines()[-1] + output and "Traceback" not in output
