@@ -120,7 +120,12 @@ def _ensure_process_group(device: torch.device) -> None:
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     comm.create_local_process_group(1)
-    atexit.register(dist.destroy_process_group)
+    atexit.register(_leave_process_group)
+
+
+def _leave_process_group() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _units(model: nn.Module) -> list[nn.Module]:

@@ -119,7 +119,9 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
-        return torch.device("cuda", torch.cuda.current_device())  # the launcher's choice
+        # The launcher's choice; without a GPU whoever uses the device says so.
+        index = torch.cuda.current_device() if torch.cuda.is_available() else 0
+        return torch.device("cuda", index)
     return torch.device(name)
 
 

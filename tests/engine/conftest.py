@@ -62,7 +62,14 @@ class Runs:
         self.env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
     def train(
-        self, out: Path, *overrides: str, config=CONFIG, resume=False, eval_only=False, tiny=True
+        self,
+        out: Path,
+        *overrides: str,
+        config=CONFIG,
+        resume=False,
+        eval_only=False,
+        profile=False,
+        tiny=True,
     ):
         """One run in this process; what it leaves in the logging module is taken out again."""
         from detectron2.utils.logger import setup_logger
@@ -73,6 +80,7 @@ class Runs:
             config_file=str(config),
             resume=resume,
             eval_only=eval_only,
+            profile=profile,
             opts=[*(self.tiny if tiny else ()), f"train.output_dir={out}", *overrides],
         )
         names = ("rmae_d2", "detectron2", "fvcore")
@@ -126,6 +134,20 @@ class Runs:
         process.send_signal(number)
         output, _ = process.communicate(timeout=90)
         return process.returncode, output
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_process_group():
+    """A run alone makes a group of one for FSDP, which other files' models are not to find."""
+    yield
+    if torch.distributed.is_initialized():
+        from detectron2.utils import comm
+
+        from rmae_d2.checkpoint import sharded
+
+        torch.distributed.destroy_process_group()
+        comm._LOCAL_PROCESS_GROUP = None
+        sharded._group.cache_clear()
 
 
 @pytest.fixture(scope="session")

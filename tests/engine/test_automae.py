@@ -148,6 +148,7 @@ def test_accumulation_is_as_one(runs, options, few, tmp_path):
     assert_close(records(tmp_path / "run"), few)
 
 
+@pytest.mark.slow
 def test_two_processes_are_as_one(runs, options, few, tmp_path, two_processes):
     out = tmp_path / "run"
     command = runs.command(out, *options, FEW, flags=two_processes, config=CONFIG)

@@ -56,6 +56,7 @@ def test_semantic(scenes, pretrained, runs, tmp_path):
         *SHORT,
         *folders,
         pretrained,
+        "dataloader.train.dataset.num_classes=17",
         "train.eval_period=2",
         "dataloader.train.total_batch_size=2",
         "model.backbone.net.out_indices=[0,1,2,3]",

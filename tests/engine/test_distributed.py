@@ -131,9 +131,8 @@ def test_a_failure_ends_both_processes_promptly(runs, tmp_path, two_processes):
     assert len(list(out.glob("nonfinite_batch_rank*.json"))) == 2
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_signals_reach_both_and_the_run_continues(
     runs, pair, tmp_path, two_processes, assert_same_runs, number
 ):

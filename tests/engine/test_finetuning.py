@@ -200,6 +200,7 @@ def test_a_model_that_cannot_recompute_says_so(runs, tmp_path):
         runs.train(tmp_path, "train.activation_checkpointing=true", *off)
 
 
+@pytest.mark.slow
 def test_two_processes_are_as_one(runs, finetune, data, losses, tmp_path, two_processes):
     """With the same global batch in the same micro-batches.
 

@@ -103,6 +103,7 @@ def test_torchrun_on_one_machine(runs, same, tmp_path):
     same(out)
 
 
+@pytest.mark.slow
 def test_srun(runs, same, tmp_path, start_all):
     """The variables that srun sets, on processes that Slurm has not started."""
     out = tmp_path / "run"

@@ -1,7 +1,6 @@
 """What a run prints while it goes, and the traces it writes."""
 
 import json
-import logging
 
 import pytest
 import torch
@@ -79,24 +78,8 @@ def test_waiting_for_images_is_told_and_how_to_end_it(runs, tmp_path, monkeypatc
 
 
 def test_profile(runs, tmp_path):
-    from types import SimpleNamespace
-
-    from rmae_d2.engine import main
-
     out = tmp_path / "run"
-    args = SimpleNamespace(
-        config_file=str(runs.config),
-        resume=False,
-        eval_only=False,
-        profile=True,
-        opts=[*runs.tiny, f"train.output_dir={out}", "train.max_iter=10"],
-    )
-    before = {n: list(logging.getLogger(n).handlers) for n in ("rmae_d2", "detectron2", "fvcore")}
-    try:
-        main(args)
-    finally:
-        for name, handlers in before.items():
-            logging.getLogger(name).handlers[:] = handlers
+    runs.train(out, "train.max_iter=10", profile=True)
     path = out / "profile/trace_rank0.json"
     assert str(path) in (out / "log.txt").read_text()
     names = {event.get("name") for event in json.loads(path.read_text())["traceEvents"]}

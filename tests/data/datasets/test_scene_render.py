@@ -146,7 +146,11 @@ def test_bad_numbers(tmp_path: Path, numbers: tuple[int, ...]) -> None:
 
 
 def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
-    code = "from rmae_d2.data.datasets.scenes import write_scenes as w; w('out', 9999, 1, 0, 2)"
+    # A job in the background begins with SIGINT ignored, and hands that on.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from rmae_d2.data.datasets.scenes import write_scenes as w; w('out', 9999, 1, 0, 2)"
+    )
     root = Path(__file__).parents[3]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     child = subprocess.Popen(
