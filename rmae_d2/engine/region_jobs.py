@@ -7,6 +7,7 @@ number of these commands may work on one folder at once.
 import inspect
 import logging
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -219,11 +220,10 @@ def sweep_drafts(folder: str) -> None:
     drafts = list(Path(folder).glob("*.tmp"))
     if not drafts:
         return
-    probe = Path(folder, f"clock.{os.getpid()}.tmp")
     try:
-        probe.touch()
-        now = probe.stat().st_mtime
-        probe.unlink()
+        # A name of its own: tasks in containers on several machines may have one process id.
+        with tempfile.NamedTemporaryFile(dir=folder, prefix="clock.", suffix=".tmp") as probe:
+            now = os.stat(probe.name).st_mtime
     except OSError as error:
         raise GenerationError(f"cannot write {folder}: {describe_trouble(error)}") from error
     for draft in drafts:
