@@ -39,7 +39,12 @@ def device_peak(device: torch.device, precision: str, tflops: float = 0.0) -> Pe
     Args:
         precision: of the matrix products, ``fp32``, ``bf16`` or ``fp16``.
         tflops: somebody's number, the data sheet's say; 0 times matrix products here and now.
+
+    Raises:
+        ConfigError: for an unknown precision.
     """
+    if precision not in PRECISIONS:
+        raise ConfigError(f"train.precision={precision!r}: one of {', '.join(PRECISIONS)}")
     if tflops > 0:
         return Peak(tflops * 1e12, "train.device_tflops")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"

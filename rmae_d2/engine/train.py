@@ -146,8 +146,8 @@ def train(cfg: DictConfig, resume: bool, profile: bool = False) -> Any:
     device = pick_device(cfg.train.device)
     model = build_model(cfg).to(device)
     _check_activation_checkpointing(cfg, model)
-    tune_for(model, device, cfg.train.precision)
     peak = device_peak(device, cfg.train.precision, cfg.train.get("device_tflops", 0.0))
+    tune_for(model, device, cfg.train.precision)
     if cfg.train.get("compile"):
         compile_model(model, by_block=cfg.train.get("parallel") == "fsdp")
     logger.info(

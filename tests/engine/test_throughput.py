@@ -104,6 +104,12 @@ def test_peaks():
     assert device_peak(CPU, "bf16", 989) == Peak(989e12, "train.device_tflops")
 
 
+@pytest.mark.parametrize("tflops", [0.0, 989.0])
+def test_an_unknown_precision_is_told_with_the_known_ones(tflops):
+    with pytest.raises(ConfigError, match="train.precision='fp23': one of fp32, bf16, fp16"):
+        device_peak(CPU, "fp23", tflops)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_attention_of_choice_computes_the_same(model, precision):
     tuned = copy.deepcopy(model)

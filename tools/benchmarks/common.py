@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from rmae_d2.data import images_from, read_image
-from rmae_d2.engine.trainer import PRECISIONS
+from rmae_d2.modeling import PRECISIONS
 
 Result = TypeVar("Result")
 

@@ -7,8 +7,7 @@ import torch
 from detectron2.modeling import ViT as Detectron2ViT
 from torch import nn
 
-from rmae_d2.engine.trainer import PRECISIONS
-from rmae_d2.modeling import VIT_SIZES, ViT, vit_kwargs
+from rmae_d2.modeling import PRECISIONS, VIT_SIZES, ViT, vit_kwargs
 
 from .common import CLOCKS, device, in_fresh_process, machine, peak_bytes, race, table, train_step
 
