@@ -18,7 +18,7 @@ class _Encoder(nn.Module):
         self.backbone = PixelEncoder(net)
 
 
-def load_scorer(net: MaskedViT, weights: str) -> FrozenViT:
+def load_scorer(net: MaskedViT, weights: str, block: int = -1) -> FrozenViT:
     """A frozen ViT whose attention a masking policy uses.
 
     Where a model is built to be counted only (meta device, fake tensors), no file is read.
@@ -26,6 +26,7 @@ def load_scorer(net: MaskedViT, weights: str) -> FrozenViT:
     Args:
         net: of the size of the file's encoder; a position embedding of another grid is resized.
         weights: any file of :func:`load_weights`: ours, MAE's, timm's, DINO's ViT.
+        block: whose attention is used; the last in AutoMAE.
 
     Raises:
         CheckpointError: for a file that is missing, does not fit, or has values that are not finite.
@@ -47,7 +48,7 @@ def load_scorer(net: MaskedViT, weights: str) -> FrozenViT:
             raise CheckpointError(
                 f"{weights}: the frozen scorer's weights are not all finite; take another file"
             )
-    return FrozenViT(net)
+    return FrozenViT(net, block)
 
 
 def load_generator(generator: MaskGenerator, weights: str) -> MaskGenerator:

@@ -16,6 +16,15 @@ logger = logging.getLogger(__name__)
 #: Share of its time that a run may wait for images before it says so.
 DATA_WAIT_LIMIT = 0.1
 
+# What a masking policy reports beside its losses, where it does; see LearnedMasking.
+_OF_MASKING = (
+    "discriminator_accuracy",
+    "mask_entropy",
+    "chosen_foreground",
+    "hidden_foreground",
+    "all_foreground",
+)
+
 
 class ProgressPrinter(EventWriter):
     """One line: iteration, time left, losses, images a second, MFU, waiting for data, rate, memory.
@@ -45,6 +54,7 @@ class ProgressPrinter(EventWriter):
             parts.append(f"eta: {datetime.timedelta(seconds=int(seconds))}")
         losses = [n for n in latest if "loss" in n and "/" not in n and n != "total_loss"]
         parts += [f"{name}: {latest[name]:.4g}" for name in ("total_loss", *losses)]
+        parts += [f"{name}: {latest[name]:.3g}" for name in _OF_MASKING if name in latest]
         parts.append(f"grad_norm: {latest['grad_norm']:.3g}")
         parts.append(f"lr: {latest.get('lr', float('nan')):.4g}")
         parts.append(f"{latest['images_per_second']:.4g} images/s")

@@ -6,6 +6,7 @@ from .coco import COCOEvaluator
 from .detections import EvaluationError
 from .knn import KNNEvaluation, KNNEvaluator
 from .lvis import LVISEvaluator
+from .masking import ForegroundEvaluator
 from .reconstruction_evaluator import ReconstructionEvaluator, nearest_visible
 from .semantic import SemSegEvaluator
 
@@ -13,6 +14,7 @@ __all__ = [
     "COCOEvaluator",
     "Classes",
     "EvaluationError",
+    "ForegroundEvaluator",
     "LVISEvaluator",
     "ReconstructionEvaluator",
     "classes_of",

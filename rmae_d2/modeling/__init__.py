@@ -2,7 +2,7 @@
 
 from .build import add_rmae_config, build_parts
 from .classifier import PRECISIONS, Classifier, FeatureExtractor, add_classifier_config
-from .learned_masking import LearnedMasking, foreground_share
+from .learned_masking import LearnedMasking, foreground_patches, foreground_shares
 from .mask_generator import FrozenViT, MaskDiscriminator, MaskGenerator
 from .masking import (
     InformedMasking,
@@ -59,7 +59,8 @@ __all__ = [
     "ViT",
     "add_rmae_config",
     "build_parts",
-    "foreground_share",
+    "foreground_patches",
+    "foreground_shares",
     "mask_from_order",
     "mask_to_pixels",
     "num_visible",

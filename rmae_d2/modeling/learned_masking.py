@@ -111,7 +111,7 @@ class LearnedMasking(InformedMasking):
             return MaskPlan(ids_shuffle, probability=probability)
         scalars = {"mask_entropy": entropy(log_probability.detach()).mean()}
         if self.needs_regions:
-            scalars.update(foreground_share(request, ids_shuffle))
+            scalars.update(foreground_shares(request, ids_shuffle, probability))
         if self.discriminator is None:
             return MaskPlan(ids_shuffle, probability=probability, scalars=scalars)
         losses, accuracy = self._play(self.discriminator, sample, request)
@@ -151,12 +151,14 @@ class LearnedMasking(InformedMasking):
         return losses, accuracy
 
 
-def foreground_share(request: MaskRequest, ids_shuffle_BL: Tensor) -> dict[str, Tensor]:
-    """How much of the hidden patches is foreground, any region's pixel making a patch so; 0-d.
+def foreground_shares(
+    request: MaskRequest, ids_shuffle_BL: Tensor, probability_BL: Tensor
+) -> dict[str, Tensor]:
+    """How much of what is hidden is foreground: patches that regions cover by half or more; 0-d each.
 
     Returns:
-        ``hidden_foreground``, the share of hidden patches, and ``all_foreground``, that of all patches, which
-        is what random masking gives.
+        ``hidden_foreground``, the share of hidden patches, ``chosen_foreground``, of the generator's
+        probability, and ``all_foreground``, of all patches, which is what random masking gives.
 
     Raises:
         ValueError: where the batch has no regions.
@@ -166,10 +168,17 @@ def foreground_share(request: MaskRequest, ids_shuffle_BL: Tensor) -> dict[str, 
             "foreground=True of LearnedMasking was given no regions: give the mapper objects "
             "(dataloader.train.mapper.regions, InstanceSource) or set model.masking.foreground=false"
         )
-    patch_size = request.regions.shape[2] // request.grid[0]
-    inside_BL = (patchify_regions(request.regions, patch_size) > 0).any(dim=3).any(dim=1).float()
+    inside_BL = foreground_patches(request.regions, request.grid).float()
     hidden_BN = ids_shuffle_BL[:, request.visible :]
     return {
         "hidden_foreground": inside_BL.gather(1, hidden_BN).mean(),
+        "chosen_foreground": (probability_BL * inside_BL).sum(dim=1).mean(),
         "all_foreground": inside_BL.mean(),
     }
+
+
+def foreground_patches(regions_BKHW: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Which patches the regions cover together by half or more: bool (B, L)."""
+    patch_size = regions_BKHW.shape[2] // grid[0]
+    covered_BLX = (patchify_regions(regions_BKHW, patch_size) > 0).any(dim=1)
+    return covered_BLX.float().mean(dim=2) >= 0.5

@@ -39,32 +39,38 @@ class FrozenViT:
 
     Args:
         net: with its weights; see :func:`rmae_d2.checkpoint.load_scorer`.
+        block: whose attention it gives; the last in the paper. Negative numbers count from the last.
 
     Attributes:
-        fingerprint: of the weights, in [0, 2**63); 0 where they have no values.
+        fingerprint: of the weights and the block, in [0, 2**63); 0 where they have no values.
+
+    Raises:
+        ValueError: where the net has no such block.
     """
 
-    def __init__(self, net: MaskedViT) -> None:
+    def __init__(self, net: MaskedViT, block: int = -1) -> None:
+        depth = len(net.blocks)
+        if not -depth <= block < depth:
+            raise ValueError(
+                f"block={block} of a frozen scorer with {depth} blocks: give {-depth} to {depth - 1}"
+            )
         self.net = net.eval().requires_grad_(False)
-        self.fingerprint = _fingerprint(net)
+        self.block = block % depth
+        self.fingerprint = _fingerprint(net, self.block)
 
     @property
     def num_heads(self) -> int:
-        """Heads of the last block."""
-        return int(self._last.attn.num_heads)
+        """Heads of the block."""
+        return int(self.net.blocks[self.block].attn.num_heads)
 
     @property
     def grid(self) -> tuple[int, int]:
         """(Gh, Gw)."""
         return self.net.grid
 
-    @property
-    def _last(self) -> Any:
-        return self.net.blocks[-1]
-
     @torch.no_grad()
     def attention(self, images_BCHW: Tensor) -> Tensor:
-        """What the cls token attends to in the last block, nothing hidden.
+        """What the cls token attends to in the block, nothing hidden.
 
         Args:
             images_BCHW: normalised images of the net's size.
@@ -84,10 +90,11 @@ class FrozenViT:
         x = net.patch_embed(patchify(images_BCHW, net.patch_size)) + net.pos_embed[:, 1:]
         cls_token = (net.cls_token + net.pos_embed[:, :1]).to(x.dtype)
         x = torch.cat([cls_token.expand(len(x), -1, -1), x], dim=1)
-        for block in net.blocks[:-1]:
+        for block in net.blocks[: self.block]:
             x = block(x)
-        attn = self._last.attn
-        qkv = attn.qkv(self._last.norm1(x)).unflatten(2, (3, attn.num_heads, -1))
+        chosen: Any = net.blocks[self.block]
+        attn = chosen.attn
+        qkv = attn.qkv(chosen.norm1(x)).unflatten(2, (3, attn.num_heads, -1))
         query, key, _ = (part.transpose(1, 2) for part in qkv.unbind(dim=2))
         scores = (query[:, :, :1] * attn.scale) @ key.transpose(2, 3)
         return scores.float().softmax(dim=-1)[:, :, 0, 1:]
@@ -140,18 +147,24 @@ class MaskGenerator(UsesScorer):
     Args:
         scorer: supplies the attention maps.
         hidden_dim: channels between the two convolutions; 6 in the published code, for 12 heads.
+        relative_attention: give the convolutions attention as a multiple of 1/L, what each patch gets
+            where all get the same. The published code gives it as it is: so small that a short run hardly
+            learns.
     """
 
-    def __init__(self, scorer: FrozenViT, hidden_dim: int = 6) -> None:
+    def __init__(
+        self, scorer: FrozenViT, hidden_dim: int = 6, relative_attention: bool = False
+    ) -> None:
         super().__init__()
         self.use_scorer(scorer)
+        self.scale = scorer.net.num_patches if relative_attention else 1
         self.conv1 = nn.Conv2d(scorer.num_heads, hidden_dim, kernel_size=3, padding=1)
         # No bias: log-softmax takes it out again, and its gradient would be rounding alone.
         self.conv2 = nn.Conv2d(hidden_dim, 1, kernel_size=3, padding=1, bias=False)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Normalised images -> float32 log-probabilities (B, L), whatever autocast says."""
-        maps = self.scorer.attention(images_BCHW).unflatten(2, self.scorer.grid)
+        maps = self.scale * self.scorer.attention(images_BCHW).unflatten(2, self.scorer.grid)
         with _in_float32(maps):
             maps = self.conv2(F.relu(self.conv1(maps)))
             return maps.flatten(1).log_softmax(dim=1)
@@ -273,14 +286,14 @@ def _in_float32(tensor: Tensor) -> AbstractContextManager[Any]:
     return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
 
 
-def _fingerprint(net: nn.Module) -> int:
-    """A number that differs for other weights; 0 where they have no values.
+def _fingerprint(net: nn.Module, block: int) -> int:
+    """A number that differs for other weights and another block; 0 where they have no values.
 
     Positions do not count: resized to a grid, they differ by rounding from machine to machine.
     """
     if not has_values(net):
         return 0
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(str(block).encode())
     for name, value in net.state_dict().items():
         if name == "pos_embed":
             continue

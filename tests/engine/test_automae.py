@@ -149,9 +149,11 @@ def test_accumulation_is_as_one(runs, options, few, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_are_as_one(runs, options, few, tmp_path, two_processes):
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_are_as_one(runs, options, few, tmp_path, two_processes, parallel):
     out = tmp_path / "run"
-    command = runs.command(out, *options, FEW, flags=two_processes, config=CONFIG)
+    parallel = f"train.parallel={parallel}"
+    command = runs.command(out, *options, FEW, parallel, flags=two_processes, config=CONFIG)
     code, output = runs.run(command, timeout=180)
     assert code == 0, output
     assert_close(records(out), few)

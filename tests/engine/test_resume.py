@@ -69,6 +69,7 @@ def test_killed_as_soon_as_a_checkpoint_exists(runs, reference, tmp_path, assert
     assert_same_runs(reference, out, lost=[5])
 
 
+@pytest.mark.slow
 def test_killed_some_steps_after_a_checkpoint(runs, full_reference, tmp_path, assert_same_runs):
     out = tmp_path / "run"
 

@@ -230,6 +230,26 @@ def test_the_regions_own_order_leaves_the_gates(make_rmae):
     assert "masking.pixels.generator.conv1.weight" in model.state_dict()
 
 
+def test_what_is_compiled_computes_the_same(make_rmae):
+    """The generator's gradient too, which passes from the compiled part to the policy, which is not."""
+    model = make_rmae(masking=make_policy()).train()
+
+    def step():
+        model.zero_grad()
+        losses = model(samples())
+        sum(losses.values()).backward()
+        return losses, {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
+
+    expected, gradients = step()
+    torch.compiler.reset()
+    model.compile(backend="aot_eager", fullgraph=True)
+    losses, found = step()
+    for name in expected:
+        torch.testing.assert_close(losses[name], expected[name], rtol=1e-5, atol=0)
+    for name in gradients:
+        torch.testing.assert_close(found[name], gradients[name], rtol=1e-4, atol=1e-6)
+
+
 def test_two_stages(make_rmae):
     """Without a discriminator the generator proposes and does not learn."""
     joint, fixed = make_policy(), make_policy(discriminator=False)
@@ -243,21 +263,24 @@ def test_two_stages(make_rmae):
     assert all(p.grad is None for p in fixed.parameters())
 
 
-def test_foreground_share(make_rmae):
+def test_foreground_shares(make_rmae):
     """Half of the patches are foreground; all of them hidden is 8 of 12."""
     policy = make_policy(foreground=True)
     maps = torch.zeros(1, 1, 32, 32, dtype=torch.bool)
-    maps[..., 3:16, :] = True  # partly covered patches count
+    maps[..., 4:19, :] = True  # half of a patch is enough, three of its eight rows are not
     request = request_of([3], regions=maps)
-    hidden = policy(request).ids_shuffle[0, 4:]
-    scalars = policy(request).scalars
+    plan = policy(request)
+    hidden, scalars = plan.ids_shuffle[0, 4:], plan.scalars
     assert scalars["all_foreground"].item() == 0.5
     assert scalars["hidden_foreground"].item() == pytest.approx((hidden < 8).double().mean().item())
+    assert scalars["chosen_foreground"].item() == pytest.approx(
+        plan.probability[0, :8].sum().item()
+    )
     with pytest.raises(ValueError, match="foreground=True of LearnedMasking was given no regions"):
         policy(request_of([3]))
     model = make_rmae(regions=None, masking=policy).train()
     model(samples())
-    assert {"hidden_foreground", "all_foreground"} <= set(model.scalars)
+    assert {"hidden_foreground", "chosen_foreground", "all_foreground"} <= set(model.scalars)
 
 
 def test_values_that_are_refused(make_rmae):

@@ -25,7 +25,8 @@ def make_scorer(img_size=32, heads=4, std=0.3):
 # ---- the frozen scorer
 
 
-def test_attention_is_that_of_timms_last_block(make_rmae):
+@pytest.mark.parametrize("block", [-1, 0, 1])
+def test_attention_is_that_of_timms_block(make_rmae, block):
     theirs = VisionTransformer(
         img_size=(32, 48), patch_size=8, embed_dim=32, depth=3, num_heads=4, num_classes=0
     ).eval()
@@ -33,13 +34,13 @@ def test_attention_is_that_of_timms_last_block(make_rmae):
         parameter.data += 0.2 * torch.randn_like(parameter)
     holder = make_rmae(img_size=(32, 48), depth=3, regions=None)
     load_pretrained(holder, theirs.state_dict())
-    attn, seen = theirs.blocks[-1].attn, []
+    attn, seen = theirs.blocks[block].attn, []
     attn.fused_attn = False
     attn.attn_drop.register_forward_hook(lambda module, args, out: seen.append(out))
     images = torch.randn(2, 3, 32, 48)
     with torch.no_grad():
         theirs(images)
-    found = FrozenViT(holder.backbone.net).attention(images)
+    found = FrozenViT(holder.backbone.net, block).attention(images)
     torch.testing.assert_close(found, seen[0][:, :, 0, 1:], rtol=1e-4, atol=1e-6)
     assert found.shape == (2, 4, 24)
 
@@ -65,6 +66,19 @@ def test_weights_of_another_scorer_are_refused():
     same.load_state_dict(first.state_dict())
     with pytest.raises(RuntimeError, match="another frozen scorer"):
         second.load_state_dict(first.state_dict())
+    earlier = MaskGenerator(FrozenViT(first.scorer.net, 1))
+    with pytest.raises(RuntimeError, match="another frozen scorer"):
+        earlier.load_state_dict(first.state_dict())
+    counted = MaskGenerator(FrozenViT(first.scorer.net, 2))  # the last of three by its number
+    counted.load_state_dict(first.state_dict())
+
+
+@pytest.mark.parametrize("block", [3, -4])
+def test_a_scorer_has_no_other_blocks(block):
+    with pytest.raises(
+        ValueError, match=f"block={block} of a frozen scorer with 3 blocks: give -3 to 2"
+    ):
+        FrozenViT(make_scorer().net, block)
 
 
 def test_a_scorer_of_another_size_is_named():
@@ -87,6 +101,15 @@ def test_log_probabilities(img_size):
     torch.testing.assert_close(log_probability.exp().sum(dim=1), torch.ones(3))
     with torch.autocast("cpu", torch.bfloat16):
         assert generator(images).dtype == torch.float32
+
+
+def test_relative_attention_is_a_multiple_of_the_mean():
+    scorer = make_scorer()
+    published, relative = MaskGenerator(scorer), MaskGenerator(scorer, relative_attention=True)
+    relative.load_state_dict(published.state_dict())
+    relative.conv1.weight.data /= 16  # L: the same maps reach the second convolution
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(relative(images), published(images))
 
 
 def test_gumbel_softmax_draws_patches_with_their_probabilities():

@@ -359,6 +359,7 @@ def _ddp_worker(rank, rendezvous, state, images, grad, out):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_checkpointing_works_in_two_processes(tmp_path):
     net = ViT(**SIZE, use_rel_pos=True, rel_pos_zero_init=False, **WINDOWS)
     images, grad = torch.randn(4, 3, 64, 64), torch.randn(4, 32, 8, 8)

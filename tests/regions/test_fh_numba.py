@@ -278,6 +278,7 @@ print(peak(image, "numba") / peak(image, "scikit-image"))
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
+@pytest.mark.slow
 def test_a_third_of_the_memory_of_skimage():
     done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -146,7 +146,7 @@ class Mapped:
         return sample_of(self.mapper, self.dicts[i], i)
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_make_the_same_samples(folder, photos, source, method):
     dicts = photos * 4
     samples = Mapped(mapper_of(StoredRegions(folder, NotCalled(source.params))), dicts)

@@ -284,6 +284,7 @@ def kill_and_resume(tmp_path, slic, workers, number, longest):
     return made
 
 
+@pytest.mark.slow
 def test_killed_twice_and_resumed(tmp_path, slic):
     made = kill_and_resume(tmp_path, slic, [2, 0], 18, 0.5)
     assert made[-1] < 6

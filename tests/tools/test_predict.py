@@ -393,6 +393,7 @@ def test_labels_are_what_training_reads(
     assert all(f"IoU-{category['name']}" in results for category in categories)
 
 
+@pytest.mark.slow
 def test_values_of_the_folder_that_detectron2_converted(photos, tmp_path, semantic_weights):
     """A process, for the data sets' folder is fixed when Detectron2 is imported."""
     data = tmp_path / "data/ADEChallengeData2016"

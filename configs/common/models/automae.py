@@ -25,8 +25,11 @@ masking = L(LearnedMasking)(
             ),
             # A ViT's file: ours, MAE's, timm's or DINO's.
             weights="",
+            block=-1,
         ),
         hidden_dim=6,
+        # Attention as a multiple of 1/L.
+        relative_attention=False,
     ),
     discriminator=L(MaskDiscriminator)(grid=grid, dims=(16, 32)),
     temperature=1.0,

@@ -1,0 +1,21 @@
+"""AutoMAE's two-stage baseline on the scenes: the generator of a finished run, now fixed, masks a new MAE.
+
+Command:     as automae_vitt_scenes.py, and then
+             python tools/train_net.py --config-file configs/demo/automae_two_stage_scenes.py
+Batch:       as rmae_tiny_scenes.py.
+Differs:     from automae_vitt_scenes.py in that nothing reaches the generator.
+Measured:    not run here.
+"""
+
+from detectron2.config import LazyCall as L
+
+from rmae_d2.checkpoint import load_generator
+
+from .automae_vitt_scenes import dataloader, lr_multiplier, model, optimizer, train
+
+train.output_dir = "output/demo/automae_two_stage_scenes"
+model.masking.discriminator = None
+model.masking.generator = L(load_generator)(
+    generator=model.masking.generator,
+    weights="output/demo/automae_vitt_scenes/model_final.pth",
+)

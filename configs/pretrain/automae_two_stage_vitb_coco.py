@@ -1,0 +1,22 @@
+r"""AutoMAE's two-stage baseline, ViT-B/16 on COCO: a finished run's generator, now fixed, masks a new MAE.
+
+Command:     python tools/train_net.py --num-gpus 8 \
+             --config-file configs/pretrain/automae_two_stage_vitb_coco.py
+             model.masking.generator.generator.scorer.weights=mae_pretrain_vit_base.pth
+Batch, GPUs: as automae_vitb_coco.py, whose run comes first; the scorer is that of it.
+Reproduces:  nothing; the paper argues with such a baseline, by numbers not found.
+Measured:    not run here; on the scenes: docs/automae.md.
+"""
+
+from detectron2.config import LazyCall as L
+
+from rmae_d2.checkpoint import load_generator
+
+from .automae_vitb_coco import dataloader, lr_multiplier, model, optimizer, train
+
+train.output_dir = "output/automae_two_stage_vitb_coco"
+model.masking.discriminator = None
+model.masking.generator = L(load_generator)(
+    generator=model.masking.generator,
+    weights="output/automae_vitb_coco/model_final.pth",
+)

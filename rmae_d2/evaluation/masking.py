@@ -1,0 +1,74 @@
+"""Whether a masking policy hides what matters: how much of the hidden patches lies on objects."""
+
+import math
+from collections import OrderedDict
+from itertools import chain
+from typing import Any
+
+import torch
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from torch import Tensor
+
+from ..modeling import foreground_patches
+from ..regions import unpack_bits
+
+
+class ForegroundEvaluator(DatasetEvaluator):
+    """Share of hidden patches on objects, beside the share of all patches, which random masks give.
+
+    A patch is on objects where the sample's regions cover half of it or more, so the test mapper's regions
+    must be objects (``dataloader.test.mapper.regions``, an InstanceSource); any masking policy can be asked.
+    Images without foreground, and those that are nothing else, say nothing and are left out.
+    """
+
+    def reset(self) -> None:
+        """Forgets everything."""
+        self._shares: list[dict[str, float]] = []
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Tensor]]) -> None:
+        """Takes samples with ``regions`` and an RMAE's evaluation outputs.
+
+        Raises:
+            ValueError: where samples have no regions.
+        """
+        for sample, output in zip(inputs, outputs, strict=True):
+            if "regions" not in sample:
+                raise ValueError(
+                    "ForegroundEvaluator needs objects: dataloader.test.mapper.regions, an InstanceSource"
+                )
+            regions = torch.from_numpy(
+                unpack_bits(sample["regions"].numpy(), int(sample["num_regions"]))
+            )
+            hidden = output["mask"].cpu()
+            side = math.isqrt(regions[0].numel() // len(hidden))
+            grid = (regions.shape[1] // side, regions.shape[2] // side)
+            inside = foreground_patches(regions[None], grid)[0].float()
+            if not 0 < inside.mean() < 1:
+                continue
+            shares = {
+                "hidden_foreground": inside[hidden].mean(),
+                "all_foreground": inside.mean(),
+            }
+            if "mask_probability" in output:
+                shares["chosen_foreground"] = (
+                    output["mask_probability"].float().cpu() * inside
+                ).sum()
+            self._shares.append({name: float(value) for name, value in shares.items()})
+
+    def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
+        """The report on rank 0, None elsewhere.
+
+        Returns:
+            ``{"masking": {...}}``, means over images: ``hidden_foreground``, ``all_foreground``,
+            ``foreground_ratio``, the one by the other, 1 for random masks; of a policy with a learned
+            probability also ``chosen_foreground``, how much of it is on objects. Empty without images.
+        """
+        shares = list(chain(*comm.gather(self._shares)))
+        if not comm.is_main_process():
+            return None
+        if not shares:
+            return OrderedDict(masking={})
+        results = {name: sum(s[name] for s in shares) / len(shares) for name in shares[0]}
+        results["foreground_ratio"] = results["hidden_foreground"] / results["all_foreground"]
+        return OrderedDict(masking=results)

@@ -1,0 +1,84 @@
+import pytest
+import torch
+
+from rmae_d2.evaluation import ForegroundEvaluator
+from rmae_d2.regions import pack_bits
+
+
+def sample(*maps):
+    maps = torch.stack(maps)
+    return {"regions": torch.from_numpy(pack_bits(maps.numpy())), "num_regions": len(maps)}
+
+
+def rows(start, stop, size=(32, 48)):
+    there = torch.zeros(size, dtype=torch.bool)
+    there[start:stop] = True
+    return there
+
+
+def hidden(*patches, L=24):
+    mask = torch.zeros(L, dtype=torch.bool)
+    mask[list(patches)] = True
+    return mask
+
+
+def test_shares_by_hand():
+    """Patches of 8 pixels, a grid of 4 x 6; means are over images, not over patches."""
+    evaluator = ForegroundEvaluator()
+    evaluator.reset()
+    # Rows 4 to 19 of two regions: patch rows 0 (half), 1 and, 3 of 8 pixel rows, not 2: 12 of 24.
+    uneven = torch.zeros(24)
+    uneven[:3] = torch.tensor([0.5, 0.25, 0.125])
+    uneven[20] = 0.125
+    first = {"mask": hidden(0, 7, 12, 23), "mask_probability": uneven}
+    evaluator.process([sample(rows(4, 12), rows(8, 19))], [first])
+    assert evaluator.evaluate() == {
+        "masking": {
+            "hidden_foreground": 0.5,
+            "all_foreground": 0.5,
+            "chosen_foreground": 0.875,
+            "foreground_ratio": 1.0,
+        }
+    }
+    second = {"mask": hidden(0, 1, 2, 23), "mask_probability": torch.full((24,), 1 / 24)}
+    evaluator.process([sample(rows(0, 8))], [second])
+    report = evaluator.evaluate()["masking"]
+    assert report["hidden_foreground"] == pytest.approx((0.5 + 0.75) / 2)
+    assert report["all_foreground"] == pytest.approx((0.5 + 0.25) / 2)
+    assert report["chosen_foreground"] == pytest.approx((0.875 + 0.25) / 2)
+    assert report["foreground_ratio"] == pytest.approx(0.625 / 0.375)
+
+
+def test_images_that_say_nothing_are_left_out():
+    evaluator = ForegroundEvaluator()
+    evaluator.reset()
+    for maps in (rows(0, 0), rows(0, 32)):
+        evaluator.process([sample(maps)], [{"mask": hidden(0)}])
+    assert evaluator.evaluate() == {"masking": {}}
+    evaluator.process([sample(rows(0, 8))], [{"mask": hidden(0, 23)}])
+    report = evaluator.evaluate()["masking"]
+    assert report == {"hidden_foreground": 0.5, "all_foreground": 0.25, "foreground_ratio": 2.0}
+
+
+def test_random_masks_hide_as_much_of_objects_as_of_anything(make_rmae):
+    """A real model's masks, of 600 images: 18 of 24 patches each, of which 6 are on the object."""
+    model = make_rmae(img_size=(32, 48), regions=None).eval()
+    inputs = [
+        {"image": torch.zeros(3, 32, 48, dtype=torch.uint8), "mask_seed": i, **sample(rows(8, 16))}
+        for i in range(600)
+    ]
+    evaluator = ForegroundEvaluator()
+    evaluator.reset()
+    with torch.no_grad():
+        evaluator.process(inputs, model(inputs))
+    # The share's standard deviation: sqrt(.25 * .75 / 18 * 6 / 23) = 0.052 an image, 0.0021 of 600.
+    report = evaluator.evaluate()["masking"]
+    assert report["hidden_foreground"] == pytest.approx(0.25, abs=0.0085)
+    assert report["all_foreground"] == 0.25
+
+
+def test_samples_without_objects_are_refused():
+    evaluator = ForegroundEvaluator()
+    evaluator.reset()
+    with pytest.raises(ValueError, match="dataloader.test.mapper.regions, an InstanceSource"):
+        evaluator.process([{}], [{"mask": hidden(0)}])
