@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 r"""Draws the masks that a pre-training model chooses for photos, and what it predicts behind them.
 
-    python tools/visualize_masking.py --config-file output/automae_vitb_coco/config.yaml \
-        --weights output/automae_vitb_coco/model_final.pth --input PHOTOS --output masks.png
+    python tools/visualize_masking.py --weights output/automae_vitb_coco/model_final.pth --input PHOTOS \
+        --output masks.png
 
 A row a photo: the image, for a learned policy the probability with which each patch is marked for hiding
 (white is the image's own highest, black 0), what stays visible, the pixels predicted, and some regions where
@@ -23,7 +23,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", required=True, help="of the run")
+    parser.add_argument(
+        "--config-file", help="of the run (default: config.yaml beside the weights)"
+    )
     parser.add_argument("--weights", required=True, help="the run's checkpoint")
     parser.add_argument("--input", nargs="+", required=True, help="photos, folders, lists, jsons")
     parser.add_argument("--output", type=Path, default=Path("masks.png"), help="PNG to write")

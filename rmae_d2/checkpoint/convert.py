@@ -49,8 +49,13 @@ _OF_TRANSFER = re.compile(
     r"^(backbone\.(?!net\.)|proposal_generator\.|roi_heads\.|sem_seg_head\.|head\.|fc_norm\.)"
 )
 _CLASSIFIER = re.compile(r"^(head|fc_norm)\.")
+# What formats.our_names leaves out.
+_NEVER_TAKEN = {
+    "hf_vitmae": "a pooler",
+    "moco_v3": "projector, predictor and momentum encoder",
+}
 # Kinds whose position embedding always has a row for the cls token.
-_WITH_CLS_ROW = ("rmae_d2", "rmae_reference", "mae", "hf_vitmae")
+_WITH_CLS_ROW = ("rmae_d2", "rmae_reference", "mae", "hf_vitmae", "moco_v3")
 
 
 @dataclass
@@ -132,7 +137,7 @@ def convert(
             # One of q, k and v speaks for all three.
             theirs.setdefault(names[key], key)
         else:
-            out.not_taken[key] = "a pooler"
+            out.not_taken[key] = _NEVER_TAKEN[kind]
     taken = {}
     for name, tensor in ours.items():
         reason = _leave_out(out, name, tensor)

@@ -1,6 +1,7 @@
 """Weights of other projects under our names.
 
-A format is recognised by its keys, then translated key by key; nothing is dropped but Hugging Face's pooler.
+A format is recognised by its keys, then translated key by key; nothing is dropped but Hugging Face's pooler
+and what MoCo v3 trains beside its encoder.
 Names: the pixel encoder is ``backbone.net.*``, the MAE decoder ``pixel_decoder.*``, R-MAE's branch
 ``region_branch.*``, a classifier's head ``head.*`` and, behind mean pooling, ``fc_norm.*``.
 """
@@ -62,9 +63,11 @@ _HF_RULES: Rules = [
     (r"^decoder\.decoder_(embed|pos_embed|norm|pred)\b", r"pixel_decoder.\1"),
     (r"^classifier\.", "head."),
 ]
+# MoCo v3's training checkpoints: the encoder that its authors transfer, without its projector.
+_MOCO = re.compile(r"^base_encoder\.(?!head\.)")
 # A layer that classifiers of Hugging Face leave out too.
 _HF_POOLER = re.compile(r"^(vit\.)?pooler\.")
-_KNOWN = "MAE, the R-MAE reference code, timm, Hugging Face ViTMAE, Detectron2 and rmae_d2"
+_KNOWN = "MAE, the R-MAE reference code, MoCo v3, timm, Hugging Face ViTMAE, Detectron2 and rmae_d2"
 
 
 class CheckpointError(Exception):
@@ -81,8 +84,10 @@ def load_weights(path_or_state_dict: str | Mapping[str, Any]) -> tuple[str, Stat
 
     Returns:
         the kind, one of ``"rmae_d2"``, ``"rmae_reference"``, ``"mae"``, ``"timm"``, ``"hf_vitmae"``,
-        ``"detectron2"``, and the state dict under our names. An encoder-only MAE file has timm's keys and
-        is called so. A classifier comes with its head, for :class:`~rmae_d2.modeling.classifier.Classifier`.
+        ``"moco_v3"``, ``"detectron2"``, and the state dict under our names. An encoder-only MAE file and
+        DINO's have timm's keys and are called so. Of MoCo v3's training checkpoints the base encoder is
+        taken. A classifier comes with its head, for
+        :class:`~rmae_d2.modeling.classifier.Classifier`.
 
     Raises:
         CheckpointError: for a missing or broken file or unknown keys.
@@ -169,6 +174,8 @@ def recognise(state_dict: StateDict) -> str | None:
         return "hf_vitmae"
     if "region_cross_embed.weight" in keys:
         return "rmae_reference"
+    if "base_encoder.patch_embed.proj.weight" in keys:
+        return "moco_v3"
     if "patch_embed.proj.weight" not in keys or not any(k.startswith("blocks.") for k in keys):
         return None
     if "decoder_embed.weight" in keys:
@@ -180,8 +187,9 @@ def recognise(state_dict: StateDict) -> str | None:
 def our_names(kind: str, keys: Iterable[str]) -> dict[str, str]:
     """What each tensor of a file is called with us.
 
-    The q, k and v of Hugging Face share one name. Its pooler, which nobody needs, is left out; a name that no
-    rule knows stays as it is, as those of timm's heads, which are ours.
+    The q, k and v of Hugging Face share one name. Left out are its pooler, which nobody needs, and all of
+    MoCo v3's but the base encoder; a name that no rule knows stays as it is, as those of timm's heads, which
+    are ours.
     """
     keys = list(keys)
     if kind == "rmae_d2" or (kind == "detectron2" and any(k.startswith(_ENCODER) for k in keys)):
@@ -190,6 +198,8 @@ def our_names(kind: str, keys: Iterable[str]) -> dict[str, str]:
         return {key: _ENCODER + key for key in keys}
     if kind == "hf_vitmae":
         return {key: _our_name_of_hf(key) for key in keys if not _HF_POOLER.search(key)}
+    if kind == "moco_v3":
+        return {key: _MOCO.sub(_ENCODER, key) for key in keys if _MOCO.match(key)}
     rules = _RMAE_RULES if kind == "rmae_reference" else _MAE_RULES
     return {key: rename(key, rules) for key in keys}
 

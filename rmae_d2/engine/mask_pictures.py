@@ -6,20 +6,18 @@ from typing import Any
 
 import torch
 from detectron2.config import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from PIL import Image
 
-from ..checkpoint import CheckpointError, load_pretrained
-from ..config import ConfigError, apply_overrides, load_config
+from ..config import ConfigError
 from ..data.loaders import seeded
-from ..modeling import RMAE
 from ..visualization import draw_reconstructions
+from .finished_run import load_run
 from .predict_inputs import list_inputs
-from .train import build_model, pick_device
 
 
 def draw_masking(
-    config_file: str,
+    config_file: str | None,
     weights: str,
     inputs: Sequence[str],
     output: Path,
@@ -33,7 +31,7 @@ def draw_masking(
     Photos pass through the config's test mapper, so they are cropped as in evaluation.
 
     Args:
-        config_file: of a pre-training run.
+        config_file: of a pre-training run; None for the config.yaml beside its weights.
         weights: its checkpoint, masking policy included; every tensor must fit.
         inputs: image files, folders, lists and COCO jsons.
         output: the PNG to write.
@@ -45,31 +43,22 @@ def draw_masking(
         ConfigError: where the config describes another model than an RMAE.
         CheckpointError: where weights are missing or do not fit.
     """
-    cfg = apply_overrides(load_config(config_file), list(overrides))
-    OmegaConf.set_struct(cfg, False)
-    if not Path(weights).exists():
-        raise CheckpointError(f"{weights}: no such weight file")
     photos = list_inputs(inputs)[:max_images]
-    mapper = instantiate(_test_mapper(cfg, config_file))
+    cfg, model = load_run(weights, config_file, overrides)
+    mapper = instantiate(_test_mapper(cfg, config_file or weights))
     samples: list[dict[str, Any]] = []
     for i, photo in enumerate(photos):
         with seeded(seed, i):
             samples.append(mapper({"file_name": photo.path, "image_id": photo.image_id}))
-    model = build_model(cfg).to(pick_device(cfg.train.device))
-    if not isinstance(model, RMAE):
-        raise ConfigError(
-            f"{config_file}: {type(model).__name__} hides nothing; give the config of a pre-training run"
-        )
-    load_pretrained(model, weights, require_all=True)
     with torch.no_grad():
-        outputs = model.eval()(samples)
+        outputs = model(samples)
     output.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(draw_reconstructions(samples, outputs)).save(output)
     return output
 
 
-def _test_mapper(cfg: DictConfig, config_file: str) -> DictConfig:
+def _test_mapper(cfg: DictConfig, source: str) -> DictConfig:
     node = cfg.dataloader.get("test")
     if node is None or "mapper" not in node:
-        raise ConfigError(f"{config_file} has no dataloader.test.mapper to read photos with")
+        raise ConfigError(f"{source} has no dataloader.test.mapper to read photos with")
     return node.mapper

@@ -61,7 +61,11 @@ class FrozenViT:
     @property
     def num_heads(self) -> int:
         """Heads of the block."""
-        return int(self.net.blocks[self.block].attn.num_heads)
+        return int(self._chosen.attn.num_heads)
+
+    @property
+    def _chosen(self) -> Any:
+        return self.net.blocks[self.block]
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -92,9 +96,8 @@ class FrozenViT:
         x = torch.cat([cls_token.expand(len(x), -1, -1), x], dim=1)
         for block in net.blocks[: self.block]:
             x = block(x)
-        chosen: Any = net.blocks[self.block]
-        attn = chosen.attn
-        qkv = attn.qkv(chosen.norm1(x)).unflatten(2, (3, attn.num_heads, -1))
+        attn = self._chosen.attn
+        qkv = attn.qkv(self._chosen.norm1(x)).unflatten(2, (3, attn.num_heads, -1))
         query, key, _ = (part.transpose(1, 2) for part in qkv.unbind(dim=2))
         scores = (query[:, :, :1] * attn.scale) @ key.transpose(2, 3)
         return scores.float().softmax(dim=-1)[:, :, 0, 1:]

@@ -8,7 +8,13 @@ from detectron2.modeling import SimpleFeaturePyramid, ViT
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from rmae_d2.checkpoint import CheckpointError, build_from_reference, load_pretrained, load_weights
+from rmae_d2.checkpoint import (
+    CheckpointError,
+    build_from_reference,
+    convert,
+    load_pretrained,
+    load_weights,
+)
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared/golden/rmae_tiny.pt"
 SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
@@ -136,6 +142,25 @@ def test_timm(num_classes, class_token, global_pool):
     assert ("head.weight" in expected) == bool(num_classes)
     assert same(state_dict, expected)
     assert kind == "timm"
+
+
+def test_moco_v3(tmp_path):
+    """A training checkpoint, as its authors write it: the base encoder is taken, without its projector."""
+    theirs = VisionTransformer(**SIZE, num_classes=0).state_dict()
+    wrapped = {
+        f"module.{net}.{key}": value
+        for net in ("base_encoder", "momentum_encoder")
+        for key, value in {**theirs, "head.0.weight": torch.zeros(3, 32)}.items()
+    }
+    wrapped["module.predictor.0.weight"] = torch.zeros(3, 3)
+    torch.save({"epoch": 300, "arch": "vit_base", "state_dict": wrapped}, tmp_path / "moco.pth.tar")
+    kind, state_dict = load_weights(str(tmp_path / "moco.pth.tar"))
+    assert kind == "moco_v3"
+    assert same(state_dict, {f"backbone.net.{key}": value for key, value in theirs.items()})
+    conversion = convert(str(tmp_path / "moco.pth.tar"), "detectron2")
+    assert not conversion.refused
+    left = [key for key, why in conversion.not_taken.items() if "momentum encoder" in why]
+    assert len(left) == len(theirs) + 3
 
 
 def test_hugging_face_as_installed():

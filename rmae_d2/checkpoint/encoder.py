@@ -1,0 +1,217 @@
+"""A ViT of whatever size a weight file holds, built and loaded."""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..modeling.pixel_encoder import VIT_SIZES, LayerNorm, MaskedViT
+from ..modeling.vit import ViT
+from .expected import encoder_size
+from .formats import CheckpointError, load_weights
+from .positions import grid_of_table
+from .targets import ENCODER
+
+_NORM = ("norm.weight", "norm.bias")
+_REL_POS = re.compile(r"blocks\.(\d+)\.attn\.rel_pos_h$")
+_HEADS = {size["embed_dim"]: size["num_heads"] for size in VIT_SIZES.values()}
+# MoCo v3's ViT-S has heads of 32 instead of 64 channels.
+_MOCO_SMALL = (384, 12)
+
+
+@dataclass(frozen=True)
+class EncoderSize:
+    """All that it takes to build a ViT.
+
+    Attributes:
+        grid: (Gh, Gw) of the position embedding.
+        cls_token: whether there is one; without it the net is the transfer backbone.
+        cls_row: whether the position embedding has a row for it all the same.
+        norm: whether there is a final norm.
+        window: side in patches of the windows of ``windowed`` blocks.
+        rel_grid: side in patches that relative positions are for; 0 for none.
+    """
+
+    grid: tuple[int, int]
+    patch_size: int
+    in_chans: int
+    embed_dim: int
+    depth: int
+    num_heads: int
+    mlp_ratio: float
+    cls_token: bool
+    cls_row: bool = True
+    norm: bool = True
+    window: int = 0
+    windowed: tuple[int, ...] = ()
+    rel_grid: int = 0
+
+    @property
+    def img_size(self) -> tuple[int, int]:
+        """(H, W) in pixels that the position embedding is for."""
+        return self.grid[0] * self.patch_size, self.grid[1] * self.patch_size
+
+    def __str__(self) -> str:
+        return f"ViT of {self.depth} blocks, width {self.embed_dim}, patches of {self.patch_size}"
+
+    def build(self, seed: int = 0) -> MaskedViT | ViT:
+        """The network with random weights; torch's generator is left as it was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            net = self._masked_vit() if self.cls_token else self._backbone()
+        return net.eval()
+
+    def _masked_vit(self) -> MaskedViT:
+        net = MaskedViT(
+            self.img_size,
+            self.patch_size,
+            self.in_chans,
+            self.embed_dim,
+            self.depth,
+            self.num_heads,
+            self.mlp_ratio,
+        )
+        if not self.norm:
+            net.norm = torch.nn.Identity()  # type: ignore[assignment]
+        return net
+
+    def _backbone(self) -> ViT:
+        return ViT(
+            img_size=(self.rel_grid or self.grid[0]) * self.patch_size,
+            patch_size=self.patch_size,
+            in_chans=self.in_chans,
+            embed_dim=self.embed_dim,
+            depth=self.depth,
+            num_heads=self.num_heads,
+            mlp_ratio=self.mlp_ratio,
+            norm_layer=LayerNorm,
+            use_rel_pos=self.rel_grid > 0,
+            window_size=self.window,
+            window_block_indexes=self.windowed,
+            pretrain_img_size=self.img_size[0],
+            pretrain_use_cls_token=self.cls_row,
+        )
+
+
+def load_encoder(
+    weights: str | Mapping[str, Any],
+    num_heads: int | None = None,
+    window: tuple[int, Collection[int]] | None = None,
+) -> tuple[EncoderSize, MaskedViT | ViT, str]:
+    """Builds the ViT that a file holds, its size read off its tensors.
+
+    With a cls token it is the encoder of pre-training (also of a classifier, without its head), else
+    Detectron2's backbone, where blocks whose relative positions are for a smaller grid attend within windows
+    of that grid.
+
+    Args:
+        weights: anything that :func:`load_weights` takes: ours, MAE's, MoCo v3's, DINO's, timm's ViTs.
+        num_heads: which no tensor tells; None for that of the plain ViT of this width, 64 channels a head.
+        window: side in patches, and the blocks with windows; None for what the file tells.
+
+    Returns:
+        the size, the net in evaluation mode, the kind of file as :func:`load_weights` names it.
+
+    Raises:
+        CheckpointError: for a file that is missing or incomplete, or a ViT that is not plain: layer scale,
+            register tokens, convolutions.
+    """
+    kind, ours = load_weights(weights)
+    source = weights if isinstance(weights, str) else "the given state dict"
+    own = {
+        name.removeprefix(ENCODER): tensor.float()
+        for name, tensor in ours.items()
+        if name.startswith(ENCODER)
+    }
+    try:
+        size = _size(kind, ours, own, num_heads, window)
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {error}") from error
+    net = size.build()
+    _check(source, own, net.state_dict())
+    net.load_state_dict({name: own[name] for name in net.state_dict()})
+    return size, net, kind
+
+
+def _size(
+    kind: str,
+    ours: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    num_heads: int | None,
+    window: tuple[int, Collection[int]] | None,
+) -> EncoderSize:
+    dim, in_chans, patch_size = encoder_size(dict(ours))
+    if "pos_embed" not in own:
+        raise CheckpointError("its ViT has no position embedding (pos_embed): no plain ViT")
+    if "blocks.0.mlp.fc1.weight" not in own:
+        raise CheckpointError("its ViT has no blocks.0.mlp.fc1: no plain ViT, or incomplete")
+    cls_token = "cls_token" in own
+    grid, cls_rows = grid_of_table(own["pos_embed"], (1,) if cls_token else (1, 0))
+    if not cls_token and grid[0] != grid[1]:
+        raise CheckpointError(
+            f"a ViT without cls token on a grid of {grid}: Detectron2's is square"
+        )
+    heads = num_heads or _heads(kind, dim)
+    if dim % heads:
+        raise CheckpointError(f"{heads} heads do not divide its width {dim}: set --num-heads")
+    side, windowed, rel_grid = _windows(own)
+    if window is not None:
+        side, windowed = window[0], tuple(sorted(window[1]))
+    return EncoderSize(
+        grid=grid,
+        patch_size=patch_size,
+        in_chans=in_chans,
+        embed_dim=dim,
+        depth=1 + max(int(name.split(".")[1]) for name in own if name.startswith("blocks.")),
+        num_heads=heads,
+        # Half a unit more, for int(dim * ratio) must not round down.
+        mlp_ratio=(len(own["blocks.0.mlp.fc1.weight"]) + 0.5) / dim,
+        cls_token=cls_token,
+        cls_row=cls_rows == 1,
+        norm=any(name in own for name in _NORM),
+        window=side,
+        windowed=windowed,
+        rel_grid=rel_grid,
+    )
+
+
+def _heads(kind: str, dim: int) -> int:
+    if kind == "moco_v3" and dim == _MOCO_SMALL[0]:
+        return _MOCO_SMALL[1]
+    if dim not in _HEADS and dim % 64:
+        raise CheckpointError(f"no tensor tells the heads of a ViT of width {dim}: set --num-heads")
+    return _HEADS.get(dim, dim // 64)
+
+
+def _windows(own: Mapping[str, Tensor]) -> tuple[int, tuple[int, ...], int]:
+    """Side of the windows, blocks with windows, side of the whole grid, by the relative positions."""
+    found = {name: _REL_POS.match(name) for name in own}
+    sides = {int(m[1]): (len(own[name]) + 1) // 2 for name, m in found.items() if m}
+    if not sides:
+        return 0, (), 0
+    smallest, largest = min(sides.values()), max(sides.values())
+    if smallest == largest:
+        return 0, (), largest
+    return smallest, tuple(i for i, side in sorted(sides.items()) if side == smallest), largest
+
+
+def _check(source: str, own: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Refuses what would change the features silently, and what is missing."""
+    extra = [name for name in own if name not in wanted and name not in (*_NORM, "cls_token")]
+    if extra:
+        raise CheckpointError(
+            f"{source}: no plain ViT: it has {', '.join(extra[:3])}, which ours has not; "
+            f"{len(extra)} such tensors"
+        )
+    missing = [name for name in wanted if name not in own]
+    if missing:
+        raise CheckpointError(f"{source}: incomplete: its ViT lacks {', '.join(missing[:3])}")
+    wrong = [name for name in wanted if own[name].shape != wanted[name].shape]
+    if wrong:
+        name = wrong[0]
+        raise CheckpointError(
+            f"{source}: {name} is {tuple(own[name].shape)}, should be {tuple(wanted[name].shape)}"
+        )

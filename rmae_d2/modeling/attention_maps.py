@@ -1,0 +1,169 @@
+"""What the patches of a ViT attend to, computed explicitly: SDPA, which the networks use, keeps no weights.
+
+Letters: B images, A heads, T tokens (the cls token, where there is one, then the patches), Q queries among
+them, L patches, D width, P patch side, H W pixels, Gh Gw grid.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from detectron2.modeling.backbone.utils import get_abs_pos
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor
+
+from .patches import grid_of, patchify
+from .pixel_encoder import MaskedViT
+from .vit import ViT
+from .vit_attention import relative_scores
+
+
+class AttentionViT:
+    """A ViT that is looked into, on images of any size that is a multiple of its patch side.
+
+    Nothing is hidden. Position embeddings are interpolated to the image's grid.
+
+    Args:
+        net: with its weights: the pixel encoder of pre-training, which has a cls token, or the transfer
+            backbone, which has none. It is put into evaluation mode.
+    """
+
+    def __init__(self, net: MaskedViT | ViT) -> None:
+        self.net = net.eval().requires_grad_(False)
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.net.blocks)
+
+    @property
+    def num_heads(self) -> int:
+        """A."""
+        first: Any = self.net.blocks[0]
+        return int(first.attn.num_heads)
+
+    @property
+    def patch_size(self) -> int:
+        """P, pixels."""
+        return int(self.net.patch_size)
+
+    @property
+    def prefix(self) -> int:
+        """Tokens before the patches: 1 with a cls token, else 0."""
+        return int(isinstance(self.net, MaskedViT))
+
+    @property
+    def windowed(self) -> list[int]:
+        """Blocks in which patches see a window only."""
+        return [i for i, b in enumerate(self.net.blocks) if getattr(b, "window_size", 0)]
+
+    def grid(self, images_BCHW: Tensor) -> tuple[int, int]:
+        """(Gh, Gw) of images."""
+        return grid_of((images_BCHW.shape[2], images_BCHW.shape[3]), self.patch_size)
+
+    @torch.no_grad()
+    def attention(self, images_BCHW: Tensor, block: int, queries: Tensor | None = None) -> Tensor:
+        """What tokens attend to in a block.
+
+        Args:
+            images_BCHW: normalised.
+            block: counted from 0, or from the end with -1.
+            queries: int64 (Q,), token numbers, for whom alone it is computed; None for all.
+
+        Returns:
+            float32 (B, A, Q or T, T); the last axis sums to 1.
+
+        Raises:
+            ValueError: there is no such block, or it attends within windows.
+        """
+        if not -self.depth <= block < self.depth:
+            raise ValueError(
+                f"block {block}: this ViT has {self.depth}, numbered 0 to {self.depth - 1}"
+            )
+        block %= self.depth
+        if block in self.windowed:
+            whole = [i for i in range(self.depth) if i not in self.windowed]
+            raise ValueError(
+                f"in block {block} patches attend to a window only; those that see the whole image are "
+                f"{', '.join(map(str, whole)) or 'none'}"
+            )
+        return self._weights(next(islice(self._states(images_BCHW), block, None)), block, queries)
+
+    @torch.no_grad()
+    def rollout(self, images_BCHW: Tensor) -> Tensor:
+        """Attention through all blocks: the product of (A + I) / 2, A the mean over the heads.
+
+        Source: Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020.
+
+        Returns:
+            float32 (B, T, T); rows sum to 1.
+
+        Raises:
+            ValueError: a block attends within windows.
+        """
+        if self.windowed:
+            raise ValueError(
+                f"no rollout: in the blocks {', '.join(map(str, self.windowed))} patches attend to a window "
+                "only"
+            )
+        states = islice(self._states(images_BCHW), self.depth)
+        maps = (self._weights(x, i, None).mean(1) for i, x in enumerate(states))
+        return roll_out(maps)
+
+    @torch.no_grad()
+    def features(self, images_BCHW: Tensor) -> Tensor:
+        """Patches behind the last block and, where the weights have one, the final norm: (B, L, D)."""
+        *_, x = self._states(images_BCHW)
+        if isinstance(self.net, MaskedViT):
+            return self.net.norm(x)[:, 1:]
+        return x.flatten(1, 2)
+
+    def _states(self, images_BCHW: Tensor) -> Iterator[Tensor]:
+        """The input of each block, then the last one's output."""
+        x = self._embed(images_BCHW)
+        yield x
+        for block in self.net.blocks:
+            x = block(x)
+            yield x
+
+    def _embed(self, images_BCHW: Tensor) -> Tensor:
+        """Tokens (B, T, D), or (B, Gh, Gw, D) of the backbone."""
+        net, grid = self.net, self.grid(images_BCHW)
+        if not isinstance(net, MaskedViT):
+            x = net.patch_embed(images_BCHW)
+            return x + get_abs_pos(net.pos_embed, net.pretrain_use_cls_token, grid)
+        positions = net.pos_embed[:, 1:]
+        if grid != net.grid:
+            positions = resample_abs_pos_embed(
+                positions, new_size=list(grid), old_size=list(net.grid), num_prefix_tokens=0
+            )
+        x = net.patch_embed(patchify(images_BCHW, net.patch_size)) + positions
+        cls_token = (net.cls_token + net.pos_embed[:, :1]).expand(len(x), -1, -1)
+        return torch.cat([cls_token, x], dim=1)
+
+    def _weights(self, x: Tensor, index: int, queries: Tensor | None) -> Tensor:
+        """Attention of a block with the input ``x``: (B, T, D), or (B, Gh, Gw, D) of the backbone."""
+        block: Any = self.net.blocks[index]
+        attn = block.attn
+        tokens_BTD = x if x.dim() == 3 else x.flatten(1, 2)
+        qkv = attn.qkv(block.norm1(tokens_BTD)).unflatten(2, (3, attn.num_heads, -1))
+        q, k, _ = (part.transpose(1, 2) for part in qkv.unbind(dim=2))
+        chosen = q if queries is None else q[:, :, queries]
+        scores = ((chosen * attn.scale) @ k.transpose(2, 3)).float()
+        if getattr(attn, "use_rel_pos", False):
+            size = (x.shape[1], x.shape[2])
+            rel = relative_scores(q, (attn.rel_pos_h, attn.rel_pos_w), size)
+            rows, columns = rel if queries is None else (part[:, :, queries] for part in rel)
+            scores = scores + (rows[..., :, None] + columns[..., None, :]).flatten(3)
+        return scores.softmax(dim=-1)
+
+
+def roll_out(maps: Iterator[Tensor]) -> Tensor:
+    """The product of attention (B, T, T) of the blocks, first to last, each with its residual connection."""
+    out: Tensor | None = None
+    for weights in maps:
+        mixed = (weights + torch.eye(weights.shape[-1], device=weights.device)) / 2
+        out = mixed if out is None else mixed @ out
+    assert out is not None  # a ViT has blocks
+    return out

@@ -1,0 +1,135 @@
+"""Attention maps and features over the photo they are of.
+
+Letters: H W pixels, Gh Gw grid of patches, D width.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+Picture = NDArray[np.uint8]
+
+# Share of the heat over the gray photo.
+_OPACITY = 0.65
+_GREEN = (60, 255, 60)
+
+
+class Query(NamedTuple):
+    """A place in a photo, in pixels from the left top corner; None, None is the whole photo's cls token."""
+
+    x: int | None
+    y: int | None
+
+    def __str__(self) -> str:
+        return "cls token" if self.x is None else f"patch at {self.x},{self.y}"
+
+
+def patch_of(query: Query, size: tuple[int, int], grid: tuple[int, int]) -> tuple[int, int]:
+    """(row, column) of the patch with a pixel of an image of (H, W), where the grid covers all of it.
+
+    Raises:
+        ValueError: outside of the image.
+    """
+    if query.x is None or query.y is None:
+        raise ValueError("the cls token is no patch")
+    if not (0 <= query.x < size[1] and 0 <= query.y < size[0]):
+        raise ValueError(
+            f"query {query.x},{query.y} lies outside of the image of {size[1]}x{size[0]} (width x height)"
+        )
+    return query.y * grid[0] // size[0], query.x * grid[1] // size[1]
+
+
+def draw_query(image_HWC: Picture, patch: tuple[int, int] | None, grid: tuple[int, int]) -> Picture:
+    """The photo with the query's patch framed; as it is without one."""
+    if patch is None:
+        return image_HWC
+    picture = Image.fromarray(image_HWC)
+    _frame(picture, patch, grid)
+    return np.asarray(picture)
+
+
+def draw_attention(
+    image_HWC: Picture,
+    attention_GG: NDArray[np.floating[Any]],
+    patch: tuple[int, int] | None = None,
+) -> Picture:
+    """Heat over the gray photo: dark for 0, through red and yellow to light.
+
+    The scale is the map's own, from 0 to its 98th percentile, for a few patches often draw most of all.
+
+    Args:
+        image_HWC: uint8 (H, W, 3).
+        attention_GG: (Gh, Gw), not negative, of the patches that cover the photo.
+        patch: (row, column) of the query, which is framed; None for the cls token.
+
+    Returns:
+        uint8 (H, W, 3).
+    """
+    from matplotlib import colormaps
+
+    scale = float(np.percentile(attention_GG, 98)) or 1.0
+    heat = colormaps["inferno"](np.clip(attention_GG / scale, 0, 1))[:, :, :3]
+    size = (image_HWC.shape[1], image_HWC.shape[0])
+    large = _enlarged((heat * 255).round().astype(np.uint8), size)
+    gray = Image.fromarray(image_HWC).convert("L").convert("RGB")
+    picture = Image.blend(gray, large, _OPACITY)
+    if patch is not None:
+        _frame(picture, patch, (attention_GG.shape[0], attention_GG.shape[1]))
+    return np.asarray(picture)
+
+
+def draw_components(features_GGD: NDArray[np.floating[Any]], size: tuple[int, int]) -> Picture:
+    """Features as colours: their first three principal components over the patches as red, green, blue.
+
+    The components are of this image alone, so colours of two pictures do not compare. A component's sign,
+    which is arbitrary, is that which makes its skewness positive (then its entry of largest size), and its
+    scale is linear from its 2nd to its 98th percentile. All patches count, background too.
+
+    Args:
+        features_GGD: (Gh, Gw, D), 4 patches or more.
+        size: (H, W) of the picture.
+
+    Returns:
+        uint8 (H, W, 3).
+    """
+    shares = principal_components(features_GGD.reshape(-1, features_GGD.shape[2]), 3)
+    low, high = np.percentile(shares, [2, 98], axis=0)
+    scaled = np.clip((shares - low) / np.maximum(high - low, 1e-12), 0, 1)
+    colours = (scaled * 255).round().astype(np.uint8).reshape(*features_GGD.shape[:2], 3)
+    return np.asarray(_enlarged(colours, (size[1], size[0])))
+
+
+def principal_components(features_LD: NDArray[np.floating[Any]], count: int) -> NDArray[np.float64]:
+    """What patches have of the first principal components, (L, count), of zero mean; 0 where there are fewer.
+
+    Signs are fixed as :func:`draw_components` says.
+    """
+    centred = features_LD.astype(np.float64) - features_LD.mean(axis=0, dtype=np.float64)
+    left, singular, _ = np.linalg.svd(centred, full_matrices=False)
+    parts = np.zeros((len(features_LD), count))
+    found = min(count, len(singular))
+    parts[:, :found] = left[:, :found] * singular[:found]
+    for column in parts.T:
+        skewness = (column**3).sum()
+        largest = column[np.abs(column).argmax()]
+        clear = abs(skewness) > 1e-6 * (np.abs(column) ** 3).sum()
+        if (skewness if clear else largest) < 0:
+            column *= -1
+    return parts
+
+
+def _enlarged(patches_GGC: Picture, size: tuple[int, int]) -> Image.Image:
+    return Image.fromarray(patches_GGC).resize(size, Image.Resampling.NEAREST)
+
+
+def _frame(picture: Image.Image, patch: tuple[int, int], grid: tuple[int, int]) -> None:
+    height, width = picture.height / grid[0], picture.width / grid[1]
+    box = [patch[1] * width, patch[0] * height, (patch[1] + 1) * width, (patch[0] + 1) * height]
+    corners = [round(box[0]), round(box[1]), round(box[2]) - 1, round(box[3]) - 1]
+    thick = max(2, round(max(picture.size) / 160))
+    draw = ImageDraw.Draw(picture)
+    # Green on green would vanish.
+    draw.rectangle(corners, outline="black", width=thick + 1)
+    draw.rectangle(corners, outline=_GREEN, width=thick)

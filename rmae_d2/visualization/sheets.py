@@ -1,0 +1,122 @@
+"""Pictures in rows and columns, with titles: what the picture tools write."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+Picture = NDArray[np.uint8]
+
+_GAP = 6
+_LETTERS = 14
+
+
+class SheetRow(NamedTuple):
+    """A row of a sheet; a None among the pictures leaves the place empty."""
+
+    title: str
+    pictures: Sequence[Picture | None]
+
+
+def grid_sheet(
+    rows: Sequence[SheetRow], titles: Sequence[str], caption: str = "", side: int = 240
+) -> Picture:
+    """Pictures in rows and columns: a title over each column and each row, a caption at the foot.
+
+    Args:
+        rows: rows may differ in the sizes of their pictures; a row's title is left out where it is empty.
+        titles: of the columns, shortened to their width.
+        caption: wrapped to the sheet's width.
+        side: longest side of a picture on the sheet, in pixels.
+
+    Returns:
+        uint8 (height, width, 3) RGB.
+    """
+    shown = [[None if p is None else _sized(p, side) for p in row.pictures] for row in rows]
+    widths = [
+        max((p.width for p in column if p is not None), default=side)
+        for column in zip(*shown, strict=True)
+    ]
+    total = sum(widths) + _GAP * (len(widths) + 1)
+    bands = [_band(titles, widths, total)]
+    for row, pictures in zip(rows, shown, strict=True):
+        if row.title:
+            bands.append(_text([row.title], total))
+        bands.append(_pictures(pictures, widths, total))
+    if caption:
+        bands.append(_text(_wrapped(caption, total - 2 * _GAP), total))
+    sheet = Image.new("RGB", (total, sum(band.height for band in bands)), "white")
+    top = 0
+    for band in bands:
+        sheet.paste(band, (0, top))
+        top += band.height
+    return np.asarray(sheet)
+
+
+def _sized(picture: Picture, side: int) -> Image.Image:
+    """Scaled to the side: small ones by whole factors first, so that patches and pixels keep edges."""
+    image = Image.fromarray(picture)
+    factor = side / max(image.size)
+    if factor > 1:
+        whole = -(-side // max(image.size))
+        image = image.resize((image.width * whole, image.height * whole), Image.Resampling.NEAREST)
+        factor = side / max(image.size)
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
+
+
+def _band(titles: Sequence[str], widths: Sequence[int], total: int) -> Image.Image:
+    band = Image.new("RGB", (total, _LETTERS + 2 * _GAP), "white")
+    left = _GAP
+    for title, width in zip(titles, widths, strict=True):
+        ImageDraw.Draw(band).text((left, _GAP), _cut(title, width), "black", _font())
+        left += width + _GAP
+    return band
+
+
+def _pictures(
+    pictures: Sequence[Image.Image | None], widths: Sequence[int], total: int
+) -> Image.Image:
+    height = max((p.height for p in pictures if p is not None), default=0)
+    band = Image.new("RGB", (total, height + _GAP), "white")
+    left = _GAP
+    for picture, width in zip(pictures, widths, strict=True):
+        if picture is not None:
+            band.paste(picture, (left, 0))
+        left += width + _GAP
+    return band
+
+
+def _text(lines: Sequence[str], total: int) -> Image.Image:
+    step = _LETTERS + _GAP
+    band = Image.new("RGB", (total, step * len(lines) + _GAP), "white")
+    for number, line in enumerate(lines):
+        place = (_GAP, _GAP // 2 + step * number)
+        ImageDraw.Draw(band).text(place, _cut(line, total - 2 * _GAP), "black", _font())
+    return band
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if _font().getlength(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def _cut(text: str, width: int) -> str:
+    """Shortened to a width, with an ellipsis."""
+    if _font().getlength(text) <= width:
+        return text
+    while text and _font().getlength(f"{text}…") > width:
+        text = text[:-1]
+    return f"{text}…"
+
+
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size=_LETTERS)

@@ -1,0 +1,48 @@
+"""tools/visualize_reconstruction.py on a run's own files."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rmae_d2.config import apply_overrides, get_config, save_config
+
+TOOL = Path(__file__).resolve().parents[2] / "tools/visualize_reconstruction.py"
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A folder with a photo, and config and weights of a tiny R-MAE."""
+    from detectron2.config import instantiate
+    from skimage import data
+
+    Image.fromarray(data.astronaut()[:120, :160]).save(tmp_path / "photo.png")
+    overrides = [
+        "model.backbone.net.img_size=32",
+        "model.backbone.net.patch_size=8",
+        "model.backbone.net.embed_dim=32",
+        "model.backbone.net.depth=1",
+        "model.backbone.net.num_heads=4",
+        "model.pixel_decoder.dim=16",
+        "model.pixel_decoder.depth=1",
+        "train.device=cpu",
+    ]
+    cfg = apply_overrides(get_config("demo/rmae_tiny_scenes.py"), overrides)
+    torch.save({"model": instantiate(cfg.model).state_dict()}, tmp_path / "model.pth")
+    save_config(cfg, tmp_path / "config.yaml")
+    return tmp_path
+
+
+def test_a_photo(run):
+    command = [sys.executable, TOOL, "--weights", run / "model.pth", "--input", run / "photo.png"]
+    command += ["--output", run / "out", "--mask-ratio", "0.5", "0.75", "--max-regions", "1"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("drawn: ") == 2
+    assert np.asarray(Image.open(run / "out/photo.png")).shape[1] == 4 * 224 + 5 * 6
+    # Two ratios of one photo.
+    assert np.asarray(Image.open(run / "out/contact_sheet.png")).shape[1] == 7 * 160 + 8 * 6
