@@ -30,6 +30,7 @@ INSTALL_REQUIRES = [
     "shapely>=2.0",  # LSJ crops of polygon masks (Detectron2's RandomCrop with polygons)
     "PyYAML>=6.0",  # values of command-line overrides
     "matplotlib>=3.7",  # pictures: reconstruction, loss curve
+    "Jinja2>=3.1",  # the page of tools/report.py: escapes all text; torch needs it anyway
     "tensorboard>=2.12",  # Detectron2's TensorboardXWriter
     "tabulate",  # tables in the log
     "termcolor>=1.1",  # Detectron2's coloured log
@@ -44,8 +45,12 @@ EXTRAS_REQUIRE = {
     "ray": ["ray>=2.9"],  # regions on a Ray cluster; earlier releases are not tried
     "sam": ["segment-anything>=1.0"],  # SAM's automatic masks as regions; the only release
     "slurm": ["submitit>=1.5"],  # tools/submit.py; earlier releases are not tried
+    # tools/interactive_demo.py; releases below 1.0 and 0.34 are not tried
+    "demo": ["starlette>=1.0", "uvicorn>=0.34"],
     "dev": [
-        "rmae_d2[fast,ray,sam,slurm]",  # what the tests of the extras run with
+        "rmae_d2[fast,ray,sam,slurm,demo]",  # what the tests of the extras run with
+        "httpx>=0.27",  # speaks to the demo's server
+        "playwright>=1.49",  # drives the demo's page in the Chromium that is installed
         "webdataset>=0.2.100",  # that its readers stream the region store; not tried below
         "pytest>=8",
         "pytest-xdist>=3.5",  # make test runs files side by side
@@ -119,6 +124,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["rmae_d2", "rmae_d2.*"]),
+    package_data={"rmae_d2.demo": ["page/*"]},
     python_requires=">=3.10",  # X | Y types; also the bound of timm and of torch 2.11
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,

@@ -16,6 +16,7 @@ from fvcore.common.param_scheduler import ParamScheduler
 from torch import nn
 
 from ..modeling import RMAE
+from ..visualization.samples import is_kept, keep_sample, sweep_samples
 from .checkpointer import FINAL, Checkpointer
 from .parallel import as_sharded, local, unwrap, whole
 
@@ -240,9 +241,11 @@ class EMAHook(HookBase):
 
 
 class Pictures(HookBase):
-    """Draws reconstructions of the same few samples, for TensorBoard and at the end as a file.
+    """Draws reconstructions of the same few samples, for TensorBoard, at the end as a file.
 
-    The main process does; of an FSDP model the others must have the hook too.
+    Of the first two samples, some pictures over the whole run are kept in ``samples`` beside that file, as
+    :mod:`~rmae_d2.visualization.samples` says. The main process draws; of an FSDP model the others must
+    have the hook too.
 
     Args:
         model: an RMAE, maybe wrapped or sharded.
@@ -251,6 +254,8 @@ class Pictures(HookBase):
         period: iterations between two pictures.
         path: of the picture after the last iteration.
     """
+
+    ROWS_KEPT = 2
 
     def __init__(
         self,
@@ -267,28 +272,43 @@ class Pictures(HookBase):
         self.path = path
 
     def before_train(self) -> None:
-        if comm.is_main_process():
-            self.samples = self.make_samples()
+        if not comm.is_main_process():
+            return
+        self.samples = self.make_samples()
+        # At 0, what is there is of a run that ended before it saved anything to continue from.
+        sweep_samples(self.path.parent, anew=self.trainer.start_iter == 0)
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
-        if done % self.period and done != self.trainer.max_iter:
+        last = done == self.trainer.max_iter
+        if done % self.period and not last:
             return
         with whole(self.model) as model:
             if not comm.is_main_process():  # it only helps to gather weights
                 return
-            image = self._picture(model)
+            outputs = self._outputs(model)
+        image = self.draw(self.samples, outputs)
         self.trainer.storage.put_image("reconstruction", image.transpose(2, 0, 1))
-        if done == self.trainer.max_iter:
+        if last or is_kept(done, self.period):
+            self._keep(outputs, done)
+        if last:
             from PIL import Image
 
             Image.fromarray(image).save(self.path)
 
-    def _picture(self, model: nn.Module) -> Any:
+    def _keep(self, outputs: list[dict[str, Any]], done: int) -> None:
+        few = slice(self.ROWS_KEPT)
+        image = self.draw(self.samples[few], outputs[few])
+        try:
+            keep_sample(self.path.parent, image, done, self.period)
+        except OSError as error:  # a picture less is no reason to end a run
+            logger.warning("the picture after %d iterations could not be kept: %s", done, error)
+
+    def _outputs(self, model: nn.Module) -> list[dict[str, Any]]:
         model.eval()
         try:
             with torch.no_grad():
-                outputs = model(self.samples)
+                outputs: list[dict[str, Any]] = model(self.samples)
         finally:
             model.train()
-        return self.draw(self.samples, outputs)
+        return outputs

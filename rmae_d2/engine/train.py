@@ -43,6 +43,7 @@ from .launch import EXPECTED_ERRORS
 from .own_data import adapt_to_data
 from .parallel import check_optimizer, gathered_on_main, parallelize, whole
 from .progress import Profile, ProgressPrinter, WarnOfDataWait
+from .provenance import describe_code
 from .start import describe_start
 from .throughput import Peak, compile_model, device_peak, tune_for
 from .trainer import Trainer
@@ -92,7 +93,8 @@ def _setup(cfg: DictConfig, args: argparse.Namespace) -> None:
                 handler.setLevel(logging.INFO)
                 handler.addFilter(_belongs_on_screen)
     logger.debug("environment:\n%s", collect_env_info())
-    logger.info("%s; command line: %s", describe_start(), vars(args))
+    started = describe_start() if rank else f"{describe_code()}; {describe_start()}"
+    logger.info("%s; command line: %s", started, vars(args))
     seed_all_rng(cfg.train.seed + rank)
 
 

@@ -1,4 +1,4 @@
-"""Learning rate, checkpoint folder, launcher pieces: what needs no run."""
+"""Learning rate, checkpoint folder, launcher pieces: what needs no run; and pictures, which do."""
 
 import logging
 import math
@@ -10,7 +10,8 @@ from torch import nn
 
 from rmae_d2.checkpoint import CheckpointError
 from rmae_d2.config import apply_overrides, get_config
-from rmae_d2.engine import Checkpointer, LRSchedule, Trainer, scaled_adamw
+from rmae_d2.engine import Checkpointer, LRSchedule, Trainer, hooks, scaled_adamw
+from rmae_d2.visualization.samples import keep_sample, kept_samples
 
 
 def mae_rate(step, steps, warmup):
@@ -123,3 +124,41 @@ def test_checkpointer_that_may_not_write(tmp_path):
     checkpointer = Checkpointer(nn.Linear(1, 1), str(tmp_path / "absent"))
     with pytest.raises(CheckpointError, match="could not be written.*--resume"):
         checkpointer.save("model_0000000", 0)
+
+
+def test_pictures_over_a_run_that_is_interrupted_and_resumed(runs, tmp_path, monkeypatch):
+    watch = ("train.vis_period=2", "train.checkpointer.period=5")
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    # Of a run that ended before its first checkpoint.
+    (straight / "samples").mkdir(parents=True)
+    (straight / "samples/reconstruction_0000999.png").write_bytes(b"")
+    runs.train(straight, *watch)
+    expected = kept_samples(straight)
+    assert list(expected) == [2, 4, 8, 12, 16, 20, 24]  # 12 pictures would be too many
+
+    def interrupted(folder, picture, done, period):
+        keep_sample(folder, picture, done, period)
+        if done == 14:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(hooks, "keep_sample", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        runs.train(stopped, *watch)
+    monkeypatch.undo()
+    assert not (stopped / "reconstruction.png").exists()
+    (stopped / "samples/reconstruction_0000014.tmp1").write_bytes(b"cut")
+    runs.train(stopped, *watch, resume=True)
+    assert "resumed at iteration 10" in (stopped / "log.txt").read_text()
+    found = sorted((stopped / "samples").iterdir())
+    assert [path.name for path in found] == [path.name for path in expected.values()]
+    for path, same in zip(found, expected.values(), strict=True):
+        assert path.read_bytes() == same.read_bytes()
+
+
+def test_a_picture_that_cannot_be_kept_does_not_end_the_run(runs, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/samples").write_text("in the way")
+    runs.train(tmp_path / "run", "train.vis_period=2", "train.max_iter=3")
+    log = (tmp_path / "run/log.txt").read_text()
+    assert "the picture after 2 iterations could not be kept" in log
+    assert (tmp_path / "run/reconstruction.png").exists()

@@ -1,0 +1,153 @@
+"""Curves as SVG to stand inside an HTML page: its text, and its colours in light and dark."""
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+#: Iteration and value.
+Point = tuple[float, float]
+
+#: Points of a curve that are drawn one by one; of more, means with the range they lie in.
+MAX_POINTS = 300
+
+#: Colours that the page defines, as --c0 to --c7.
+NUM_COLOURS = 8
+
+#: From here on values are gaps, as those that are not finite; axes of such numbers overflow.
+_HUGE = 1e100
+
+# Matplotlib knows no CSS: it draws in colours that are found again in what it wrote.
+_TEXT, _GRID = "#010203", "#010204"
+_LINES = [f"#01030{i}" for i in range(NUM_COLOURS)]
+
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "rmae_d2",  # or names of clip paths differ each time
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # matplotlib's own, to measure with
+    "text.parse_math": False,  # names of values are no formulas
+    "font.size": 9,
+    "text.color": _TEXT,
+    "axes.labelcolor": _TEXT,
+    "axes.edgecolor": _GRID,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": _GRID,
+    "ytick.color": _GRID,
+    "xtick.labelcolor": _TEXT,
+    "ytick.labelcolor": _TEXT,
+    "grid.color": _GRID,
+    "legend.frameon": False,
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line of a chart; values that are not finite leave gaps."""
+
+    label: str
+    points: Sequence[Point]
+
+
+def draw_chart(
+    curves: Sequence[Curve],
+    name: str,
+    size: tuple[float, float] = (3.7, 2.2),
+    legend: bool = False,
+    may_be_log: bool = False,
+) -> str:
+    """Draws curves over iterations.
+
+    Args:
+        curves: at least one; in the order of the page's colours.
+        name: of the chart, for the ids in it and for those who do not see it; letters, digits, dashes.
+        size: width and height in inches, of which the page keeps the ratio.
+        legend: whether to say which curve is which.
+        may_be_log: whether to draw values over several orders of magnitude on a logarithmic axis.
+
+    Returns:
+        an ``<svg>`` element; the same for the same values.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=size)
+        # Room for the numbers; to have it computed takes as long as the rest.
+        left, right, bottom, top = (
+            inches / size[i // 2] for i, inches in enumerate((0.55, 0.1, 0.42, 0.08))
+        )
+        figure.subplots_adjust(left=left, right=1 - right, bottom=bottom, top=1 - top)
+        figure.patch.set_alpha(0)
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+        axes.patch.set_alpha(0)
+        for index, curve in enumerate(curves):
+            _draw(axes, curve, index)
+        values = [y for curve in curves for _, y in curve.points if abs(y) < _HUGE]
+        if may_be_log and values and min(values) > 0 and max(values) / min(values) > 100:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
+        axes.set_xlabel("iteration")
+        axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+        axes.grid(alpha=0.6, linewidth=0.6)
+        if legend:
+            axes.legend(loc="best", fontsize=8)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return _for_page(buffer.getvalue(), name)
+
+
+def thin(
+    points: Sequence[Point], limit: int = MAX_POINTS
+) -> list[tuple[float, float, float, float]]:
+    """At most ``limit`` of (iteration, mean, lowest, highest), of equally many points each.
+
+    Points that are not finite, or huge, are left out of means; a bin of such alone is a gap, NaN.
+    """
+    per_bin = -(-len(points) // limit)
+    bins = [points[i : i + per_bin] for i in range(0, len(points), max(per_bin, 1))]
+    return [_summary(part) for part in bins]
+
+
+def _summary(part: Sequence[Point]) -> tuple[float, float, float, float]:
+    values = [y for _, y in part if abs(y) < _HUGE] or [math.nan]
+    middle = sum(x for x, _ in part) / len(part)
+    return middle, sum(values) / len(values), min(values), max(values)
+
+
+def _draw(axes: matplotlib.axes.Axes, curve: Curve, index: int) -> None:
+    x, mean, low, high = zip(*thin(curve.points), strict=True)
+    colour = _LINES[index % NUM_COLOURS]
+    dashes = "-" if index < NUM_COLOURS else "--"
+    few = len(x) <= 30
+    axes.plot(
+        x,
+        mean,
+        dashes,
+        color=colour,
+        label=curve.label,
+        linewidth=1.4,
+        marker="o" * few,
+        markersize=3,
+    )
+    if len(x) < len(curve.points):
+        axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+
+
+def _for_page(svg: str, name: str) -> str:
+    """The element alone, sized by the page; ids unique in the page, not in a picture only."""
+    svg = re.sub(r"<metadata>.*?</metadata>\s*|<style.*?</style>\s*", "", svg, flags=re.DOTALL)
+    head, body = re.split(r"(?<=>)", svg[svg.index("<svg") :], maxsplit=1)
+    box = re.search(r'viewBox="[^"]*"', head)
+    body = body.replace(' id="', f' id="{name}-').replace("url(#", f"url(#{name}-")
+    body = body.replace('xlink:href="#', f'href="#{name}-').replace("'DejaVu Sans'", "sans-serif")
+    for index, colour in enumerate(_LINES):
+        body = body.replace(colour, f"var(--c{index})")
+    body = body.replace(_TEXT, "currentColor").replace(_GRID, "var(--rule)").strip()
+    return f'<svg role="img" aria-label="{name}" {box.group() if box else ""}>{body}'

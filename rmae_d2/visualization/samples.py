@@ -1,0 +1,94 @@
+"""Pictures kept while a run goes on: ``samples/reconstruction_0000150.png`` was drawn after 150 iterations.
+
+Which are kept is a function of the iteration alone, so a run that was stopped and resumed ends with those
+of a run that was not: the first, every so many (twice as many whenever there would be too many), the last.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+#: Below a run's folder.
+SAMPLES = "samples"
+
+#: At most so many pictures of one period; with photographs some 300 KB each.
+MAX_SAMPLES = 10
+
+#: Pixels; wider pictures are reduced.
+MAX_WIDTH = 1600
+
+_NAME = re.compile(r"reconstruction_(\d{7,12})\.png")
+
+
+def kept_samples(run: Path) -> dict[int, Path]:
+    """The pictures of a run by the number of iterations before each, in order."""
+    found = {}
+    for path in (run / SAMPLES).glob("reconstruction_*.png"):
+        if match := _NAME.fullmatch(path.name):
+            found[int(match.group(1))] = path
+    return dict(sorted(found.items()))
+
+
+def is_kept(done: int, period: int) -> bool:
+    """Whether the picture after ``done`` iterations is one to keep; the last always is.
+
+    Args:
+        done: a multiple of ``period``.
+        period: iterations between two pictures.
+    """
+    return _stays(done, done, period)
+
+
+def keep_sample(run: Path, picture: NDArray[Any], done: int, period: int) -> Path:
+    """Writes a picture, then deletes those of this period that are now too many.
+
+    Args:
+        run: the run's folder.
+        picture: RGB, (height, width, 3) uint8.
+        done: iterations before it.
+        period: iterations between two pictures.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    path = run / SAMPLES / f"reconstruction_{done:07d}.png"
+    path.parent.mkdir(exist_ok=True)
+    image = Image.fromarray(np.asarray(picture, dtype=np.uint8))
+    if image.width > MAX_WIDTH:
+        height = round(image.height * MAX_WIDTH / image.width)
+        image = image.resize((MAX_WIDTH, max(height, 1)), Image.Resampling.LANCZOS)
+    unfinished = path.with_suffix(f".tmp{os.getpid()}")
+    try:
+        image.save(unfinished, format="PNG", optimize=True)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    # Not those of another period, which the run had before it was resumed.
+    for number, old in kept_samples(run).items():
+        if number < done and number % period == 0 and not _stays(number, done, period):
+            old.unlink(missing_ok=True)
+    return path
+
+
+def sweep_samples(run: Path, anew: bool) -> None:
+    """Deletes what a killed run left unfinished; all pictures where a run starts ``anew`` in its folder."""
+    unfinished = list((run / SAMPLES).glob("reconstruction_*.tmp*"))
+    for path in [*unfinished, *(kept_samples(run).values() if anew else ())]:
+        path.unlink(missing_ok=True)
+
+
+def _stays(number: int, done: int, period: int) -> bool:
+    return number == period or number % _stride(done, period) == 0
+
+
+def _stride(done: int, period: int) -> int:
+    """Iterations between two kept pictures: room is left for the first and the last."""
+    stride = period
+    while done // stride > MAX_SAMPLES - 2:
+        stride *= 2
+    return stride
