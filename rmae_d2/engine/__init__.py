@@ -22,6 +22,9 @@ from .optimizer import (
 )
 from .parallel import parallelize, unwrap
 from .predictor import Predictor
+from .prompt_patches import PromptError
+from .region_prompt import RegionPrediction, RegionPrompt, RegionPromptPredictor
+from .region_views import ImageEmbedding
 from .train import main
 from .trainer import NonFiniteError, Trainer
 
@@ -30,12 +33,17 @@ __all__ = [
     "Checkpointer",
     "EMAHook",
     "Evaluate",
+    "ImageEmbedding",
     "LRSchedule",
     "LayerDecay",
     "NonFiniteError",
     "PeriodicCheckpoint",
     "Pictures",
     "Predictor",
+    "PromptError",
+    "RegionPrediction",
+    "RegionPrompt",
+    "RegionPromptPredictor",
     "SaveOnSignal",
     "Trainer",
     "WriteMetrics",

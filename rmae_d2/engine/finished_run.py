@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from ..checkpoint import CheckpointError, load_pretrained
@@ -38,7 +39,7 @@ def load_run(
         overrides: ``key=value`` of the config.
 
     Raises:
-        ConfigError: no config, or one that describes another model than an RMAE.
+        ConfigError: no config, or one that describes another model than an RMAE; a device that is not there.
         CheckpointError: weights that are missing or do not fit.
     """
     if not Path(weights).exists():
@@ -46,10 +47,14 @@ def load_run(
     name = config_beside(weights, config_file)
     cfg = apply_overrides(load_config(name), list(overrides))
     OmegaConf.set_struct(cfg, False)
+    device = pick_device(cfg.train.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"train.device={device}: there is no GPU that torch can use; take cpu")
     model = build_model(cfg)
     if not isinstance(model, RMAE):
         raise ConfigError(
-            f"{name}: {type(model).__name__} hides nothing; give the config of a pre-training run"
+            f"{name}: {type(model).__name__} hides nothing and completes no regions; give the config of a "
+            "pre-training run"
         )
     load_pretrained(model, weights, require_all=True)
-    return cfg, model.to(pick_device(cfg.train.device)).eval()
+    return cfg, model.to(device).eval()

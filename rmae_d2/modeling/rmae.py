@@ -131,7 +131,7 @@ class RMAE(nn.Module):
         self.backbone = backbone
         self.pixel_decoder = pixel_decoder
         self.region_branch = region_branch
-        self._deaf = feeding == "region_to_pixel"
+        self.feeding = feeding
         self.region_to_pixel = link_to_pixels(feeding, region_branch, pixel_decoder)
         self.mask_ratio = mask_ratio
         self.masking = masking or RandomMasking()
@@ -296,7 +296,9 @@ class RMAE(nn.Module):
             order = ids_shuffle_BL if region_ids_shuffle_BL is None else region_ids_shuffle_BL
             ratio = self.region_branch.mask_ratio
             region_split = _Split.of(order, self.mask_ratio if ratio is None else ratio)
-            heard = torch.zeros_like(tokens_BVD) if self._deaf else tokens_BVD
+            heard = (
+                torch.zeros_like(tokens_BVD) if self.feeding == "region_to_pixel" else tokens_BVD
+            )
             maps = patchify_regions(regions_BKHW, self.patch_size)
             logits, summary_BTD = self.region_branch(
                 heard, split.visible, maps, region_split.visible, region_split.hidden

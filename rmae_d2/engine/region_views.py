@@ -1,0 +1,190 @@
+"""An image as a pixel encoder of one size takes it: stretched, on a grid of its own, or in windows.
+
+Letters: H W pixels of the image, P patch side, Gh Gw grid over the whole image, L patches of a view,
+V visible ones, D width, N views.
+"""
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..checkpoint.positions import resample_table
+from ..data.transforms import CropResizeTransform
+from ..modeling import RMAE, MaskedViT, RegionBranch, patchify, random_shuffle
+from ..modeling.region_variants import SpatialRegionBranch
+
+RESOLUTIONS = ("resize", "interpolate", "window")
+Grid = tuple[int, int]
+_Network = TypeVar("_Network", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class View:
+    """A part of the grid that the model sees at once, encoded.
+
+    Args:
+        top, left: its first row and column of patches.
+        grid: its own (rows, columns) of patches.
+        tokens: of its visible patches and the cls token, (1 + V, D).
+        ids_visible: int64 (V,), where they sit in the view's raster order.
+    """
+
+    top: int
+    left: int
+    grid: Grid
+    tokens: Tensor
+    ids_visible: Tensor
+
+    def of(self, grid_of_values: Tensor) -> Tensor:
+        """The view's patches: (..., Gh, Gw, X) -> (..., L, X) in raster order."""
+        return _part(grid_of_values, self.top, self.left, self.grid)
+
+
+@dataclass(frozen=True)
+class ImageEmbedding:
+    """An encoded image, all that predicting regions needs of it.
+
+    Args:
+        image_size: (H, W) of the photo.
+        grid: (Gh, Gw), patches over the whole of it.
+        hidden: bool (Gh, Gw), the patches that the pixel encoder was not shown.
+        views: one, or overlapping windows that cover the grid.
+        branch: the region branch for the views' grid; it shares the model's weights.
+    """
+
+    image_size: tuple[int, int]
+    grid: Grid
+    hidden: NDArray[np.bool_]
+    views: tuple[View, ...]
+    branch: RegionBranch | SpatialRegionBranch
+
+
+def embed_views(
+    model: RMAE,
+    image_HWC: NDArray[np.uint8],
+    resolution: str,
+    mask_ratio: float,
+    seed: int,
+    max_patches: int,
+) -> ImageEmbedding:
+    """Encodes an image's pixels; see :class:`~rmae_d2.engine.RegionPromptPredictor` for the arguments."""
+    net, branch = model.backbone.net, model.region_branch
+    assert branch is not None
+    grid = view_grid = net.grid
+    size = (image_HWC.shape[0], image_HWC.shape[1])
+    if resolution == "interpolate":
+        grid = view_grid = near_grid(size, net.patch_size, net.num_patches, max_patches)
+        net, branch = at_grid(net, net.grid, grid), at_grid(branch, net.grid, grid)
+    elif resolution == "window":
+        grid = window_grid(size, net.patch_size, net.grid, max_patches)
+    L = grid[0] * grid[1]
+    order = random_shuffle(torch.tensor([seed]), L)[0]
+    hidden = torch.ones(L, dtype=torch.bool)
+    hidden[order[: max(int(L * (1 - mask_ratio)), 1)]] = False
+    hidden = hidden.view(grid)
+    patches = _patches(model, image_HWC, grid)
+    views = tuple(
+        _encode(net, patches, hidden, top, left)
+        for top in window_starts(grid[0], view_grid[0])
+        for left in window_starts(grid[1], view_grid[1])
+    )
+    return ImageEmbedding(size, grid, hidden.numpy(), views, branch)
+
+
+def near_grid(size: tuple[int, int], patch_size: int, least: int, most: int) -> Grid:
+    """A grid of the image's shape whose number of patches is its own, kept between two bounds.
+
+    An image of fewer patches than ``least`` is enlarged, one of more than ``most`` reduced. ``most`` is
+    never exceeded; a very long image may have less than ``least``, for a side is at least one patch.
+    """
+    rows, columns = size[0] / patch_size, size[1] / patch_size
+    scale = math.sqrt(min(max(rows * columns, least), most) / (rows * columns))
+    return _bounded(max(round(rows * scale), 1), max(round(columns * scale), 1), (1, 1), most)
+
+
+def window_grid(size: tuple[int, int], patch_size: int, window: Grid, most: int) -> Grid:
+    """As :func:`near_grid`, with sides that hold a window; a shorter side of the image is stretched."""
+    most = max(most, window[0] * window[1])
+    rows, columns = near_grid(size, patch_size, window[0] * window[1], most)
+    return _bounded(max(rows, window[0]), max(columns, window[1]), window, most)
+
+
+def window_starts(length: int, window: int) -> list[int]:
+    """Where windows begin along a side, the first at its start and the last at its end.
+
+    Neighbours overlap by half a window or more, so that everything but the rim of the image is well
+    inside one of them.
+    """
+    steps = math.ceil((length - window) / max(window // 2, 1))
+    return [round(i * (length - window) / steps) for i in range(steps + 1)] if steps else [0]
+
+
+def blend_weights(grid: Grid, patch_size: int) -> Tensor:
+    """Weights of a view's pixels where views overlap: a pyramid, highest in the middle, nowhere 0.
+
+    Returns:
+        float32 (rows * P, columns * P).
+    """
+    sides = []
+    for length in (grid[0] * patch_size, grid[1] * patch_size):
+        ramp = torch.arange(length, dtype=torch.float32) + 0.5
+        sides.append(torch.minimum(ramp, length - ramp))
+    return sides[0][:, None] * sides[1]
+
+
+def _bounded(rows: int, columns: int, least: Grid, most: int) -> Grid:
+    """Shortens the longer side, as far as need be, until there are at most ``most`` patches."""
+    if rows * columns > most:
+        if rows > columns:
+            rows = max(most // columns, least[0])
+        else:
+            columns = max(most // rows, least[1])
+    return rows, columns
+
+
+def _patches(model: RMAE, image_HWC: NDArray[np.uint8], grid: Grid) -> Tensor:
+    """The image resized to a grid, normalised and cut, (Gh, Gw, P*P*C)."""
+    height, width = image_HWC.shape[:2]
+    P = model.patch_size
+    resize = CropResizeTransform(0, 0, width, height, grid[0] * P, grid[1] * P, width, height)
+    image_CHW = torch.from_numpy(resize.apply_image(image_HWC).transpose(2, 0, 1).copy())
+    batch = model.preprocess_image([{"image": image_CHW}])
+    return patchify(batch, P)[0].unflatten(0, grid)
+
+
+def _part(grid_of_values: Tensor, top: int, left: int, grid: Grid) -> Tensor:
+    rows, columns = grid
+    part = grid_of_values[..., top : top + rows, left : left + columns, :]
+    return part.flatten(-3, -2)
+
+
+def _encode(net: MaskedViT, patches: Tensor, hidden: Tensor, top: int, left: int) -> View:
+    mask = _part(hidden[..., None], top, left, net.grid)[:, 0]
+    ids_visible = (~mask).nonzero()[:, 0].to(patches.device)
+    patches_LX = _part(patches, top, left, net.grid)
+    return View(top, left, net.grid, net(patches_LX[None], ids_visible[None])[0], ids_visible)
+
+
+def at_grid(network: _Network, old: Grid, new: Grid) -> _Network:
+    """The same network for another grid: weights shared, position embeddings resampled (bicubic).
+
+    The sine-cosine tables are resampled rather than computed anew, so that positions stay within the
+    range that the network was trained on.
+    """
+    shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
+    twin = copy.deepcopy(network, shared)
+    for module in twin.modules():
+        if hasattr(module, "grid"):
+            module.__dict__["grid"] = new
+        table = module._parameters.get("pos_embed")
+        if table is not None:
+            prefix = table.shape[1] - old[0] * old[1]
+            resampled = resample_table(table, (old, prefix), (new, prefix))
+            module.pos_embed = nn.Parameter(resampled, requires_grad=False)
+    return twin
