@@ -70,7 +70,7 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
             if pixels is not None:
                 return pixels
             image.load()
-            return np.array(_to_rgb(_upright(image)))
+            return upright_rgb(image)
     except OSError as error:
         if error.errno in MACHINE_ERRNOS:
             raise
@@ -95,6 +95,11 @@ def _os_reason(path: str, error: OSError) -> str:
             return "the file is empty (0 bytes)"
         return "it is no image in a format that Pillow knows"
     return f"it is damaged or cut short ({error})"
+
+
+def upright_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """An opened and loaded image as :func:`read_image` gives it, a writable uint8 array (H, W, 3)."""
+    return np.array(_to_rgb(_upright(image)))
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -1,0 +1,139 @@
+"""From the command line to a listening server."""
+
+import ipaddress
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..engine.region_prompt import RegionPromptPredictor
+from ..overrides import ConfigError
+from .examples import default_examples, examples_from
+from .uploads import Limits
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+_MOST_CONNECTIONS = 256
+
+
+def run_demo(
+    weights: str | Path,
+    config_file: str | Path | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    examples: Sequence[str] = (),
+    mask_ratio: float = 0.0,
+    resolution: str = "resize",
+    device: str = "auto",
+    limits: Limits | None = None,
+) -> None:
+    """Serves the page until Ctrl-C.
+
+    Args:
+        weights, config_file, mask_ratio, resolution, device: see
+            :meth:`~rmae_d2.engine.region_prompt.RegionPromptPredictor.from_files`.
+        host: address to listen at. Anything but this machine's own is reached by others.
+        port: 0 for a free one.
+        examples: images, folders, lists or COCO jsons; none for the package's own.
+        limits: of every user; None for the defaults.
+
+    Raises:
+        ConfigError: packages of the extra are missing, a value that can't be, a bad example.
+        CheckpointError: weights that are missing or do not fit.
+    """
+    _check_extra()
+    if not 0 <= mask_ratio <= 0.95:
+        raise ConfigError(f"--mask-ratio {mask_ratio}: from 0 (the model sees all) to 0.95")
+    limits = limits or Limits()
+    with _listen(host, port) as listener:
+        predictor = RegionPromptPredictor.from_files(
+            weights,
+            config_file,
+            device=device,
+            resolution=resolution,
+            mask_ratio=mask_ratio,
+        )
+        offered = examples_from(examples, limits) if examples else default_examples()
+        from .server import build_app
+
+        app = build_app(predictor, offered, limits, names_of(host))
+        address = _url(host, listener.getsockname()[1])
+        print(f"serving {weights} at {address} (Ctrl-C ends it)", flush=True)
+        _serve(app, listener)
+
+
+def names_of(host: str) -> tuple[str, ...]:
+    """The names under which browsers may reach the server; any, with a warning, where others can."""
+    if _is_loopback(host):
+        return "localhost", "127.0.0.1", "[::1]", host
+    print(
+        f"warning: --host {host}: everybody who reaches this machine can open images and use its "
+        "processor; there is no password",
+        file=sys.stderr,
+    )
+    return ("*",)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_extra() -> None:
+    try:
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"the interactive demo needs Starlette and uvicorn ({error}): pip install 'rmae_d2[demo]'"
+        ) from error
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that listens already, so that a taken port is known before the model is read."""
+    if not 0 <= port <= 65535:  # the C library would take the rest of a division
+        raise ConfigError(f"--port {port}: from 1 to 65535, or 0 for any that is free")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ConfigError(f"--host {host} --port {port}: {error}") from error
+    try:
+        if sys.platform != "win32":  # there it would let two servers share a port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"cannot listen at {host} port {port} ({error}): choose another one with --port, 0 for any that "
+            "is free"
+        ) from error
+    return listener
+
+
+def _url(host: str, port: int) -> str:
+    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+
+
+def _serve(app: "ASGIApp", listener: socket.socket) -> None:
+    """Runs uvicorn until a signal ends it, open connections or not."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        limit_concurrency=_MOST_CONNECTIONS,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=2,
+        server_header=False,
+    )
+    uvicorn.Server(config).run(sockets=[listener])

@@ -1,0 +1,253 @@
+"""The page's server: Starlette routes around one model.
+
+    GET  /                                   the page
+    GET  /api/info                           the model, limits, examples
+    GET  /api/examples/N[/thumbnail]         an example's file
+    POST /api/images?mask_ratio=0.75         a file's bytes -> its key, size, grid and hidden patches
+    POST /api/images/KEY/predict             marks (queries.py) -> scores and probabilities
+    POST /api/images/KEY/{mask.png,labels.png,regions.json}    marks -> a file at the image's size
+
+Every refusal is ``{"error": text for the user, "code": ...}``.
+"""
+
+import asyncio
+import gzip
+import json
+import mimetypes
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from ..engine.region_prompt import RegionPrediction, RegionPromptPredictor
+from .downloads import coco_json, label_png, mask_png
+from .examples import Example
+from .queries import MAX_BYTES, Query, parse_query
+from .security import SameOriginOnly
+from .sessions import OpenImage, Segmenter, describe_model
+from .uploads import Limits, RefusedError, decode_image, read_body
+
+PAGE = Path(__file__).parent / "page"
+MASK_RATIOS = (0.0, 0.5, 0.75, 0.9)
+_MOST_WAITING = 64
+_UPLOAD_SECONDS = 120
+
+T = TypeVar("T")
+
+
+class Demo:
+    """The routes' functions and what they share.
+
+    Args:
+        predictor: its ``mask_ratio`` is the one that the page begins with.
+        examples: offered by the page.
+        limits: of every user.
+    """
+
+    def __init__(
+        self, predictor: RegionPromptPredictor, examples: Sequence[Example], limits: Limits
+    ) -> None:
+        self.segmenter = Segmenter(predictor, limits.kept_images)
+        self.examples = examples
+        self.limits = limits
+        self.mask_ratios = sorted({*MASK_RATIOS, predictor.mask_ratio})
+        # Always the same threads: torch makes a team of its own for each one that calls it.
+        self._model_thread = ThreadPoolExecutor(1, "model")
+        self._file_threads = ThreadPoolExecutor(2, "files")
+        self._waiting = 0
+
+    @asynccontextmanager
+    async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        """Ends the threads with the server; what waits is dropped."""
+        yield
+        self._model_thread.shutdown(wait=False, cancel_futures=True)
+        self._file_threads.shutdown(wait=False, cancel_futures=True)
+
+    async def info(self, _: Request) -> Response:
+        return JSONResponse(
+            {
+                "model": describe_model(self.segmenter.predictor),
+                "uploadBytes": self.limits.upload_bytes,
+                "pixels": self.limits.pixels,
+                "regions": self.limits.regions,
+                "maskRatios": self.mask_ratios,
+                "maskRatio": self.segmenter.predictor.mask_ratio,
+                "examples": [{"name": e.name, "credit": e.credit} for e in self.examples],
+            }
+        )
+
+    async def example(self, request: Request) -> Response:
+        return Response(self._example(request).data, media_type="application/octet-stream")
+
+    async def thumbnail(self, request: Request) -> Response:
+        return Response(self._example(request).thumbnail, media_type="image/jpeg")
+
+    async def open(self, request: Request) -> Response:
+        ratio = self._mask_ratio(request.query_params.get("mask_ratio", "0"))
+        body = await _read(request, self.limits.upload_bytes)
+        pixels = await self._run(self._file_threads, lambda: decode_image(body, self.limits.pixels))
+        image = await self._run(self._model_thread, lambda: self.segmenter.open(pixels, ratio))
+        height, width = image.embedding.image_size
+        hidden = np.argwhere(image.embedding.hidden).tolist()
+        content = {
+            "key": image.key,
+            "width": width,
+            "height": height,
+            "grid": image.embedding.grid,
+            "hidden": hidden,
+        }
+        return JSONResponse(content, 201)
+
+    async def predict(self, request: Request) -> Response:
+        image, query = await self._query(request)
+        work = self.segmenter.display
+        prediction = await self._run(self._model_thread, lambda: work(image, query))
+        body = await self._run(self._file_threads, lambda: pack_prediction(prediction))
+        headers = {"Content-Encoding": "gzip"}
+        return Response(body, media_type="application/octet-stream", headers=headers)
+
+    async def mask(self, request: Request) -> Response:
+        image, query = await self._query(request)
+        if query.chosen is None:
+            raise RefusedError(422, "chosen must name the region of the mask.")
+        return await self._file(lambda: mask_png(next(self.segmenter.full_size(image, query))))
+
+    async def labels(self, request: Request) -> Response:
+        image, query = await self._query(request)
+        return await self._file(lambda: label_png(self.segmenter.full_size(image, query)))
+
+    async def regions(self, request: Request) -> Response:
+        image, query = await self._query(request)
+        size = image.embedding.image_size
+
+        def write() -> bytes:
+            predictions = self.segmenter.full_size(image, query)
+            return coco_json(predictions, name=query.name, size=size, threshold=query.threshold)
+
+        return await self._file(write, "application/json")
+
+    async def _file(self, write: Callable[[], bytes], media_type: str = "image/png") -> Response:
+        return Response(await self._run(self._model_thread, write), media_type=media_type)
+
+    async def _query(self, request: Request) -> tuple[OpenImage, Query]:
+        body = await _read(request, MAX_BYTES)
+        image = self.segmenter.images.get(request.path_params["key"])
+        return image, parse_query(body, image.embedding.grid, self.limits.regions)
+
+    async def _run(self, threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+        """Work away from the event loop, so that the server goes on answering others."""
+        if self._waiting >= _MOST_WAITING:
+            raise RefusedError(
+                503, "The server is busy with other users: try again in a moment.", "busy"
+            )
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(threads, work)
+        finally:
+            self._waiting -= 1
+
+    def _mask_ratio(self, text: str) -> float:
+        for ratio in self.mask_ratios:
+            if text == f"{ratio:g}":
+                return ratio
+        known = ", ".join(f"{ratio:g}" for ratio in self.mask_ratios)
+        raise RefusedError(422, f"mask_ratio must be one of {known}.")
+
+    def _example(self, request: Request) -> Example:
+        number: int = request.path_params["number"]
+        if number >= len(self.examples):
+            raise RefusedError(404, "There is no such example.")
+        return self.examples[number]
+
+
+def pack_prediction(prediction: RegionPrediction) -> bytes:
+    """What the page draws, compressed with gzip.
+
+    Returns:
+        a line of JSON, ``{"width", "height", "scores": [K]}``; then K planes of height * width bytes,
+        probability * 256 rounded down, at most 255: exact for thresholds that are multiples of 1/256.
+    """
+    _, height, width = prediction.masks.shape
+    head = {
+        "width": width,
+        "height": height,
+        "scores": [round(float(score), 4) for score in prediction.scores],
+    }
+    planes = np.minimum(prediction.probabilities * 256, 255).astype(np.uint8)
+    return gzip.compress(json.dumps(head).encode() + b"\n" + planes.tobytes(), compresslevel=1)
+
+
+def build_app(
+    predictor: RegionPromptPredictor,
+    examples: Sequence[Example] = (),
+    limits: Limits | None = None,
+    allowed_hosts: Sequence[str] = ("localhost", "127.0.0.1", "[::1]"),
+) -> SameOriginOnly:
+    """The demo as an ASGI application, for any server.
+
+    Args:
+        predictor: the model; see :class:`Demo`.
+        examples: see :mod:`.examples`.
+        limits: None for the defaults.
+        allowed_hosts: names under which browsers may reach it; ``["*"]`` for any. Only own names keep
+            other people's pages from reaching a local server by a name that they let point here.
+    """
+    demo = Demo(predictor, examples, limits or Limits())
+    mimetypes.add_type("text/javascript", ".js")  # not so on every Windows, and browsers insist
+    key = "/api/images/{key}"
+    routes = [
+        Route("/api/info", demo.info),
+        Route("/api/examples/{number:int}", demo.example),
+        Route("/api/examples/{number:int}/thumbnail", demo.thumbnail),
+        Route("/api/images", demo.open, methods=["POST"]),
+        Route(f"{key}/predict", demo.predict, methods=["POST"]),
+        Route(f"{key}/mask.png", demo.mask, methods=["POST"]),
+        Route(f"{key}/labels.png", demo.labels, methods=["POST"]),
+        Route(f"{key}/regions.json", demo.regions, methods=["POST"]),
+        Mount("/", StaticFiles(directory=PAGE, html=True)),
+    ]
+    middleware = [
+        Middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts), www_redirect=False),
+    ]
+    handlers = {RefusedError: _refused, HTTPException: _http_error, Exception: _failed}
+    app = Starlette(
+        routes=routes,
+        middleware=middleware,
+        exception_handlers=handlers,
+        lifespan=demo.lifespan,
+    )
+    app.state.demo = demo
+    return SameOriginOnly(app)  # around Starlette's own answers to errors, too
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    try:
+        return await asyncio.wait_for(read_body(request.stream(), limit), _UPLOAD_SECONDS)
+    except asyncio.TimeoutError:  # Python 3.10 has two
+        raise RefusedError(408, f"The upload took more than {_UPLOAD_SECONDS} seconds.") from None
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RefusedError)
+    return JSONResponse({"error": error.message, "code": error.code}, error.status)
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": f"{error.detail}.", "code": ""}, error.status_code)
+
+
+async def _failed(_: Request, error: Exception) -> Response:
+    text = "The server made a mistake; its terminal says which. Try again, or open another image."
+    return JSONResponse({"error": text, "code": "failed"}, 500)

@@ -1,0 +1,113 @@
+"""A tiny model as a run leaves it, and servers: the command in a process of its own, the app in a thread."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = [
+    "model.backbone.net.img_size=64",
+    "model.backbone.net.patch_size=8",
+    "model.backbone.net.embed_dim=32",
+    "model.backbone.net.depth=2",
+    "model.backbone.net.num_heads=4",
+    "model.pixel_decoder.dim=16",
+    "model.pixel_decoder.depth=1",
+    "model.region_branch.encoder_dim=16",
+    "model.region_branch.decoder_dim=16",
+]
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """model_final.pth with its config.yaml: random weights, large enough for varied masks."""
+    from detectron2.config import LazyConfig, instantiate
+
+    from rmae_d2.config import apply_overrides, load_config
+
+    folder = tmp_path_factory.mktemp("run")
+    cfg = apply_overrides(load_config(str(ROOT / "configs/demo/rmae_tiny_scenes.py")), TINY)
+    LazyConfig.save(cfg, str(folder / "config.yaml"))
+    model = instantiate(cfg.model)
+    generator = torch.Generator().manual_seed(9)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not name.endswith("pos_embed"):
+                parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+    torch.save({"model": model.state_dict()}, folder / "model_final.pth")
+    return folder / "model_final.pth"
+
+
+@pytest.fixture(scope="session")
+def predictor(weights):
+    from rmae_d2.engine import RegionPromptPredictor
+
+    return RegionPromptPredictor.from_files(weights, device="cpu")
+
+
+class Command:
+    """tools/interactive_demo.py, running.
+
+    Attributes:
+        url: what it printed.
+    """
+
+    def __init__(self, weights, *arguments):
+        tool = str(ROOT / "tools/interactive_demo.py")
+        self.process = subprocess.Popen(
+            [sys.executable, tool, "--weights", str(weights), "--port", "0", *arguments],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.first_line = self.process.stdout.readline()
+        if "http://" not in self.first_line:
+            raise AssertionError(self.process.communicate())
+        self.url = "http://" + self.first_line.split("http://")[1].split()[0]
+
+    def end(self, number):
+        """Sends a signal; exit code, stdout after the first line, stderr."""
+        self.process.send_signal(number)
+        output, errors = self.process.communicate(timeout=30)
+        return self.process.returncode, output, errors
+
+
+@pytest.fixture(scope="module")
+def command(weights):
+    started = Command(weights)
+    yield started
+    if started.process.poll() is None:
+        started.process.terminate()
+        started.process.communicate(timeout=30)
+
+
+@pytest.fixture
+def serve():
+    """Serves an app with uvicorn in a thread of this process; returns its address."""
+    import uvicorn
+
+    running = []
+
+    def start(app):
+        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        running.append((server, thread))
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.005)
+        return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+
+    yield start
+    for server, thread in running:
+        server.should_exit = True
+        thread.join(timeout=30)
+        assert not thread.is_alive()

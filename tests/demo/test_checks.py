@@ -1,0 +1,105 @@
+"""Whatever is sent, it is either understood or refused in words: no other error."""
+
+import asyncio
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rmae_d2.data import read_image
+from rmae_d2.demo.queries import parse_query
+from rmae_d2.demo.uploads import RefusedError, decode_image, read_body
+from tests.demo.files import encoded, picture
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+PATCHES = st.lists(st.lists(st.integers(-1, 4), min_size=1, max_size=3), max_size=5) | JSON
+REGION = st.fixed_dictionaries({"positive": PATCHES}, optional={"negative": PATCHES})
+QUERY = st.fixed_dictionaries(
+    {"regions": st.lists(REGION, max_size=3)},
+    optional={
+        "threshold": st.floats(0, 1) | JSON,
+        "chosen": st.integers(-1, 3) | JSON,
+        "name": JSON,
+    },
+)
+
+
+@given(QUERY | JSON)
+def test_queries_are_understood_or_refused(query):
+    try:
+        found = parse_query(json.dumps(query).encode(), (3, 4), 2)
+    except RefusedError as error:
+        assert error.status in (400, 422) and error.message.endswith(".")
+        return
+    assert 1 <= len(found.regions) <= 2
+    for marks in found.regions:
+        patches = [*marks.positive, *marks.negative]
+        assert marks.positive and len(set(patches)) == len(patches)
+        assert all(0 <= row < 3 and 0 <= column < 4 for row, column in patches)
+    assert 0 < found.threshold < 1
+    assert found.chosen is None or 0 <= found.chosen < len(found.regions)
+
+
+@given(
+    st.sampled_from(["PNG", "JPEG", "WEBP"]),
+    st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=4),
+    st.floats(0, 1),
+)
+def test_damaged_images_are_read_or_refused(image_format, changes, kept):
+    data = bytearray(encoded(picture(0, (24, 32)), image_format))
+    for place, value in changes:
+        data[int(place * (len(data) - 1))] = value
+    data = bytes(data[: max(int(kept * len(data)), 1)] if kept < 0.9 else data)
+    try:
+        pixels = decode_image(data, 2000)
+    except RefusedError as error:
+        assert error.status in (413, 415, 422) and error.message.endswith(".")
+        return
+    assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
+    assert pixels.size <= 3 * 2000
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP"])
+def test_uploads_are_read_as_files_are(tmp_path, image_format):
+    data = encoded(picture(1), image_format)
+    (tmp_path / "photo").write_bytes(data)
+    assert np.array_equal(decode_image(data, 10_800), read_image(tmp_path / "photo"))
+    with pytest.raises(RefusedError, match="at most 0.010799"):
+        decode_image(data, 10_799)
+
+
+def test_transparency_is_laid_over_white():
+    pixels = np.zeros((10, 10, 4), np.uint8)
+    assert (decode_image(encoded(pixels), 100) == 255).all()
+
+
+@pytest.mark.parametrize("sizes", [[100], [60, 40], [1] * 100, []])
+def test_bodies_up_to_the_limit_are_read(sizes):
+    assert len(asyncio.run(read_body(chunks(sizes, []), 100))) == sum(sizes)
+
+
+@pytest.mark.parametrize("sizes", [[101], [60, 41], [1] * 101])
+def test_larger_bodies_are_refused(sizes):
+    with pytest.raises(RefusedError, match="too large"):
+        asyncio.run(read_body(chunks(sizes, []), 100))
+
+
+def test_endless_bodies_are_not_read_to_their_end():
+    read = []
+    with pytest.raises(RefusedError, match="too large"):
+        asyncio.run(read_body(chunks([50] * 1000, read), 100))
+    assert sum(read) <= 400
+
+
+async def chunks(sizes, read):
+    for size in sizes:
+        read.append(size)
+        yield bytes(size)

@@ -1,0 +1,366 @@
+import concurrent.futures
+import io
+import json
+import signal
+import socket
+import sys
+import threading
+
+import httpx
+import numpy as np
+import pycocotools.mask as mask_util
+import pytest
+from PIL import Image
+
+from rmae_d2.demo import Limits, run_demo
+from rmae_d2.demo.serve import names_of
+from rmae_d2.demo.server import build_app
+from rmae_d2.overrides import ConfigError
+from tests.demo.files import encoded, picture, png_header
+
+MARKS = {"positive": [[2, 2], [2, 3]], "negative": [[6, 6], [0, 7]]}
+OTHER = {"positive": [[5, 1]], "negative": [[1, 5], [7, 7]]}
+
+
+@pytest.fixture(scope="module")
+def client(command):
+    with httpx.Client(base_url=command.url, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+def small(serve, predictor):
+    """A server with small limits, in this process, and the app."""
+    limits = Limits(upload_bytes=20_000, pixels=20_000, regions=2, kept_images=2)
+    app = build_app(predictor, limits=limits)
+    with httpx.Client(base_url=serve(app), timeout=30) as client:
+        client.demo = app.app.state.demo
+        yield client
+
+
+def open_image(client, pixels, mask_ratio="0"):
+    answer = client.post(f"/api/images?mask_ratio={mask_ratio}", content=encoded(pixels))
+    assert answer.status_code == 201, answer.text
+    return answer.json()
+
+
+def predicted(predictor, pixels, *regions, mask_ratio=0.0, threshold=0.5):
+    embedding = predictor.embed(pixels, mask_ratio=mask_ratio)
+    prompts = [
+        predictor.prompt(
+            patches=region["positive"], negative_patches=region["negative"], embedding=embedding
+        )
+        for region in regions
+    ]
+    return predictor.predict(prompts, threshold, embedding)
+
+
+def unpack(answer):
+    assert answer.status_code == 200, answer.text
+    head, _, planes = answer.content.partition(b"\n")
+    head = json.loads(head)
+    shape = (len(head["scores"]), head["height"], head["width"])
+    return head, np.frombuffer(planes, np.uint8).reshape(shape)
+
+
+def as_array(answer):
+    assert answer.status_code == 200, answer.text
+    with Image.open(io.BytesIO(answer.content)) as image:
+        return np.array(image)
+
+
+@pytest.mark.parametrize("ratio", ["0", "0.75"])
+def test_probabilities_are_the_predictors(client, predictor, ratio):
+    pixels = picture(1)
+    image = open_image(client, pixels, ratio)
+    assert (image["height"], image["width"], image["grid"]) == (90, 120, [8, 8])
+    assert len(image["hidden"]) == round(64 * float(ratio))
+    query = {"regions": [MARKS, OTHER], "threshold": 0.5}
+    head, planes = unpack(client.post(f"/api/images/{image['key']}/predict", json=query))
+    expected = predicted(predictor, pixels, MARKS, OTHER, mask_ratio=float(ratio))
+    assert np.array_equal(planes, np.minimum(expected.probabilities * 256, 255).astype(np.uint8))
+    assert head["scores"] == pytest.approx(expected.scores, abs=1e-4)
+    assert expected.masks.any() and not expected.masks.all()
+
+
+def test_files_hold_the_predictors_masks(client, predictor):
+    pixels = picture(2, (75, 100))
+    key = open_image(client, pixels)["key"]
+    query = {"regions": [MARKS, OTHER], "threshold": 0.4, "name": "../ä.png"}
+    expected = predicted(predictor, pixels, MARKS, OTHER, threshold=0.4)
+
+    for k in (0, 1):
+        mask = as_array(client.post(f"/api/images/{key}/mask.png", json={**query, "chosen": k}))
+        assert np.array_equal(mask, expected.masks[k] * 255)
+
+    labels = as_array(client.post(f"/api/images/{key}/labels.png", json=query))
+    assert np.array_equal(labels > 0, expected.masks.any(axis=0))
+    higher = 1 + expected.probabilities.argmax(axis=0)
+    both = expected.masks.all(axis=0) & (expected.probabilities[0] != expected.probabilities[1])
+    assert np.array_equal(labels[both], higher[both])
+
+    content = client.post(f"/api/images/{key}/regions.json", json=query).json()
+    assert content["images"] == [{"id": 1, "file_name": "../ä.png", "height": 75, "width": 100}]
+    assert len(content["annotations"]) == 2
+    for annotation, mask, score in zip(
+        content["annotations"], expected.masks, expected.scores, strict=True
+    ):
+        assert np.array_equal(mask_util.decode(annotation["segmentation"]), mask)
+        assert annotation["area"] == mask.sum()
+        assert annotation["score"] == pytest.approx(score, abs=1e-4)
+
+
+def test_regions_open_with_pycocotools(client, tmp_path):
+    from pycocotools.coco import COCO
+
+    key = open_image(client, picture(3))["key"]
+    query = {"regions": [MARKS], "name": "a.png"}
+    (tmp_path / "regions.json").write_bytes(
+        client.post(f"/api/images/{key}/regions.json", json=query).content
+    )
+    coco = COCO(str(tmp_path / "regions.json"))
+    (annotation,) = coco.loadAnns(coco.getAnnIds())
+    mask = as_array(client.post(f"/api/images/{key}/mask.png", json={**query, "chosen": 0}))
+    assert np.array_equal(coco.annToMask(annotation) * 255, mask)
+
+
+def test_large_images_are_drawn_reduced_and_written_whole(client):
+    image = open_image(client, picture(4, (40, 1000)))
+    query = {"regions": [MARKS], "chosen": 0}
+    head, planes = unpack(client.post(f"/api/images/{image['key']}/predict", json=query))
+    assert (head["width"], head["height"]) == (768, 31)
+    mask = as_array(client.post(f"/api/images/{image['key']}/mask.png", json=query))
+    assert mask.shape == (40, 1000)
+
+
+def test_exif_turns_the_image(client):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    turned = encoded(picture(5, (40, 60)), "JPEG", exif=exif)
+    image = client.post("/api/images", content=turned).json()
+    assert (image["height"], image["width"]) == (60, 40)
+
+
+def test_two_users_at_once_get_their_own_masks(client, predictor):
+    images = {seed: picture(seed) for seed in (6, 7)}
+    marks = {6: MARKS, 7: OTHER}
+    keys = {seed: open_image(client, pixels)["key"] for seed, pixels in images.items()}
+    expected = {
+        seed: predicted(predictor, images[seed], marks[seed]).masks[0] * 255 for seed in keys
+    }
+    assert not np.array_equal(expected[6], expected[7])
+
+    def ask(seed):
+        query = {"regions": [marks[seed]], "chosen": 0}
+        return seed, as_array(client.post(f"/api/images/{keys[seed]}/mask.png", json=query))
+
+    with concurrent.futures.ThreadPoolExecutor(4) as users:
+        for seed, mask in users.map(ask, [6, 7] * 10):
+            assert np.array_equal(mask, expected[seed])
+
+
+def test_examples_are_there_without_a_network(client):
+    examples = client.get("/api/info").json()["examples"]
+    assert len(examples) >= 4 and all(example["credit"] for example in examples)
+    for number in range(len(examples)):
+        thumbnail = client.get(f"/api/examples/{number}/thumbnail")
+        assert thumbnail.headers["content-type"] == "image/jpeg"
+        opened = client.post("/api/images", content=client.get(f"/api/examples/{number}").content)
+        assert opened.status_code == 201
+    assert client.get(f"/api/examples/{len(examples)}").status_code == 404
+
+
+def test_every_answer_has_the_headers(client):
+    answers = [
+        client.get("/"),
+        client.get("/app.js"),
+        client.get("/nothing"),
+        client.get("/../server.py"),
+        client.get("/api/info"),
+        client.post("/api/images", content=b""),
+        client.post("/api/images/x/predict", headers={"Origin": "http://evil.example"}),
+        client.get("/", headers={"Host": "evil.example"}),
+    ]
+    assert [a.status_code for a in answers] == [200, 200, 404, 404, 200, 415, 403, 400]
+    for answer in answers:
+        assert answer.headers["content-security-policy"].startswith("default-src 'self'; img-src")
+        assert "unsafe" not in answer.headers["content-security-policy"]
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert not any(name.startswith("access-control") for name in answer.headers)
+    assert answers[1].headers["content-type"].startswith("text/javascript")
+
+
+def test_only_its_own_page_may_write(client, command):
+    image = encoded(picture())
+    origins = {
+        command.url: 201,
+        "null": 403,
+        "http://evil.example": 403,
+        command.url.replace("127.0.0.1", "localhost"): 403,
+    }
+    for origin, status in origins.items():
+        answer = client.post("/api/images", content=image, headers={"Origin": origin})
+        assert answer.status_code == status, origin
+    for site, status in {"same-origin": 201, "cross-site": 403, "same-site": 403}.items():
+        answer = client.post("/api/images", content=image, headers={"Sec-Fetch-Site": site})
+        assert answer.status_code == status, site
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]"])
+def test_own_names_are_served(client, host):
+    assert client.get("/", headers={"Host": f"{host}:80"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "text"),
+    [
+        (b"just text", 415, "not an image"),
+        (b"", 415, "not an image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "not an image"),
+        (encoded(picture(), "GIF"), 415, "not an image"),
+        (png_header(20_000, 10_000), 413, "megapixels: at most 0.02"),
+        (png_header(10_000, 10_000), 413, "10000 × 10000 = 100 megapixels"),
+        (png_header(2_000_000_000, 2_000_000_000), 413, "megapixels"),
+        (png_header(200, 101), 413, "megapixels"),
+        (png_header(3, 100), 422, "at least 8"),
+        (encoded(picture(), "JPEG")[:-800], 422, "damaged or cut short"),
+        (encoded(picture(), "WEBP")[:-100], 422, "damaged or cut short"),
+        (bytes(20_001), 413, "at most 0.02 MB"),
+        (bytes(200_000), 413, "at most 0.02 MB"),
+    ],
+)
+def test_uploads_that_are_refused(small, data, status, text):
+    def chunks():  # of unknown length: no header tells the server
+        for start in range(0, len(data), 5000):
+            yield data[start : start + 5000]
+
+    for content in (data, chunks()):
+        try:
+            answer = small.post("/api/images", content=content)
+        except (httpx.WriteError, httpx.ReadError):
+            assert len(data) > 3 * 20_000  # the server hung up on a client that went on and on
+            continue
+        assert answer.status_code == status
+        assert text in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "text"),
+    [
+        (b"{", 400, "not JSON"),
+        (b"[" * 100_000, 400, "not JSON"),
+        (b"[]", 400, "the request must be a JSON object"),
+        ({}, 422, "regions must be a list of 1 to 2"),
+        ({"regions": [MARKS] * 3}, 422, "regions must be a list of 1 to 2"),
+        ({"regions": [{"positive": [], "negative": [[0, 0]]}]}, 422, "at least one patch"),
+        ({"regions": [{"positive": [[8, 0]]}]}, 422, "[8, 0]"),
+        ({"regions": [{"positive": [[0, -1]]}]}, 422, "[0, -1]"),
+        ({"regions": [{"positive": [[0.5, 1]]}]}, 422, "[0.5, 1]"),
+        ({"regions": [{"positive": [[True, 1]]}]}, 422, "[true, 1]"),
+        ({"regions": [{"positive": [[1, 1], [1, 1]]}]}, 422, "twice"),
+        ({"regions": [{"positive": [[1, 1]], "negative": [[1, 1]]}]}, 422, "both"),
+        ({"regions": [{"positive": [[0, 0]] * 65}]}, 422, "at most 64"),
+        ({"regions": [MARKS], "threshold": 1}, 422, "threshold"),
+        ({"regions": [MARKS], "threshold": "0.5"}, 422, "threshold"),
+        (b'{"regions": [{"positive": [[0, 0]]}], "threshold": NaN}', 422, "threshold"),
+        ({"regions": [MARKS], "chosen": 1}, 422, "chosen"),
+        ({"regions": [MARKS], "name": "x" * 201}, 422, "name"),
+        ({"regions": [MARKS], "other": 1}, 422, "other"),
+        (b"0" * 2_000_001, 413, "too large"),
+    ],
+)
+def test_queries_that_are_refused(small, query, status, text):
+    key = open_image(small, picture())["key"]
+    content = query if isinstance(query, bytes) else json.dumps(query).encode()
+    answer = small.post(f"/api/images/{key}/predict", content=content)
+    assert (answer.status_code, text in answer.json()["error"]) == (status, True), answer.text
+
+
+def test_other_mask_ratios_are_refused(small):
+    for ratio in ("1", "0.3", "x", "nan"):
+        answer = small.post(f"/api/images?mask_ratio={ratio}", content=encoded(picture()))
+        assert answer.status_code == 422
+        assert answer.json()["error"] == "mask_ratio must be one of 0, 0.5, 0.75, 0.9."
+
+
+def test_the_image_unused_for_longest_goes(small):
+    query = {"regions": [MARKS]}
+
+    def status(key):
+        return small.post(f"/api/images/{key}/predict", json=query).status_code
+
+    first, second = (open_image(small, picture(seed))["key"] for seed in (0, 1))
+    assert status(first) == 200
+    third = open_image(small, picture(2))["key"]
+    assert [status(key) for key in (first, second, third)] == [200, 404, 200]
+    gone = small.post(f"/api/images/{second}/predict", json=query)
+    assert gone.json() == {
+        "error": "The server no longer has this image: open it again.",
+        "code": "gone",
+    }
+    assert len({first, second, third}) == 3 and min(map(len, (first, second, third))) >= 32
+
+
+def test_it_answers_while_the_model_works(small):
+    key = open_image(small, picture())["key"]
+    answers = []
+
+    def predict():
+        answers.append(small.post(f"/api/images/{key}/predict", json={"regions": [MARKS]}))
+
+    user = threading.Thread(target=predict)
+    with small.demo.segmenter._lock:  # as a long prediction of somebody else would
+        user.start()
+        assert small.get("/api/info").status_code == 200
+        assert small.get("/").status_code == 200
+        assert not answers
+    user.join(timeout=30)
+    assert answers[0].status_code == 200
+
+
+def test_an_error_of_the_server_is_told_as_one(serve, predictor):
+    app = build_app(predictor)
+    with httpx.Client(base_url=serve(app)) as client:
+        app.app.state.demo.segmenter.predictor = None  # a mistake in the code
+        answer = client.post("/api/images", content=encoded(picture()))
+    assert answer.status_code == 500
+    assert answer.json()["code"] == "failed"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_taken_port_is_one_error(weights):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"port {port} .*choose another one with --port"):
+            run_demo(weights, port=port)
+
+
+def test_bad_settings_are_one_error(weights, monkeypatch, tmp_path):
+    monkeypatch.setattr("rmae_d2.demo.serve._serve", lambda *_: pytest.fail("it serves"))
+    (tmp_path / "text.png").write_text("text")
+    for settings, text in (
+        ({"port": 70000}, "--port 70000"),
+        ({"host": "no.such.host.invalid"}, "--host no.such.host.invalid"),
+        ({"mask_ratio": 2.0}, "--mask-ratio 2.0"),
+        ({"examples": [str(tmp_path / "text.png")]}, "text.png: This file is not an image"),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            run_demo(weights, **{"port": 0, **settings})
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(ConfigError, match=r"pip install 'rmae_d2\[demo\]'"):
+        run_demo(weights)
+
+
+def test_only_an_open_address_warns(capsys):
+    assert "localhost" in names_of("127.0.0.1") and "localhost" in names_of("::1")
+    assert capsys.readouterr().err == ""
+    assert names_of("0.0.0.0") == ("*",)
+    assert "warning: --host 0.0.0.0: everybody" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_the_command(command, client):
+    """The last test of this file: it ends the server."""
+    assert client.get("/").status_code == 200  # a connection that stays open
+    assert command.end(signal.SIGINT) == (0, "stopped\n", "")
