@@ -28,7 +28,8 @@ def draw_masking(
 ) -> Path:
     """Draws one sheet, a row a photo: image, mask probability where the policy has one, mask, predictions.
 
-    Photos pass through the config's test mapper, so they are cropped as in evaluation.
+    Photos pass through the config's test mapper, so they are cropped as in evaluation; regions are made only
+    where the model or its policy looks at them.
 
     Args:
         config_file: of a pre-training run; None for the config.yaml beside its weights.
@@ -40,16 +41,25 @@ def draw_masking(
         seed: of crops and masks.
 
     Raises:
-        ConfigError: where the config describes another model than an RMAE.
+        ConfigError: where the config describes another model than an RMAE, or its region source has nothing
+            for these photos.
         CheckpointError: where weights are missing or do not fit.
     """
     photos = list_inputs(inputs)[:max_images]
     cfg, model = load_run(weights, config_file, overrides)
-    mapper = instantiate(_test_mapper(cfg, config_file or weights))
+    node = _test_mapper(cfg, config_file or weights)
+    if model.region_branch is None and not getattr(model.masking, "needs_regions", False):
+        node.regions = None
+    mapper = instantiate(node)
     samples: list[dict[str, Any]] = []
     for i, photo in enumerate(photos):
-        with seeded(seed, i):
-            samples.append(mapper({"file_name": photo.path, "image_id": photo.image_id}))
+        try:
+            with seeded(seed, i):
+                samples.append(mapper({"file_name": photo.path, "image_id": photo.image_id}))
+        except ValueError as error:
+            raise ConfigError(
+                f"{photo.path}: {error}\n(Regions are those of dataloader.test.mapper.regions.)"
+            ) from error
     with torch.no_grad():
         outputs = model(samples)
     output.parent.mkdir(parents=True, exist_ok=True)

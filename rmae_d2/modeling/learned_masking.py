@@ -90,7 +90,14 @@ class LearnedMasking(InformedMasking):
         self.rectangle_side = rectangle_side
         self.rectangle_bonus = rectangle_bonus
         self.entropy_floor = entropy_floor
+        self.foreground = foreground
         self.needs_regions = foreground
+
+    def train(self, mode: bool = True) -> "LearnedMasking":
+        """Regions are for the report of training alone: evaluation, of photos without labels, needs none."""
+        self.needs_regions = self.foreground and mode
+        super().train(mode)
+        return self
 
     def forward(self, request: MaskRequest) -> MaskPlan:
         """See :class:`.InformedMasking`; losses and scalars in training only.
@@ -110,7 +117,7 @@ class LearnedMasking(InformedMasking):
         if not self.training:
             return MaskPlan(ids_shuffle, probability=probability)
         scalars = {"mask_entropy": entropy(log_probability.detach()).mean()}
-        if self.needs_regions:
+        if self.foreground:
             scalars.update(foreground_shares(request, ids_shuffle, probability))
         if self.discriminator is None:
             return MaskPlan(ids_shuffle, probability=probability, scalars=scalars)
