@@ -56,7 +56,8 @@ def main() -> None:
     except EXPECTED_ERRORS as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        print("stopped")
+        pass
+    print("stopped")  # without an interrupt, too: a caller may have told this process to ignore it
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ Differs:     from the published constants, for a small scorer and a short run. T
              sample's Gumbel noise stands out so much more than a rectangle does that the generator fools the
              discriminator best by preferring nothing. Attention is relative, and that of the fourth of six
              blocks: so short a pre-training leaves the last one's blind to objects.
-Measured:    300 steps, three seeds (docs/automae.md): probability on objects 1.18 to 1.27 times that of chance,
-             hidden patches 1.004 to 1.011 times. 0.8 s of a CPU core a step.
+Measured:    300 steps, three seeds (docs/automae.md): probability on objects 1.18 to 1.27 times that of
+             chance, hidden patches 1.004 to 1.011 times. 0.8 s of a CPU core a step.
 """
 
 from copy import deepcopy

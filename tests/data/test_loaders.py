@@ -366,7 +366,11 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("mode", ["plain", "eval", "error", "mapper-error", "spawn", "signal"])
+@pytest.mark.parametrize(
+    "mode",
+    ["plain", "eval", "error", "mapper-error", "signal"]
+    + [pytest.param("spawn", marks=pytest.mark.slow)],
+)
 def test_a_process_ends_with_its_workers(tmp_path, mode):
     """Workers outlive signals to the group, and never their main process."""
     (tmp_path / "program.py").write_text(PROGRAM)

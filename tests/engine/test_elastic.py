@@ -114,6 +114,7 @@ def weights(out):
     return {"model": state["model"], "ema": state["ema"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(JOURNEYS))
 def test_two_one_two_is_as_one(one, journeys, metrics, name):
     expected, found = metrics(one), metrics(journeys / name)

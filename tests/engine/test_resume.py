@@ -101,7 +101,9 @@ def test_killed_while_saving(runs, reference, tmp_path, assert_same_runs, victim
     assert_same_runs(reference, out, lost=[11])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)]
+)
 def test_signals_save_and_end_cleanly(runs, reference, tmp_path, assert_same_runs, number):
     out = tmp_path / "run"
 

@@ -54,7 +54,8 @@ def wait(condition, log, seconds=150):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("gpus", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("gpus", [1, 2])
 def test_an_interrupted_job_is_requeued_and_finishes(runs, tmp_path, gpus):
     whole, out = tmp_path / "whole", tmp_path / "run"
     long = ("train.max_iter=60", "train.checkpointer.period=1000")
