@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from .attention_maps import AttentionViT
 from .masking import uniform_noise
-from .patches import patchify
 from .pixel_encoder import MaskedViT
 from .rectangles import AREA, SIDE, Range, sample_rectangles
 
@@ -60,19 +60,14 @@ class FrozenViT:
 
     @property
     def num_heads(self) -> int:
-        """Heads of the block."""
-        return int(self._chosen.attn.num_heads)
-
-    @property
-    def _chosen(self) -> Any:
-        return self.net.blocks[self.block]
+        """Heads of each block."""
+        return AttentionViT(self.net).num_heads
 
     @property
     def grid(self) -> tuple[int, int]:
         """(Gh, Gw)."""
         return self.net.grid
 
-    @torch.no_grad()
     def attention(self, images_BCHW: Tensor) -> Tensor:
         """What the cls token attends to in the block, nothing hidden.
 
@@ -91,16 +86,8 @@ class FrozenViT:
                 f"images of {tuple(images_BCHW.shape[2:])} pixels given to a frozen scorer of "
                 f"{net.img_size}: set img_size of its net to the model's"
             )
-        x = net.patch_embed(patchify(images_BCHW, net.patch_size)) + net.pos_embed[:, 1:]
-        cls_token = (net.cls_token + net.pos_embed[:, :1]).to(x.dtype)
-        x = torch.cat([cls_token.expand(len(x), -1, -1), x], dim=1)
-        for block in net.blocks[: self.block]:
-            x = block(x)
-        attn = self._chosen.attn
-        qkv = attn.qkv(self._chosen.norm1(x)).unflatten(2, (3, attn.num_heads, -1))
-        query, key, _ = (part.transpose(1, 2) for part in qkv.unbind(dim=2))
-        scores = (query[:, :, :1] * attn.scale) @ key.transpose(2, 3)
-        return scores.float().softmax(dim=-1)[:, :, 0, 1:]
+        cls = torch.zeros(1, dtype=torch.int64, device=images_BCHW.device)
+        return AttentionViT(net).attention(images_BCHW, self.block, cls)[:, :, 0, 1:]
 
 
 class UsesScorer(nn.Module):
