@@ -124,6 +124,7 @@ def test_two_one_two_is_as_one(one, journeys, metrics, name):
     torch.testing.assert_close(weights(one), weights(journeys / name), rtol=1e-5, atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(JOURNEYS))
 def test_the_log_says_from_what_it_went_on(journeys, name):
     first, second, third = (FSDP[0] in stage for stage in JOURNEYS[name])
@@ -135,6 +136,7 @@ def test_the_log_says_from_what_it_went_on(journeys, name):
     assert (journeys / name / "model_final.pth").is_file() and not last.exists()
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_divide_says_so(runs, journeys, tmp_path):
     """The global batch is the configuration's: another number of processes never changes it silently."""
     shutil.copytree(journeys / "ddp", tmp_path / "run")

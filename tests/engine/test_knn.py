@@ -42,7 +42,7 @@ def records(out):
     return [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_training_does_not_notice(runs, labelled, tmp_path, assert_same_runs, workers):
     results = runs.train(tmp_path / "with", *STEPS, *knn(labelled, workers=workers))
     assert runs.train(tmp_path / "without", *STEPS) == {}

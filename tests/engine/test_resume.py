@@ -85,7 +85,11 @@ def test_killed_some_steps_after_a_checkpoint(runs, full_reference, tmp_path, as
 
 
 @pytest.mark.parametrize(
-    "victim, times, start", [("model_0000011.pth", 1, 6), ("last_checkpoint", 2, 6)]
+    "victim, times, start",
+    [
+        pytest.param("model_0000011.pth", 1, 6, marks=pytest.mark.slow),
+        ("last_checkpoint", 2, 6),
+    ],
 )
 def test_killed_while_saving(runs, reference, tmp_path, assert_same_runs, victim, times, start):
     out = tmp_path / "run"

@@ -109,7 +109,8 @@ def test_the_rank_that_keeps_the_store_is_killed(start, tmp_path):
     assert "rank 0 (" in (tmp_path / "log1").read_text()
 
 
-@pytest.mark.parametrize("launcher", [pytest.param((), marks=pytest.mark.slow), "torchrun"])
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [(), "torchrun"])
 def test_an_error_of_one_rank_is_shown_once_and_logged_by_both(runs, tmp_path, launcher):
     (tmp_path / "driver.py").write_text(DRIVER)
     command = [*TORCHRUN, "--standalone", "--nproc-per-node", "2"] if launcher else [sys.executable]
