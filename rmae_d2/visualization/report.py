@@ -25,6 +25,8 @@ _MEANINGS = {
     "lr": "learning rate",
     "grad_norm": "norm of the gradient",
     "mask_entropy": "entropy of the learned masks, share of the largest",
+    "discriminator_accuracy": "share of the mask discriminator's verdicts that are right",
+    "chosen_foreground": "share of the mask generator's probability on objects",
     "hidden_foreground": "share of hidden patches on objects",
     "all_foreground": "share of all patches on objects",
     "images_per_second": "images a second",
