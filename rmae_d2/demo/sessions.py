@@ -126,7 +126,7 @@ def describe_model(predictor: RegionPromptPredictor) -> str:
     """One line for the page: how large the model is and what it looks at; honest where it is small."""
     net = predictor.model.backbone.net
     millions = sum(p.numel() for p in net.parameters()) / 1e6
-    height, width = (side * net.patch_size for side in net.grid)
+    height, width = net.img_size
     text = f"R-MAE with an encoder of {_rounded(millions)} million parameters, {width} × {height} pixels"
     return f"{text}: a small demo model, so expect rough masks." if millions < 20 else f"{text}."
 

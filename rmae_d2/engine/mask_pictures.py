@@ -48,14 +48,14 @@ def draw_masking(
     photos = list_inputs(inputs)[:max_images]
     cfg, model = load_run(weights, config_file, overrides)
     node = _test_mapper(cfg, config_file or weights)
-    if model.region_branch is None and not getattr(model.masking, "needs_regions", False):
+    if not model.needs_regions:
         node.regions = None
     mapper = instantiate(node)
     samples: list[dict[str, Any]] = []
     for i, photo in enumerate(photos):
         try:
             with seeded(seed, i):
-                samples.append(mapper({"file_name": photo.path, "image_id": photo.image_id}))
+                samples.append(mapper(photo.dataset_dict))
         except ValueError as error:
             raise ConfigError(
                 f"{photo.path}: {error}\n(Regions are those of dataloader.test.mapper.regions.)"

@@ -22,12 +22,20 @@ class InputImage(NamedTuple):
         image_id: of a COCO json its own, else a number from 1.
         picture: name of its picture, with forward slashes, unique whatever the case of its letters.
         size: (height, width) that the json says, where there is one.
+        own_id: whether ``image_id`` is the data set's, not a number of ours.
     """
 
     path: str
     image_id: Any
     picture: str
     size: tuple[int, int] | None
+    own_id: bool = False
+
+    @property
+    def dataset_dict(self) -> dict[str, Any]:
+        """For region sources: a json of regions would take a number of ours for an id of its own."""
+        known = {"file_name": self.path}
+        return {**known, "image_id": self.image_id} if self.own_id else known
 
     @property
     def label_image(self) -> str:
@@ -63,6 +71,7 @@ def list_inputs(given: Sequence[str], image_root: str | None = None) -> list[Inp
             identifier,
             picture,
             (sample["height"], sample["width"]) if {"height", "width"} <= sample.keys() else None,
+            own_ids,
         )
         for sample, identifier, picture in zip(dicts, ids, _picture_names(dicts), strict=True)
     ]

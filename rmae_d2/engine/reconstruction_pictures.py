@@ -104,11 +104,8 @@ def draw_reconstruction_pictures(
     ratios = [*mask_ratios] or [model.mask_ratio]
     _check(model, ratios)
     written, of_all = [], []
-    # Elsewhere images are numbered from 1, which a json of regions would take for its own ids.
-    own_ids = len(inputs) == 1 and inputs[0].lower().endswith(".json")
     for number, photo in enumerate(photos):
-        known = {"file_name": photo.path} | ({"image_id": photo.image_id} if own_ids else {})
-        image, record = _centre(model, known, source)
+        image, record = _centre(model, photo.dataset_dict, source)
         shown, given = _choose(record, model, cfg, max_regions)
         sample = {
             "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
@@ -163,7 +160,7 @@ def _centre(
     top, left = (height - crop[0]) // 2, (width - crop[1]) // 2
     transform = CropResizeTransform(left, top, crop[1], crop[0], high, wide, width, height)
     image = np.ascontiguousarray(transform.apply_image(whole))
-    if model.region_branch is None and not getattr(model.masking, "needs_regions", False):
+    if not model.needs_regions:
         return image, None
     try:
         record = source(photo, whole)

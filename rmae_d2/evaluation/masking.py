@@ -1,5 +1,6 @@
 """Whether a masking policy hides what matters: how much of the hidden patches lies on objects."""
 
+import logging
 import math
 from collections import OrderedDict
 from itertools import chain
@@ -12,6 +13,9 @@ from torch import Tensor
 
 from ..modeling import foreground_patches
 from ..regions import unpack_bits
+from .detections import EvaluationError
+
+logger = logging.getLogger(__name__)
 
 
 class ForegroundEvaluator(DatasetEvaluator):
@@ -25,16 +29,17 @@ class ForegroundEvaluator(DatasetEvaluator):
     def reset(self) -> None:
         """Forgets everything."""
         self._shares: list[dict[str, float]] = []
+        self._left_out = 0
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Tensor]]) -> None:
         """Takes samples with ``regions`` and an RMAE's evaluation outputs.
 
         Raises:
-            ValueError: where samples have no regions.
+            EvaluationError: where samples have no regions.
         """
         for sample, output in zip(inputs, outputs, strict=True):
             if "regions" not in sample:
-                raise ValueError(
+                raise EvaluationError(
                     "ForegroundEvaluator needs objects: dataloader.test.mapper.regions, an InstanceSource"
                 )
             regions = torch.from_numpy(
@@ -45,6 +50,7 @@ class ForegroundEvaluator(DatasetEvaluator):
             grid = (regions.shape[1] // side, regions.shape[2] // side)
             inside = foreground_patches(regions[None], grid)[0].float()
             if not 0 < inside.mean() < 1:
+                self._left_out += 1
                 continue
             shares = {
                 "hidden_foreground": inside[hidden].mean(),
@@ -65,8 +71,14 @@ class ForegroundEvaluator(DatasetEvaluator):
             probability also ``chosen_foreground``, how much of it is on objects. Empty without images.
         """
         shares = list(chain(*comm.gather(self._shares)))
+        left_out = sum(comm.gather(self._left_out))
         if not comm.is_main_process():
             return None
+        logger.info(
+            "foreground: %d images, %d left out for having none or nothing else",
+            len(shares),
+            left_out,
+        )
         if not shares:
             return OrderedDict(masking={})
         results = {name: sum(s[name] for s in shares) / len(shares) for name in shares[0]}

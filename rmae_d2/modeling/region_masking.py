@@ -43,6 +43,12 @@ class IndependentMasking(InformedMasking):
         self.pixels = pixels or RandomMasking()
         self.needs_regions = getattr(pixels, "needs_regions", False)
 
+    def train(self, mode: bool = True) -> "IndependentMasking":
+        """Takes over what the policy of the pixel patches needs in that mode."""
+        super().train(mode)
+        self.needs_regions = getattr(self.pixels, "needs_regions", False)
+        return self
+
     def forward(self, request: MaskRequest) -> MaskPlan:
         """See :class:`.InformedMasking`."""
         plan = plan_masks(self.pixels, request)

@@ -161,6 +161,11 @@ class RMAE(nn.Module):
         """P, in pixels."""
         return self.backbone.net.patch_size
 
+    @property
+    def needs_regions(self) -> bool:
+        """Whether a region branch, or the masking policy in the present mode, looks at region maps."""
+        return self.region_branch is not None or getattr(self.masking, "needs_regions", False)
+
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compiles networks and losses in training, in place of the whole module; see ``torch.compile``.
 
@@ -190,9 +195,7 @@ class RMAE(nn.Module):
             ``mask_probability`` (L,) of a masking policy that has learned one.
         """
         images = self.preprocess_image(batched_inputs)
-        guided = getattr(self.masking, "needs_regions", False)
-        has_regions = self.region_branch is not None or guided
-        regions = self.preprocess_regions(batched_inputs) if has_regions else None
+        regions = self.preprocess_regions(batched_inputs) if self.needs_regions else None
         self._check_inputs(images, regions)
         seeds_B = self.mask_seeds(batched_inputs)
         plan = self._plan(seeds_B, images, regions)

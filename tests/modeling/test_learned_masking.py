@@ -282,8 +282,11 @@ def test_foreground_shares(make_rmae):
     model(samples())
     assert {"hidden_foreground", "chosen_foreground", "all_foreground"} <= set(model.scalars)
     photos = [{k: v for k, v in sample.items() if k != "regions"} for sample in samples()]
-    assert "mask_probability" in model.eval()(photos)[0]  # labels are for the report of training
+    assert not model.eval().needs_regions
+    assert "mask_probability" in model(photos)[0]  # labels are for the report of training
     assert model.train().masking.needs_regions
+    apart = make_rmae(regions=None, masking=IndependentMasking(policy))
+    assert not apart.eval().needs_regions and apart.train().needs_regions
 
 
 def test_values_that_are_refused(make_rmae):
