@@ -6,7 +6,11 @@ package still imports, for ``rmae_d2.regions`` needs numpy only; everything else
 
 from importlib.util import find_spec
 
+from . import moved
+
 __version__ = "0.1.0"
+
+moved.install()
 
 if find_spec("detectron2") is not None:
     from . import compat

@@ -7,6 +7,8 @@ import pytest
 import setuptools  # noqa: F401  (before any other distutils: torch imports it late, and it insists on its own)
 from hypothesis import settings
 
+from tests.helpers import Runs, assert_same, assert_same_runs, read_metrics, write_photos
+
 # Machines differ in speed and tests must not: the same examples everywhere, and no deadline.
 settings.register_profile("rmae_d2", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("rmae_d2")
@@ -83,3 +85,50 @@ def make_rmae():
         return model
 
     return make
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_process_group():
+    """A run alone makes a group of one for FSDP, which other files' models are not to find."""
+    yield
+    import torch
+
+    if torch.distributed.is_initialized():
+        from detectron2.utils import comm
+
+        from rmae_d2.checkpoint import sharded
+
+        torch.distributed.destroy_process_group()
+        comm._LOCAL_PROCESS_GROUP = None
+        sharded._group.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    return Runs(write_photos(tmp_path_factory.mktemp("photos")))
+
+
+@pytest.fixture(scope="session")
+def make_photos():
+    return write_photos
+
+
+@pytest.fixture(scope="session")
+def two_processes():
+    """Flags of a run of two processes on this machine."""
+    return ["--num-gpus", "2", "--dist-url", "auto"]
+
+
+@pytest.fixture(scope="session")
+def metrics():
+    return read_metrics
+
+
+@pytest.fixture(scope="session", name="assert_same")
+def _assert_same():
+    return assert_same
+
+
+@pytest.fixture(scope="session", name="assert_same_runs")
+def _assert_same_runs():
+    return assert_same_runs

@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from torch.overrides import TorchFunctionMode
 
 from rmae_d2.config import apply_overrides, config_root, get_config, load_config, save_config
+from rmae_d2.config.overrides import known_keys
 from rmae_d2.modeling import RMAE
-from rmae_d2.overrides import known_keys
 
 ROOT = config_root()
 ALL = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))

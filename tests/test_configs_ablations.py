@@ -12,6 +12,7 @@ from torch import nn
 
 from rmae_d2.checkpoint import export_backbone, load_pretrained
 from rmae_d2.config import apply_overrides, config_root, get_config, load_config, save_config
+from rmae_d2.errors import StoreError
 from rmae_d2.modeling import (
     BatchRegionBranch,
     ChannelRegionBranch,
@@ -20,7 +21,6 @@ from rmae_d2.modeling import (
     RegionGuidedMasking,
 )
 from rmae_d2.modeling.analysis import analyze
-from rmae_d2.regions import StoreError
 
 ROOT = config_root()
 ABLATIONS = sorted(f"ablations/{path.name}" for path in ROOT.glob("ablations/*.py"))

@@ -19,7 +19,8 @@ where the input has no decoder.
 import argparse
 import sys
 
-from rmae_d2.checkpoint import TARGETS, CheckpointError, check_output, convert, save_conversion
+from rmae_d2.checkpoint import TARGETS, check_output, convert, save_conversion
+from rmae_d2.errors import CheckpointError
 
 
 def parse_args() -> argparse.Namespace:

@@ -14,11 +14,11 @@ import logging
 import sys
 from pathlib import Path
 
-from rmae_d2.engine import RegionPromptPredictor
-from rmae_d2.engine.interactive_command import evaluate_interactive
-from rmae_d2.engine.launch import EXPECTED_ERRORS
-from rmae_d2.engine.region_views import RESOLUTIONS
+from rmae_d2.errors import UserError
 from rmae_d2.evaluation.interactive import PROTOCOLS
+from rmae_d2.inference import RegionPromptPredictor
+from rmae_d2.inference.interactive_evaluation import evaluate_interactive
+from rmae_d2.inference.region_views import RESOLUTIONS
 
 
 def main() -> None:
@@ -64,7 +64,7 @@ def main() -> None:
                 settings={"weights": args.weights},
             )
         )
-    except EXPECTED_ERRORS as error:
+    except UserError as error:
         sys.exit(f"error: {error}")
     print(f"written: {args.output.resolve()}")
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rmae_d2.data import DatasetMissingError, ImageReadError, images_from, read_image
-from rmae_d2.regions import EncodedRecord, RecordError, RegionStore, StoreError
-from rmae_d2.regions.manifest import load_manifest
-from rmae_d2.regions.source_spec import GenerationError
-from rmae_d2.regions.statistics import measure
+from rmae_d2.data import images_from, read_image
+from rmae_d2.errors import ImageReadError, StoreError, UserError
+from rmae_d2.regions import EncodedRecord, RegionStore
+from rmae_d2.regions.jobs.manifest import load_manifest
+from rmae_d2.regions.record.statistics import measure
 from rmae_d2.visualization import contact_sheet, draw_regions
 
 
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--num-regions", type=int, default=8, help="K of pre-training")
     try:
         inspect(parser.parse_args())
-    except (DatasetMissingError, GenerationError, RecordError, StoreError, ValueError) as error:
+    except (UserError, StoreError, ValueError) as error:
         sys.exit(f"error: {error}")
 
 

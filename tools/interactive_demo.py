@@ -12,7 +12,7 @@ import logging
 import sys
 
 from rmae_d2.demo import Limits, run_demo
-from rmae_d2.engine.launch import EXPECTED_ERRORS
+from rmae_d2.errors import UserError
 
 
 def main() -> None:
@@ -53,7 +53,7 @@ def main() -> None:
                 upload_bytes=int(args.max_megabytes * 1e6), pixels=int(args.max_megapixels * 1e6)
             ),
         )
-    except EXPECTED_ERRORS as error:
+    except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         pass

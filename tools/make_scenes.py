@@ -9,8 +9,8 @@ import argparse
 import logging
 import sys
 
-from rmae_d2.data.datasets.scene_crops import write_crops
-from rmae_d2.data.datasets.scenes import write_scenes
+from rmae_d2.data.scenes.crops import write_crops
+from rmae_d2.data.scenes.dataset import write_scenes
 
 
 def main() -> None:

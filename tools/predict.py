@@ -3,7 +3,7 @@
 
 import sys
 
-from rmae_d2.engine.predict_command import main
+from rmae_d2.commands.predict import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,9 +12,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from rmae_d2.config import ConfigError
-from rmae_d2.visualization.report import write_report
-from rmae_d2.visualization.run_record import ReportError
+from rmae_d2.errors import UserError
+from rmae_d2.report.report import write_report
 
 
 def main() -> None:
@@ -35,7 +34,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         path = write_report(args.run, args.transfers, args.output, args.base_config)
-    except (ReportError, ConfigError, OSError) as error:
+    except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
     print(path.resolve())
 

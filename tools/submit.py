@@ -16,12 +16,12 @@ brings the job back to its newest checkpoint. Logs: OUTPUT_DIR/jobs/JOB_ID/JOB_I
 
 import sys
 
-from rmae_d2.config import ConfigError
 from rmae_d2.engine.submit import make_parser, submit
+from rmae_d2.errors import UserError
 
 if __name__ == "__main__":
     args = make_parser(__doc__).parse_args()
     try:
         submit(args)
-    except ConfigError as error:
+    except UserError as error:
         sys.exit(f"error: {error}")

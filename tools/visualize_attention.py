@@ -19,12 +19,11 @@ import logging
 import sys
 from pathlib import Path
 
-from rmae_d2.config import ConfigError
-from rmae_d2.engine.attention_evaluation import measure_attention, share_table
-from rmae_d2.engine.attention_models import NORMALIZATIONS, load_models
-from rmae_d2.engine.attention_pictures import draw_attention_pictures, parse_query
-from rmae_d2.engine.launch import EXPECTED_ERRORS
-from rmae_d2.engine.train import pick_device
+from rmae_d2.errors import UserError
+from rmae_d2.inference.attention_evaluation import measure_attention, share_table
+from rmae_d2.inference.attention_models import NORMALIZATIONS, load_models
+from rmae_d2.inference.attention_pictures import draw_attention_pictures, parse_query
+from rmae_d2.inference.device import pick_device
 
 
 def parse() -> argparse.Namespace:
@@ -64,7 +63,7 @@ def parse() -> argparse.Namespace:
 def run(args: argparse.Namespace) -> None:
     """Draws, measures, or both."""
     if args.size is not None and args.size < 1:
-        raise ConfigError(f"--size {args.size}: pixels, more than 0")
+        raise UserError(f"--size {args.size}: pixels, more than 0")
     queries = [parse_query(text) for text in args.query]
     models = load_models(
         args.weights,
@@ -104,7 +103,7 @@ def main() -> None:
     logging.getLogger("rmae_d2.engine").setLevel(logging.INFO)
     try:
         run(args)
-    except EXPECTED_ERRORS as error:
+    except UserError as error:
         sys.exit(f"error: {error}")
 
 

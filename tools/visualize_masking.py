@@ -14,8 +14,8 @@ import logging
 import sys
 from pathlib import Path
 
-from rmae_d2.engine.launch import EXPECTED_ERRORS
-from rmae_d2.engine.mask_pictures import draw_masking
+from rmae_d2.errors import UserError
+from rmae_d2.inference.mask_pictures import draw_masking
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def main() -> None:
             max_images=args.max_images,
             seed=args.seed,
         )
-    except EXPECTED_ERRORS as error:
+    except UserError as error:
         sys.exit(f"error: {error}")
     print(f"drawn: {picture.resolve()}")
 

@@ -17,8 +17,8 @@ import logging
 import sys
 from pathlib import Path
 
-from rmae_d2.engine.launch import EXPECTED_ERRORS
-from rmae_d2.engine.reconstruction_pictures import (
+from rmae_d2.errors import UserError
+from rmae_d2.inference.reconstruction_pictures import (
     SOURCES,
     draw_reconstruction_pictures,
     region_source,
@@ -63,7 +63,7 @@ def main() -> None:
             max_images=args.max_images,
             max_regions=args.max_regions,
         )
-    except EXPECTED_ERRORS as error:
+    except UserError as error:
         sys.exit(f"error: {error}")
     for path in pictures:
         print(f"drawn: {path.resolve()}")

@@ -18,7 +18,7 @@ Measured:    not run here; no time or memory known.
 import torch
 from detectron2.config import LazyCall as L
 
-from rmae_d2.engine import layer_decayed_params
+from rmae_d2.solver import layer_decayed_params
 
 from ..common.data.ade20k import dataloader
 from ..common.models.upernet_vit import model

@@ -3,7 +3,7 @@
 from detectron2.config import LazyCall as L
 from detectron2.solver.build import get_default_optimizer_params
 
-from rmae_d2.engine import scaled_adamw
+from rmae_d2.solver import scaled_adamw
 
 optimizer = L(scaled_adamw)(
     # The rate follows the batch: base_lr per 256 images, the linear rule.

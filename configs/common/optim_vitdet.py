@@ -3,7 +3,7 @@
 import torch
 from detectron2.config import LazyCall as L
 
-from rmae_d2.engine import layer_decayed_params
+from rmae_d2.solver import layer_decayed_params
 
 optimizer = L(torch.optim.AdamW)(
     params=L(layer_decayed_params)(

@@ -13,7 +13,7 @@ Measured:    eight photos learned by heart, at 96 pixels and rate 2e-3 from rand
 import torch
 from detectron2.config import LazyCall as L
 
-from rmae_d2.engine import layer_decayed_params
+from rmae_d2.solver import layer_decayed_params
 
 from ..common.data.ade20k import dataloader
 from ..common.models.upernet_vit import model

@@ -16,8 +16,8 @@ from detectron2.data import transforms as T
 
 from rmae_d2.data import build_eval_loader, build_train_loader
 from rmae_d2.data.datasets import detection_dataset
-from rmae_d2.engine import layer_decayed_params
 from rmae_d2.evaluation import COCOEvaluator
+from rmae_d2.solver import layer_decayed_params
 
 from ..common.models.mask_rcnn_vitdet import model
 from ..common.schedule import lr_multiplier

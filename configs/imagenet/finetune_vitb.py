@@ -20,7 +20,7 @@ Measured:    not run here: ImageNet is not at hand.
 from detectron2.config import LazyCall as L
 
 from rmae_d2.data.classification_mapper import RandAugment
-from rmae_d2.engine import layer_decayed_params, linear_rate, scaled_adamw
+from rmae_d2.solver import layer_decayed_params, linear_rate, scaled_adamw
 
 from ..common.data.imagenet import dataloader
 from ..common.models.classifier_vitb import model

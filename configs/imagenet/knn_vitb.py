@@ -12,7 +12,7 @@ Measured:    not run here: ImageNet is not at hand.
 
 from detectron2.config import LazyCall as L
 
-from rmae_d2.modeling.classifier import FeatureExtractor
+from rmae_d2.modeling.transfer.classifier import FeatureExtractor
 
 from ..common.data.knn import knn
 from ..common.models.classifier_vitb import model as classifier

@@ -17,7 +17,7 @@ Measured:    not run here: ImageNet is not at hand.
 
 from detectron2.config import LazyCall as L
 
-from rmae_d2.engine.lars import lars_params, scaled_lars
+from rmae_d2.solver.lars import lars_params, scaled_lars
 
 from ..common.data.imagenet import dataloader
 from ..common.models.classifier_vitb import model

@@ -1,9 +1,9 @@
 """Reading and writing weights, ours and other projects'."""
 
+from ..files import atomic_save
 from .convert import Conversion, convert
 from .export import check_output, export_backbone, save_conversion
-from .files import atomic_save
-from .formats import CheckpointError, load_weights
+from .formats import load_weights
 from .load import LoadReport, load_pretrained
 from .reference import build_from_reference
 from .scorer import load_generator, load_scorer
@@ -11,7 +11,6 @@ from .targets import TARGETS
 
 __all__ = [
     "TARGETS",
-    "CheckpointError",
     "Conversion",
     "LoadReport",
     "atomic_save",

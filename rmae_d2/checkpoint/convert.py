@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import CheckpointError
 from .expected import (
     Shapes,
     encoder_size,
@@ -27,7 +28,7 @@ from .expected import (
     expected_encoder,
     expected_regions,
 )
-from .formats import CheckpointError, StateDict, our_names, read_weights, translate
+from .formats import StateDict, our_names, read_weights, translate
 from .positions import Grid, grid_of_table, resample_table
 from .targets import (
     DECODER,

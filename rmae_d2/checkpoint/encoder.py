@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import CheckpointError
 from ..modeling.pixel_encoder import VIT_SIZES, LayerNorm, MaskedViT
-from ..modeling.vit import ViT
+from ..modeling.transfer.vit import ViT
 from .expected import encoder_size
-from .formats import CheckpointError, load_weights
+from .formats import load_weights
 from .positions import grid_of_table
 from .targets import ENCODER
 

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from ..errors import CheckpointError
 from ..modeling import MaskedViT, PixelDecoder, RegionBranch
-from .formats import CheckpointError, StateDict
+from .formats import StateDict
 from .targets import DECODER, ENCODER, REGIONS
 
 Shapes = dict[str, tuple[int, ...]]

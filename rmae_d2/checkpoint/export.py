@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
+from ..errors import CheckpointError
+from ..files import atomic_write
 from .convert import Conversion, convert
-from .files import atomic_write
-from .formats import CheckpointError
 
 _ENDINGS = (".pth", ".pt", ".bin", ".safetensors")
 

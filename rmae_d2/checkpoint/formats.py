@@ -6,18 +6,15 @@ Names: the pixel encoder is ``backbone.net.*``, the MAE decoder ``pixel_decoder.
 ``region_branch.*``, a classifier's head ``head.*`` and, behind mean pooling, ``fc_norm.*``.
 """
 
-import argparse
-import os
 import re
-import zipfile
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from detectron2.utils.file_io import PathManager
 from torch import Tensor
 
-from .numpy_pickle import load_numpy_pickle
+from ..errors import CheckpointError
+from .sharded import read_checkpoint
 
 StateDict = dict[str, Tensor]
 Rules = list[tuple[str, str]]
@@ -70,10 +67,6 @@ _HF_POOLER = re.compile(r"^(vit\.)?pooler\.")
 _KNOWN = "MAE, the R-MAE reference code, MoCo v3, timm, Hugging Face ViTMAE, Detectron2 and rmae_d2"
 
 
-class CheckpointError(Exception):
-    """A weight file that can't be read, recognised, or fitted to the model."""
-
-
 def load_weights(path_or_state_dict: str | Mapping[str, Any]) -> tuple[str, StateDict]:
     """Reads weights in any known format.
 
@@ -87,7 +80,7 @@ def load_weights(path_or_state_dict: str | Mapping[str, Any]) -> tuple[str, Stat
         ``"moco_v3"``, ``"detectron2"``, and the state dict under our names. An encoder-only MAE file and
         DINO's have timm's keys and are called so. Of MoCo v3's training checkpoints the base encoder is
         taken. A classifier comes with its head, for
-        :class:`~rmae_d2.modeling.classifier.Classifier`.
+        :class:`~rmae_d2.modeling.transfer.classifier.Classifier`.
 
     Raises:
         CheckpointError: for a missing or broken file or unknown keys.
@@ -99,7 +92,7 @@ def load_weights(path_or_state_dict: str | Mapping[str, Any]) -> tuple[str, Stat
 def read_weights(path_or_state_dict: str | Mapping[str, Any]) -> tuple[str, StateDict]:
     """The kind of weights and their tensors under the file's own names; see :func:`load_weights`."""
     if isinstance(path_or_state_dict, str):
-        content, source = read_file(path_or_state_dict), path_or_state_dict
+        content, source = read_checkpoint(path_or_state_dict), path_or_state_dict
     else:
         content, source = path_or_state_dict, "the given state dict"
     state_dict = _unwrap(content, source)
@@ -110,46 +103,6 @@ def read_weights(path_or_state_dict: str | Mapping[str, Any]) -> tuple[str, Stat
             f"{', '.join(list(state_dict)[:4]) or '(nothing)'}"
         )
     return kind, state_dict
-
-
-def read_file(path: str) -> Any:
-    """The content of a weight file, loaded without running code from it.
-
-    Raises:
-        CheckpointError: naming the file and what is wrong with it.
-    """
-    path = path.partition("?")[0]
-    if os.path.isdir(path):
-        from .sharded import read_sharded  # which reads files of its folder through this function
-
-        return read_sharded(path)
-    try:
-        local = PathManager.get_local_path(path)
-        if local.endswith(".safetensors"):
-            from safetensors.torch import load_file
-
-            return load_file(local)
-        if local.endswith(".pkl") and not zipfile.is_zipfile(local):
-            with open(local, "rb") as file:
-                return load_numpy_pickle(file)
-        # MAE's own files hold their command line.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(local, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such weight file") from error
-    except Exception as error:  # torch, pickle, zip and safetensors each raise their own
-        foreign = re.search(r"\bGLOBAL ([\w.]+)", str(error))
-        if foreign:
-            raise CheckpointError(
-                f"{path}: not a readable weight file: it holds {foreign[1]}, which is no tensor, and loading "
-                "it could run code from the file. If you trust whoever made it, load it with their code and "
-                "save the state dict alone (torch.save or safetensors)"
-            ) from error
-        raise CheckpointError(
-            f"{path}: not a readable weight file ({type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else 'no message'}). It may be cut short: "
-            "copy or download it again, or take an earlier checkpoint"
-        ) from error
 
 
 def _unwrap(content: Any, source: str) -> StateDict:

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .formats import CheckpointError, load_weights
+from ..errors import CheckpointError
+from .formats import load_weights
 from .positions import Grid, grid_of_table, resample_table, sincos_grid, square_grid
 
 logger = logging.getLogger(__name__)
@@ -145,7 +146,7 @@ def _remedy(
 
 
 def _classifier_keys(weights: Mapping[str, Tensor]) -> str:
-    """The form of a :class:`~rmae_d2.modeling.classifier.Classifier`, as config keys; "" for none."""
+    """The form of a :class:`.Classifier`, as config keys; "" for none."""
     for mode, name in (("linear", "head.1.weight"), ("finetune", "head.weight")):
         if name in weights:
             pool = "mean" if "fc_norm.weight" in weights else "cls"

@@ -10,8 +10,8 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
+from ..errors import CheckpointError
 from ..modeling.patches import sincos_position_embedding
-from .formats import CheckpointError
 
 Grid = tuple[int, int]
 

@@ -2,9 +2,10 @@
 
 from torch import nn
 
-from ..modeling.mask_generator import FrozenViT, MaskGenerator, has_values
+from ..errors import CheckpointError
+from ..modeling.masking.generator import FrozenViT, MaskGenerator, has_values
 from ..modeling.pixel_encoder import MaskedViT, PixelEncoder
-from .formats import CheckpointError, read_weights
+from .formats import read_weights
 from .load import load_pretrained
 
 _GENERATOR = ".generator."

@@ -22,8 +22,9 @@ import torch.distributed as dist
 from detectron2.utils import comm
 from torch import Tensor
 
-from .files import atomic_save, free_space
-from .formats import CheckpointError, read_file
+from ..errors import CheckpointError
+from ..files import atomic_save, free_space
+from .weight_file import read_file
 
 _STATE = "state.pth"
 
@@ -65,6 +66,19 @@ def save_sharded(content: dict[str, Any], path: str) -> None:
     except (CheckpointError, OSError) as failure:
         error = failure
     _raise_together(error, path)
+
+
+def read_checkpoint(path: str) -> Any:
+    """What a weight file, or a folder of :func:`save_sharded`, holds.
+
+    Args:
+        path: local, or anything iopath opens; a Detectron2 query behind a ``?`` is ignored.
+
+    Raises:
+        CheckpointError: naming the file and what is wrong with it.
+    """
+    path = path.partition("?")[0]
+    return read_sharded(path) if os.path.isdir(path) else read_file(path)
 
 
 def read_sharded(path: str, mesh: Any = None) -> dict[str, Any]:

@@ -1,17 +1,9 @@
 """Data: datasets, reading, augmentation, mapping and the position-addressed loaders."""
 
 from .classification_mapper import ClassificationDatasetMapper, RandAugment, ResizeCenterCrop
-from .datasets import DatasetMissingError, images_from, pretrain_dataset
-from .images import ImageReadError, read_image
-from .loaders import (
-    EvalLoader,
-    SkipCounter,
-    TooManySkippedError,
-    TrainLoader,
-    UnreadableImagesError,
-    build_eval_loader,
-    build_train_loader,
-)
+from .datasets import images_from, pretrain_dataset
+from .images import read_image
+from .loader import EvalLoader, SkipCounter, TrainLoader, build_eval_loader, build_train_loader
 from .mappers import RegionDatasetMapper
 from .reconstruction_loader import SeveralSourcesLoader, build_reconstruction_loader
 from .semantic_mapper import SemanticDatasetMapper
@@ -20,15 +12,11 @@ from .transforms import CropResizeTransform, RandomResizedCrop
 
 __all__ = [
     "CropResizeTransform",
-    "DatasetMissingError",
     "EvalLoader",
-    "ImageReadError",
     "RandomResizedCrop",
     "RegionDatasetMapper",
     "SkipCounter",
-    "TooManySkippedError",
     "TrainLoader",
-    "UnreadableImagesError",
     "SeveralSourcesLoader",
     "build_eval_loader",
     "build_reconstruction_loader",

@@ -8,7 +8,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import Tensor
 
-from ..config import ConfigError
+from ..errors import UserError
 from .datasets import json_facts
 
 
@@ -35,8 +35,8 @@ class FederatedClassWeights:
         """The weights, float32 (classes,).
 
         Raises:
-            ConfigError: no dataset of this name is registered, or its images a class are not known.
-            DatasetMissingError: the json is not there.
+            UserError: no dataset of this name is registered, or its images a class are not known.
+            UserError: the json is not there.
         """
         counts = (
             self._registered_counts() if self.json is None else json_facts(self.json).image_counts
@@ -46,14 +46,14 @@ class FederatedClassWeights:
     def _registered_counts(self) -> Sequence[int]:
         name = self.names if isinstance(self.names, str) else next(iter(self.names), "")
         if name not in DatasetCatalog:
-            raise ConfigError(f"federated loss: no dataset is registered as {name!r}")
+            raise UserError(f"federated loss: no dataset is registered as {name!r}")
         metadata = MetadataCatalog.get(name)
         by_class: list[dict[str, Any]] | None = metadata.get("class_image_count")
         if by_class is not None:
             return [c["image_count"] for c in sorted(by_class, key=lambda c: c["id"])]
         if metadata.get("json_file"):
             return json_facts(metadata.json_file).image_counts
-        raise ConfigError(
+        raise UserError(
             f"federated loss: {name} has neither class_image_count nor json_file in its metadata, so the "
             "images a class are not known"
         )

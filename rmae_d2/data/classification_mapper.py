@@ -12,7 +12,7 @@ from PIL import Image
 from timm.data.auto_augment import RandAugment as _TimmRandAugment
 from timm.data.auto_augment import posterize, rand_augment_transform
 
-from ..config import ConfigError
+from ..errors import UserError
 from .images import read_image
 from .transforms import CropResizeTransform
 
@@ -24,7 +24,7 @@ class ClassificationDatasetMapper:
 
     Random choices come from the global generators of Python, numpy and torch, which our loaders seed for
     each sample. What needs normalised pixels or a whole batch (erasing, mixing) the model does:
-    :class:`~rmae_d2.modeling.classifier.Classifier`.
+    :class:`~rmae_d2.modeling.transfer.classifier.Classifier`.
     """
 
     def __init__(self, *, augmentations: Sequence[T.Augmentation | T.Transform]) -> None:
@@ -71,11 +71,11 @@ class ResizeCenterCrop(T.Augmentation):
             crop_share: of the resized image's side, in (0, 1].
 
         Raises:
-            ConfigError: where the share is out of range.
+            UserError: where the share is out of range.
         """
         super().__init__()
         if not 0 < crop_share <= 1:
-            raise ConfigError(f"crop_share={crop_share} must be above 0 and at most 1")
+            raise UserError(f"crop_share={crop_share} must be above 0 and at most 1")
         self.size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
         self.crop_share = crop_share
 
@@ -117,13 +117,13 @@ class RandAugment(T.Augmentation):
             pixel_mean: colour of what moves in from outside, RGB 0-255.
 
         Raises:
-            ConfigError: a policy that timm does not understand.
+            UserError: a policy that timm does not understand.
         """
         super().__init__()
         try:
             rand_augment_transform(policy, {})
         except Exception as error:  # timm asserts, indexes and converts its way through the words
-            raise ConfigError(
+            raise UserError(
                 f"policy={policy!r} is none of timm's RandAugment: as rand-m9-mstd0.5-inc1, a magnitude (m), "
                 "its deviation (mstd), number of operations (n), and inc1 for those that get stronger"
             ) from error

@@ -8,6 +8,7 @@ from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from ..errors import ImageReadError, UserError
 from .jpeg import decode_plain_jpeg
 
 #: What Pillow opens out of the box and people keep photos in. Compared in lower case.
@@ -20,27 +21,6 @@ IMAGE_EXTENSIONS = frozenset(
 MACHINE_ERRNOS = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 )
-
-_REMEDY = "Take the file out of the data set or replace it by one that an image viewer opens."
-
-
-class ImageReadError(Exception):
-    """One file that does not give an image.
-
-    Attributes:
-        path: the file.
-        reason: what is wrong with it, one clause.
-    """
-
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(
-            path, reason
-        )  # as args, so that the error survives pickling between processes
-        self.path = path
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"cannot read the image {self.path}: {self.reason}. {_REMEDY}"
 
 
 def read_image(path: str | Path) -> NDArray[np.uint8]:
@@ -119,7 +99,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         image = _from_16_bits(image)
     elif image.mode == "F":
-        raise ValueError("float pixels have no defined range: save it with 8 or 16 bits")
+        raise UserError("float pixels have no defined range: save it with 8 or 16 bits")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
@@ -131,5 +111,5 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
     """Modes I;16* and I (how some 16-bit files open) as 8-bit grey, scaled and not clipped."""
     values = np.asarray(image).astype(np.int64)
     if values.size and (values.min() < 0 or values.max() > 65535):
-        raise ValueError("32-bit pixels have no defined range: save it with 8 or 16 bits")
+        raise UserError("32-bit pixels have no defined range: save it with 8 or 16 bits")
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))

@@ -11,6 +11,7 @@ from detectron2.data import transforms as T
 from detectron2.utils.registry import locate
 from numpy.typing import NDArray
 
+from ..errors import UserError
 from ..regions import EncodedRecord, RegionRecord
 from .images import read_image
 from .transforms import label_indices
@@ -60,11 +61,11 @@ class RegionDatasetMapper:
                 the default.
 
         Raises:
-            ValueError: ``num_regions`` is not positive, or visible_foreground_only meets a policy whose
+            UserError: ``num_regions`` is not positive, or visible_foreground_only meets a policy whose
                 masks cannot be foretold.
         """
         if num_regions < 1:
-            raise ValueError(
+            raise UserError(
                 f"num_regions={num_regions} must be positive; for no regions set regions=None"
             )
         self.augmentations = T.AugmentationList(augmentations)
@@ -98,7 +99,7 @@ class RegionDatasetMapper:
 
         Raises:
             ImageReadError: the file gives no image.
-            ValueError: the source gave regions of another size than the image.
+            UserError: the source gave regions of another size than the image.
         """
         image = read_image(dataset_dict["file_name"])
         mask_seed = int(np.random.randint(0, 2**63 - 1, dtype=np.int64))
@@ -117,7 +118,7 @@ class RegionDatasetMapper:
         if self.regions is not None:
             record = self.regions(dataset_dict, image)
             if record.size != image.shape[:2]:
-                raise ValueError(
+                raise UserError(
                     f"regions of {dataset_dict['file_name']} are {record.size} pixels (height, "
                     f"width), the image is {image.shape[:2]}: make its regions again"
                 )
@@ -166,7 +167,7 @@ def _has_own_region_masks(masking: Any) -> bool:
     """Whether the region branch draws an order of its own, which is uniformly random as the shared one.
 
     Raises:
-        ValueError: for a policy of which neither is known.
+        UserError: for a policy of which neither is known.
     """
     from ..modeling import IndependentMasking, RandomMasking
 
@@ -175,7 +176,7 @@ def _has_own_region_masks(masking: Any) -> bool:
         return False
     if isinstance(policy, type) and issubclass(policy, IndependentMasking):
         return True
-    raise ValueError(
+    raise UserError(
         f"visible_foreground_only=True with model.masking={getattr(policy, '__name__', policy)}: the loader "
         "cannot foretell which patches that hides. Set "
         "dataloader.train.mapper.visible_foreground_only=false, or wrap the policy in IndependentMasking"
@@ -188,7 +189,7 @@ def _visible_patches(
     """Indices of the region patches that the model will leave visible for this seed."""
     # The model's rule, not a copy of it.
     from ..modeling.masking import num_visible, random_shuffle
-    from ..modeling.region_masking import region_seeds
+    from ..modeling.masking.regions import region_seeds
 
     seeds = torch.tensor([mask_seed])
     order = random_shuffle(region_seeds(seeds) if independent else seeds, num_patches)[0]

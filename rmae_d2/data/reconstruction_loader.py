@@ -5,8 +5,8 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from ..config import ConfigError
-from .loaders import EvalLoader, Sample, build_eval_loader
+from ..errors import UserError
+from .loader import EvalLoader, Sample, build_eval_loader
 from .mappers import RegionDatasetMapper, RegionSource
 
 
@@ -47,14 +47,14 @@ def build_reconstruction_loader(
         batch_size, num_workers, seed: as of :func:`build_eval_loader`.
 
     Raises:
-        ConfigError: for two further sources of one name, and for any where the mapper has none.
+        UserError: for two further sources of one name, and for any where the mapper has none.
     """
     options: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "seed": seed}
     own = build_eval_loader(dataset, mapper, **options)
     if not also:
         return own
     if mapper.regions is None:
-        raise ConfigError(
+        raise UserError(
             "dataloader.test.also names region sources for a model without regions: leave it empty, or give "
             "dataloader.train.mapper.regions"
         )
@@ -62,7 +62,7 @@ def build_reconstruction_loader(
     for source in also:
         name = _name(source)
         if name in loaders:
-            raise ConfigError(f"dataloader.test.also has two region sources named {name!r}")
+            raise UserError(f"dataloader.test.also has two region sources named {name!r}")
         loaders[name] = build_eval_loader(dataset, mapper.with_regions(source), **options)
     return SeveralSourcesLoader(loaders)
 

@@ -13,7 +13,7 @@ import numpy as np
 from detectron2.data.samplers import RepeatFactorTrainingSampler
 from numpy.typing import NDArray
 
-from ..config import ConfigError
+from ..errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def category_repeat_factors(
         float64 (N,).
     """
     if threshold <= 0:
-        raise ConfigError(f"repeat_threshold={threshold} must be positive; for no repeats, null")
+        raise UserError(f"repeat_threshold={threshold} must be positive; for no repeats, null")
     noisy = logging.getLogger("detectron2.data.samplers.distributed_sampler")
     level = noisy.level
     noisy.setLevel(logging.WARNING)  # it logs a line a class, 1,203 of them for LVIS
@@ -71,7 +71,7 @@ class RepeatedOrder:
         self._fractions *= self._extra / total if total else 0.0
         self.length = int(self._whole.sum()) + self._extra
         if self.length == 0:
-            raise ConfigError("the repeat factors leave no image in an epoch")
+            raise UserError("the repeat factors leave no image in an epoch")
 
     def draw(self, generator: np.random.Generator) -> NDArray[np.int64]:
         """Image indices of one epoch, shuffled, int64 (length,)."""

@@ -7,7 +7,7 @@ from detectron2.data import transforms as T
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..config import ConfigError
+from ..errors import UserError
 from .datasets.label_images import IGNORE_LABEL
 
 _TRIES = 10
@@ -29,7 +29,7 @@ class LimitedClassCrop(T.Augmentation):
         """
         super().__init__()
         if size < 1 or not 0 < max_share <= 1:
-            raise ConfigError(f"size={size} must be positive and max_share={max_share} in (0, 1]")
+            raise UserError(f"size={size} must be positive and max_share={max_share} in (0, 1]")
         self.size = size
         self.max_share = max_share
 

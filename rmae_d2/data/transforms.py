@@ -13,7 +13,8 @@ from detectron2.data import transforms as T
 from numpy.typing import NDArray
 from torchvision.transforms import RandomResizedCrop as _TorchvisionCrop
 
-from ..regions.planes import nearest_indices
+from ..errors import UserError
+from ..regions.record.planes import nearest_indices
 
 
 class RandomResizedCrop(T.Augmentation):
@@ -37,16 +38,16 @@ class RandomResizedCrop(T.Augmentation):
             ratio: smallest and largest width / height.
 
         Raises:
-            ValueError: where a range is empty or a size is not positive.
+            UserError: where a range is empty or a size is not positive.
         """
         super().__init__()
         self.size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
         self.scale = (float(scale[0]), float(scale[1]))
         self.ratio = (float(ratio[0]), float(ratio[1]))
         if min(self.size) < 1:
-            raise ValueError(f"size={self.size} must be positive")
+            raise UserError(f"size={self.size} must be positive")
         if not 0 < self.scale[0] <= self.scale[1] or not 0 < self.ratio[0] <= self.ratio[1]:
-            raise ValueError(
+            raise UserError(
                 f"scale={self.scale} and ratio={self.ratio} must be (min, max), min > 0"
             )
 
@@ -139,7 +140,7 @@ class CropResizeTransform(T.Transform):
 
     def _check(self, shape: Sequence[int]) -> None:
         if len(shape) not in (2, 3) or tuple(shape[:2]) != (self.orig_h, self.orig_w):
-            raise ValueError(
+            raise UserError(
                 f"the crop was drawn for an image of {self.orig_h} x {self.orig_w} pixels, this "
                 f"array is {tuple(shape)}: image and labels must have the same height and width"
             )
@@ -160,7 +161,7 @@ def label_indices(
         CropResizeTransform, HFlipTransform and NoOpTransform, of which alone this is known.
 
     Raises:
-        ValueError: as ``apply_segmentation``, for labels of another size than the image's.
+        UserError: as ``apply_segmentation``, for labels of another size than the image's.
     """
     rows, columns = (np.arange(length, dtype=np.int64) for length in size)
     for transform in getattr(transforms, "transforms", [transforms]):

@@ -10,7 +10,7 @@ import pycocotools.mask as mask_util
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..engine.region_prompt import RegionPrediction
+from ..inference.region_prompt import RegionPrediction
 
 
 def mask_png(prediction: RegionPrediction) -> bytes:
@@ -46,7 +46,7 @@ def coco_json(
     """Regions as a data set in COCO's format that ``pycocotools.coco.COCO`` opens.
 
     Segmentations are compressed run lengths. Beside COCO's own keys each annotation has its ``score``, see
-    :class:`~rmae_d2.engine.region_prompt.RegionPrediction`.
+    :class:`~rmae_d2.inference.region_prompt.RegionPrediction`.
 
     Args:
         predictions: one region each.

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..data.datasets.scene_render import PHOTOS, photo_path, render_scene
-from ..engine.predict_inputs import list_inputs
-from ..overrides import ConfigError
+from ..data.scenes.render import PHOTOS, photo_path, render_scene
+from ..errors import UserError
+from ..inference.predict_inputs import list_inputs
 from .uploads import Limits, RefusedError, decode_image
 
 MOST = 12
@@ -54,8 +54,8 @@ def examples_from(given: Sequence[str], limits: Limits) -> list[Example]:
     """Examples from files, folders, lists and COCO jsons, the first ``MOST`` of them.
 
     Raises:
-        ConfigError: a file that users could not upload.
-        DatasetMissingError: a folder or list that is not there or has no image.
+        UserError: a file that users could not upload.
+        UserError: a folder or list that is not there or has no image.
     """
     inputs = list_inputs(given)
     if len(inputs) > MOST:
@@ -70,7 +70,7 @@ def _read(path: Path, limits: Limits) -> Example:
             raise RefusedError(413, f"It has more than {limits.upload_bytes} bytes.")
         decode_image(data, limits.pixels)
     except (OSError, RefusedError) as error:
-        raise ConfigError(f"--examples {path}: {error}") from error
+        raise UserError(f"--examples {path}: {error}") from error
     return _example(path.stem, "", data)
 
 

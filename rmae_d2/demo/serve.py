@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..engine.region_prompt import RegionPromptPredictor
-from ..overrides import ConfigError
+from ..errors import UserError
+from ..inference.region_prompt import RegionPromptPredictor
 from .examples import default_examples, examples_from
 from .uploads import Limits
 
@@ -34,19 +34,19 @@ def run_demo(
 
     Args:
         weights, config_file, mask_ratio, resolution, device: see
-            :meth:`~rmae_d2.engine.region_prompt.RegionPromptPredictor.from_files`.
+            :meth:`~rmae_d2.inference.region_prompt.RegionPromptPredictor.from_files`.
         host: address to listen at. Anything but this machine's own is reached by others.
         port: 0 for a free one.
         examples: images, folders, lists or COCO jsons; none for the package's own.
         limits: of every user; None for the defaults.
 
     Raises:
-        ConfigError: packages of the extra are missing, a value that can't be, a bad example.
+        UserError: packages of the extra are missing, a value that can't be, a bad example.
         CheckpointError: weights that are missing or do not fit.
     """
     _check_extra()
     if not 0 <= mask_ratio <= 0.95:
-        raise ConfigError(f"--mask-ratio {mask_ratio}: from 0 (the model sees all) to 0.95")
+        raise UserError(f"--mask-ratio {mask_ratio}: from 0 (the model sees all) to 0.95")
     limits = limits or Limits()
     with _listen(host, port) as listener:
         predictor = RegionPromptPredictor.from_files(
@@ -89,7 +89,7 @@ def _check_extra() -> None:
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise ConfigError(
+        raise UserError(
             f"the interactive demo needs Starlette and uvicorn ({error}): pip install 'rmae_d2[demo]'"
         ) from error
 
@@ -97,14 +97,14 @@ def _check_extra() -> None:
 def _listen(host: str, port: int) -> socket.socket:
     """A socket that listens already, so that a taken port is known before the model is read."""
     if not 0 <= port <= 65535:  # the C library would take the rest of a division
-        raise ConfigError(f"--port {port}: from 1 to 65535, or 0 for any that is free")
+        raise UserError(f"--port {port}: from 1 to 65535, or 0 for any that is free")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise ConfigError(f"--host {host} --port {port}: {error}") from error
+        raise UserError(f"--host {host} --port {port}: {error}") from error
     try:
         if sys.platform != "win32":  # there it would let two servers share a port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -112,7 +112,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.listen(128)
     except OSError as error:
         listener.close()
-        raise ConfigError(
+        raise UserError(
             f"cannot listen at {host} port {port} ({error}): choose another one with --port, 0 for any that "
             "is free"
         ) from error

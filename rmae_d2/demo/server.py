@@ -30,7 +30,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from ..engine.region_prompt import RegionPrediction, RegionPromptPredictor
+from ..inference.region_prompt import RegionPrediction, RegionPromptPredictor
 from .downloads import coco_json, label_png, mask_png
 from .examples import Example
 from .queries import MAX_BYTES, Query, parse_query

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine.region_prompt import RegionPrediction, RegionPromptPredictor
-from ..engine.region_views import ImageEmbedding
+from ..inference.region_prompt import RegionPrediction, RegionPromptPredictor
+from ..inference.region_views import ImageEmbedding
 from .queries import Query
 from .uploads import RefusedError
 

@@ -18,9 +18,9 @@ from typing import Any
 from detectron2.utils import comm
 from torch import nn
 
-from ..checkpoint import CheckpointError, atomic_save
-from ..checkpoint.formats import read_file
-from ..checkpoint.sharded import read_sharded, remove_checkpoint, save_sharded
+from ..checkpoint import atomic_save
+from ..checkpoint.sharded import read_checkpoint, read_sharded, remove_checkpoint, save_sharded
+from ..errors import CheckpointError
 from .parallel import as_sharded, gathered_on_main, is_sharded, mesh_of, unwrap
 
 logger = logging.getLogger(__name__)
@@ -160,7 +160,7 @@ class Checkpointer:
             if path.is_dir() and is_sharded(self.model):
                 content = read_sharded(str(path), mesh_of(self.model))
             else:
-                content = read_file(str(path))
+                content = read_checkpoint(str(path))
         except CheckpointError as error:
             message = str(error)
         failed = next((other for other in comm.all_gather(message) if other), None)

@@ -18,36 +18,11 @@ from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from ..checkpoint import CheckpointError
-from ..config import ConfigError
-from ..data import (
-    DatasetMissingError,
-    ImageReadError,
-    TooManySkippedError,
-    UnreadableImagesError,
-)
-from ..data.datasets import AnnotationError
-from ..evaluation import EvaluationError
-from ..regions import StoreError
+from ..errors import UserError
 from .guardian import Meeting
 from .hooks import SaveOnSignal
 from .start import Start, check_flags, how_started, wants_cpu
-from .trainer import NonFiniteError
 from .watchdog import EndedBySignal, Watchdog
-
-#: What users can set right themselves: the message says how, a traceback would only hide it.
-EXPECTED_ERRORS = (
-    AnnotationError,
-    CheckpointError,
-    ConfigError,
-    DatasetMissingError,
-    EvaluationError,
-    ImageReadError,
-    NonFiniteError,
-    StoreError,
-    TooManySkippedError,
-    UnreadableImagesError,
-)
 
 #: The environment's way to keep GPUs out of sight, of child processes too.
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -75,7 +50,7 @@ def launch_training(main: Main, args: argparse.Namespace) -> None:
     try:
         start = how_started()
         check_flags(start, args)
-    except ConfigError as error:
+    except UserError as error:
         sys.exit(f"error: {error}")
     if wants_cpu(args.opts):
         os.environ[_VISIBLE] = ""  # the launchers would choose NCCL, which has nothing for a CPU
@@ -87,7 +62,7 @@ def launch_training(main: Main, args: argparse.Namespace) -> None:
     else:
         try:
             main(args)
-        except EXPECTED_ERRORS as error:
+        except UserError as error:
             sys.exit(f"error: {error}")
 
 
@@ -124,7 +99,7 @@ def _start_processes(main: Main, args: argparse.Namespace) -> None:
 
 def _run_started(main: Main, args: argparse.Namespace, meeting: Meeting, messages: Any) -> None:
     """In a process of Detectron2's launcher, which shows what comes through ``messages``."""
-    _run_watched(main, args, Watchdog(meeting, messages.put, EXPECTED_ERRORS))
+    _run_watched(main, args, Watchdog(meeting, messages.put, UserError))
 
 
 def _join(main: Main, args: argparse.Namespace, start: Start) -> None:
@@ -154,7 +129,7 @@ def _join(main: Main, args: argparse.Namespace, start: Start) -> None:
         "torchrun of the first machine" if agent else "rank 0",
         f"{_PREFIX}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}",
     )
-    _run_watched(main, args, Watchdog(meeting, _show, EXPECTED_ERRORS))
+    _run_watched(main, args, Watchdog(meeting, _show, UserError))
 
 
 def _run_watched(main: Main, args: argparse.Namespace, watchdog: Watchdog) -> None:

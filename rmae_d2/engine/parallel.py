@@ -22,7 +22,7 @@ from timm.optim import Lars
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..config import ConfigError
+from ..errors import UserError
 from ..modeling.region_branch import CrossAttentionBlock
 
 logger = logging.getLogger(__name__)
@@ -49,11 +49,11 @@ def parallelize(model: nn.Module, train: DictConfig, device: torch.device) -> nn
         device: of this process.
 
     Raises:
-        ConfigError: for an unknown kind, and what FSDP cannot do.
+        UserError: for an unknown kind, and what FSDP cannot do.
     """
     kind = train.get("parallel", "ddp")
     if kind not in PARALLEL:
-        raise ConfigError(f"train.parallel={kind!r}: one of {', '.join(PARALLEL)}")
+        raise UserError(f"train.parallel={kind!r}: one of {', '.join(PARALLEL)}")
     if kind == "fsdp":
         return _shard(model, train.precision, device)
     options = dict(train.ddp)
@@ -68,12 +68,12 @@ def _shard(model: nn.Module, precision: str, device: torch.device) -> nn.Module:
     try:
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
     except ImportError as error:
-        raise ConfigError(
+        raise UserError(
             f"train.parallel=fsdp needs torch 2.6 or newer, this is {torch.__version__}: upgrade torch, or "
             "leave it at train.parallel=ddp"
         ) from error
     if precision == "fp16":
-        raise ConfigError(
+        raise UserError(
             "train.parallel=fsdp does not scale losses, which fp16 needs: set train.precision=bf16, or leave "
             "it at train.parallel=ddp"
         )
@@ -104,10 +104,10 @@ def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Refuses an optimizer that needs whole matrices where a model is sharded.
 
     Raises:
-        ConfigError: for LARS.
+        UserError: for LARS.
     """
     if is_sharded(model) and isinstance(optimizer, Lars):
-        raise ConfigError(
+        raise UserError(
             "train.parallel=fsdp: LARS needs the norms of whole matrices, of which each process has a part. "
             "A probe has next to nothing to shard: leave it at train.parallel=ddp"
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from detectron2.utils import comm
 
-from ..config import ConfigError
+from ..errors import UserError
 
 #: What torchrun puts into the environment of every process, and others in its place.
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -37,7 +37,7 @@ class Start:
 
     def __post_init__(self) -> None:
         if self.world_size % self.local_size or self.local_rank != self.rank % self.local_size:
-            raise ConfigError(
+            raise UserError(
                 f"{self.launcher} made this process rank {self.rank} of {self.world_size}, and number "
                 f"{self.local_rank} of {self.local_size} on its machine: every machine must have equally "
                 "many, with ranks that follow each other (srun: --ntasks-per-node=N --distribution=block)"
@@ -52,7 +52,7 @@ def how_started(env: Mapping[str, str] = os.environ) -> Start | None:
         and so does a step with one task: only ``srun`` with several tasks makes ranks of them.
 
     Raises:
-        ConfigError: where the environment contradicts itself.
+        UserError: where the environment contradicts itself.
     """
     if "RANK" in env and "WORLD_SIZE" in env:
         return _torchrun(env)
@@ -67,22 +67,22 @@ def check_flags(start: Start | None, args: argparse.Namespace) -> None:
     """Compares the flags of Detectron2's launcher with how the process was started, and with the machine.
 
     Raises:
-        ConfigError: where they contradict each other.
+        UserError: where they contradict each other.
     """
     if start is not None and (args.num_gpus, args.num_machines, args.machine_rank) != (1, 1, 0):
-        raise ConfigError(
+        raise UserError(
             f"--num-gpus {args.num_gpus} --num-machines {args.num_machines} --machine-rank "
             f"{args.machine_rank} under {start.launcher}, which has started {start.world_size} processes "
             f"({start.local_size} a machine) already: leave these flags out"
         )
     on_cpu = wants_cpu(args.opts) or not torch.cuda.is_available()
     if args.num_gpus < (0 if on_cpu else 1) or args.num_machines < 1:
-        raise ConfigError(
+        raise UserError(
             f"--num-gpus {args.num_gpus} --num-machines {args.num_machines}: at least 1 each; "
             "train.device=cpu leaves the GPUs alone"
         )
     if not 0 <= args.machine_rank < args.num_machines:
-        raise ConfigError(
+        raise UserError(
             f"--machine-rank {args.machine_rank}: from 0 to --num-machines - 1 = {args.num_machines - 1}"
         )
     if on_cpu:
@@ -94,7 +94,7 @@ def check_flags(start: Start | None, args: argparse.Namespace) -> None:
     # Slurm may show each task its own GPU only.
     if local_size > gpus and not (start is not None and gpus == 1 and "SLURM_PROCID" in os.environ):
         what = f"{start.launcher}: {local_size} processes" if start else f"--num-gpus {local_size}"
-        raise ConfigError(
+        raise UserError(
             f"{what} on a machine with {gpus} GPU{'s' if gpus > 1 else ''}: one process a GPU, or "
             "train.device=cpu"
         )
@@ -124,7 +124,7 @@ def _torchrun(env: Mapping[str, str]) -> Start | None:
     if missing and int(env["WORLD_SIZE"]) == 1:
         return None
     if missing:
-        raise ConfigError(
+        raise UserError(
             f"the environment has RANK={env['RANK']} and WORLD_SIZE={env['WORLD_SIZE']}, but not "
             f"{', '.join(missing)}: start with torchrun, which sets them all, or unset RANK and WORLD_SIZE"
         )
@@ -162,7 +162,7 @@ def _srun(env: Mapping[str, str]) -> Start:
     nodes = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST")
     address = env.get("MASTER_ADDR") or (first_host(nodes) if nodes else None)
     if address is None:
-        raise ConfigError(
+        raise UserError(
             "srun left neither SLURM_STEP_NODELIST nor SLURM_JOB_NODELIST: set MASTER_ADDR"
         )
     step = int(env.get("SLURM_STEP_ID", 0))
@@ -184,7 +184,7 @@ def _tasks_per_node(env: Mapping[str, str], number: int) -> int:
     text = env.get("SLURM_STEP_TASKS_PER_NODE") or env.get("SLURM_TASKS_PER_NODE") or str(number)
     match = re.fullmatch(r"(\d+)(\(x\d+\))?", text)
     if match is None:
-        raise ConfigError(
+        raise UserError(
             f"srun gives machines different numbers of tasks ({text}): use --ntasks-per-node=N"
         )
     return int(match.group(1))
@@ -194,7 +194,7 @@ def first_host(nodes: str) -> str:
     """The first host of Slurm's ``rack[1-2]n[07-09,12],other``."""
     match = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes.strip())
     if match is None:
-        raise ConfigError(f"SLURM_STEP_NODELIST={nodes!r} names no host: set MASTER_ADDR")
+        raise UserError(f"SLURM_STEP_NODELIST={nodes!r} names no host: set MASTER_ADDR")
     return re.sub(r"\[([^\],-]*)[^\]]*\]", r"\1", match.group())
 
 

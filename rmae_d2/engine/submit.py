@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..config import ConfigError, apply_overrides, load_config
+from ..config import apply_overrides, load_config
+from ..errors import UserError
 from .hooks import StoppedBySignal
 from .launch import launch_training
 from .train import main
@@ -88,12 +89,12 @@ def submit(args: argparse.Namespace) -> Any:
         submitit's job.
 
     Raises:
-        ConfigError: for a configuration that would only fail in the queue.
+        UserError: for a configuration that would only fail in the queue.
     """
     cfg = apply_overrides(load_config(args.config_file), args.opts)
     folder = Path(cfg.train.output_dir).resolve() / "jobs"
     if not args.resume and (folder.parent / "last_checkpoint").exists():
-        raise ConfigError(
+        raise UserError(
             f"{folder.parent} already holds a run: add --resume (before the overrides) to continue it, or "
             "choose another train.output_dir=..."
         )
@@ -119,14 +120,14 @@ def _executor(args: argparse.Namespace, folder: Path) -> Any:
     try:
         import submitit
     except ImportError as error:
-        raise ConfigError("submitting jobs needs submitit: pip install 'rmae_d2[slurm]'") from error
+        raise UserError("submitting jobs needs submitit: pip install 'rmae_d2[slurm]'") from error
     extra = dict(_key_value(text) for text in args.slurm)
     try:
         executor = submitit.AutoExecutor(
             folder / "%j", cluster=args.cluster, slurm_max_num_timeout=MAX_TIMEOUTS
         )
     except RuntimeError as error:  # no srun here
-        raise ConfigError(f"{error}: submit from a machine that has Slurm's commands") from error
+        raise UserError(f"{error}: submit from a machine that has Slurm's commands") from error
     executor.update_parameters(
         name=args.job_name,
         nodes=args.nodes,
@@ -146,5 +147,5 @@ def _executor(args: argparse.Namespace, folder: Path) -> Any:
 def _key_value(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not key:
-        raise ConfigError(f"--slurm {text!r}: KEY=VALUE, or KEY for a switch")
+        raise UserError(f"--slurm {text!r}: KEY=VALUE, or KEY for a switch")
     return key.lstrip("-").replace("-", "_"), value if equals else True

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..config import ConfigError
+from ..errors import UserError
 from ..modeling import PRECISIONS, RMAE
 
 logger = logging.getLogger(__name__)
@@ -41,10 +41,10 @@ def device_peak(device: torch.device, precision: str, tflops: float = 0.0) -> Pe
         tflops: somebody's number, the data sheet's say; 0 times matrix products here and now.
 
     Raises:
-        ConfigError: for an unknown precision.
+        UserError: for an unknown precision.
     """
     if precision not in PRECISIONS:
-        raise ConfigError(f"train.precision={precision!r}: one of {', '.join(PRECISIONS)}")
+        raise UserError(f"train.precision={precision!r}: one of {', '.join(PRECISIONS)}")
     if tflops > 0:
         return Peak(tflops * 1e12, "train.device_tflops")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
@@ -148,19 +148,17 @@ def compile_model(model: nn.Module, by_block: bool) -> None:
             are compiled by block in any case, for what is around their blocks changes shape with the images.
 
     Raises:
-        ConfigError: for a model without transformer blocks, and a torch that cannot.
+        UserError: for a model without transformer blocks, and a torch that cannot.
     """
     if not hasattr(torch.compiler, "set_stance"):
-        raise ConfigError(
-            f"train.compile=true needs torch 2.6 or later, this is {torch.__version__}"
-        )
+        raise UserError(f"train.compile=true needs torch 2.6 or later, this is {torch.__version__}")
     if isinstance(model, RMAE) and not by_block:
         model.compile()
         return
     lists = [m for name, m in model.named_modules() if name.rpartition(".")[2] == "blocks"]
     blocks = [block for blocks in lists if isinstance(blocks, nn.ModuleList) for block in blocks]
     if not blocks:
-        raise ConfigError(
+        raise UserError(
             f"train.compile=true: this {type(model).__name__} has no transformer blocks to compile; leave it "
             "out"
         )

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from detectron2.config import instantiate
 from detectron2.engine.hooks import IterationTimer
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format
@@ -20,10 +19,13 @@ from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from ..checkpoint import CheckpointError, export_backbone, load_pretrained
-from ..config import ConfigError, apply_overrides, load_config, save_config
+from ..checkpoint import export_backbone, load_pretrained
+from ..config import apply_overrides, load_config, save_config
 from ..data import SkipCounter, TrainLoader
+from ..data.recipes.own_data import adapt_to_data
+from ..errors import CheckpointError, UserError
 from ..evaluation import KNNEvaluation
+from ..inference.device import pick_device
 from ..modeling import RMAE, LearnedMasking
 from ..visualization import draw_loss_curve, draw_reconstructions
 from .checkpointer import Checkpointer
@@ -39,8 +41,6 @@ from .hooks import (
     WarnOfCollapse,
     WriteMetrics,
 )
-from .launch import EXPECTED_ERRORS
-from .own_data import adapt_to_data
 from .parallel import check_optimizer, gathered_on_main, parallelize, whole
 from .progress import Profile, ProgressPrinter, WarnOfDataWait
 from .provenance import describe_code
@@ -104,39 +104,16 @@ def _belongs_on_screen(record: logging.LogRecord) -> bool:
     Nor that of a collective operation, which mostly follows from an error elsewhere.
     """
     error = record.exc_info[1] if record.exc_info else None
-    says_all = isinstance(error, EXPECTED_ERRORS) or is_collective_failure(error)
+    says_all = isinstance(error, UserError) or is_collective_failure(error)
     return not (says_all or getattr(record, "off_screen", False))
 
 
 def _refuse_to_overwrite(output_dir: str) -> None:
     if comm.is_main_process() and (Path(output_dir) / "last_checkpoint").exists():
-        raise ConfigError(
+        raise UserError(
             f"{output_dir} already holds a run: add --resume (before the overrides) to continue it, or "
             "choose another train.output_dir=..."
         )
-
-
-def pick_device(name: str) -> torch.device:
-    """``auto`` is this process's GPU where there is one, else the CPU."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda":
-        # The launcher's choice; without a GPU whoever uses the device says so.
-        index = torch.cuda.current_device() if torch.cuda.is_available() else 0
-        return torch.device("cuda", index)
-    return torch.device(name)
-
-
-def build_model(cfg: DictConfig) -> nn.Module:
-    """The config's model.
-
-    Raises:
-        ConfigError: for values that its parts refuse.
-    """
-    try:
-        return instantiate(cfg.model)
-    except ValueError as error:
-        raise ConfigError(f"model: {error}") from error
 
 
 def train(cfg: DictConfig, resume: bool, profile: bool = False) -> Any:
@@ -146,7 +123,7 @@ def train(cfg: DictConfig, resume: bool, profile: bool = False) -> Any:
     testing = _testing(cfg) if cfg.train.eval_period > 0 else None
     knn = _knn(cfg)
     device = pick_device(cfg.train.device)
-    model = build_model(cfg).to(device)
+    model = instantiate(cfg.model).to(device)
     _check_activation_checkpointing(cfg, model)
     peak = device_peak(device, cfg.train.precision, cfg.train.get("device_tflops", 0.0))
     tune_for(model, device, cfg.train.precision)
@@ -244,7 +221,7 @@ def _begin(
         checkpointer.sweep()
         try:
             save_config(cfg, checkpointer.folder / "config.yaml")
-        except ConfigError as error:  # training does not need it
+        except UserError as error:  # training does not need it
             logger.warning("%s", error)
     return start or 0
 
@@ -346,7 +323,7 @@ def _knn(cfg: DictConfig) -> KNNEvaluation | None:
 def _check_activation_checkpointing(cfg: DictConfig, model: nn.Module) -> None:
     able = any(getattr(module, "use_act_checkpoint", False) for module in model.modules())
     if cfg.train.get("activation_checkpointing") and not able:
-        raise ConfigError(
+        raise UserError(
             f"train.activation_checkpointing=true: no part of this {type(model).__name__} does that. Leave "
             "it out, and where memory is short raise train.grad_accum"
         )
@@ -364,12 +341,12 @@ def evaluate_only(cfg: DictConfig) -> Any:
     """Evaluates ``train.init_checkpoint``, every tensor of which must fit.
 
     Raises:
-        ConfigError: where the config has no evaluator or names no weights.
+        UserError: where the config has no evaluator or names no weights.
     """
     if "evaluator" not in cfg.dataloader:
-        raise ConfigError("--eval-only: this config has no dataloader.evaluator")
+        raise UserError("--eval-only: this config has no dataloader.evaluator")
     if not cfg.train.init_checkpoint:
-        raise ConfigError(
+        raise UserError(
             "--eval-only needs weights: train.init_checkpoint=OUTPUT_DIR/model_final.pth"
         )
     if not Path(cfg.train.init_checkpoint.partition("?")[0]).exists() and (
@@ -377,6 +354,6 @@ def evaluate_only(cfg: DictConfig) -> Any:
     ):
         raise CheckpointError(f"{cfg.train.init_checkpoint}: no such weight file")
     testing = instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
-    model = build_model(cfg).to(pick_device(cfg.train.device))
+    model = instantiate(cfg.model).to(pick_device(cfg.train.device))
     load_pretrained(model, cfg.train.init_checkpoint, require_all=True)
     return evaluate(model.eval(), *testing)

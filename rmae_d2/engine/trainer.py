@@ -21,7 +21,8 @@ from detectron2.engine import TrainerBase
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from ..data.loaders import SkipCounter
+from ..data.loader import SkipCounter
+from ..errors import UserError
 from ..modeling import PRECISIONS
 from .parallel import clip_gradients, gradient_sync, optimizer_as_sharded, unwrap, whole
 from .throughput import Peak, step_flops
@@ -29,10 +30,6 @@ from .throughput import Peak, step_flops
 logger = logging.getLogger(__name__)
 
 Batch = list[dict[str, Any]]
-
-
-class NonFiniteError(Exception):
-    """A loss or gradient was not finite; the weights are those of the step before."""
 
 
 class Trainer(TrainerBase):
@@ -71,7 +68,7 @@ class Trainer(TrainerBase):
     ) -> None:
         super().__init__()
         if precision not in PRECISIONS:
-            raise ValueError(f"train.precision={precision!r}: one of {', '.join(PRECISIONS)}")
+            raise UserError(f"train.precision={precision!r}: one of {', '.join(PRECISIONS)}")
         model.train()
         self.model = model
         self._plain = unwrap(model)
@@ -187,7 +184,7 @@ class Trainer(TrainerBase):
         """Waits for the device and stops the run on all ranks after a non-finite loss or gradient.
 
         Raises:
-            NonFiniteError: naming the iteration and the file that lists the images of its batch.
+            UserError: naming the iteration and the file that lists the images of its batch.
         """
         bad_iter = int(self._bad_iter.item())
         if bad_iter < 0:
@@ -198,7 +195,7 @@ class Trainer(TrainerBase):
             json.dump(
                 {"iteration": bad_iter, "images": images[0] if images else []}, file, indent=1
             )
-        raise NonFiniteError(
+        raise UserError(
             f"loss or gradient not finite at iteration {bad_iter}. The weights are those before that step, "
             f"and no later checkpoint was written; the batch's images are listed in {path}. Usual causes: "
             "a learning rate meant for a larger batch (see the base and actual rate above), fp16 (try "

@@ -3,7 +3,6 @@
 from .classes import Classes, classes_of
 from .classification import ClassificationEvaluator
 from .coco import COCOEvaluator
-from .detections import EvaluationError
 from .knn import KNNEvaluation, KNNEvaluator
 from .lvis import LVISEvaluator
 from .masking import ForegroundEvaluator
@@ -13,7 +12,6 @@ from .semantic import SemSegEvaluator
 __all__ = [
     "COCOEvaluator",
     "Classes",
-    "EvaluationError",
     "ForegroundEvaluator",
     "LVISEvaluator",
     "ReconstructionEvaluator",

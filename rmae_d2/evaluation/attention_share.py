@@ -30,6 +30,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import UserError
+
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
@@ -71,12 +73,12 @@ class AttentionShare:
             coverage_KGG: w of its instances, (K, Gh, Gw), see :func:`patch_cover`.
 
         Raises:
-            ValueError: the attention is of another number of patches than the coverage.
+            UserError: the attention is of another number of patches than the coverage.
         """
         grid = (coverage_KGG.shape[1], coverage_KGG.shape[2])
         covers_KL = coverage_KGG.reshape(len(coverage_KGG), -1)
         if attention_LL.shape != (covers_KL.shape[1],) * 2:
-            raise ValueError(
+            raise UserError(
                 f"attention of shape {attention_LL.shape} for a grid of {grid[0]}x{grid[1]} patches"
             )
         attention = attention_LL / attention_LL.sum(axis=1, keepdims=True)
@@ -116,10 +118,10 @@ class AttentionShare:
             everywhere do not count for ``elsewhere``; where there are no others, its values are None.
 
         Raises:
-            ValueError: there is no instance.
+            UserError: there is no instance.
         """
         if not self._instances:
-            raise ValueError(
+            raise UserError(
                 f"no instance covers half a patch ({self.too_small} are smaller): nothing to measure; "
                 "use a larger size"
             )
@@ -227,11 +229,11 @@ def paired_difference(
         ``difference``, its standard ``error``, ``instances``.
 
     Raises:
-        ValueError: they have none in common.
+        UserError: they have none in common.
     """
     common = [key for key in one if key in other]
     if not common:
-        raise ValueError("no instance in common: nothing to compare")
+        raise UserError("no instance in common: nothing to compare")
     values = np.array([one[key] - other[key] for key in common])
     return {
         "difference": float(values.mean()),

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import compat
+from ..errors import UserError
 from .ground_truth import AREAS, FREQUENCIES
 
 FASTER = "faster-coco-eval"
@@ -52,11 +53,11 @@ def choose_library(wanted: str, reference: str, image_ids: list[Any], tasks: Any
         tasks: names of tasks, or None.
 
     Raises:
-        ValueError: an unknown name, or a task that the library does not know.
+        UserError: an unknown name, or a task that the library does not know.
         ImportError: the library that was asked for does not work here.
     """
     if wanted not in ("auto", FASTER, reference):
-        raise ValueError(f"library={wanted!r}: choose auto, {FASTER} or {reference}")
+        raise UserError(f"library={wanted!r}: choose auto, {FASTER} or {reference}")
     integers = all(isinstance(identifier, int) for identifier in image_ids)
     chosen = wanted
     if wanted == "auto":
@@ -65,9 +66,9 @@ def choose_library(wanted: str, reference: str, image_ids: list[Any], tasks: Any
         if not _works():
             raise ImportError(f"library={FASTER} does not import: pip install {FASTER}")
         if not integers:
-            raise ValueError(f"{FASTER} takes integer image ids only: choose library={reference}")
+            raise UserError(f"{FASTER} takes integer image ids only: choose library={reference}")
     if "boundary" in (tasks or ()) and chosen != FASTER:
-        raise ValueError(
+        raise UserError(
             f"boundary AP needs {FASTER} (pip install {FASTER}) and integer image ids; {chosen} has none"
         )
     return chosen

@@ -8,8 +8,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig, OmegaConf
 
-from ..config import ConfigError
-from ..data.datasets.coco_json import read_coco_json
+from ..annotations.coco_json import read_coco_json
+from ..errors import UserError
 from .ground_truth import category_names, class_ids
 
 logger = logging.getLogger(__name__)
@@ -47,8 +47,8 @@ def classes_of(cfg: DictConfig) -> Classes:
         cfg: a LazyConfig of a detector.
 
     Raises:
-        ConfigError: the config names no dataset, or one whose classes are not known.
-        DatasetMissingError: the json that the config names is not there.
+        UserError: the config names no dataset, or one whose classes are not known.
+        UserError: the json that the config names is not there.
         AnnotationError: the json cannot be used.
     """
     json = _of_config(cfg, "dataloader.test.dataset.json")
@@ -58,7 +58,7 @@ def classes_of(cfg: DictConfig) -> Classes:
     if names is None:
         names = _of_config(cfg, "dataloader.evaluator.dataset_name")
     if not names:
-        raise ConfigError(
+        raise UserError(
             "the config does not say which classes its model has: set dataloader.test.dataset.names to a "
             "registered dataset, or dataloader.test.dataset.json to a COCO json with 'categories'"
         )
@@ -89,7 +89,7 @@ def _of_json(path: str, name: str | None = None, registered: list[str] | None = 
 
 def _of_registered(name: str) -> Classes:
     if name not in DatasetCatalog:
-        raise ConfigError(f"dataloader.test.dataset: no dataset is registered as {name!r}")
+        raise UserError(f"dataloader.test.dataset: no dataset is registered as {name!r}")
     metadata = MetadataCatalog.get(name)
     registered = metadata.get("thing_classes")
     mapping = metadata.get("thing_dataset_id_to_contiguous_id")
@@ -103,7 +103,7 @@ def _of_registered(name: str) -> Classes:
     if json and PathManager.isfile(json):
         return _of_json(json, name, registered)
     if not registered:
-        raise ConfigError(
+        raise UserError(
             f"the classes of {name} are not known: register it with thing_classes, or set "
             "dataloader.test.dataset.json to a COCO json with 'categories'"
         )

@@ -8,7 +8,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import Tensor
 
-from .detections import EvaluationError
+from ..errors import UserError
 
 
 def hits(scores_BC: Tensor, labels_B: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ def accuracies(counts: Tensor, num_classes: int) -> dict[str, float]:
 
 
 class ClassificationEvaluator(DatasetEvaluator):
-    """Accuracy over a data set, of the ``logits`` of a :class:`~rmae_d2.modeling.classifier.Classifier`."""
+    """Accuracy over a data set, of the ``logits`` of a :class:`.Classifier`."""
 
     def reset(self) -> None:
         """Forgets everything."""
@@ -48,12 +48,12 @@ class ClassificationEvaluator(DatasetEvaluator):
         """Takes samples with their ``label`` and a classifier's outputs.
 
         Raises:
-            EvaluationError: for scores that are not finite.
+            UserError: for scores that are not finite.
         """
         logits = torch.stack([output["logits"] for output in outputs])
         labels = torch.tensor([int(sample["label"]) for sample in inputs], device=logits.device)
         if not torch.isfinite(logits).all():
-            raise EvaluationError(
+            raise UserError(
                 f"{inputs[0].get('file_name', 'an image')} or another of its batch has scores that are not "
                 "finite: has the training diverged?"
             )
@@ -67,5 +67,5 @@ class ClassificationEvaluator(DatasetEvaluator):
             return None
         counts = torch.stack([counts for counts, _ in gathered]).sum(dim=0)
         if not counts[2]:
-            raise EvaluationError("no image was classified: is dataloader.test empty?")
+            raise UserError("no image was classified: is dataloader.test empty?")
         return OrderedDict(classification=accuracies(counts, max(n for _, n in gathered)))

@@ -31,9 +31,9 @@ class COCOEvaluator(DetectionEvaluator):
         json: own data, as `detection_dataset` takes them; the name is then of no meaning.
 
     Raises:
-        DatasetMissingError: the json is not there; the message says how to get it.
+        UserError: the json is not there; the message says how to get it.
         AnnotationError: the json cannot be used.
-        ValueError: an unknown dataset, task or library.
+        UserError: an unknown dataset, task or library.
     """
 
     kind = "coco"

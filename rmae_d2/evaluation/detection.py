@@ -14,6 +14,7 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
+from ..errors import UserError
 from .average_precision import (
     PYCOCOTOOLS,
     Curves,
@@ -29,7 +30,7 @@ from .detection_report import (
     size_table,
     write_class_csv,
 )
-from .detections import EvaluationError, collect_results
+from .detections import collect_results
 from .ground_truth import GroundTruth
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class DetectionEvaluator(DatasetEvaluator):
         self._distributed = distributed
         self._output_dir = output_dir
         if limits[-1] < 1:
-            raise ValueError(f"max_dets_per_image={limits[-1]} must be at least 1")
+            raise UserError(f"max_dets_per_image={limits[-1]} must be at least 1")
         self._limits = limits
         self._library = choose_library(
             library, self.reference, list(truth.image_sizes), self._tasks
@@ -73,7 +74,7 @@ class DetectionEvaluator(DatasetEvaluator):
         """Takes samples with ``image_id`` and a detector's outputs, ``{"instances": Instances}``."""
         for sample, output in zip(inputs, outputs, strict=True):
             if "instances" not in output:
-                raise EvaluationError(
+                raise UserError(
                     f"{type(self).__name__} needs the output 'instances', the model gives "
                     f"{', '.join(output) or 'nothing'}"
                 )
@@ -93,7 +94,7 @@ class DetectionEvaluator(DatasetEvaluator):
             Empty, with a warning, where no image was predicted or the json has no annotations.
 
         Raises:
-            EvaluationError: detections and ground truth do not belong together.
+            UserError: detections and ground truth do not belong together.
         """
         predictions, saw_masks = self._predictions, self._saw_masks
         if self._distributed:
@@ -144,9 +145,7 @@ class DetectionEvaluator(DatasetEvaluator):
                 self._report_no_masks(task)
                 return None
             if any("segmentation" not in result for result in results):
-                raise EvaluationError(
-                    f"the task {task} needs masks, and the model predicts boxes only"
-                )
+                raise UserError(f"the task {task} needs masks, and the model predicts boxes only")
         counts_KA = self._truth.count(content, image_ids)
         logger.info(
             "%s with %s: %d images, %d instances, %d detections, at most %d per image",
@@ -179,7 +178,7 @@ class DetectionEvaluator(DatasetEvaluator):
     def _report_no_masks(self, task: str) -> None:
         """The ground truth has no masks: an error where the task was asked for by name."""
         if self._tasks is not None:
-            raise EvaluationError(
+            raise UserError(
                 f"the task {task} needs masks, and {self._truth.path} has boxes only: evaluate with "
                 "dataloader.evaluator.tasks=[bbox]"
             )
@@ -207,7 +206,7 @@ def _checked_tasks(tasks: Sequence[str] | str) -> tuple[str, ...]:
     named = (tasks,) if isinstance(tasks, str) else tuple(tasks)
     unknown = [task for task in named if task not in TASKS]
     if unknown or not named:
-        raise ValueError(
+        raise UserError(
             f"tasks={list(named)}: choose from {', '.join(TASKS)}. For keypoints and proposals use "
             "Detectron2's own evaluators"
         )

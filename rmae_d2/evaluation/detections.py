@@ -4,14 +4,11 @@ import logging
 import math
 from typing import Any
 
-from ..data.datasets.coco_json import examples
+from ..annotations.coco_json import examples
+from ..errors import UserError
 from .ground_truth import GroundTruth
 
 logger = logging.getLogger(__name__)
-
-
-class EvaluationError(ValueError):
-    """Detections and ground truth that do not belong together; the message says what differs."""
 
 
 def collect_results(
@@ -30,7 +27,7 @@ def collect_results(
         image_ids: those to evaluate; default all.
 
     Raises:
-        EvaluationError: images or classes that the json does not have, scores or boxes that are not finite,
+        UserError: images or classes that the json does not have, scores or boxes that are not finite,
             masks of another size than their image.
     """
     unique: dict[Any, list[dict[str, Any]]] = {}
@@ -43,7 +40,7 @@ def collect_results(
     sizes = truth.image_sizes
     strangers = [image_id for image_id in unique if image_id not in sizes]
     if strangers:
-        raise EvaluationError(
+        raise UserError(
             f"{len(strangers)} of {len(unique)} predicted images are not in {truth.path}, such as the ids "
             f"{examples(strangers)}: do dataloader.test and dataloader.evaluator name the same dataset?"
         )
@@ -72,18 +69,18 @@ def _checked(
 ) -> dict[str, Any]:
     number, image_id = detection["category_id"], detection["image_id"]
     if number not in truth.classes:
-        raise EvaluationError(
+        raise UserError(
             f"image {image_id}: the model predicts class {number}, {truth.path} has {len(truth.classes)} "
             f"({min(truth.classes)} to {max(truth.classes)}): is model.roi_heads.num_classes right?"
         )
     if not all(math.isfinite(x) for x in (detection["score"], *detection["bbox"])):
-        raise EvaluationError(
+        raise UserError(
             f"image {image_id}: score {detection['score']}, box {detection['bbox']} are not finite: has the "
             "training diverged?"
         )
     mask = detection.get("segmentation")
     if mask is not None and tuple(mask["size"]) != tuple(size):
-        raise EvaluationError(
+        raise UserError(
             f"image {image_id}: the predicted mask is {tuple(mask['size'])} (height, width), {truth.path} "
             f"says {tuple(size)}: is it the same image file, and not turned?"
         )

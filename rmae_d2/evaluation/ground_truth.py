@@ -11,8 +11,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.coco import convert_to_coco_json
 from numpy.typing import NDArray
 
-from ..config import ConfigError
-from ..data.datasets.coco_json import AnnotationError, examples, mask_of, read_coco_json
+from ..annotations.coco_json import examples, mask_of, read_coco_json
+from ..errors import AnnotationError, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -113,9 +113,9 @@ def load_ground_truth(
         allow_cached: take a converted json that lies in output_dir already.
 
     Raises:
-        DatasetMissingError: the json is not there (where from, how to get it).
+        UserError: the json is not there (where from, how to get it).
         AnnotationError: it cannot be used.
-        ConfigError: the dataset is not registered, or to be converted without an output_dir.
+        UserError: the dataset is not registered, or to be converted without an output_dir.
     """
     if json is not None:
         path, mapping, names = json, None, None
@@ -139,13 +139,11 @@ def _convert(dataset_name: str, output_dir: str | None, lvis: bool, allow_cached
     if dataset_name not in DatasetCatalog:
         near = difflib.get_close_matches(dataset_name, DatasetCatalog.list(), n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
-        raise ConfigError(f"no dataset is registered as {dataset_name!r}{hint}")
+        raise UserError(f"no dataset is registered as {dataset_name!r}{hint}")
     if lvis:
-        raise ConfigError(
-            f"{dataset_name} has no json: LVIS's evaluation needs one in LVIS's format"
-        )
+        raise UserError(f"{dataset_name} has no json: LVIS's evaluation needs one in LVIS's format")
     if not output_dir:
-        raise ConfigError(
+        raise UserError(
             f"{dataset_name} has no json and is converted to COCO's format: say where to with output_dir"
         )
     json_file = f"{output_dir}/{dataset_name}_coco_format.json"

@@ -14,8 +14,8 @@ import numpy as np
 import pycocotools.mask as mask_util
 from numpy.typing import NDArray
 
-from ..data.datasets.coco_json import mask_of
-from .detections import EvaluationError
+from ..annotations.coco_json import mask_of
+from ..errors import UserError
 from .interactive_hints import (
     Click,
     Hints,
@@ -98,7 +98,7 @@ def choose_objects(
         number of the sample -> its objects, samples without any left out.
 
     Raises:
-        EvaluationError: no object is of such an area.
+        UserError: no object is of such an area.
     """
     found = [
         (i, j)
@@ -117,7 +117,7 @@ def choose_objects(
             chosen.append((i, j))
             targets[i, j] = Target(samples[i].get("image_id", i), j, mask)
     if not chosen:
-        raise EvaluationError(
+        raise UserError(
             f"none of {len(found)} objects covers {least_share:.1%} to {most_share:.1%} of its image"
         )
     by_sample: dict[int, list[Target]] = {}

@@ -13,7 +13,7 @@ from scipy.ndimage import distance_transform_edt
 from skimage.segmentation import random_walker
 from skimage.transform import resize
 
-from ..regions.felzenszwalb import felzenszwalb
+from ..regions.sources.felzenszwalb import felzenszwalb
 from .interactive_hints import Hints, Mask
 
 

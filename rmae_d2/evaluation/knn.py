@@ -17,9 +17,9 @@ from detectron2.evaluation import DatasetEvaluator, inference_on_dataset, print_
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from ..modeling.classifier import FeatureExtractor
+from ..errors import UserError
+from ..modeling.transfer.classifier import FeatureExtractor
 from .classification import accuracies, hits
-from .detections import EvaluationError
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def knn_votes(
 
 
 class KNNEvaluator(DatasetEvaluator):
-    """k-NN accuracy of the ``features`` of a :class:`~rmae_d2.modeling.classifier.FeatureExtractor`.
+    """k-NN accuracy of the ``features`` of a :class:`~rmae_d2.modeling.transfer.classifier.FeatureExtractor`.
 
     Samples with ``bank`` True vote on those with False; where all have True, each is asked about the others.
     Features are kept normalised in float16 where the model is, 2 * D bytes an image (2 GB for ImageNet and a
@@ -81,7 +81,7 @@ class KNNEvaluator(DatasetEvaluator):
         query_chunk, bank_chunk: images compared at a time.
 
     Raises:
-        ValueError: for values that make no sense.
+        UserError: for values that make no sense.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class KNNEvaluator(DatasetEvaluator):
         bank_chunk: int = 32768,
     ) -> None:
         if k < 1 or temperature <= 0 or query_chunk < 1 or bank_chunk < 1:
-            raise ValueError(
+            raise UserError(
                 f"k={k}, temperature={temperature}, query_chunk={query_chunk}, bank_chunk={bank_chunk}: all "
                 "must be positive"
             )
@@ -112,11 +112,11 @@ class KNNEvaluator(DatasetEvaluator):
         """Takes samples with ``label`` and ``bank``, and their features.
 
         Raises:
-            EvaluationError: for features that are not finite.
+            UserError: for features that are not finite.
         """
         features = torch.stack([output["features"] for output in outputs]).float()
         if not torch.isfinite(features).all():
-            raise EvaluationError(
+            raise UserError(
                 f"{inputs[0].get('file_name', 'an image')} or another of its batch has features that are "
                 "not finite: has the training diverged?"
             )
@@ -128,7 +128,7 @@ class KNNEvaluator(DatasetEvaluator):
         """``{"knn": {"top1": ..., "top5": ...}}`` in percent on rank 0.
 
         Raises:
-            EvaluationError: where nobody votes, or a process had no image.
+            UserError: where nobody votes, or a process had no image.
         """
         features, labels, bank = self._gathered()
         voters = features[bank]
@@ -139,7 +139,7 @@ class KNNEvaluator(DatasetEvaluator):
         )
         num_voters = len(voters) - leave_one_out
         if num_voters < 1:
-            raise EvaluationError("k-NN needs images that vote: is bank_split empty?")
+            raise UserError("k-NN needs images that vote: is bank_split empty?")
         if num_voters < self.k:
             logger.warning("k-NN: only %d images vote, fewer than k=%d", num_voters, self.k)
         num_classes = int(labels.max()) + 1
@@ -174,7 +174,7 @@ class KNNEvaluator(DatasetEvaluator):
         """Features (N, D), labels and whether they vote, of all processes, on each."""
         sizes = comm.all_gather(len(self._labels))
         if min(sizes) == 0:
-            raise EvaluationError(
+            raise UserError(
                 f"k-NN: the processes got {sizes} images: take at least as many images as processes"
             )
         features = torch.cat(self._features)

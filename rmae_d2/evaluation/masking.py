@@ -11,9 +11,9 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import Tensor
 
+from ..errors import UserError
 from ..modeling import foreground_patches
 from ..regions import unpack_bits
-from .detections import EvaluationError
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +35,11 @@ class ForegroundEvaluator(DatasetEvaluator):
         """Takes samples with ``regions`` and an RMAE's evaluation outputs.
 
         Raises:
-            EvaluationError: where samples have no regions.
+            UserError: where samples have no regions.
         """
         for sample, output in zip(inputs, outputs, strict=True):
             if "regions" not in sample:
-                raise EvaluationError(
+                raise UserError(
                     "ForegroundEvaluator needs objects: dataloader.test.mapper.regions, an InstanceSource"
                 )
             regions = torch.from_numpy(

@@ -21,7 +21,7 @@ from tabulate import tabulate
 
 from ..data.datasets.label_images import IGNORE_LABEL, read_labels
 from ..data.datasets.semantic import check_label_size, semantic_classes
-from .detections import EvaluationError
+from ..errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class SemSegEvaluator(DatasetEvaluator):
         zero_is_ignored: of own data; their classes are named by the values in the label files.
 
     Raises:
-        ConfigError: an unknown dataset, or one without semantic labels.
+        UserError: an unknown dataset, or one without semantic labels.
     """
 
     def __init__(
@@ -76,13 +76,13 @@ class SemSegEvaluator(DatasetEvaluator):
         file's image, and may say in words how it was made, ``inference``.
 
         Raises:
-            EvaluationError: outputs that do not belong to the ground truth.
+            UserError: outputs that do not belong to the ground truth.
             AnnotationError: labels that cannot be used.
         """
         for sample, output in zip(inputs, outputs, strict=True):
             predicted = self._predicted(sample, output)
             if "sem_seg_file_name" not in sample:
-                raise EvaluationError(
+                raise UserError(
                     f"{type(self).__name__} needs 'sem_seg_file_name' with each image: use "
                     "rmae_d2's SemanticDatasetMapper in dataloader.test.mapper"
                 )
@@ -103,17 +103,17 @@ class SemSegEvaluator(DatasetEvaluator):
             largest, labels = output["sem_seg"].max(dim=0)
             labels = labels.masked_fill(largest.isnan(), -1)
         else:
-            raise EvaluationError(
+            raise UserError(
                 f"{type(self).__name__} needs the output 'sem_seg', the model gives "
                 f"{', '.join(output) or 'nothing'}"
             )
         predicted: NDArray[np.int64] = labels.to(torch.device("cpu"), torch.int64).numpy()
         if (predicted < 0).any():
-            raise EvaluationError(
+            raise UserError(
                 f"{sample.get('file_name')}: the model's scores are nan: weights or precision are broken"
             )
         if predicted.max(initial=0) >= len(self._classes):
-            raise EvaluationError(
+            raise UserError(
                 f"{sample.get('file_name')}: the model predicts class {predicted.max()}, the dataset has "
                 f"{len(self._classes)} (0 to {len(self._classes) - 1}): is "
                 "model.sem_seg_head.num_classes right?"

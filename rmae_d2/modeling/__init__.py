@@ -1,10 +1,7 @@
 """The networks. They know tensors; nothing of files or datasets."""
 
 from .build import add_rmae_config, build_parts
-from .classifier import PRECISIONS, Classifier, FeatureExtractor, add_classifier_config
-from .learned_masking import LearnedMasking, foreground_patches, foreground_shares
-from .mask_generator import FrozenViT, MaskDiscriminator, MaskGenerator
-from .masking import (
+from .masking.base import (
     InformedMasking,
     MaskPlan,
     MaskRequest,
@@ -14,22 +11,25 @@ from .masking import (
     num_visible,
     random_shuffle,
 )
-from .masking_baselines import (
+from .masking.baselines import (
     AttentionGuidedMasking,
     BlockMasking,
     BoxPriorMasking,
     GridMasking,
 )
+from .masking.generator import FrozenViT, MaskDiscriminator, MaskGenerator
+from .masking.learned import LearnedMasking, foreground_patches, foreground_shares
+from .masking.regions import IndependentMasking, RegionGuidedMasking
 from .patches import patchify, sincos_position_embedding, unpatchify
 from .pixel_decoder import PixelDecoder
 from .pixel_encoder import VIT_SIZES, MaskedViT, PixelEncoder, vit_kwargs
 from .region_branch import RegionBranch
-from .region_masking import IndependentMasking, RegionGuidedMasking
 from .region_variants import BatchRegionBranch, ChannelRegionBranch
 from .rmae import RMAE
-from .semantic_segmentor import MultiScale, SlidingSemanticSegmentor
-from .upernet import TapPyramid, UPerNetHead
-from .vit import SimpleFeaturePyramid, ViT
+from .transfer.classifier import PRECISIONS, Classifier, FeatureExtractor, add_classifier_config
+from .transfer.segmentor import MultiScale, SlidingSemanticSegmentor
+from .transfer.upernet import TapPyramid, UPerNetHead
+from .transfer.vit import SimpleFeaturePyramid, ViT
 
 __all__ = [
     "PRECISIONS",

@@ -13,10 +13,11 @@ from detectron2.modeling.backbone.utils import get_abs_pos
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
+from ..errors import UserError
 from .patches import grid_of, patchify
 from .pixel_encoder import MaskedViT
-from .vit import ViT
-from .vit_attention import relative_scores
+from .transfer.vit import ViT
+from .transfer.vit_attention import relative_scores
 
 
 class AttentionViT:
@@ -75,16 +76,16 @@ class AttentionViT:
             float32 (B, A, Q or T, T); the last axis sums to 1.
 
         Raises:
-            ValueError: there is no such block, or it attends within windows.
+            UserError: there is no such block, or it attends within windows.
         """
         if not -self.depth <= block < self.depth:
-            raise ValueError(
+            raise UserError(
                 f"block {block}: this ViT has {self.depth}, numbered 0 to {self.depth - 1}"
             )
         block %= self.depth
         if block in self.windowed:
             whole = [i for i in range(self.depth) if i not in self.windowed]
-            raise ValueError(
+            raise UserError(
                 f"in block {block} patches attend to a window only; those that see the whole image are "
                 f"{', '.join(map(str, whole)) or 'none'}"
             )
@@ -100,10 +101,10 @@ class AttentionViT:
             float32 (B, T, T); rows sum to 1.
 
         Raises:
-            ValueError: a block attends within windows.
+            UserError: a block attends within windows.
         """
         if self.windowed:
-            raise ValueError(
+            raise UserError(
                 f"no rollout: in the blocks {', '.join(map(str, self.windowed))} patches attend to a window "
                 "only"
             )

@@ -4,6 +4,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from ..errors import UserError
 from .patches import grid_of
 from .pixel_decoder import PixelDecoder
 from .pixel_encoder import MaskedViT, PixelEncoder
@@ -36,12 +37,12 @@ def build_parts(
             :data:`REGION_VARIANTS`, by default ``length``. None for none.
 
     Raises:
-        ValueError: for an unknown variant.
+        UserError: for an unknown variant.
     """
     region_branch = None if region_branch is None else dict(region_branch)
     variant = region_branch.pop("variant", "length") if region_branch else "length"
     if variant not in REGION_VARIANTS:
-        raise ValueError(f"unknown region variant {variant!r}: one of {', '.join(REGION_VARIANTS)}")
+        raise UserError(f"unknown region variant {variant!r}: one of {', '.join(REGION_VARIANTS)}")
     grid = grid_of(img_size, patch_size)
     net = MaskedViT(img_size, patch_size, in_chans, embed_dim, depth, num_heads)
     return {

@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from ..errors import UserError
 from .pixel_decoder import PixelDecoder
 from .pixel_encoder import init_linear
 from .region_branch import RegionBranch
@@ -18,14 +19,14 @@ def link_to_pixels(
     """What takes encoded regions to the pixel decoder's width, or None where it does not hear of them.
 
     Raises:
-        ValueError: for an unknown direction, or where a branch that it needs is absent.
+        UserError: for an unknown direction, or where a branch that it needs is absent.
     """
     if feeding not in FEEDINGS:
-        raise ValueError(f"feeding={feeding!r}: one of {', '.join(FEEDINGS)}")
+        raise UserError(f"feeding={feeding!r}: one of {', '.join(FEEDINGS)}")
     if feeding == "pixel_to_region":
         return None
     if region_branch is None or pixel_decoder is None:
-        raise ValueError(f"feeding={feeding!r} needs a region branch and a pixel decoder")
+        raise UserError(f"feeding={feeding!r} needs a region branch and a pixel decoder")
     link = nn.Linear(region_branch.summary_dim, pixel_decoder.embed.out_features)
     init_linear(link)
     return link

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import UserError
+
 
 def to_pair(size: int | tuple[int, int]) -> tuple[int, int]:
     """An (H, W) pair from a side or a pair."""
@@ -20,11 +22,11 @@ def grid_of(image_size: int | tuple[int, int], patch_size: int) -> tuple[int, in
     """The (Gh, Gw) grid of patches of an image.
 
     Raises:
-        ValueError: where a side is not a multiple of the patch side.
+        UserError: where a side is not a multiple of the patch side.
     """
     height, width = to_pair(image_size)
     if height % patch_size or width % patch_size or not height or not width:
-        raise ValueError(
+        raise UserError(
             f"image size {height}x{width} is no positive multiple of the patch size {patch_size}"
         )
     return height // patch_size, width // patch_size
@@ -55,7 +57,7 @@ def unpatchify(patches_BLX: Tensor, grid: tuple[int, int], patch_size: int) -> T
     B, L, X = patches_BLX.shape
     Gh, Gw = grid
     if Gh * Gw != L:
-        raise ValueError(f"{L} patches do not fill a {Gh}x{Gw} grid")
+        raise UserError(f"{L} patches do not fill a {Gh}x{Gw} grid")
     C = X // (patch_size * patch_size)
     x = patches_BLX.reshape(B, Gh, Gw, patch_size, patch_size, C)
     return x.permute(0, 5, 1, 3, 2, 4).reshape(B, C, Gh * patch_size, Gw * patch_size)
@@ -83,10 +85,10 @@ def sincos_position_embedding(dim: int, grid: tuple[int, int], cls_token: bool =
         (1, L, dim) float32, or (1, 1 + L, dim) with a zero row for the cls token in front.
 
     Raises:
-        ValueError: where ``dim`` is no multiple of 4.
+        UserError: where ``dim`` is no multiple of 4.
     """
     if dim % 4:
-        raise ValueError(f"a 2-D sine-cosine embedding needs a width divisible by 4, not {dim}")
+        raise UserError(f"a 2-D sine-cosine embedding needs a width divisible by 4, not {dim}")
     Gh, Gw = grid
     omega = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
     row_phase = torch.arange(Gh, dtype=torch.float64)[:, None] * omega

@@ -11,6 +11,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..errors import UserError
 from .patches import (
     PatchEmbed,
     gather_patches,
@@ -173,8 +174,8 @@ def vit_kwargs(size: str) -> dict[str, Any]:
     """``embed_dim``, ``depth`` and ``num_heads`` of a named size.
 
     Raises:
-        ValueError: for an unknown name.
+        UserError: for an unknown name.
     """
     if size not in VIT_SIZES:
-        raise ValueError(f"unknown ViT size {size!r}: one of {', '.join(VIT_SIZES)}")
+        raise UserError(f"unknown ViT size {size!r}: one of {', '.join(VIT_SIZES)}")
     return dict(VIT_SIZES[size])

@@ -14,7 +14,8 @@ from timm.layers.mlp import Mlp
 from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
-from .masking import hash_noise
+from ..errors import UserError
+from .masking.base import hash_noise
 from .patches import PatchEmbed, gather_patches, patchify, sincos_position_embedding
 from .pixel_decoder import MaskTokenTransformer
 from .pixel_encoder import LayerNorm, init_linear, make_blocks
@@ -159,9 +160,9 @@ class RegionBranch(nn.Module):
     ) -> None:
         super().__init__()
         if decoder_depth < 1:
-            raise ValueError("decoder_depth counts the expansion block, so it is at least 1")
+            raise UserError("decoder_depth counts the expansion block, so it is at least 1")
         if query_pool not in ("mean", "attention"):
-            raise ValueError(f"query_pool={query_pool!r}: must be 'mean' or 'attention'")
+            raise UserError(f"query_pool={query_pool!r}: must be 'mean' or 'attention'")
         self.grid = grid
         self.mask_ratio = mask_ratio
         self.summary_dim = decoder_dim

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import UserError
 from .patches import sincos_position_embedding
 from .pixel_decoder import MaskTokenTransformer
 from .pixel_encoder import LayerNorm, init_linear, make_blocks
@@ -189,11 +190,11 @@ class ChannelRegionBranch(SpatialRegionBranch):
         """See :meth:`SpatialRegionBranch.forward`.
 
         Raises:
-            ValueError: for another number of regions than ``num_regions``.
+            UserError: for another number of regions than ``num_regions``.
         """
         given = region_patches_BKLX.shape[1]
         if given != self.maps_a_pass:
-            raise ValueError(
+            raise UserError(
                 f"{given} region maps given to a channel variant of num_regions={self.maps_a_pass}: set "
                 f"dataloader.train.mapper.num_regions and model.region_branch.num_regions alike"
             )

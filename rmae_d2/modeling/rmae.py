@@ -18,10 +18,11 @@ from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
+from ..errors import UserError
 from .build import parts_from_cfg
 from .feeding import link_to_pixels
 from .losses import REGION_CRITERIA, pixel_loss, region_loss
-from .masking import (
+from .masking.base import (
     MaskingPolicy,
     MaskPlan,
     MaskRequest,
@@ -63,7 +64,7 @@ class RMAE(nn.Module):
         region_branch: None for MAE. The length variant, or one of :mod:`.region_variants`.
         mask_ratio: beta_I, the hidden share of pixel patches. The region branch may have its own,
             beta_R; it then keeps another prefix of the same patch order.
-        masking: the masking policy, see :mod:`rmae_d2.modeling.masking`.
+        masking: the masking policy, see :mod:`rmae_d2.modeling.masking.base`.
         norm_pix_loss: predict pixels normalised patch by patch.
         pixel_weight, region_weight: weights of the two losses in their sum.
         background_weight: weight of background pixels in the region loss.
@@ -104,12 +105,12 @@ class RMAE(nn.Module):
     ) -> None:
         super().__init__()
         if pixel_decoder is None and region_branch is None:
-            raise ValueError(
+            raise UserError(
                 "RMAE needs a pixel decoder, a region branch, or both: nothing to learn"
             )
         for name, part in (("pixel_decoder", pixel_decoder), ("region_branch", region_branch)):
             if part is not None and tuple(part.grid) != backbone.net.grid:
-                raise ValueError(
+                raise UserError(
                     f"{name} has a grid of {tuple(part.grid)} patches, the backbone "
                     f"{backbone.net.grid} (img_size {backbone.net.img_size}, "
                     f"patch_size {backbone.net.patch_size})"
@@ -118,14 +119,14 @@ class RMAE(nn.Module):
             if ratio is not None:  # at once, not in the first step
                 num_visible(backbone.net.num_patches, ratio)
         if not len(pixel_mean) == len(pixel_std) == backbone.net.in_chans:
-            raise ValueError(
+            raise UserError(
                 f"{len(pixel_mean)} values in pixel_mean and {len(pixel_std)} in pixel_std "
                 f"for a backbone of {backbone.net.in_chans} channels"
             )
         if region_criterion not in REGION_CRITERIA:
-            raise ValueError(f"region_criterion={region_criterion!r}: one of {REGION_CRITERIA}")
+            raise UserError(f"region_criterion={region_criterion!r}: one of {REGION_CRITERIA}")
         if region_dropout and isinstance(region_branch, ChannelRegionBranch):
-            raise ValueError(
+            raise UserError(
                 "region_dropout=True with the channel variant, whose K is fixed: use another variant"
             )
         self.backbone = backbone
@@ -235,7 +236,7 @@ class RMAE(nn.Module):
             ``mask`` bool (B, L), and ``region_mask`` where the region branch hides other patches.
 
         Raises:
-            ValueError: for images of another size, and regions that are absent or of another size.
+            UserError: for images of another size, and regions that are absent or of another size.
         """
         self._check_inputs(images_BCHW, regions_BKHW)
         if ids_shuffle_BL is None:
@@ -324,20 +325,20 @@ class RMAE(nn.Module):
     def _check_inputs(self, images_BCHW: Tensor, regions_BKHW: Tensor | None) -> None:
         net = self.backbone.net
         if tuple(images_BCHW.shape[1:]) != (net.in_chans, *net.img_size):
-            raise ValueError(
+            raise UserError(
                 f"images of shape (C, H, W) = {tuple(images_BCHW.shape[1:])} given to a model of "
                 f"{(net.in_chans, *net.img_size)}: set the mapper's crop size or model img_size"
             )
         if regions_BKHW is None:
             if self.region_branch is not None:
-                raise ValueError(
+                raise UserError(
                     "this model has a region branch but was given no regions: give the mapper a region "
                     "source (dataloader.train.mapper.regions) or set model.region_branch=null for MAE"
                 )
             return
         B, _, H, W = images_BCHW.shape
         if (regions_BKHW.shape[0], *regions_BKHW.shape[2:]) != (B, H, W):
-            raise ValueError(
+            raise UserError(
                 f"region maps of shape (B, K, H, W) = {tuple(regions_BKHW.shape)} given with images of "
                 f"(B, C, H, W) = {tuple(images_BCHW.shape)}: they must be of the same crop"
             )
@@ -358,7 +359,7 @@ class RMAE(nn.Module):
             return regions
         counts = {int(x["num_regions"]) for x in batched_inputs}
         if len(counts) != 1:
-            raise ValueError(f"a batch needs one num_regions, this one has {sorted(counts)}")
+            raise UserError(f"a batch needs one num_regions, this one has {sorted(counts)}")
         k = torch.arange(counts.pop(), device=self.device)
         return (regions[:, k // 8] >> (k % 8).view(-1, 1, 1).to(torch.uint8)) & 1 > 0
 

@@ -3,18 +3,18 @@
 The function `felzenszwalb` stays in its module, whose name it would hide here.
 """
 
-from .annotations import InstanceSource, PanopticSource
-from .cache import RegionCache
-from .felzenszwalb import FelzenszwalbSource
-from .masks import pack_bits, patch_coverage, unpack_bits
-from .mixture import MixtureOfSources
-from .npy import NpySource
-from .record import EncodedRecord, RecordError, RegionRecord, RegionTable
-from .sam import SamSource
-from .sam_json import SamJsonSource
-from .shards import ShardHeader, ShardWriter
-from .store import RegionStore, StoreError, write_index
-from .stored import StoredRegions
+from .record.masks import pack_bits, patch_coverage, unpack_bits
+from .record.record import EncodedRecord, RegionRecord, RegionTable
+from .sources.annotations import InstanceSource, PanopticSource
+from .sources.cache import RegionCache
+from .sources.felzenszwalb import FelzenszwalbSource
+from .sources.mixture import MixtureOfSources
+from .sources.npy import NpySource
+from .sources.sam import SamSource
+from .sources.sam_json import SamJsonSource
+from .sources.stored import StoredRegions
+from .store.shards import ShardHeader, ShardWriter
+from .store.store import RegionStore, write_index
 
 __all__ = [
     "EncodedRecord",
@@ -23,7 +23,6 @@ __all__ = [
     "MixtureOfSources",
     "NpySource",
     "PanopticSource",
-    "RecordError",
     "RegionCache",
     "RegionRecord",
     "RegionStore",
@@ -32,7 +31,6 @@ __all__ = [
     "SamSource",
     "ShardHeader",
     "ShardWriter",
-    "StoreError",
     "StoredRegions",
     "pack_bits",
     "patch_coverage",

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from ..errors import UserError
+
 Picture = NDArray[np.uint8]
 
 # Share of the heat over the gray photo.
@@ -30,12 +32,12 @@ def patch_of(query: Query, size: tuple[int, int], grid: tuple[int, int]) -> tupl
     """(row, column) of the patch with a pixel of an image of (H, W), where the grid covers all of it.
 
     Raises:
-        ValueError: outside of the image.
+        UserError: outside of the image.
     """
     if query.x is None or query.y is None:
-        raise ValueError("the cls token is no patch")
+        raise UserError("the cls token is no patch")
     if not (0 <= query.x < size[1] and 0 <= query.y < size[0]):
-        raise ValueError(
+        raise UserError(
             f"query {query.x},{query.y} lies outside of the image of {size[1]}x{size[0]} (width x height)"
         )
     return query.y * grid[0] // size[0], query.x * grid[1] // size[1]

@@ -8,6 +8,8 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ..errors import UserError
+
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
     """The records of a metrics.json, one a line; a line cut short by a kill is left out."""
@@ -64,7 +66,7 @@ def draw_metrics(
         path: where to.
 
     Raises:
-        ValueError: a run has no such value; names those near it.
+        UserError: a run has no such value; names those near it.
     """
     labels = list(dict.fromkeys(label for label, _ in runs))
     figure = Figure(figsize=(5.5 * len(names), 4), dpi=120)
@@ -96,4 +98,4 @@ def _points(metrics: str | Path, name: str) -> list[tuple[float, float]]:
     known = sorted({key for record in records for key in record})
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:10]
     hint = f"did you mean {', '.join(near)}?" if near else "it has no values at all"
-    raise ValueError(f"{metrics} has no {name}: {hint}")
+    raise UserError(f"{metrics} has no {name}: {hint}")

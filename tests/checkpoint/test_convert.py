@@ -12,7 +12,6 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from rmae_d2.checkpoint import (
-    CheckpointError,
     build_from_reference,
     convert,
     export_backbone,
@@ -21,6 +20,7 @@ from rmae_d2.checkpoint import (
     save_conversion,
 )
 from rmae_d2.checkpoint.convert import Conversion
+from rmae_d2.errors import CheckpointError
 from rmae_d2.modeling import patchify, random_shuffle, sincos_position_embedding
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared/golden/rmae_tiny.pt"

@@ -4,8 +4,8 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from rmae_d2.checkpoint import CheckpointError
 from rmae_d2.checkpoint.encoder import load_encoder
+from rmae_d2.errors import CheckpointError
 from rmae_d2.modeling import MaskedViT, ViT
 from rmae_d2.modeling.pixel_encoder import LayerNorm
 

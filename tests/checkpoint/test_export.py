@@ -5,7 +5,8 @@ import sys
 import pytest
 import torch
 
-from rmae_d2.checkpoint import CheckpointError, export_backbone, load_weights
+from rmae_d2.checkpoint import export_backbone, load_weights
+from rmae_d2.errors import CheckpointError
 
 # What a person does who has Detectron2 and the file, and nothing of ours.
 STRANGER = """

@@ -8,13 +8,8 @@ from detectron2.modeling import SimpleFeaturePyramid, ViT
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from rmae_d2.checkpoint import (
-    CheckpointError,
-    build_from_reference,
-    convert,
-    load_pretrained,
-    load_weights,
-)
+from rmae_d2.checkpoint import build_from_reference, convert, load_pretrained, load_weights
+from rmae_d2.errors import CheckpointError
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared/golden/rmae_tiny.pt"
 SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}

@@ -9,7 +9,8 @@ from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from rmae_d2.checkpoint import CheckpointError, LoadReport, load_pretrained
+from rmae_d2.checkpoint import LoadReport, load_pretrained
+from rmae_d2.errors import CheckpointError
 from rmae_d2.modeling import sincos_position_embedding
 
 POS = "backbone.net.pos_embed"

@@ -11,8 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmae_d2.checkpoint import CheckpointError, load_weights
+from rmae_d2.checkpoint import load_weights
 from rmae_d2.checkpoint.numpy_pickle import load_numpy_pickle
+from rmae_d2.errors import CheckpointError
 
 
 def read(content, protocol):

@@ -2,7 +2,8 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from rmae_d2.checkpoint import CheckpointError, export_backbone, load_generator, load_scorer
+from rmae_d2.checkpoint import export_backbone, load_generator, load_scorer
+from rmae_d2.errors import CheckpointError
 from rmae_d2.modeling import FrozenViT, LearnedMasking, MaskDiscriminator, MaskedViT, MaskGenerator
 
 SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 4}

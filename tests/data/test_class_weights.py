@@ -9,7 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import get_fed_loss_cls_weights
 
 from rmae_d2.data.class_weights import FederatedClassWeights
-from rmae_d2.data.datasets import DatasetMissingError
+from rmae_d2.errors import UserError
 
 
 def test_lvis_has_detectron2s_weights():
@@ -61,5 +61,5 @@ def test_registered_data_without_counts(own):
 def test_what_is_not_there():
     with pytest.raises(ValueError, match="no dataset is registered as 'lvis_v2_train'"):
         FederatedClassWeights("lvis_v2_train")()
-    with pytest.raises(DatasetMissingError, match="no annotation file /nowhere.json"):
+    with pytest.raises(UserError, match="no annotation file /nowhere.json"):
         FederatedClassWeights(json="/nowhere.json")()

@@ -12,20 +12,14 @@ from PIL import Image
 from timm.data import create_transform
 from torchvision import transforms as V
 
-from rmae_d2.config import ConfigError
-from rmae_d2.data import (
-    ImageReadError,
-    RandomResizedCrop,
-    UnreadableImagesError,
-    build_eval_loader,
-    build_train_loader,
-)
+from rmae_d2.data import RandomResizedCrop, build_eval_loader, build_train_loader
 from rmae_d2.data.classification_mapper import (
     ClassificationDatasetMapper,
     RandAugment,
     ResizeCenterCrop,
 )
 from rmae_d2.data.datasets.image_folder import classification_dataset
+from rmae_d2.errors import ImageReadError, UserError
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +94,7 @@ def test_damaged_files_are_replaced_in_training_and_named_in_evaluation(root, tm
     batch = next(iter(build_train_loader([good, empty], mapper(), 8, num_workers=0)))
     assert all(s["file_name"] == good["file_name"] for s in batch)
     assert "the file is empty" in next(s["skipped"][0][1] for s in batch if "skipped" in s)
-    with pytest.raises(UnreadableImagesError, match="the file is empty"):
+    with pytest.raises(UserError, match="the file is empty"):
         next(iter(build_train_loader([empty], mapper(), 1, num_workers=0)))
     with pytest.raises(ImageReadError, match=r"empty\.jpg: the file is empty"):
         list(build_eval_loader([good, empty], mapper(), num_workers=0))
@@ -146,13 +140,13 @@ def test_rectangles_and_wrong_shares():
         20,
         200,
     )
-    with pytest.raises(ConfigError, match=r"crop_share=1\.5"):
+    with pytest.raises(UserError, match=r"crop_share=1\.5"):
         ResizeCenterCrop(224, 1.5)
 
 
 @pytest.mark.parametrize("policy", ["nope", "rand-m9-x3", "rand-mhigh5x"])
 def test_a_policy_that_timm_does_not_understand(policy):
-    with pytest.raises(ConfigError, match=f"policy='{policy}' is none of timm's RandAugment"):
+    with pytest.raises(UserError, match=f"policy='{policy}' is none of timm's RandAugment"):
         RandAugment(policy)
 
 

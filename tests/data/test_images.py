@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rmae_d2.data.images import ImageReadError, read_image
+from rmae_d2.data.images import read_image
+from rmae_d2.errors import ImageReadError
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 from detectron2.data import transforms as T
 from PIL import Image
 
-from rmae_d2.data.loaders import PackedBatch
+from rmae_d2.data.loader import PackedBatch
 from rmae_d2.data.mappers import RegionDatasetMapper
 from rmae_d2.data.transforms import RandomResizedCrop
 from rmae_d2.modeling import IndependentMasking, RandomMasking, RegionGuidedMasking

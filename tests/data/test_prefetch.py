@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rmae_d2.data import build_train_loader
-from rmae_d2.data.loaders import PackedBatch
+from rmae_d2.data.loader import PackedBatch
 from rmae_d2.data.prefetch import DevicePrefetcher
 
 CPU = torch.device("cpu")

@@ -6,13 +6,13 @@ import torch
 from detectron2.data import transforms as T
 from PIL import Image
 
-from rmae_d2.config import ConfigError
 from rmae_d2.data import (
     RandomResizedCrop,
     RegionDatasetMapper,
     SeveralSourcesLoader,
     build_reconstruction_loader,
 )
+from rmae_d2.errors import UserError
 from rmae_d2.regions import FelzenszwalbSource, RegionRecord
 
 
@@ -63,7 +63,7 @@ def test_same_images_same_masks_other_regions(dicts):
 def test_names_and_refusals(dicts):
     fh = FelzenszwalbSource((20,), implementation="scikit-image")
     assert list(_load(dicts, _mapper(Whole()), [fh]).loaders) == ["", "felzenszwalb"]
-    with pytest.raises(ConfigError, match="two region sources named 'Whole'"):
+    with pytest.raises(UserError, match="two region sources named 'Whole'"):
         _load(dicts, _mapper(fh), [Whole(), Whole()])
-    with pytest.raises(ConfigError, match="a model without regions"):
+    with pytest.raises(UserError, match="a model without regions"):
         _load(dicts, _mapper(None), [Whole()])

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rmae_d2.data import build_train_loader
-from rmae_d2.data.loaders import StreamDataset
+from rmae_d2.data.loader import StreamDataset
 from rmae_d2.data.repeat_factors import RepeatedOrder, category_repeat_factors
 
 FACTORS = st.lists(st.floats(0, 4), min_size=1, max_size=60).filter(lambda f: sum(f) >= 1)

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rmae_d2.config import apply_overrides, get_config
-from rmae_d2.data import ImageReadError, build_eval_loader, build_train_loader
-from rmae_d2.data.datasets import AnnotationError
+from rmae_d2.data import build_eval_loader, build_train_loader
 from rmae_d2.data.datasets.semantic import semantic_dataset
 from rmae_d2.data.semantic_mapper import SemanticDatasetMapper
 from rmae_d2.data.semantic_transforms import LimitedClassCrop, PhotometricDistortion
+from rmae_d2.errors import AnnotationError, ImageReadError
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from PIL import Image
 from rmae_d2.demo import Limits, run_demo
 from rmae_d2.demo.serve import names_of
 from rmae_d2.demo.server import build_app
-from rmae_d2.overrides import ConfigError
+from rmae_d2.errors import UserError
 from tests.demo.files import encoded, picture, png_header
 
 MARKS = {"positive": [[2, 2], [2, 3]], "negative": [[6, 6], [0, 7]]}
@@ -333,7 +333,7 @@ def test_a_taken_port_is_one_error(weights):
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(ConfigError, match=f"port {port} .*choose another one with --port"):
+        with pytest.raises(UserError, match=f"port {port} .*choose another one with --port"):
             run_demo(weights, port=port)
 
 
@@ -346,10 +346,10 @@ def test_bad_settings_are_one_error(weights, monkeypatch, tmp_path):
         ({"mask_ratio": 2.0}, "--mask-ratio 2.0"),
         ({"examples": [str(tmp_path / "text.png")]}, "text.png: This file is not an image"),
     ):
-        with pytest.raises(ConfigError, match=text):
+        with pytest.raises(UserError, match=text):
             run_demo(weights, **{"port": 0, **settings})
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    with pytest.raises(ConfigError, match=r"pip install 'rmae_d2\[demo\]'"):
+    with pytest.raises(UserError, match=r"pip install 'rmae_d2\[demo\]'"):
         run_demo(weights)
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from detectron2.engine import HookBase
 
-from rmae_d2.checkpoint import CheckpointError
 from rmae_d2.config import config_root
-from rmae_d2.engine import NonFiniteError, Trainer, adversarial_params, scaled_adamw
+from rmae_d2.engine import Trainer
 from rmae_d2.engine.hooks import TellProgress
+from rmae_d2.errors import CheckpointError, UserError
 from rmae_d2.modeling import (
     FrozenViT,
     InformedMasking,
@@ -21,6 +21,7 @@ from rmae_d2.modeling import (
     MaskPlan,
     random_shuffle,
 )
+from rmae_d2.solver import adversarial_params, scaled_adamw
 
 CONFIG = config_root() / "pretrain/automae_rmae_vitb.py"
 SCORER = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
@@ -248,7 +249,7 @@ def test_a_player_that_is_not_finite_stops_the_run(make_rmae, tmp_path, player):
         output_dir=str(tmp_path),
     )
     trainer.register_hooks([Poison()])
-    with pytest.raises(NonFiniteError, match="not finite at iteration 2"):
+    with pytest.raises(UserError, match="not finite at iteration 2"):
         trainer.train(0, 4)
     assert all(map(torch.equal, trainer.sound, model.backbone.parameters()))
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from rmae_d2.checkpoint import CheckpointError
 from rmae_d2.config import config_root
+from rmae_d2.errors import CheckpointError
 
 CONFIGS = config_root() / "imagenet"
 LINEAR, FINETUNE, KNN = (CONFIGS / f"{name}_vitb.py" for name in ("linear", "finetune", "knn"))

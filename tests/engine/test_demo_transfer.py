@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from rmae_d2.data.datasets.scene_crops import write_crops
-from rmae_d2.data.datasets.scenes import write_scenes
+from rmae_d2.data.scenes.crops import write_crops
+from rmae_d2.data.scenes.dataset import write_scenes
 
 DEMO = Path(__file__).resolve().parents[2] / "configs/demo"
 SMALL = [

@@ -14,7 +14,7 @@ import torch
 DRIVER = """
 import argparse, json, sys
 from detectron2.utils import comm
-from rmae_d2.engine import NonFiniteError, main
+from rmae_d2.engine import main
 from rmae_d2.engine.launch import launch_training
 
 def runs(args):
@@ -22,7 +22,7 @@ def runs(args):
         one = argparse.Namespace(config_file=config, resume=False, eval_only=eval_only, opts=opts)
         try:
             results = main(one)
-        except NonFiniteError as error:
+        except UserError as error:
             results = str(error)
         with open(f"{args.opts[1]}/{name}_rank{comm.get_rank()}.json", "w") as file:
             json.dump(results, file)

@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from rmae_d2.config import ConfigError
+from rmae_d2.errors import UserError
 
 STEPS = 9
 COMMON = (
@@ -141,7 +141,7 @@ def test_a_batch_that_does_not_divide_says_so(runs, journeys, tmp_path):
     """The global batch is the configuration's: another number of processes never changes it silently."""
     shutil.copytree(journeys / "ddp", tmp_path / "run")
     message = "total_batch_size=4 does not divide by 1 processes x 3"
-    with pytest.raises((ValueError, ConfigError), match=message):
+    with pytest.raises((ValueError, UserError), match=message):
         runs.train(
             tmp_path / "run", *COMMON, "train.max_iter=16", "train.grad_accum=3", resume=True
         )

@@ -8,10 +8,7 @@ import sys
 import pytest
 import torch
 
-from rmae_d2.checkpoint import CheckpointError
-from rmae_d2.config import ConfigError
-from rmae_d2.data import DatasetMissingError
-from rmae_d2.data.datasets import AnnotationError
+from rmae_d2.errors import AnnotationError, CheckpointError, UserError
 
 RECIPE = "configs/coco/mask_rcnn_vitdet_b_1x_small.py"
 CASCADE = "configs/coco/cascade_mask_rcnn_vitdet_b_100ep.py"
@@ -195,7 +192,7 @@ def test_recomputed_activations_change_nothing(finetune, data, losses, tmp_path)
 
 
 def test_a_model_that_cannot_recompute_says_so(runs, tmp_path):
-    with pytest.raises(ConfigError, match="activation_checkpointing=true: no part of this RMAE"):
+    with pytest.raises(UserError, match="activation_checkpointing=true: no part of this RMAE"):
         off = [f"model.{x}.use_act_checkpoint=false" for x in ("backbone.net", "pixel_decoder")]
         runs.train(tmp_path, "train.activation_checkpointing=true", *off)
 
@@ -289,7 +286,7 @@ def test_bad_test_data_stop_a_run_before_it_begins(finetune, data, tmp_path):
         finetune(tmp_path / "run", *own, "train.eval_period=4")
     assert "Starting training" not in log(tmp_path / "run")
     missing = [*data(splits=["train"]), f"dataloader.test.dataset.json={tmp_path / 'no.json'}"]
-    with pytest.raises(DatasetMissingError, match=r"no.json"):
+    with pytest.raises(UserError, match=r"no.json"):
         finetune(tmp_path / "other", *missing, "train.eval_period=4")
 
 

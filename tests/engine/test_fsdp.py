@@ -20,7 +20,7 @@ from detectron2.utils import comm
 from omegaconf import OmegaConf
 from timm.models.vision_transformer import Block
 from torch import nn
-from rmae_d2.engine import NonFiniteError, Trainer, main, parallelize
+from rmae_d2.engine import (Trainer, main, parallelize)
 from rmae_d2.engine.launch import launch_training
 from rmae_d2.engine.parallel import local
 
@@ -65,7 +65,7 @@ def nan_on_one_rank(parallel, fused):
     trainer.register_hooks([record])
     try:
         trainer.train(0, 20)
-    except NonFiniteError as error:
+    except UserError as error:
         message = str(error)
     same = [
         all(torch.equal(a, b) for a, b in zip(x, y, strict=True))
@@ -85,7 +85,7 @@ def runs(args):
                 results = main(
                     argparse.Namespace(config_file=config, resume=False, eval_only=False, opts=opts)
                 )
-        except NonFiniteError as error:
+        except UserError as error:
             results = str(error)
         with open(f"{args.opts[1]}/{name}_rank{comm.get_rank()}.json", "w") as file:
             json.dump(results, file)

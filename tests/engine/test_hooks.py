@@ -8,9 +8,10 @@ import torch
 from detectron2.config import instantiate
 from torch import nn
 
-from rmae_d2.checkpoint import CheckpointError
 from rmae_d2.config import apply_overrides, get_config
-from rmae_d2.engine import Checkpointer, LRSchedule, Trainer, hooks, scaled_adamw
+from rmae_d2.engine import Checkpointer, LRSchedule, Trainer, hooks
+from rmae_d2.errors import CheckpointError
+from rmae_d2.solver import scaled_adamw
 from rmae_d2.visualization.samples import keep_sample, kept_samples
 
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from rmae_d2.config import get_config
-from rmae_d2.data import DatasetMissingError
+from rmae_d2.errors import UserError
 
 STEPS = ("train.max_iter=4", "train.checkpointer.period=2")
 
@@ -73,7 +73,7 @@ def test_the_config_that_it_saves_trains_again(runs, labelled, tmp_path):
 
 def test_a_bad_folder_stops_the_run_before_it_begins(runs, tmp_path):
     out = tmp_path / "run"
-    with pytest.raises(DatasetMissingError, match=f"no labelled images in {tmp_path}/nowhere"):
+    with pytest.raises(UserError, match=f"no labelled images in {tmp_path}/nowhere"):
         runs.train(out, *STEPS, *knn(tmp_path / "nowhere"))
     assert not (out / "config.yaml").exists() and not list(out.glob("*.pth"))
 

@@ -11,10 +11,8 @@ from timm.models.vision_transformer import Block
 from timm.optim import Lars
 from torch import nn
 
-from rmae_d2.checkpoint import CheckpointError, load_weights
-from rmae_d2.checkpoint.formats import read_file
-from rmae_d2.checkpoint.sharded import read_sharded
-from rmae_d2.config import ConfigError
+from rmae_d2.checkpoint import load_weights
+from rmae_d2.checkpoint.sharded import read_checkpoint, read_sharded
 from rmae_d2.engine import EMA, Checkpointer, Trainer, parallelize, unwrap
 from rmae_d2.engine.parallel import (
     _units,
@@ -24,6 +22,7 @@ from rmae_d2.engine.parallel import (
     local,
     whole,
 )
+from rmae_d2.errors import CheckpointError, UserError
 from rmae_d2.modeling import RMAE, build_parts, vit_kwargs
 
 CPU = torch.device("cpu")
@@ -126,18 +125,18 @@ class Run:
 
 
 def test_unknown_kinds_and_fp16_are_refused(monkeypatch):
-    with pytest.raises(ConfigError, match="train.parallel='zero': one of ddp, fsdp"):
+    with pytest.raises(UserError, match="train.parallel='zero': one of ddp, fsdp"):
         parallelize(Toy(), settings("zero"), CPU)
-    with pytest.raises(ConfigError, match="fp16 needs: set train.precision=bf16"):
+    with pytest.raises(UserError, match="fp16 needs: set train.precision=bf16"):
         parallelize(Toy(), settings(precision="fp16"), CPU)
     monkeypatch.setitem(sys.modules, "torch.distributed.fsdp", None)  # as in torch 2.4
-    with pytest.raises(ConfigError, match="needs torch 2.6 or newer.*train.parallel=ddp"):
+    with pytest.raises(UserError, match="needs torch 2.6 or newer.*train.parallel=ddp"):
         parallelize(Toy(), settings(), CPU)
 
 
 def test_lars_is_refused():
     model = parallelize(Toy(), settings(), CPU)
-    with pytest.raises(ConfigError, match="LARS needs the norms of whole matrices"):
+    with pytest.raises(UserError, match="LARS needs the norms of whole matrices"):
         check_optimizer(model, Lars(model.parameters(), lr=1.0))
     check_optimizer(model, torch.optim.SGD(model.parameters(), lr=1.0))
     plain = Toy()
@@ -242,7 +241,7 @@ def test_a_final_checkpoint_continues_sharded(tmp_path, assert_same):
 
 def test_a_folder_gives_weights_too(tmp_path):
     path = Run(tmp_path / "run").train(3).save(2)
-    content = read_file(str(path))
+    content = read_checkpoint(str(path))
     final = Run(tmp_path / "run")
     final.checkpointer.resume()
     torch.testing.assert_close(content["model"], final.state()["model"])

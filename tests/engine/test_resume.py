@@ -6,8 +6,7 @@ import sys
 import pytest
 import torch
 
-from rmae_d2.checkpoint import CheckpointError
-from rmae_d2.config import ConfigError
+from rmae_d2.errors import CheckpointError, UserError
 
 FULL = ("train.ema.decay=0.9", "train.clip_grad=0.2", "dataloader.train.num_workers=2")
 
@@ -213,7 +212,7 @@ def test_a_run_is_not_overwritten(runs, tmp_path):
     out = tmp_path / "run"
     runs.train(out, "train.max_iter=3")
     before = snapshot(out)
-    with pytest.raises(ConfigError, match="already holds a run: add --resume"):
+    with pytest.raises(UserError, match="already holds a run: add --resume"):
         runs.train(out, "train.max_iter=3")
     assert snapshot(out) == before
 

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmae_d2.config import ConfigError
 from rmae_d2.engine.start import Start, check_flags, first_host, how_started, wants_cpu
+from rmae_d2.errors import UserError
 
 TORCHRUN = {
     "RANK": "5",
@@ -60,7 +60,7 @@ def test_srun_where_slurm_says_less():
     assert how_started({**SRUN, "MASTER_ADDR": "ib0", "MASTER_PORT": "77"}).address == "ib0"
     one_machine = without(env, "SLURM_TASKS_PER_NODE") | {"SLURM_LOCALID": "5"}
     assert how_started(one_machine).local_size == 8
-    with pytest.raises(ConfigError, match="set MASTER_ADDR"):
+    with pytest.raises(UserError, match="set MASTER_ADDR"):
         how_started(without(SRUN, "SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST"))
 
 
@@ -91,7 +91,7 @@ def test_torchrun_within_srun_is_torchruns():
     ],
 )
 def test_environments_that_contradict_themselves(env, says):
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(UserError, match=says):
         how_started(env)
 
 
@@ -106,7 +106,7 @@ def test_environments_that_contradict_themselves(env, says):
     ],
 )
 def test_flags_that_contradict_the_start(start, changes, says):
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(UserError, match=says):
         check_flags(how_started(start), flags(**changes))
 
 
@@ -118,9 +118,9 @@ def test_flags_that_fit():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_processes_that_do_not_fit_the_gpus():
-    with pytest.raises(ConfigError, match="--num-gpus 0 .*train.device=cpu"):
+    with pytest.raises(UserError, match="--num-gpus 0 .*train.device=cpu"):
         check_flags(None, flags(num_gpus=0, opts=[]))
-    with pytest.raises(ConfigError, match="--num-gpus 64 on a machine with"):
+    with pytest.raises(UserError, match="--num-gpus 64 on a machine with"):
         check_flags(None, flags(num_gpus=64, opts=[]))
 
 

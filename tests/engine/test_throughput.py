@@ -7,7 +7,7 @@ import torch
 from detectron2.config import instantiate
 from torch import nn
 
-from rmae_d2.config import ConfigError, apply_overrides, get_config
+from rmae_d2.config import apply_overrides, get_config
 from rmae_d2.engine.throughput import (
     Peak,
     compile_model,
@@ -16,6 +16,7 @@ from rmae_d2.engine.throughput import (
     step_flops,
     tune_for,
 )
+from rmae_d2.errors import UserError
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -106,7 +107,7 @@ def test_peaks():
 
 @pytest.mark.parametrize("tflops", [0.0, 989.0])
 def test_an_unknown_precision_is_told_with_the_known_ones(tflops):
-    with pytest.raises(ConfigError, match="train.precision='fp23': one of fp32, bf16, fp16"):
+    with pytest.raises(UserError, match="train.precision='fp23': one of fp32, bf16, fp16"):
         device_peak(CPU, "fp23", tflops)
 
 
@@ -162,5 +163,5 @@ def test_compiled_kernels_compute_the_same(model, autocast):
 
 
 def test_what_has_no_blocks_is_not_compiled():
-    with pytest.raises(ConfigError, match="this Linear has no transformer blocks"):
+    with pytest.raises(UserError, match="this Linear has no transformer blocks"):
         compile_model(nn.Linear(2, 2), by_block=False)

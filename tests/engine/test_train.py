@@ -10,10 +10,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from rmae_d2.checkpoint import CheckpointError
-from rmae_d2.config import ConfigError, load_config
-from rmae_d2.data import TooManySkippedError, UnreadableImagesError
-from rmae_d2.engine import NonFiniteError
+from rmae_d2.config import load_config
+from rmae_d2.errors import CheckpointError, UserError
 
 SHORT = ("train.max_iter=8", "train.checkpointer.period=4")
 
@@ -105,7 +103,7 @@ def test_evaluation_of_a_checkpoint(finished, runs, tmp_path):
 @pytest.mark.parametrize(
     "overrides, error, message",
     [
-        ([], ConfigError, "needs weights: train.init_checkpoint="),
+        ([], UserError, "needs weights: train.init_checkpoint="),
         (["train.init_checkpoint=absent.pth"], CheckpointError, "absent.pth: no such weight file"),
         (["model.backbone.net.depth=3"], CheckpointError, "does not fit"),
     ],
@@ -166,7 +164,7 @@ def model_of(error):
 
 def test_divergence_ends_the_run(runs, tmp_path, metrics):
     out = tmp_path / "run"
-    with pytest.raises(NonFiniteError, match="at iteration 2.*a learning rate") as error:
+    with pytest.raises(UserError, match="at iteration 2.*a learning rate") as error:
         runs.train(out, "optimizer.base_lr=1e30", "train.checkpointer.period=1")
     assert (out / "last_checkpoint").read_text() == "model_0000001.pth"
     assert not list(out.glob("model_0000002*")) and not (out / "model_final.pth").exists()
@@ -183,7 +181,7 @@ def test_divergence_ends_the_run(runs, tmp_path, metrics):
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_bad_first_step_leaves_the_initial_weights(runs, tmp_path, precision):
     out = tmp_path / "run"
-    with pytest.raises(NonFiniteError, match="at iteration 0") as error:
+    with pytest.raises(UserError, match="at iteration 0") as error:
         runs.train(out, "model.pixel_std=[0, 0, 0]", f"train.precision={precision}")
     runs.train(tmp_path / "sound", "train.max_iter=1")  # whose only step has rate 0
     initial = torch.load(tmp_path / "sound/model_final.pth", weights_only=True)["model"]
@@ -213,8 +211,8 @@ def test_one_bad_image_is_skipped_and_counted(runs, make_photos, tmp_path, metri
 @pytest.mark.parametrize(
     "good, error, message",
     [
-        (24, TooManySkippedError, "1. of 44 images could not be read, more than 10.*--resume"),
-        (0, UnreadableImagesError, "10 images could not be read"),
+        (24, UserError, "1. of 44 images could not be read, more than 10.*--resume"),
+        (0, UserError, "10 images could not be read"),
     ],
 )
 def test_many_bad_images_end_the_run(runs, make_photos, tmp_path, good, error, message):

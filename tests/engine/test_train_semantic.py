@@ -9,8 +9,8 @@ import torch
 from detectron2.config import instantiate
 from omegaconf import OmegaConf
 
-from rmae_d2.checkpoint import CheckpointError
 from rmae_d2.config import apply_overrides, get_config
+from rmae_d2.errors import CheckpointError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 DEMO = CONFIGS / "demo/semantic_tiny_ade20k.py"

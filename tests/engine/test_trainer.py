@@ -8,15 +8,9 @@ import torch
 from detectron2.engine import HookBase
 from torch import nn
 
-from rmae_d2.engine import (
-    EMA,
-    Checkpointer,
-    EMAHook,
-    NonFiniteError,
-    PeriodicCheckpoint,
-    Trainer,
-)
+from rmae_d2.engine import EMA, Checkpointer, EMAHook, PeriodicCheckpoint, Trainer
 from rmae_d2.engine.trainer import seed_step
+from rmae_d2.errors import UserError
 
 
 class Toy(nn.Module):
@@ -177,9 +171,7 @@ def test_a_bad_loss_stops_at_once_and_leaves_the_weights(tmp_path, precision, po
     trainer = make_trainer(make_batches(9, poison=(5, poison)), tmp_path, precision=precision)
     record = Record()
     trainer.register_hooks([record])
-    with pytest.raises(
-        NonFiniteError, match="not finite at iteration 5.*nonfinite_batch_rank0.json"
-    ):
+    with pytest.raises(UserError, match="not finite at iteration 5.*nonfinite_batch_rank0.json"):
         trainer.train(0, 9)
     assert trainer.iter == 5
     assert equal(record.weights[-1], list(trainer.model.parameters()))
@@ -196,7 +188,7 @@ def test_a_bad_gradient_stops_too(tmp_path):
     )
     record = Record()
     trainer.register_hooks([record])
-    with pytest.raises(NonFiniteError, match="iteration 2"):
+    with pytest.raises(UserError, match="iteration 2"):
         trainer.train(0, 5)
     assert equal(record.weights[-1], list(trainer.model.parameters()))
 
@@ -235,7 +227,7 @@ def test_nothing_is_applied_between_a_bad_step_and_its_discovery(tmp_path, preci
         trainer.grad_scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
     record = Record()
     trainer.register_hooks([record])
-    with pytest.raises(NonFiniteError, match="iteration 6"):
+    with pytest.raises(UserError, match="iteration 6"):
         trainer.train(0, 20)
     assert trainer.iter == 9  # the last of its period
     assert not equal(record.weights[4], record.weights[5])
@@ -260,7 +252,7 @@ def test_nothing_is_saved_between_a_bad_step_and_its_discovery(tmp_path):
     )
     checkpointer = Checkpointer(model, str(tmp_path), trainer=trainer)
     trainer.register_hooks([PeriodicCheckpoint(checkpointer, period=3, max_to_keep=0)])
-    with pytest.raises(NonFiniteError, match="iteration 4"):
+    with pytest.raises(UserError, match="iteration 4"):
         trainer.train(0, 20)
     assert trainer.iter == 5
     assert [path.name for path in checkpointer.numbered()] == ["model_0000002.pth"]

@@ -15,7 +15,6 @@ import argparse, ctypes, logging, os, signal, sys, time
 import torch
 import torch.distributed as dist
 from detectron2.utils import comm
-from rmae_d2.config import ConfigError
 from rmae_d2.engine.launch import launch_training
 
 def work(args):
@@ -26,7 +25,7 @@ def work(args):
         file.write(str(os.getpid()))
     os.rename(f"{folder}/new{rank}", f"{folder}/pid{rank}")
     if scenario == "wrong" and rank == 1:
-        raise ConfigError("the label 200 is too many")
+        raise UserError("the label 200 is too many")
     if scenario == "bug" and rank == 1:
         raise LookupError("a bug of rank 1")
     if scenario == "hang" and rank == 0:

@@ -4,9 +4,8 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from omegaconf import OmegaConf
 
-from rmae_d2.config import ConfigError, get_config
-from rmae_d2.data import DatasetMissingError
-from rmae_d2.data.datasets import AnnotationError
+from rmae_d2.config import get_config
+from rmae_d2.errors import AnnotationError, UserError
 from rmae_d2.evaluation.classes import classes_of
 from rmae_d2.evaluation.ground_truth import load_ground_truth
 
@@ -64,12 +63,12 @@ def test_names_without_their_json_stand_with_class_numbers(small, register, capl
 @pytest.mark.parametrize(
     ("cfg", "error", "says"),
     [
-        ({}, ConfigError, "does not say which classes"),
-        ({"dataloader": {"test": None, "evaluator": [1]}}, ConfigError, "does not say which"),
-        ({"dataloader": {"test": {"dataset": {"names": "coco_2018"}}}}, ConfigError, "'coco_2018'"),
+        ({}, UserError, "does not say which classes"),
+        ({"dataloader": {"test": None, "evaluator": [1]}}, UserError, "does not say which"),
+        ({"dataloader": {"test": {"dataset": {"names": "coco_2018"}}}}, UserError, "'coco_2018'"),
         (
             {"dataloader": {"test": {"dataset": {"json": "/no/own.json"}}}},
-            DatasetMissingError,
+            UserError,
             "/no/own.json",
         ),
     ],
@@ -82,7 +81,7 @@ def test_unknown(cfg, error, says):
 def test_no_names_and_no_json(small, register):
     name, path = register(small)
     path.unlink()
-    with pytest.raises(ConfigError, match=f"the classes of {name} are not known"):
+    with pytest.raises(UserError, match=f"the classes of {name} are not known"):
         classes_of(config(names=name))
 
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmae_d2.evaluation import EvaluationError
+from rmae_d2.errors import UserError
 from rmae_d2.evaluation.classification import ClassificationEvaluator
 
 
@@ -36,7 +36,7 @@ def test_counts_by_hand(count, classes, size, data):
 
 
 def test_nothing_and_nonsense():
-    with pytest.raises(EvaluationError, match="no image was classified"):
+    with pytest.raises(UserError, match="no image was classified"):
         evaluate(torch.zeros(0, 3), [])
-    with pytest.raises(EvaluationError, match=r"an image or another .* not finite"):
+    with pytest.raises(UserError, match=r"an image or another .* not finite"):
         evaluate(torch.tensor([[0.0, torch.nan]]), [0])

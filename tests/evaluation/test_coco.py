@@ -25,9 +25,8 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from rmae_d2.data import DatasetMissingError
-from rmae_d2.data.datasets.coco_json import AnnotationError
-from rmae_d2.evaluation import COCOEvaluator, EvaluationError
+from rmae_d2.errors import AnnotationError, UserError
+from rmae_d2.evaluation import COCOEvaluator
 from rmae_d2.evaluation.average_precision import coco_curves, metrics_of, nothing_found
 
 LIBRARIES = ["faster-coco-eval", "pycocotools"]
@@ -326,7 +325,7 @@ def test_detections_that_do_not_belong(small, register, detections, make_instanc
             {"image_id": image_id},
             {"instances": make_instances(shown, [box], [score], [number], mask)},
         )
-        with pytest.raises(EvaluationError, match=message):
+        with pytest.raises(UserError, match=message):
             feed(COCOEvaluator(name), [pair]).evaluate()
 
     check(r"1 of 1 predicted images are not in .*own_\d+.json, such as the ids 999", image_id=999)
@@ -334,10 +333,10 @@ def test_detections_that_do_not_belong(small, register, detections, make_instanc
     check("not finite: has the training diverged", score=float("nan"))
     check("not finite", box=(1, 1, float("inf"), 5))
     check(r"mask is \(50, 40\) \(height, width\), .* says \(40, 50\)", shape=(50, 40))
-    with pytest.raises(EvaluationError, match="needs the output 'instances', .* gives sem_seg"):
+    with pytest.raises(UserError, match="needs the output 'instances', .* gives sem_seg"):
         COCOEvaluator(name).process([{"image_id": 10}], [{"sem_seg": None}])
     boxes_only = detections(path).perfect(with_masks=False)
-    with pytest.raises(EvaluationError, match="segm needs masks, and the model predicts boxes"):
+    with pytest.raises(UserError, match="segm needs masks, and the model predicts boxes"):
         feed(COCOEvaluator(name, "segm"), boxes_only).evaluate()
     with pytest.raises(ValueError, match="keypoints.*choose from bbox, segm, boundary"):
         COCOEvaluator(name, ("keypoints",))
@@ -358,7 +357,7 @@ def test_boxes_without_masks(small, register, detections, feed, caplog, library)
     assert list(found) == ["bbox"] and found["bbox"]["AP"] == pytest.approx(100)
     assert "has no masks: segm is not evaluated" in caplog.text
     assert "2 annotations have no area" in caplog.text
-    with pytest.raises(EvaluationError, match="has boxes only: .*tasks=.bbox."):
+    with pytest.raises(UserError, match="has boxes only: .*tasks=.bbox."):
         feed(COCOEvaluator(name, "segm", library=library), reader.perfect()).evaluate()
 
 
@@ -496,7 +495,7 @@ def test_names_that_are_not_there(small, register):
         COCOEvaluator("coco_2017_vall")
     name, path = register(small)
     path.unlink()
-    with pytest.raises(DatasetMissingError, match=f"the dataset {name} is not there"):
+    with pytest.raises(UserError, match=f"the dataset {name} is not there"):
         COCOEvaluator(name)
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmae_d2.evaluation import EvaluationError
+from rmae_d2.errors import UserError
 from rmae_d2.evaluation.interactive import (
     Curve,
     Target,
@@ -238,7 +238,7 @@ class TestObjects:
         assert all(len(pick) == 3 for pick in picks) and 1 < len(picks) < 5
 
     def test_none(self):
-        with pytest.raises(EvaluationError, match="none of 8 objects covers 99.0% to 99.5%"):
+        with pytest.raises(UserError, match="none of 8 objects covers 99.0% to 99.5%"):
             choose_objects(self.samples(), 0.99, 0.995, 3, 0)
 
     def test_every_form_of_mask(self):

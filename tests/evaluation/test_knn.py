@@ -11,7 +11,7 @@ from rmae_d2.data import build_eval_loader
 from rmae_d2.data.classification_mapper import ClassificationDatasetMapper, ResizeCenterCrop
 from rmae_d2.data.datasets.image_folder import knn_dataset
 from rmae_d2.engine import Evaluate, Trainer
-from rmae_d2.evaluation import EvaluationError
+from rmae_d2.errors import UserError
 from rmae_d2.evaluation.knn import KNNEvaluation, KNNEvaluator, knn_votes
 
 
@@ -101,16 +101,16 @@ def test_a_class_nobody_votes_for_is_never_right():
 
 def test_nonsense():
     evaluator = KNNEvaluator()
-    with pytest.raises(EvaluationError, match=r"got \[0\] images"):
+    with pytest.raises(UserError, match=r"got \[0\] images"):
         evaluator.evaluate()
     fill(evaluator, np.eye(3), [0, 1, 2], [False] * 3)
-    with pytest.raises(EvaluationError, match="needs images that vote"):
+    with pytest.raises(UserError, match="needs images that vote"):
         evaluator.evaluate()
     evaluator.reset()
     fill(evaluator, np.eye(1), [0], [True])
-    with pytest.raises(EvaluationError, match="needs images that vote"):
+    with pytest.raises(UserError, match="needs images that vote"):
         evaluator.evaluate()
-    with pytest.raises(EvaluationError, match="not finite"):
+    with pytest.raises(UserError, match="not finite"):
         fill(evaluator, np.array([[np.inf]]), [0], [True])
     with pytest.raises(ValueError, match="k=0"):
         KNNEvaluator(k=0)

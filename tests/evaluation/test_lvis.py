@@ -14,7 +14,7 @@ from detectron2.data.datasets import register_lvis_instances
 from detectron2.data.datasets.lvis import get_lvis_instances_meta
 
 from rmae_d2 import compat
-from rmae_d2.data.datasets.coco_json import AnnotationError
+from rmae_d2.errors import AnnotationError
 from rmae_d2.evaluation import LVISEvaluator
 from rmae_d2.evaluation.average_precision import limit_detections
 

@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from rmae_d2.data.datasets import AnnotationError
 from rmae_d2.data.datasets.semantic import semantic_classes, semantic_dataset
-from rmae_d2.evaluation import EvaluationError
+from rmae_d2.errors import AnnotationError, UserError
 from rmae_d2.evaluation.semantic import SemSegEvaluator, confusion_matrix, semantic_metrics
 
 ADE20K = "ade20k_sem_seg_val"
@@ -164,12 +163,12 @@ def test_nothing_evaluated(own, caplog):
     [
         (
             {"instances": 1},
-            EvaluationError,
+            UserError,
             "needs the output 'sem_seg', the model gives instances",
         ),
-        (labels(0, 1, 3, 0), EvaluationError, "predicts class 3, the dataset has 3"),
-        (labels(0, -1, 1, 1), EvaluationError, "x.jpg: the model's scores are nan"),
-        ({"sem_seg": torch.full((3, 1, 4), torch.nan)}, EvaluationError, "x.jpg.*scores are nan"),
+        (labels(0, 1, 3, 0), UserError, "predicts class 3, the dataset has 3"),
+        (labels(0, -1, 1, 1), UserError, "x.jpg: the model's scores are nan"),
+        ({"sem_seg": torch.full((3, 1, 4), torch.nan)}, UserError, "x.jpg.*scores are nan"),
         (labels(0, 1, 1), AnnotationError, "x.png is 1x4.*x.jpg is 1x3"),
     ],
 )
@@ -180,7 +179,7 @@ def test_outputs_that_do_not_belong(own, output, error, message):
 
 
 def test_samples_without_labels(own):
-    with pytest.raises(EvaluationError, match="SemanticDatasetMapper in dataloader.test.mapper"):
+    with pytest.raises(UserError, match="SemanticDatasetMapper in dataloader.test.mapper"):
         own[0].process([{"file_name": "x.jpg"}], [labels(0)])
 
 

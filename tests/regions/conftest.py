@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rmae_d2.regions import RegionRecord, ShardHeader, ShardWriter, write_index
-from rmae_d2.regions.shards import digest
+from rmae_d2.regions.store.shards import digest
 
 PARAMS = {"source": "test", "scales": [1, 2]}
 

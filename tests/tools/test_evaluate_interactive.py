@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from rmae_d2.config import apply_overrides, get_config, save_config
-from rmae_d2.engine import RegionPromptPredictor
-from rmae_d2.engine.interactive_command import evaluate_interactive, read_photo
-from rmae_d2.evaluation import EvaluationError
+from rmae_d2.errors import UserError
+from rmae_d2.inference import RegionPromptPredictor
+from rmae_d2.inference.interactive_evaluation import evaluate_interactive, read_photo
 
 TOOL = Path(__file__).resolve().parents[2] / "tools/evaluate_interactive.py"
 SIZES = {"img_size": 64, "patch_size": 16, "embed_dim": 32, "depth": 1, "num_heads": 4}
@@ -103,7 +103,7 @@ def test_clicks_are_the_same_every_time(run, tmp_path):
 def test_a_photo_of_another_size_than_its_masks(run):
     # The loader looks at some photos only.
     sample = {"file_name": str(run / "0.png"), "height": 61, "width": 80}
-    with pytest.raises(EvaluationError, match="has 60 x 80 pixels"):
+    with pytest.raises(UserError, match="has 60 x 80 pixels"):
         read_photo(sample)
 
 

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rmae_d2.engine.region_command import main, parse_source
-from rmae_d2.overrides import ConfigError
+from rmae_d2.commands.regions import main, parse_source
+from rmae_d2.errors import UserError
 from rmae_d2.regions import FelzenszwalbSource, RegionStore
-from rmae_d2.regions.manifest import MANIFEST, load_manifest
+from rmae_d2.regions.jobs.manifest import MANIFEST, load_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = [sys.executable, str(ROOT / "tools/generate_regions.py")]
@@ -183,7 +183,7 @@ def test_failures_are_told_and_too_many_are_an_error(photos, tmp_path, capsys):
     ],
 )
 def test_arguments_of_the_source_are_checked(arguments, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         parse_source("fh", arguments)
 
 

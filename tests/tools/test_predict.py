@@ -14,14 +14,15 @@ from detectron2.config import instantiate
 from PIL import ExifTags, Image
 from pycocotools.coco import COCO
 
-from rmae_d2.config import ConfigError, apply_overrides, load_config, save_config
+from rmae_d2.commands.predict import main
+from rmae_d2.config import apply_overrides, load_config, save_config
 from rmae_d2.data import build_eval_loader, read_image
 from rmae_d2.data.datasets import semantic_classes, semantic_dataset
-from rmae_d2.engine import Predictor
-from rmae_d2.engine.predict_command import main
-from rmae_d2.engine.predict_inputs import list_inputs
-from rmae_d2.engine.prediction_outputs import SemanticOutput
-from rmae_d2.evaluation import EvaluationError, SemSegEvaluator
+from rmae_d2.errors import UserError
+from rmae_d2.evaluation import SemSegEvaluator
+from rmae_d2.inference import Predictor
+from rmae_d2.inference.predict_inputs import list_inputs
+from rmae_d2.inference.prediction_outputs import SemanticOutput
 from rmae_d2.visualization.semantic import class_palette
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -460,9 +461,9 @@ def test_scores_of_other_models_do_too(photos, tmp_path):
     scores = torch.randn(150, 48, 60, generator=torch.Generator().manual_seed(0))
     assert output.add(image, scores) == {"labels": "labels/a.png"}
     np.testing.assert_array_equal(labels_in(tmp_path), scores.argmax(dim=0) + 1)
-    with pytest.raises(EvaluationError, match="scores are nan"):
+    with pytest.raises(UserError, match="scores are nan"):
         output.add(image, scores.fill_(torch.nan))
-    with pytest.raises(ConfigError, match=r"predicts class 150, the data have 150 \(0 to 149\)"):
+    with pytest.raises(UserError, match=r"predicts class 150, the data have 150 \(0 to 149\)"):
         output.add(image, torch.full((48, 60), 150, dtype=torch.int32))
 
 

@@ -1,6 +1,5 @@
 """tools/submit.py with submitit's local executor: real jobs, interrupted as Slurm interrupts them."""
 
-import importlib.util
 import os
 import re
 import runpy
@@ -16,16 +15,6 @@ import torch
 pytest.importorskip("submitit", reason="needs submitit (pip install 'rmae_d2[slurm]')")
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools/submit.py"
-
-# Neighbours of another folder: the small run and its photos are those of tests/engine.
-_spec = importlib.util.spec_from_file_location("engine_conftest", ROOT / "tests/engine/conftest.py")
-engine = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(engine)
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    return engine.Runs(engine.write_photos(tmp_path_factory.mktemp("photos")))
 
 
 def submit(runs, out, *overrides, gpus=1):

@@ -19,8 +19,8 @@ from torchvision.transforms import functional as TF
 from rmae_d2.data import RandomResizedCrop as OurCrop
 from rmae_d2.data import RegionDatasetMapper, build_train_loader, read_image
 from rmae_d2.regions import RegionRecord, ShardHeader, ShardWriter, StoredRegions, write_index
-from rmae_d2.regions.felzenszwalb import felzenszwalb
-from rmae_d2.regions.shards import digest
+from rmae_d2.regions.sources.felzenszwalb import felzenszwalb
+from rmae_d2.regions.store.shards import digest
 
 from .common import SCALES, add_photograph_arguments, photographs, table
 

@@ -15,7 +15,7 @@ from PIL import Image
 from rmae_d2.data import RandomResizedCrop, read_image
 from rmae_d2.data.transforms import label_indices
 from rmae_d2.regions import EncodedRecord, RegionRecord
-from rmae_d2.regions.felzenszwalb import felzenszwalb
+from rmae_d2.regions.sources.felzenszwalb import felzenszwalb
 
 from .common import (
     SCALES,

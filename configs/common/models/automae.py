@@ -6,8 +6,8 @@ Rectangles are in shares of the grid: 40 to 160 of 196 patches, one side 4 to 10
 from detectron2.config import LazyCall as L
 
 from rmae_d2.checkpoint import load_scorer
-from rmae_d2.engine import adversarial_params
 from rmae_d2.modeling import LearnedMasking, MaskDiscriminator, MaskedViT, MaskGenerator
+from rmae_d2.solver import adversarial_params
 
 from .rmae_vitb import grid
 

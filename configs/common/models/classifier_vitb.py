@@ -3,7 +3,7 @@
 from detectron2.config import LazyCall as L
 
 from rmae_d2.modeling import MaskedViT, PixelEncoder
-from rmae_d2.modeling.classifier import Classifier
+from rmae_d2.modeling.transfer.classifier import Classifier
 
 model = L(Classifier)(
     backbone=L(PixelEncoder)(

@@ -7,8 +7,8 @@ from detectron2.layers import ShapeSpec
 from torch import nn
 
 from rmae_d2.modeling import ViT
-from rmae_d2.modeling.semantic_segmentor import MultiScale, SlidingSemanticSegmentor
-from rmae_d2.modeling.upernet import TapPyramid, UPerNetHead
+from rmae_d2.modeling.transfer.segmentor import MultiScale, SlidingSemanticSegmentor
+from rmae_d2.modeling.transfer.upernet import TapPyramid, UPerNetHead
 
 model = L(SlidingSemanticSegmentor)(
     backbone=L(TapPyramid)(

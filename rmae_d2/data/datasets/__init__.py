@@ -1,7 +1,6 @@
 """Datasets: importing this package registers ours beside Detectron2's."""
 
 from . import builtin as _builtin  # noqa: F401  (registration)
-from .coco_json import AnnotationError
 from .detection import (
     check_same_classes,
     detection_dataset,
@@ -9,12 +8,10 @@ from .detection import (
     own_dataset_name,
 )
 from .image_folder import class_names, classification_dataset, knn_dataset
-from .images_only import DatasetMissingError, images_from, pretrain_dataset
+from .images_only import (images_from, pretrain_dataset)
 from .semantic import first_label, semantic_classes, semantic_dataset
 
 __all__ = [
-    "AnnotationError",
-    "DatasetMissingError",
     "check_same_classes",
     "detection_dataset",
     "first_label",

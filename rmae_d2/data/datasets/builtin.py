@@ -11,7 +11,7 @@ from detectron2.data.datasets import (
 )
 
 from .images_only import images_from
-from .scenes import THING_CLASSES, panoptic_metadata
+from ..scenes.dataset import THING_CLASSES, panoptic_metadata
 
 
 def register_all(root: str) -> None:

@@ -14,15 +14,9 @@ from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 from PIL import ExifTags, Image
 
-from ...config import ConfigError
-from .coco_json import (
-    AnnotationError,
-    examples,
-    mask_of,
-    missing_dataset_message,
-    read_coco_json,
-)
-from .images_only import DatasetMissingError, coco_image_name, image_folder, without_absent
+from ...annotations.coco_json import (examples, mask_of, missing_dataset_message, read_coco_json)
+from .images_only import (coco_image_name, image_folder, without_absent)
+from ...errors import UserError, AnnotationError
 
 logger = logging.getLogger(__name__)
 
@@ -74,9 +68,9 @@ def detection_dataset(
         dataset dicts in the order of the image ids, of each dataset.
 
     Raises:
-        DatasetMissingError: json or images are not there; how to get them.
+        UserError: json or images are not there; how to get them.
         AnnotationError: the json cannot be used, sizes differ from the images', or nothing is left.
-        ConfigError: a name that is not registered, or names whose classes differ.
+        UserError: a name that is not registered, or names whose classes differ.
     """
     if json is not None:
         json = os.path.expanduser(json)
@@ -86,7 +80,7 @@ def detection_dataset(
     else:
         named = (names,) if isinstance(names, str) else tuple(names)
         if not named:
-            raise ConfigError("which data? set dataset.names, or dataset.json and dataset.root")
+            raise UserError("which data? set dataset.names, or dataset.json and dataset.root")
         dicts = [sample for name in named for sample in _load_named(name, allow_missing)]
         check_same_registered("thing_classes", named)
         source = ", ".join(named)
@@ -111,7 +105,7 @@ def json_facts(json: str) -> JsonFacts:
     """What a json holds; read once as long as the file does not change.
 
     Raises:
-        DatasetMissingError: no such file.
+        UserError: no such file.
         AnnotationError: it cannot be used.
     """
     path = os.path.expanduser(json)
@@ -162,13 +156,13 @@ def check_same_registered(key: str, names: Sequence[str]) -> None:
         names: of the datasets.
 
     Raises:
-        ConfigError: names the first two that differ.
+        UserError: names the first two that differ.
     """
     first, *others = names
     expected = MetadataCatalog.get(first).get(key)
     for name in others:
         if MetadataCatalog.get(name).get(key) != expected:
-            raise ConfigError(
+            raise UserError(
                 f"dataset.names: {first} and {name} have different classes ({key}), so one model cannot "
                 "learn both: name datasets with the same classes"
             )
@@ -196,8 +190,8 @@ def _load_own(json: str, root: str | None) -> list[dict[str, Any]]:
     names = [coco_image_name(image, json) for image in images]
     try:
         folder = image_folder(json, names, None if root is None else os.path.expanduser(root))
-    except DatasetMissingError as error:  # pre-training's key has another name
-        raise DatasetMissingError(
+    except UserError as error:  # pre-training's key has another name
+        raise UserError(
             str(error).replace("dataset.image_root", "dataset.root")
         ) from None
     return [
@@ -251,13 +245,13 @@ def _load_named(name: str, allow_missing: float) -> list[dict[str, Any]]:
     if name not in DatasetCatalog:
         near = difflib.get_close_matches(name, DatasetCatalog.list(), n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}?" if near else "for own data set dataset.json"
-        raise ConfigError(f"no dataset is registered as {name!r}: {hint}")
+        raise UserError(f"no dataset is registered as {name!r}: {hint}")
     metadata = MetadataCatalog.get(name)
     json_file = metadata.get("json_file")
     places = [metadata.get(key) for key in ("json_file", "image_root")]
     absent = [place for place in places if place and not PathManager.exists(place)]
     if absent:
-        raise DatasetMissingError(missing_dataset_message(name, absent))
+        raise UserError(missing_dataset_message(name, absent))
     try:
         dicts = DatasetCatalog.get(name)
     except (json_module.JSONDecodeError, UnicodeDecodeError, AssertionError, KeyError) as error:

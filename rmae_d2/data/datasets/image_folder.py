@@ -12,10 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...config import ConfigError
 from ..images import IMAGE_EXTENSIONS
-from .coco_json import AnnotationError
-from .images_only import DatasetMissingError
+from ...errors import UserError, AnnotationError
 
 logger = logging.getLogger(__name__)
 
@@ -56,18 +54,18 @@ def classification_dataset(
         ``label``, an int from 0.
 
     Raises:
-        DatasetMissingError: what is missing, where it was looked for, how to get it.
+        UserError: what is missing, where it was looked for, how to get it.
         AnnotationError: classes that the training images have not.
-        ConfigError: another number of them than the model's, or a ``per_class`` below 1.
+        UserError: another number of them than the model's, or a ``per_class`` below 1.
     """
     if per_class is not None and (not isinstance(per_class, int) or per_class < 1):
-        raise ConfigError(f"per_class={per_class}: images of each class, 1 or more; null for all")
+        raise UserError(f"per_class={per_class}: images of each class, 1 or more; null for all")
     split, classes_from = split or "", classes_from or ""
     folder = _split_folder(root, split)
     own = _class_names(folder)
     names = _numbering(root, split, classes_from, own)
     if num_classes is not None and len(names) != num_classes:
-        raise ConfigError(
+        raise UserError(
             f"{os.path.dirname(folder) if split else folder} has {len(names)} class folders, the model "
             f"{num_classes} classes: set model.num_classes={len(names)}"
         )
@@ -114,7 +112,7 @@ def knn_dataset(
         dicts of :func:`classification_dataset` with ``bank``, a bool.
 
     Raises:
-        DatasetMissingError, AnnotationError: see :func:`classification_dataset`.
+        UserError, AnnotationError: see :func:`classification_dataset`.
     """
     voters = classification_dataset(
         root, bank_split, classes_from=bank_split, per_class=bank_per_class
@@ -141,25 +139,25 @@ def _class_names(folder: str) -> list[str]:
     """Sorted names of the folders in a folder.
 
     Raises:
-        DatasetMissingError: there are none.
+        UserError: there are none.
     """
     if not os.path.isdir(folder):
-        raise DatasetMissingError(_missing_message(folder, "there is no such folder"))
+        raise UserError(_missing_message(folder, "there is no such folder"))
     try:
         with os.scandir(folder) as entries:
             visible = [entry for entry in entries if not entry.name.startswith(".")]
     except PermissionError as error:
-        raise DatasetMissingError(f"{folder}: this user may not list it") from error
+        raise UserError(f"{folder}: this user may not list it") from error
     loose = sorted(entry.name for entry in visible if _is_image(entry.name))
     names = sorted(e.name for e in visible if not _is_image(e.name) and e.is_dir())
     if not names and loose:
-        raise DatasetMissingError(
+        raise UserError(
             f"{len(loose)} images, such as {_few(loose)}, lie in {os.path.abspath(folder)} itself, where a "
             "folder a class is expected, <class>/<image>. (ImageNet's validation images come that way: sort "
             "them into folders by the labels of the development kit)"
         )
     if not names:
-        raise DatasetMissingError(_missing_message(folder, "the folder has no class folders"))
+        raise UserError(_missing_message(folder, "the folder has no class folders"))
     if loose:
         logger.warning(
             "%d images in %s are in no class folder, such as %s: they are left out",
@@ -220,7 +218,7 @@ def _list_class(folder: str) -> _ClassFolder:
     """Lists a class's folder and all below it.
 
     Raises:
-        DatasetMissingError: this user may not.
+        UserError: this user may not.
     """
     found = _ClassFolder([], [])
     seen: set[tuple[int, int]] = set()
@@ -234,7 +232,7 @@ def _list_class(folder: str) -> _ClassFolder:
         try:
             names = os.listdir(parent)
         except PermissionError as error:
-            raise DatasetMissingError(f"{parent}: this user may not list it") from error
+            raise UserError(f"{parent}: this user may not list it") from error
         # Images by their names alone: asking a million files takes its time.
         for name in names:
             if name.startswith("."):
@@ -259,12 +257,12 @@ def _check_contents(
     """Warns of files that are no images, and of classes without any; these end a training."""
     empty = [name for name in names if name not in listed or not listed[name].images]
     if len(empty) == len(names):
-        raise DatasetMissingError(
+        raise UserError(
             f"no image in the {len(listed)} class folders of {os.path.abspath(folder)}: looked for files "
             f"ending in {' '.join(sorted(IMAGE_EXTENSIONS))} (in any case)"
         )
     if empty and trained:
-        raise DatasetMissingError(
+        raise UserError(
             f"{len(empty)} of the {len(names)} class folders in {os.path.abspath(folder)} have no image, "
             f"such as {_few(empty)}: add images or take the folders away"
         )

@@ -12,8 +12,8 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
-from ...config import ConfigError
 from ..images import IMAGE_EXTENSIONS
+from ...errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -30,10 +30,6 @@ _WHOLE_FOLDERS = {
 }
 
 _EXAMPLES = 5
-
-
-class DatasetMissingError(FileNotFoundError):
-    """Images that are not where they should be; the message says where that is and what to do."""
 
 
 def images_from(
@@ -57,14 +53,14 @@ def images_from(
         json has them.
 
     Raises:
-        DatasetMissingError: nothing there, no image in it, or too many of its files absent.
-        ConfigError: a list or json that is not understood.
+        UserError: nothing there, no image in it, or too many of its files absent.
+        UserError: a list or json that is not understood.
     """
     path = os.path.expanduser(str(root))
     if os.path.isdir(path):
         return _from_folder(path)
     if not PathManager.exists(path):
-        raise DatasetMissingError(
+        raise UserError(
             f"there is no {os.path.abspath(path)} (given as root={root}): "
             f"give a folder of images, a .txt list or a COCO .json"
         )
@@ -76,7 +72,7 @@ def images_from(
             path, None if image_root is None else os.path.expanduser(str(image_root))
         )
     else:
-        raise ConfigError(f"root={root} must be a folder of images, a .txt list or a COCO .json")
+        raise UserError(f"root={root} must be a folder of images, a .txt list or a COCO .json")
     return without_absent(dicts, path, allow_missing)
 
 
@@ -99,9 +95,9 @@ def pretrain_dataset(
         dataset dicts. With several names whose image ids collide, ids become ``name/id``.
 
     Raises:
-        DatasetMissingError: what is missing, where it was looked for, how to get it, what to try
+        UserError: what is missing, where it was looked for, how to get it, what to try
             instead.
-        ConfigError: a name that is not registered (names the nearest ones), or an unreadable list.
+        UserError: a name that is not registered (names the nearest ones), or an unreadable list.
     """
     if root is not None:
         dicts = images_from(root, image_root)
@@ -121,7 +117,7 @@ def _by_name(name: str) -> list[dict[str, Any]]:
             if near
             else "for own images set dataset.root instead"
         )
-        raise ConfigError(f"no dataset is registered as {name!r}: {hint}")
+        raise UserError(f"no dataset is registered as {name!r}: {hint}")
     metadata = MetadataCatalog.get(name)
     if name in _WHOLE_FOLDERS:
         places = [metadata.image_root]
@@ -130,7 +126,7 @@ def _by_name(name: str) -> list[dict[str, Any]]:
         places = [metadata.get(key) for key in keys if isinstance(metadata.get(key), str)]
     absent = [place for place in places if not PathManager.exists(place)]
     if absent:
-        raise DatasetMissingError(_missing_message(name, absent))
+        raise UserError(_missing_message(name, absent))
     try:
         return (
             _from_folder(metadata.image_root)
@@ -138,7 +134,7 @@ def _by_name(name: str) -> list[dict[str, Any]]:
             else DatasetCatalog.get(name)
         )
     except FileNotFoundError as error:
-        raise DatasetMissingError(_missing_message(name, places, str(error))) from error
+        raise UserError(_missing_message(name, places, str(error))) from error
 
 
 def _missing_message(name: str, places: Sequence[str], detail: str = "") -> str:
@@ -170,7 +166,7 @@ def _concatenated(sets: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]
 def _from_folder(folder: str) -> list[dict[str, Any]]:
     paths = sorted(_walk(folder))
     if not paths:
-        raise DatasetMissingError(
+        raise UserError(
             f"no image in {os.path.abspath(folder)} or its sub-folders: looked for files ending in "
             f"{' '.join(sorted(IMAGE_EXTENSIONS))} (in any case)"
         )
@@ -200,7 +196,7 @@ def _from_text(path: str) -> list[dict[str, Any]]:
         lines = [line.strip() for line in file]
     lines = [line for line in lines if line and not line.startswith("#")]
     if not lines:
-        raise DatasetMissingError(
+        raise UserError(
             f"{os.path.abspath(path)} names no image: one path a line is expected"
         )
     return [
@@ -214,11 +210,11 @@ def _from_json(path: str, image_root: str | None) -> list[dict[str, Any]]:
         try:
             content = json.load(file)
         except ValueError as error:
-            raise ConfigError(f"{path} is not JSON: {error}") from error
+            raise UserError(f"{path} is not JSON: {error}") from error
     images = content.get("images") if isinstance(content, dict) else None
     if not isinstance(images, list) or not images:
         found = sorted(content) if isinstance(content, dict) else type(content).__name__
-        raise ConfigError(
+        raise UserError(
             f"{path} is not in COCO's format: it needs a list 'images', it has {found}"
         )
     names = [coco_image_name(image, path) for image in images]
@@ -237,13 +233,13 @@ def coco_image_name(image: Any, path: str) -> str:
     """The file of an entry of a json's ``images``, relative to a folder that :func:`image_folder` finds.
 
     Raises:
-        ConfigError: the entry has neither ``file_name`` nor, as LVIS has, ``coco_url``.
+        UserError: the entry has neither ``file_name`` nor, as LVIS has, ``coco_url``.
     """
     if isinstance(image, dict) and isinstance(image.get("file_name"), str):
         return str(image["file_name"])
     if isinstance(image, dict) and isinstance(image.get("coco_url"), str):  # LVIS
         return "/".join(image["coco_url"].split("/")[-2:])
-    raise ConfigError(f"{path} has an image without 'file_name' and 'coco_url': {image}")
+    raise UserError(f"{path} has an image without 'file_name' and 'coco_url': {image}")
 
 
 def image_folder(path: str, names: Sequence[str], image_root: str | None) -> str:
@@ -257,7 +253,7 @@ def image_folder(path: str, names: Sequence[str], image_root: str | None) -> str
     if max(hits):
         return candidates[hits.index(max(hits))]
     tried = "\n  ".join(os.path.abspath(candidate) for candidate in candidates)
-    raise DatasetMissingError(
+    raise UserError(
         f"{os.path.abspath(path)} names {len(names)} images, such as {names[0]}, but none of those "
         f"tried is in any of\n  {tried}\nSay where they are with dataset.image_root=/folder"
     )
@@ -302,7 +298,7 @@ def without_absent(
     )
     kept = [sample for sample in dicts if sample["file_name"] not in absent]
     if not kept or len(absent) > allow_missing * len(dicts):
-        raise DatasetMissingError(
+        raise UserError(
             f"{message}. At most {allow_missing:.0%} may be: fetch them or take them out of the list"
         )
     logger.warning("%s. They are left out", message)

@@ -7,8 +7,8 @@ from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..images import MACHINE_ERRNOS, ImageReadError
-from .coco_json import AnnotationError
+from ..images import MACHINE_ERRNOS
+from ...errors import ImageReadError, AnnotationError
 
 #: The label of pixels that belong to no class, in what models and evaluators are given.
 IGNORE_LABEL = 255

@@ -11,11 +11,11 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
-from ...config import ConfigError
-from .coco_json import AnnotationError, examples
+from ...annotations.coco_json import examples
 from .detection import check_same_registered, upright_size
-from .images_only import DatasetMissingError, _walk, images_from
+from .images_only import (_walk, images_from)
 from .label_images import IGNORE_LABEL, MAX_CLASSES, read_labels
+from ...errors import UserError, AnnotationError
 
 logger = logging.getLogger(__name__)
 
@@ -56,15 +56,15 @@ def semantic_dataset(
         ``zero_is_ignored``. Labels are still those of the files; mapper and evaluator shift them.
 
     Raises:
-        DatasetMissingError: folders or files that are not there; what was looked for and how to get it.
+        UserError: folders or files that are not there; what was looked for and how to get it.
         AnnotationError: a few labels are read: out of range, colours, or of another size than the image.
-        ConfigError: a name that is not registered, names whose classes differ, or arguments that do not
+        UserError: a name that is not registered, names whose classes differ, or arguments that do not
             belong together.
     """
     if images is not None:
         lacking = [k for k, v in (("labels", labels), ("num_classes", num_classes)) if v is None]
         if labels is None or num_classes is None:
-            raise ConfigError(
+            raise UserError(
                 f"dataset.images={images} lacks {' and '.join('dataset.' + key for key in lacking)}: own "
                 "data need all of dataset.images, dataset.labels (two folders) and dataset.num_classes"
             )
@@ -76,13 +76,13 @@ def semantic_dataset(
     else:
         named = _named(names)
         if labels is not None:
-            raise ConfigError(f"dataset.labels={labels} is of own data, which need dataset.images")
+            raise UserError(f"dataset.labels={labels} is of own data, which need dataset.images")
         dicts = [sample for name in named for sample in _load_named(name, allow_missing)]
         check_same_registered("stuff_classes", named)
         source = ", ".join(named)
         known = len(semantic_classes(named))
         if num_classes is not None and num_classes != known:
-            raise ConfigError(
+            raise UserError(
                 f"{source} has {known} classes, num_classes={num_classes}: set "
                 f"model.sem_seg_head.num_classes={known}"
             )
@@ -102,17 +102,17 @@ def semantic_classes(
     Own data's are the values in their label files: "0" to "C - 1", "1" to "C" with zero_is_ignored.
 
     Raises:
-        ConfigError: a name that is not registered, or a dataset without semantic labels.
+        UserError: a name that is not registered, or a dataset without semantic labels.
     """
     if images is not None:
         if num_classes is None:
-            raise ConfigError("own data need num_classes")
+            raise UserError("own data need num_classes")
         first = first_label(images=images, zero_is_ignored=zero_is_ignored)
         return tuple(str(value) for value in range(first, first + num_classes))
     name = _named(names)[0]
     classes = MetadataCatalog.get(name).get("stuff_classes")
     if not classes:
-        raise ConfigError(f"the dataset {name} has no semantic labels (no stuff_classes)")
+        raise UserError(f"the dataset {name} has no semantic labels (no stuff_classes)")
     _check_num_classes(len(classes))
     return tuple(classes)
 
@@ -131,14 +131,14 @@ def first_label(
         return 0
     try:
         return int(_ade20k_labels(name)[1])
-    except DatasetMissingError:
+    except UserError:
         return 1
 
 
 def _named(names: Sequence[str] | str) -> tuple[str, ...]:
     named = (names,) if isinstance(names, str) else tuple(names or ())
     if not named:
-        raise ConfigError(
+        raise UserError(
             "which data? set dataset.names, or dataset.images, dataset.labels and dataset.num_classes"
         )
     for name in named:
@@ -149,13 +149,13 @@ def _named(names: Sequence[str] | str) -> tuple[str, ...]:
                 if near
                 else "for own data set dataset.images and dataset.labels"
             )
-            raise ConfigError(f"no dataset is registered as {name!r}: {hint}")
+            raise UserError(f"no dataset is registered as {name!r}: {hint}")
     return named
 
 
 def _check_num_classes(num_classes: int) -> None:
     if not 0 < num_classes <= MAX_CLASSES:
-        raise ConfigError(
+        raise UserError(
             f"num_classes={num_classes}: 1 to {MAX_CLASSES} are possible, for label {IGNORE_LABEL} is that "
             "of pixels without a class"
         )
@@ -174,16 +174,16 @@ def _load_named(name: str, allow_missing: float) -> list[dict[str, Any]]:
         rest = {"num_classes": num_classes, "zero_is_ignored": shifted}
         return [{**pair, **rest} for pair in pairs]
     if metadata.get("ignore_label", IGNORE_LABEL) != IGNORE_LABEL:
-        raise ConfigError(
+        raise UserError(
             f"the dataset {name} has ignore_label={metadata.ignore_label}, and only {IGNORE_LABEL} is "
             "understood"
         )
     try:
         dicts = DatasetCatalog.get(name)
     except (FileNotFoundError, AssertionError) as error:
-        raise DatasetMissingError(_missing(name, [str(error) or name])) from error
+        raise UserError(_missing(name, [str(error) or name])) from error
     if not dicts or "sem_seg_file_name" not in dicts[0]:
-        raise ConfigError(f"the dataset {name} has no label images (no sem_seg_file_name)")
+        raise UserError(f"the dataset {name} has no label images (no sem_seg_file_name)")
     return [
         {
             **sample,
@@ -201,11 +201,11 @@ def _ade20k_labels(name: str) -> tuple[str, bool]:
     split = Path(metadata.image_root).name
     official = str(Path(metadata.image_root).parents[1] / "annotations" / split)
     if not PathManager.isdir(metadata.image_root):
-        raise DatasetMissingError(_missing(name, [metadata.image_root]))
+        raise UserError(_missing(name, [metadata.image_root]))
     for folder, shifted in ((official, True), (metadata.sem_seg_root, False)):
         if PathManager.isdir(folder):
             return folder, shifted
-    raise DatasetMissingError(_missing(name, [official, metadata.sem_seg_root]))
+    raise UserError(_missing(name, [official, metadata.sem_seg_root]))
 
 
 def _missing(name: str, places: Sequence[str]) -> str:
@@ -230,7 +230,7 @@ def _pairs(images: str, labels: str, allow_missing: float) -> list[dict[str, Any
     """Images and the label images of the same relative names."""
     for folder, key in ((images, "images"), (labels, "labels")):
         if not os.path.isdir(folder):
-            raise DatasetMissingError(
+            raise UserError(
                 f"there is no folder {os.path.abspath(folder)} (given as dataset.{key})"
             )
     by_stem: dict[str, list[str]] = {}
@@ -257,7 +257,7 @@ def _pairs(images: str, labels: str, allow_missing: float) -> list[dict[str, Any
             f"image in {os.path.abspath(labels)}, such as {examples(bare)}"
         )
         if not pairs or len(bare) > allow_missing * (len(bare) + len(pairs)):
-            raise DatasetMissingError(
+            raise UserError(
                 f"{message}. At most {allow_missing:.0%} may be without: a label image has its image's name, "
                 f"but for the extension ({' '.join(_LABEL_EXTENSIONS)})"
             )

@@ -9,7 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 import rmae_d2.data.datasets.builtin as builtin
-from rmae_d2.data.datasets.scenes import THING_CLASSES
+from rmae_d2.data.scenes.dataset import THING_CLASSES
 
 NAMES = [
     "coco_2017_unlabeled",
@@ -49,7 +49,7 @@ def test_folders_are_listed(tmp_path):
 
 
 def test_scenes_are_registered_with_their_segments(tmp_path):
-    from rmae_d2.data.datasets.scenes import write_scenes
+    from rmae_d2.data.scenes.dataset import write_scenes
 
     write_scenes(tmp_path / "scenes", num_train=2, num_val=1, workers=1)
     script = (

@@ -15,16 +15,9 @@ from detectron2.data.datasets import register_coco_instances, register_lvis_inst
 from detectron2.data.datasets.lvis import get_lvis_instances_meta
 from PIL import Image
 
-from rmae_d2.config import ConfigError
-from rmae_d2.data.datasets import (
-    AnnotationError,
-    DatasetMissingError,
-    check_same_classes,
-    detection_dataset,
-    json_facts,
-    own_dataset_name,
-)
+from rmae_d2.data.datasets import (check_same_classes, detection_dataset, json_facts, own_dataset_name)
 from rmae_d2.evaluation import COCOEvaluator
+from rmae_d2.errors import UserError, AnnotationError
 
 
 def _annotation(identifier, image_id, category_id, box, **more):
@@ -215,15 +208,15 @@ def test_absent_images(own, tmp_path, caplog):
     path = own()
     (tmp_path / "photos/2.png").unlink()
     with pytest.raises(
-        DatasetMissingError, match="1 of the 3 files .* are absent.*2.png.*At most 1%"
+        UserError, match="1 of the 3 files .* are absent.*2.png.*At most 1%"
     ):
         detection_dataset(json=path)
     assert _ids(detection_dataset(json=path, allow_missing=0.5)) == [1, 3]
     assert "They are left out" in caplog.text
-    with pytest.raises(DatasetMissingError, match=r"(?s)none of those.*dataset.root=") as error:
+    with pytest.raises(UserError, match=r"(?s)none of those.*dataset.root=") as error:
         detection_dataset(json=path, root=str(tmp_path / "elsewhere"))
     assert "image_root" not in str(error.value)
-    with pytest.raises(DatasetMissingError, match="no annotation file .*nowhere.json"):
+    with pytest.raises(UserError, match="no annotation file .*nowhere.json"):
         detection_dataset(json=str(tmp_path / "nowhere.json"))
 
 
@@ -279,9 +272,9 @@ def test_train_and_test_must_number_their_classes_alike(own, tmp_path):
 
 
 def test_names(own):
-    with pytest.raises(ConfigError, match="'coco_2017_trian': did you mean coco_2017_train"):
+    with pytest.raises(UserError, match="'coco_2017_trian': did you mean coco_2017_train"):
         detection_dataset("coco_2017_trian")
-    with pytest.raises(ConfigError, match="set dataset.names, or dataset.json"):
+    with pytest.raises(UserError, match="set dataset.names, or dataset.json"):
         detection_dataset()
 
 
@@ -319,7 +312,7 @@ def test_real_data_are_detectron2s(registered, shared_data):
     by_json = detection_dataset(json=str(both), root=str(shared_data / "coco"))
     assert [s["file_name"] for s in by_json] == [s["file_name"] for s in detection_dataset(lvis)]
     assert len(json_facts(str(both)).classes) == 1203
-    with pytest.raises(ConfigError, match=f"{coco} and {lvis} have different classes"):
+    with pytest.raises(UserError, match=f"{coco} and {lvis} have different classes"):
         detection_dataset((coco, lvis))
 
 

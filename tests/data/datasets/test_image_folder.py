@@ -11,10 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from rmae_d2.config import ConfigError
-from rmae_d2.data.datasets import AnnotationError
 from rmae_d2.data.datasets.image_folder import class_names, classification_dataset, knn_dataset
-from rmae_d2.data.datasets.images_only import DatasetMissingError
+from rmae_d2.errors import UserError, AnnotationError
 
 
 def put(folder, *names):
@@ -110,7 +108,7 @@ def test_what_is_no_image_is_left_out_loudly(root, caplog):
 
 
 def test_missing_split_says_what_is_there(root):
-    with pytest.raises(DatasetMissingError) as error:
+    with pytest.raises(UserError) as error:
         classification_dataset(root, "test")
     for text in (
         str(root / "test"),
@@ -123,7 +121,7 @@ def test_missing_split_says_what_is_there(root):
 
 def test_missing_root(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "gone"))
-    with pytest.raises(DatasetMissingError, match=r"gone/imagenet/train: there is no such folder"):
+    with pytest.raises(UserError, match=r"gone/imagenet/train: there is no such folder"):
         classification_dataset()
 
 
@@ -133,21 +131,21 @@ def test_imagenets_flat_validation_folder(root):
             file.rename(root / "val" / file.name)
         folder.rmdir()
     with pytest.raises(
-        DatasetMissingError, match=r"3 images, such as v\.jpg, w\.jpg, x\.jpg, lie in"
+        UserError, match=r"3 images, such as v\.jpg, w\.jpg, x\.jpg, lie in"
     ):
         classification_dataset(root, "val")
 
 
 def test_empty_folders(tmp_path, root, caplog):
     (tmp_path / "none/train").mkdir(parents=True)
-    with pytest.raises(DatasetMissingError, match="the folder has no class folders"):
+    with pytest.raises(UserError, match="the folder has no class folders"):
         classification_dataset(tmp_path / "none")
     (tmp_path / "bare/train/cat").mkdir(parents=True)
-    with pytest.raises(DatasetMissingError, match=r"no image in the 1 class folders .*\.jpeg"):
+    with pytest.raises(UserError, match=r"no image in the 1 class folders .*\.jpeg"):
         classification_dataset(tmp_path / "bare")
     (root / "train/bee").mkdir()
     with pytest.raises(
-        DatasetMissingError, match="1 of the 4 class folders .* no image, such as bee"
+        UserError, match="1 of the 4 class folders .* no image, such as bee"
     ):
         classification_dataset(root)
     # Nobody is hurt where these are only tested, be the folder empty or absent.
@@ -175,19 +173,19 @@ def test_test_images_alone(root, caplog):
     assert [label for _, label in facts(dicts)] == [0, 1, 2]
     assert "numbered by the folders of val itself" in caplog.text
     with pytest.raises(
-        ConfigError, match="has 3 class folders, the model 1000 classes: set model.num_cl"
+        UserError, match="has 3 class folders, the model 1000 classes: set model.num_cl"
     ):
         classification_dataset(root, "val", num_classes=1000)
 
 
 def test_number_of_classes(root):
-    with pytest.raises(ConfigError, match=r"has 3 class folders.*model\.num_classes=3"):
+    with pytest.raises(UserError, match=r"has 3 class folders.*model\.num_classes=3"):
         classification_dataset(root, num_classes=1000)
 
 
 @pytest.mark.parametrize("per_class", [0, -1, 1.5, "all"])
 def test_images_of_each_class_are_counted_from_one(root, per_class):
-    with pytest.raises(ConfigError, match=f"per_class={per_class}: .* 1 or more; null for all"):
+    with pytest.raises(UserError, match=f"per_class={per_class}: .* 1 or more; null for all"):
         classification_dataset(root, per_class=per_class)
 
 
@@ -214,7 +212,7 @@ def test_a_folder_without_permission(root):
         pytest.skip("root may list everything")
     (root / "train/cat").chmod(0)
     try:
-        with pytest.raises(DatasetMissingError, match="cat: this user may not list it"):
+        with pytest.raises(UserError, match="cat: this user may not list it"):
             classification_dataset(root)
     finally:
         (root / "train/cat").chmod(0o755)

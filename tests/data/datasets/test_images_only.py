@@ -9,11 +9,12 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from rmae_d2.data.datasets.images_only import DatasetMissingError, images_from, pretrain_dataset
+from rmae_d2.data.datasets.images_only import (images_from, pretrain_dataset)
+from rmae_d2.errors import UserError
 
 DATA = Path(
     os.environ.get("DETECTRON2_DATASETS")
-    or Path(__file__).resolve().parents[3].parent / "shared" / "data"
+    or Path(__file__).resolve().parents[4] / "shared" / "data"
 )
 
 
@@ -60,13 +61,13 @@ def test_home_is_expanded(photos, monkeypatch):
 
 
 def test_empty_folder_names_what_was_looked_for(tmp_path):
-    with pytest.raises(DatasetMissingError, match=r"no image in .*\.jpeg .*\.png"):
+    with pytest.raises(UserError, match=r"no image in .*\.jpeg .*\.png"):
         images_from(tmp_path)
 
 
 @pytest.mark.parametrize("root", ["gone", "gone.json", "gone.txt"])
 def test_missing_root(tmp_path, root):
-    with pytest.raises(DatasetMissingError, match=f"there is no {tmp_path / root}"):
+    with pytest.raises(UserError, match=f"there is no {tmp_path / root}"):
         images_from(tmp_path / root)
 
 
@@ -88,10 +89,10 @@ def test_text_list(photos):
 
 def test_text_list_naming_absent_files(photos):
     (photos / "list.txt").write_text("b.jpg\ngone/x.jpg\ny.jpg")
-    with pytest.raises(DatasetMissingError, match=r"2 of the 3 files .*gone/x\.jpg.*y\.jpg.*1%"):
+    with pytest.raises(UserError, match=r"2 of the 3 files .*gone/x\.jpg.*y\.jpg.*1%"):
         images_from(photos / "list.txt")
     (photos / "list.txt").write_text("# nothing")
-    with pytest.raises(DatasetMissingError, match="names no image"):
+    with pytest.raises(UserError, match="names no image"):
         images_from(photos / "list.txt")
 
 
@@ -136,19 +137,19 @@ def test_json_with_image_root(photos, tmp_path):
         json.dumps({"images": [{"id": 1, "file_name": "b.jpg"}]})
     )
     assert _ids(images_from(tmp_path / "far/set.json", image_root=photos)) == [1]
-    with pytest.raises(DatasetMissingError, match=r"b\.jpg.*(?s:.*)nowhere"):
+    with pytest.raises(UserError, match=r"b\.jpg.*(?s:.*)nowhere"):
         images_from(tmp_path / "far/set.json", image_root=tmp_path / "nowhere")
 
 
 def test_json_naming_absent_files(photos):
     images = [{"id": i, "file_name": f"gone{i}.jpg"} for i in range(9)]
     (photos / "set.json").write_text(json.dumps({"images": images}))
-    with pytest.raises(DatasetMissingError, match=r"names 9 images, such as gone0") as caught:
+    with pytest.raises(UserError, match=r"names 9 images, such as gone0") as caught:
         images_from(photos / "set.json")
     assert str(photos) in str(caught.value) and "image_root" in str(caught.value)
     images.append({"id": 9, "file_name": "b.jpg"})
     (photos / "set.json").write_text(json.dumps({"images": images}))
-    with pytest.raises(DatasetMissingError, match=r"9 of the 10 files"):
+    with pytest.raises(UserError, match=r"9 of the 10 files"):
         images_from(photos / "set.json")
 
 
@@ -214,7 +215,7 @@ def test_missing_dataset_says_what_to_do(tmp_path, monkeypatch, name, get_it):
     for key, value in metadata.as_dict().items():
         if isinstance(value, str) and key != "name" and ("/" in value):
             monkeypatch.setitem(metadata.__dict__, key, str(tmp_path / "datasets" / key))
-    with pytest.raises(DatasetMissingError) as caught:
+    with pytest.raises(UserError) as caught:
         pretrain_dataset((name,))
     for part in (
         name,

@@ -5,9 +5,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from rmae_d2.data import ImageReadError
-from rmae_d2.data.datasets import AnnotationError
 from rmae_d2.data.datasets.label_images import read_labels
+from rmae_d2.errors import ImageReadError, AnnotationError
 
 
 @pytest.fixture

@@ -8,10 +8,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin import register_all_ade20k
 from PIL import Image
 
-from rmae_d2.config import ConfigError
-from rmae_d2.data.datasets import AnnotationError, DatasetMissingError
 from rmae_d2.data.datasets.label_images import read_labels
 from rmae_d2.data.datasets.semantic import check_label_size, semantic_classes, semantic_dataset
+from rmae_d2.errors import UserError, AnnotationError
 
 NAMES = ("ade20k_sem_seg_train", "ade20k_sem_seg_val")
 
@@ -103,7 +102,7 @@ def test_any_registered_dataset(own):
     name = "own_semantic"
     DatasetCatalog.register(name, lambda: load(own))
     try:
-        with pytest.raises(ConfigError, match="no semantic labels"):
+        with pytest.raises(UserError, match="no semantic labels"):
             semantic_dataset(name)
         MetadataCatalog.get(name).set(stuff_classes=["x", "y", "z"], ignore_label=255)
         assert len(semantic_dataset(name)) == 4 and semantic_classes(name) == ("x", "y", "z")
@@ -114,7 +113,7 @@ def test_any_registered_dataset(own):
 
 def test_a_missing_dataset(register, tmp_path):
     register(tmp_path)
-    with pytest.raises(DatasetMissingError) as error:
+    with pytest.raises(UserError) as error:
         semantic_dataset(NAMES[0])
     for text in (
         "the dataset ade20k_sem_seg_train is not there",
@@ -125,18 +124,18 @@ def test_a_missing_dataset(register, tmp_path):
     ):
         assert text in str(error.value)
     (tmp_path / "ADEChallengeData2016/images/training").mkdir(parents=True)
-    with pytest.raises(DatasetMissingError, match="annotations/training.*annotations_detectron2"):
+    with pytest.raises(UserError, match="annotations/training.*annotations_detectron2"):
         semantic_dataset(NAMES[0])
 
 
 def test_missing_labels(own, caplog):
     (own / "labels/a.png").unlink()
-    with pytest.raises(DatasetMissingError, match=r"1 of the 4 images.*such as a\.jpg.*At most 1%"):
+    with pytest.raises(UserError, match=r"1 of the 4 images.*such as a\.jpg.*At most 1%"):
         load(own)
     dicts = load(own, allow_missing=0.5)
     assert len(dicts) == 3 and "such as a.jpg. They are left out" in caplog.text
     shutil.rmtree(own / "labels")
-    with pytest.raises(DatasetMissingError, match=f"no folder {own}/labels.*dataset.labels"):
+    with pytest.raises(UserError, match=f"no folder {own}/labels.*dataset.labels"):
         load(own)
 
 
@@ -208,11 +207,11 @@ def test_photos_that_exif_turns(own):
     ],
 )
 def test_arguments_that_do_not_fit(arguments, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         semantic_dataset(**arguments)
 
 
 def test_another_number_of_classes(register, shared_data):
     register(shared_data)
-    with pytest.raises(ConfigError, match="has 150 classes, num_classes=21.*num_classes=150"):
+    with pytest.raises(UserError, match="has 150 classes, num_classes=21.*num_classes=150"):
         semantic_dataset(NAMES, num_classes=21)

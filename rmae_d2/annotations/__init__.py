@@ -1,0 +1,1 @@
+"""Labels as people have them: COCO, LVIS and panoptic files, read and checked."""

@@ -1,0 +1,210 @@
+"""Annotation files in COCO's or LVIS's format: reading them, and saying what is wrong with them."""
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from detectron2.utils.file_io import PathManager
+
+from ..errors import AnnotationError, UserError
+
+_EXAMPLES = 5
+
+_COCO_ZIPS = "http://images.cocodataset.org"
+#: Where annotations (first) and images are to be had, by the beginning of a registered name.
+_SOURCES = {
+    "coco_2017_test": (
+        f"{_COCO_ZIPS}/annotations/image_info_test2017.zip",
+        f"{_COCO_ZIPS}/zips/test2017.zip",
+    ),
+    "coco_2017_val_100": (
+        "https://dl.fbaipublicfiles.com/detectron2/annotations/coco/instances_val2017_100.json",
+        f"{_COCO_ZIPS}/zips/val2017.zip",
+    ),
+    **{
+        f"coco_{year}_{split}": (
+            f"{_COCO_ZIPS}/annotations/annotations_trainval{year}.zip",
+            f"{_COCO_ZIPS}/zips/{split}{year}.zip",
+        )
+        for year in (2014, 2017)
+        for split in ("train", "val")
+    },
+    **{
+        f"lvis_v1_{split}": (
+            f"https://dl.fbaipublicfiles.com/LVIS/lvis_v1_{split}.json.zip",
+            f"{_COCO_ZIPS}/zips/train2017.zip and {_COCO_ZIPS}/zips/val2017.zip",
+        )
+        for split in ("train", "val")
+    },
+    "scenes_": ("python tools/make_scenes.py", "python tools/make_scenes.py"),
+}
+
+
+def missing_dataset_message(name: str, places: Sequence[str]) -> str:
+    """What to tell people whose detection dataset is not there.
+
+    Args:
+        name: registered name.
+        places: the absent files or folders.
+    """
+    variable = os.environ.get("DETECTRON2_DATASETS", "(not set, so ./datasets)")
+    lines = [
+        f"the dataset {name} is not there.",
+        f"  looked for: {', '.join(os.path.abspath(place) for place in places)}",
+        f"  DETECTRON2_DATASETS = {variable}",
+    ]
+    found = [key for key in _SOURCES if name.startswith(key)]
+    if found:
+        annotations, images = _SOURCES[max(found, key=len)]
+        lines += [f"  annotations: {annotations}", f"  images:      {images}"]
+    lines.append(
+        "  own data:    dataloader.train.dataset.json=FILE.json (COCO's format) and root=IMAGES"
+    )
+    return "\n".join(lines)
+
+
+def examples(values: Iterable[Any]) -> str:
+    """A few of many values, for a message: "3, 7, 9 ..."."""
+    values = list(values)
+    few = ", ".join(str(value) for value in values[:_EXAMPLES])
+    return f"{few} ..." if len(values) > _EXAMPLES else few
+
+
+def read_coco_json(path: str, name: str | None = None) -> dict[str, Any]:
+    """Reads and checks an annotation file.
+
+    Args:
+        path: the file; may be remote, ``~`` is expanded.
+        name: the registered dataset that it belongs to, for the message where it is absent.
+
+    Returns:
+        the content. ``annotations`` is absent in the files of test sets.
+
+    Raises:
+        UserError: no such file.
+        AnnotationError: not complete JSON, not in COCO's format, duplicate ids, annotations without a
+            box or of a category that is not listed.
+    """
+    path = os.path.expanduser(path)
+    if not PathManager.isfile(path):
+        if name is not None:
+            raise UserError(missing_dataset_message(name, [path]))
+        raise UserError(f"there is no annotation file {os.path.abspath(path)}")
+    content = _parse(path)
+    check_coco(content, path)
+    return content
+
+
+def _parse(path: str) -> Any:
+    with PathManager.open(path, "rb") as file:
+        raw = file.read()
+    try:
+        return json.loads(raw)
+    except UnicodeDecodeError as error:
+        raise AnnotationError(
+            f"{path} is not text ({error}): is it an archive that has to be unpacked?"
+        ) from error
+    except json.JSONDecodeError as error:
+        text = raw.decode(errors="replace").strip()
+        cut = not text or (
+            text.startswith("{") and (not text.endswith("}") or error.pos >= len(text))
+        )
+        what = "is cut off" if cut else "is not JSON"
+        raise AnnotationError(
+            f"{path} {what} ({len(raw):,} bytes; {error}): download, copy or unpack it again"
+        ) from error
+
+
+def check_coco(content: Any, path: str) -> None:
+    """Refuses content that is not in COCO's format or contradicts itself.
+
+    Args:
+        content: of an annotation file.
+        path: of the file, for messages.
+
+    Raises:
+        AnnotationError: see :func:`read_coco_json`.
+    """
+    if not isinstance(content, dict):
+        raise AnnotationError(
+            f"{path} is not in COCO's format: it holds a {type(content).__name__}, not an object with "
+            "'images', 'annotations' and 'categories'"
+        )
+    required = {
+        "images": ("id", "height", "width"),
+        "categories": ("id", "name"),
+        "annotations": ("id", "image_id", "category_id", "bbox"),
+    }
+    for section, keys in required.items():
+        if section == "annotations" and section not in content:
+            continue  # a test set
+        entries = content.get(section)
+        if not isinstance(entries, list) or (not entries and section != "annotations"):
+            raise AnnotationError(
+                f"{path} is not in COCO's format: it needs a list {section!r}, it has "
+                f"{', '.join(sorted(content)) or 'nothing'}"
+            )
+        _check_entries(entries, section, keys, path)
+    _check_annotations(content, path)
+
+
+def _check_entries(entries: list[Any], section: str, keys: Sequence[str], path: str) -> None:
+    for i, entry in enumerate(entries):
+        lacking = [k for k in keys if not isinstance(entry, dict) or entry.get(k) is None]
+        if lacking:
+            raise AnnotationError(
+                f"{path}: entry {i} of {section!r} has no {', '.join(lacking)}: {str(entry)[:200]}"
+            )
+    counts = Counter(entry["id"] for entry in entries)
+    if len(counts) < len(entries):
+        double = [identifier for identifier, count in counts.items() if count > 1]
+        raise AnnotationError(
+            f"{path}: {len(double)} ids stand more than once in {section!r}, such as {examples(double)}. "
+            "COCO's tools keep one entry of each, silently: give every entry its own id"
+        )
+
+
+def _check_annotations(content: dict[str, Any], path: str) -> None:
+    known = {category["id"] for category in content["categories"]}
+    annotations = content.get("annotations", [])
+    strangers = {a["category_id"] for a in annotations} - known
+    if strangers:
+        raise AnnotationError(
+            f"{path}: annotations have category ids that 'categories' does not list: "
+            f"{examples(sorted(strangers))}"
+        )
+    for annotation in annotations:
+        box = annotation["bbox"]
+        if not (
+            isinstance(box, list)
+            and len(box) == 4
+            and all(isinstance(x, (int, float)) and math.isfinite(x) for x in box)
+        ):
+            raise AnnotationError(
+                f"{path}: annotation {annotation['id']} has the bbox {box}; four numbers "
+                "[x, y, width, height] are expected"
+            )
+
+
+def mask_of(annotation: dict[str, Any]) -> list[list[float]] | dict[str, Any] | None:
+    """An annotation's mask, without what cannot be one.
+
+    Args:
+        annotation: in COCO's format.
+
+    Returns:
+        polygons of three points or more, or an RLE; None where there is neither. (pycocotools takes a
+        polygon of two points, four numbers, for a box, and fails.)
+    """
+    segmentation = annotation.get("segmentation")
+    if isinstance(segmentation, dict) and segmentation.get("counts"):
+        return segmentation
+    if isinstance(segmentation, list):
+        polygons = [
+            p for p in segmentation if isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0
+        ]
+        return polygons or None
+    return None

@@ -1,0 +1,318 @@
+"""A COCO or LVIS instance json, read image by image.
+
+COCO train2017's has 450 MB and takes gigabytes as Python objects. What is kept here is where each
+image and each annotation stands in the file, arrays of some 20 MB that forked workers share; the
+annotations of an image are read from the file when they are asked for, so processes also share
+the one copy in the system's file cache.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import posixpath
+import re
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UserError
+from .segmentation import is_short
+
+logger = logging.getLogger(__name__)
+
+_DECODER = json.JSONDecoder()
+_SPACE = re.compile(r"[ \t\n\r]*")
+_NEXT = re.compile(r"[ \t\n\r]*,?[ \t\n\r]*")
+
+
+class _Entry(NamedTuple):
+    section: str
+    content: dict[str, Any]
+    start: int
+    end: int
+
+
+class CocoJson:
+    """Index of a json's images and of their annotations with masks. Picklable.
+
+    Attributes:
+        path: the file as given.
+        digest: of the file's bytes, hexadecimal.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, include_crowd: bool) -> None:
+        """Read the whole file once, needing twice its size in memory.
+
+        Args:
+            path: local, or whatever iopath's `g_pathmgr` opens.
+            include_crowd: keep annotations with `iscrowd`.
+
+        Raises:
+            FileNotFoundError: no such file.
+            UserError: not in COCO's format, or without a single mask.
+        """
+        self.path = os.fspath(path)
+        self._file = _PreadFile(self.path)
+        content = self._file.read_all()
+        self.digest = blake2b(content, digest_size=16).hexdigest()
+        # One character a byte, whatever the encoding, so that places in the text are places in the
+        # file; JSON's own characters are all ASCII.
+        text = content.decode("latin-1")
+        del content
+        try:
+            self._index(text, include_crowd)
+        except (ValueError, LookupError) as error:
+            reason = "it is cut short" if isinstance(error, IndexError) else str(error)
+            raise UserError(
+                f"{self.path} is not usable as COCO or LVIS instance json: {reason}. It needs "
+                "`images` with `id` and `file_name`, `annotations` with `image_id` and "
+                "`segmentation`"
+            ) from error
+
+    def find(
+        self, dataset_dict: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
+        """The entry of an image in `images` and its entries in `annotations`, in the file's order.
+
+        Found by `image_id` where that is an integer, else by the longest end of its path that is
+        an image's `file_name` (`coco_url` in LVIS), else by the file's name alone.
+
+        Returns:
+            None where the json does not have the image.
+
+        Raises:
+            UserError: the image with this id is another file, or several have this name.
+            RuntimeError: the file was changed since it was indexed.
+        """
+        row = self._row(dataset_dict)
+        if row is None:
+            return None
+        spans = self._spans[self._first[row] : self._first[row + 1]]
+        return self._image(row), [self._read(span) for span in spans]
+
+    def _row(self, dataset_dict: Mapping[str, Any]) -> int | None:
+        image_id = dataset_dict.get("image_id")
+        file_name = posixpath.normpath(str(dataset_dict["file_name"]))
+        if isinstance(image_id, int | np.integer):
+            rows = self._id_rows[_equal_range(self._ids, image_id)]
+            if len(rows):
+                return self._checked(int(rows[0]), int(image_id), file_name)
+        parts = file_name.split("/")
+        for first in range(len(parts)):
+            rows = self._names.rows("/".join(parts[first:]))
+            if len(rows):
+                return int(rows[0])
+        rows = self._base_names.rows(parts[-1])
+        if len(rows) > 1:
+            raise UserError(
+                f"{self.path} has {len(rows)} images called {parts[-1]}, and {file_name} may be "
+                "any of them. Use a data set whose image ids are those of this json"
+            )
+        return int(rows[0]) if len(rows) else None
+
+    def _checked(self, row: int, image_id: int, file_name: str) -> int:
+        """The row, unless it is of another photo; another extension passes."""
+        there = _name(self._image(row))
+        stems = [posixpath.splitext(posixpath.basename(path))[0] for path in (there, file_name)]
+        if stems[0] != stems[1]:
+            raise UserError(
+                f"{self.path} says that image {image_id} is {there}, the data set says {file_name}: "
+                "they are different data sets. Name the json of this data set"
+            )
+        return row
+
+    def _image(self, row: int) -> dict[str, Any]:
+        entry: dict[str, Any] = self._read(self._image_spans[row])
+        return entry
+
+    def _read(self, span: NDArray[np.int64]) -> Any:
+        start, end = span.tolist()
+        try:
+            return json.loads(self._file.read(start, end))
+        except ValueError as error:
+            raise RuntimeError(  # no ValueError: it is not one image that is to blame
+                f"{self.path} was changed while in use ({error}): start again"
+            ) from error
+
+    # ------------------------------------------------------------------ building
+
+    def _index(self, text: str, include_crowd: bool) -> None:
+        ids, owners = array("q"), array("q")
+        image_spans, spans = array("q"), array("q")
+        names: list[str] = []
+        crowd = bare = short = 0
+        for entry in _entries(text):
+            if entry.section == "images":
+                ids.append(_integer(entry, "id"))
+                names.append(_name(_as_utf8(entry, text)))
+                image_spans.extend((entry.start, entry.end))
+                continue
+            segmentation = entry.content.get("segmentation")
+            if entry.content.get("iscrowd") and not include_crowd:
+                crowd += 1
+            elif not segmentation:
+                bare += 1
+            else:
+                short += sum(map(is_short, segmentation)) if isinstance(segmentation, list) else 0
+                owners.append(_integer(entry, "image_id"))
+                spans.extend((entry.start, entry.end))
+        self._index_images(np.array(ids), names, np.array(image_spans))
+        self._index_annotations(np.array(owners), np.array(spans))
+        logger.info(
+            "%s: %d masks of %d images, %d of which have none and give no regions; left out: %d "
+            "crowd annotations, %d without segmentation, %d polygons of fewer than 3 points",
+            self.path, len(self._spans), len(ids), (np.diff(self._first) == 0).sum(),
+            crowd, bare, short,
+        )  # fmt: skip
+
+    def _index_images(
+        self, ids: NDArray[np.int64], names: Sequence[str], spans: NDArray[np.int64]
+    ) -> None:
+        if not len(ids):
+            raise UserError("it has no images")
+        self._image_spans = spans.reshape(-1, 2)
+        self._id_rows = np.argsort(ids, kind="stable")
+        self._ids = ids[self._id_rows]
+        twice = self._ids[1:][self._ids[1:] == self._ids[:-1]]
+        if len(twice):
+            raise UserError(f"image id {twice[0]} stands in it twice")
+        self._names = _HashTable(names)
+        self._base_names = _HashTable([posixpath.basename(name) for name in names])
+
+    def _index_annotations(self, owners: NDArray[np.int64], spans: NDArray[np.int64]) -> None:
+        if not len(owners):
+            raise UserError("none of its annotations has a mask, and boxes alone give no regions")
+        position = np.searchsorted(self._ids, owners).clip(max=len(self._ids) - 1)
+        strays = owners[self._ids[position] != owners]
+        if len(strays):
+            raise UserError(
+                f"{len(strays)} annotations are of images that it does not list, such as image id "
+                f"{strays[0]}"
+            )
+        rows = self._id_rows[position]
+        self._spans = spans.reshape(-1, 2)[np.argsort(rows, kind="stable")]
+        self._first = np.concatenate(([0], np.cumsum(np.bincount(rows, minlength=len(self._ids)))))
+
+
+class _HashTable:
+    """Rows of names: 16 bytes a name in arrays, which processes share where a dict is copied."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        hashes = np.array([_hash(name) for name in names], np.uint64)
+        self._rows = np.argsort(hashes, kind="stable")
+        self._hashes = hashes[self._rows]
+
+    def rows(self, name: str) -> NDArray[np.int64]:
+        return self._rows[_equal_range(self._hashes, np.uint64(_hash(name)))]
+
+
+class _PreadFile:
+    """Reads at offsets, so without a position that forked processes would share."""
+
+    def __init__(self, path: str) -> None:
+        from iopath.common.file_io import g_pathmgr
+
+        if not g_pathmgr.isfile(path):
+            raise FileNotFoundError(f"there is no annotation file {path}: correct json_file")
+        self._path: str = g_pathmgr.get_local_path(path)
+        self._stamp = self._status()
+        self._file: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None}
+
+    def _status(self) -> tuple[int, int]:
+        status = os.stat(self._path)
+        return status.st_size, status.st_mtime_ns
+
+    def read_all(self) -> bytes:
+        with open(self._path, "rb") as file:
+            return file.read()
+
+    def read(self, start: int, end: int) -> bytes:
+        if self._file is None:
+            if self._status() != self._stamp:
+                raise UserError("another size or time of change")
+            self._file = open(self._path, "rb")  # noqa: SIM115  (open as long as this object is)
+        return os.pread(self._file.fileno(), end - start, start)
+
+
+def _entries(text: str) -> Iterator[_Entry]:
+    """Entries of `images` and `annotations`, one at a time. IndexError where the text ends early."""
+    position = _opened(text, 0, "{")
+    while text[position] != "}":
+        section, position = _DECODER.raw_decode(text, position)
+        position = _opened(text, position, ":")
+        if section in ("images", "annotations") and text[position] == "[":
+            position = _opened(text, position, "[")
+            while text[position] != "]":
+                content, end = _DECODER.raw_decode(text, position)
+                if not isinstance(content, dict):
+                    raise UserError(f"its {section} hold a {type(content).__name__}")
+                yield _Entry(section, content, position, end)
+                position = _after_comma(text, end)
+            position += 1
+        else:
+            position = _DECODER.raw_decode(text, position)[1]
+        position = _after_comma(text, position)
+
+
+def _opened(text: str, position: int, character: str) -> int:
+    """Where the next value begins, behind a character that must come first."""
+    position = _end(_SPACE, text, position)
+    if text[position] != character:
+        raise UserError(f"it has {text[position]!r} instead of {character!r} at byte {position}")
+    return _end(_SPACE, text, position + 1)
+
+
+def _after_comma(text: str, position: int) -> int:
+    return _end(_NEXT, text, position)
+
+
+def _end(pattern: re.Pattern[str], text: str, position: int) -> int:
+    match = pattern.match(text, position)
+    return match.end() if match else position
+
+
+def _as_utf8(entry: _Entry, text: str) -> dict[str, Any]:
+    """The entry with names as they are: those beyond ASCII were read one character a byte."""
+    raw = text[entry.start : entry.end]
+    if raw.isascii():
+        return entry.content
+    content: dict[str, Any] = json.loads(raw.encode("latin-1"))
+    return content
+
+
+def _integer(entry: _Entry, key: str) -> int:
+    value = entry.content.get(key)
+    if not isinstance(value, int) or not -(2**63) <= value < 2**63:
+        raise UserError(f"an entry of {entry.section} has {key} {value!r}, no integer")
+    return value
+
+
+def _name(image: Mapping[str, Any]) -> str:
+    name = image.get("file_name")
+    if isinstance(name, str):
+        return posixpath.normpath(name)
+    url = image.get("coco_url")
+    if isinstance(url, str):  # LVIS
+        return "/".join(url.split("/")[-2:])
+    raise UserError(f"image {image.get('id')} has neither file_name nor coco_url")
+
+
+def _hash(name: str) -> int:
+    return int.from_bytes(
+        blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big"
+    )
+
+
+def _equal_range(ordered: NDArray[Any], value: Any) -> slice:
+    return slice(
+        int(np.searchsorted(ordered, value)), int(np.searchsorted(ordered, value, "right"))
+    )

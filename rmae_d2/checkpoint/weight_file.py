@@ -1,0 +1,47 @@
+"""Weight files read without running what they hold."""
+
+import argparse
+import re
+import zipfile
+from typing import Any
+
+import torch
+from detectron2.utils.file_io import PathManager
+
+from ..errors import CheckpointError
+from .numpy_pickle import load_numpy_pickle
+
+
+def read_file(path: str) -> Any:
+    """The content of one weight file, loaded without running code from it.
+
+    Raises:
+        CheckpointError: naming the file and what is wrong with it.
+    """
+    try:
+        local = PathManager.get_local_path(path)
+        if local.endswith(".safetensors"):
+            from safetensors.torch import load_file
+
+            return load_file(local)
+        if local.endswith(".pkl") and not zipfile.is_zipfile(local):
+            with open(local, "rb") as file:
+                return load_numpy_pickle(file)
+        # MAE's own files hold their command line.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(local, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such weight file") from error
+    except Exception as error:  # torch, pickle, zip and safetensors each raise their own
+        foreign = re.search(r"\bGLOBAL ([\w.]+)", str(error))
+        if foreign:
+            raise CheckpointError(
+                f"{path}: not a readable weight file: it holds {foreign[1]}, which is no tensor, and loading "
+                "it could run code from the file. If you trust whoever made it, load it with their code and "
+                "save the state dict alone (torch.save or safetensors)"
+            ) from error
+        raise CheckpointError(
+            f"{path}: not a readable weight file ({type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else 'no message'}). It may be cut short: "
+            "copy or download it again, or take an earlier checkpoint"
+        ) from error

@@ -1,0 +1,1 @@
+"""The embedded "scenes" dataset: rendered pictures with exact masks."""

@@ -1,0 +1,128 @@
+"""Single objects cut from the rendered scenes, as a labelled folder: what linear probes and k-NN run on.
+
+Under the output folder::
+
+    crops.json                              what it was made with; its presence means complete
+    train/<class>/000000_3.jpg  val/...     square crops, JPEG, quality 95; named image_annotation
+"""
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_util
+from numpy.typing import NDArray
+from PIL import Image
+
+from .dataset import SPLITS, STAMP, THING_CLASSES, taking_its_name
+
+logger = logging.getLogger(__name__)
+
+#: Smallest side of a crop, pixels.
+_MIN_SIDE = 32
+#: Largest share that other objects may have of all object pixels in a crop.
+_MAX_OTHERS = 1 / 3
+_JPEG_QUALITY = 95
+_CROPS_STAMP = "crops.json"
+
+
+def write_crops(scenes: str | os.PathLike[str], output: str | os.PathLike[str]) -> dict[str, int]:
+    """Cuts single objects from scenes that :func:`~rmae_d2.data.scenes.dataset.write_scenes` made.
+
+    A crop is the square around the box of the object's visible pixels, with the background that is there. It
+    moves inwards at the image's edge and is as large as the image's shorter side at most. Left out are
+    objects below 32 pixels, and those beside which other objects have more than a third of the crop's object
+    pixels. Nothing is resized. Objects of training scenes come into ``train/``, of validation scenes into
+    ``val/``. The files depend on the scenes only.
+
+    Args:
+        scenes: folder of the scenes.
+        output: folder to make; it may exist if it is empty or holds the crops of the same scenes.
+
+    Returns:
+        the number of crops of each split; empty if they were there already.
+
+    Raises:
+        FileNotFoundError: ``scenes`` holds no complete scenes.
+        FileExistsError: ``output`` holds something else.
+    """
+    source, root = Path(scenes), Path(output)
+    if not (source / STAMP).is_file():
+        raise FileNotFoundError(
+            f"{source} holds no complete scenes (no {STAMP}): python tools/make_scenes.py --output {source}"
+        )
+    stamp = json.loads((source / STAMP).read_text())
+    if _already_there(root, stamp):
+        logger.info("%s already holds the crops of these scenes: nothing to do", root)
+        return {}
+    counts = {}
+    with taking_its_name(root) as folder:
+        for split in SPLITS:
+            counts[split] = _write_split(source, folder, split)
+            logger.info("%s: %d crops of single objects", split, counts[split])
+        (folder / _CROPS_STAMP).write_text(json.dumps(stamp, indent=1) + "\n")
+    return counts
+
+
+def _already_there(root: Path, stamp: dict[str, Any]) -> bool:
+    """True if `root` holds the crops of the scenes of the stamp, False if nothing, else an error."""
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return False
+    found = root / _CROPS_STAMP
+    if found.is_file() and found.read_text() == json.dumps(stamp, indent=1) + "\n":
+        return True
+    raise FileExistsError(
+        f"{root} already holds something other than the crops of these scenes: choose another output "
+        "folder, or delete this one first"
+    )
+
+
+def _write_split(source: Path, folder: Path, split: str) -> int:
+    content = json.loads((source / "annotations" / f"instances_{split}.json").read_text())
+    names = {c["id"]: c["name"] for c in content["categories"]}
+    for name in THING_CLASSES:
+        (folder / split / name).mkdir(parents=True)
+    objects: dict[int, list[dict[str, Any]]] = {}
+    for annotation in content["annotations"]:
+        objects.setdefault(annotation["image_id"], []).append(annotation)
+    count = 0
+    for image in content["images"]:
+        own = objects.get(image["id"], [])
+        with Image.open(source / split / image["file_name"]) as picture:
+            for number, box in single_objects(own, image["height"], image["width"]):
+                name = names[own[number]["category_id"]]
+                path = folder / split / name / f"{Path(image['file_name']).stem}_{number}.jpg"
+                picture.crop(box).save(path, quality=_JPEG_QUALITY)
+                count += 1
+    return count
+
+
+def single_objects(
+    annotations: list[dict[str, Any]], height: int, width: int
+) -> Iterator[tuple[int, tuple[int, int, int, int]]]:
+    """The objects of one image that can be cut out alone.
+
+    Args:
+        annotations: COCO's, of all objects of the image, with compressed run lengths and disjoint masks.
+        height: of the image, pixels.
+        width: of the image, pixels.
+
+    Yields:
+        place in ``annotations``, and the crop (left, top, right, bottom), pixels within the image.
+    """
+    masks: list[NDArray[np.uint8]] = [mask_util.decode(a["segmentation"]) for a in annotations]
+    occupied = np.sum(masks, axis=0) if masks else np.zeros((height, width))
+    for number, (annotation, mask) in enumerate(zip(annotations, masks, strict=True)):
+        x, y, w, h = annotation["bbox"]
+        side = min(max(w, h), height, width)
+        if side < _MIN_SIDE:
+            continue
+        left = int(min(max(0, round(x + w / 2 - side / 2)), width - side))
+        top = int(min(max(0, round(y + h / 2 - side / 2)), height - side))
+        crop = np.s_[top : top + side, left : left + side]
+        if mask[crop].sum() >= (1 - _MAX_OTHERS) * occupied[crop].sum():
+            yield number, (left, top, left + side, top + side)

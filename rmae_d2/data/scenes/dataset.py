@@ -1,0 +1,347 @@
+"""The embedded "scenes" dataset: rendered pictures with exact masks, written in COCO's formats.
+
+Under the output folder::
+
+    scenes.json                             what it was made with; its presence means complete
+    train/000000.jpg ...  val/...           JPEG, quality 90
+    annotations/instances_{train,val}.json  compressed RLE masks of the visible pixels (load as bitmasks)
+    annotations/panoptic_{train,val}.json   with panoptic_{train,val}/000000.png
+    stuff_{train,val}/000000.png            uint8, index into THING_CLASSES + STUFF_CLASSES (255 = ignore,
+                                            which no pixel is)
+"""
+
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_util
+from numpy.typing import NDArray
+from PIL import Image
+
+from ...errors import UserError
+from .render import (
+    CATEGORIES,
+    PHOTOS,
+    STUFF_CLASSES,
+    THING_CLASSES,
+    Scene,
+    photo_path,
+    render_scene,
+)
+
+__all__ = [
+    "CATEGORIES",
+    "STUFF_CLASSES",
+    "THING_CLASSES",
+    "Scene",
+    "panoptic_metadata",
+    "panoptic_of",
+    "render_scene",
+    "write_scenes",
+]
+
+logger = logging.getLogger(__name__)
+
+VERSION = "1"  # raise it whenever the same (seed, index) gives other pixels
+SPLITS = ("train", "val")
+STAMP = "scenes.json"
+_JPEG_QUALITY = 90
+
+Segments = list[dict[str, Any]]
+
+
+def panoptic_metadata() -> dict[str, Any]:
+    """What Detectron2's MetadataCatalog wants for the panoptic and semantic forms of the dataset.
+
+    Semantic classes are contiguous over things and stuff, as in its `coco_2017_*_panoptic` standard form.
+    """
+    names = [c["name"] for c in CATEGORIES]
+    colors = [c["color"] for c in CATEGORIES]
+    ids = {c["id"]: i for i, c in enumerate(CATEGORIES)}
+    things = {c["id"]: ids[c["id"]] for c in CATEGORIES if c["isthing"]}
+    return {
+        "thing_classes": names,
+        "thing_colors": colors,
+        "stuff_classes": names,
+        "stuff_colors": colors,
+        "thing_dataset_id_to_contiguous_id": things,
+        "stuff_dataset_id_to_contiguous_id": {i: n for i, n in ids.items() if i not in things},
+    }
+
+
+def panoptic_of(scene: Scene) -> tuple[NDArray[np.int32], Segments]:
+    """The panoptic form of a scene.
+
+    Returns:
+        (H, W) segment ids from 1 (things first, nearest object first, then stuff), and for each segment id
+        COCO's `segments_info` entry.
+    """
+    ids = np.zeros(scene.background_ids.shape, dtype=np.int32)
+    segments: Segments = []
+
+    def add(region: NDArray[np.bool_], category_id: int) -> None:
+        segment_id = len(segments) + 1
+        ids[region] = segment_id
+        segments.append(
+            {
+                "id": segment_id,
+                "category_id": category_id,
+                "area": int(region.sum()),
+                "bbox": _bbox(region),
+                "iscrowd": 0,
+            }
+        )
+
+    for mask, category_id in zip(scene.masks, scene.category_ids, strict=True):
+        add(mask, int(category_id))
+    free = ids == 0
+    for category_id in np.unique(scene.background_ids[free]):
+        add(free & (scene.background_ids == category_id), int(category_id))
+    return ids, segments
+
+
+def write_scenes(
+    output: str | os.PathLike[str],
+    num_train: int = 900,
+    num_val: int = 100,
+    seed: int = 0,
+    workers: int | None = None,
+) -> bool:
+    """Renders the dataset into `output`, unless it is there already.
+
+    Everything is written into a hidden folder beside `output` that takes its name at the end, so an
+    interrupted run never leaves something that looks complete. The files do not depend on `workers`.
+    Validation scenes have the indices that follow the training scenes'.
+
+    Args:
+        output: Folder to make; it may exist if it is empty or holds this very dataset.
+        num_train: Images in the training split.
+        num_val: Images in the validation split.
+        seed: Non-negative; another seed gives another dataset.
+        workers: Processes; all usable cores by default, at most 16.
+
+    Returns:
+        True if it rendered, False if everything was there already.
+
+    Raises:
+        UserError: A number is out of range.
+        FileExistsError: `output` holds something else, or these scenes with files missing.
+        FileNotFoundError: The scikit-image installed lacks the photographs.
+    """
+    _check_numbers(num_train, num_val, seed, workers)
+    root = Path(output)
+    stamp = {"version": VERSION, "seed": seed, "num_train": num_train, "num_val": num_val}
+    if _already_there(root, stamp):
+        logger.info("%s already holds these scenes: nothing to do", root)
+        return False
+    for name in PHOTOS:
+        photo_path(name)
+    count = workers or min(16, _usable_cores())
+    logger.info("rendering %d scenes into %s with %d processes", num_train + num_val, root, count)
+    with taking_its_name(root) as folder:
+        _write_split(folder, "train", 0, num_train, seed, count)
+        _write_split(folder, "val", num_train, num_val, seed, count)
+        (folder / STAMP).write_text(json.dumps(stamp, indent=1) + "\n")
+    return True
+
+
+def _check_numbers(num_train: int, num_val: int, seed: int, workers: int | None) -> None:
+    if num_train < 1 or num_val < 1:
+        raise UserError(
+            f"num_train and num_val must be at least 1, got {num_train} and {num_val} images"
+        )
+    if seed < 0:
+        raise UserError(f"seed must not be negative, got {seed}")
+    if workers is not None and workers < 1:
+        raise UserError(f"workers must be at least 1, got {workers}")
+
+
+def _already_there(root: Path, stamp: dict[str, Any]) -> bool:
+    """True if `root` holds the dataset of the stamp, False if there is nothing yet, else an error."""
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return False
+    remedy = "choose another output folder, or delete this one first"
+    found: Any = None
+    if (root / STAMP).is_file():
+        try:
+            found = json.loads((root / STAMP).read_text())
+        except ValueError:
+            found = None  # unreadable: somebody else's file, as below
+    if not isinstance(found, dict) or not stamp.keys() <= found.keys():
+        raise FileExistsError(f"{root} already holds something that is no scenes dataset: {remedy}")
+    different = [f"{k}={found[k]} (asked: {v})" for k, v in stamp.items() if found[k] != v]
+    if different:
+        raise FileExistsError(f"{root} already holds scenes with {', '.join(different)}: {remedy}")
+    for name, number in _expected_files(stamp):
+        if sum(1 for _ in (root / name).glob("*.*")) < number:
+            raise FileExistsError(
+                f"{root} holds these scenes, but files of {name}/ are missing: {remedy}"
+            )
+    return True
+
+
+def _expected_files(stamp: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """The subfolders and how many files each holds."""
+    yield "annotations", 2 * len(SPLITS)
+    for split in SPLITS:
+        for folder in (split, f"panoptic_{split}", f"stuff_{split}"):
+            yield folder, stamp[f"num_{split}"]
+
+
+@contextmanager
+def taking_its_name(root: Path) -> Iterator[Path]:
+    """A new folder beside `root` that becomes `root` when the block ends well, and goes when it does not."""
+    root = root.absolute()
+    root.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{root.name}.incomplete-"
+    for left in root.parent.glob(f"{prefix}*"):
+        logger.warning(
+            "%s is of a run that was killed or still writes; delete it if none does", left
+        )
+    folder = root.parent / f"{prefix}{os.getpid()}"
+    if folder.exists():
+        shutil.rmtree(folder)  # of a killed run that had this process's number
+    folder.mkdir()
+    try:
+        yield folder
+        try:
+            os.replace(folder, root)  # an empty folder may be replaced, a full one not
+        except OSError as error:
+            raise FileExistsError(
+                f"{root} was filled by another process meanwhile; run again to check it ({error})"
+            ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _write_split(root: Path, split: str, first: int, number: int, seed: int, workers: int) -> None:
+    """Renders scenes first, first + 1 ... as one split and writes its json files."""
+    for folder in (split, f"panoptic_{split}", f"stuff_{split}", "annotations"):
+        (root / folder).mkdir(exist_ok=True)
+    instances: dict[str, Any] = _json_head(seed, split)
+    instances["categories"] = [_without(c, "isthing", "color") for c in CATEGORIES if c["isthing"]]
+    panoptic: dict[str, Any] = _json_head(seed, split)
+    panoptic["categories"] = list(CATEGORIES)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    segmentations: list[dict[str, Any]] = []
+    start = time.monotonic()
+    for image, objects, segmentation in _records(root, split, first, number, workers, seed):
+        images.append(image)
+        for record in objects:  # ids from 1: pycocotools takes a match with annotation 0 for none
+            annotations.append({"id": len(annotations) + 1, **record})
+        segmentations.append(segmentation)
+        if len(images) * 10 // number > (len(images) - 1) * 10 // number:
+            rate = len(images) / max(time.monotonic() - start, 1e-6)
+            logger.info("%s: %d of %d, %.0f images a second", split, len(images), number, rate)
+    instances |= {"images": images, "annotations": annotations}
+    panoptic |= {"images": images, "annotations": segmentations}
+    _write_json(root / "annotations" / f"instances_{split}.json", instances)
+    _write_json(root / "annotations" / f"panoptic_{split}.json", panoptic)
+
+
+def _records(
+    root: Path, split: str, first: int, number: int, workers: int, seed: int
+) -> Iterator[Any]:
+    """The records of the split's images, in order, however many processes make them."""
+    task = partial(_write_image, root, split, seed, first)
+    if workers == 1:
+        yield from map(task, range(number))
+        return
+    # Like PyTorch's loaders, fork where the system can: a spawned worker imports all of PyTorch first.
+    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context(method))
+    try:
+        yield from pool.map(task, range(number), chunksize=8)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _write_image(
+    root: Path, split: str, seed: int, first: int, number: int
+) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]:
+    """Renders image `number` of a split, writes its three files, returns its three json records."""
+    scene = render_scene(seed, first + number)
+    stem = f"{number:06d}"
+    Image.fromarray(scene.image).save(root / split / f"{stem}.jpg", quality=_JPEG_QUALITY)
+    Image.fromarray(scene.semantic()).save(root / f"stuff_{split}" / f"{stem}.png")
+    ids, segments = panoptic_of(scene)
+    Image.fromarray(_id_to_rgb(ids)).save(root / f"panoptic_{split}" / f"{stem}.png")
+
+    height, width = ids.shape
+    image = {
+        "id": number,
+        "file_name": f"{stem}.jpg",
+        "height": height,
+        "width": width,
+        "photos": list(scene.photos),
+    }
+    objects = [
+        {
+            "image_id": number,
+            "category_id": int(category_id),
+            "segmentation": _rle(mask),
+            "area": int(mask.sum()),
+            "bbox": _bbox(mask),
+            "iscrowd": 0,
+        }
+        for mask, category_id in zip(scene.masks, scene.category_ids, strict=True)
+    ]
+    panoptic = {"image_id": number, "file_name": f"{stem}.png", "segments_info": segments}
+    return image, objects, panoptic
+
+
+def _bbox(mask: NDArray[np.bool_]) -> list[int]:
+    """COCO's tight box [x, y, width, height] of a mask with at least one pixel."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    x, y = int(columns[0]), int(rows[0])
+    return [x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1]
+
+
+def _rle(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """COCO's compressed run lengths, ready for json."""
+    rle = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def _id_to_rgb(ids: NDArray[np.int32]) -> NDArray[np.uint8]:
+    """COCO panoptic's colour code: id = R + 256 G + 65536 B."""
+    return np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=-1).astype(np.uint8)
+
+
+def _json_head(seed: int, split: str) -> dict[str, Any]:
+    return {
+        "info": {
+            "description": f"rmae_d2 scenes, {split}: objects rendered over photographs of scikit-image",
+            "version": VERSION,
+            "seed": seed,
+            "sources": [
+                {"file": name, "licence": licence} for name, (_, licence) in PHOTOS.items()
+            ],
+        },
+        "licenses": [],
+    }
+
+
+def _without(record: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {k: v for k, v in record.items() if k not in keys}
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, separators=(",", ":")))

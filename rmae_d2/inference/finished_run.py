@@ -1,0 +1,62 @@
+"""The model of a run that is over, from its files, for tools that show what it learned."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from detectron2.config import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from ..checkpoint import load_pretrained
+from ..config import apply_overrides, load_config
+from ..errors import CheckpointError, UserError
+from ..modeling import RMAE
+from .device import pick_device
+
+
+def config_beside(weights: str, config_file: str | None = None) -> str:
+    """The config that is named, else the config.yaml beside the weights.
+
+    Raises:
+        UserError: there is none.
+    """
+    if config_file is not None:
+        return config_file
+    beside = Path(weights).parent / "config.yaml"
+    if not beside.is_file():
+        raise UserError(
+            f"no config.yaml beside {weights}: name the run's config with --config-file"
+        )
+    return str(beside)
+
+
+def load_run(
+    weights: str, config_file: str | None = None, overrides: Sequence[str] = ()
+) -> tuple[DictConfig, RMAE]:
+    """Config and model of a pre-training run, in evaluation mode on the config's device.
+
+    Args:
+        weights: its checkpoint, masking policy included; every tensor must fit.
+        config_file: None for the one beside the weights.
+        overrides: ``key=value`` of the config.
+
+    Raises:
+        UserError: no config, or one that describes another model than an RMAE; a device that is not there.
+        CheckpointError: weights that are missing or do not fit.
+    """
+    if not Path(weights).exists():
+        raise CheckpointError(f"{weights}: no such weight file")
+    name = config_beside(weights, config_file)
+    cfg = apply_overrides(load_config(name), list(overrides))
+    OmegaConf.set_struct(cfg, False)
+    device = pick_device(cfg.train.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"train.device={device}: there is no GPU that torch can use; take cpu")
+    model = instantiate(cfg.model)
+    if not isinstance(model, RMAE):
+        raise UserError(
+            f"{name}: {type(model).__name__} hides nothing and completes no regions; give the config of a "
+            "pre-training run"
+        )
+    load_pretrained(model, weights, require_all=True)
+    return cfg, model.to(device).eval()

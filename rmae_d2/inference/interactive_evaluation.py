@@ -1,0 +1,181 @@
+"""What `tools/evaluate_interactive.py` does: IoU against the number of patches or clicks, with baselines.
+
+Letters: H W pixels, K objects of an image.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data.datasets import detection_dataset
+from ..data.images import read_image
+from ..errors import UserError
+from ..evaluation.interactive import (
+    PROTOCOLS,
+    Curve,
+    InteractiveMethod,
+    Target,
+    choose_objects,
+    clicks_protocol,
+    patches_protocol,
+    summary,
+    table,
+)
+from ..evaluation.interactive_baselines import FHSegments, GivenPatches, RandomWalker
+from ..evaluation.interactive_hints import Hints, Mask
+from ..visualization.interactive import draw_iou_curves
+from .region_prompt import RegionPrompt, RegionPromptPredictor
+
+COUNTS = tuple(range(21))
+_LEAST_PATCHES = 2  # of the model's grid: smaller objects are all border
+_MOST_SHARE = 0.6  # of the image: larger ones are its background
+_TABLE = (0, 1, 2, 3, 5, 10, 20)
+
+
+class PredictorMethod:
+    """A :class:`RegionPromptPredictor` as a method under test.
+
+    Args:
+        predictor: with the settings to be tested.
+        assume_background: see :meth:`RegionPrompt.with_background`.
+    """
+
+    def __init__(self, predictor: RegionPromptPredictor, assume_background: bool = False) -> None:
+        self.predictor = predictor
+        self.assume_background = assume_background
+
+    def start(self, image_HWC: NDArray[np.uint8]) -> None:
+        """Embeds the image."""
+        self.predictor.set_image(image_HWC)
+
+    def segment(self, hints: Sequence[Hints]) -> Mask:
+        """Bool (K, H, W)."""
+        prompts = [RegionPrompt(h.visible, h.region) for h in hints]
+        if self.assume_background:
+            prompts = [prompt.with_background() for prompt in prompts]
+        return self.predictor.predict(prompts).masks
+
+    def spent(self, hints: Hints) -> Mask:
+        """Bool (H, W): the clicked patches."""
+        return hints.shown[0]
+
+
+def evaluate_interactive(
+    predictor: RegionPromptPredictor,
+    output: Path,
+    *,
+    dataset: str | None = None,
+    json_file: str | None = None,
+    root: str | None = None,
+    protocol: str = "clicks",
+    max_objects: int = 100,
+    seed: int = 0,
+    settings: dict[str, Any] | None = None,
+) -> str:
+    """Runs one protocol and writes ``interactive_PROTOCOL.json`` and ``.png``.
+
+    Objects are drawn at random among those, crowds aside, whose area is at least that of two patches of the
+    model's grid and at most 60 % of the image.
+
+    Args:
+        predictor: the model and its settings.
+        output: folder to write to.
+        dataset: registered name; used where there is no json.
+        json_file, root: own data in COCO's format.
+        protocol: one of :data:`rmae_d2.evaluation.interactive.PROTOCOLS`.
+        max_objects: how many objects.
+        seed: of the choice of objects and of patches.
+        settings: told in the json beside this call's own.
+
+    Returns:
+        a Markdown table of mean IoU in percent.
+
+    Raises:
+        UserError: neither dataset nor json, or an unknown protocol.
+        UserError: no such objects, or an image of another size than its annotations.
+    """
+    if protocol not in PROTOCOLS:
+        raise UserError(f"protocol={protocol!r}: one of {', '.join(PROTOCOLS)}")
+    samples = detection_dataset(dataset or (), json_file, root, masks=True)
+    least = _LEAST_PATCHES / predictor.model.backbone.net.num_patches
+    chosen = choose_objects(samples, least, _MOST_SHARE, max_objects, seed)
+    methods: dict[str, InteractiveMethod] = {"R-MAE": PredictorMethod(predictor)}
+    if protocol == "clicks":
+        methods["R-MAE, corners outside"] = PredictorMethod(predictor, assume_background=True)
+    methods["random walker"] = RandomWalker()
+    methods["FH segments"] = FHSegments()
+    methods["given patches only"] = GivenPatches()
+    rows: dict[str, list[NDArray[np.float64]]] = {name: [] for name in methods}
+    seconds = dict.fromkeys(methods, 0.0)
+    targets: list[Target] = []
+    for i, own in chosen.items():
+        image = read_photo(samples[i])
+        targets += own
+        predictor.set_image(image)
+        where = (predictor.grid, predictor.patch_size, COUNTS)
+        for name, method in methods.items():
+            begin = time.perf_counter()
+            method.start(image)
+            rows[name].append(
+                patches_protocol(method, own, *where, seed)
+                if protocol == "patches"
+                else clicks_protocol(method, own, *where)
+            )
+            seconds[name] += time.perf_counter() - begin
+    curves = {name: Curve(COUNTS, np.concatenate(values)) for name, values in rows.items()}
+    report = {
+        "protocol": protocol,
+        "dataset": json_file or dataset,
+        "objects": len(targets),
+        "images": len(chosen),
+        "area_share": [least, _MOST_SHARE],
+        "seed": seed,
+        "predictor": {
+            "resolution": predictor.resolution,
+            "mask_ratio": predictor.mask_ratio,
+            "seed": predictor.seed,
+        },
+        **(settings or {}),
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        **summary(curves, targets),
+    }
+    _write(output, protocol, report, curves)
+    return table(curves, _TABLE)
+
+
+def read_photo(sample: dict[str, Any]) -> NDArray[np.uint8]:
+    """A sample's image.
+
+    Raises:
+        UserError: it has another size than its annotations were made for.
+    """
+    image = read_image(sample["file_name"])
+    if image.shape[:2] != (sample["height"], sample["width"]):
+        raise UserError(
+            f"{sample['file_name']} has {image.shape[0]} x {image.shape[1]} pixels (height x width), its "
+            f"annotations are for {sample['height']} x {sample['width']}"
+        )
+    return image
+
+
+def _write(output: Path, protocol: str, report: dict[str, Any], curves: dict[str, Curve]) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    (output / f"interactive_{protocol}.json").write_text(json.dumps(report, indent=1))
+    title = (
+        f"{Path(report['dataset']).name}: {report['objects']} objects in {report['images']} images"
+    )
+    unit = "simulated clicks" if protocol == "clicks" else "random patches with their true content"
+    draw_iou_curves(
+        {
+            name: (c.counts, c.mean.tolist(), c.standard_error.tolist())
+            for name, c in curves.items()
+        },
+        output / f"interactive_{protocol}.png",
+        title=title,
+        unit=unit,
+    )

@@ -1,0 +1,74 @@
+"""What `tools/visualize_masking.py` does: photos, a model's masks for them, and what it predicts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import instantiate
+from omegaconf import DictConfig
+from PIL import Image
+
+from ..data.loader import seeded
+from ..errors import UserError
+from ..visualization import draw_reconstructions
+from .finished_run import load_run
+from .predict_inputs import list_inputs
+
+
+def draw_masking(
+    config_file: str | None,
+    weights: str,
+    inputs: Sequence[str],
+    output: Path,
+    *,
+    overrides: Sequence[str] = (),
+    max_images: int = 8,
+    seed: int = 0,
+) -> Path:
+    """Draws one sheet, a row a photo: image, mask probability where the policy has one, mask, predictions.
+
+    Photos pass through the config's test mapper, so they are cropped as in evaluation; regions are made only
+    where the model or its policy looks at them.
+
+    Args:
+        config_file: of a pre-training run; None for the config.yaml beside its weights.
+        weights: its checkpoint, masking policy included; every tensor must fit.
+        inputs: image files, folders, lists and COCO jsons.
+        output: the PNG to write.
+        overrides: ``key=value`` of the config.
+        max_images: rows at most, the first of the inputs.
+        seed: of crops and masks.
+
+    Raises:
+        UserError: where the config describes another model than an RMAE, or its region source has nothing
+            for these photos.
+        CheckpointError: where weights are missing or do not fit.
+    """
+    photos = list_inputs(inputs)[:max_images]
+    cfg, model = load_run(weights, config_file, overrides)
+    node = _test_mapper(cfg, config_file or weights)
+    if not model.needs_regions:
+        node.regions = None
+    mapper = instantiate(node)
+    samples: list[dict[str, Any]] = []
+    for i, photo in enumerate(photos):
+        try:
+            with seeded(seed, i):
+                samples.append(mapper(photo.dataset_dict))
+        except ValueError as error:
+            raise UserError(
+                f"{photo.path}: {error}\n(Regions are those of dataloader.test.mapper.regions.)"
+            ) from error
+    with torch.no_grad():
+        outputs = model(samples)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(draw_reconstructions(samples, outputs)).save(output)
+    return output
+
+
+def _test_mapper(cfg: DictConfig, source: str) -> DictConfig:
+    node = cfg.dataloader.get("test")
+    if node is None or "mapper" not in node:
+        raise UserError(f"{source} has no dataloader.test.mapper to read photos with")
+    return node.mapper

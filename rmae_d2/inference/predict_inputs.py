@@ -1,0 +1,173 @@
+"""The images that `tools/predict.py` is given, and what their results are called."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..annotations.coco_json import examples
+from ..data import images_from
+from ..data.images import IMAGE_EXTENSIONS
+from ..errors import AnnotationError, UserError
+
+
+class InputImage(NamedTuple):
+    """One image to predict.
+
+    Attributes:
+        path: file to read.
+        image_id: of a COCO json its own, else a number from 1.
+        picture: name of its picture, with forward slashes, unique whatever the case of its letters.
+        size: (height, width) that the json says, where there is one.
+        own_id: whether ``image_id`` is the data set's, not a number of ours.
+    """
+
+    path: str
+    image_id: Any
+    picture: str
+    size: tuple[int, int] | None
+    own_id: bool = False
+
+    @property
+    def dataset_dict(self) -> dict[str, Any]:
+        """For region sources: a json of regions would take a number of ours for an id of its own."""
+        known = {"file_name": self.path}
+        return {**known, "image_id": self.image_id} if self.own_id else known
+
+    @property
+    def label_image(self) -> str:
+        """Name of its labels, where a model gives some, in a folder of their own."""
+        return f"labels/{os.path.splitext(self.picture)[0]}.png"
+
+
+def list_inputs(given: Sequence[str], image_root: str | None = None) -> list[InputImage]:
+    """Lists images in a fixed order.
+
+    Args:
+        given: image files, folders, .txt lists and COCO .jsons; see :func:`rmae_d2.data.images_from`. A
+            json that stands alone keeps its image ids; otherwise images are numbered from 1.
+        image_root: folder of a json's images, where it is not found by itself.
+
+    Raises:
+        UserError: a folder or list that is not there or has no image.
+        AnnotationError: a json with image ids that stand for several images.
+        UserError: a list or json that is not understood.
+    """
+    dicts = [sample for path in given for sample in _samples(path, image_root)]
+    own_ids = len(given) == 1 and given[0].lower().endswith(".json")
+    ids = [sample["image_id"] if own_ids else k for k, sample in enumerate(dicts, 1)]
+    double = [identifier for identifier, count in Counter(ids).items() if count > 1]
+    if double:
+        raise AnnotationError(
+            f"{given[0]}: {len(double)} ids stand more than once in 'images', such as {examples(double)}: "
+            "give every image its own id"
+        )
+    return [
+        InputImage(
+            sample["file_name"],
+            identifier,
+            picture,
+            (sample["height"], sample["width"]) if {"height", "width"} <= sample.keys() else None,
+            own_ids,
+        )
+        for sample, identifier, picture in zip(dicts, ids, _picture_names(dicts), strict=True)
+    ]
+
+
+def check_apart(
+    output: str,
+    given: Sequence[str],
+    images: Sequence[InputImage],
+    *,
+    pictures: bool,
+    labels: bool = False,
+) -> None:
+    """Refuses an output folder in which results would replace inputs or be taken for inputs later.
+
+    Args:
+        output: the folder.
+        given: as :func:`list_inputs` takes them.
+        images: what it made of them.
+        pictures: whether pictures are written.
+        labels: whether label images are written.
+
+    Raises:
+        UserError: naming what is in the way.
+    """
+    files = [*given, *(image.path for image in images)]
+    written = ["predictions.json", "images.json"]
+    if pictures:
+        written += [image.picture for image in images]
+    if labels:
+        written += [image.label_image for image in images]
+    if pictures or labels:
+        for folder in filter(os.path.isdir, given):
+            if Path(output).resolve().is_relative_to(Path(folder).resolve()):
+                raise UserError(
+                    f"--output {output} lies in --input {folder}: the images written would count as "
+                    "inputs of the next run; choose a folder outside of it"
+                )
+    inputs = {_real(path) for path in files}
+    for name in written:
+        if _real(os.path.join(output, name)) in inputs:
+            raise UserError(
+                f"{os.path.join(output, name)} is an input and would be overwritten: choose another --output"
+            )
+
+
+def _samples(path: str, image_root: str | None) -> list[dict[str, Any]]:
+    expanded = os.path.expanduser(path)
+    suffix = os.path.splitext(path)[1].lower()
+    is_image = suffix in IMAGE_EXTENSIONS or (
+        os.path.isfile(expanded) and suffix not in (".txt", ".json")
+    )
+    if is_image and not os.path.isdir(expanded):
+        return [{"file_name": expanded, "image_id": os.path.basename(path)}]
+    try:
+        # Absent files are skipped and counted like those that cannot be read.
+        return images_from(path, image_root, allow_missing=1.0)
+    except UserError as error:  # pre-training's key has another name
+        raise UserError(
+            str(error).replace("dataset.image_root=/folder", "--image-root /folder")
+        ) from None
+    except ValueError as error:
+        named = str(error) if path in str(error) else f"{path}: {error}"
+        raise UserError(named) from error
+
+
+def _picture_names(dicts: Sequence[dict[str, Any]]) -> list[str]:
+    """The paths below the input folder or list with .jpg; those taken already are counted: a_2.jpg."""
+    names: list[str] = []
+    taken: set[str] = set()
+    tried: Counter[str] = Counter()
+    for sample in dicts:
+        stem = os.path.splitext(_relative_path(sample))[0]
+        name = f"{stem}.jpg"
+        while name.lower() in taken:
+            tried[stem] += 1
+            name = f"{stem}_{tried[stem] + 1}.jpg"
+        taken.add(name.lower())
+        names.append(name)
+    return names
+
+
+def _relative_path(sample: dict[str, Any]) -> str:
+    inside = sample["image_id"]
+    if isinstance(inside, str) and "://" not in inside:
+        path = Path(inside)
+        if not path.is_absolute() and ".." not in path.parts:
+            return path.as_posix()
+    return os.path.basename(sample["file_name"])
+
+
+def _real(path: str) -> str:
+    """The path without links in its folders, each of which is looked up once."""
+    folder, name = os.path.split(path)
+    return os.path.join(_real_folder(folder or os.curdir), name)
+
+
+@lru_cache(maxsize=4096)
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)

@@ -1,0 +1,275 @@
+"""What prediction writes, by the key of a model's output."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.structures import Instances
+from numpy.typing import NDArray
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+from torch import Tensor, nn
+
+from ..data.datasets.semantic import first_label, semantic_classes, semantic_dataset
+from ..data.recipes.num_classes import dataset_node
+from ..errors import UserError
+from ..evaluation.classes import classes_of
+from ..visualization.predictions import draw_instances
+from ..visualization.semantic import draw_semantic
+from .predict_inputs import InputImage
+
+
+class PredictionOutput(Protocol):
+    """Takes one key of a model's outputs, image by image."""
+
+    def add(self, image: InputImage, value: Any) -> dict[str, Any]:
+        """Keeps the predictions of an image; what is to stand with it in ``images.json``."""
+
+    def draw(self, image_HWC: NDArray[np.uint8], value: Any) -> NDArray[np.uint8]:
+        """A picture of them: uint8 (H, W, 3) RGB."""
+
+    def close(self) -> None:
+        """Ends the files; what was added before stands in them."""
+
+    @property
+    def categories(self) -> list[dict[str, Any]]:
+        """The classes, as in a COCO json."""
+
+    @property
+    def summary(self) -> str:
+        """What was predicted, in one line."""
+
+
+class InstanceOutput:
+    """``predictions.json``: the detections of all images in COCO's results format.
+
+    Everything that the model returns is kept, whatever its score.
+
+    Args:
+        cfg: the model's config, for names and ids of the classes.
+        model: whose outputs these are.
+        folder: to write to; must exist.
+        score_threshold: of the pictures.
+
+    Raises:
+        UserError: the dataset has another number of classes than the model; see also
+            :func:`rmae_d2.evaluation.classes.classes_of`.
+    """
+
+    def __init__(
+        self, cfg: DictConfig, model: nn.Module, folder: Path, score_threshold: float
+    ) -> None:
+        self._classes = classes_of(cfg)
+        self._check_count(getattr(getattr(model, "roi_heads", None), "num_classes", None))
+        self._score_threshold = score_threshold
+        self._total = self._above = 0
+        self._path = folder / "predictions.json"
+        self._file = open(f"{self._path}.part", "w", encoding="utf-8")  # noqa: SIM115 (see close)
+        self._file.write("[")
+
+    def add(self, image: InputImage, value: Instances) -> dict[str, Any]:
+        """Keeps the detections of an image.
+
+        Raises:
+            UserError: a class that the dataset does not have.
+        """
+        if len(value):
+            self._check_count(max(value.pred_classes.tolist()) + 1, exactly=False)
+        for detection in instances_to_coco_json(value, image.image_id):
+            detection["category_id"] = self._classes.category_ids[detection["category_id"]]
+            self._file.write((",\n" if self._total else "\n") + json.dumps(detection))
+            self._total += 1
+        self._above += int((value.scores >= self._score_threshold).sum())
+        return {}
+
+    def draw(self, image_HWC: NDArray[np.uint8], value: Instances) -> NDArray[np.uint8]:
+        """The image under the objects that reach the threshold."""
+        return draw_instances(image_HWC, value, self._classes.names, self._score_threshold)
+
+    def close(self) -> None:
+        """Gives the file its name, once it is whole."""
+        self._file.write("\n]\n")
+        self._file.close()
+        os.replace(self._file.name, self._path)
+
+    @property
+    def categories(self) -> list[dict[str, Any]]:
+        """The classes, as in a COCO json."""
+        return self._classes.categories
+
+    @property
+    def summary(self) -> str:
+        """Numbers of objects."""
+        text = f"{self._total} objects, {self._above} of them of score {self._score_threshold:g} or more"
+        if self._total and not self._above:
+            text += ": pictures show none of them, unless --score-threshold is lower"
+        return text
+
+    def _check_count(self, of_model: int | None, exactly: bool = True) -> None:
+        of_data = len(self._classes.names)
+        if of_model is None or of_model == of_data or (of_model < of_data and not exactly):
+            return
+        raise UserError(
+            f"the model has {of_model if exactly else f'at least {of_model}'} classes, "
+            f"{self._classes.source} has {of_data}: set dataloader.test.dataset to data with the classes "
+            "of training"
+        )
+
+
+class SemanticOutput:
+    """``labels/NAME.png``: the most probable class at every pixel, at the image's size.
+
+    uint8, one channel, with the values of the ground truth that the config reads: for ADE20K in its official
+    release, and where it is not there, those of the release, 1 to 150 for the 150 classes (0, no class, is
+    never predicted), as its evaluation server and toolkit expect; 0 to 149 only where Detectron2's converted
+    folder alone is there. Own data have 1 to C with ``zero_is_ignored``, else 0 to C - 1. The category ids in
+    ``images.json`` are these values.
+
+    Args:
+        cfg: the model's config, for names and values of the classes.
+        model: whose outputs these are.
+        folder: to write to; must exist.
+        score_threshold: of no meaning here.
+
+    Raises:
+        UserError: the dataset has another number of classes than the model, or is not known.
+    """
+
+    def __init__(
+        self, cfg: DictConfig, model: nn.Module, folder: Path, score_threshold: float
+    ) -> None:
+        self._names, self._first = _semantic_classes_of(cfg)
+        self._folder = folder
+        self._images = 0
+        self._pixels_C = np.zeros(len(self._names))
+
+    def add(self, image: InputImage, value: Tensor) -> dict[str, Any]:
+        """Writes the labels of an image; their file is named in ``images.json``.
+
+        Raises:
+            UserError: scores that are nan.
+            UserError: a class that the dataset does not have.
+        """
+        labels = self._labels(value)
+        path = self._folder / image.label_image
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(labels + np.uint8(self._first)).save(path)
+        self._images += 1
+        counts = np.bincount(labels.reshape(-1), minlength=len(self._names))
+        self._pixels_C += counts / labels.size
+        return {"labels": image.label_image}
+
+    def draw(self, image_HWC: NDArray[np.uint8], value: Tensor) -> NDArray[np.uint8]:
+        """The image under the colours of the classes, and a legend."""
+        return draw_semantic(image_HWC, self._labels(value), self._names)
+
+    def close(self) -> None:
+        """Every file is whole already."""
+
+    @property
+    def categories(self) -> list[dict[str, Any]]:
+        """The classes, their ids the values in the label images."""
+        return [{"id": k, "name": name} for k, name in enumerate(self._names, self._first)]
+
+    @property
+    def summary(self) -> str:
+        """Values of the files, and the most frequent classes."""
+        largest = [k for k in np.argsort(-self._pixels_C, kind="stable")[:5] if self._pixels_C[k]]
+        shares = ", ".join(
+            f"{self._names[k]} {self._pixels_C[k] / self._images:.1%}" for k in largest
+        )
+        last = self._first + len(self._names) - 1
+        return (
+            f"labels/*.png: values {self._first} to {last} for the classes; most pixels: {shares}"
+        )
+
+    def _labels(self, value: Tensor) -> NDArray[np.uint8]:
+        """Class numbers (H, W) of scores (C, H, W) or class numbers."""
+        if value.ndim == 3:
+            largest, labels = value.max(dim=0)
+            value = labels.masked_fill_(largest.isnan(), -1)
+        if (value < 0).any():
+            raise UserError("the model's scores are nan: weights or precision are broken")
+        if value.max() >= len(self._names):
+            raise UserError(
+                f"the model predicts class {int(value.max())}, the data have {len(self._names)} (0 to "
+                f"{len(self._names) - 1}): set dataloader.test.dataset to data with the classes of training"
+            )
+        numbers: NDArray[np.uint8] = value.to(torch.uint8).numpy()
+        return numbers
+
+
+def _semantic_classes_of(cfg: DictConfig) -> tuple[tuple[str, ...], int]:
+    """Names of a config's classes, and the value of the first in label files.
+
+    They are those of the test data or, where these have not as many as the model (as where it was trained on
+    own data without others for testing), of the training data.
+    """
+    wanted = OmegaConf.select(cfg, "model.sem_seg_head.num_classes")
+    found = []
+    for split in ("test", "train"):
+        data = dataset_node(cfg, split, semantic_dataset)
+        if data is not None:
+            names = data.get("names") or ()
+            images = data.get("images")
+        else:  # of Detectron2's own configs
+            data = OmegaConf.create({})
+            names = OmegaConf.select(cfg, f"dataloader.{split}.dataset.names") or ()
+            images = None
+        if not names and images is None:
+            continue
+        try:
+            shifted = bool(data.get("zero_is_ignored"))
+            classes = semantic_classes(names, images, data.get("num_classes"), shifted)
+            if wanted in (None, len(classes)):
+                return classes, first_label(names, images, shifted)
+        except UserError as error:
+            raise UserError(f"dataloader.{split}.dataset: {error}") from error
+        found.append(f"{images or names} has {len(classes)}")
+    raise UserError(
+        f"the model has {wanted} classes, {', '.join(found) or 'and the config names no dataset'}: set "
+        "dataloader.test.dataset to data with the classes of training"
+    )
+
+
+def writes_labels(cfg: DictConfig) -> bool:
+    """Whether a config's model is one whose output is :class:`SemanticOutput`'s."""
+    model = cfg.get("model") or {}
+    return "sem_seg_head" in model and "roi_heads" not in model
+
+
+def without_logits(cfg: DictConfig) -> None:
+    """Makes the config's model, where it can, give classes in place of scores.
+
+    Scores of a large image are gigabytes: 150 of them a pixel. The classes are the same.
+    """
+    if writes_labels(cfg) and cfg.model.get("output") == "logits":
+        cfg.model.output = "labels"
+
+
+#: By output key; where a model gives several, the first of these counts.
+OUTPUTS: dict[str, Callable[[DictConfig, nn.Module, Path, float], PredictionOutput]] = {
+    "instances": InstanceOutput,
+    "sem_seg_labels": SemanticOutput,
+    "sem_seg": SemanticOutput,
+}
+
+
+def output_key(output: dict[str, Any]) -> str:
+    """The key of a model's output that is written.
+
+    Raises:
+        UserError: there is none that prediction knows.
+    """
+    for key in OUTPUTS:
+        if key in output:
+            return key
+    raise UserError(
+        f"the model gives {', '.join(output) or 'nothing'}; prediction knows {', '.join(OUTPUTS)}: is this "
+        "the config of a detector or of semantic segmentation?"
+    )

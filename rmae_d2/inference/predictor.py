@@ -1,0 +1,120 @@
+"""A trained model as a function of one image, for any LazyConfig."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import instantiate
+from detectron2.data import transforms as T
+from numpy.typing import NDArray
+from omegaconf import DictConfig, OmegaConf
+
+from ..checkpoint import load_pretrained
+from ..errors import ImageSizeError, UserError
+from ..modeling import RMAE
+from .device import pick_device
+
+
+class Predictor:
+    """Predicts one image at a time, as evaluation would.
+
+    Detectron2's DefaultPredictor does the same for its older configs; it does not take a LazyConfig.
+
+        predictor = Predictor(load_config("configs/coco/FILE.py"), "output/x/model_final.pth")
+        instances = predictor(read_image("photo.jpg"))["instances"]
+
+    Args:
+        cfg: a LazyConfig with ``model`` and ``dataloader.test.mapper``; ``train.device`` (default auto) is
+            where the model runs.
+        weights: anything that :func:`rmae_d2.checkpoint.load_weights` takes. It must hold every tensor of
+            the model.
+
+    Attributes:
+        model: in evaluation mode.
+        device: where it is.
+        augmentations: of the test mapper; they see RGB or BGR, as ``image_format`` says.
+        image_format: "RGB" or "BGR", the mapper's.
+
+    Raises:
+        UserError: a config of pre-training or without such a mapper, or a device that is not there.
+        CheckpointError: weights that are not there or do not fit.
+    """
+
+    def __init__(self, cfg: DictConfig, weights: str | Mapping[str, Any]) -> None:
+        self.augmentations, self.image_format = _preparation(cfg)
+        self.device = pick_device(OmegaConf.select(cfg, "train.device", default="auto"))
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise UserError(
+                f"train.device={cfg.train.device}: there is no GPU that torch can use; train.device=cpu"
+            )
+        self.model = instantiate(cfg.model)
+        if isinstance(self.model, RMAE):
+            raise UserError(
+                "this is a config of pre-training, which detects nothing: give that of the fine-tuned model"
+            )
+        load_pretrained(self.model, weights, require_all=True)
+        self.model.to(self.device).eval()
+        multi_scale = getattr(self.model, "multi_scale", None)
+        self._wants_original = multi_scale is not None and not multi_scale.is_plain
+
+    def __call__(self, image_HWC: NDArray[np.uint8]) -> dict[str, Any]:
+        """What the model gives for one image.
+
+        Args:
+            image_HWC: uint8 (H, W, 3) RGB, upright, as :func:`rmae_d2.data.read_image` reads it.
+
+        Returns:
+            the model's own keys with everything on the CPU, at the image's size. A detector gives
+            ``instances``: Instances with ``pred_boxes`` (XYXY, pixels), ``scores``, ``pred_classes`` and,
+            where it has a mask head, ``pred_masks`` bool (N, H, W); sorted by falling score. Semantic
+            segmentation gives ``sem_seg``, scores (C, H, W), or ``sem_seg_labels``, classes (H, W).
+
+        Raises:
+            ImageSizeError: so long and narrow that resizing leaves nothing of its short side.
+            UserError: something else than such an array.
+        """
+        if image_HWC.dtype != np.uint8 or image_HWC.ndim != 3 or image_HWC.shape[2] != 3:
+            raise UserError(
+                f"an image is uint8 (H, W, 3) RGB, not {image_HWC.dtype} {image_HWC.shape}"
+            )
+        height, width = image_HWC.shape[:2]
+        prepared = T.AugInput(image_HWC if self.image_format == "RGB" else image_HWC[:, :, ::-1])
+        try:
+            self.augmentations(prepared)
+        except ValueError as error:
+            raise ImageSizeError(
+                f"{height}x{width} pixels (height x width) cannot be resized for the model ({error})"
+            ) from error
+        image_CHW = torch.from_numpy(np.ascontiguousarray(prepared.image.transpose(2, 0, 1)))
+        sample = {"image": image_CHW, "height": height, "width": width}
+        if self._wants_original and prepared.image.shape != image_HWC.shape:
+            original = image_HWC if self.image_format == "RGB" else image_HWC[:, :, ::-1]
+            sample["original"] = torch.from_numpy(original.transpose(2, 0, 1).copy())
+        with torch.no_grad():
+            (output,) = self.model([sample])
+        return {key: _on_cpu(value) for key, value in output.items()}
+
+
+def _preparation(cfg: DictConfig) -> tuple[T.Augmentation, str]:
+    """The test mapper's augmentations and image format."""
+    node = OmegaConf.select(cfg, "dataloader.test.mapper")
+    mapper = None if node is None else instantiate(node)
+    augmentations = getattr(mapper, "augmentations", None)
+    if augmentations is None:
+        raise UserError(
+            "the config has no dataloader.test.mapper with augmentations, as Detectron2's DatasetMapper "
+            "has them: prediction needs the config of a detector or of semantic segmentation"
+        )
+    image_format = getattr(mapper, "image_format", "RGB")
+    if image_format not in ("RGB", "BGR"):
+        raise UserError(
+            f"dataloader.test.mapper.image_format={image_format}: prediction knows RGB and BGR"
+        )
+    if not isinstance(augmentations, T.Augmentation):  # a plain list, as own mappers may have it
+        augmentations = T.AugmentationList(augmentations)
+    return augmentations, image_format
+
+
+def _on_cpu(value: Any) -> Any:
+    return value.to("cpu") if hasattr(value, "to") else value

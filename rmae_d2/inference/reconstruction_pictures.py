@@ -1,0 +1,216 @@
+"""What `tools/visualize_reconstruction.py` does: the paper's figure 5 for any photos."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+
+from ..data import CropResizeTransform, read_image
+from ..data.mappers import RegionSource
+from ..data.transforms import label_indices
+from ..errors import UserError
+from ..modeling import RMAE, ChannelRegionBranch, num_visible
+from ..regions import FelzenszwalbSource, InstanceSource, RegionRecord, SamSource
+from ..visualization import draw_regions
+from ..visualization.reconstruction_panels import Panel, draw_contact_sheet, draw_panel
+from .finished_run import load_run
+from .predict_inputs import list_inputs
+
+SHEET = "contact_sheet.png"
+SOURCES = ("fh", "json", "sam")
+
+# The paper's.
+_FH_SCALES = (500, 1000, 1500)
+# Regions that are shown: no larger share of the picture if there are others, and unlike each other.
+_LARGEST = 0.5
+_SAME_IOU = 0.5
+_NUM_REGIONS = 8
+
+
+def region_source(
+    name: str, json: str | None = None, sam_checkpoint: str | None = None, sam_model: str = "vit_h"
+) -> RegionSource:
+    """The source that the command line names.
+
+    Args:
+        name: ``fh``, the paper's unsupervised one; ``json``, instance masks in COCO's or LVIS's format;
+            ``sam``.
+
+    Raises:
+        UserError: a file or package that it needs is not there.
+    """
+    if name == "fh":
+        return FelzenszwalbSource(scales=_FH_SCALES)
+    if name not in SOURCES:
+        raise UserError(f"--regions {name}: one of {', '.join(SOURCES)}")
+    option, given = ("--json", json) if name == "json" else ("--sam-checkpoint", sam_checkpoint)
+    if not given:
+        raise UserError(f"--regions {name} needs {option} FILE")
+    try:
+        return InstanceSource(given) if name == "json" else SamSource(given, sam_model)
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(str(error)) from error
+
+
+def draw_reconstruction_pictures(
+    weights: str,
+    inputs: Sequence[str],
+    output: Path,
+    source: RegionSource,
+    *,
+    config_file: str | None = None,
+    overrides: Sequence[str] = (),
+    mask_ratios: Sequence[float] = (),
+    seed: int = 0,
+    max_images: int = 8,
+    max_regions: int = 3,
+) -> list[Path]:
+    """Draws one picture a photo, and one of all.
+
+    Of a photo the largest centred part of the model's shape is taken. Its regions are shown to the model
+    filled up to as many as it was trained with, the largest first, repeated where there are fewer.
+
+    Args:
+        weights: checkpoint of a pre-training run: R-MAE, MAE (no regions are drawn), or RAE (no pixels).
+        inputs: image files, folders, lists and COCO jsons.
+        output: folder for the PNGs, named as the photos, and :data:`SHEET`.
+        source: of the regions; not asked where the model needs none.
+        config_file: of the run; None for the config.yaml beside its weights.
+        overrides: ``key=value`` of the config.
+        mask_ratios: shares of hidden pixel patches, a row each; none for the model's own. The region branch
+            follows, unless its config gives it a ratio of its own.
+        seed: of the masks; photo i has seed + i, whatever the ratio, so a higher one hides more patches.
+        max_images: the first so many inputs.
+        max_regions: drawn of a photo.
+
+    Returns:
+        the files written, the sheet last.
+
+    Raises:
+        UserError: for a config or ratio that the model can't have, or regions that do not fit a photo.
+        CheckpointError: where weights are missing or do not fit.
+        ImageReadError: for a broken photo.
+    """
+    if max_images < 1 or max_regions < 1:
+        raise UserError(f"--max-images {max_images}, --max-regions {max_regions}: 1 or more")
+    photos = list_inputs(inputs)[:max_images]
+    cfg, model = load_run(weights, config_file, overrides)
+    ratios = [*mask_ratios] or [model.mask_ratio]
+    _check(model, ratios)
+    written, of_all = [], []
+    for number, photo in enumerate(photos):
+        image, record = _centre(model, photo.dataset_dict, source)
+        shown, given = _choose(record, model, cfg, max_regions)
+        sample = {
+            "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
+            "mask_seed": seed + number,
+        }
+        if given is not None:
+            sample["regions"] = torch.from_numpy(given)
+        overview = None if record is None else draw_regions(image, record)[1:2]
+        panels = [
+            Panel(
+                os.path.basename(photo.path),
+                ratio,
+                image,
+                _predict(model, sample, ratio),
+                shown,
+                overview[0] if overview else image,
+            )
+            for ratio in ratios
+        ]
+        path = output / f"{os.path.splitext(photo.picture)[0]}.png"
+        written.append(_save(draw_panel(panels, model.norm_pix_loss), path))
+        of_all += panels
+    if not of_all:
+        raise UserError("no photos among --input")
+    sheet = draw_contact_sheet(of_all, model.norm_pix_loss)
+    return [*written, _save(sheet, output / SHEET)]
+
+
+def _check(model: RMAE, ratios: Sequence[float]) -> None:
+    if model.backbone.net.in_chans != 3:
+        raise UserError(f"a model for images of {model.backbone.net.in_chans} channels, not RGB")
+    for ratio in ratios:
+        try:
+            num_visible(model.backbone.net.num_patches, ratio)
+        except ValueError as error:
+            raise UserError(f"--mask-ratio: {error}") from error
+
+
+def _centre(
+    model: RMAE, photo: dict[str, Any], source: RegionSource
+) -> tuple[NDArray[np.uint8], RegionRecord | None]:
+    """The largest centred part of the model's shape, at its size, and the regions there.
+
+    Args:
+        photo: ``file_name`` and, where its data set has one, ``image_id``.
+    """
+    whole = read_image(photo["file_name"])
+    height, width = whole.shape[:2]
+    high, wide = model.backbone.net.img_size
+    scale = min(height / high, width / wide)
+    crop = (min(height, max(1, round(high * scale))), min(width, max(1, round(wide * scale))))
+    top, left = (height - crop[0]) // 2, (width - crop[1]) // 2
+    transform = CropResizeTransform(left, top, crop[1], crop[0], high, wide, width, height)
+    image = np.ascontiguousarray(transform.apply_image(whole))
+    if not model.needs_regions:
+        return image, None
+    try:
+        record = source(photo, whole)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"the regions of {photo['file_name']}: {error}") from error
+    taken = label_indices(transform, record.size)
+    assert taken is not None  # of a CropResizeTransform it is known
+    return image, record.take(*taken)
+
+
+def _choose(
+    record: RegionRecord | None, model: RMAE, cfg: DictConfig, max_regions: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_] | None]:
+    """Regions to show, and all that the model gets, those first."""
+    size = model.backbone.net.img_size
+    if record is None:
+        return np.zeros((0, *size), np.bool_), None
+    areas = record.regions().area
+    order = np.lexsort((-areas, areas > _LARGEST * size[0] * size[1]))
+    shown: list[int] = []
+    for index in order.tolist():
+        if len(shown) == max_regions:
+            break
+        if all(_iou(record, index, other) < _SAME_IOU for other in shown):
+            shown.append(index)
+    wanted = OmegaConf.select(cfg, "dataloader.train.mapper.num_regions", default=_NUM_REGIONS)
+    if isinstance(model.region_branch, ChannelRegionBranch):  # which takes exactly as many
+        shown = shown[:wanted]
+    rest = [index for index in order.tolist() if index not in shown]
+    pool = [*shown, *rest]
+    count = max(wanted, len(shown))
+    if not pool:
+        return np.zeros((0, *size), np.bool_), np.zeros((count, *size), np.bool_)
+    filled = [pool[k % len(pool)] for k in range(count)]
+    return record.select(shown), record.select(filled)
+
+
+def _iou(record: RegionRecord, one: int, other: int) -> float:
+    a, b = record.select([one, other])
+    return float((a & b).sum() / max(1, (a | b).sum()))
+
+
+def _predict(model: RMAE, sample: dict[str, Any], ratio: float) -> dict[str, torch.Tensor]:
+    model.mask_ratio = ratio
+    with torch.no_grad():
+        (output,) = model([sample])
+    return {key: value.cpu() for key, value in output.items()}
+
+
+def _save(picture: NDArray[np.uint8], path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path)
+    return path

@@ -1,0 +1,337 @@
+"""Interactive segmentation: from a few visible patches of a region, and the image, to its mask.
+
+R-MAE's region branch completes region maps (section 4 and figure 6 of the paper show it); nothing is
+trained for it here. Letters: H W pixels of the image, P patch side, Gh Gw grid over the whole image,
+K prompts, L patches of a view, V visible ones, N hidden ones, X values a patch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import UserError
+from ..modeling import RMAE, ChannelRegionBranch
+from .finished_run import load_run
+from .prompt_patches import label_patches
+from .region_completion import complete_regions, mask_confidence
+from .region_views import RESOLUTIONS, ImageEmbedding, embed_views
+
+
+@dataclass(frozen=True)
+class RegionPrompt:
+    """What is known of one region, on the grid of patches of the image that was embedded.
+
+    Args:
+        visible: bool (Gh, Gw), patches shown to the region branch.
+        region: bool (Gh*P, Gw*P), the region's map; only visible patches count.
+    """
+
+    visible: NDArray[np.bool_]
+    region: NDArray[np.bool_]
+
+    def with_background(self) -> "RegionPrompt":
+        """Takes the grid's four corners as outside the region, unless the prompt itself shows background.
+
+        What a model was only shown the inside of it tends to continue over the whole image, for so do the
+        regions that fill all visible patches in pre-training.
+        """
+        P = self.region.shape[0] // self.visible.shape[0]
+        shown = self.visible.repeat(P, axis=0).repeat(P, axis=1)
+        if (shown & ~self.region).any() or not shown.any():
+            return self
+        corners = np.zeros_like(self.visible)
+        corners[np.ix_((0, -1), (0, -1))] = True
+        return RegionPrompt(self.visible | corners, self.region & shown)
+
+
+@dataclass(frozen=True)
+class RegionPrediction:
+    """Masks of K prompts at the image's size.
+
+    Args:
+        masks: bool (K, H, W), probability above the threshold.
+        probabilities: float32 (K, H, W). Visible patches are as given, hidden ones the sigmoid of the
+            region branch's logits, all resized to the image bilinearly.
+        scores: float32 (K,) in [0, 1], how sure the model is of its mask: the expected intersection over
+            the expected union of the mask and a region drawn from the probabilities, pixel by pixel.
+            Not a learned IoU: it is as good as the probabilities are calibrated.
+    """
+
+    masks: NDArray[np.bool_]
+    probabilities: NDArray[np.float32]
+    scores: NDArray[np.float32]
+
+
+class RegionPromptPredictor:
+    """Segments what a few patches point at, with a pre-trained R-MAE or RAE.
+
+        predictor = RegionPromptPredictor.from_files("output/rmae/model_final.pth")
+        predictor.set_image(read_image("photo.jpg"))
+        prompt = predictor.prompt(points=[(320, 200), (40, 40)], labels=[1, 0])
+        mask = predictor.predict([prompt]).masks[0]
+
+    The pixel encoder runs once an image; a prediction runs only the region branch, all prompts in one pass
+    for each number of visible patches. A prompt's result does not depend on the others (but for the last
+    digits): each is a batch entry of its own with one region. A prompt without visible patches asks for
+    nothing and gets probability 0 everywhere.
+
+    Pre-training shows the region branch 25 % of the patches, with exact content, at random places, and the
+    pixel encoder the same 25 %. A few clicks are far from that: a clicked patch is taken to lie wholly in
+    the region, or wholly outside. On the demo's small model ``mask_ratio`` 0, 0.75 and 0.9 differ by no
+    more than the standard error where true patches are shown; after ten simulated clicks 0.75 and 0.9 were
+    10 to 19 points of IoU better than 0, after three no better (``tools/evaluate_interactive.py``).
+
+    Args:
+        model: with a region branch that gets the pixels: the length or batch variant.
+        resolution: how an image of another size than the model's is taken.
+            ``resize``: stretched to the model's size, as in pre-training but for its crops.
+            ``interpolate``: resized, keeping its shape, to a grid of its own number of patches, at least
+            the model's and at most ``max_patches``; position embeddings are resampled to that grid.
+            ``window``: resized as for ``interpolate``, sides no shorter than the model's, and cut into
+            windows of the model's size that overlap by half or more. A window takes part in a prompt
+            where it holds a visible patch with foreground; it is shown the prompt's patches that lie in
+            it. Where several do, they are averaged, the middle of a window counting most. The mask ends
+            where these windows end: elsewhere the probability is 0.
+        mask_ratio: share of pixel patches hidden from the pixel encoder, [0, 0.95], by ``seed``.
+        seed: of the hidden pixel patches.
+        max_patches: of the grid over the whole image, unless ``resize``; never less than the model's.
+
+    Attributes:
+        embedding: the image that was set, or None.
+
+    Raises:
+        UserError: a model without region branch, or one that cannot do this; an unknown resolution; a
+            ratio out of range.
+    """
+
+    def __init__(
+        self,
+        model: RMAE,
+        *,
+        resolution: str = "resize",
+        mask_ratio: float = 0.0,
+        seed: int = 0,
+        max_patches: int = 1024,
+    ) -> None:
+        _check_model(model)
+        if resolution not in RESOLUTIONS:
+            raise UserError(f"resolution={resolution!r}: one of {', '.join(RESOLUTIONS)}")
+        _check_ratio(mask_ratio)
+        self.model = model.eval()
+        self.resolution = resolution
+        self.mask_ratio = mask_ratio
+        self.seed = seed
+        self.max_patches = max(max_patches, model.backbone.net.num_patches)
+        self.embedding: ImageEmbedding | None = None
+
+    @classmethod
+    def from_files(
+        cls,
+        weights: str | Path,
+        config_file: str | Path | None = None,
+        *,
+        overrides: Sequence[str] = (),
+        device: str = "auto",
+        **settings: Any,
+    ) -> "RegionPromptPredictor":
+        """A predictor of a finished run.
+
+        Args:
+            weights: anything that :func:`rmae_d2.checkpoint.load_weights` takes; every tensor must fit.
+            config_file: of the run; None for the ``config.yaml`` beside the weights.
+            overrides: ``key=value`` of the config.
+            device: ``auto``, ``cpu``, ``cuda`` ...
+            settings: keyword arguments of the class.
+
+        Raises:
+            CheckpointError: weights that are missing or do not fit.
+            UserError: no config, one of another kind of model, or a device that is not there.
+        """
+        named = None if config_file is None else str(config_file)
+        _, model = load_run(str(weights), named, [*overrides, f"train.device={device}"])
+        return cls(model, **settings)
+
+    @property
+    def patch_size(self) -> int:
+        """P."""
+        return self.model.patch_size
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) of the image that was set."""
+        return self._image().image_size
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(Gh, Gw), patches over the image that was set."""
+        return self._image().grid
+
+    @property
+    def hidden(self) -> NDArray[np.bool_]:
+        """Bool (Gh, Gw), pixel patches that the encoder was not shown."""
+        return self._image().hidden
+
+    def set_image(self, image_HWC: NDArray[np.uint8]) -> None:
+        """Embeds an image, see :meth:`embed`, and keeps it as the one that other calls are about."""
+        self.embedding = self.embed(image_HWC)
+
+    @torch.no_grad()
+    def embed(
+        self,
+        image_HWC: NDArray[np.uint8],
+        *,
+        mask_ratio: float | None = None,
+        seed: int | None = None,
+    ) -> ImageEmbedding:
+        """Runs the pixel encoder. One model can serve many embeddings at a time.
+
+        Args:
+            image_HWC: uint8 (H, W, 3) RGB, upright, any size from 1x1.
+            mask_ratio, seed: instead of the predictor's own.
+
+        Raises:
+            UserError: something else than such an array.
+            UserError: a ratio out of range.
+        """
+        channels = self.model.backbone.net.in_chans
+        if image_HWC.dtype != np.uint8 or image_HWC.ndim != 3 or image_HWC.shape[2] != channels:
+            raise UserError(
+                f"an image is uint8 (H, W, {channels}), not {image_HWC.dtype} {image_HWC.shape}"
+            )
+        if not image_HWC.size:
+            raise UserError(f"an image without pixels, {image_HWC.shape}")
+        ratio = self.mask_ratio if mask_ratio is None else mask_ratio
+        _check_ratio(ratio)
+        seed = self.seed if seed is None else seed
+        return embed_views(self.model, image_HWC, self.resolution, ratio, seed, self.max_patches)
+
+    def prompt(
+        self,
+        *,
+        points: ArrayLike | None = None,
+        labels: ArrayLike | None = None,
+        box: ArrayLike | None = None,
+        scribble: ArrayLike | None = None,
+        patches: ArrayLike | None = None,
+        negative_patches: ArrayLike | None = None,
+        assume_background: bool = False,
+        embedding: ImageEmbedding | None = None,
+    ) -> RegionPrompt:
+        """What a person points at, as visible patches: positive ones all region, negative ones all not.
+
+        Where arguments disagree on a patch, the later in this list wins: box, scribble, patches,
+        negative_patches, points (a later point over an earlier one).
+
+        Args:
+            points: (n, 2) of (x, y), pixels of the image; a point's patch becomes visible.
+            labels: (n,), 1 for positive and 0 for negative points; None for all positive.
+            box: (x0, y0, x1, y1) around the region, pixels: the patch at its centre becomes positive, and
+                those that lie wholly outside and touch it (a ring one patch wide) negative.
+            scribble: (n, 2), a line through these points: every patch that it meets becomes positive.
+            patches: (n, 2) of (row, column) on the grid, positive.
+            negative_patches: as ``patches``, negative.
+            assume_background: see :meth:`RegionPrompt.with_background`.
+            embedding: of the image; None for the one that was set.
+
+        Raises:
+            UserError: no image; points, patches or a box outside the image; lengths that differ.
+        """
+        image = self._image(embedding)
+        known = label_patches(
+            image.grid,
+            image.image_size,
+            points=points,
+            labels=labels,
+            box=box,
+            scribble=scribble,
+            patches=patches,
+            negative_patches=negative_patches,
+        )
+        P = self.patch_size
+        prompt = RegionPrompt(known >= 0, (known == 1).repeat(P, axis=0).repeat(P, axis=1))
+        return prompt.with_background() if assume_background else prompt
+
+    @torch.no_grad()
+    def predict(
+        self,
+        prompts: Sequence[RegionPrompt],
+        threshold: float = 0.5,
+        embedding: ImageEmbedding | None = None,
+    ) -> RegionPrediction:
+        """The masks of any number of prompts of one image.
+
+        Args:
+            prompts: K of them, K may be 0.
+            threshold: pixels of a higher probability are of the mask, [0, 1).
+            embedding: of the image; None for the one that was set.
+
+        Raises:
+            UserError: no image, or a prompt made for another grid.
+        """
+        image = self._image(embedding)
+        self._check_prompts(prompts, image)
+        if not prompts:
+            empty = np.zeros((0, *image.image_size), np.float32)
+            return RegionPrediction(empty > 0, empty, np.zeros(0, np.float32))
+        device = self.model.device
+        visible = torch.from_numpy(np.stack([p.visible for p in prompts])).to(device)
+        region = torch.from_numpy(np.stack([p.region for p in prompts])).to(device)
+        completed = complete_regions(image, self.patch_size, visible, region.float())
+        probabilities = F.interpolate(
+            completed[:, None],
+            image.image_size,
+            mode="bilinear",
+            align_corners=False,
+            antialias=True,
+        )[:, 0].clamp(0, 1)
+        masks = probabilities > threshold
+        return RegionPrediction(
+            masks.cpu().numpy(),
+            probabilities.cpu().numpy(),
+            mask_confidence(probabilities, masks).cpu().numpy(),
+        )
+
+    def _image(self, embedding: ImageEmbedding | None = None) -> ImageEmbedding:
+        embedding = embedding or self.embedding
+        if embedding is None:
+            raise UserError("no image: call set_image, or give the embedding of one")
+        return embedding
+
+    def _check_prompts(self, prompts: Sequence[RegionPrompt], image: ImageEmbedding) -> None:
+        (Gh, Gw), P = image.grid, self.patch_size
+        for k, prompt in enumerate(prompts):
+            shapes = (prompt.visible.shape, prompt.region.shape)
+            if shapes != ((Gh, Gw), (Gh * P, Gw * P)):
+                raise UserError(
+                    f"prompt {k} has visible {shapes[0]} and region {shapes[1]}, this image's grid is "
+                    f"{(Gh, Gw)} patches of {P}: prompts of one image do not serve another"
+                )
+
+
+def _check_ratio(ratio: float) -> None:
+    if not 0 <= ratio <= 0.95:
+        raise UserError(f"mask_ratio={ratio}: from 0 (all pixels are shown) to 0.95")
+
+
+def _check_model(model: RMAE) -> None:
+    if model.region_branch is None:
+        raise UserError(
+            "this model has no region branch, as MAE has none: take the checkpoint and config of an R-MAE "
+            "or RAE"
+        )
+    if isinstance(model.region_branch, ChannelRegionBranch):
+        raise UserError(
+            "this model has the channel variant of the region branch, which needs a fixed number of regions "
+            "at once: take the length or batch variant"
+        )
+    if model.feeding == "region_to_pixel":
+        raise UserError(
+            "this model's region branch does not get the pixels (feeding=region_to_pixel): take a model "
+            "with feeding=pixel_to_region or both"
+        )

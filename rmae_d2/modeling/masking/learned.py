@@ -1,0 +1,190 @@
+"""AutoMAE as a masking policy: its generator is trained with the autoencoder, for MAE and R-MAE alike.
+
+One backward pass serves both players, for each loss has its own parameters: ``loss_discriminator`` those
+of the discriminator, on samples without gradient; ``loss_generator`` those of the generator, through a
+discriminator whose weights are constants. What the reconstruction says reaches the generator through the
+factors of visible tokens (``MaskPlan.gates``). The published code updates the discriminator first, on a
+sample of its own, and then the rest; here each player sees the other as it was before the step.
+
+Letters: B images, K regions, L patches, V visible patches, Gh Gw grid.
+"""
+
+import torch
+from torch import Tensor
+
+from ...errors import UserError
+from ..region_branch import patchify_regions
+from .base import InformedMasking, MaskPlan, MaskRequest, uniform_noise
+from .generator import (
+    MaskDiscriminator,
+    MaskGenerator,
+    entropy,
+    gumbel_softmax,
+    rectangle_masks,
+)
+from .rectangles import AREA, SIDE, Range, check_range
+
+
+class LearnedMasking(InformedMasking):
+    """Patches that the generator chose are hidden with a higher, not a certain, probability.
+
+    Each patch gets U(0, 1) noise, that of :class:`.RandomMasking`, and ``bonus`` on top where it is among
+    the ``num_marked`` highest of the generator's sample m; the V lowest stay visible. The choice passes its
+    gradient straight through: gates have the value 1, and dL/dm is bonus * <dL/dz', z> for the token z of a
+    visible patch and the gated z', 0 for a hidden one.
+
+    Args:
+        generator: proposes.
+        discriminator: compares with rectangles. None fixes the generator, as the two-stage baseline has it:
+            no losses, no gates.
+        temperature: tau of Gumbel-softmax.
+        bonus: the published beta (``mask_factor``).
+        num_marked: patches that get it; None for V, as the published code has it.
+        generator_weight: of the adversarial loss, the published lambda (``loss_g_factor``).
+        rectangle_area, rectangle_side: see :func:`.sample_rectangles`.
+        rectangle_bonus: the published alpha.
+        entropy_floor: share of the largest entropy below which the generator is reported to have collapsed.
+        foreground: the batch's region maps are objects: report how many of their patches are hidden.
+
+    Raises:
+        UserError: for values out of range, and parts of different grids.
+    """
+
+    def __init__(
+        self,
+        generator: MaskGenerator,
+        discriminator: MaskDiscriminator | None,
+        temperature: float = 1.0,
+        bonus: float = 0.5,
+        num_marked: int | None = None,
+        generator_weight: float = 0.2,
+        rectangle_area: Range = AREA,
+        rectangle_side: Range = SIDE,
+        rectangle_bonus: float = 0.5,
+        entropy_floor: float = 0.25,
+        foreground: bool = False,
+    ) -> None:
+        super().__init__()
+        check_range("rectangle_area", rectangle_area)
+        check_range("rectangle_side", rectangle_side)
+        if temperature <= 0:
+            raise UserError(f"temperature={temperature} of LearnedMasking must be above 0")
+        if discriminator is not None and discriminator.grid != tuple(generator.scorer.grid):
+            raise UserError(
+                f"the mask discriminator has a grid of {discriminator.grid} patches, the generator's scorer "
+                f"{generator.scorer.grid}"
+            )
+        L = generator.scorer.net.num_patches
+        if num_marked is not None and not 0 < num_marked <= L:
+            raise UserError(f"num_marked={num_marked} must be from 1 to {L}, the number of patches")
+        self.generator = generator
+        if discriminator is None:
+            generator.requires_grad_(False)
+        self.discriminator = discriminator
+        self.temperature = temperature
+        self.bonus = bonus
+        self.num_marked = num_marked
+        self.generator_weight = generator_weight
+        self.rectangle_area = rectangle_area
+        self.rectangle_side = rectangle_side
+        self.rectangle_bonus = rectangle_bonus
+        self.entropy_floor = entropy_floor
+        self.foreground = foreground
+        self.needs_regions = foreground
+
+    def train(self, mode: bool = True) -> "LearnedMasking":
+        """Regions are for the report of training alone: evaluation, of photos without labels, needs none."""
+        self.needs_regions = self.foreground and mode
+        super().train(mode)
+        return self
+
+    def forward(self, request: MaskRequest) -> MaskPlan:
+        """See :class:`.InformedMasking`; losses and scalars in training only.
+
+        Raises:
+            UserError: where the model has another grid than the scorer, or ``foreground`` has no regions.
+        """
+        if request.grid != tuple(self.generator.scorer.grid):
+            raise UserError(
+                f"the model has a grid of {request.grid} patches, the mask generator's scorer "
+                f"{self.generator.scorer.grid}: give its net the model's img_size and patch_size"
+            )
+        log_probability = self.generator(request.images)
+        sample = gumbel_softmax(log_probability, request.seeds, self.temperature)
+        ids_shuffle = self._order(sample.detach(), request)
+        probability = log_probability.detach().exp()
+        if not self.training:
+            return MaskPlan(ids_shuffle, probability=probability)
+        scalars = {"mask_entropy": entropy(log_probability.detach()).mean()}
+        if self.foreground:
+            scalars.update(foreground_shares(request, ids_shuffle, probability))
+        if self.discriminator is None:
+            return MaskPlan(ids_shuffle, probability=probability, scalars=scalars)
+        losses, accuracy = self._play(self.discriminator, sample, request)
+        return MaskPlan(
+            ids_shuffle,
+            losses=losses,
+            gates=1 + self.bonus * (sample - sample.detach()),
+            probability=probability,
+            scalars={**scalars, "discriminator_accuracy": accuracy},
+        )
+
+    def _order(self, sample_BL: Tensor, request: MaskRequest) -> Tensor:
+        """Patches from the first to show to the first to hide."""
+        marked = sample_BL.topk(self.num_marked or request.visible, dim=1).indices
+        noise = uniform_noise(request.seeds, request.num_patches)
+        noise.scatter_add_(1, marked, torch.full_like(noise, self.bonus))
+        return noise.argsort(dim=1, stable=True)
+
+    def _play(
+        self, discriminator: MaskDiscriminator, sample_BL: Tensor, request: MaskRequest
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Both players' losses, (B,), and the share of the discriminator's verdicts that are right."""
+        rectangles = rectangle_masks(
+            request.seeds,
+            request.grid,
+            self.rectangle_area,
+            self.rectangle_side,
+            self.rectangle_bonus,
+        )
+        real, made = discriminator(torch.cat([rectangles, sample_BL.detach()])).chunk(2)
+        verdict = discriminator(sample_BL, frozen=True)
+        losses = {
+            "loss_generator": self.generator_weight * (verdict - 1).square().mean(dim=1),
+            "loss_discriminator": (((real - 1).square() + made.square()) / 2).mean(dim=1),
+        }
+        accuracy = ((real > 0.5).float().mean() + (made <= 0.5).float().mean()) / 2
+        return losses, accuracy
+
+
+def foreground_shares(
+    request: MaskRequest, ids_shuffle_BL: Tensor, probability_BL: Tensor
+) -> dict[str, Tensor]:
+    """How much of what is hidden is foreground: patches that regions cover by half or more; 0-d each.
+
+    Returns:
+        ``hidden_foreground``, the share of hidden patches, ``chosen_foreground``, of the generator's
+        probability, and ``all_foreground``, of all patches, which is what random masking gives.
+
+    Raises:
+        UserError: where the batch has no regions.
+    """
+    if request.regions is None:
+        raise UserError(
+            "foreground=True of LearnedMasking was given no regions: give the mapper objects "
+            "(dataloader.train.mapper.regions, InstanceSource) or set model.masking.foreground=false"
+        )
+    inside_BL = foreground_patches(request.regions, request.grid).float()
+    hidden_BN = ids_shuffle_BL[:, request.visible :]
+    return {
+        "hidden_foreground": inside_BL.gather(1, hidden_BN).mean(),
+        "chosen_foreground": (probability_BL * inside_BL).sum(dim=1).mean(),
+        "all_foreground": inside_BL.mean(),
+    }
+
+
+def foreground_patches(regions_BKHW: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Which patches the regions cover together by half or more: bool (B, L)."""
+    patch_size = regions_BKHW.shape[2] // grid[0]
+    covered_BLX = (patchify_regions(regions_BKHW, patch_size) > 0).any(dim=1)
+    return covered_BLX.float().mean(dim=2) >= 0.5

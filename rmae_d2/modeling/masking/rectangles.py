@@ -1,0 +1,89 @@
+"""Random rectangles on a grid of patches: functions of seeds, the same everywhere.
+
+Letters: B images, N rectangles an image, Gh Gw grid.
+"""
+
+import torch
+from torch import Tensor
+
+from ...errors import UserError
+from .base import uniform_noise
+
+Range = tuple[float, float]
+
+# AutoMAE's, in shares of its 14 x 14 grid: 40 to 160 patches, one side 4 to 10.
+AREA: Range = (40 / 196, 160 / 196)
+SIDE: Range = (4 / 14, 10 / 14)
+
+# "rectang" in ASCII: takes an image's seed to another stream of noise.
+_STREAM = 0x72656374616E67
+_DRAWS = 6
+
+
+def check_range(name: str, value: Range) -> None:
+    """Refuses a range of shares that is none.
+
+    Raises:
+        UserError: naming the field and the value.
+    """
+    if len(value) != 2 or not 0 < value[0] <= value[1] <= 1:
+        raise UserError(
+            f"{name}={tuple(value)}: two shares of the grid, 0 < smallest <= largest <= 1"
+        )
+
+
+def sample_rectangles(
+    seeds_B: Tensor,
+    grid: tuple[int, int],
+    area: Range = AREA,
+    side: Range = SIDE,
+    number: int = 1,
+) -> Tensor:
+    """Rectangles of uniform area, with one side uniform and the other what the area needs, anywhere.
+
+    The other side is ``min(its axis, ceil(area / side))``, so that the rectangle may be a little larger than
+    its area, or smaller where it would leave the grid. Which of the two is drawn first is left to chance;
+    AutoMAE's description does not say.
+
+    Args:
+        seeds_B: int64, one an image.
+        grid: (Gh, Gw).
+        area: smallest and largest area, shares of the grid's.
+        side: smallest and largest length of the side drawn first, shares of its axis.
+        number: N.
+
+    Returns:
+        bool (B, N, Gh, Gw), True inside.
+    """
+    noise = uniform_noise(seeds_B ^ _STREAM, number * _DRAWS).unflatten(1, (number, _DRAWS))
+    u = noise.unbind(dim=2)
+    Gh, Gw = grid
+    area_BN = _integer(u[0], area, Gh * Gw)
+    rows, columns = _integer(u[1], side, Gh), _integer(u[2], side, Gw)
+    rows_first = u[3] < 0.5
+    height = torch.where(rows_first, rows, _ceil(area_BN, columns).clamp(max=Gh))
+    width = torch.where(rows_first, _ceil(area_BN, rows).clamp(max=Gw), columns)
+    inside_rows = _inside(_place(u[4], height, Gh), height, Gh)
+    inside_columns = _inside(_place(u[5], width, Gw), width, Gw)
+    return inside_rows[..., :, None] & inside_columns[..., None, :]
+
+
+def _integer(u: Tensor, shares: Range, whole: int) -> Tensor:
+    """Uniform integers from the one to the other share of a whole, 1 at least."""
+    low, high = (max(1, round(share * whole)) for share in shares)
+    return low + (u * (high - low + 1)).long().clamp(max=high - low)
+
+
+def _place(u: Tensor, length: Tensor, whole: int) -> Tensor:
+    """The first patch of an interval, uniform among all places where it fits."""
+    room = whole - length
+    return torch.minimum((u * (room + 1)).long(), room)
+
+
+def _ceil(area: Tensor, side: Tensor) -> Tensor:
+    return -(-area // side)
+
+
+def _inside(first: Tensor, length: Tensor, whole: int) -> Tensor:
+    at = torch.arange(whole, device=first.device)
+    return (at >= first[..., None]) & (at < (first + length)[..., None])

@@ -1,0 +1,112 @@
+"""Masking policies that concern regions: whole regions hidden, region patches with an order of their own.
+
+Letters: B images, K regions, L patches, V visible patches, H W pixels.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ...errors import UserError
+from ..region_branch import patchify_regions
+from .base import (
+    InformedMasking,
+    MaskingPolicy,
+    MaskPlan,
+    MaskRequest,
+    RandomMasking,
+    hash_noise,
+    plan_masks,
+    random_shuffle,
+    sorted_by,
+)
+
+# "regions" in ASCII: takes an image's seed to another stream of noise.
+_REGION_STREAM = 0x726567696F6E73
+
+
+def region_seeds(seeds_B: Tensor) -> Tensor:
+    """Seeds of the region patches' own order under :class:`IndependentMasking`."""
+    return seeds_B ^ _REGION_STREAM
+
+
+class IndependentMasking(InformedMasking):
+    """The branches hide different patches; the default shares one order (R-MAE, section 3.2).
+
+    Args:
+        pixels: the policy of the pixel patches; None for uniformly random. Region patches are hidden
+            uniformly at random, by the seeds of :func:`region_seeds`.
+    """
+
+    def __init__(self, pixels: MaskingPolicy | None = None) -> None:
+        super().__init__()
+        self.pixels = pixels or RandomMasking()
+        self.needs_regions = getattr(pixels, "needs_regions", False)
+
+    def train(self, mode: bool = True) -> "IndependentMasking":
+        """Takes over what the policy of the pixel patches needs in that mode."""
+        super().train(mode)
+        self.needs_regions = getattr(self.pixels, "needs_regions", False)
+        return self
+
+    def forward(self, request: MaskRequest) -> MaskPlan:
+        """See :class:`.InformedMasking`."""
+        plan = plan_masks(self.pixels, request)
+        own = random_shuffle(region_seeds(request.seeds), request.num_patches)
+        return replace(plan, region_ids_shuffle=own)
+
+
+class RegionGuidedMasking(InformedMasking):
+    """Hides whole regions, one after another in random order, until enough patches are hidden.
+
+    Not in the paper; the counterpart of AutoMAE's prior that objects are what to hide. A region takes every
+    patch that it touches. The last region whose turn comes is hidden in part, at random; where all
+    regions do not suffice, so are the patches outside them.
+
+    With one order for both branches a hidden region's query knows nothing of it: give the region branch a
+    milder ratio, ``share`` a lower value, or wrap this in :class:`IndependentMasking`.
+
+    Args:
+        share: share of the hidden patches that are hidden region by region, in [0, 1]; the others are
+            uniformly random. 0 is :class:`.RandomMasking`.
+    """
+
+    needs_regions = True
+
+    def __init__(self, share: float = 1.0) -> None:
+        super().__init__()
+        if not 0 <= share <= 1:
+            raise UserError(f"share={share} of RegionGuidedMasking must be from 0 to 1")
+        self.share = share
+
+    def forward(self, request: MaskRequest) -> MaskPlan:
+        """See :class:`.InformedMasking`.
+
+        Raises:
+            UserError: where the batch has no regions.
+        """
+        if request.regions is None:
+            raise UserError(
+                "RegionGuidedMasking was given no regions: give the mapper a region source "
+                "(dataloader.train.mapper.regions) or set model.masking=null"
+            )
+        L, K = request.num_patches, request.regions.shape[1]
+        noise = hash_noise(request.seeds, L + K)
+        random_BL = noise[:, :L].argsort(dim=1)
+        turn_BL = _turns(request, noise[:, L:].argsort(dim=1))
+        by_turn_BL = sorted_by(-turn_BL, random_BL)
+        guided = round(self.share * (L - request.visible))
+        hidden_BG = by_turn_BL[:, L - guided :]
+        taken_BL = torch.zeros_like(random_BL).scatter(1, hidden_BG, 1)
+        others_BL = sorted_by(taken_BL, random_BL)
+        return MaskPlan(torch.cat([others_BL[:, : L - guided], hidden_BG], dim=1))
+
+
+def _turns(request: MaskRequest, order_BK: Tensor) -> Tensor:
+    """When each patch's turn to be hidden comes, int64 (B, L): that of its first region, K without any."""
+    assert request.regions is not None
+    patch_size = request.regions.shape[2] // request.grid[0]
+    touched_BKL = (patchify_regions(request.regions, patch_size) > 0).any(dim=3)
+    turn_BK1 = order_BK.argsort(dim=1)[:, :, None]
+    return torch.where(touched_BKL, turn_BK1, order_BK.shape[1]).amin(dim=1)

@@ -1,0 +1,1 @@
+"""What the pre-trained encoder becomes part of: detection, segmentation, classification."""

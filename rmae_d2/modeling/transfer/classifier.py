@@ -1,0 +1,322 @@
+"""Image classification on the pre-training encoder: linear probing, fine-tuning, and plain features.
+
+Recipes: MAE, appendix A.1 and A.2 (tables 9 and 10). Letters: B images, C channels or classes, L patches,
+D width, H W pixels.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from timm.data.mixup import Mixup
+from timm.data.random_erasing import RandomErasing
+from torch import Tensor, nn
+
+from ...errors import UserError
+from ..build import add_rmae_config
+from ..pixel_encoder import LayerNorm, MaskedViT, PixelEncoder
+
+MODES = ("linear", "finetune")
+POOLS = ("cls", "mean")
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+
+
+class _EncoderModel(nn.Module):
+    """An encoder and the way of an image into it."""
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(
+        self,
+        backbone: PixelEncoder,
+        pool: str,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        if pool not in POOLS:
+            raise UserError(f"pool={pool!r}: one of {', '.join(POOLS)}")
+        if not len(pixel_mean) == len(pixel_std) == backbone.net.in_chans:
+            raise UserError(
+                f"{len(pixel_mean)} values in pixel_mean and {len(pixel_std)} in pixel_std "
+                f"for a backbone of {backbone.net.in_chans} channels"
+            )
+        self.backbone = backbone
+        self.pool = pool
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images are taken to."""
+        return self.pixel_mean.device
+
+    def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> Tensor:
+        """Stacks, moves to the device and normalises: (B, C, H, W) float32.
+
+        Raises:
+            UserError: for an image of another size than the encoder's.
+        """
+        net = self.backbone.net
+        expected = (net.in_chans, *net.img_size)
+        for sample in batched_inputs:
+            if tuple(sample["image"].shape) != expected:
+                raise UserError(
+                    f"{sample.get('file_name', 'an image')} comes as (C, H, W) = "
+                    f"{tuple(sample['image'].shape)} to a model of {expected}: set the mapper's crop "
+                    "size or model.backbone.net.img_size"
+                )
+        images = torch.stack([x["image"] for x in batched_inputs])
+        images = images.to(self.device, non_blocking=True).float()
+        return (images - self.pixel_mean) / self.pixel_std
+
+    def features(self, images_BCHW: Tensor) -> Tensor:
+        """One vector an image: its cls token, or the mean of its patches; (B, D)."""
+        tokens = self.backbone.encode_image(images_BCHW)
+        return tokens[:, 0] if self.pool == "cls" else tokens[:, 1:].mean(dim=1)
+
+
+@META_ARCH_REGISTRY.register()
+class Classifier(_EncoderModel):
+    """The encoder and a linear head.
+
+    ``linear`` probes: the encoder is frozen, and its features are normalised over the batch, without scale
+    and shift, before the head. ``finetune`` trains everything, position embedding included; with mean
+    pooling the encoder's final norm gives way to a new one behind the pooling, ``fc_norm``.
+
+    Erasing and mixing happen here rather than in the loader: erased pixels are normal noise in normalised
+    units, which uint8 cannot hold, and mixing needs the batch. Both draw from the global generators of
+    Python, NumPy and torch, which the trainer seeds for each step and rank.
+
+    Args:
+        backbone: the pixel encoder, whose keys ``backbone.net.*`` pre-training checkpoints have too.
+        num_classes: C.
+        mode: ``linear`` or ``finetune``.
+        pool: ``cls``, the cls token behind the final norm, or ``mean``, of the patches.
+        label_smoothing: share of a target that is spread over all classes.
+        mixup_alpha, cutmix_alpha: of the Beta distributions that mixing ratios are drawn from, 0 for no
+            mixing of that kind; a batch is mixed in one of the two ways.
+        random_erasing: share of the images in which a rectangle is erased.
+        pixel_mean, pixel_std: of the images in the unit that the loader delivers (0-255), one a channel.
+
+    Raises:
+        UserError: for an unknown mode or pool.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: PixelEncoder,
+        num_classes: int,
+        mode: str,
+        pool: str = "cls",
+        label_smoothing: float = 0.0,
+        mixup_alpha: float = 0.0,
+        cutmix_alpha: float = 0.0,
+        random_erasing: float = 0.0,
+        pixel_mean: Sequence[float] = PIXEL_MEAN,
+        pixel_std: Sequence[float] = PIXEL_STD,
+    ) -> None:
+        super().__init__(backbone, pool, pixel_mean, pixel_std)
+        if mode not in MODES:
+            raise UserError(f"mode={mode!r}: one of {', '.join(MODES)}")
+        self.num_classes = num_classes
+        self.mode = mode
+        self.label_smoothing = label_smoothing
+        self.random_erasing = random_erasing
+        self.mixup = None
+        if mixup_alpha > 0 or cutmix_alpha > 0:
+            self.mixup = Mixup(
+                mixup_alpha=mixup_alpha,
+                cutmix_alpha=cutmix_alpha,
+                label_smoothing=label_smoothing,
+                num_classes=num_classes,
+            )
+        dim = backbone.net.embed_dim
+        linear = nn.Linear(dim, num_classes)
+        nn.init.zeros_(linear.bias)
+        self.fc_norm: nn.Module = nn.Identity()
+        self.head: nn.Module = linear
+        if mode == "linear":
+            nn.init.trunc_normal_(linear.weight, std=0.01)
+            self.head = nn.Sequential(nn.BatchNorm1d(dim, eps=1e-6, affine=False), linear)
+            backbone.requires_grad_(False)
+        else:
+            # Nearly zero, so that the first steps do not shake the encoder.
+            nn.init.trunc_normal_(linear.weight, std=2e-5)
+            backbone.requires_grad_(True)
+            if pool == "mean":
+                backbone.net.norm = nn.Identity()  # type: ignore[assignment]
+                self.fc_norm = LayerNorm(dim)
+        self.train()
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
+        """Arguments from a yacs config with ``MODEL.CLASSIFIER`` (:func:`add_classifier_config`)."""
+        size, own = cfg.MODEL.RMAE, cfg.MODEL.CLASSIFIER
+        net = MaskedViT(
+            tuple(size.IMG_SIZE),
+            size.PATCH_SIZE,
+            len(cfg.MODEL.PIXEL_MEAN),
+            size.EMBED_DIM,
+            size.DEPTH,
+            size.NUM_HEADS,
+            drop_path_rate=own.DROP_PATH_RATE,
+        )
+        arguments = {k.lower(): v for k, v in own.items() if k != "DROP_PATH_RATE"}
+        return {
+            "backbone": PixelEncoder(net),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            **arguments,
+        }
+
+    def train(self, mode: bool = True) -> "Classifier":
+        """As any module's, but a frozen encoder stays in evaluation mode: it drops no paths."""
+        super().train(mode)
+        if self.mode == "linear":
+            self.backbone.eval()
+        return self
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        """Detectron2's contract.
+
+        Args:
+            batched_inputs: dicts of ``image`` (C, H, W) in the loader's range 0-255 and, in training,
+                ``label``, an int in [0, C).
+
+        Returns:
+            in training ``{"loss_cls": ...}``, the cross-entropy; in evaluation a dict an image with
+            ``logits`` (C,) float32.
+
+        Raises:
+            UserError: for an image of another size, a label out of range, or a batch too small to
+                normalise over or not to be mixed in pairs.
+        """
+        images = self.preprocess_image(batched_inputs)
+        if not self.training:
+            return [{"logits": logits} for logits in self.logits(images).float()]
+        targets = self._labels(batched_inputs)
+        images, targets = self._augment(images, targets)
+        # Mixed targets are smooth already.
+        smoothing = self.label_smoothing if self.mixup is None else 0.0
+        return {
+            "loss_cls": F.cross_entropy(self.logits(images), targets, label_smoothing=smoothing)
+        }
+
+    def logits(self, images_BCHW: Tensor) -> Tensor:
+        """Scores of normalised images, (B, C)."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.mode != "linear"):
+            features_BD = self.features(images_BCHW)
+        logits: Tensor = self.head(self.fc_norm(features_BD))
+        return logits
+
+    def _labels(self, batched_inputs: list[dict[str, Any]]) -> Tensor:
+        labels = [int(x["label"]) for x in batched_inputs]
+        for label, sample in zip(labels, batched_inputs, strict=True):
+            if not 0 <= label < self.num_classes:
+                raise UserError(
+                    f"{sample.get('file_name', 'an image')} has label {label}, the model "
+                    f"{self.num_classes} classes: set model.num_classes"
+                )
+        if self.mode == "linear" and len(labels) < 2:
+            raise UserError(
+                "linear mode normalises features over the batch, and this one has 1 image a process: "
+                "raise dataloader.train.total_batch_size or lower train.grad_accum"
+            )
+        if self.mixup is not None and len(labels) % 2:
+            raise UserError(
+                f"mixing pairs the images of a batch, and this one has {len(labels)} a process: change "
+                "dataloader.train.total_batch_size, or set model.mixup_alpha=0 model.cutmix_alpha=0"
+            )
+        return torch.tensor(labels).to(self.device, non_blocking=True)
+
+    def _augment(self, images_BCHW: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Erases, then mixes, as timm's loader and training loop do; targets become (B, C) if mixed."""
+        if self.random_erasing > 0:
+            erase = RandomErasing(self.random_erasing, mode="pixel", device=images_BCHW.device)
+            images_BCHW = erase(images_BCHW)
+        if self.mixup is None:
+            return images_BCHW, labels_B
+        images_BCHW, targets_BC = self.mixup(images_BCHW, labels_B)
+        return images_BCHW, targets_BC
+
+
+class FeatureExtractor(_EncoderModel):
+    """The encoder alone, to look at what it has learnt, as by k-NN. It only evaluates.
+
+    Args:
+        backbone: the pixel encoder.
+        pool: ``cls`` or ``mean``, of the patches; both behind the final norm.
+        precision: ``fp32``, ``bf16`` or ``fp16`` (autocast).
+        pixel_mean, pixel_std: see :class:`Classifier`.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: PixelEncoder,
+        pool: str = "cls",
+        precision: str = "fp32",
+        pixel_mean: Sequence[float] = PIXEL_MEAN,
+        pixel_std: Sequence[float] = PIXEL_STD,
+    ) -> None:
+        super().__init__(backbone, pool, pixel_mean, pixel_std)
+        if precision not in PRECISIONS:
+            raise UserError(f"precision={precision!r}: one of {', '.join(PRECISIONS)}")
+        self.dtype = PRECISIONS[precision]
+
+    @classmethod
+    def of(cls, model: nn.Module, pool: str = "cls", precision: str = "fp32") -> "FeatureExtractor":
+        """One that shares the encoder, pixel statistics and mode of an ``RMAE`` or :class:`Classifier`."""
+        mean, std = (
+            getattr(model, name).flatten().tolist() for name in ("pixel_mean", "pixel_std")
+        )
+        backbone: Any = model.backbone
+        made = cls(
+            backbone=backbone, pool=pool, precision=precision, pixel_mean=mean, pixel_std=std
+        )
+        made.to(model.pixel_mean.device)  # type: ignore[arg-type]
+        return made.train(model.training)
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Tensor]]:
+        """``features`` (D,) float32 of each image.
+
+        Raises:
+            RuntimeError: in training: there is nothing to train.
+        """
+        if self.training:
+            raise RuntimeError("a FeatureExtractor only evaluates: add --eval-only")
+        images = self.preprocess_image(batched_inputs)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+            features_BD = self.features(images).float()
+        return [{"features": features_D} for features_D in features_BD]
+
+
+def add_classifier_config(cfg: CfgNode) -> None:
+    """Adds ``MODEL.CLASSIFIER``, and ``MODEL.RMAE`` for the encoder's size, to a yacs config.
+
+    With ``cfg.MODEL.META_ARCHITECTURE = "Classifier"``, ``build_model(cfg)`` then builds a
+    :class:`Classifier`. Defaults are MAE's linear probe of a ViT-B.
+    """
+    if "RMAE" not in cfg.MODEL:
+        add_rmae_config(cfg)
+    cfg.MODEL.CLASSIFIER = CfgNode(
+        {
+            "NUM_CLASSES": 1000,
+            "MODE": "linear",
+            "POOL": "cls",
+            "DROP_PATH_RATE": 0.0,
+            "LABEL_SMOOTHING": 0.0,
+            "MIXUP_ALPHA": 0.0,
+            "CUTMIX_ALPHA": 0.0,
+            "RANDOM_ERASING": 0.0,
+        }
+    )

@@ -1,0 +1,150 @@
+"""Where 0.1 had its modules and names: old imports and config.yaml files keep working until 0.3.
+
+Without this file nothing else changes; delete it, its test, and the two calls of it, when 0.3 comes.
+"""
+
+import importlib
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+#: Modules, old and new place below ``rmae_d2``.
+MODULES = {
+    "checkpoint.files": "files",
+    "data.datasets.coco_json": "annotations.coco_json",
+    "data.datasets.scene_crops": "data.scenes.crops",
+    "data.datasets.scene_render": "data.scenes.render",
+    "data.datasets.scene_shapes": "data.scenes.shapes",
+    "data.datasets.scenes": "data.scenes.dataset",
+    "data.loaders": "data.loader",
+    "engine.attention_evaluation": "inference.attention_evaluation",
+    "engine.attention_models": "inference.attention_models",
+    "engine.attention_pictures": "inference.attention_pictures",
+    "engine.finished_run": "inference.finished_run",
+    "engine.interactive_command": "inference.interactive_evaluation",
+    "engine.lars": "solver.lars",
+    "engine.mask_pictures": "inference.mask_pictures",
+    "engine.num_classes": "data.recipes.num_classes",
+    "engine.optimizer": "solver.optimizer",
+    "engine.own_data": "data.recipes.own_data",
+    "engine.own_labels": "data.recipes.own_labels",
+    "engine.predict_command": "commands.predict",
+    "engine.predict_inputs": "inference.predict_inputs",
+    "engine.prediction_outputs": "inference.prediction_outputs",
+    "engine.predictor": "inference.predictor",
+    "engine.prompt_patches": "inference.prompt_patches",
+    "engine.reconstruction_pictures": "inference.reconstruction_pictures",
+    "engine.region_command": "commands.regions",
+    "engine.region_completion": "inference.region_completion",
+    "engine.region_engines": "regions.jobs.engines",
+    "engine.region_jobs": "regions.jobs.run",
+    "engine.region_progress": "regions.jobs.progress",
+    "engine.region_prompt": "inference.region_prompt",
+    "engine.region_views": "inference.region_views",
+    "modeling.classifier": "modeling.transfer.classifier",
+    "modeling.learned_masking": "modeling.masking.learned",
+    "modeling.mask_generator": "modeling.masking.generator",
+    "modeling.masking_baselines": "modeling.masking.baselines",
+    "modeling.rectangles": "modeling.masking.rectangles",
+    "modeling.region_masking": "modeling.masking.regions",
+    "modeling.semantic_segmentor": "modeling.transfer.segmentor",
+    "modeling.upernet": "modeling.transfer.upernet",
+    "modeling.vit": "modeling.transfer.vit",
+    "modeling.vit_attention": "modeling.transfer.vit_attention",
+    "overrides": "config.overrides",
+    "regions.annotations": "regions.sources.annotations",
+    "regions.cache": "regions.sources.cache",
+    "regions.coco_json": "annotations.index",
+    "regions.coco_masks": "annotations.segmentation",
+    "regions.codec": "regions.record.codec",
+    "regions.companions": "regions.sources.companions",
+    "regions.decode_numba": "regions.record.decode_numba",
+    "regions.felzenszwalb": "regions.sources.felzenszwalb",
+    "regions.fh_numba": "regions.sources.fh_numba",
+    "regions.generate": "regions.jobs.generate",
+    "regions.jit": "regions.sources.jit",
+    "regions.manifest": "regions.jobs.manifest",
+    "regions.masks": "regions.record.masks",
+    "regions.merged_index": "regions.store.merged_index",
+    "regions.mixture": "regions.sources.mixture",
+    "regions.npy": "regions.sources.npy",
+    "regions.planes": "regions.record.planes",
+    "regions.sam": "regions.sources.sam",
+    "regions.sam_json": "regions.sources.sam_json",
+    "regions.shards": "regions.store.shards",
+    "regions.smooth_numba": "regions.sources.smooth_numba",
+    "regions.source_spec": "regions.sources.spec",
+    "regions.statistics": "regions.record.statistics",
+    "regions.stored": "regions.sources.stored",
+    "regions.tar_format": "regions.store.tar_format",
+    "visualization.charts": "report.charts",
+    "visualization.embedding": "report.embedding",
+    "visualization.redaction": "report.redaction",
+    "visualization.report": "report.report",
+    "visualization.report_page": "report.page",
+    "visualization.run_config": "report.run_config",
+    "visualization.run_log": "report.run_log",
+    "visualization.run_record": "report.run_record",
+}
+
+#: Names of packages that still exist: package, name, and where it is now.
+NAMES = {
+    ("engine", "ImageEmbedding"): "inference",
+    ("engine", "Predictor"): "inference",
+    ("engine", "RegionPrediction"): "inference",
+    ("engine", "RegionPrompt"): "inference",
+    ("engine", "RegionPromptPredictor"): "inference",
+    ("engine", "LayerDecay"): "solver",
+    ("engine", "adversarial_params"): "solver",
+    ("engine", "lars_params"): "solver",
+    ("engine", "layer_decayed_params"): "solver",
+    ("engine", "linear_rate"): "solver",
+    ("engine", "scaled_adamw"): "solver",
+    ("engine", "scaled_lars"): "solver",
+}
+
+
+class _Finder(MetaPathFinder, Loader):
+    """Imports the new module where an old one is asked for."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        package, _, name = fullname.partition(".")
+        return ModuleSpec(fullname, self) if package == "rmae_d2" and name in MODULES else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        new = f"rmae_d2.{MODULES[spec.name.removeprefix('rmae_d2.')]}"
+        _warn(spec.name, new)
+        module = importlib.import_module(new)
+        self._spec = module.__spec__  # the import system is about to replace it
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self._spec
+
+
+def install() -> None:
+    """Lets old module names be imported."""
+    sys.meta_path.append(_Finder())
+
+
+def moved_name(package: str, name: str) -> Any:
+    """For a package's ``__getattr__``: what it had under that name.
+
+    Raises:
+        AttributeError: it never had it.
+    """
+    new = NAMES.get((package.removeprefix("rmae_d2."), name))
+    if new is None:
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+    _warn(f"{package}.{name}", f"rmae_d2.{new}.{name}")
+    return getattr(importlib.import_module(f"rmae_d2.{new}"), name)
+
+
+def _warn(old: str, new: str) -> None:
+    warnings.warn(f"{old} is now {new}; the old name goes in 0.3", DeprecationWarning, stacklevel=3)

@@ -1,0 +1,345 @@
+"""The manifest of a region store: which source, which images, in which shards.
+
+manifest.json holds everything that a store's bytes depend on besides the bytes of the image files.
+It is written once, before the first shard, and is the same whoever writes it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+from ...errors import UserError
+from ..record.codec import FORMAT_VERSION
+from ..sources.spec import SourceSpec
+from ..store.shards import ShardHeader, digest, params_hash
+
+MANIFEST = "manifest.json"
+IMAGES_PER_SHARD = 1000
+_MANIFEST_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything that a store's bytes depend on, besides the bytes of the image files.
+
+    Attributes:
+        source: how to make the region source.
+        params: of the source.
+        images: of the store, or of the shards that `part` kept: (image id, file name), the id an
+            int or text, the name relative to `root`.
+        root: folder of the files; empty where names are whole addresses.
+        num_images: of the whole store.
+        images_per_shard: of all shards but the last.
+        hash: of parameters, images and division into shards, not of `root` nor of arguments of the
+            source that regions do not depend on; so a moved data set goes on.
+        first: position in the store of the first of `images`.
+    """
+
+    source: SourceSpec
+    params: Mapping[str, Any]
+    images: Sequence[tuple[int | str, str]]
+    root: str
+    num_images: int
+    images_per_shard: int
+    hash: str
+    first: int = 0
+
+    @classmethod
+    def create(
+        cls,
+        source: SourceSpec,
+        dataset_dicts: Iterable[Mapping[str, Any]],
+        images_per_shard: int = IMAGES_PER_SHARD,
+    ) -> Manifest:
+        """The manifest of a data set; builds the source once, for its parameters.
+
+        Args:
+            source: how to make the region source.
+            dataset_dicts: with `file_name` and, an int or text and unique, `image_id`.
+            images_per_shard: what a killed process loses at most.
+
+        Raises:
+            UserError: no image, an image id twice or of another type, no positive shard
+                size, or a source that cannot be built.
+        """
+        if images_per_shard < 1:
+            raise UserError(f"images_per_shard={images_per_shard} must be positive")
+        images, root = _images(dataset_dicts)
+        params = source.params()
+        hash_ = _hash(params, images_per_shard, images)
+        return cls(source, params, images, root, len(images), images_per_shard, hash_)
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of the whole store."""
+        return -(-self.num_images // self.images_per_shard)
+
+    @property
+    def header(self) -> ShardHeader:
+        """What stands in each shard."""
+        return ShardHeader(self.params, self.num_shards, self.hash)
+
+    def shard_size(self, number: int) -> int:
+        """Images of a shard."""
+        if not 0 <= number < self.num_shards:
+            raise IndexError(f"shard {number} of a manifest of {self.num_shards} shards")
+        return min(self.images_per_shard, self.num_images - number * self.images_per_shard)
+
+    def part(self, number: int) -> Manifest:
+        """The same manifest with the images of one shard only: small enough to send around."""
+        start = number * self.images_per_shard
+        end = start + self.shard_size(number)
+        if start < self.first or end > self.first + len(self.images):
+            raise IndexError(f"shard {number} is not in this part of the manifest")
+        return replace(self, images=self.images[start - self.first : end - self.first], first=start)
+
+    def path(self, name: str) -> str:
+        """Where a file lies."""
+        return os.path.join(self.root, name) if self.root else name
+
+    def dataset_dicts(self) -> list[dict[str, Any]]:
+        """Its images as `create` takes them."""
+        return [{"image_id": id_, "file_name": self.path(name)} for id_, name in self.images]
+
+    def moved(self, dataset_dicts: Iterable[Mapping[str, Any]]) -> Manifest:
+        """The same manifest for the same data set elsewhere.
+
+        Raises:
+            UserError: the data set is another; the message names what differs.
+        """
+        images, root = _images(dataset_dicts)
+        hash_ = _hash(self.params, self.images_per_shard, images)
+        other = replace(self, images=images, root=root, num_images=len(images), hash=hash_)
+        if hash_ != self.hash:
+            raise UserError(
+                f"the store was made of other images: {_difference(self, other)}. Give the data "
+                "set it was made of, or none to take it from where it was"
+            )
+        return other
+
+    def to_text(self) -> str:
+        """JSON, one image a line; the same bytes whoever makes it."""
+        head = {
+            "format": _MANIFEST_FORMAT,
+            "source": {"target": self.source.target, "arguments": dict(self.source.arguments)},
+            "params": self.params,
+            "params_hash": params_hash(self.params),
+            "root": self.root,
+            "num_images": self.num_images,
+            "images_per_shard": self.images_per_shard,
+            "manifest_hash": self.hash,
+        }
+        text = json.dumps(head, indent=1)[:-2]  # without "\n}"
+        return text + ',\n "images": [\n' + ",\n".join(map(_image_text, self.images)) + "\n]}\n"
+
+    @classmethod
+    def from_text(cls, text: str, file: str) -> Manifest:
+        """Undo `to_text`.
+
+        Raises:
+            UserError: no manifest, damaged, or of another format; names `file`.
+        """
+        try:
+            content = json.loads(text)
+            if content["format"] != _MANIFEST_FORMAT:
+                raise UserError(
+                    f"{file} is of format {content['format']}, this program reads "
+                    f"{_MANIFEST_FORMAT}: go on with the version that made it, or into a new folder"
+                )
+            images = [
+                (entry, entry) if isinstance(entry, str) else (entry[0], entry[1])
+                for entry in content["images"]
+            ]
+            manifest = cls(
+                SourceSpec(content["source"]["target"], content["source"]["arguments"]),
+                content["params"],
+                images,
+                content["root"],
+                len(images),
+                content["images_per_shard"],
+                _hash(content["params"], content["images_per_shard"], images),
+            )
+            known = content["manifest_hash"]
+        except (ValueError, LookupError, TypeError) as error:
+            raise UserError(f"{file} is no manifest of a region store ({error})") from error
+        if manifest.hash != known:
+            raise UserError(f"{file} was changed: its contents do not match its hash")
+        return manifest
+
+
+def load_manifest(folder: str | os.PathLike[str]) -> Manifest | None:
+    """The manifest of a store's folder, None where there is none.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    path = Path(folder, MANIFEST)
+    try:
+        text = path.read_text(encoding="ascii", errors="replace")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    return Manifest.from_text(text, str(path))
+
+
+def save_manifest(manifest: Manifest, folder: str | os.PathLike[str]) -> None:
+    """Write a store's manifest unless an equal one is there; makes the folder.
+
+    Any number of processes may do so at once: one of them writes, the others compare.
+
+    Raises:
+        UserError: the folder cannot be written, or holds a store of something else; the
+            message names what differs.
+    """
+    path = Path(folder, MANIFEST)
+    found = load_manifest(folder)
+    if found is None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_file(path, replace_existing=False) as file:
+                file.write(manifest.to_text().encode("ascii"))
+        except OSError as error:
+            raise UserError(_cannot_write(folder, error)) from error
+        found = load_manifest(folder)
+    if found is None or found.hash != manifest.hash:
+        raise UserError(
+            f"{folder} holds regions of something else: {_difference(found, manifest)}. Give "
+            "another --output, or the options that made it; or delete it to make it anew"
+        )
+
+
+def describe_difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """The parameters that differ, with both values."""
+    keys = [
+        k for k in (*there, *(k for k in here if k not in there)) if there.get(k) != here.get(k)
+    ]
+    return ", ".join(f"{key}={there.get(key)!r} there, {here.get(key)!r} here" for key in keys)
+
+
+def describe_trouble(error: BaseException) -> str:
+    """An error of the machine with its remedy."""
+    remedies = {
+        errno.ENOSPC: "free space there",
+        errno.EDQUOT: "free space there, or raise the quota",
+        errno.EMFILE: "allow more open files (ulimit -n)",
+        errno.ENFILE: "close programs that hold many open files",
+        errno.EROFS: "give a folder that can be written",
+        errno.EACCES: "give a folder that this user may write",
+    }
+    remedy = remedies.get(getattr(error, "errno", None) or 0, "set that right")
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        remedy = "use fewer workers, or a machine with more memory"
+    text = getattr(error, "strerror", None) or str(error) or "out of memory"
+    return f"{text}; {remedy} and run the same command again, it goes on where it stopped"
+
+
+@contextmanager
+def atomic_file(path: Path, *, replace_existing: bool = True) -> Iterator[IO[bytes]]:
+    """An open binary file that gets its name when the block ends well.
+
+    Args:
+        path: the name.
+        replace_existing: False leaves a file of that name as it is, without a word.
+    """
+    draft = path.with_name(f"{path.stem}.{secrets.token_hex(8)}{path.suffix}.tmp")
+    try:
+        with open(draft, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if replace_existing or not _link(draft, path):
+            os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _link(draft: Path, path: Path) -> bool:
+    """Give a draft its name unless the name is taken; False where the file system has no links."""
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        return True
+    except OSError:
+        return path.exists()
+    return True
+
+
+def _images(
+    dataset_dicts: Iterable[Mapping[str, Any]],
+) -> tuple[list[tuple[int | str, str]], str]:
+    """Ids with names below a root, and the root."""
+    pairs = [(d["image_id"], str(d["file_name"])) for d in dataset_dicts]
+    _check_ids(pairs)
+    root, names = _relative([name for _, name in pairs])
+    return [(image_id, name) for (image_id, _), name in zip(pairs, names, strict=True)], root
+
+
+def _check_ids(pairs: Sequence[tuple[Any, str]]) -> None:
+    if not pairs:
+        raise UserError("the data set has no image")
+    seen: dict[str, str] = {}
+    for image_id, name in pairs:
+        if isinstance(image_id, bool) or not isinstance(image_id, int | str) or image_id == "":
+            raise UserError(f"image_id {image_id!r} of {name} is neither text nor an int")
+        if seen.setdefault(str(image_id), name) is not name:
+            raise UserError(
+                f"{seen[str(image_id)]} and {name} have the same image_id {image_id!r}: "
+                "give each image of the data set its own"
+            )
+
+
+def _relative(names: Sequence[str]) -> tuple[str, list[str]]:
+    """The folder common to all files, and their names below it."""
+    if any("://" in name for name in names):
+        return "", list(names)
+    paths = [os.path.abspath(name) for name in names]
+    root = os.path.commonpath({os.path.dirname(path) for path in paths})
+    skip = len(os.path.join(root, ""))
+    return root, [path[skip:].replace(os.sep, "/") for path in paths]
+
+
+def _image_text(image: tuple[int | str, str]) -> str:
+    image_id, name = image
+    return json.dumps(name if image_id == name else [image_id, name])
+
+
+def _hash(
+    params: Mapping[str, Any], images_per_shard: int, images: Iterable[tuple[int | str, str]]
+) -> str:
+    head = json.dumps([FORMAT_VERSION, params, images_per_shard], sort_keys=True)
+    return digest("\n".join([head, *map(_image_text, images)]).encode()).hex()
+
+
+def _cannot_write(folder: str | os.PathLike[str], error: OSError) -> str:
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return (
+            f"cannot write {folder}: there is a file in place of the folder; give another --output"
+        )
+    return f"cannot write {folder}: {describe_trouble(error)}"
+
+
+def _difference(found: Manifest | None, asked: Manifest) -> str:
+    if found is None:
+        return f"its {MANIFEST} vanished"
+    if found.source.target != asked.source.target and found.params != asked.params:
+        return f"the source is {found.source.target} there, {asked.source.target} here"
+    if found.params != asked.params:
+        return describe_difference(found.params, asked.params)
+    if found.images_per_shard != asked.images_per_shard:
+        return f"{found.images_per_shard} images a shard there, {asked.images_per_shard} here"
+    if found.num_images != asked.num_images:
+        return f"{found.num_images} images there, {asked.num_images} here"
+    pairs = zip(found.images, asked.images, strict=True)
+    position, (theirs, ours) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+    return (
+        f"image {position} is {theirs[1]} (id {theirs[0]!r}) there, {ours[1]} (id {ours[0]!r}) here"
+    )

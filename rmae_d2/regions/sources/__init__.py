@@ -1,0 +1,1 @@
+"""Where regions come from: computed, annotated, predicted, stored, or a mixture."""

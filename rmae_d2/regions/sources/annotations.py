@@ -1,0 +1,222 @@
+"""Ground truth as regions: instance masks of COCO and LVIS, segments of COCO panoptic.
+
+Both are read while training; a store is possible but saves little.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...annotations.index import CocoJson
+from ...annotations.segmentation import run_counts
+from ...errors import UserError
+from ..record.codec import Labels
+from ..record.masks import Ints
+from ..record.record import RegionRecord, narrow_labels
+from ..record.run_lengths import record_of_counts
+from .companions import check_folder, check_size, find_companion
+
+logger = logging.getLogger(__name__)
+
+_TURNED = (
+    "Annotations must be of this very image, and of its upright pixels where EXIF turns it: give "
+    "the image in its original size, or the json made for it."
+)
+
+_PANOPTIC_REMEDY = "Give the folder of panoptic PNGs of this data set."
+
+
+class InstanceSource:
+    """Region source of instance masks, one overlapping mask an object, from COCO or LVIS.
+
+    An image without annotations has a record of 0 masks; how many there are is logged at the
+    start. Polygons of fewer than three points, and masks without a pixel, are left out.
+
+    Crowds are left out by default: such an annotation is a rough outline around many objects, and
+    a region is to be one.
+
+    Attributes:
+        params: what the regions depend on, among it the digest of the json.
+    """
+
+    def __init__(
+        self, json_file: str | os.PathLike[str] | None = None, include_crowd: bool = False
+    ) -> None:
+        """Index the json, so that processes forked later share the index.
+
+        Args:
+            json_file: COCO or LVIS instance json, local or whatever iopath's `g_pathmgr` opens.
+                None takes `annotations` of the dataset dicts, as Detectron2's datasets have them.
+            include_crowd: make regions of annotations with `iscrowd` too.
+
+        Raises:
+            FileNotFoundError: no such file.
+            UserError: a file that is not in COCO's format or has no mask.
+        """
+        self.include_crowd = bool(include_crowd)
+        self.json = None if json_file is None else CocoJson(json_file, include_crowd=include_crowd)
+        self.params: dict[str, Any] = {
+            "source": "instances",
+            "annotations": self.json.digest if self.json else "of the data set",
+            "include_crowd": self.include_crowd,
+        }
+        self._empty_reported = False
+
+    def __repr__(self) -> str:
+        place = self.json.path if self.json else "the data set"
+        return f"instance masks of {place}, {'with' if self.include_crowd else 'without'} crowds"
+
+    def __call__(
+        self, dataset_dict: Mapping[str, Any], image_HWC: NDArray[np.uint8]
+    ) -> RegionRecord:
+        """Record of the masks of an image, uint8 (H, W, C).
+
+        Raises:
+            UserError: the image is not in the json or has another size than there, or a
+                segmentation is damaged; names the file, the annotation and the remedy.
+        """
+        size = (image_HWC.shape[0], image_HWC.shape[1])
+        name = dataset_dict.get("file_name")
+        if self.json is None:
+            place, image = f"the data set's annotations of {name}", dataset_dict
+            annotations = self._of_dataset(dataset_dict)
+        else:
+            place = self.json.path
+            found = self.json.find(dataset_dict)
+            if found is None:
+                raise UserError(
+                    f"{place} has no image {name} (image id {dataset_dict.get('image_id')!r}): give "
+                    "the json of this data set, or leave the image out"
+                )
+            image, annotations = found
+        if "height" in image and "width" in image:
+            label = f"the entry of {name} in {place}"
+            check_size(label, (image["height"], image["width"]), size, _TURNED)
+        return record_of_counts(self._masks(annotations, size, place), size, self.params)
+
+    def _of_dataset(self, dataset_dict: Mapping[str, Any]) -> list[dict[str, Any]]:
+        annotations: list[dict[str, Any]] | None = dataset_dict.get("annotations")
+        if annotations is None:
+            raise UserError(
+                f"the data set has no `annotations` for {dataset_dict.get('file_name')}: give "
+                "InstanceSource a json_file, or take a data set that is registered with instances"
+            )
+        return [a for a in annotations if self.include_crowd or not a.get("iscrowd")]
+
+    def _masks(
+        self, annotations: Sequence[Mapping[str, Any]], size: tuple[int, int], place: str
+    ) -> list[Ints]:
+        masks = []
+        for number, annotation in enumerate(annotations):
+            name = f"annotation {annotation.get('id', f'number {number} of the image')}"
+            if not annotation.get("segmentation"):
+                continue
+            try:
+                counts = run_counts(annotation["segmentation"], size)
+            except ValueError as error:
+                raise UserError(
+                    f"{place}, {name}: {error}. Correct or remove this annotation"
+                ) from error
+            if counts is not None:
+                masks.append(counts)
+            else:
+                self._report_empty(place, name)
+        return masks
+
+    def _report_empty(self, place: str, name: str) -> None:
+        log = logger.debug if self._empty_reported else logger.warning
+        log("%s, %s: no pixel in its mask, no region. Further ones are not reported.", place, name)
+        self._empty_reported = True
+
+
+class PanopticSource:
+    """Region source of COCO's panoptic segments: one label plane, a label a thing or stuff segment.
+
+    Labels count from 1 in the order in which segments appear in raster order; void is 0, the
+    record's `ignore_label`. Crowd segments are kept, as the segments of stuff are.
+
+    Attributes:
+        params: what the regions depend on besides the image and its panoptic file.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
+        """Remember where the files are.
+
+        Args:
+            folder: of panoptic PNGs named as the images (`000000000009.png`), local or whatever
+                iopath's `g_pathmgr` opens. None takes `pan_seg_file_name` of the dataset dicts, as
+                Detectron2's panoptic datasets have it.
+
+        Raises:
+            FileNotFoundError: no such local folder.
+        """
+        self.folder = None if folder is None else check_folder(folder, _PANOPTIC_REMEDY)
+        self.params: dict[str, Any] = {"source": "panoptic"}
+
+    def __repr__(self) -> str:
+        return f"panoptic segments of {self.folder or 'the data set'}"
+
+    def __call__(
+        self, dataset_dict: Mapping[str, Any], image_HWC: NDArray[np.uint8]
+    ) -> RegionRecord:
+        """Record of the segments of an image, uint8 (H, W, C).
+
+        Raises:
+            FileNotFoundError: no panoptic file for the image.
+            UserError: a damaged file, no panoptic PNG, or one of another size than the image.
+        """
+        path = self._path(dataset_dict)
+        ids = _read_segment_ids(path)
+        check_size(path, ids.shape, image_HWC.shape, _TURNED)
+        return RegionRecord.from_labels(_canonical_labels(ids), ignore_label=0, params=self.params)
+
+    def _path(self, dataset_dict: Mapping[str, Any]) -> str:
+        if self.folder is not None:
+            return find_companion(self.folder, dataset_dict, ".png", _PANOPTIC_REMEDY)
+        if "pan_seg_file_name" not in dataset_dict:
+            raise UserError(
+                f"the data set has no `pan_seg_file_name` for {dataset_dict.get('file_name')}: give "
+                "PanopticSource a folder, or take a data set that is registered with panoptic labels"
+            )
+        return str(dataset_dict["pan_seg_file_name"])
+
+
+def _read_segment_ids(path: str) -> NDArray[np.int32]:
+    """Ids, int32 (H, W), of COCO's panoptic PNG: R + 256 G + 65536 B; 0 is void."""
+    from iopath.common.file_io import g_pathmgr
+    from PIL import Image
+
+    try:
+        with g_pathmgr.open(path, "rb") as file, Image.open(file) as image:
+            mode, pixels = image.mode, np.asarray(image)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow's errors of damaged PNGs
+        raise UserError(f"{path} is no whole PNG ({error}): copy or unpack it again") from error
+    if mode != "RGB":
+        raise UserError(
+            f"{path} has mode {mode}, COCO's panoptic PNGs are RGB with the segment id as colour: "
+            "give the folder panoptic_*, not that of semantic labels or converted files"
+        )
+    red, green, blue = np.moveaxis(pixels.astype(np.int32), -1, 0)
+    ids: NDArray[np.int32] = red + 256 * green + 65536 * blue
+    return ids
+
+
+def _canonical_labels(ids_HW: NDArray[np.int32]) -> Labels:
+    """Labels 1.. in the order in which ids appear in raster order, and 0 for id 0."""
+    flat = ids_HW.ravel()
+    starts = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
+    # Runs are a hundredth of the pixels, so sorting their ids takes little time.
+    ids, first, run_of = np.unique(flat[starts], return_index=True, return_inverse=True)
+    order = np.argsort(first[ids > 0])
+    labels = np.zeros(len(ids), np.int64)
+    labels[np.flatnonzero(ids > 0)[order]] = np.arange(1, len(order) + 1)
+    lengths = np.diff(starts, append=flat.size)
+    return np.repeat(narrow_labels(labels)[run_of], lengths).reshape(ids_HW.shape)

@@ -1,0 +1,88 @@
+"""Files that belong to images one by one: `<same relative path>.npy`, `.json` or `.png`."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Mapping
+from typing import Any
+
+from ...errors import UserError
+
+
+def check_folder(folder: str | os.PathLike[str], remedy: str) -> str:
+    """The folder as text; a local one must exist, lest every image fail instead.
+
+    Raises:
+        FileNotFoundError: names the folder and the remedy, one sentence.
+    """
+    path = os.fspath(folder)
+    if "://" not in path and not os.path.isdir(path):
+        raise FileNotFoundError(f"there is no folder {os.path.abspath(path)}. {remedy}")
+    return path
+
+
+def find_companion(
+    folder: str, dataset_dict: Mapping[str, Any], extension: str, remedy: str
+) -> str:
+    """Local path of the file that belongs to an image.
+
+    Tried in turn: the image's path relative to its data set (`image_id`) with the extension
+    replaced, then the name of its file alone.
+
+    Args:
+        folder: that holds the files; local, or whatever iopath's `g_pathmgr` opens.
+        dataset_dict: with `file_name` and perhaps `image_id`.
+        extension: with its dot.
+        remedy: what to do when there is none, one sentence.
+
+    Raises:
+        FileNotFoundError: names the image, the places tried and the remedy.
+    """
+    from iopath.common.file_io import g_pathmgr
+
+    tried = [posixpath.join(folder, name) for name in _names(dataset_dict, extension)]
+    for path in tried:
+        if g_pathmgr.isfile(path):
+            local: str = g_pathmgr.get_local_path(path)
+            return local
+    raise FileNotFoundError(
+        f"no regions for the image {dataset_dict.get('file_name')}: there is no "
+        f"{' and no '.join(tried)}. {remedy}"
+    )
+
+
+def _names(dataset_dict: Mapping[str, Any], extension: str) -> list[str]:
+    names = []
+    image_id = dataset_dict.get("image_id")
+    if isinstance(image_id, str):
+        relative = posixpath.normpath(image_id)
+        if not posixpath.isabs(relative) and not relative.startswith(".."):
+            names.append(posixpath.splitext(relative)[0] + extension)
+    file_name = posixpath.basename(str(dataset_dict["file_name"]))
+    names.append(posixpath.splitext(file_name)[0] + extension)
+    return list(dict.fromkeys(names))
+
+
+def check_size(
+    path: str, found: tuple[int, ...], image: tuple[int, ...], remedy: str | None = None
+) -> None:
+    """Refuse regions of another size than their image.
+
+    Args:
+        path: the file of the regions.
+        found: (H, W) of the regions.
+        image: (H, W) of the upright image, or its shape.
+        remedy: what to do, one sentence.
+
+    Raises:
+        UserError: names the file, both sizes and the remedy.
+    """
+    if tuple(found) == tuple(image[:2]):
+        return
+    turned = " They are turned against each other: the photo is turned by its EXIF orientation."
+    raise UserError(
+        f"{path} is of size {tuple(found)} (height, width), its image is {tuple(image[:2])}."
+        f"{turned if tuple(found)[::-1] == tuple(image[:2]) else ''} "
+        f"{remedy or 'Make its regions again from this image.'}"
+    )

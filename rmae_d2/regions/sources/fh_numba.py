@@ -1,0 +1,406 @@
+"""Felzenszwalb-Huttenlocher (FH) segmentation compiled by numba: exact, many scales at once.
+
+The method: "Efficient Graph-Based Image Segmentation", IJCV 2004. What scikit-image makes of it is
+reproduced to the last bit up to the order of equal edges: 8-neighbour grid, smoothing and edge
+weights in float64, limits in float32, and a second pass over refused edges that dissolves segments
+below the minimum size. Equal edges keep the order of the grid (a stable sort), whereas
+scikit-image's order of them depends on the processor.
+
+Why it is fast and small:
+
+- All scales share smoothing, weights and one sort.
+- An edge is 8 bytes: a code of its weight above, `pixel << 2 | direction` below. The code is the
+  float64 weight without its lower bits, so it sorts as the weight does. Where it cannot tell, the
+  weight is computed once more from the smoothed image.
+- Up to the first edge that a scale refuses, all larger scales merge the same segments. They go on
+  from there, without the edges that lie inside a segment by then.
+
+Arrays are made in Python and passed to the compiled loops. Importing this module needs numba.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import UserError
+from ..record.codec import Labels
+from ..record.record import narrow_labels
+from .jit import compiled, inlined
+from .smooth_numba import Floats, smooth
+
+Words = NDArray[np.uint32]
+Edges = NDArray[np.uint64]
+Ints = NDArray[np.int64]
+# (N,) each. The parent of a pixel, itself at the root of a segment; and kept at roots: pixels, the
+# edge that the segment was merged by last, and the weight from which on it refuses edges.
+Forest = tuple[Words, Words, Words, NDArray[np.float32]]
+
+_MAX_PIXELS = 2**30  # an edge keeps its pixel in 30 bits
+_CUT = 27  # lower bits of a float64 that a code leaves out; 25 bits of the fraction stay
+_LEAST = np.uint64((1023 - 96) << (52 - _CUT))  # weights up to 2**-96 have code 0
+_ROUNDING = 1e-6  # relative, far above the errors of a code and of a float32 limit
+_PARTS = 64  # scattering into more than that misses the cache at every step
+_TOP_BITS = 12  # of a code: they tell an edge's part
+_DIGIT = 11  # bits that one sorting pass looks at; three passes cover a code
+_MASK = (1 << _DIGIT) - 1
+_SHORT = 48  # up to this many edges are sorted by insertion
+_NONE = np.uint32(0xFFFFFFFF)
+
+
+def segment(image_HWC: NDArray[np.uint8], scales: Sequence[float], sigma: float) -> list[Labels]:
+    """Partition an image at each scale, with a minimum size of int(scale) pixels.
+
+    Needs at most about 105 bytes a pixel for three channels, and 8 more for each further channel.
+
+    Args:
+        image_HWC: uint8, any strides, any size from 1x1.
+        scales: positive, on the 0..255 intensity scale.
+        sigma: Gaussian smoothing in pixels, 0 for none.
+
+    Returns:
+        One plane (H, W) a scale: labels 0..n-1 in the order of appearance in raster order, uint8,
+        uint16 or uint32.
+
+    Raises:
+        UserError: the image has more than 2**30 pixels.
+    """
+    height, width = image_HWC.shape[:2]
+    if height * width > _MAX_PIXELS:
+        raise UserError(
+            f"image of {width}x{height} pixels: implementation 'numba' takes at most "
+            f"{_MAX_PIXELS}; set max_pixels, or take 'scikit-image'"
+        )
+    # By direction (right, down, down-right, up-right): what a pixel is short of either end.
+    ends = np.array([[0, 0, 0, width], [1, width, width + 1, 1]], np.uint32)
+    smooth_CHW = smooth(image_HWC, sigma)
+    edges = _sort_edges(smooth_CHW, ends)
+    smooth_CN = smooth_CHW.reshape(len(smooth_CHW), -1)
+    planes: dict[float, Labels] = {}
+    parent = np.arange(height * width, dtype=np.uint32)
+    size, heaviest = np.ones_like(parent), np.full_like(parent, _NONE)
+    limit = np.empty(len(parent), np.float32)
+    for scale in sorted(set(scales)):
+        unit = float(scale) / 255  # the paper's k for intensities in 0..1
+        forest = (parent, size, heaviest, limit)
+        _set_limits(forest, unit, smooth_CN, ends)
+        if scale < max(scales):
+            refused = np.empty(1, np.uint32)
+            seen, count = _merge(edges, forest, unit, smooth_CN, ends, refused)
+            edges = edges[seen - count :]
+            _flatten(parent)
+            edges = edges[: _drop_inner(edges, parent, ends)]
+            forest = (parent.copy(), size.copy(), heaviest.copy(), limit.copy())
+        refused = np.empty(len(edges), np.uint32)
+        _, count = _merge(edges, forest, unit, smooth_CN, ends, refused)
+        labels, work = forest[:2]
+        _absorb(refused[:count], labels, work, int(scale), ends)
+        _flatten(labels)
+        _number(labels, work)
+        planes[scale] = narrow_labels(labels.reshape(height, width))
+        del forest, labels, work, refused  # before the next scale takes as much again
+    return [planes[scale] for scale in scales]
+
+
+def warm_up() -> None:
+    """Compile everything, or load it from numba's cache, which takes seconds or half a second."""
+    segment(np.zeros((2, 2, 1), np.uint8), (1, 2), 0.0)
+
+
+def _sort_edges(smooth_CHW: Floats, ends: Words) -> Edges:
+    """Edges from the lightest to the heaviest, equal ones in their order on the grid."""
+    _, height, width = smooth_CHW.shape
+    right, down = height * (width - 1), (height - 1) * width
+    codes = np.empty(right + down + 2 * (height - 1) * (width - 1), np.uint32)
+    _weigh(smooth_CHW, np.empty(width), codes)
+    counts = np.zeros(1 << _TOP_BITS, np.int64)
+    _count_top(codes, counts)
+    lighter = np.cumsum(counts) - counts
+    part = lighter * _PARTS // max(1, len(codes))  # nearly equal parts, the lightest first
+    sizes = np.bincount(part, weights=counts).astype(np.int64)
+    stops = np.cumsum(sizes)
+    edges = np.empty(len(codes), np.uint64)
+    _list_edges(codes, height, width, part.astype(np.uint8), stops - sizes, edges)
+    del codes
+    spare = np.empty(sizes.max(), np.uint64)
+    digits = np.empty((3, 1 << _DIGIT), np.int64)
+    smooth_CN = smooth_CHW.reshape(len(smooth_CHW), -1)
+    _sort_parts(edges, stops, spare, digits, smooth_CN, ends)
+    return edges
+
+
+@compiled
+def _weigh(smooth_CHW: Floats, line: Floats, out: Words) -> None:
+    """Codes of the Euclidean distances: all edges right, all down, down-right, up-right."""
+    channels, height, width = smooth_CHW.shape
+    at = 0
+    for direction in range(4):
+        dy, dx = (0 if direction == 0 else 1), (0 if direction == 1 else 1)
+        length = width - dx
+        for y in range(height - dy):
+            squares = line[:length]
+            squares[:] = 0.0
+            for c in range(channels):
+                if direction < 3:
+                    one, two = smooth_CHW[c, y, :length], smooth_CHW[c, y + dy, dx:]
+                else:
+                    one, two = smooth_CHW[c, y + 1, :length], smooth_CHW[c, y, 1:]
+                for x in range(length):
+                    squares[x] += (one[x] - two[x]) * (one[x] - two[x])
+            row = out[at : at + length]
+            for x in range(length):
+                squares[x] = np.sqrt(squares[x])
+            bits = squares.view(np.uint64)
+            for x in range(length):
+                row[x] = max(bits[x] >> np.uint64(_CUT), _LEAST) - _LEAST
+            at += length
+
+
+@compiled
+def _count_top(codes: Words, counts: Ints) -> None:
+    for i in range(len(codes)):
+        counts[codes[i] >> np.uint32(32 - _TOP_BITS)] += 1
+
+
+@compiled
+def _list_edges(
+    codes: Words,
+    height: int,
+    width: int,
+    part: NDArray[np.uint8],
+    place: Ints,
+    out: Edges,
+) -> None:
+    """Make the edges, each in the part of its weight, in the order of the grid."""
+    i = 0
+    for direction in range(4):
+        dy, dx = (0 if direction == 0 else 1), (0 if direction == 1 else 1)
+        for y in range(height - dy):
+            edge = np.uint64((y * width) << 2 | direction)
+            for _ in range(width - dx):
+                to = part[codes[i] >> np.uint32(32 - _TOP_BITS)]
+                out[place[to]] = np.uint64(codes[i]) << np.uint64(32) | edge
+                place[to] += 1
+                edge += np.uint64(4)
+                i += 1
+
+
+@compiled
+def _sort_parts(
+    edges: Edges,
+    stops: Ints,
+    spare: Edges,
+    digits: Ints,
+    smooth_CN: Floats,
+    ends: Words,
+) -> None:
+    start = 0
+    for stop in stops:
+        _sort_run(edges[start:stop], spare, digits)
+        _settle_equal(edges[start:stop], spare, digits, smooth_CN, ends)
+        start = stop
+
+
+@compiled
+def _sort_run(run: Edges, spare: Edges, counts: Ints) -> None:
+    """Stable radix sort by the upper half."""
+    counts[:] = 0
+    for i in range(len(run)):
+        value = run[i] >> np.uint64(32)
+        counts[0, value & np.uint64(_MASK)] += 1
+        counts[1, value >> np.uint64(_DIGIT) & np.uint64(_MASK)] += 1
+        counts[2, value >> np.uint64(2 * _DIGIT)] += 1
+    source, target = run, spare[: len(run)]
+    for digit in range(3):
+        place = counts[digit]
+        shift = np.uint64(32 + digit * _DIGIT)
+        if len(run) == 0 or place[run[0] >> shift & np.uint64(_MASK)] == len(run):
+            continue
+        total = 0
+        for i in range(len(place)):
+            total, place[i] = total + place[i], total
+        for i in range(len(source)):
+            to = source[i] >> shift & np.uint64(_MASK)
+            target[place[to]] = source[i]
+            place[to] += 1
+        source, target = target, source
+    run[:] = source
+
+
+@inlined
+def _exact_weight(edge: Any, smooth_CN: Floats, ends: Words) -> float:
+    """Float64 weight of an edge, the same to the bit as when it was coded."""
+    one = np.uint32(np.uint64(edge) >> np.uint64(2) & np.uint64(0x3FFFFFFF))
+    direction = np.uint32(edge) & np.uint32(3)
+    a, b = one + ends[0, direction], one + ends[1, direction]
+    total = 0.0
+    for c in range(len(smooth_CN)):
+        difference = smooth_CN[c, a] - smooth_CN[c, b]
+        total += difference * difference
+    return np.sqrt(total)
+
+
+@compiled
+def _settle_equal(edges: Edges, spare: Edges, digits: Ints, smooth_CN: Floats, ends: Words) -> None:
+    """Put edges of equal code into the order of their weights.
+
+    For that, such edges carry for a while what their code lacks instead of the code.
+    """
+    low = np.uint64(0xFFFFFFFF)
+    lacking = np.uint64((1 << _CUT) - 1)
+    count = len(edges)
+    stop = 1
+    while stop < count:
+        start = stop - 1
+        code = edges[start] >> np.uint64(32)
+        if edges[stop] >> np.uint64(32) == code:
+            while stop < count and edges[stop] >> np.uint64(32) == code:
+                stop += 1
+            if code == 0:
+                continue
+            for i in range(start, stop):
+                exact = np.float64(_exact_weight(edges[i], smooth_CN, ends)).view(np.uint64)
+                edges[i] = (exact & lacking) << np.uint64(32) | edges[i] & low
+            if stop - start <= _SHORT:
+                _sort_short(edges, start, stop)
+            else:
+                _sort_run(edges[start:stop], spare, digits)
+            for i in range(start, stop):
+                edges[i] = code << np.uint64(32) | edges[i] & low
+        stop += 1
+
+
+@inlined
+def _sort_short(edges: Edges, start: int, stop: int) -> None:
+    """Insertion sort by the upper half."""
+    for i in range(start + 1, stop):
+        edge = edges[i]
+        j = i
+        while j > start and edges[j - 1] >> np.uint64(32) > edge >> np.uint64(32):
+            edges[j] = edges[j - 1]
+            j -= 1
+        edges[j] = edge
+
+
+@inlined
+def _find(parent: Words, node: Any) -> Any:
+    """Root of a node; halves the path on the way."""
+    above = parent[node]
+    while above != node:
+        top = parent[above]
+        parent[node] = top
+        node = top
+        above = parent[node]
+    return node
+
+
+@compiled
+def _set_limits(forest: Forest, scale: float, smooth_CN: Floats, ends: Words) -> None:
+    """The weight from which on a segment accepts no edge: its heaviest plus scale / size."""
+    parent, size, heaviest, limit = forest
+    for node in range(len(parent)):
+        if parent[node] == node:
+            inner = 0.0
+            if heaviest[node] != _NONE:
+                inner = _exact_weight(heaviest[node], smooth_CN, ends)
+            limit[node] = inner + scale / size[node]
+
+
+@compiled
+def _merge(
+    edges: Edges, forest: Forest, scale: float, smooth_CN: Floats, ends: Words, refused: Words
+) -> tuple[int, int]:
+    """Merge along edges until all are seen or `refused` is full.
+
+    Returns:
+        How many edges were seen, and how many of them were refused and listed in `refused`.
+    """
+    parent, size, heaviest, limit = forest
+    count = 0
+    for i in range(len(edges)):
+        if count == len(refused):
+            return i, count
+        edge = np.uint32(edges[i])
+        node = edge >> np.uint32(2)
+        direction = edge & np.uint32(3)
+        a = _find(parent, np.uint32(node + ends[0, direction]))
+        b = _find(parent, np.uint32(node + ends[1, direction]))
+        if a == b:
+            continue
+        code = edges[i] >> np.uint64(32)
+        weight = np.uint64(code + _LEAST << np.uint64(_CUT)).view(np.float64)
+        lowest = min(limit[a], limit[b])
+        accepted = weight < lowest
+        if abs(weight - lowest) <= _ROUNDING * lowest:
+            for root in (a, b):
+                if heaviest[root] != _NONE:
+                    inner = _exact_weight(heaviest[root], smooth_CN, ends)
+                    limit[root] = inner + scale / size[root]
+            accepted = _exact_weight(edge, smooth_CN, ends) < min(limit[a], limit[b])
+        if not accepted:
+            refused[count] = edge
+            count += 1
+            continue
+        if size[a] < size[b]:
+            a, b = b, a
+        parent[b] = a
+        size[a] += size[b]
+        heaviest[a] = edge
+        limit[a] = weight + scale / size[a]
+    return len(edges), count
+
+
+@compiled
+def _absorb(refused: Words, parent: Words, size: Words, min_size: int, ends: Words) -> None:
+    """Merge segments below the minimum size along the edges refused before."""
+    for i in range(len(refused)):
+        node = refused[i] >> np.uint32(2)
+        direction = refused[i] & np.uint32(3)
+        a = _find(parent, np.uint32(node + ends[0, direction]))
+        b = _find(parent, np.uint32(node + ends[1, direction]))
+        if a == b or (size[a] >= min_size and size[b] >= min_size):
+            continue
+        if size[a] < size[b]:
+            a, b = b, a
+        parent[b] = a
+        size[a] += size[b]
+
+
+@compiled
+def _flatten(parent: Words) -> None:
+    for node in range(len(parent)):
+        parent[node] = _find(parent, np.uint32(node))
+
+
+@compiled
+def _drop_inner(edges: Edges, parent: Words, ends: Words) -> int:
+    """Move the edges between different segments to the front; their number.
+
+    `parent` is flat.
+    """
+    count = 0
+    for i in range(len(edges)):
+        edge = edges[i]
+        node = np.uint32(edge) >> np.uint32(2)
+        direction = np.uint32(edge) & np.uint32(3)
+        a = parent[np.uint32(node + ends[0, direction])]
+        b = parent[np.uint32(node + ends[1, direction])]
+        edges[count] = edge
+        count += a != b
+    return count
+
+
+@compiled
+def _number(parent: Words, label: Words) -> None:
+    """Turn parents into labels 0..n-1 by first appearance. `label` is work space."""
+    label[:] = _NONE
+    count = np.uint32(0)
+    for node in range(len(parent)):
+        root = parent[node]
+        if label[root] == _NONE:
+            label[root] = count
+            count += np.uint32(1)
+        parent[node] = label[root]

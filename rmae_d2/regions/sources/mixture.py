@@ -1,0 +1,77 @@
+"""Several region sources in one training run, one of them drawn for each sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import UserError
+from ..record.record import EncodedRecord, RegionRecord
+
+Source = Callable[[Mapping[str, Any], NDArray[np.uint8]], RegionRecord | EncodedRecord]
+
+
+class MixtureOfSources:
+    """Region source that asks one of several sources, each as often as its weight says.
+
+    One number of numpy's global generator decides. The loaders seed it from (seed, position), so the
+    choice is a function of these, and an image gets another source's regions in another epoch. The
+    mapper asks after crop and flip: these and the masks are as with any other source.
+
+    What the chosen source says holds. A record without regions stays one; an error of an image that the
+    source does not have is not hidden by asking the next, which would shift the weights unnoticed. Where
+    one source is to stand in for another, that is :class:`~rmae_d2.regions.StoredRegions` with a fallback.
+
+    Picklable where its sources are. It is no source for a store, whose records are functions of the image
+    alone: make a store of each source and mix the stores.
+
+    Attributes:
+        probabilities: of the sources, float64, sum 1.
+        params: of all sources, and their probabilities.
+    """
+
+    def __init__(self, sources: Sequence[Source], weights: Sequence[float] | None = None) -> None:
+        """Set the mixture.
+
+        Args:
+            sources: one or more.
+            weights: one a source, not negative, of any positive sum; None for equal ones.
+
+        Raises:
+            UserError: no source, another number of weights, or weights that are none.
+        """
+        self.sources = list(sources)
+        given = [1.0] * len(self.sources) if weights is None else [float(w) for w in weights]
+        if not self.sources or len(given) != len(self.sources):
+            raise UserError(
+                f"a mixture of {len(self.sources)} region sources was given {len(given)} weights: "
+                "one a source is needed, and a source at least"
+            )
+        if not all(math.isfinite(w) and w >= 0 for w in given) or sum(given) <= 0:
+            raise UserError(f"weights={given} of a mixture must be 0 or more, one of them positive")
+        self.probabilities = np.array(given) / sum(given)
+        self.params: dict[str, Any] = {
+            "source": "mixture",
+            "sources": [dict(getattr(source, "params", {})) for source in self.sources],
+            "probabilities": self.probabilities.tolist(),
+        }
+
+    def __repr__(self) -> str:
+        parts = zip(self.probabilities, self.sources, strict=True)
+        return "one of: " + "; ".join(f"{p:.1%} {source!r}" for p, source in parts)
+
+    def __call__(
+        self, dataset_dict: Mapping[str, Any], image_HWC: NDArray[np.uint8]
+    ) -> RegionRecord | EncodedRecord:
+        """Record of the whole image, uint8 (H, W, C), by a source drawn at each call.
+
+        Raises:
+            whatever the drawn source raises.
+        """
+        bounds = self.probabilities.cumsum()
+        drawn = int(np.searchsorted(bounds, np.random.random_sample() * bounds[-1], side="right"))
+        return self.sources[drawn](dataset_dict, image_HWC)

@@ -1,0 +1,98 @@
+"""Region maps of the R-MAE reference code: one `.npy` an image, a uint8 stack of label planes.
+
+Its scripts write `<same relative path>.npy` with shape (S, H, W), one plane a scale of FH, about
+900 KB for a COCO photo at three scales. They cast labels to 8 bits: in a file with more than 256
+segments a plane, labels above 255 have wrapped around and unrelated segments share a label. That
+cannot be undone; segmenting anew (FelzenszwalbSource) keeps them apart.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import UserError
+from ..record.codec import Labels
+from ..record.masks import describe
+from ..record.record import RegionRecord, narrow_labels
+from .companions import check_folder, check_size, find_companion
+
+logger = logging.getLogger(__name__)
+
+_REMEDY = "Name the folder that the reference code's script wrote for this data set."
+
+
+class NpySource:
+    """Region source of a folder of `.npy` label planes. Every label is a region, 0 too.
+
+    Files are memory-mapped: a crop of the record reads the rows that it needs.
+
+    Attributes:
+        params: what the regions depend on besides the image and its file.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        """Remember where the files are.
+
+        Args:
+            folder: with the sub-folders of the images, or all files in one; local, or whatever
+                iopath's `g_pathmgr` opens.
+
+        Raises:
+            FileNotFoundError: no such local folder.
+        """
+        self.folder = check_folder(folder, _REMEDY)
+        self.params: dict[str, Any] = {"source": "npy"}
+        self._wrap_reported = False
+
+    def __repr__(self) -> str:
+        return f"label planes of the .npy files in {self.folder}"
+
+    def __call__(
+        self, dataset_dict: Mapping[str, Any], image_HWC: NDArray[np.uint8]
+    ) -> RegionRecord:
+        """Record of the label planes of an image, uint8 (H, W, C).
+
+        Raises:
+            FileNotFoundError: no file for the image.
+            UserError: a damaged file, other contents than integer planes (S, H, W) or (H, W), or
+                planes of another size than the image.
+        """
+        path = find_companion(self.folder, dataset_dict, ".npy", _REMEDY)
+        labels = _read_planes(path)
+        check_size(path, labels.shape[1:], image_HWC.shape)
+        self._report_wrap(path, labels)
+        return RegionRecord.from_labels(labels, params=self.params)
+
+    def _report_wrap(self, path: str, labels: Labels) -> None:
+        if labels.dtype == np.uint8 and not self._wrap_reported and (labels == 255).any():
+            self._wrap_reported = True
+            logger.warning(
+                "%s uses label 255, the last of 8 bits: with more than 256 segments in a plane, "
+                "unrelated ones were merged when the file was written, and that cannot be undone. "
+                "FelzenszwalbSource makes them anew. Further files are not reported.", path,
+            )  # fmt: skip
+
+
+def _read_planes(path: str) -> Labels:
+    """Label planes (S, H, W) of a file, mapped where their dtype is a record's."""
+    again = "Write it again as an unsigned integer array of label planes (scales, height, width)"
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{path} is no whole .npy file of numbers ({error}). {again}") from error
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise UserError(f"{path} is an .npz archive under another name. {again}")
+    if array.dtype.kind not in "iu" or array.ndim not in (2, 3) or 0 in array.shape:
+        raise UserError(f"{path} holds {describe(array)}. {again}")
+    planes = np.asarray(array if array.ndim == 3 else array[None])
+    try:
+        return narrow_labels(planes)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error

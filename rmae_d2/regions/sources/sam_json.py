@@ -1,0 +1,116 @@
+"""Masks that SAM made elsewhere: SA-1B's json files, or those of SAM's own command line."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...annotations.segmentation import run_counts
+from ...errors import UserError
+from ..record.masks import Ints
+from ..record.record import RegionRecord
+from ..record.run_lengths import largest_first, record_of_counts
+from .companions import check_folder, check_size, find_companion
+
+#: Masks kept of an image. SA-1B has about 100 an image, SAM's default settings rarely more.
+MAX_MASKS = 256
+
+_REMEDY = "Name the folder of SAM's json files for this data set."
+
+
+class SamJsonSource:
+    """Region source of overlapping masks from one json an image, named as the image.
+
+    Takes SA-1B's files, `{"image": {...}, "annotations": [{"segmentation": ...}, ...]}`, and what
+    `amg.py --convert-to-rle` of segment-anything writes, a list of `{"segmentation": ...}`.
+    Masks are ordered by falling area, then by position, whatever their order in the file.
+
+    Attributes:
+        params: what the regions depend on besides the image and its file.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], max_masks: int | None = MAX_MASKS) -> None:
+        """Remember where the files are.
+
+        Args:
+            folder: with the sub-folders of the images, or all files in one; local, or whatever
+                iopath's `g_pathmgr` opens.
+            max_masks: the largest so many masks are kept; None for all.
+
+        Raises:
+            FileNotFoundError: no such local folder.
+            UserError: max_masks is not positive.
+        """
+        self.folder = check_folder(folder, _REMEDY)
+        self.max_masks = check_max_masks(max_masks)
+        self.params: dict[str, Any] = {"source": "sam json", "max_masks": max_masks}
+
+    def __repr__(self) -> str:
+        return f"SAM masks of the .json files in {self.folder}, at most {self.max_masks}"
+
+    def __call__(
+        self, dataset_dict: Mapping[str, Any], image_HWC: NDArray[np.uint8]
+    ) -> RegionRecord:
+        """Record of the masks of an image, uint8 (H, W, C).
+
+        Raises:
+            FileNotFoundError: no file for the image.
+            UserError: a damaged file, other contents, or masks of another size than the image.
+        """
+        path = find_companion(self.folder, dataset_dict, ".json", _REMEDY)
+        size = (image_HWC.shape[0], image_HWC.shape[1])
+        masks = _read_masks(path, size)
+        return record_of_counts(largest_first(masks, self.max_masks), size, self.params)
+
+
+def check_max_masks(max_masks: int | None) -> int | None:
+    """The value, if it is one."""
+    if max_masks is not None and max_masks < 1:
+        raise UserError(f"max_masks={max_masks} must be positive, or None for all masks")
+    return max_masks
+
+
+def _read_masks(path: str, size: tuple[int, int]) -> list[Ints]:
+    with open(path, "rb") as file:
+        data = file.read()
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} is not JSON ({error}): it is damaged or cut short, copy it again"
+        ) from error
+    annotations = content.get("annotations") if isinstance(content, dict) else content
+    if not isinstance(annotations, list):
+        raise UserError(
+            f"{path} is neither SA-1B's format (a dict with a list `annotations`) nor that of "
+            "amg.py --convert-to-rle (a list of masks): take files of one of them"
+        )
+    if isinstance(content, dict):
+        _check_image(path, content.get("image"), size)
+    masks = []
+    for number, annotation in enumerate(annotations):
+        segmentation = annotation.get("segmentation") if isinstance(annotation, dict) else None
+        try:
+            counts = run_counts(segmentation, size)
+        except ValueError as error:
+            raise UserError(
+                f"{path}, mask {number}: {error}. Take the image and the json of the same size, "
+                "and copy a damaged file again"
+            ) from error
+        if counts is not None:
+            masks.append(counts)
+    return masks
+
+
+def _check_image(path: str, image: Any, size: tuple[int, int]) -> None:
+    if isinstance(image, dict) and "height" in image and "width" in image:
+        remedy = (
+            "Masks are for the photo as SA-1B has it: where photos were made smaller, let SAM "
+            "segment those."
+        )
+        check_size(path, (image["height"], image["width"]), size, remedy)

@@ -1,0 +1,141 @@
+"""Naming a region source and its arguments as text, so that any process can build the same one."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Any
+
+from ...errors import UserError
+
+#: Names of the built-in sources for `SourceSpec.named`.
+SOURCES = {
+    "fh": "rmae_d2.regions.sources.felzenszwalb:FelzenszwalbSource",
+    "instances": "rmae_d2.regions.sources.annotations:InstanceSource",
+    "panoptic": "rmae_d2.regions.sources.annotations:PanopticSource",
+    "sam": "rmae_d2.regions.sources.sam:SamSource",
+    "sam-json": "rmae_d2.regions.sources.sam_json:SamJsonSource",
+    "npy": "rmae_d2.regions.sources.npy:NpySource",
+}
+
+
+@dataclass(frozen=True)
+class SourceSpec:
+    """How to make a region source, as text that any process understands.
+
+    Attributes:
+        target: `package.module:Class` or `/absolute/path/file.py:Class`.
+        arguments: the class's keyword arguments; JSON types.
+    """
+
+    target: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def named(cls, name: str, arguments: Mapping[str, Any] | None = None) -> SourceSpec:
+        """The specification of a source by its name, a key of `SOURCES`, or by its target.
+
+        Raises:
+            UserError: no such name or class; the message has the nearest.
+        """
+        target = SOURCES.get(name, name)
+        place, _, class_name = target.rpartition(":")
+        if not place or not class_name:
+            near = difflib.get_close_matches(name, SOURCES, 1, 0.5)
+            raise UserError(
+                f"no region source {name!r}: "
+                + (f"did you mean {near[0]}? " if near else "")
+                + f"There are {', '.join(SOURCES)}, and own classes as package.module:Class or "
+                "path/to/file.py:Class"
+            )
+        if place.endswith(".py"):
+            target = f"{os.path.abspath(os.path.expanduser(place))}:{class_name}"
+        spec = cls(target, arguments or {})
+        spec.load()
+        return spec
+
+    def load(self) -> Callable[..., Any]:
+        """The class.
+
+        Raises:
+            UserError: no such module, file or class in it.
+        """
+        place, _, class_name = self.target.rpartition(":")
+        try:
+            module = _load_file(place) if place.endswith(".py") else importlib.import_module(place)
+        except Exception as error:  # whatever the module's own code raises
+            hint = "" if place.endswith(".py") else "; a file is named as path/to/file.py:Class"
+            raise UserError(
+                f"the region source {self.target} cannot be imported "
+                f"({type(error).__name__}: {error}){hint}"
+            ) from error
+        found = getattr(module, class_name, None)
+        if not callable(found):
+            near = difflib.get_close_matches(class_name, vars(module), 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(f"{place} has no class {class_name}{hint}")
+        return found  # type: ignore[no-any-return]
+
+    def build(self) -> Callable[..., Any]:
+        """The source, built once a process: it may hold a network or a data set's annotations.
+
+        Raises:
+            UserError: it cannot be built.
+        """
+        return _built(self.target, json.dumps(dict(self.arguments)))
+
+    def params(self) -> dict[str, Any]:
+        """The source's `params`, as JSON gives them back.
+
+        Raises:
+            UserError: it cannot be built, has none, or none that JSON can hold.
+        """
+        params = getattr(self.build(), "params", None)
+        try:
+            if not isinstance(params, Mapping):
+                raise TypeError(f"it is {params!r}")
+            content: dict[str, Any] = json.loads(json.dumps(params))
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"the source {self.target} needs an attribute `params`, a dict of JSON types with "
+                f"all that its regions depend on besides the image: {error}"
+            ) from error
+        return content
+
+
+@lru_cache(maxsize=1)
+def _built(target: str, arguments: str) -> Callable[..., Any]:
+    source = SourceSpec(target).load()
+    try:
+        built: Callable[..., Any] = source(**json.loads(arguments))
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        raise UserError(f"the region source {target} cannot be built: {error}") from error
+    if not callable(built):
+        raise UserError(
+            f"{target} is no region source: it needs a method __call__(dataset_dict, image_HWC)"
+        )
+    return built
+
+
+def _load_file(path: str) -> Any:
+    """The module in a file, loaded once, under a name by which its classes can be pickled."""
+    name = f"_region_source_{blake2b(path.encode(), digest_size=8).hexdigest()}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None  # for any path that ends in .py
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]

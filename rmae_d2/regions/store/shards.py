@@ -1,0 +1,411 @@
+"""One shard of a region store: a tar of records and, beside it, an index of the tar.
+
+    regions-00042.tar       POSIX pax tar, members `<escaped key>.regions` in the order of writing
+    regions-00042.idx.npz   where each record lies, digests of records and images
+
+Both are pure functions of what was added: no clock, user or host stands in them. The tar begins
+with a pax global header whose `comment` is the shard's JSON (format, shard, params ...), so tar
+readers such as WebDataset's see nothing but records. The index is renamed into place last: a shard
+whose index is there is complete, and whatever a killed writer leaves is named *.tmp.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import secrets
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import StoreError, UserError
+from .tar_format import BLOCK, empty_folder, encode_key, global_header, header_size, member_header
+
+FORMAT_VERSION = 1
+DIGEST_SIZE = 16
+REMEDY = "run tools/generate_regions.py again with the same options: it makes what is missing"
+
+
+def digest(data: bytes) -> bytes:
+    """The digest of records and image files in a store: blake2b, 16 bytes."""
+    return blake2b(data, digest_size=DIGEST_SIZE).digest()
+
+
+def params_hash(params: Mapping[str, Any]) -> str:
+    """Hash, 32 hexadecimal digits, of a source's parameters (JSON types)."""
+    return digest(json.dumps(params, sort_keys=True).encode()).hex()
+
+
+def shard_name(number: int) -> str:
+    """Name, without suffix, of a shard's files; shards count from 0."""
+    return f"regions-{number:05d}"
+
+
+def shard_numbers(names: Iterator[str] | list[str]) -> list[int]:
+    """Numbers, rising, of the complete shards among file names."""
+    found = (re.fullmatch(r"regions-(\d{5,})\.idx\.npz", name) for name in names)
+    return sorted(int(match[1]) for match in found if match)
+
+
+@dataclass(frozen=True)
+class ShardHeader:
+    """What all shards of a store have in common.
+
+    Attributes:
+        params: of the region source; JSON types.
+        num_shards: shards of the whole store, made already or not.
+        manifest: hash of the list of images; any text.
+    """
+
+    params: Mapping[str, Any]
+    num_shards: int
+    manifest: str = ""
+
+    def to_json(self, number: int) -> str:
+        """The JSON that stands in shard `number`."""
+        content = {
+            "format": FORMAT_VERSION,
+            "shard": number,
+            "num_shards": self.num_shards,
+            "params": self.params,
+            "params_hash": params_hash(self.params),
+            "manifest": self.manifest,
+        }
+        return json.dumps(content, sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str, number: int, file: str) -> ShardHeader:
+        """Undo `to_json`.
+
+        Raises:
+            StoreError: not such JSON, of another format, or of another shard than `number`.
+        """
+        try:
+            content = json.loads(text)
+            header = cls(content["params"], content["num_shards"], content["manifest"])
+            version, shard, known = (content[k] for k in ("format", "shard", "params_hash"))
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{file} has no header of a region store; {redo(number)}") from error
+        if version != FORMAT_VERSION:
+            raise StoreError(
+                f"{file} is of store format {version}, this program reads {FORMAT_VERSION}: "
+                "make the store again, or read it with the version that made it"
+            )
+        if shard != number:
+            raise StoreError(f"{file} holds shard {shard}: it was renamed; {redo(number)}")
+        if known != params_hash(header.params):
+            raise StoreError(
+                f"{file} is damaged: its parameters are not those of its hash; {redo(number)}"
+            )
+        return header
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """Where the n records of a shard lie.
+
+    Attributes:
+        header: the shard's.
+        blob: the keys' UTF-8 bytes, joined.
+        ends: uint64 (n,), where each key ends in `blob`.
+        offsets: uint64 (n,), of the record's first byte in the tar.
+        sizes: uint64 (n,), bytes of the record.
+        record_digests: uint8 (n, 16), see `digest`.
+        image_digests: uint8 (n, 16), of the bytes of the image files.
+        tar_size: bytes of the whole tar.
+    """
+
+    header: ShardHeader
+    blob: bytes
+    ends: NDArray[np.uint64]
+    offsets: NDArray[np.uint64]
+    sizes: NDArray[np.uint64]
+    record_digests: NDArray[np.uint8]
+    image_digests: NDArray[np.uint8]
+    tar_size: int
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def key_bytes(self) -> Iterator[bytes]:
+        """The keys, encoded, in the order of the tar."""
+        start = 0
+        for end in self.ends.tolist():
+            yield self.blob[start:end]
+            start = end
+
+    def keys(self) -> Iterator[str]:
+        """The keys in the order of the tar."""
+        return (key.decode("utf-8", "surrogatepass") for key in self.key_bytes())
+
+
+class ShardWriter:
+    """Writes one shard; a context manager, whose files appear when it ends without an exception.
+
+    Twins that write the same shard at once do no harm: they write the same bytes.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], number: int, header: ShardHeader) -> None:
+        """Sets what to write; the folder must exist.
+
+        Args:
+            folder: of the store; a local path.
+            number: of the shard, 0 ... header.num_shards - 1.
+            header: the same for all shards of a store.
+        """
+        if not 0 <= number < header.num_shards:
+            raise StoreError(f"shard {number} of a store of {header.num_shards} shards")
+        self._folder = Path(folder)
+        self._number = number
+        self._header = header
+        self._keys: dict[bytes, None] = {}
+        self._rows: list[tuple[int, int, bytes, bytes]] = []  # offset, size, record's, image's
+        draft = f"{shard_name(number)}.{secrets.token_hex(8)}"
+        self._tar_draft = self._folder / f"{draft}.tar.tmp"
+        self._idx_draft = self._folder / f"{draft}.idx.tmp"
+        self._tar: IO[bytes] | None = None
+
+    def __enter__(self) -> ShardWriter:
+        self._tar = open(self._tar_draft, "xb")
+        self._tar.write(global_header(self._header.to_json(self._number)))
+        return self
+
+    def add(self, key: str, record: bytes, image_digest: bytes) -> None:
+        """Appends a record.
+
+        Args:
+            key: any text, once a store.
+            record: bytes of a `RegionRecord`.
+            image_digest: `digest` of the image file's bytes.
+
+        Raises:
+            StoreError: an empty or repeated key, a digest of another length, 8 GB or more.
+        """
+        if self._tar is None:
+            raise StoreError("ShardWriter.add works only within its with block")
+        if len(image_digest) != DIGEST_SIZE:
+            raise StoreError(
+                f"image_digest of {key!r} has {len(image_digest)} bytes: pass shards.digest(bytes)"
+            )
+        header, encoded = member_header(key, len(record)), encode_key(key)
+        if encoded in self._keys:
+            raise StoreError(f"key {key!r} was added twice to shard {self._number}")
+        self._keys[encoded] = None
+        offset = self._tar.tell() + len(header)
+        self._tar.write(header + record + bytes(-len(record) % BLOCK))
+        self._rows.append((offset, len(record), digest(record), image_digest))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._tar is not None
+        try:
+            with self._tar:
+                if kind is None:
+                    self._tar.write((b"" if self._rows else empty_folder()) + bytes(2 * BLOCK))
+                    size = self._tar.tell()
+                    _sync(self._tar)
+            if kind is None:
+                with open(self._idx_draft, "xb") as file:
+                    file.write(encode_index(self._index(size), self._number))
+                    _sync(file)
+                self._publish()
+        finally:
+            self._tar = None
+            self._tar_draft.unlink(missing_ok=True)
+            self._idx_draft.unlink(missing_ok=True)
+
+    def _index(self, tar_size: int) -> ShardIndex:
+        offsets, sizes, records, images = zip(*self._rows, strict=True) if self._rows else [()] * 4
+        return ShardIndex(
+            self._header,
+            b"".join(self._keys),
+            np.cumsum([len(key) for key in self._keys], dtype=np.uint64),
+            np.array(offsets, np.uint64),
+            np.array(sizes, np.uint64),
+            np.frombuffer(b"".join(records), np.uint8).reshape(-1, DIGEST_SIZE),
+            np.frombuffer(b"".join(images), np.uint8).reshape(-1, DIGEST_SIZE),
+            tar_size,
+        )
+
+    def _publish(self) -> None:
+        tar, idx = (self._folder / name for name in shard_files(self._number))
+        try:
+            if idx.exists() and idx.read_bytes() != self._idx_draft.read_bytes():
+                idx.unlink()  # the old index must never stand beside the new tar
+            os.replace(self._tar_draft, tar)
+            os.replace(self._idx_draft, idx)
+        except FileNotFoundError:
+            # `write_index` of a twin swept our drafts away, which it does to a whole store only.
+            if not has_shard(self._folder, self._number, self._header):
+                raise
+        _sync_folder(self._folder)
+
+
+def shard_files(number: int) -> tuple[str, str]:
+    """Names of a shard's tar and index."""
+    return f"{shard_name(number)}.tar", f"{shard_name(number)}.idx.npz"
+
+
+def has_shard(folder: str | os.PathLike[str], number: int, header: ShardHeader) -> bool:
+    """Whether a shard is complete; False also where a damaged one must be made again.
+
+    Raises:
+        StoreError: there is a shard, but of other parameters or of another list of images.
+    """
+    tar, idx = (os.path.join(folder, name) for name in shard_files(number))
+    try:
+        found = read_index(idx, number)
+        whole = os.path.getsize(tar) == found.tar_size
+    except (OSError, StoreError):
+        return False
+    check_same(header, found.header, idx)
+    return whole
+
+
+def check_same(header: ShardHeader, other: ShardHeader, file: str) -> None:
+    """Raise StoreError, naming `file`, where its header `other` is of another store."""
+    if header.to_json(0) == other.to_json(0):
+        return
+    ours, theirs = (json.loads(h.to_json(0)) for h in (header, other))
+    what = next(k for k in ("params", "manifest", "num_shards") if ours[k] != theirs[k])
+    raise StoreError(
+        f"{file} is a shard of another store, {what}: {theirs[what]} instead of {ours[what]}. "
+        "One folder holds one store: take another folder, or remove the shards of the old one"
+    )
+
+
+# --------------------------------------------------------------------------------- index file
+
+
+def encode_index(index: ShardIndex, number: int) -> bytes:
+    """Bytes of a shard's idx.npz, which `numpy.load` reads too."""
+    arrays: dict[str, NDArray[Any]] = {
+        "header": np.frombuffer(index.header.to_json(number).encode(), np.uint8),
+        "keys": np.frombuffer(index.blob, np.uint8),
+        "ends": index.ends,
+        "offsets": index.offsets,
+        "sizes": index.sizes,
+        "record_digests": index.record_digests,
+        "image_digests": index.image_digests,
+        "tar_size": np.array([index.tar_size], np.uint64),
+    }
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            member = io.BytesIO()
+            np.lib.format.write_array(member, array, version=(1, 0), allow_pickle=False)
+            info = zipfile.ZipInfo(f"{name}.npy")  # dated 1980: np.savez may take the clock's time
+            info.create_system, info.external_attr = 3, 0o644 << 16
+            archive.writestr(info, member.getvalue())
+    return out.getvalue()
+
+
+def read_index(path: str, number: int) -> ShardIndex:
+    """Reads the idx.npz of shard `number`.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        StoreError: it is damaged or of another shard.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error}") from error
+    try:
+        # Zip's checksums cover the arrays. Members are stored, so none unpacks to more than `data`.
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if any(info.compress_type for info in archive.infolist()):
+                raise UserError("compressed members")
+            arrays = {
+                info.filename.removesuffix(".npy"): _parse_array(archive.read(info))
+                for info in archive.infolist()
+            }
+        header = ShardHeader.from_json(arrays["header"].tobytes().decode(), number, path)
+        index = ShardIndex(
+            header,
+            arrays["keys"].tobytes(),
+            arrays["ends"],
+            arrays["offsets"],
+            arrays["sizes"],
+            arrays["record_digests"],
+            arrays["image_digests"],
+            int(arrays["tar_size"][0]),
+        )
+        _check_index(index)
+    except StoreError:
+        raise
+    except Exception as error:  # zipfile raises half a dozen kinds on damaged input
+        raise StoreError(f"{path} is damaged ({error}); {redo(number)}") from error
+    return index
+
+
+def _parse_array(data: bytes) -> NDArray[Any]:
+    """An npy file's array, a view; unlike `np.load`, it allocates nothing that a header asks for."""
+    stream = io.BytesIO(data)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise UserError("npy of another version")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    if dtype not in (np.uint8, np.uint64):
+        raise UserError(f"array of {dtype}")
+    return np.frombuffer(data, dtype, offset=stream.tell()).reshape(shape)
+
+
+def _check_index(index: ShardIndex) -> None:
+    count = len(index.ends)
+    columns = (index.ends, index.offsets, index.sizes)
+    digests = (index.record_digests, index.image_digests)
+    ends = index.ends.astype(np.int64)
+    if (
+        any(column.shape != (count,) for column in columns)
+        or any(array.shape != (count, DIGEST_SIZE) for array in digests)
+        or (count and ends[-1] != len(index.blob))
+        or (np.diff(ends, prepend=0) <= 0).any()
+        or (index.offsets + index.sizes > index.tar_size).any()
+    ):
+        raise UserError("its arrays disagree")
+
+
+def read_header(data: bytes, number: int, file: str) -> ShardHeader:
+    """The shard's header from the first bytes of its tar, see `header_size`.
+
+    Raises:
+        StoreError: no tar of a region store, or of another shard.
+    """
+    text = b""
+    if header_size(data):
+        _, _, text = data[BLOCK : header_size(data)].rstrip(b"\0").partition(b" comment=")
+    return ShardHeader.from_json(text.decode("ascii", "replace").strip(), number, file)
+
+
+def redo(number: int) -> str:
+    """What to do about a damaged shard."""
+    return f"remove {shard_name(number)}.* and {REMEDY}"
+
+
+def _sync(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

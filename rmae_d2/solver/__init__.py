@@ -1,0 +1,20 @@
+"""Optimizers: learning rates that follow the batch or the depth, and which parameters decay."""
+
+from .lars import lars_params, scaled_lars
+from .optimizer import (
+    LayerDecay,
+    adversarial_params,
+    layer_decayed_params,
+    linear_rate,
+    scaled_adamw,
+)
+
+__all__ = [
+    "LayerDecay",
+    "adversarial_params",
+    "lars_params",
+    "layer_decayed_params",
+    "linear_rate",
+    "scaled_adamw",
+    "scaled_lars",
+]

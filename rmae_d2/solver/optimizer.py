@@ -1,0 +1,169 @@
+"""Optimizers whose learning rate follows the batch, or the depth of a parameter."""
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from detectron2.solver.build import get_default_optimizer_params
+from torch import nn
+
+from ..errors import UserError
+from ..modeling import MaskDiscriminator
+
+logger = logging.getLogger(__name__)
+
+
+def linear_rate(base_lr: float, batch_size: int) -> float:
+    """The linear rule: the learning rate of a batch, ``base_lr`` being that of 256 images (MAE, A.1)."""
+    return base_lr * batch_size / 256
+
+
+def announced_rate(base_lr: float, batch_size: int) -> float:
+    """:func:`linear_rate`, told in the log."""
+    lr = linear_rate(base_lr, batch_size)
+    logger.info(
+        "learning rate: base %g per 256 images, actual %g for batches of %d",
+        base_lr,
+        lr,
+        batch_size,
+    )
+    return lr
+
+
+def scaled_adamw(
+    params: list[dict[str, Any]],
+    base_lr: float,
+    batch_size: int,
+    betas: tuple[float, float] = (0.9, 0.95),
+    weight_decay: float = 0.05,
+    eps: float = 1e-8,
+) -> torch.optim.AdamW:
+    """AdamW under the linear rule: learning rate = base_lr * batch_size / 256 (MAE, appendix A).
+
+    Args:
+        params: parameter groups; one may have an ``lr_factor``, by which its rate is multiplied.
+        base_lr: learning rate for 256 images.
+        batch_size: images per optimizer step, over all processes and accumulation steps.
+    """
+    lr = announced_rate(base_lr, batch_size)
+    params = [
+        {**{k: v for k, v in group.items() if k != "lr_factor"}, "lr": lr * group["lr_factor"]}
+        if "lr_factor" in group
+        else group
+        for group in params
+    ]
+    return torch.optim.AdamW(
+        params, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay, eps=eps, fused=True
+    )
+
+
+def adversarial_params(
+    model: nn.Module, discriminator: Mapping[str, Any], **options: Any
+) -> list[dict[str, Any]]:
+    """Parameter groups of AutoMAE: the mask discriminator's optimizer is a group of its own.
+
+    AdamW treats each parameter by itself, by the numbers of its group, so a group is what a second optimizer
+    object would be, and is saved, resumed, sharded and frozen with the rest. The published discriminator has
+    Adam, which is AdamW without weight decay, at the autoencoder's rate and schedule.
+
+    Args:
+        model: one without a mask discriminator has no such group.
+        discriminator: ``betas``, ``weight_decay`` or ``eps`` of the group, and ``lr_factor``, its learning
+            rate as a multiple of the others'.
+        options: of Detectron2's ``get_default_optimizer_params``, for the other parameters.
+    """
+    parts = [module for module in model.modules() if isinstance(module, MaskDiscriminator)]
+    own = [p for part in parts for p in part.parameters() if p.requires_grad]
+    apart = {id(p) for p in own}
+    groups: list[dict[str, Any]] = []
+    for group in get_default_optimizer_params(model, **options):
+        rest = [p for p in group["params"] if id(p) not in apart]
+        if rest:
+            groups.append({**group, "params": rest})
+    if own:
+        numbers = dict(discriminator)
+        if "betas" in numbers:  # a list in a config
+            numbers["betas"] = tuple(numbers["betas"])
+        groups.append({"params": own, **numbers})
+    return groups
+
+
+@dataclass(frozen=True)
+class LayerDecay:
+    """Learning-rate factor of a parameter by its depth in the backbone (ViTDet, appendix A.2).
+
+    What Detectron2's ``get_vit_lr_decay_rate`` says, and for what its ViT has not: tokens (cls, register) lie
+    beside the position embedding, for that is where they enter. Everything behind the blocks has factor 1,
+    a final norm too, as in MAE's fine-tuning; so have residual convolutions, which no pre-training knows.
+
+    Args:
+        lr_decay_rate: factor from one layer to the one before.
+        num_layers: blocks of the backbone.
+    """
+
+    lr_decay_rate: float
+    num_layers: int
+
+    def __call__(self, name: str) -> float:
+        """The factor of a parameter, by its full name in the model."""
+        return self.lr_decay_rate ** (self.num_layers + 1 - self.layer(name))
+
+    def layer(self, name: str) -> int:
+        """0 for embeddings, n + 1 for block n, ``num_layers`` + 1 for all else."""
+        if name.startswith("backbone."):
+            block = _BLOCK.match(name)
+            if block and ".residual." not in name:
+                return int(block[1]) + 1
+            if not block and _EMBEDDING.search(name):
+                return 0
+        return self.num_layers + 1
+
+
+_BLOCK = re.compile(r"backbone\.(?:.*\.)?blocks\.(\d+)\.")
+_EMBEDDING = re.compile(r"\.(?:(?:pos|patch)_embed|\w+_token)(?:\.|$)")
+
+
+def layer_decayed_params(
+    model: nn.Module,
+    base_lr: float,
+    lr_decay_rate: float,
+    weight_decay_norm: float | None = 0.0,
+    overrides: Mapping[str, Mapping[str, float]] | None = None,
+) -> list[dict[str, Any]]:
+    """Parameter groups for fine-tuning a pre-trained ViT: learning rates fall towards the input.
+
+    In a config: ``params=L(layer_decayed_params)(base_lr="${..lr}", lr_decay_rate=0.7)``. ViTDet's values:
+    rate 0.7 (B), 0.8 (L) and 0.9 (H); ViTDet-H, unlike the defaults, decays norms and pos_embed
+    (``weight_decay_norm=None, overrides={}``).
+
+    Args:
+        model: its ViT is, or is within, ``backbone``.
+        base_lr: of heads and pyramid.
+        lr_decay_rate: see :class:`LayerDecay`.
+        weight_decay_norm: of normalisation layers; None for the optimizer's own.
+        overrides: learning rate or weight decay by the last part of a parameter's name; None for no weight
+            decay of ``pos_embed``.
+
+    Raises:
+        UserError: where the backbone has no blocks.
+    """
+    blocks = {int(m[1]) for name, _ in model.named_parameters() if (m := _BLOCK.match(name))}
+    if not blocks:
+        raise UserError(
+            "layer-wise learning rates need a ViT in model.backbone; no parameter of this "
+            f"{type(model).__name__} is named backbone.*.blocks.N.*"
+        )
+    if overrides is None:
+        overrides = {"pos_embed": {"weight_decay": 0.0}}
+    groups: list[dict[str, Any]] = get_default_optimizer_params(
+        model,
+        base_lr=base_lr,
+        weight_decay_norm=weight_decay_norm,
+        lr_factor_func=LayerDecay(lr_decay_rate, num_layers=max(blocks) + 1),
+        # A copy, for Detectron2 writes into it.
+        overrides={name: dict(values) for name, values in overrides.items()},
+    )
+    return groups

@@ -1,0 +1,419 @@
+"""Configs follow the data: classes, masks, what is evaluated. Jsons and folders are real ones, small."""
+
+import functools
+import json
+
+import pytest
+from detectron2.config import instantiate
+from detectron2.data import MetadataCatalog
+from omegaconf import OmegaConf
+
+from rmae_d2.config import apply_overrides, get_config, load_config, save_config
+from rmae_d2.data.recipes.own_data import adapt_to_data
+from rmae_d2.errors import AnnotationError, UserError
+
+MASK_RCNN = "coco/mask_rcnn_vitdet_b_1x_small.py"
+CASCADE = "coco/cascade_mask_rcnn_vitdet_b_100ep.py"
+LVIS = "lvis/mask_rcnn_vitdet_b_100ep.py"
+LVIS_CASCADE = "lvis/cascade_mask_rcnn_vitdet_b_100ep.py"
+POLYGON = [[1, 1, 9, 1, 9, 9]]
+RLE = {"size": [20, 30], "counts": [0, 20, 580]}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a json of some classes; each has one instance, on an image of its own."""
+
+    def write(name, classes=("cat", "dog", "bird"), mask=POLYGON, crowd_mask=None):
+        annotations = [
+            {"id": i + 1, "image_id": i, "category_id": 10 * i + 7, "bbox": [1, 1, 8, 8]}
+            | ({"segmentation": mask} if mask else {})
+            | {"iscrowd": 0, "area": 32}
+            for i in range(len(classes))
+        ]
+        if crowd_mask:
+            annotations[0] |= {"iscrowd": 1, "segmentation": crowd_mask}
+        path = tmp_path / name
+        path.write_text(
+            json.dumps(
+                {
+                    "images": [
+                        {"id": i, "file_name": f"{i}.png", "height": 20, "width": 30}
+                        for i in range(len(classes))
+                    ],
+                    "categories": [{"id": 10 * i + 7, "name": c} for i, c in enumerate(classes)],
+                    "annotations": annotations,
+                }
+            )
+        )
+        return str(path)
+
+    return write
+
+
+recipe = functools.cache(get_config)  # overriding and adapting copy it
+
+
+def adapt(name, *overrides, eval_only=False):
+    return adapt_to_data(apply_overrides(recipe(name), overrides), overrides, eval_only=eval_only)
+
+
+def train_json(path):
+    return f"dataloader.train.dataset.json={path}"
+
+
+def test_json(path):
+    return f"dataloader.test.dataset.json={path}"
+
+
+test_json.__test__ = False
+
+
+def numbers(cfg):
+    """Every resolved num_classes of the model."""
+    found = []
+
+    def walk(node):
+        if isinstance(node, list):
+            for child in node:
+                walk(child)
+        elif isinstance(node, dict):
+            for key, child in node.items():
+                found.append(child) if key == "num_classes" else walk(child)
+
+    # All of the config, for the model refers to the rest of it.
+    walk(OmegaConf.to_container(cfg, resolve=True)["model"])
+    return found
+
+
+@pytest.mark.parametrize(
+    "name, heads", [(MASK_RCNN, 3), (CASCADE, 5), (LVIS, 3), (LVIS_CASCADE, 5)]
+)
+def test_every_head_has_as_many_classes_as_the_json(name, heads, write, caplog):
+    path = write("train.json")
+    with caplog.at_level("INFO"):
+        cfg = adapt(name, train_json(path), test_json(write("val.json")))
+    assert numbers(cfg) == [3] * heads
+    assert f"model.roi_heads.num_classes: {recipe(name).model.roi_heads.num_classes} -> 3" in (
+        caplog.text
+    )
+    assert cfg.model.roi_heads.mask_head is not None and cfg.dataloader.train.mapper.recompute_boxes
+    assert cfg.train.eval_period == recipe(name).train.eval_period
+    # It is a copy, and a second time changes nothing.
+    assert numbers(recipe(name)) != numbers(cfg)
+    assert adapt_to_data(cfg) == cfg
+
+
+def test_nothing_changes_for_the_recipes_own_data():
+    for name in (MASK_RCNN, CASCADE, LVIS, LVIS_CASCADE, "demo/vitdet_tiny_scenes.py"):
+        cfg = recipe(name)
+        assert adapt_to_data(cfg) == cfg
+        assert adapt_to_data(cfg, eval_only=True) == cfg
+    pretraining = recipe("pretrain/rmae_vitb.py")
+    assert adapt_to_data(pretraining) is pretraining
+
+
+def test_registered_data_have_their_classes_too(caplog):
+    cfg = adapt("demo/vitdet_tiny_scenes.py", "dataloader.train.dataset.names=coco_2017_train")
+    assert numbers(cfg) == [80] * 3
+    assert "NO EVALUATION: scenes_val has other classes than coco_2017_train" in caplog.text
+    cfg = adapt(MASK_RCNN, "dataloader.test.dataset.names=scenes_val", eval_only=True)
+    assert numbers(cfg) == [len(MetadataCatalog.get("scenes_val").thing_classes)] * 3
+
+
+@pytest.mark.parametrize(
+    "override", ["model.roi_heads.num_classes=4", "model.roi_heads={num_classes: 4}"]
+)
+def test_a_contradicting_number_is_an_error(override, write):
+    path = write("train.json")
+    with pytest.raises(UserError, match=r"num_classes=4 contradicts .*train.json.* 3 classes"):
+        adapt(MASK_RCNN, train_json(path), override)
+    assert numbers(adapt(MASK_RCNN, train_json(path), override.replace("4", "3"))) == [3] * 3
+
+
+def test_in_evaluation_the_test_data_count(write):
+    path = write("val.json", ["cat", "dog"])
+    assert numbers(adapt(MASK_RCNN, test_json(path), eval_only=True)) == [2] * 3
+    # The json for training need not be there; where it is, it has the same classes.
+    gone = train_json("/nowhere/train.json")
+    assert numbers(adapt(MASK_RCNN, gone, test_json(path), eval_only=True)) == [2] * 3
+    other = write("train.json")
+    with pytest.raises(AnnotationError, match=r"train.json has 3 classes, .*val.json 2"):
+        adapt(MASK_RCNN, train_json(other), test_json(path), eval_only=True)
+    with pytest.raises(
+        UserError, match="would evaluate on coco_2017_val.*not those of .*train.json"
+    ):
+        adapt(MASK_RCNN, train_json(other), eval_only=True)
+
+
+def test_training_data_without_test_data(write, caplog):
+    """COCO's validation images have nothing to say of other classes."""
+    cfg = adapt(MASK_RCNN, train_json(write("train.json")))
+    assert cfg.train.eval_period == 0 and caplog.text.count("NO EVALUATION") == 1
+    # The evaluator stays, for --eval-only with the config that training saves.
+    assert "evaluator" in cfg.dataloader
+    caplog.clear()
+    assert (
+        adapt(MASK_RCNN, train_json(write("train.json")), "train.eval_period=0").train.eval_period
+        == 0
+    )
+    assert "NO EVALUATION" not in caplog.text
+
+
+def test_coco_in_a_file_of_ones_own_is_evaluated(write, caplog):
+    coco = MetadataCatalog.get("coco_2017_val").thing_classes
+    cfg = adapt(MASK_RCNN, train_json(write("train.json", coco)))
+    assert cfg.train.eval_period == 5000 and not caplog.text
+
+
+def test_test_data_of_other_classes(write):
+    val = write("val.json", ["cat", "dog"])
+    with pytest.raises(
+        AnnotationError, match="List the same 'categories', with the same ids, in both"
+    ):
+        adapt(MASK_RCNN, train_json(write("train.json")), test_json(val))
+    with pytest.raises(UserError, match="val.json has 2 classes, .* not the 80 of coco_2017_train"):
+        adapt(MASK_RCNN, test_json(val))
+
+
+def test_no_such_json():
+    with pytest.raises(UserError, match="no annotation file /nowhere/train.json"):
+        adapt(MASK_RCNN, train_json("/nowhere/train.json"))
+
+
+@pytest.mark.parametrize("name", [MASK_RCNN, CASCADE])
+def test_boxes_only(name, write, caplog):
+    boxes = write("boxes.json", mask=None)
+    cfg = adapt(name, train_json(boxes), test_json(boxes))
+    assert caplog.text.count("BOXES ONLY: ") == 1 and "boxes.json has no masks" in caplog.text
+    heads, mapper = cfg.model.roi_heads, cfg.dataloader.train.mapper
+    assert heads.mask_in_features is heads.mask_pooler is heads.mask_head is None
+    assert not mapper.use_instance_mask and not mapper.recompute_boxes
+    assert cfg.dataloader.train.dataset.masks is cfg.dataloader.test.dataset.masks is False
+    assert adapt_to_data(cfg) == cfg
+    wanted = adapt(name, "dataloader.train.dataset.masks=false")  # of data that have some
+    assert wanted.model.roi_heads.mask_head is None
+    evaluated = adapt(name, test_json(boxes), eval_only=True)
+    assert evaluated.model.roi_heads.mask_head is None
+    # A model that was trained on boxes has no mask head, whatever it is evaluated on.
+    evaluated = adapt(name, train_json(boxes), test_json(write("val.json")), eval_only=True)
+    assert evaluated.model.roi_heads.mask_head is None
+
+
+def test_masks_in_training_and_boxes_in_testing(write):
+    boxes = write("val.json", mask=None)
+    cfg = adapt(MASK_RCNN, train_json(write("train.json")), test_json(boxes))
+    assert cfg.model.roi_heads.mask_head is not None
+    assert cfg.dataloader.test.dataset.masks is False
+
+
+def test_rle_is_loaded_as_bitmasks(write):
+    def format_of(path):
+        mapper = adapt(MASK_RCNN, train_json(path)).dataloader.train.mapper
+        return mapper.get("instance_mask_format", "polygon")
+
+    assert format_of(write("rle.json", mask=RLE)) == "bitmask"
+    assert format_of(write("polygons.json")) == "polygon"
+    assert format_of(write("crowds.json", crowd_mask=RLE)) == "polygon"  # crowds are not learnt
+
+
+@pytest.mark.parametrize("name", [LVIS, LVIS_CASCADE])
+def test_the_federated_loss_draws_from_the_data_at_hand(name, write):
+    path = write("train.json")
+    cfg = adapt(name, train_json(path), test_json(write("val.json")))
+    for eval_only in (False, True):
+        cfg = adapt(name, train_json(path), test_json(write("val.json")), eval_only=eval_only)
+        heads = cfg.model.roi_heads
+        for predictor in (
+            [heads.box_predictor] if "box_predictor" in heads else heads.box_predictors
+        ):
+            assert predictor.fed_loss_num_classes == 3
+            weights = instantiate(predictor.get_fed_loss_cls_weights)
+            assert weights().tolist() == [1, 1, 1]
+
+
+def test_an_adapted_config_is_saved_whole(write, tmp_path):
+    for path in (write("boxes.json", mask=None), write("rle.json", mask=RLE)):
+        save_config(adapt(LVIS, train_json(path)), tmp_path / "config.yaml")
+
+
+def test_real_annotations(shared_data):
+    """The subset's jsons list all of COCO's classes, LVIS's all of LVIS's."""
+    coco = shared_data / "coco/annotations"
+    cfg = adapt(
+        MASK_RCNN,
+        train_json(coco / "instances_train2017.json"),
+        test_json(coco / "instances_val2017.json"),
+    )
+    assert numbers(cfg) == [80] * 3 and "instance_mask_format" not in cfg.dataloader.train.mapper
+    lvis = adapt(MASK_RCNN, train_json(shared_data / "lvis/lvis_v1_train.json"))
+    assert numbers(lvis) == [1203] * 3
+
+
+# --- semantic segmentation
+
+UPERNET = "ade20k/upernet_vitb_160k.py"
+FPN = "ade20k/semantic_fpn_vitb_ade20k.py"
+
+
+def own_labels(split, classes=None, folder="/own"):
+    data = f"dataloader.{split}.dataset"
+    given = [f"{data}.images={folder}/{split}", f"{data}.labels={folder}/{split}_labels"]
+    return [*given, *([f"{data}.num_classes={classes}"] if classes else [])]
+
+
+def of_data(cfg):
+    return [cfg.dataloader[split].dataset.num_classes for split in ("train", "test")]
+
+
+@pytest.mark.parametrize("name", [UPERNET, FPN])
+def test_semantic_segmentation_follows_num_classes(name, caplog):
+    with caplog.at_level("INFO"):
+        cfg = adapt(name, *own_labels("train", 7), *own_labels("test"))
+    assert numbers(cfg) == [7] and of_data(cfg) == [7, 7]
+    assert cfg.dataloader.evaluator.num_classes == 7
+    assert cfg.train.eval_period == recipe(name).train.eval_period
+    assert "model.sem_seg_head.num_classes: 150 -> 7, the classes of /own/train" in caplog.text
+    assert numbers(recipe(name)) == [150]
+    assert adapt_to_data(cfg) == cfg
+    # The other way round, and of the model, as the recipe's comment has it.
+    assert of_data(adapt(name, *own_labels("train"), *own_labels("test", 7))) == [7, 7]
+    by_model = "model.sem_seg_head.num_classes=7"
+    cfg = adapt(name, *own_labels("train"), *own_labels("test"), by_model)
+    assert numbers(cfg) == [7] and of_data(cfg) == [7, 7]
+
+
+def test_nothing_changes_for_ade20k_itself():
+    for name in (UPERNET, FPN, "demo/semantic_tiny_ade20k.py"):
+        for eval_only in (False, True):
+            assert adapt_to_data(recipe(name), eval_only=eval_only) == recipe(name)
+
+
+def test_own_labels_do_not_borrow_the_recipes_number(tmp_path):
+    both = *own_labels("train"), *own_labels("test")
+    says = "how many classes has /own/train. Set dataloader.train.dataset.num_classes=N .*150 are"
+    with pytest.raises(UserError, match=says):
+        adapt(UPERNET, *both)
+    for number in (150, 7):
+        for key in ("dataloader.train.dataset.num_classes", "model.sem_seg_head.num_classes"):
+            assert of_data(adapt(UPERNET, *both, f"{key}={number}")) == [number] * 2
+    # A saved config is whole; in evaluation the weights say whether the number is right.
+    save_config(adapt(UPERNET, *own_labels("train", 7), *own_labels("test")), tmp_path / "c.yaml")
+    assert of_data(adapt_to_data(load_config(str(tmp_path / "c.yaml")))) == [7, 7]
+    assert of_data(adapt(UPERNET, *own_labels("test"), eval_only=True)) == [150, 150]
+
+
+@pytest.mark.parametrize("override", ["num_classes=4", "={num_classes: 4}"])
+def test_a_contradicting_number_of_the_model(override):
+    override = "model.sem_seg_head" + (override if override[0] == "=" else f".{override}")
+    with pytest.raises(UserError, match=r"num_classes=4 contradicts /own/train, .* 7 classes"):
+        adapt(UPERNET, *own_labels("train", 7), override)
+    cfg = adapt(UPERNET, *own_labels("train", 7), override.replace("4", "7"))
+    assert numbers(cfg) == [7]
+
+
+def test_training_and_test_labels_must_agree(caplog):
+    with pytest.raises(UserError, match="/own/test has 8 classes, /own/train, the.* 7: give both"):
+        adapt(UPERNET, *own_labels("train", 7), *own_labels("test", 8))
+    with pytest.raises(UserError, match="/own/test has 8 .*_train, the.*150: set .*images and lab"):
+        adapt(UPERNET, *own_labels("test", 8))
+    assert not caplog.text
+    cfg = adapt(UPERNET, *own_labels("train", 7))
+    assert cfg.train.eval_period == 0 and "evaluator" in cfg.dataloader
+    text = "NO EVALUATION: ade20k_sem_seg_val has other classes than /own/train"
+    assert caplog.text.count(text) == 1
+    by_model = "model.sem_seg_head.num_classes=7"
+    assert adapt(UPERNET, *own_labels("train"), by_model).train.eval_period == 0
+    assert caplog.text.count(text) == 2
+
+
+def test_in_evaluation_the_test_labels_count():
+    cfg = adapt(UPERNET, *own_labels("test", 7), eval_only=True)
+    assert numbers(cfg) == [7] and cfg.dataloader.evaluator.num_classes == 7
+    # What the config still names of the training.
+    cfg = adapt(UPERNET, *own_labels("train", 7), *own_labels("test"), eval_only=True)
+    assert numbers(cfg) == [7]
+    with pytest.raises(UserError, match="would evaluate on ade20k_sem_seg_val, which has 150 "):
+        adapt(UPERNET, *own_labels("train", 7), eval_only=True)
+    with pytest.raises(UserError, match="would evaluate on /own/test, which has 8 .* 7: set"):
+        adapt(UPERNET, *own_labels("train", 7), *own_labels("test", 8), eval_only=True)
+    with pytest.raises(UserError, match=r"num_classes=4 contradicts /own/test, which has 7"):
+        adapt(
+            *(UPERNET, *own_labels("test", 7), "model.sem_seg_head.num_classes=4"), eval_only=True
+        )
+
+
+# --- classification
+
+LINEAR, FINETUNE = "imagenet/linear_vitb.py", "imagenet/finetune_vitl.py"
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Makes class folders with an image each."""
+
+    def make(name, classes=("cat", "dog", "emu"), splits=("train", "val")):
+        for split in splits:
+            for label in classes:
+                (tmp_path / name / split / label).mkdir(parents=True)
+                (tmp_path / name / split / label / "1.jpg").touch()
+        return tmp_path / name
+
+    return make
+
+
+def root(split, folder):
+    return f"dataloader.{split}.dataset.root={folder}"
+
+
+@pytest.mark.parametrize("name", [LINEAR, FINETUNE])
+def test_classification_follows_the_class_folders(name, folders, caplog):
+    photos = folders("photos")
+    with caplog.at_level("INFO"):
+        cfg = adapt(name, root("train", photos))
+    assert cfg.model.num_classes == 3 and of_data(cfg) == [3, 3]
+    assert f"model.num_classes: 1000 -> 3, the classes of {photos}/train" in caplog.text
+    assert adapt_to_data(cfg) == cfg and recipe(name).model.num_classes == 1000
+    for split in ("train", "test"):
+        assert len(instantiate(cfg.dataloader[split].dataset)) == 3
+    assert adapt_to_data(recipe(name)) == recipe(name)
+
+
+def test_a_contradicting_number_of_class_folders(folders):
+    photos = folders("photos")
+    with pytest.raises(UserError, match="num_classes=5 contradicts .*photos/train, which has 3"):
+        adapt(LINEAR, root("train", photos), "model.num_classes=5")
+    assert adapt(LINEAR, root("train", photos), "model.num_classes=3").model.num_classes == 3
+
+
+def test_evaluation_of_class_folders(folders):
+    photos = folders("photos")
+    val = folders("val", splits=("val",))
+    assert adapt(LINEAR, root("train", photos), eval_only=True).model.num_classes == 3
+    assert adapt(LINEAR, root("test", val), eval_only=True).model.num_classes == 3
+    # The training images may be gone.
+    gone = root("train", "/nowhere")
+    assert adapt(LINEAR, gone, root("test", val), eval_only=True).model.num_classes == 3
+    with pytest.raises(UserError, match="num_classes=5 contradicts .*val/val, which has 3"):
+        adapt(LINEAR, root("test", val), "model.num_classes=5", eval_only=True)
+    with pytest.raises(UserError, match="no labelled images in /nowhere"):
+        adapt(LINEAR, gone, eval_only=True)
+
+
+def test_class_folders_of_two_roots_must_agree(folders):
+    photos, others = folders("photos"), folders("others", ("ant", "bee"))
+    same = folders("same", splits=("val",))
+    both = root("train", photos), root("test", others)
+    for eval_only in (False, True):
+        with pytest.raises(UserError, match="has 3 class folders.* 2; only one .* ant, bee, cat"):
+            adapt(LINEAR, *both, eval_only=eval_only)
+        cfg = adapt(LINEAR, both[0], root("test", same), eval_only=eval_only)
+        assert cfg.model.num_classes == 3
+    assert adapt(LINEAR, *both, "train.eval_period=0").model.num_classes == 3
+
+
+def test_knn_has_no_classes_of_its_own(folders):
+    name = "imagenet/knn_vitb.py"
+    cfg = adapt(name, root("test", folders("photos")), eval_only=True)
+    assert "num_classes" not in cfg.model
+    assert cfg.dataloader.train.dataset.num_classes is None

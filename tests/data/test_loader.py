@@ -1,0 +1,457 @@
+"""The stream: every sample a function of (seed, position), whoever loads it."""
+
+import itertools
+import json
+import logging
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetMapper
+from detectron2.data import transforms as T
+from detectron2.data.datasets import load_coco_json
+from detectron2.structures import Instances
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from rmae_d2.data.loader import (
+    PackedBatch,
+    SkipCounter,
+    StreamBatchSampler,
+    StreamDataset,
+    build_eval_loader,
+    build_train_loader,
+    seeded,
+)
+from rmae_d2.data.mappers import RegionDatasetMapper
+from rmae_d2.data.transforms import RandomResizedCrop
+from rmae_d2.errors import UserError
+from rmae_d2.regions import FelzenszwalbSource
+
+DATA = Path(
+    os.environ.get("DETECTRON2_DATASETS") or Path(__file__).resolve().parents[3] / "shared" / "data"
+)
+needs_data = pytest.mark.skipif(
+    not (DATA / "coco/annotations/instances_val2017.json").exists(),
+    reason="needs the COCO sample data under DETECTRON2_DATASETS",
+)
+
+
+def draws(dataset_dict):
+    """A mapper that shows all three generators."""
+    return {
+        "image_id": dataset_dict["image_id"],
+        "draws": (random.random(), np.random.rand(), torch.rand(1).item()),
+    }
+
+
+def _dicts(count):
+    return [{"image_id": i, "file_name": f"{i}.jpg"} for i in range(count)]
+
+
+# --- positions
+
+
+@given(st.integers(1, 40), st.integers(0, 2**40), st.integers(0, 5))
+@settings(max_examples=40, deadline=None)
+def test_every_epoch_shows_every_image_once(size, seed, epoch):
+    stream = StreamDataset(_dicts(size), draws, seed)
+    assert sorted(stream.index(epoch * size + i) for i in range(size)) == list(range(size))
+
+
+def test_epochs_and_seeds_have_orders_of_their_own():
+    orders = {
+        tuple(StreamDataset(_dicts(30), draws, seed).index(30 * epoch + i) for i in range(30))
+        for seed in range(3)
+        for epoch in range(3)
+    }
+    assert len(orders) == 9
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.integers(0, 50))
+@settings(max_examples=60, deadline=None)
+def test_global_batches_do_not_depend_on_who_shares_them(world, accum, m, start):
+    total = world * accum * m
+    ranks = [iter(StreamBatchSampler(total, world, rank, accum, start)) for rank in range(world)]
+    for step in range(start, start + 3):
+        positions = [p for _ in range(accum) for rank in ranks for p in next(rank)]
+        assert positions == list(range(step * total, (step + 1) * total))
+
+
+@given(st.integers(0, 20), st.integers(1, 3))
+def test_restart_equals_going_on(start, accum):
+    going_on = itertools.islice(iter(StreamBatchSampler(6, 1, 0, accum)), start * accum, None)
+    restarted = iter(StreamBatchSampler(6, 1, 0, accum, start))
+    for _ in range(5):
+        assert next(going_on) == next(restarted)
+
+
+def test_indivisible_batch_names_sizes_that_work():
+    with pytest.raises(ValueError, match=r"total_batch_size=100 .* take 96 or 128"):
+        StreamBatchSampler(100, 8, 0, 4)
+    with pytest.raises(ValueError, match="take 8$"):
+        StreamBatchSampler(3, 8)
+
+
+# --- samples
+
+
+@given(st.integers(0, 2**40), st.integers(0, 10**9))
+@settings(max_examples=30, deadline=None)
+def test_a_sample_is_a_function_of_seed_and_position(seed, position):
+    stream, other = (StreamDataset(_dicts(7), draws, seed) for _ in range(2))
+    other[position + 3]
+    assert stream[position] == other[position] == other[position]
+    assert stream[position]["draws"] != stream[position + 1]["draws"]
+
+
+def test_loading_in_the_main_process_leaves_the_models_randomness_alone():
+    def state():
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    for workers in (0, 1):
+        random.seed(0), np.random.seed(0), torch.manual_seed(0)
+        expected = state(), state()
+        random.seed(0), np.random.seed(0), torch.manual_seed(0)
+        seen = [state()]
+        next(iter(build_train_loader(_dicts(5), draws, 2, num_workers=workers)))
+        seen.append(state())
+        assert tuple(seen) == expected
+
+
+def test_seeded_is_stable():
+    """The numbers that every run so far began with: a change here breaks --resume of old runs."""
+    with seeded(0, 1, 2):
+        assert random.randrange(10**6) == SEEDED[0]
+        assert np.random.randint(10**6) == SEEDED[1]
+        assert torch.randint(10**6, ()).item() == SEEDED[2]
+    assert StreamDataset(_dicts(10), draws, 0).index(12) == SEEDED[3]
+
+
+SEEDED = (228136, 222424, 310702, 6)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    y, x = np.mgrid[:40, :60]
+    for i in range(6):
+        image = np.stack([x * 4, y * 6, (x * y * (i + 1)) % 256], -1).astype(np.uint8)
+        Image.fromarray(image).save(folder / f"{i}.png")
+    return [{"file_name": str(folder / f"{i}.png"), "image_id": i} for i in range(6)]
+
+
+def _region_mapper():
+    return RegionDatasetMapper(
+        augmentations=[RandomResizedCrop(32), T.RandomFlip()],
+        regions=FelzenszwalbSource(scales=(50,)),
+        num_regions=9,
+    )
+
+
+def _take(loader, count):
+    return list(itertools.islice(loader, count))
+
+
+def _assert_same(batches, others):
+    assert len(batches) == len(others)
+    for batch, other in zip(batches, others, strict=True):
+        assert [list(sample) for sample in batch] == [list(sample) for sample in other]
+        for sample, twin in zip(batch, other, strict=True):
+            for key, value in sample.items():
+                same = torch.equal if isinstance(value, torch.Tensor) else lambda a, b: a == b
+                assert same(value, twin[key]), key
+
+
+def test_workers_and_restarts_change_nothing(photos):
+    options = {"mapper": _region_mapper(), "total_batch_size": 4, "seed": 5, "grad_accum": 2}
+    alone = _take(build_train_loader(photos, num_workers=0, **options), 8)
+    _assert_same(_take(build_train_loader(photos, num_workers=2, **options), 8), alone)
+    resumed = build_train_loader(photos, num_workers=2, **options)
+    _assert_same(_take(resumed.start(2), 4), alone[4:])
+    other = build_train_loader(photos, num_workers=0, **{**options, "seed": 6})
+    assert not torch.equal(_take(other, 1)[0][0]["image"], alone[0][0]["image"])
+
+
+def test_samples_are_views_of_one_stack(photos):
+    (batch,) = _take(build_train_loader(photos, _region_mapper(), 4, num_workers=1), 1)
+    assert len(batch) == 4 and batch[0]["regions"].shape == (2, 32, 32)
+    for key in ("image", "regions"):
+        assert len({sample[key].untyped_storage().data_ptr() for sample in batch}) == 1
+
+
+def test_what_cannot_be_stacked_travels_as_it_is():
+    samples = [
+        {
+            "image": torch.zeros(3, 4 + i, 4),
+            "same": torch.ones(2) * i,
+            "instances": Instances((4, 4)),
+        }
+        for i in range(3)
+    ]
+    packed = PackedBatch(samples)
+    assert list(packed.stacks) == ["same"]
+    for sample, out in zip(samples, packed.unpack(), strict=True):
+        assert out["image"] is sample["image"] and out["instances"] is sample["instances"]
+        assert torch.equal(out["same"], sample["same"]) and set(out) == set(sample)
+    odd = PackedBatch([{"a": torch.ones(1)}, {"b": torch.ones(1)}]).unpack()
+    assert [list(sample) for sample in odd] == [["a"], ["b"]]
+
+
+def test_config_lists_and_errors(photos):
+    loader = build_train_loader(photos, draws, 4)
+    assert (loader.dataset_size, loader.total_batch_size, loader.micro_batch_size) == (6, 4, 4)
+    with pytest.raises(ValueError, match="empty"):
+        build_train_loader([], draws, 4)
+    with pytest.raises(ValueError, match="seed=-1"):
+        build_train_loader(photos, draws, 4, seed=-1)
+
+
+# --- bad images
+
+
+@pytest.fixture
+def mostly_good(photos, tmp_path):
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("no image")
+    Image.effect_noise((99, 99), 50).save(tmp_path / "cut.jpg")
+    content = (tmp_path / "cut.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
+    bad = [tmp_path / name for name in ("empty.jpg", "text.jpg", "cut.jpg", "absent.jpg")]
+    return photos + [{"file_name": str(path), "image_id": path.name} for path in bad]
+
+
+@pytest.mark.parametrize(
+    "mapper",
+    [
+        RegionDatasetMapper(augmentations=[RandomResizedCrop(32)]),
+        DatasetMapper(False, augmentations=[T.Resize((32, 32))], image_format="BGR"),
+    ],
+)
+def test_bad_images_are_replaced_and_named(mostly_good, mapper, caplog):
+    loader = build_train_loader(mostly_good, mapper, 10, num_workers=0)
+    first = _take(loader, 1)
+    _assert_same(_take(build_train_loader(mostly_good, mapper, 10, num_workers=2), 1), first)
+    counter = SkipCounter(dataset_size=len(mostly_good))
+    skipped = [skip for sample in first[0] for skip in sample.get("skipped", [])]
+    with caplog.at_level(logging.WARNING):
+        counter.add(first[0])
+    assert {os.path.basename(file) for file, _ in skipped} == {
+        *("empty.jpg", "text.jpg", "cut.jpg", "absent.jpg")
+    }
+    told = [r.getMessage() for r in caplog.records if r.name == "rmae_d2.data.loader"]
+    assert counter.count == 4 and len(told) == 4 and "cut.jpg" in "".join(told)
+    assert not any("skipped" in sample for sample in first[0])
+    counter.add(first[0])
+    counter.check()
+
+
+def test_all_bad_is_an_error(tmp_path):
+    loader = build_train_loader(
+        [{"file_name": str(tmp_path / "gone.jpg")}],
+        RegionDatasetMapper(augmentations=[]),
+        1,
+        num_workers=1,
+    )
+    with pytest.raises(UserError, match="(?s)10 images.*gone.jpg: there is no such file"):
+        _take(loader, 1)
+
+
+def test_refusing_mapper_is_no_error():
+    def odd_only(dataset_dict):
+        return dataset_dict if dataset_dict["image_id"] % 2 else None
+
+    batch = _take(build_train_loader(_dicts(8), odd_only, 8, num_workers=0), 1)[0]
+    assert all(sample["image_id"] % 2 and "skipped" not in sample for sample in batch)
+    with pytest.raises(UserError, match="refused"):
+        StreamDataset(_dicts(8), lambda _: None, 0)[0]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), KeyError("width"), OSError(28, "disk full")])
+def test_other_errors_are_not_hidden(error):
+    def mapper(_):
+        raise error
+
+    with pytest.raises(type(error)):
+        StreamDataset(_dicts(8), mapper, 0)[0]
+
+
+def test_too_many_bad_images_end_the_run():
+    counter = SkipCounter(dataset_size=2000, limit_fraction=0.01, min_images=10)
+    counter.add([{"skipped": [(f"{i}.jpg", "cut short")]} for i in range(20)])
+    counter.check()
+    counter.add([{"skipped": [("20.jpg", "cut short"), ("20.jpg", "cut short")]}])
+    with pytest.raises(UserError, match=r"(?s)21 of 2000.*0.jpg: cut short") as caught:
+        counter.check()
+    assert pickle.loads(pickle.dumps(caught.value)).args == caught.value.args
+
+
+# --- evaluation
+
+
+def test_evaluation_is_in_order_and_repeats_itself(photos):
+    mapper = _region_mapper()
+    once = list(build_eval_loader(photos, mapper, batch_size=4, num_workers=2))
+    loader = build_eval_loader(photos, mapper, batch_size=4, num_workers=0)
+    assert len(loader) == 2 and [len(batch) for batch in loader] == [4, 2]
+    assert [sample["image_id"] for batch in once for sample in batch] == list(range(6))
+    _assert_same(list(loader), once)
+    seeds = [sample["mask_seed"] for batch in once for sample in batch]
+    assert len(set(seeds)) == 6
+
+
+def test_evaluation_leaves_nothing_out(tmp_path):
+    mapper = RegionDatasetMapper(augmentations=[])
+    with pytest.raises(Exception, match="no such file"):
+        list(build_eval_loader([{"file_name": str(tmp_path / "gone.jpg")}], mapper, num_workers=1))
+
+
+# --- processes
+
+PROGRAM = """
+import os, signal, sys, time
+import torch.multiprocessing as mp
+from rmae_d2.data.loader import build_train_loader, build_eval_loader
+
+def mapper(dataset_dict):
+    return dataset_dict
+
+def mapper_that_fails(dataset_dict):
+    raise RuntimeError("boom")
+
+def spawned(rank, mode):
+    main(mode)
+
+def main(mode):
+    stopped = []
+    for name in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(name, lambda number, frame: stopped.append(number))
+    dicts = [{"image_id": i} for i in range(64)]
+    if mode == "eval":
+        batches = iter(build_eval_loader(dicts, mapper, num_workers=2))
+    elif mode == "mapper-error":
+        batches = iter(build_train_loader([{}], mapper_that_fails, 4, num_workers=2))
+    else:
+        batches = iter(build_train_loader(dicts, mapper, 4, num_workers=2))
+    next(batches)
+    print("ready", flush=True)
+    if mode == "signal":
+        while len(stopped) < 3:
+            time.sleep(0.05)
+        for _ in range(30):
+            next(batches)
+        print("saved", flush=True)
+    globals()["kept_alive"] = batches
+    if mode == "error":
+        raise RuntimeError("boom")
+
+if __name__ == "__main__":
+    if sys.argv[1] == "spawn":
+        mp.spawn(spawned, args=("plain",), nprocs=1)
+    else:
+        main(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize(
+    "mode",
+    ["plain", "eval", "error", "mapper-error", "signal"]
+    + [pytest.param("spawn", marks=pytest.mark.slow)],
+)
+def test_a_process_ends_with_its_workers(tmp_path, mode):
+    """Workers outlive signals to the group, and never their main process."""
+    (tmp_path / "program.py").write_text(PROGRAM)
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "program.py"), mode],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+    try:
+        if mode == "signal":
+            assert process.stdout.readline() == "ready\n"
+            for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+                os.killpg(process.pid, number)
+                time.sleep(0.1)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == ("error" in mode), err
+        assert "saved" in out or mode != "signal"
+        assert "Traceback" not in err or "error" in mode, err
+        assert _group_ends(process.pid)
+    finally:
+        if not _group_ends(process.pid, within=0):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _group_ends(group, within=10.0):
+    """Whether a process group becomes empty; multiprocessing's own helpers take a moment."""
+    end = time.monotonic() + within
+    while True:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        if time.monotonic() >= end:
+            return False
+        time.sleep(0.1)
+
+
+def test_workers_end_though_a_traceback_holds_the_iterator():
+    batches = iter(build_train_loader([{}], _fails, 1, num_workers=1))
+    workers = batches._packed._workers
+    with pytest.raises(ZeroDivisionError) as kept:
+        next(batches)
+    batches.close()
+    assert kept.tb is not None and not any(worker.is_alive() for worker in workers)
+    assert list(batches) == []
+
+
+def _fails(_):
+    raise ZeroDivisionError
+
+
+# --- real photos
+
+
+@needs_data
+def test_detection_through_the_same_loader():
+    folder = DATA / "coco"
+    split = "val2017"
+    dicts = load_coco_json(str(folder / f"annotations/instances_{split}.json"), str(folder / split))
+    mapper = DatasetMapper(
+        True,
+        augmentations=[T.RandomFlip(), T.ResizeScale(0.5, 2.0, 64, 64), T.FixedSizeCrop((64, 64))],
+        image_format="RGB",
+        use_instance_mask=True,
+        recompute_boxes=True,
+    )
+    alone = _take(build_train_loader(dicts, mapper, 2, num_workers=0), 3)
+    shared = _take(build_train_loader(dicts, mapper, 2, num_workers=2), 3)
+    assert all(isinstance(sample["instances"], Instances) for batch in alone for sample in batch)
+    for sample, twin in zip(itertools.chain(*alone), itertools.chain(*shared), strict=True):
+        assert torch.equal(sample["image"], twin["image"])
+        boxes, others = sample["instances"].gt_boxes.tensor, twin["instances"].gt_boxes.tensor
+        assert torch.equal(boxes, others)
+
+
+@needs_data
+def test_pretraining_on_real_photos():
+    names = json.loads((DATA / "coco/annotations/instances_val2017.json").read_text())["images"]
+    dicts = [
+        {"file_name": str(DATA / "coco/val2017" / image["file_name"]), "image_id": image["id"]}
+        for image in names[:3]
+    ]
+    (batch,) = _take(build_train_loader(dicts, _region_mapper(), 3, num_workers=0), 1)
+    assert {sample["image_id"] for sample in batch} == {image["id"] for image in names[:3]}
+    assert all(sample["regions"].any() for sample in batch)

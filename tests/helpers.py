@@ -1,0 +1,173 @@
+"""What test files share: the checkout, and small real runs over a dozen photos."""
+
+import argparse
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = ROOT / "configs/demo/rmae_tiny_scenes.py"
+TINY = [
+    "train.device=cpu",
+    "train.max_iter=24",
+    "train.log_period=1",
+    "train.vis_period=0",
+    "train.eval_period=0",
+    "train.checkpointer.period=6",
+    "dataloader.train.total_batch_size=4",
+    "dataloader.train.num_workers=0",
+    "dataloader.test.num_workers=0",
+    "model.backbone.net.img_size=32",
+    "model.backbone.net.patch_size=8",
+    "model.backbone.net.embed_dim=32",
+    "model.backbone.net.depth=2",
+    "model.backbone.net.num_heads=4",
+    "model.pixel_decoder.dim=16",
+    "model.pixel_decoder.depth=1",
+    "model.region_branch.encoder_dim=16",
+    "model.region_branch.decoder_dim=16",
+]
+VALUES = ("loss_pixel", "loss_region", "total_loss", "grad_norm", "lr")
+
+
+def write_photos(folder: Path, count: int = 12, name: str = "photo") -> Path:
+    """Crops of scikit-image's photographs as small JPEGs."""
+    from PIL import Image
+    from skimage import data
+
+    folder.mkdir(parents=True, exist_ok=True)
+    sources = [data.astronaut(), data.coffee(), data.chelsea(), data.rocket()]
+    for i in range(count):
+        top = 20 * (i // len(sources))
+        crop = sources[i % len(sources)][top : top + 160, 40:240]
+        Image.fromarray(crop).resize((60, 48)).save(folder / f"{name}{i:02d}.jpg")
+    return folder
+
+
+class Runs:
+    """Starts runs over one folder of photos."""
+
+    def __init__(self, photos: Path) -> None:
+        self.photos = photos
+        self.config = CONFIG
+        self.tiny = [*TINY, *(f"dataloader.{x}.dataset.root={photos}" for x in ("train", "test"))]
+        self.env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+    def train(
+        self,
+        out: Path,
+        *overrides: str,
+        config=CONFIG,
+        resume=False,
+        eval_only=False,
+        profile=False,
+        tiny=True,
+    ):
+        """One run in this process; what it leaves in the logging module is taken out again."""
+        from detectron2.utils.logger import setup_logger
+
+        from rmae_d2.engine import main
+
+        args = argparse.Namespace(
+            config_file=str(config),
+            resume=resume,
+            eval_only=eval_only,
+            profile=profile,
+            opts=[*(self.tiny if tiny else ()), f"train.output_dir={out}", *overrides],
+        )
+        names = ("rmae_d2", "detectron2", "fvcore")
+        before = {
+            n: (list(logging.getLogger(n).handlers), logging.getLogger(n).propagate) for n in names
+        }
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        setup_logger.cache_clear()
+        try:
+            return main(args)
+        finally:
+            torch.set_num_threads(threads)
+            setup_logger.cache_clear()
+            for name, (handlers, propagate) in before.items():
+                logging.getLogger(name).handlers[:] = handlers
+                logging.getLogger(name).propagate = propagate
+
+    def command(self, out: Path, *overrides: str, flags=(), config=CONFIG) -> list[str]:
+        line = [sys.executable, str(ROOT / "tools/train_net.py"), "--config-file", str(config)]
+        return [*line, *flags, *self.tiny, f"train.output_dir={out}", *overrides]
+
+    def start(self, command: list[str], **env: str) -> subprocess.Popen:
+        """Starts a process, its output in one pipe."""
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**self.env, **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, command: list[str], timeout: float = 120, **env: str) -> tuple[int, str]:
+        """A process from start to end: exit code and output."""
+        process = self.start(command, **env)
+        try:
+            output, _ = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            raise
+        return process.returncode, output
+
+    def signal_when(self, process: subprocess.Popen, condition, number: int) -> tuple[int, str]:
+        """Sends a signal as soon as a condition holds; exit code and output."""
+        deadline = time.monotonic() + 90
+        while not condition():
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline, "the run did not get there"
+            time.sleep(0.0005)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=90)
+        return process.returncode, output
+
+
+def read_metrics(out: Path) -> dict[int, dict[str, float]]:
+    """What metrics.json says each step computed, by iteration; later records first."""
+    records = {}
+    for line in (out / "metrics.json").read_text().splitlines():
+        record = json.loads(line)
+        if "total_loss" in record:
+            records[record["iteration"]] = {k: record[k] for k in VALUES if k in record}
+    return records
+
+
+def assert_same(a, b, name: str = "") -> None:
+    """Bit-for-bit equality of nested containers of tensors."""
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), name
+        for key in a:
+            assert_same(a[key], b[key], f"{name}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), name
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{name}.{i}")
+    elif isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype and torch.equal(a, b), name
+    else:
+        assert a == b, name
+
+
+def assert_same_runs(a: Path, b: Path, lost=()) -> None:
+    """Two finished runs: the same final checkpoint and the same metrics of every step, bit for bit.
+
+    Between a checkpoint and the writing of its step's metrics a kill can hit: ``lost`` names such steps.
+    """
+    one, other = (torch.load(x / "model_final.pth", weights_only=True) for x in (a, b))
+    assert_same(one, other)
+    expected, found = read_metrics(a), read_metrics(b)
+    assert set(expected) - set(found) <= set(lost)
+    assert found == {i: expected[i] for i in found}

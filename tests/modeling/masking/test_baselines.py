@@ -1,0 +1,195 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rmae_d2.modeling import (
+    AttentionGuidedMasking,
+    BlockMasking,
+    BoxPriorMasking,
+    FrozenViT,
+    GridMasking,
+    MaskedViT,
+    MaskRequest,
+    random_shuffle,
+)
+from rmae_d2.modeling.masking.baselines import filled_boxes
+from rmae_d2.modeling.masking.rectangles import sample_rectangles
+
+P = 8
+
+
+def make_scorer(grid):
+    torch.manual_seed(3)
+    net = MaskedViT((grid[0] * P, grid[1] * P), P, embed_dim=32, depth=2, num_heads=4)
+    for parameter in net.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    return FrozenViT(net)
+
+
+POLICIES = {
+    "block": lambda grid: BlockMasking(),
+    "grid": lambda grid: GridMasking(),
+    "box": lambda grid: BoxPriorMasking(),
+    "attention": lambda grid: AttentionGuidedMasking(make_scorer(grid)),
+}
+
+
+def request_of(seeds, grid=(6, 6), visible=9, progress=0.0, regions=None):
+    generator = torch.Generator().manual_seed(2)
+    images = torch.randn(len(seeds), 3, grid[0] * P, grid[1] * P, generator=generator)
+    if regions is None:
+        regions = torch.zeros(len(seeds), 2, *images.shape[2:], dtype=torch.bool)
+        regions[:, 0, : P + 1, : 2 * P] = True
+    return MaskRequest(torch.as_tensor(seeds), grid, visible, images, regions, progress)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@given(
+    seeds=st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=3),
+    grid=st.tuples(st.integers(1, 6), st.integers(2, 6)),
+    progress=st.floats(0, 1),
+    data=st.data(),
+)
+def test_orders_are_permutations_and_functions_of_their_own_image(
+    name, seeds, grid, progress, data
+):
+    policy = POLICIES[name](grid)
+    L = grid[0] * grid[1]
+    request = request_of(seeds, grid, data.draw(st.integers(1, L - 1)), progress)
+    order = policy(request).ids_shuffle
+    assert torch.equal(order.sort(dim=1).values, torch.arange(L).expand(len(seeds), L))
+    alone = MaskRequest(
+        request.seeds[-1:],
+        grid,
+        request.visible,
+        request.images[-1:],
+        request.regions[-1:],
+        progress,
+    )
+    assert torch.equal(policy(alone).ids_shuffle, order[-1:])
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("ratio", [0.3, 0.75])
+def test_in_the_model(make_rmae, name, ratio):
+    model = make_rmae(masking=POLICIES[name]((4, 4)), mask_ratio=ratio).train()
+    batch = [
+        {
+            "image": torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8),
+            "mask_seed": i,
+            "regions": torch.rand(3, 32, 32) > 0.6,
+        }
+        for i in range(2)
+    ]
+    losses = model(batch)
+    assert set(losses) == {"loss_pixel", "loss_region"}
+    sum(losses.values()).backward()
+    assert all((~out["mask"]).sum() == int(16 * (1 - ratio)) for out in model.eval()(batch))
+
+
+# ---- block
+
+
+def test_blocks_are_hidden_one_after_another():
+    policy = BlockMasking(number=8)
+    request = request_of(range(20), visible=12)
+    hidden = policy(request).ids_shuffle[:, 12:]
+    blocks = sample_rectangles(request.seeds, (6, 6), policy.area, policy.side, 8).flatten(2)
+    for i, ids in enumerate(hidden.tolist()):
+        left, done = 24, set()
+        for block in blocks[i]:
+            new = set(block.nonzero()[:, 0].tolist()) - done
+            done |= new
+            assert len(new & set(ids)) == min(len(new), left)
+            left -= len(new & set(ids))
+        assert len(set(ids) - done) == left
+
+
+# ---- grid
+
+
+def test_three_quarters_of_a_grid():
+    """One patch of every 2x2, the same everywhere; each of the four equally often."""
+    n = 800
+    visible = GridMasking()(request_of(range(n))).ids_shuffle[:, :9].sort(dim=1).values
+    rows, columns = visible // 6, visible % 6
+    place = rows % 2 * 2 + columns % 2
+    assert (place == place[:, :1]).all()
+    counts = place[:, 0].bincount(minlength=4)
+    assert (counts - n / 4).abs().max() < 5 * (n * 0.25 * 0.75) ** 0.5
+
+
+# ---- box prior
+
+
+def test_boxes_are_filled():
+    maps = torch.zeros(1, 2, 5, 6, dtype=torch.bool)
+    maps[0, 0, 1, 4] = maps[0, 0, 3, 2] = True
+    boxes = filled_boxes(maps)
+    expected = torch.zeros(5, 6, dtype=torch.bool)
+    expected[1:4, 2:5] = True
+    assert torch.equal(boxes[0, 0], expected) and not boxes[0, 1].any()
+
+
+def test_boxes_are_hidden_more_often():
+    """Of 36 patches 4 are in the box (it touches 2 rows of 2); closed forms at the ends of the bonus."""
+    n = 2000
+    request = request_of(range(n))
+    inside = [0, 1, 6, 7]
+
+    def hidden_inside(bonus):
+        hidden = BoxPriorMasking(bonus)(request).ids_shuffle[:, 9:]
+        return torch.isin(hidden, torch.tensor(inside)).sum(dim=1)
+
+    assert torch.equal(BoxPriorMasking(0.0)(request).ids_shuffle, random_shuffle(request.seeds, 36))
+    random = hidden_inside(0.0).double().mean().item()
+    # Hypergeometric: 27 of 36 are hidden, 4 of them inside by chance 3 on average.
+    assert random == pytest.approx(3, abs=5 * (4 * 0.75 * 0.25 * 32 / 35 / n) ** 0.5)
+    assert (hidden_inside(1.0) == 4).all()
+    # At 0.5 an inside patch is visible only below about 0.28 - 0.5 of noise: hardly ever.
+    assert random < hidden_inside(0.1).double().mean() < hidden_inside(0.3).double().mean() < 4
+    with pytest.raises(ValueError, match="BoxPriorMasking was given no regions"):
+        BoxPriorMasking()(MaskRequest(request.seeds, (6, 6), 9, request.images))
+
+
+# ---- attention-guided
+
+
+def parts_of(scorer, images):
+    attention = scorer.attention(images)
+    return (attention / attention.sum(dim=2, keepdim=True)).argmax(dim=1)
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])
+def test_from_a_share_of_every_part_to_whole_parts(progress):
+    scorer = make_scorer((6, 6))
+    request = request_of(range(8), progress=progress)
+    parts = parts_of(scorer, request.images)
+    assert len(parts.unique()) > 1
+    hidden = AttentionGuidedMasking(scorer)(request).ids_shuffle[:, 9:]
+    mu = 1 - progress**2
+    for i, ids in enumerate(hidden.tolist()):
+        sizes = parts[i].bincount(minlength=4)
+        taken = parts[i][ids].bincount(minlength=4)
+        assert (taken >= (mu * 0.75 * sizes).long()).all()
+        # What is beyond the share of each part are whole parts, and one that is cut.
+        whole = taken == sizes
+        more = taken > (mu * 0.75 * sizes).long()
+        assert (more & ~whole).sum() <= 1
+
+
+def test_the_model_tells_the_progress(make_rmae):
+    scorer = make_scorer((4, 4))
+    model = make_rmae(regions=None, masking=AttentionGuidedMasking(scorer)).eval()
+    images = torch.randn(6, 3, 32, 32)
+    seeds = torch.arange(6)
+    orders = {}
+    for progress in (0.0, 1.0):
+        model.progress = progress
+        orders[progress] = model._plan(seeds, images, None).ids_shuffle
+        expected = model.masking(MaskRequest(seeds, (4, 4), 4, images, None, progress))
+        assert torch.equal(orders[progress], expected.ids_shuffle)
+    assert not torch.equal(orders[0.0], orders[1.0])
+    assert "masking.scorer_fingerprint" in model.state_dict()
+    assert not any(".scorer.net" in key for key in model.state_dict())

@@ -1,0 +1,75 @@
+import math
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rmae_d2.modeling.masking import hash_noise, uniform_noise
+from rmae_d2.modeling.masking.rectangles import sample_rectangles
+
+GRIDS = st.tuples(st.integers(1, 16), st.integers(1, 16))
+
+
+def extent(inside):
+    """Height and width of each rectangle, and whether it is one."""
+    rows, columns = inside.any(dim=-1), inside.any(dim=-2)
+    height, width = rows.sum(dim=-1), columns.sum(dim=-1)
+    full = inside.sum(dim=(-1, -2)) == height * width
+    steps = [(line[..., 1:] != line[..., :-1]).sum(dim=-1) for line in (rows, columns)]
+    return height, width, full & (steps[0] <= 2) & (steps[1] <= 2)
+
+
+@given(grid=GRIDS, seeds=st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=5))
+def test_they_are_rectangles_and_functions_of_their_seeds(grid, seeds):
+    inside = sample_rectangles(torch.tensor(seeds), grid, number=3)
+    assert inside.shape == (len(seeds), 3, *grid) and inside.dtype == torch.bool
+    assert extent(inside)[2].all() and inside.flatten(2).any(dim=2).all()
+    torch.rand(5)
+    again = sample_rectangles(torch.tensor(seeds[-1:]), grid, number=3)
+    assert torch.equal(inside[-1:], again)
+
+
+def published(side_of, area, size=14):
+    """The two sides as the paper's code has them: l, min(14, ceil(area / l))."""
+    return side_of, min(size, math.ceil(area / side_of))
+
+
+def test_the_published_distribution_on_14x14():
+    """Sides against the closed form: each (l, area) equally likely, either axis first."""
+    n = 20_000
+    inside = sample_rectangles(torch.arange(n), (14, 14))[:, 0]
+    height, width, _ = extent(inside)
+    expected = torch.zeros(15, 15, dtype=torch.float64)
+    for side in range(4, 11):
+        for area in range(40, 161):
+            a, b = published(side, area)
+            expected[a, b] += 0.5 / (7 * 121)
+            expected[b, a] += 0.5 / (7 * 121)
+    found = torch.zeros(15, 15, dtype=torch.float64)
+    found.index_put_((height, width), torch.ones(n, dtype=torch.float64), accumulate=True)
+    assert (found[expected == 0] == 0).all()
+    deviation = (n * expected * (1 - expected)).sqrt()
+    assert ((found - n * expected).abs() <= 5 * deviation + 1e-9).all()
+
+
+def test_places_are_uniform():
+    """Each place where a rectangle of one size fits has as many."""
+    n = 20_000
+    inside = sample_rectangles(torch.arange(n), (6, 9), area=(6 / 54, 6 / 54), side=(1 / 3, 1 / 3))
+    height, width, _ = extent(inside[:, 0])
+    # Two rows and three columns, or three columns (a third of nine) and two rows: the same.
+    assert (height == 2).all() and (width == 3).all()
+    top = inside[:, 0].any(dim=2).float().argmax(dim=1)
+    left = inside[:, 0].any(dim=1).float().argmax(dim=1)
+    counts = (top * 7 + left).bincount(minlength=35)
+    p = 1 / 35
+    assert (counts - n * p).abs().max() < 5 * (n * p * (1 - p)) ** 0.5
+
+
+def test_uniform_noise_is_uniform_open_and_in_the_order_of_its_hash():
+    seeds = torch.arange(200)
+    noise = uniform_noise(seeds, 500)
+    assert noise.dtype == torch.float64 and noise.min() > 0 and noise.max() < 1
+    counts = (noise.flatten() * 10).long().bincount(minlength=10)
+    assert (counts - 10_000).abs().max() < 5 * (100_000 * 0.1 * 0.9) ** 0.5
+    assert torch.equal(noise.argsort(dim=1), hash_noise(seeds, 500).argsort(dim=1))

@@ -1,0 +1,266 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from rmae_d2.modeling import (
+    IndependentMasking,
+    InformedMasking,
+    MaskPlan,
+    MaskRequest,
+    RandomMasking,
+    RegionGuidedMasking,
+    num_visible,
+    random_shuffle,
+)
+from rmae_d2.modeling.masking import hash_noise, plan_masks
+from rmae_d2.modeling.masking.regions import region_seeds
+from rmae_d2.modeling.region_branch import drop_regions
+
+P = 4
+
+
+@st.composite
+def requests(draw, regions=True):
+    """Batches of rectangular regions, some empty, on grids that need not be square."""
+    seeds = draw(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=4))
+    grid = draw(st.tuples(st.integers(1, 6), st.integers(2, 6)))
+    size = (grid[0] * P, grid[1] * P)
+    visible = draw(st.integers(1, grid[0] * grid[1] - 1))
+    images = torch.zeros(len(seeds), 3, *size)
+    maps = torch.zeros(len(seeds), draw(st.integers(1, 9)), *size, dtype=torch.bool)
+    for box_map in maps.flatten(0, 1):
+        top, left = draw(st.integers(0, size[0] - 1)), draw(st.integers(0, size[1] - 1))
+        height, width = draw(st.integers(0, size[0])), draw(st.integers(0, size[1]))
+        box_map[top : top + height, left : left + width] = True
+    return MaskRequest(torch.tensor(seeds), grid, visible, images, maps)
+
+
+POLICIES = {
+    "random": RandomMasking(),
+    "independent": IndependentMasking(),
+    "guided": RegionGuidedMasking(),
+    "half guided": RegionGuidedMasking(0.5),
+    "guided, regions independent": IndependentMasking(RegionGuidedMasking()),
+}
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@given(request=requests())
+def test_every_order_is_a_permutation_and_a_function_of_its_own_image(name, request):
+    plan = plan_masks(POLICIES[name], request)
+    L = request.num_patches
+    torch.rand(7)  # torch's generator plays no part
+    for order in (plan.ids_shuffle, plan.region_order):
+        assert order.dtype == torch.int64
+        assert torch.equal(order.sort(dim=1).values, torch.arange(L).expand(len(order), L))
+    assert not plan.losses
+    for i in range(len(request.seeds)):
+        one = slice(i, i + 1)
+        alone = MaskRequest(
+            request.seeds[one],
+            request.grid,
+            request.visible,
+            request.images[one],
+            request.regions[one].float(),
+        )
+        again = plan_masks(POLICIES[name], alone)
+        assert torch.equal(again.ids_shuffle, plan.ids_shuffle[one])
+        assert torch.equal(again.region_order, plan.region_order[one])
+
+
+@given(request=requests(), share=st.floats(0, 1))
+def test_regions_are_hidden_one_after_another(request, share):
+    """Against loops over regions and pixels."""
+    plan = plan_masks(RegionGuidedMasking(share), request)
+    L, K = request.num_patches, request.regions.shape[1]
+    guided = round(share * (L - request.visible))
+    noise = hash_noise(request.seeds, L + K)[:, L:]
+    for i, order in enumerate(plan.ids_shuffle.tolist()):
+        hidden, left, done = set(order[L - guided :]), guided, set()
+        for k in sorted(range(K), key=lambda k, i=i: int(noise[i, k])):
+            pixels = request.regions[i, k].nonzero().tolist()
+            new = {y // P * request.grid[1] + x // P for y, x in pixels} - done
+            done |= new
+            # Whole where it fits, else in part; so none follows once nothing is left.
+            assert len(new & hidden) == min(len(new), left)
+            left -= len(new & hidden)
+        assert len(hidden - done) == left  # outside all regions where they do not suffice
+
+
+@given(request=requests())
+def test_a_share_of_nothing_is_random_masking(request):
+    plan = plan_masks(RegionGuidedMasking(0), request)
+    assert torch.equal(plan.ids_shuffle, random_shuffle(request.seeds, request.num_patches))
+
+
+def request_of(maps, seeds, visible):
+    n = len(seeds)
+    grid = (maps.shape[1] // P, maps.shape[2] // P)
+    images = torch.zeros(n, 3, *maps.shape[1:])
+    return MaskRequest(seeds, grid, visible, images, maps.expand(n, -1, -1, -1))
+
+
+def test_every_region_has_its_turn_first_equally_often():
+    """Four quarters of the image, one quarter hidden: it is one of them, each 250 +- 5 deviations."""
+    maps = torch.zeros(4, 16, 16, dtype=torch.bool)
+    for k in range(4):
+        y, x = 8 * (k // 2), 8 * (k % 2)
+        maps[k, y : y + 8, x : x + 8] = True
+    plan = plan_masks(RegionGuidedMasking(), request_of(maps, torch.arange(1000), visible=12))
+    hidden = plan.ids_shuffle[:, 12:]
+    quarter = hidden // 4 // 2 * 2 + hidden % 4 // 2
+    assert (quarter == quarter[:, :1]).all()
+    counts = quarter[:, 0].bincount(minlength=4)
+    assert (counts - 250).abs().max() < 5 * (1000 * 0.25 * 0.75) ** 0.5
+
+
+def test_the_region_branchs_own_order_is_unrelated():
+    seeds = torch.arange(2000)
+    plan = plan_masks(
+        IndependentMasking(), request_of(torch.zeros(1, 16, 16, dtype=torch.bool), seeds, 4)
+    )
+    assert torch.equal(plan.ids_shuffle, random_shuffle(seeds, 16))
+    assert torch.equal(plan.region_order, random_shuffle(region_seeds(seeds), 16))
+    both = [
+        torch.zeros(2000, 16).scatter(1, ids[:, :4], 1)
+        for ids in (plan.ids_shuffle, plan.region_order)
+    ]
+    # Hypergeometric: 4 of 16 and 4 of 16 share one patch on average, variance 0.6.
+    shared = (both[0] * both[1]).sum(dim=1).mean().item()
+    assert shared == pytest.approx(1, abs=5 * (0.6 / 2000) ** 0.5)
+
+
+def test_no_regions_for_a_policy_that_needs_them(make_rmae):
+    model = make_rmae(regions=None, masking=RegionGuidedMasking())
+    with pytest.raises(ValueError, match="RegionGuidedMasking was given no regions"):
+        model(batch(with_regions=False))
+    with pytest.raises(ValueError, match=r"share=1\.5"):
+        RegionGuidedMasking(1.5)
+
+
+# ---- in the model
+
+
+def batch(with_regions=True, n=2, regions=5):
+    torch.manual_seed(1)
+    out = []
+    for i in range(n):
+        sample = {
+            "image": torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8),
+            "mask_seed": 7 + i,
+        }
+        if with_regions:
+            sample["regions"] = torch.rand(regions, 32, 32) > 0.6
+        out.append(sample)
+    return out
+
+
+@pytest.mark.parametrize(("beta_i", "beta_r"), [(0.75, None), (0.5, 0.75)])
+@pytest.mark.parametrize("name", POLICIES)
+def test_the_models_masks_have_the_exact_ratio(make_rmae, name, beta_i, beta_r):
+    model = make_rmae(mask_ratio=beta_i, masking=POLICIES[name], regions={"mask_ratio": beta_r})
+    for out in model.eval()(batch()):
+        assert (~out["mask"]).sum() == num_visible(16, beta_i)
+        assert (~out["region_mask"]).sum() == num_visible(16, beta_r or beta_i)
+        predicted = out["pred_regions"].abs().sum(dim=(0, 2)) > 0
+        assert torch.equal(predicted, out["region_mask"])
+
+
+def test_independent_masks_in_the_model(make_rmae):
+    model = make_rmae(masking=IndependentMasking())
+    seeds = torch.tensor([7, 8])
+    for i, out in enumerate(model.eval()(batch())):
+        for name, order in (("mask", seeds), ("region_mask", region_seeds(seeds))):
+            visible = random_shuffle(order, 16)[i, :4]
+            assert not out[name][visible].any()
+    losses = model.train()(batch())
+    assert torch.allclose(
+        losses["loss_region"], torch.stack([x["loss_region"] for x in model.eval()(batch())]).mean()
+    )
+    # Orders that are given are shared, as in the published code.
+    images, ids = torch.randn(2, 3, 32, 32), random_shuffle(seeds, 16)
+    out = model.forward_tensors(images, torch.zeros(2, 3, 32, 32), ids)
+    assert torch.equal(out["mask"], out["region_mask"])
+
+
+def test_mae_hides_regions_too(make_rmae):
+    """The regions of the batch are read for the policy, though no branch predicts them."""
+    model = make_rmae(regions=None, masking=RegionGuidedMasking()).eval()
+    samples = batch(regions=1)
+    for sample in samples:
+        sample["regions"] = torch.zeros(1, 32, 32, dtype=torch.bool)
+        sample["regions"][:, :16, :16] = True
+    for out in model(samples):
+        assert out["mask"][[0, 1, 4, 5]].all() and "pred_regions" not in out
+
+
+class Bright(InformedMasking):
+    """Hides the bright patches; its parameter has a loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, request):
+        brightness = request.images.unfold(2, 8, 8).unfold(3, 8, 8).mean(dim=(1, 4, 5)).flatten(1)
+        losses = {"loss_masking": self.scale.square() * torch.ones(len(brightness))}
+        return MaskPlan(brightness.argsort(dim=1), losses=losses)
+
+
+def test_a_policy_may_see_images_have_parameters_and_add_losses(make_rmae):
+    model = make_rmae(masking=Bright())
+    assert "masking.scale" in model.state_dict()
+    with torch.no_grad():
+        model.masking.scale.fill_(2.0)
+    samples = batch()
+    samples[0]["image"] = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    samples[0]["image"][:, 8:] = 200
+    losses = model.train()(samples)
+    assert losses["loss_masking"].item() == 4
+    sum(losses.values()).backward()
+    assert model.masking.scale.grad.item() == pytest.approx(4)
+    out = model.eval()(samples)
+    assert out[0]["mask"].tolist() == [False] * 4 + [True] * 12
+    assert out[0]["loss_masking"].item() == 4
+    tensors = model.forward_tensors(torch.randn(2, 3, 32, 32), torch.zeros(2, 3, 32, 32))
+    total = tensors["loss_pixel"] + tensors["loss_region"] + tensors["loss_masking"]
+    assert torch.allclose(tensors["loss"], total)
+
+
+# ---- region dropout
+
+
+@given(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=5), st.integers(1, 9))
+def test_dropout_keeps_the_first_regions_by_the_seeds(seeds, K):
+    maps = torch.rand(len(seeds), K, 4, 4) > 0.5
+    kept = drop_regions(maps, torch.tensor(seeds))
+    number = kept.shape[1]
+    assert 1 <= number <= K and torch.equal(kept, maps[:, :number])
+    assert drop_regions(maps, torch.tensor(seeds[::-1])).shape[1] == number
+
+
+def test_dropout_keeps_every_number_equally_often():
+    maps = torch.zeros(1, 8, 2, 2)
+    numbers = [drop_regions(maps, torch.tensor([seed])).shape[1] for seed in range(800)]
+    counts = torch.tensor(numbers).bincount(minlength=9)
+    assert counts[0] == 0
+    assert (counts[1:] - 100).abs().max() < 5 * (800 / 8 * 7 / 8) ** 0.5
+
+
+@pytest.mark.parametrize("variant", ["length", "batch"])
+def test_dropout_in_training_only(make_rmae, variant):
+    model = make_rmae(region_dropout=True, regions={"variant": variant})
+    samples = batch()
+    seeds = torch.tensor([7, 8])
+    maps = torch.stack([x["regions"] for x in samples])
+    kept = drop_regions(maps, seeds)
+    assert kept.shape[1] < 5
+    expected = model.forward_tensors(
+        model.preprocess_image(samples), kept, random_shuffle(seeds, 16)
+    )
+    losses = model.train()(samples)
+    assert torch.allclose(losses["loss_region"], expected["loss_region"])
+    assert torch.equal(sum(model(samples).values()), sum(losses.values()))
+    assert model.eval()(samples)[0]["pred_regions"].shape[0] == 5

@@ -1,0 +1,505 @@
+"""Manifests, sources by name, shards as a pure function, and what verification finds."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from rmae_d2.errors import UserError
+from rmae_d2.regions import FelzenszwalbSource, RegionRecord, RegionStore, write_index
+from rmae_d2.regions.jobs.generate import (
+    digest_file,
+    failures_name,
+    generate_shard,
+    read_failures,
+    verify_shard,
+)
+from rmae_d2.regions.jobs.manifest import MANIFEST, Manifest, load_manifest, save_manifest
+from rmae_d2.regions.sources.spec import SOURCES, SourceSpec
+from rmae_d2.regions.store.shards import params_hash, shard_files
+
+FH = SourceSpec.named("fh", {"scales": [20]})
+
+# One bit plane by brightness. Refuses and fails as its arguments say, by the image's name.
+BANDS = """
+import numpy as np
+from rmae_d2.regions import RegionRecord
+
+class Bands:
+    def __init__(self, bands=4, refuse=None, crash=None):
+        self.params = {"bands": bands}
+        self.refuse, self.crash = refuse, crash
+
+    def __call__(self, dataset_dict, image_HWC):
+        name = dataset_dict["file_name"]
+        if self.refuse and self.refuse in name:
+            raise KeyError("no annotation")
+        if self.crash and self.crash in name:
+            raise RuntimeError("CUDA error: out of memory")
+        labels = image_HWC[..., 0].astype(np.int64) * self.params["bands"] // 256
+        return RegionRecord.from_labels(labels, params=self.params)
+
+class NoParams:
+    def __call__(self, dataset_dict, image_HWC):
+        return RegionRecord.from_labels(image_HWC[..., 0])
+
+class Lists(NoParams):
+    params = {}
+    def __call__(self, dataset_dict, image_HWC):
+        return [1, 2]
+
+class Smaller(NoParams):
+    params = {}
+    def __call__(self, dataset_dict, image_HWC):
+        return RegionRecord.from_labels(image_HWC[1:, :, 0])
+"""
+
+
+def read_image(path):
+    """The contract of ReadImage: OSError is the machine's trouble, all else the file's."""
+    try:
+        with Image.open(path) as image:
+            return np.array(image.convert("RGB"))
+    except OSError as error:
+        if error.errno == errno.EMFILE:
+            raise
+        raise ValueError("no image") from error
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Seven images of 64x48, one of them in a sub-folder, as dataset dicts."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "photos"
+    (folder / "b").mkdir(parents=True)
+    dicts = []
+    for name in ("a0.png", "a1.png", "a2.png", "a3.png", "a4.png", "b/b0.png", "b/b1.png"):
+        pixels = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((64, 48)).save(folder / name)
+        dicts.append({"file_name": str(folder / name), "image_id": name})
+    return dicts
+
+
+@pytest.fixture
+def bands(tmp_path):
+    """Makes the specification of a class in a file of the user's."""
+    path = tmp_path / "own_source.py"
+    path.write_text(BANDS)
+
+    def make(name="Bands", **arguments):
+        return SourceSpec.named(f"{path}:{name}", arguments)
+
+    return make
+
+
+def make_store(manifest, folder):
+    save_manifest(manifest, folder)
+    results = [generate_shard(manifest, i, folder, read_image) for i in range(manifest.num_shards)]
+    write_index(folder)
+    return results
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+# ------------------------------------------------------------------------------------ manifest
+
+
+def test_names_are_relative_to_the_common_folder_and_ids_keep_their_type(photos):
+    photos[0]["image_id"] = 7
+    manifest = Manifest.create(FH, photos, 3)
+    assert manifest.root == os.path.dirname(photos[0]["file_name"])
+    assert manifest.images[0] == (7, "a0.png")
+    assert manifest.images[5] == ("b/b0.png", "b/b0.png")
+    assert manifest.dataset_dicts() == photos
+    assert (manifest.num_shards, manifest.num_images) == (3, 7)
+    assert [manifest.shard_size(i) for i in range(3)] == [3, 3, 1]
+    assert [image for i in range(3) for image in manifest.part(i).images] == manifest.images
+    with pytest.raises(IndexError):
+        manifest.part(3)
+
+
+def test_hash_is_of_parameters_images_and_division_only(photos, tmp_path):
+    manifest = Manifest.create(FH, photos, 3)
+    cached = SourceSpec.named("fh", {"scales": [20], "cache_dir": str(tmp_path / "cache")})
+    moved = Path(photos[0]["file_name"]).parent.rename(tmp_path / "elsewhere")
+    elsewhere = [{**d, "file_name": str(moved / d["image_id"])} for d in photos]
+    same = Manifest.create(cached, elsewhere, 3)
+    assert same.hash == manifest.hash == manifest.moved(elsewhere).hash
+    assert same.root == manifest.moved(elsewhere).root == str(moved)
+    others = [
+        Manifest.create(SourceSpec.named("fh", {"scales": [21]}), photos, 3),
+        Manifest.create(FH, photos, 4),
+        Manifest.create(FH, photos[:-1], 3),
+        Manifest.create(FH, photos[::-1], 3),
+        Manifest.create(FH, [{**d, "image_id": "x" + d["image_id"]} for d in photos], 3),
+    ]
+    assert len({m.hash for m in (manifest, *others)}) == 6
+    with pytest.raises(UserError, match="7 images there, 6 here"):
+        manifest.moved(elsewhere[:-1])
+
+
+names = st.text(st.characters(exclude_characters="/\0", codec=None), min_size=1, max_size=8)
+
+
+@given(st.lists(st.tuples(st.integers() | names, names), min_size=1, unique_by=lambda p: str(p[0])))
+def test_text_round_trip(pairs):
+    dicts = [{"image_id": id_, "file_name": f"/data/{name}"} for id_, name in pairs]
+    manifest = Manifest.create(FH, dicts, 2)
+    text = manifest.to_text()
+    assert Manifest.from_text(text, "here") == manifest
+    assert text == Manifest.create(FH, dicts, 2).to_text()
+    text.encode("ascii")
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([], "no image"),
+        ([1, "1"], "same image_id"),
+        ([None], "neither text nor an int"),
+        ([1.5], "neither text nor an int"),
+        ([""], "neither text nor an int"),
+    ],
+)
+def test_image_ids_that_make_no_keys(ids, message):
+    dicts = [{"image_id": id_, "file_name": f"/data/{i}"} for i, id_ in enumerate(ids)]
+    with pytest.raises(UserError, match=message):
+        Manifest.create(FH, dicts)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": 1}', '{"format": 2}', "\x00\xff"])
+def test_files_that_are_no_manifest(tmp_path, text):
+    (tmp_path / MANIFEST).write_text(text, encoding="latin1")
+    with pytest.raises(UserError, match=MANIFEST):
+        load_manifest(tmp_path)
+
+
+def test_changed_manifest_is_refused(photos, tmp_path):
+    text = Manifest.create(FH, photos).to_text()
+    with pytest.raises(UserError, match="was changed"):
+        Manifest.from_text(text.replace("a1.png", "a9.png"), "manifest.json")
+
+
+def test_many_writers_of_one_manifest(photos, tmp_path):
+    manifest = Manifest.create(FH, photos, 3)
+    folder = tmp_path / "made" / "by" / "them"
+    threads = [threading.Thread(target=save_manifest, args=(manifest, folder)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert contents(folder) == {MANIFEST: manifest.to_text().encode()}
+    assert load_manifest(folder) == manifest
+
+
+def test_folder_of_something_else_names_the_difference(photos, tmp_path, bands):
+    folder = tmp_path / "store"
+    save_manifest(Manifest.create(FH, photos, 3), folder)
+    before = contents(folder)
+    renamed = [{**photos[0], "file_name": photos[0]["file_name"] + "x"}, *photos[1:]]
+    for other, message in [
+        (Manifest.create(SourceSpec.named("fh"), photos, 3), r"scales=\[20\] there, \[500, 1000"),
+        (Manifest.create(bands(), photos, 3), r"source is .*Felz.* there, .*:Bands here"),
+        (Manifest.create(FH, photos, 2), "3 images a shard there, 2 here"),
+        (Manifest.create(FH, photos[1:], 3), "7 images there, 6 here"),
+        (Manifest.create(FH, renamed, 3), "image 0 is a0.png .* there, a0.pngx"),
+    ]:
+        with pytest.raises(UserError, match=message) as caught:
+            save_manifest(other, folder)
+        assert "--output" in str(caught.value) and str(folder) in str(caught.value)
+    assert contents(folder) == before
+
+
+def test_file_in_place_of_the_folder(photos, tmp_path):
+    (tmp_path / "store").write_text("not a folder")
+    for folder in (tmp_path / "store", tmp_path / "store" / "below"):
+        with pytest.raises(UserError, match="a file in place of the folder"):
+            save_manifest(Manifest.create(FH, photos), folder)
+
+
+# ------------------------------------------------------------------------------------- sources
+
+
+def test_named_sources():
+    assert FH.load() is FelzenszwalbSource
+    assert FH.params() == json.loads(json.dumps(FelzenszwalbSource([20]).params))
+    assert FH.build() is FH.build()
+    for name in SOURCES:
+        assert SourceSpec.named(name).target == SOURCES[name]
+
+
+def test_sources_that_are_not_there(tmp_path, bands):
+    broken = tmp_path / "broken.py"
+    broken.write_text("import no_such_package\n")
+    for name, message in [
+        ("panoptc", "did you mean panoptic"),
+        ("slic", "package.module:Class"),
+        ("no_such_package:Slic", "cannot be imported.*path/to/file.py"),
+        (f"{broken}:Slic", "No module named 'no_such_package'"),
+        (f"{tmp_path / 'absent.py'}:Slic", "absent.py"),
+        (
+            "rmae_d2.regions.sources.felzenszwalb:FelzenszwalbSauce",
+            "did you mean FelzenszwalbSource",
+        ),
+    ]:
+        with pytest.raises(UserError, match=message):
+            SourceSpec.named(name)
+    with pytest.raises(UserError, match="needs an attribute `params`"):
+        bands("NoParams").params()
+    with pytest.raises(UserError, match="cannot be built"):
+        bands(colour="red").build()
+
+
+# -------------------------------------------------------------------------------------- shards
+
+
+def test_store_holds_what_the_source_makes(photos, tmp_path):
+    manifest = Manifest.create(FH, photos, 3)
+    results = make_store(manifest, tmp_path / "store")
+    assert [result.num_images for result in results] == [3, 3, 1]
+    store, source = RegionStore(tmp_path / "store"), FelzenszwalbSource([20])
+    assert store.complete and store.params == manifest.params
+    assert list(store.keys()) == [d["image_id"] for d in photos]
+    for dataset_dict in photos:
+        key = dataset_dict["image_id"]
+        expected = source(dataset_dict, read_image(dataset_dict["file_name"]))
+        expected = expected if isinstance(expected, RegionRecord) else expected.decode()
+        np.testing.assert_array_equal(
+            RegionRecord.from_bytes(store.get(key)).labels, expected.labels
+        )
+        assert store.image_digest(key) == digest_file(dataset_dict["file_name"])
+    sizes = [len(store.get(dataset_dict["image_id"])) for dataset_dict in photos]
+    assert sum(result.num_bytes for result in results) == sum(sizes)
+
+
+def test_same_bytes_from_the_whole_and_a_part_again_and_elsewhere(photos, tmp_path):
+    manifest = Manifest.create(FH, photos, 3)
+    one, two = tmp_path / "one", tmp_path / "two"
+    make_store(manifest, one)
+    before = contents(one)
+    generate_shard(manifest, 1, one, read_image)
+    assert contents(one) == before
+    moved = Path(photos[0]["file_name"]).parent.rename(tmp_path / "elsewhere")
+    elsewhere = [{**d, "file_name": str(moved / d["image_id"])} for d in photos]
+    two.mkdir()
+    for number in (2, 0, 1):
+        generate_shard(manifest.moved(elsewhere).part(number), number, two, read_image)
+    write_index(two)
+    assert contents(two) == {name: data for name, data in before.items() if name != MANIFEST}
+
+
+def test_report_is_called_for_each_image(photos, tmp_path, bands):
+    seen = []
+    manifest = Manifest.create(bands(refuse="a1"), photos)
+    save_manifest(manifest, tmp_path / "store")
+    result = generate_shard(manifest, 0, tmp_path / "store", read_image, seen.append)
+    assert len(seen) == 7 and seen[1] == 0 and sum(seen) == result.num_bytes
+
+
+def test_bad_images_are_recorded_and_heal(photos, tmp_path, bands):
+    folder = tmp_path / "store"
+    good = Path(photos[2]["file_name"]).read_bytes()
+    Path(photos[2]["file_name"]).write_bytes(b"no image")
+    manifest = Manifest.create(bands(refuse="b0"), photos, 7)
+    (result,) = make_store(manifest, folder)
+    assert [(f.key, f.file, f.reason) for f in result.failures] == [
+        ("a2.png", "a2.png", "ValueError: no image"),
+        ("b/b0.png", "b/b0.png", "KeyError: 'no annotation'"),
+    ]
+    assert read_failures(folder, 0) == result.failures
+    assert len(RegionStore(folder)) == 5 and "a2.png" not in RegionStore(folder)
+    assert verify_shard(manifest, 0, folder, read_image) == ()
+    Path(photos[2]["file_name"]).write_bytes(good)
+    again = Manifest.create(bands(), photos, 7)
+    assert again.hash == manifest.hash
+    assert not generate_shard(again, 0, folder, read_image).failures
+    assert not (folder / failures_name(0)).exists()
+    assert verify_shard(manifest, 0, folder, read_image) == ()
+
+
+def test_all_images_bad(photos, tmp_path, bands):
+    manifest = Manifest.create(bands(refuse=".png"), photos, 4)
+    results = make_store(manifest, tmp_path / "store")
+    assert [len(result.failures) for result in results] == [4, 3]
+    assert len(RegionStore(tmp_path / "store")) == 0
+    assert verify_shard(manifest, 1, tmp_path / "store", read_image) == ()
+
+
+def test_regions_of_another_size_are_a_failure(photos, tmp_path, bands):
+    (result,) = make_store(Manifest.create(bands("Smaller"), photos[:1]), tmp_path / "store")
+    assert "(47, 64)" in result.failures[0].reason and "(48, 64)" in result.failures[0].reason
+
+
+def out_of_files(path):
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
+
+
+def out_of_memory(path):
+    raise MemoryError
+
+
+@pytest.mark.parametrize(
+    ("read", "source", "message"),
+    [
+        (out_of_files, {}, r"a0.png: Too many open files; allow more .*ulimit -n"),
+        (out_of_memory, {}, "fewer workers"),
+        (read_image, {"crash": "a1"}, r"a1.png: RuntimeError: CUDA error.*raise ValueError"),
+        (read_image, {"name": "Lists"}, "returned list"),
+    ],
+)
+def test_trouble_of_machine_or_source_stops_and_leaves_nothing(
+    photos, tmp_path, bands, read, source, message
+):
+    manifest = Manifest.create(bands(**source), photos)
+    save_manifest(manifest, tmp_path / "store")
+    with pytest.raises(UserError, match=message):
+        generate_shard(manifest, 0, tmp_path / "store", read)
+    assert set(contents(tmp_path / "store")) == {MANIFEST}
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A mounted file system of 64 kB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    command = [mount or "mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if mount is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("may not mount a tmpfs here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_full_disk(photos, small_disk, bands):
+    manifest = Manifest.create(bands(bands=256), photos)
+    save_manifest(manifest, small_disk)
+    (small_disk / "ballast").write_bytes(bytes(52 << 10))
+    with pytest.raises(UserError, match="No space left.*free space.*run the same command"):
+        generate_shard(manifest, 0, small_disk, read_image)
+    assert set(contents(small_disk)) == {MANIFEST, "ballast"}
+    (small_disk / "ballast").unlink()
+    assert not generate_shard(manifest, 0, small_disk, read_image).failures
+
+
+def test_another_source_behind_the_same_name_stops(photos, tmp_path, bands):
+    manifest = Manifest.create(bands(), photos)
+    save_manifest(manifest, tmp_path / "store")
+    text = (tmp_path / "own_source.py").read_text()
+    (tmp_path / "own_source.py").write_text(text.replace("bands=4", "bands=5"))
+    script = (
+        "import sys; from rmae_d2.regions.jobs.generate import generate_shard\n"
+        "from rmae_d2.regions.jobs.manifest import load_manifest\n"
+        "generate_shard(load_manifest(sys.argv[1]), 0, sys.argv[1], None)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "store")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert "UserError" in result.stderr and "bands=4 there, 5 here" in result.stderr
+
+
+def test_shards_stream_as_plain_tar(photos, tmp_path):
+    make_store(Manifest.create(FH, photos, 7), tmp_path)
+    with tarfile.open(tmp_path / shard_files(0)[0]) as tar:
+        records = [RegionRecord.from_bytes(tar.extractfile(m).read()) for m in tar.getmembers()]
+    assert [record.size for record in records] == [(48, 64)] * 7
+    header = json.loads(tar.pax_headers["comment"])
+    assert header["params_hash"] == params_hash(FH.params())
+
+
+# ---------------------------------------------------------------------------------- verification
+
+
+@pytest.fixture
+def store(photos, tmp_path):
+    manifest = Manifest.create(FH, photos, 4)
+    make_store(manifest, tmp_path / "store")
+    return manifest, tmp_path / "store"
+
+
+def problems(store):
+    manifest, folder = store
+    found = [
+        p for i in range(manifest.num_shards) for p in verify_shard(manifest, i, folder, read_image)
+    ]
+    assert {problem.shard for problem in found} <= {0}
+    return [problem.what for problem in found]
+
+
+def test_verify_finds_nothing_in_a_good_store(store):
+    assert problems(store) == []
+
+
+@pytest.mark.parametrize("suffix", [0, 1], ids=["tar", "idx"])
+def test_verify_finds_any_flipped_byte(store, suffix):
+    path = store[1] / shard_files(0)[suffix]
+    good = path.read_bytes()
+    missed = []
+    positions = np.random.default_rng(0).integers(0, len(good), 100).tolist()
+    for position in [0, 100, 150, 600, len(good) - 1, *positions]:
+        bad = bytearray(good)
+        bad[position] ^= 0x10
+        path.write_bytes(bad)
+        if not problems(store):
+            missed.append(position)
+    assert missed == []
+
+
+@pytest.mark.parametrize("size", [0, 511, 1000, -1])
+def test_verify_finds_a_cut_tar(store, size):
+    path = store[1] / shard_files(0)[0]
+    path.write_bytes(path.read_bytes()[:size])
+    assert "damaged" in problems(store)[0]
+
+
+@pytest.mark.parametrize("suffix", [0, 1])
+def test_verify_finds_a_missing_file(store, suffix):
+    path = store[1] / shard_files(0)[suffix]
+    path.unlink()
+    assert problems(store) == [f"{path} is missing"]
+
+
+def test_verify_names_images_that_changed(store, photos):
+    with open(photos[1]["file_name"], "ab") as file:
+        file.write(b"one byte more")
+    os.unlink(photos[3]["file_name"])
+    changed, gone = problems(store)
+    assert photos[1]["file_name"] in changed and "has changed" in changed
+    assert photos[3]["file_name"] in gone and "no such image" in gone
+
+
+def test_verify_compares_sizes_and_keys(store, photos):
+    manifest, folder = store
+
+    def turned(path):
+        return read_image(path).transpose(1, 0, 2)
+
+    (first, *_) = verify_shard(manifest, 0, folder, turned)
+    assert "(48, 64)" in first.what and "(64, 48)" in first.what
+    (folder / failures_name(0)).write_text(
+        json.dumps([{"key": "a0.png", "file": "a0.png", "reason": "none"}])
+    )
+    assert "other images than the manifest: a0.png" in problems(store)[0]
+    (folder / failures_name(0)).write_text("nonsense")
+    assert failures_name(0) in problems(store)[0]
+
+
+def test_verify_finds_a_shard_of_other_parameters(store, photos, tmp_path):
+    other = Manifest.create(SourceSpec.named("fh", {"scales": [30]}), photos, 4)
+    make_store(other, tmp_path / "other")
+    for name in shard_files(0):
+        shutil.copy(tmp_path / "other" / name, store[1] / name)
+    assert "another store" in problems(store)[0]

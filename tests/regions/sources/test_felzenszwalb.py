@@ -1,0 +1,192 @@
+"""FH regions: scikit-image's partition, odd images, large images, the source."""
+
+import logging
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from skimage import data as photos
+from skimage.segmentation import felzenszwalb as by_skimage
+
+from rmae_d2.regions import FelzenszwalbSource, RegionRecord
+from rmae_d2.regions import felzenszwalb as module
+from rmae_d2.regions.sources.felzenszwalb import felzenszwalb
+
+ROOT = Path(__file__).resolve().parents[3]
+DATASETS = Path(os.environ.get("DETECTRON2_DATASETS", ROOT.parent / "shared" / "data"))
+RNG = np.random.default_rng(0)
+
+
+def small_photo(name, side=128):
+    image = Image.fromarray(getattr(photos, name)()).convert("RGB")
+    image.thumbnail((side, side))
+    return np.asarray(image)
+
+
+def noise(*shape):
+    return RNG.integers(0, 256, shape, dtype=np.uint8)
+
+
+def assert_partition_of_skimage(image, scales):
+    labels = felzenszwalb(image, scales)
+    for plane, scale in zip(labels, scales, strict=True):
+        expected = by_skimage(image, scale=scale, sigma=0.8, min_size=scale)
+        np.testing.assert_array_equal(plane, expected)
+
+
+@pytest.mark.parametrize("name", ["astronaut", "chelsea", "coffee", "rocket"])
+def test_photos_have_the_partition_of_skimage(name):
+    assert_partition_of_skimage(small_photo(name), (50, 500, 1500))
+
+
+def test_coco_photos_have_the_partition_of_skimage():
+    files = sorted((DATASETS / "coco" / "train2017").glob("*.jpg"))[:3]
+    if not files:
+        pytest.skip(f"no COCO photos under {DATASETS}; set DETECTRON2_DATASETS")
+    for file in files:
+        image = Image.open(file).convert("RGB")
+        image.thumbnail((200, 200))
+        assert_partition_of_skimage(np.asarray(image), (500, 1000))
+
+
+def test_labels_are_numbered_in_raster_order():
+    for plane in felzenszwalb(small_photo("coffee"), (20, 200)):
+        _, first = np.unique(plane, return_index=True)
+        assert (np.diff(first) > 0).all() and plane.flat[0] == 0
+
+
+def test_labels_above_255_survive_to_masks():
+    image = noise(96, 128, 3)
+    record = FelzenszwalbSource(scales=(5,))({}, image)
+    expected = by_skimage(image, scale=5, sigma=0.8, min_size=5)
+    assert record.labels.dtype == np.uint16 and expected.max() > 255
+    record = RegionRecord.from_bytes(record.to_bytes()).map_planes(np.fliplr).crop(8, 16, 64, 96)
+    window = expected[:, ::-1][8:72, 16:112]
+    assert len(record.regions()) == len(np.unique(window))
+    masks = record.select(np.arange(len(record.regions())))
+    assert (masks.sum(0) == 1).all()
+    np.testing.assert_array_equal(record.regions().label[masks.argmax(0)], window)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 9, 3), (9, 1, 3), (2, 2, 3), (1, 1)])
+def test_tiny_images_are_one_region(shape):
+    labels = felzenszwalb(noise(*shape), (500, 1000))
+    assert labels.shape == (2, *shape[:2]) and labels.dtype == np.uint8 and not labels.any()
+
+
+@pytest.mark.parametrize("shape", [(1, 3000, 3), (3000, 1, 3), (2, 1500, 3)])
+def test_lines_have_the_partition_of_skimage(shape):
+    image = noise(*shape)
+    assert_partition_of_skimage(image, (1, 50))
+    assert felzenszwalb(image, (50,)).max() > 0
+
+
+def test_grey_and_other_channel_counts(recwarn):
+    grey = small_photo("coffee")[..., 0]
+    labels = felzenszwalb(grey, (100,))
+    np.testing.assert_array_equal(labels, felzenszwalb(grey[..., None], (100,)))
+    assert felzenszwalb(noise(20, 30, 2), (100,)).shape == (1, 20, 30)
+    assert felzenszwalb(noise(20, 30, 5), (100,)).shape == (1, 20, 30)
+    assert not recwarn.list
+
+
+def test_views_and_read_only_images():
+    image = small_photo("rocket")[::2, ::-1]
+    image.flags.writeable = False
+    assert_partition_of_skimage(image, (100,))
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8), np.zeros(4, np.uint8)]
+)
+def test_other_input_is_refused(image):
+    with pytest.raises(ValueError, match="non-empty uint8"):
+        felzenszwalb(image, (100,))
+
+
+def test_scales_must_be_positive():
+    for scales in ((), (100, 0)):
+        with pytest.raises(ValueError, match="positive scales"):
+            felzenszwalb(noise(4, 4, 3), scales)
+
+
+def test_large_images_are_segmented_smaller_and_reported_once(caplog, monkeypatch):
+    monkeypatch.setattr(module, "_warned_large", False)
+    image = np.repeat(np.repeat(small_photo("coffee"), 4, 0), 4, 1)
+    small = small_photo("coffee")
+    limit = small.shape[0] * small.shape[1]
+    with caplog.at_level(logging.WARNING, "rmae_d2.regions"):
+        labels = [felzenszwalb(image, (200,), max_pixels=limit) for _ in range(2)]
+    expected = felzenszwalb(small, (200,))
+    np.testing.assert_array_equal(labels[0], expected.repeat(4, 1).repeat(4, 2))
+    np.testing.assert_array_equal(labels[0], labels[1])
+    assert len(caplog.records) == 1
+    assert f"{image.shape[1]}x{image.shape[0]}" in caplog.text
+
+
+@pytest.mark.parametrize("shape", [(1, 20000, 3), (20000, 1, 3), (3, 20000, 3), (150, 90, 3)])
+def test_every_large_shape_fits_under_the_limit(shape, monkeypatch):
+    seen = []
+    partitions = module._partitions
+
+    def spy(image, *settings):
+        seen.append(image.shape)
+        return partitions(image, *settings)
+
+    monkeypatch.setattr(module, "_partitions", spy)
+    assert felzenszwalb(noise(*shape), (100,), max_pixels=5000).shape == (1, *shape[:2])
+    assert seen[0][0] * seen[0][1] <= 5000 and min(seen[0]) >= 1
+
+
+@pytest.mark.parametrize("name", ["astronaut", "coffee", "rocket"])
+def test_both_implementations_agree_on_photos(name):
+    pytest.importorskip("numba")
+    image = small_photo(name)
+    ours, theirs = (
+        felzenszwalb(image, (30, 100, 500, 1500), implementation=kind)
+        for kind in ("numba", "scikit-image")
+    )
+    np.testing.assert_array_equal(ours, theirs)
+    one = felzenszwalb(image, (500,), implementation="numba")
+    np.testing.assert_array_equal(one[0], ours[2])
+
+
+@given(
+    st.integers(1, 24),
+    st.integers(1, 24),
+    st.integers(1, 4),
+    st.integers(2, 256),
+    st.integers(0, 2**32 - 1),
+)
+def test_any_image_gives_canonical_labels_and_segments_of_the_minimum_size(h, w, c, levels, seed):
+    pytest.importorskip("numba")
+    image = np.random.default_rng(seed).integers(0, levels, (h, w, c)).astype(np.uint8)
+    for plane, scale in zip(
+        felzenszwalb(image, (7, 20), implementation="numba"), (7, 20), strict=True
+    ):
+        values, first, counts = np.unique(plane, return_index=True, return_counts=True)
+        np.testing.assert_array_equal(values, np.arange(len(values)))
+        assert (np.diff(first) > 0).all()
+        assert len(values) == 1 or counts.min() >= scale
+
+
+def test_unknown_implementations_are_refused():
+    with pytest.raises(ValueError, match="implementation='opencv' must be one of"):
+        felzenszwalb(noise(8, 8, 3), (10,), implementation="opencv")
+
+
+def test_source_makes_records_and_travels(tmp_path):
+    image = small_photo("chelsea")
+    plain = FelzenszwalbSource(scales=[300, 600])
+    record = plain({"file_name": "chelsea.png"}, image)
+    assert record.params == plain.params and plain.params["scales"] == [300, 600]
+    np.testing.assert_array_equal(record.labels, felzenszwalb(image, (300, 600)))
+    cached = pickle.loads(pickle.dumps(FelzenszwalbSource((300, 600), cache_dir=tmp_path)))
+    np.testing.assert_array_equal(cached({}, image).labels, record.labels)
+    assert len(list(tmp_path.rglob("*.regions"))) == 1
+    assert cached({}, image).params == record.params

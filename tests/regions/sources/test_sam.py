@@ -1,0 +1,288 @@
+"""SAM regions with the real library and a small random network; real json files of both formats."""
+
+import json
+import pickle
+import sys
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from skimage import data as photos
+
+from rmae_d2.regions.record.masks import unpack_bits
+from rmae_d2.regions.sources.sam import SamSource
+from rmae_d2.regions.sources.sam_json import SamJsonSource
+
+segment_anything = pytest.importorskip("segment_anything", reason="pip install 'rmae_d2[sam]'")
+
+SIDE = 64
+#: Lets nearly every mask of a random network through.
+OPEN = {
+    "points_per_side": 4,
+    "pred_iou_thresh": -100.0,
+    "stability_score_thresh": 0.0,
+    "box_nms_thresh": 1.0,
+}
+
+
+def small_sam(checkpoint=None):
+    from segment_anything.modeling import (
+        ImageEncoderViT,
+        MaskDecoder,
+        PromptEncoder,
+        Sam,
+        TwoWayTransformer,
+    )
+
+    grid = (SIDE // 16, SIDE // 16)
+    return Sam(
+        ImageEncoderViT(
+            img_size=SIDE,
+            patch_size=16,
+            embed_dim=16,
+            depth=2,
+            num_heads=2,
+            out_chans=16,
+            norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+            use_rel_pos=True,
+            window_size=2,
+            global_attn_indexes=(1,),
+        ),
+        PromptEncoder(16, grid, (SIDE, SIDE), mask_in_chans=4),
+        MaskDecoder(transformer_dim=16, transformer=TwoWayTransformer(1, 16, 2, 32)),
+        pixel_mean=[123.675, 116.28, 103.53],
+        pixel_std=[58.395, 57.12, 57.375],
+    )
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("sam") / "small.pth"
+    torch.save(small_sam().state_dict(), file)
+    segment_anything.sam_model_registry["small"] = small_sam
+    yield file
+    del segment_anything.sam_model_registry["small"]
+
+
+@pytest.fixture(scope="module")
+def image():
+    return np.ascontiguousarray(photos.astronaut()[:120:2, :160:2])
+
+
+@pytest.fixture
+def source(checkpoint):
+    return SamSource(checkpoint, "small", device="cpu", **OPEN)
+
+
+def masks_of(record):
+    return unpack_bits(record.mask_bits, record.num_masks)
+
+
+def by_library(checkpoint, image, **settings):
+    """What the library's generator gives, in its own order."""
+    model = small_sam().eval()
+    model.load_state_dict(torch.load(checkpoint, weights_only=True))
+    return segment_anything.SamAutomaticMaskGenerator(model, **settings).generate(image)
+
+
+def test_masks_are_those_of_the_library_by_falling_area(source, checkpoint, image):
+    record = source({}, image)
+    expected = [mask["segmentation"] for mask in by_library(checkpoint, image, **OPEN)]
+    expected = [mask for mask in expected if mask.any()]
+    assert record.num_masks == len(expected) > 20
+    areas = masks_of(record).sum((1, 2))
+    assert (np.diff(areas) <= 0).all()
+    assert sorted(m.tobytes() for m in masks_of(record)) == sorted(m.tobytes() for m in expected)
+    assert record.params == source.params
+
+
+def test_the_same_bytes_again(source, checkpoint, image):
+    assert pickle.loads(pickle.dumps(source))({}, image).to_bytes() == source({}, image).to_bytes()
+
+
+def test_batches_change_rounding_only(source, checkpoint, image):
+    other = SamSource(checkpoint, "small", device="cpu", points_per_batch=3, **OPEN)
+    assert other.params == source.params
+    areas = [masks_of(each({}, image)).sum((1, 2)) for each in (source, other)]
+    np.testing.assert_allclose(*areas, rtol=0.02, atol=5)
+
+
+def test_the_network_does_not_travel(source, image):
+    first = source({}, image)
+    data = pickle.dumps(source)
+    assert len(data) < 2000
+    np.testing.assert_array_equal(pickle.loads(data)({}, image).mask_bits, first.mask_bits)
+
+
+def test_max_masks_keeps_the_largest(source, checkpoint, image):
+    few = SamSource(checkpoint, "small", device="cpu", max_masks=5, **OPEN)({}, image)
+    assert few.num_masks == 5 and len(few.mask_bits) == 1
+    np.testing.assert_array_equal(masks_of(few), masks_of(source({}, image))[:5])
+
+
+def test_large_images_are_segmented_at_max_side(checkpoint, image):
+    large = np.repeat(np.repeat(image, 4, 0), 4, 1)
+    seen = []
+    source = SamSource(checkpoint, "small", device="cpu", max_side=40, **OPEN)
+    small = source._shrunk(large)
+    assert small.shape == (30, 40, 3)
+    source({}, image)  # builds the generator
+    generate = source._generator.generate
+    source._generator.generate = lambda image: seen.append(image.shape) or generate(image)
+    record = source({}, large)
+    assert seen == [(30, 40, 3)]
+    assert record.size == large.shape[:2]
+    direct = SamSource(checkpoint, "small", device="cpu", max_side=None, **OPEN)({}, small)
+    np.testing.assert_array_equal(masks_of(record), masks_of(direct).repeat(8, 1).repeat(8, 2))
+
+
+@pytest.mark.parametrize("layers", [0, 1])
+def test_no_mask_is_an_empty_record(checkpoint, image, layers):
+    settings = {**OPEN, "pred_iou_thresh": 100.0, "crop_n_layers": layers}
+    record = SamSource(checkpoint, "small", device="cpu", **settings)({}, image)
+    assert record.num_masks == 0 and record.size == image.shape[:2]
+    assert len(record.regions()) == 0
+
+
+def test_crops_and_small_regions(checkpoint, image):
+    pytest.importorskip("cv2")
+    settings = {**OPEN, "crop_n_layers": 1, "min_mask_region_area": 20}
+    record = SamSource(checkpoint, "small", device="cpu", **settings)({}, image)
+    assert record.num_masks > 0 and record.regions().area.min() >= 1
+
+
+def test_params_tell_weights_apart(source, tmp_path, image):
+    torch.manual_seed(1)
+    torch.save(small_sam().state_dict(), tmp_path / "other.pth")
+    other = SamSource(tmp_path / "other.pth", "small", device="cpu", **OPEN)
+    differing = {key for key in source.params if source.params[key] != other.params[key]}
+    assert differing == {"checkpoint"}
+    assert json.loads(json.dumps(source.params)) == source.params
+    assert other({}, image).to_bytes() != source({}, image).to_bytes()
+
+
+def test_missing_weights_say_where_to_get_them(tmp_path):
+    path = tmp_path / "sam.pth"
+    with pytest.raises(FileNotFoundError) as caught:
+        SamSource(path)
+    assert str(path) in str(caught.value) and "sam_vit_h_4b8939.pth" in str(caught.value)
+
+
+def test_weights_of_another_model_are_no_fault_of_the_image(checkpoint, tmp_path, image):
+    torch.save({"a": torch.zeros(1)}, tmp_path / "a.pth")
+    (tmp_path / "b.pth").write_bytes(b"no weights")
+    for name in ("a.pth", "b.pth"):
+        with pytest.raises(RuntimeError, match=rf"{name} does not hold the weights of SAM small"):
+            SamSource(tmp_path / name, "small", device="cpu", **OPEN)({}, image)
+
+
+def test_settings_and_images_are_checked(checkpoint, source):
+    with pytest.raises(ValueError, match="vit_b"):
+        SamSource(checkpoint, "vit_x")
+    for wrong in ({"max_side": 0}, {"max_masks": 0}, {"points_per_side": 0}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))}=0"):
+            SamSource(checkpoint, "small", **wrong)
+    for shape in ((8, 8), (8, 8, 4)):
+        with pytest.raises(ValueError, match="RGB"):
+            source({}, np.zeros(shape, np.uint8))
+
+
+def test_without_the_package_the_error_names_the_extra(checkpoint, monkeypatch):
+    monkeypatch.setitem(sys.modules, "segment_anything", None)  # as if it were not installed
+    with pytest.raises(ImportError, match=r"pip install 'rmae_d2\[sam\]'"):
+        SamSource(checkpoint)
+
+
+# ------------------------------------------------------------------------ json files
+
+
+@pytest.fixture(scope="module")
+def sa1b(checkpoint, image):
+    """SA-1B's layout around what the library writes in `output_mode="coco_rle"`."""
+    masks = by_library(checkpoint, image, **OPEN, output_mode="coco_rle")
+    height, width = image.shape[:2]
+    head = {"image_id": 1, "width": width, "height": height, "file_name": "sa_1.jpg"}
+    return {"image": head, "annotations": masks}
+
+
+def write(folder, content, name="sa_1.json"):
+    file = folder / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    return {"file_name": "/photos/sa_1.jpg", "image_id": "sa_1.jpg"}
+
+
+def test_both_formats_give_what_the_network_gives(tmp_path, sa1b, source, image):
+    expected = source({}, image).mask_bits
+    for number, content in enumerate((sa1b, sa1b["annotations"], sa1b["annotations"][::-1])):
+        sample = write(tmp_path / str(number), content)
+        record = pickle.loads(pickle.dumps(SamJsonSource(tmp_path / str(number))))(sample, image)
+        np.testing.assert_array_equal(record.mask_bits, expected)
+
+
+def test_uncompressed_counts(tmp_path, checkpoint, image, source):
+    masks = by_library(checkpoint, image, **OPEN, output_mode="uncompressed_rle")
+    assert isinstance(masks[0]["segmentation"]["counts"], list)
+    record = SamJsonSource(tmp_path)(write(tmp_path, masks), image)
+    np.testing.assert_array_equal(record.mask_bits, source({}, image).mask_bits)
+
+
+def test_files_lie_in_sub_folders_or_in_one(tmp_path, sa1b, image):
+    sample = {"file_name": "/photos/sa_000000/sa_1.jpg", "image_id": "sa_000000/sa_1.jpg"}
+    write(tmp_path / "flat", sa1b)
+    write(tmp_path / "deep", sa1b, "sa_000000/sa_1.json")
+    bits = [SamJsonSource(tmp_path / f)(sample, image).mask_bits for f in ("flat", "deep")]
+    np.testing.assert_array_equal(*bits)
+
+
+def test_json_masks_are_bounded(tmp_path, sa1b, image):
+    sample = write(tmp_path, sa1b)
+    few = SamJsonSource(tmp_path, max_masks=9)(sample, image)
+    assert few.num_masks == 9 and few.params["max_masks"] == 9
+    every = SamJsonSource(tmp_path, max_masks=None)(sample, image)
+    np.testing.assert_array_equal(masks_of(few), masks_of(every)[:9])
+    with pytest.raises(ValueError, match="max_masks=-1"):
+        SamJsonSource(tmp_path, max_masks=-1)
+
+
+def test_an_image_without_masks_is_an_empty_record(tmp_path, image):
+    record = SamJsonSource(tmp_path)(write(tmp_path, []), image)
+    assert record.num_masks == 0 and record.size == image.shape[:2]
+
+
+def mask(**changes):
+    return [{"segmentation": {"size": [60, 80], "counts": [0, 4800], **changes}}]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not JSON"),
+        ("3", "neither SA-1B"),
+        ({"image": {}}, "neither SA-1B"),
+        ({"image": {"height": 61, "width": 80}, "annotations": []}, r"\(61, 80\).*smaller"),
+        ([1], "mask 0: segmentation is NoneType"),
+        (mask() + mask(size=[80, 60]), r"mask 1: run lengths are for size \[80, 60\]"),
+        (mask(counts=[0, 4799]), "add up to 4799 pixels, the image has 4800"),
+        (mask(counts=[-1, 4801]), "single numbers from 0 to 4800"),
+        (mask(counts=["x"]), "no list of integers"),
+        (mask(counts=None), "no list of integers"),
+        (mask(counts=""), "damaged or empty string"),
+        (mask(counts="ppppppp"), "damaged or empty string"),
+        (mask(counts="o" * 100 + "0"), "damaged string"),
+        (mask(counts="11"), "add up to 2 pixels"),
+    ],
+)
+def test_damaged_files_are_named(tmp_path, image, content, message):
+    sample = write(tmp_path, content)
+    with pytest.raises(ValueError, match=rf"(?s)sa_1\.json.*{message}"):
+        SamJsonSource(tmp_path)(sample, image)
+
+
+def test_missing_files_are_named(tmp_path, image):
+    with pytest.raises(FileNotFoundError, match=r"sa_9\.json.*Name the folder"):
+        SamJsonSource(tmp_path)({"file_name": "sa_9.jpg", "image_id": 9}, image)
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        SamJsonSource(tmp_path / "absent")

@@ -1,0 +1,298 @@
+"""Pages about real tiny runs: finished, prolonged, cut, incomplete, hostile."""
+
+import base64
+import io
+import json
+import re
+import runpy
+import shutil
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from rmae_d2.errors import UserError
+from rmae_d2.report.report import write_report
+from rmae_d2.report.run_record import read_run
+from tests import helpers as engine
+
+ROOT = Path(__file__).resolve().parents[2]
+
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+HOSTILE = "</pre></style><script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{7*7}}$x_$"
+
+
+class Page(HTMLParser):
+    """A page taken apart; opening and closing tags must match."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.ids, self.links, self.pictures, self.attributes = [], [], [], [], set()
+        self.words, self._open = [], []
+        self.feed(html)
+        self.close()
+        assert not self._open, self._open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self._note(dict(attrs))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self._note(dict(attrs))
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        if self._open and self._open[-1] != "style":
+            self.words.append(data)
+
+    def _note(self, attrs):
+        self.attributes |= set(attrs)
+        self.ids += [attrs["id"]] if "id" in attrs else []
+        self.links += [
+            attrs[k] for k in ("href", "xlink:href", "action", "data", "srcset") if k in attrs
+        ]
+        self.pictures += [attrs["src"]] if "src" in attrs else []
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+def page_of(folder, *transfers, **options):
+    """Writes the page of a run elsewhere, and checks what holds for every page."""
+    output = folder.parent / f"{folder.name}.html"
+    assert write_report(folder, transfers, output, **options) == output
+    html = output.read_text(encoding="utf-8")
+    page = Page(html)
+    assert "script" not in page.tags and not {a for a in page.attributes if a.startswith("on")}
+    assert len(page.ids) == len(set(page.ids))
+    assert {link[0] for link in page.links} <= {"#"} and {u[1:] for u in page.links} <= set(
+        page.ids
+    )
+    assert "@import" not in html and not re.search(r"url\((?!#)", html)
+    page.images = [decode(uri) for uri in page.pictures]
+    return page
+
+
+def decode(uri):
+    kind, _, data = uri.partition(",")
+    assert kind == "data:image/jpeg;base64"
+    with Image.open(io.BytesIO(base64.b64decode(data, validate=True))) as image:
+        image.load()
+        return image
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_process_group():
+    """A run alone makes a group of one, which other files' models are not to find."""
+    yield from engine.no_process_group.__wrapped__()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return engine.Runs(engine.write_photos(tmp_path_factory.mktemp("photos")))
+
+
+@pytest.fixture(scope="module")
+def finished(runs, tmp_path_factory):
+    """An R-MAE with pictures and evaluations, and beside it an MAE that began with its weights."""
+    folder = tmp_path_factory.mktemp("output")
+    watch = ("train.vis_period=2", "train.eval_period=3", "train.max_iter=6")
+    runs.train(folder / "rmae", *watch)
+    first = f"train.init_checkpoint={folder / 'rmae/model_final.pth'}"
+    tiny = [o for o in runs.tiny if "region_branch" not in o]
+    mae = ROOT / "configs/demo/mae_tiny_scenes.py"
+    short = ("train.max_iter=2", "train.checkpointer.period=0", first)
+    runs.train(folder / "mae", *tiny, *short, config=mae, tiny=False)
+    return folder / "rmae"
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """The finished run's small files, to be spoilt."""
+    ignore = shutil.ignore_patterns("*.pth", "*.html")
+    return Path(shutil.copytree(finished, tmp_path / "output/rmae", ignore=ignore))
+
+
+def test_a_finished_run(finished, tmp_path):
+    page = page_of(finished)
+    assert page.text.startswith(
+        "rmae: R-MAE pre-training rmae R-MAE pre-training · ViT of 2 blocks, width 32"
+    )
+    assert "finished" in page.text and "6 of 6" in page.text
+    for name in ("loss_pixel", "loss_region", "lr: learning rate", "reconstruction/region_iou"):
+        assert name in page.text
+    last = json.loads((finished / "metrics.json").read_text().splitlines()[5])
+    assert f"loss_region, last {last['loss_region']:.4g}" in page.text
+    captions = ["after 2 iterations", "after 4 iterations", "after 6 iterations"]
+    assert re.findall(r"after \d+ iterations", page.text) == captions
+    assert len(page.images) == 4  # and the last of all samples
+    assert page.images[0].height < page.images[-1].height
+    assert page.tags.count("svg") >= 8
+    # What the run was asked beyond its base config, and nothing else.
+    assert "What differs from configs/demo/rmae_tiny_scenes.py" in page.text
+    assert "dataloader.train.total_batch_size 32 4" in page.text
+    assert "pixel_decoder.num_heads" not in page.text.partition("The whole config.yaml")[0]
+    import torch
+
+    assert f"PyTorch {torch.__version__}" in page.text and "device cpu, fp32" in page.text
+    assert "--config-file configs/demo/rmae_tiny_scenes.py train.device=cpu" in page.text
+    year = re.search(r"started (\d{4})-\d\d-\d\d \d\d:\d\d", page.text)
+    assert year and int(year.group(1)) >= 2024
+
+
+def test_the_same_files_give_the_same_bytes(finished, tmp_path):
+    first = write_report(finished, output=tmp_path / "a.html").read_bytes()
+    assert write_report(finished, output=tmp_path / "new/b.html").read_bytes() == first
+
+
+def test_no_paths_but_the_configs(finished):
+    html = write_report(finished, output=finished.parent / "leak.html").read_text(encoding="utf-8")
+    assert str(finished) in html  # train.output_dir
+    for path in (str(ROOT), "site-packages", sys.prefix, str(Path.home()) + "/"):
+        assert path not in html.replace(str(finished.parent.parent), "")
+
+
+def test_transfers(finished, copy):
+    page = page_of(finished)
+    text = page.text.partition("Transfer MAE pre-training")[2]
+    assert text.startswith(
+        " run config weights of this run iterations status mae mae_tiny_scenes.py"
+    )
+    assert "model_final.pth 2 finished" in text
+    # Where a run was moved to, its old place counts.
+    assert "model_final.pth 2 finished" in page_of(copy, finished.parent / "mae").text
+    # Given, but of another run.
+    assert "no: random weights" in page_of(finished.parent / "mae", finished).text
+
+
+def test_a_prolonged_run(runs, finished, tmp_path):
+    folder = Path(shutil.copytree(finished, tmp_path / "output/rmae"))
+    watch = ("train.vis_period=2", "train.eval_period=0")
+    runs.train(folder, *watch, "train.max_iter=8", resume=True)
+    page = page_of(folder)
+    assert "8 of 8" in page.text and "resumed at iteration 6" in page.text
+    assert page.text.count("python tools/train_net.py") == 3 and "--resume" in page.text
+    assert re.findall(r"after \d+ iterations", page.text) == [
+        f"after {n} iterations" for n in (2, 4, 6, 8)
+    ]
+
+
+def test_a_killed_run(copy):
+    metrics = (copy / "metrics.json").read_text().splitlines(keepends=True)
+    (copy / "metrics.json").write_text("".join(metrics[:4]) + metrics[4][:50])
+    log = (copy / "log.txt").read_text()
+    (copy / "log.txt").write_text(log[: log.index("iter: 4") - 30])
+    (copy / "reconstruction.png").unlink()
+    (copy / "samples/reconstruction_0000006.png").write_bytes(b"\x89PNG\r\n\x1a\n cut")
+    page = page_of(copy)
+    assert "unfinished after 4 iterations" in page.text and "4 of 6" in page.text
+    assert "reconstruction_0000006.png: not a picture that can be read" in page.text
+    assert len(page.images) == 2
+
+
+@pytest.mark.parametrize(
+    "absent, said",
+    [
+        ("config.yaml", "the run has no config.yaml that can be read"),
+        ("log.txt", "the run has no log.txt"),
+        ("metrics.json", "the run has no metrics.json with losses"),
+        ("samples", "the run's last picture"),
+    ],
+)
+def test_a_run_without(copy, absent, said):
+    path = copy / absent
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    page = page_of(copy)
+    assert said in page.text and "R-MAE pre-training" in page.text
+
+
+@pytest.mark.parametrize("alone", ["config.yaml", "log.txt", "metrics.json"])
+def test_a_run_with_nothing_but(finished, tmp_path, alone):
+    (tmp_path / "run").mkdir()
+    shutil.copy(finished / alone, tmp_path / "run")
+    assert "No pictures" in page_of(tmp_path / "run").text
+
+
+def test_nothing_of_a_run_is_believed(copy):
+    """Text is escaped, tags of YAML are not executed, odd values are left out."""
+    config = (copy / "config.yaml").read_text()
+    executed = copy / "executed"
+    config += f"evil: !!python/object/apply:os.mkdir ['{executed}']\nodd: {json.dumps(HOSTILE)}\n"
+    (copy / "config.yaml").write_text(config)
+    with (copy / "metrics.json").open("a") as file:
+        for i, value in enumerate((1.5, 2.5)):
+            record = {
+                "iteration": i,
+                f"loss{HOSTILE}": value,
+                f"{HOSTILE}/x": value,
+                "knn/" + HOSTILE: value,
+            }
+            file.write(json.dumps(record | {"text": HOSTILE, "many": 10**400}) + "\n")
+        file.write('[1]\n{"iteration": NaN}\n{"iteration": "x", "lr": 1}\n\x00\x00\n')
+    with (copy / "log.txt").open("a") as file:
+        moment = "[02/30 25:61:00]"  # no such date
+        file.write(
+            f"{moment} rmae_d2.engine.train WARNING: {HOSTILE} /home/somebody/secret/photo.jpg\n"
+        )
+        file.write(
+            f"{moment} rmae_d2.engine.train INFO: a; command line: {{'opts': ['{'(' * 9999}\n"
+        )
+    page = page_of(copy)
+    assert not executed.exists()
+    shown = page.text.replace(" ", "")
+    assert shown.count(HOSTILE.replace(" ", "")) >= 4
+    assert "secret" not in page.text and "…/photo.jpg" in page.text
+
+
+def test_files_that_cannot_be_read(copy):
+    layers = "".join(f"a{i}: &a{i} {{x: *a{i - 1}, y: *a{i - 1}}}\n" for i in range(1, 30))
+    (copy / "config.yaml").write_text("a0: &a0 {x: 1}\n" + layers)
+    (copy / "metrics.json").write_text("7\n")
+    page = page_of(copy)
+    assert "config.yaml: over 10000 values" in page.text
+    assert "metrics.json: not Detectron2's" in page.text
+
+
+def test_a_base_config_of_ones_own(copy, tmp_path):
+    log = (copy / "log.txt").read_text()
+    (copy / "log.txt").write_text(
+        re.sub(r"'config_file': '[^']*'", "'config_file': '/a/mine.py'", log)
+    )
+    page = page_of(copy)
+    assert "its log names mine.py, which is no config of this package" in page.text
+    assert "--config-file …/mine.py" in page.text
+    page = page_of(copy, base_config=copy / "config.yaml")
+    assert "No value differs from config.yaml" in page.text
+    with pytest.raises(UserError, match=r"nothing\.py"):
+        write_report(copy, output=tmp_path / "x.html", base_config=tmp_path / "nothing.py")
+
+
+def test_no_run(tmp_path, monkeypatch, copy):
+    tool = ROOT / "tools/report.py"
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", [str(tool), *map(str, arguments)])
+        try:
+            runpy.run_path(str(tool), run_name="__main__")
+        except SystemExit as stopped:
+            return stopped.code
+        return 0
+
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/log.txt").write_text("nothing of ours\n")
+    for folder, said in (("absent", "no such folder"), ("other", "not a run, nothing was found")):
+        message = call(tmp_path / folder)
+        assert message.startswith(f"error: {tmp_path / folder}: ") and said in message
+        assert "\n" not in message
+    with pytest.raises(UserError):
+        read_run(tmp_path)
+    assert call(copy, tmp_path / "other") != 0
+    assert call(copy) == 0 and (copy / "report.html").exists()
