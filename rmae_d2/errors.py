@@ -1,5 +1,8 @@
 """What a user can remedy. Commands print these in one line; any other exception shows its traceback."""
 
+import difflib
+from collections.abc import Collection
+
 
 class UserError(ValueError):
     """Something that a user can set right; the message names the file or value and the remedy.
@@ -42,3 +45,27 @@ class AnnotationError(UserError):
 
 class StoreError(UserError):
     """A region record or store that is absent, damaged or made for something else."""
+
+
+def did_you_mean(name: str, known: Collection[str], otherwise: str = "", sep: str = ".") -> str:
+    """A hint like "did you mean a.b?", by likeness of the whole name or of its last component.
+
+    Args:
+        name: what was given.
+        known: what there is.
+        otherwise: what to say where nothing is like it; by default the first components of all that is known.
+        sep: between the components of a name.
+    """
+    whole, last = (difflib.SequenceMatcher(b=text) for text in (name, name.rpartition(sep)[2]))
+    scored = []
+    for other in known:
+        whole.set_seq1(other)
+        last.set_seq1(other.rpartition(sep)[2])
+        score = max(whole.ratio(), last.ratio())
+        if score >= 0.6:
+            scored.append((-score, -whole.ratio(), other))
+    scored.sort()
+    nearest = [other for score, _, other in scored[:3] if score <= scored[0][0] + 0.15]
+    if nearest:
+        return f"did you mean {' or '.join(nearest)}?"
+    return otherwise or f"known are {', '.join(sorted({n.partition(sep)[0] for n in known}))}"

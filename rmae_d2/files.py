@@ -2,57 +2,67 @@
 
 import contextlib
 import os
+import secrets
 import shutil
-from collections.abc import Callable
-from typing import Any, BinaryIO
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
 
-import torch
-from detectron2.utils.file_io import PathManager
-
-from .errors import CheckpointError
+from .errors import UserError
 
 
-def atomic_save(content: Any, path: str) -> None:
-    """``torch.save`` that never leaves half a file under its final name; see :func:`atomic_write`."""
-    atomic_write(lambda file: torch.save(content, file), path)
-
-
-def atomic_write(write: Callable[[BinaryIO], object], path: str) -> None:
-    """Writes a file that never stands half written under its final name.
+@contextlib.contextmanager
+def atomic_file(
+    path: str | os.PathLike[str], *, durable: bool = True, replace: bool = True
+) -> Iterator[IO[bytes]]:
+    """An open binary file that gets its name when the block ends well, and leaves no trace when it does not.
 
     Written beside the target, flushed to the disk, then renamed. For a remote path the storage's own put is
     atomic or not, so it is written as it is.
 
     Args:
-        write: puts the content into an open file.
-        path: local, or anything iopath opens.
+        path: local, or anything Detectron2's PathManager opens.
+        durable: wait for the disk; without, a power cut may leave a short file.
+        replace: False leaves a file of that name as it is, without a word.
 
     Raises:
-        CheckpointError: where the disk is full or not writable, naming file and free space. Nothing that was
-            there before is touched.
+        UserError: where the disk is full or not writable, naming file and free space. Nothing that was there
+            before is touched.
     """
-    if "://" in path:
-        with PathManager.open(path, "wb") as remote:
-            write(remote)
+    name = os.fspath(path)
+    if "://" in name:
+        from detectron2.utils.file_io import PathManager
+
+        with PathManager.open(name, "wb") as remote:
+            yield remote
         return
-    temporary = f"{path}.tmp{os.getpid()}"
+    draft = Path(f"{name}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            write(file)
+        with open(draft, "xb") as file:
+            yield file
             file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
-        # torch wraps a full disk in a RuntimeError.
-        if not isinstance(error, (OSError, RuntimeError)):
-            raise
-        raise CheckpointError(
-            f"{path}: could not be written ({error!s:.120}); {free_space(path)}. Earlier "
-            "checkpoints are untouched: make room, or lower train.checkpointer.max_to_keep, then continue "
-            "with --resume"
+            if durable:
+                os.fsync(file.fileno())
+        if replace or not _link(draft, name):
+            os.replace(draft, name)
+    except (OSError, RuntimeError) as error:  # torch wraps a full disk in a RuntimeError
+        draft.unlink(missing_ok=True)
+        raise UserError(
+            f"{name}: could not be written ({error!s:.120}); {free_space(name)}"
         ) from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _link(draft: Path, name: str) -> bool:
+    """Gives a draft its name unless the name is taken; False where the file system has no links."""
+    try:
+        os.link(draft, name)
+    except FileExistsError:
+        return True
+    except OSError:
+        return os.path.exists(name)
+    return True
 
 
 def free_space(path: str) -> str:

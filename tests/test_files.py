@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from rmae_d2.checkpoint import atomic_save
-from rmae_d2.errors import CheckpointError
+from rmae_d2.errors import CheckpointError, UserError
+from rmae_d2.files import atomic_file
 
 
 class Bomb:
@@ -113,3 +114,18 @@ def test_a_target_that_is_a_folder(tmp_path):
     with pytest.raises(CheckpointError, match="could not be written"):
         atomic_save({"x": 1}, str(tmp_path / "a.pth"))
     assert contents(tmp_path) == ["a.pth"]
+
+
+def test_what_is_no_checkpoint_gives_no_advice_on_training(tmp_path):
+    with pytest.raises(UserError) as caught, atomic_file(tmp_path / "absent/picture.png"):
+        pass
+    says = str(caught.value)
+    assert "absent/picture.png: could not be written" in says and "--resume" not in says
+
+
+def test_a_name_that_is_taken_may_be_left_as_it_is(tmp_path):
+    for content in (b"first", b"second"):
+        with atomic_file(tmp_path / "a", replace=False) as file:
+            file.write(content)
+    assert (tmp_path / "a").read_bytes() == b"first"
+    assert contents(tmp_path) == ["a"]

@@ -17,6 +17,7 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig
 
 from rmae_d2.config import apply_overrides, load_config
+from rmae_d2.errors import UserError
 from rmae_d2.modeling import RMAE
 from rmae_d2.modeling.analysis import Analysis, analyze, comparison_table, parts_table
 
@@ -50,7 +51,7 @@ def main() -> None:
         else:
             cfg = apply_overrides(load_config(args.config_file), args.overrides)
             print(parts_table(analysis_of(cfg)))
-    except ValueError as error:
+    except UserError as error:
         sys.exit(f"error: {error}")
 
 

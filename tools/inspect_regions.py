@@ -20,7 +20,7 @@ from rmae_d2.errors import ImageReadError, StoreError, UserError
 from rmae_d2.regions import EncodedRecord, RegionStore
 from rmae_d2.regions.jobs.manifest import load_manifest
 from rmae_d2.regions.record.statistics import measure
-from rmae_d2.visualization import contact_sheet, draw_regions
+from rmae_d2.visualization import SheetRow, contact_sheet, draw_regions
 
 
 def spread(keys: Sequence[str], count: int) -> list[str]:
@@ -37,7 +37,7 @@ def image_files(store: str, images: str | None) -> dict[str, str]:
     return {str(sample["image_id"]): sample["file_name"] for sample in dicts}
 
 
-def row(key: str, record: EncodedRecord, files: dict[str, str]) -> tuple[str, list[np.ndarray]]:
+def row(key: str, record: EncodedRecord, files: dict[str, str]) -> SheetRow:
     """Title and pictures of one image; its regions over gray where the image cannot be read."""
     decoded = record.decode()
     count = len(decoded.regions())
@@ -51,7 +51,7 @@ def row(key: str, record: EncodedRecord, files: dict[str, str]) -> tuple[str, li
         image = None
     if image is None or image.shape[:2] != record.size:
         image = np.full((*record.size, 3), 128, np.uint8)
-    return title, draw_regions(image, decoded)
+    return SheetRow(title, draw_regions(image, decoded))
 
 
 def inspect(args: argparse.Namespace) -> None:
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--num-regions", type=int, default=8, help="K of pre-training")
     try:
         inspect(parser.parse_args())
-    except (UserError, StoreError, ValueError) as error:
+    except UserError as error:
         sys.exit(f"error: {error}")
 
 

@@ -10,60 +10,12 @@ from typing import Any
 from detectron2.utils.file_io import PathManager
 
 from ..errors import AnnotationError, UserError
+from .missing import missing_dataset
 
 _EXAMPLES = 5
 
-_COCO_ZIPS = "http://images.cocodataset.org"
-#: Where annotations (first) and images are to be had, by the beginning of a registered name.
-_SOURCES = {
-    "coco_2017_test": (
-        f"{_COCO_ZIPS}/annotations/image_info_test2017.zip",
-        f"{_COCO_ZIPS}/zips/test2017.zip",
-    ),
-    "coco_2017_val_100": (
-        "https://dl.fbaipublicfiles.com/detectron2/annotations/coco/instances_val2017_100.json",
-        f"{_COCO_ZIPS}/zips/val2017.zip",
-    ),
-    **{
-        f"coco_{year}_{split}": (
-            f"{_COCO_ZIPS}/annotations/annotations_trainval{year}.zip",
-            f"{_COCO_ZIPS}/zips/{split}{year}.zip",
-        )
-        for year in (2014, 2017)
-        for split in ("train", "val")
-    },
-    **{
-        f"lvis_v1_{split}": (
-            f"https://dl.fbaipublicfiles.com/LVIS/lvis_v1_{split}.json.zip",
-            f"{_COCO_ZIPS}/zips/train2017.zip and {_COCO_ZIPS}/zips/val2017.zip",
-        )
-        for split in ("train", "val")
-    },
-    "scenes_": ("python tools/make_scenes.py", "python tools/make_scenes.py"),
-}
-
-
-def missing_dataset_message(name: str, places: Sequence[str]) -> str:
-    """What to tell people whose detection dataset is not there.
-
-    Args:
-        name: registered name.
-        places: the absent files or folders.
-    """
-    variable = os.environ.get("DETECTRON2_DATASETS", "(not set, so ./datasets)")
-    lines = [
-        f"the dataset {name} is not there.",
-        f"  looked for: {', '.join(os.path.abspath(place) for place in places)}",
-        f"  DETECTRON2_DATASETS = {variable}",
-    ]
-    found = [key for key in _SOURCES if name.startswith(key)]
-    if found:
-        annotations, images = _SOURCES[max(found, key=len)]
-        lines += [f"  annotations: {annotations}", f"  images:      {images}"]
-    lines.append(
-        "  own data:    dataloader.train.dataset.json=FILE.json (COCO's format) and root=IMAGES"
-    )
-    return "\n".join(lines)
+#: Overrides that name own data in place of a registered data set.
+OWN_DATA = "dataloader.train.dataset.json=FILE.json (COCO's format) and root=IMAGES"
 
 
 def examples(values: Iterable[Any]) -> str:
@@ -91,7 +43,7 @@ def read_coco_json(path: str, name: str | None = None) -> dict[str, Any]:
     path = os.path.expanduser(path)
     if not PathManager.isfile(path):
         if name is not None:
-            raise UserError(missing_dataset_message(name, [path]))
+            raise missing_dataset(name, [path], OWN_DATA)
         raise UserError(f"there is no annotation file {os.path.abspath(path)}")
     content = _parse(path)
     check_coco(content, path)

@@ -54,7 +54,7 @@ class CocoJson:
             include_crowd: keep annotations with `iscrowd`.
 
         Raises:
-            FileNotFoundError: no such file.
+            UserError: no such file.
             UserError: not in COCO's format, or without a single mask.
         """
         self.path = os.fspath(path)
@@ -219,7 +219,7 @@ class _PreadFile:
         from iopath.common.file_io import g_pathmgr
 
         if not g_pathmgr.isfile(path):
-            raise FileNotFoundError(f"there is no annotation file {path}: correct json_file")
+            raise UserError(f"there is no annotation file {path}: correct json_file")
         self._path: str = g_pathmgr.get_local_path(path)
         self._stamp = self._status()
         self._file: Any = None

@@ -1,6 +1,5 @@
 """Reading and writing weights, ours and other projects'."""
 
-from ..files import atomic_save
 from .convert import Conversion, convert
 from .export import check_output, export_backbone, save_conversion
 from .formats import load_weights
@@ -8,6 +7,7 @@ from .load import LoadReport, load_pretrained
 from .reference import build_from_reference
 from .scorer import load_generator, load_scorer
 from .targets import TARGETS
+from .weight_file import atomic_save
 
 __all__ = [
     "TARGETS",

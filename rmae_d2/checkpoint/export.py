@@ -4,11 +4,10 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from ..errors import CheckpointError
-from ..files import atomic_write
+from ..files import atomic_file
 from .convert import Conversion, convert
+from .weight_file import atomic_save
 
 _ENDINGS = (".pth", ".pt", ".bin", ".safetensors")
 
@@ -38,14 +37,15 @@ def save_conversion(conversion: Conversion, path: str, force: bool = False) -> N
     _make_folder(path)
     if path.endswith(".safetensors"):
         data = _safetensors(conversion)
-        atomic_write(lambda file: file.write(data), path)
+        with atomic_file(path) as file:
+            file.write(data)
         return
     content: dict[str, Any] = conversion.tensors
     if conversion.target in ("mae", "rmae", "detectron2"):
         content = {"model": content}
     if conversion.target == "detectron2":
         content |= {"matching_heuristics": True, "__author__": "rmae_d2"}
-    atomic_write(lambda file: torch.save(content, file), path)
+    atomic_save(content, path)
 
 
 def check_output(path: str, target: str, force: bool = False) -> None:

@@ -23,8 +23,8 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..files import atomic_save, free_space
-from .weight_file import read_file
+from ..files import free_space
+from .weight_file import ROOM, atomic_save, read_file
 
 _STATE = "state.pth"
 
@@ -235,8 +235,7 @@ def _raise_together(error: BaseException | None, path: str) -> None:
     """Raises in all processes where one has failed to write."""
     if error is not None and not isinstance(error, CheckpointError):
         error = CheckpointError(
-            f"{path}: could not be written ({_first_line(error)}); {free_space(path)}. Earlier checkpoints "
-            "are untouched: make room, or lower train.checkpointer.max_to_keep, then continue with --resume"
+            f"{path}: could not be written ({_first_line(error)}); {free_space(path)}. {ROOM}"
         )
     try:
         _agree(error)

@@ -1,4 +1,4 @@
-"""Weight files read without running what they hold."""
+"""Weight files: written whole, and read without running what they hold."""
 
 import argparse
 import re
@@ -8,8 +8,28 @@ from typing import Any
 import torch
 from detectron2.utils.file_io import PathManager
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, UserError
+from ..files import atomic_file
 from .numpy_pickle import load_numpy_pickle
+
+#: What to do where a checkpoint could not be written.
+ROOM = (
+    "Earlier checkpoints are untouched: make room, or lower train.checkpointer.max_to_keep, then continue "
+    "with --resume"
+)
+
+
+def atomic_save(content: Any, path: str) -> None:
+    """``torch.save`` that never leaves half a file under its final name; see :func:`.atomic_file`.
+
+    Raises:
+        CheckpointError: where the disk is full or not writable.
+    """
+    try:
+        with atomic_file(path) as file:
+            torch.save(content, file)
+    except UserError as error:
+        raise CheckpointError(f"{error}. {ROOM}") from error
 
 
 def read_file(path: str) -> Any:

@@ -20,6 +20,7 @@ from ..data.datasets import json_facts
 from ..data.recipes.num_classes import set_num_classes
 from ..data.recipes.own_labels import follow_own_labels
 from ..errors import ImageReadError, ImageSizeError, UserError
+from ..files import atomic_file
 from ..inference.predict_inputs import InputImage, check_apart, list_inputs
 from ..inference.prediction_outputs import (
     OUTPUTS,
@@ -186,9 +187,8 @@ class PredictionRun:
             "annotations": [],
             "categories": self._output.categories,
         }
-        part = self._folder / "images.json.part"
-        part.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        os.replace(part, self._folder / "images.json")
+        with atomic_file(self._folder / "images.json") as file:
+            file.write(json.dumps(content, indent=1).encode())
         logger.info("%s\nwritten to %s", self._output.summary, self._folder.resolve())
 
 

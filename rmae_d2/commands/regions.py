@@ -12,9 +12,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from ..config.overrides import apply_overrides, describe_nearest
+from ..config.overrides import apply_overrides
 from ..data import pretrain_dataset
-from ..errors import StoreError, UserError
+from ..errors import UserError, did_you_mean
 from ..regions.jobs.generate import Problem
 from ..regions.jobs.manifest import IMAGES_PER_SHARD, Manifest, load_manifest
 from ..regions.jobs.run import MAX_FAILURES, Engine, Summary, make_regions, verify_regions
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _sigterm_interrupts():
             return _run(args)
-    except (UserError, StoreError, ValueError) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except _InterruptedError as interrupt:
@@ -60,7 +60,7 @@ def parse_source(name: str, arguments: Sequence[str]) -> SourceSpec:
     for text in arguments:
         key = text.partition("=")[0].strip()
         if "=" in text and key.split(".")[0].split("[")[0] not in known:
-            hint = describe_nearest(key, known) if known else "it takes none"
+            hint = did_you_mean(key, known) if known else "it takes none"
             unknown.append(f"{key}: unknown argument of the source {name}; {hint}")
     if unknown:
         raise UserError("\n".join(unknown))

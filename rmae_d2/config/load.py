@@ -7,16 +7,8 @@ from detectron2.config import LazyConfig
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ..errors import UserError
-from .overrides import apply_overrides, describe_nearest, known_keys, lost_targets
-
-__all__ = [
-    "apply_overrides",
-    "config_root",
-    "get_config",
-    "load_config",
-    "save_config",
-]
+from ..errors import UserError, did_you_mean
+from .overrides import known_keys, lost_targets
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +34,7 @@ def get_config(name: str) -> DictConfig:
     path = config_root() / name
     if not path.is_file():
         known = _available()
-        hint = describe_nearest(Path(name).as_posix(), known, sep="/")
+        hint = did_you_mean(Path(name).as_posix(), known, sep="/")
         raise UserError(f"no config {name!r}; {hint}\navailable: {', '.join(known)}")
     return LazyConfig.load(str(path))
 
@@ -64,7 +56,7 @@ def load_config(path: str | Path) -> DictConfig:
     if not relative.is_absolute() and found.is_file():
         logger.info("config %s: using %s", path, found)
         return LazyConfig.load(str(found))
-    hint = describe_nearest(Path(*parts).as_posix(), _available(), sep="/")
+    hint = did_you_mean(Path(*parts).as_posix(), _available(), sep="/")
     raise UserError(f"no config file {path} in {Path.cwd()} nor in {config_root()}; {hint}")
 
 

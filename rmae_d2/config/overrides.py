@@ -7,11 +7,10 @@ type, so that `trian.max_iter=3` trains the default schedule without a word. Her
 import collections.abc
 import contextlib
 import copy
-import difflib
 import inspect
 import re
 import types
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Union, get_args, get_origin
 
 import yaml
@@ -19,28 +18,11 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from ..errors import UserError
+from ..errors import UserError, did_you_mean
 
 Node = DictConfig | ListConfig
 _SCALARS: dict[Any, str] = {bool: "bool", int: "int", float: "float", str: "str"}
 _CLEARABLE = {"null", "str", "list", "dict", "object", "scalar"}  # kinds of keys that take null
-
-
-def describe_nearest(key: str, known: Collection[str], sep: str = ".") -> str:
-    """A hint like "did you mean a.b?", by likeness of the whole name or its last component."""
-    whole, last = difflib.SequenceMatcher(b=key), difflib.SequenceMatcher(b=key.rpartition(sep)[2])
-    scored = []
-    for name in known:
-        whole.set_seq1(name)
-        last.set_seq1(name.rpartition(sep)[2])
-        score = max(whole.ratio(), last.ratio())
-        if score >= 0.6:
-            scored.append((-score, -whole.ratio(), name))
-    scored.sort()
-    nearest = [name for score, _, name in scored[:3] if score <= scored[0][0] + 0.15]
-    if nearest:
-        return f"did you mean {' or '.join(nearest)}?"
-    return f"known are {', '.join(sorted({name.partition(sep)[0] for name in known}))}"
 
 
 def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -114,7 +96,7 @@ def _override(cfg: DictConfig, name: str, value: Any, raw: str | None) -> None:
     """Set one key; `raw` is the value as text, where it was given as text."""
     found = _find(cfg, name)
     if found is None:
-        raise UserError(f"{name}: unknown key; {describe_nearest(name, known_keys(cfg))}")
+        raise UserError(f"{name}: unknown key; {did_you_mean(name, known_keys(cfg))}")
     node, key = found
     if key == "_target_":
         _check_targets(name, {key: value})

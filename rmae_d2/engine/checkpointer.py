@@ -10,7 +10,6 @@ Any of them resumes any run, whatever the number of processes and ``train.parall
 """
 
 import logging
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ from torch import nn
 
 from ..checkpoint import atomic_save
 from ..checkpoint.sharded import read_checkpoint, read_sharded, remove_checkpoint, save_sharded
-from ..errors import CheckpointError
+from ..errors import CheckpointError, UserError
+from ..files import atomic_file
 from .parallel import as_sharded, gathered_on_main, is_sharded, mesh_of, unwrap
 
 logger = logging.getLogger(__name__)
@@ -69,15 +69,12 @@ class Checkpointer:
         return path
 
     def _mark(self, path: Path) -> None:
-        marker = self.folder / f"last_checkpoint.tmp{os.getpid()}"
         try:
-            marker.write_text(path.name)
-            marker.replace(self.folder / "last_checkpoint")
-        except OSError as error:
-            marker.unlink(missing_ok=True)
+            with atomic_file(self.folder / "last_checkpoint") as file:
+                file.write(path.name.encode())
+        except UserError as error:
             raise CheckpointError(
-                f"{path} is whole, but {self.folder / 'last_checkpoint'} could not be written "
-                f"({error}): make room, then continue with --resume"
+                f"{path} is whole, but {error}: make room, then continue with --resume"
             ) from error
 
     def prune(self, keep: int, iteration: int) -> None:
@@ -92,7 +89,7 @@ class Checkpointer:
 
     def sweep(self) -> None:
         """Deletes what is unfinished of a run that was killed while it saved."""
-        for pattern in ("*.pth.tmp*", "model_*.tmp", "last_checkpoint.tmp*"):
+        for pattern in ("*.pth.*tmp*", "model_*.tmp", "last_checkpoint.*tmp*"):
             for path in self.folder.glob(pattern):
                 remove_checkpoint(path)
 

@@ -1,6 +1,5 @@
 """The ground truth of detection, read once and made fit for the libraries that compute AP."""
 
-import difflib
 import logging
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from detectron2.data.datasets.coco import convert_to_coco_json
 from numpy.typing import NDArray
 
 from ..annotations.coco_json import examples, mask_of, read_coco_json
+from ..annotations.missing import unknown_dataset
 from ..errors import AnnotationError, UserError
 
 logger = logging.getLogger(__name__)
@@ -137,9 +137,7 @@ def load_ground_truth(
 def _convert(dataset_name: str, output_dir: str | None, lvis: bool, allow_cached: bool) -> str:
     """Writes a dataset without json in COCO's format; returns the file."""
     if dataset_name not in DatasetCatalog:
-        near = difflib.get_close_matches(dataset_name, DatasetCatalog.list(), n=3)
-        hint = f"; did you mean {', '.join(near)}?" if near else ""
-        raise UserError(f"no dataset is registered as {dataset_name!r}{hint}")
+        raise unknown_dataset(dataset_name, DatasetCatalog.list())
     if lvis:
         raise UserError(f"{dataset_name} has no json: LVIS's evaluation needs one in LVIS's format")
     if not output_dir:

@@ -71,10 +71,7 @@ def measure_attention(
     source = InstanceSource()
     for number, sample in enumerate(dicts):
         image = read_image(sample["file_name"])
-        try:
-            record = source(sample, image)
-        except ValueError as error:
-            raise UserError(str(error)) from error
+        record = source(sample, image)
         masks = record.select(np.arange(len(record.regions())))
         for model, share in zip(compared, collected, strict=True):
             pixels = model.prepare(image, side)
@@ -127,7 +124,7 @@ def _result(
             for model, other in zip(compared[1:], collected[1:], strict=True)
             if collected[0].shares(beyond).keys() & other.shares(beyond).keys()
         ]
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f"{data}: {error}") from error
     return {
         "data": data,

@@ -162,7 +162,7 @@ def patch_attention(
         if layer == "rollout":
             return model.vit.rollout(images_1CHW)[0].cpu()
         weights = model.vit.attention(images_1CHW, int(layer))[0]
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f"{model.name}: --layer {layer}: {error}") from error
     return (weights.mean(dim=0) if head is None else weights[head]).cpu()
 

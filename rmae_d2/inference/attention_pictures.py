@@ -9,7 +9,7 @@ from PIL import Image
 from ..data import read_image
 from ..errors import UserError
 from ..visualization.attention import Query, draw_attention, draw_components, draw_query, patch_of
-from ..visualization.sheets import Picture, SheetRow, grid_sheet
+from ..visualization.sheets import Picture, SheetRow, contact_sheet
 from .attention_models import NamedViT, check_layer, describe_layer, patch_attention
 from .predict_inputs import list_inputs
 
@@ -70,14 +70,12 @@ def draw_attention_pictures(
         image = read_image(photo.path)
         try:
             rows = _rows(models, image, queries or [_middle(image)], layer, head, side)
-        except UserError:
-            raise
-        except ValueError as error:
+        except UserError as error:
             raise UserError(f"{photo.path}: {error}") from error
         titles = ["photo", *(f"{m.name}: {describe_layer(m, layer, head)}" for m in models)]
         path = output / f"{os.path.splitext(photo.picture)[0]}_attention.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(grid_sheet(rows, titles, _CAPTION, tile)).save(path)
+        Image.fromarray(contact_sheet(rows, titles, _CAPTION, tile)).save(path)
         written.append(path)
     return written
 

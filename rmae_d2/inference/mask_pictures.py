@@ -56,7 +56,7 @@ def draw_masking(
         try:
             with seeded(seed, i):
                 samples.append(mapper(photo.dataset_dict))
-        except ValueError as error:
+        except UserError as error:
             raise UserError(
                 f"{photo.path}: {error}\n(Regions are those of dataloader.test.mapper.regions.)"
             ) from error

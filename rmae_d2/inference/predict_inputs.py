@@ -132,9 +132,6 @@ def _samples(path: str, image_root: str | None) -> list[dict[str, Any]]:
         raise UserError(
             str(error).replace("dataset.image_root=/folder", "--image-root /folder")
         ) from None
-    except ValueError as error:
-        named = str(error) if path in str(error) else f"{path}: {error}"
-        raise UserError(named) from error
 
 
 def _picture_names(dicts: Sequence[dict[str, Any]]) -> list[str]:

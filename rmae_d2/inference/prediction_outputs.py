@@ -1,8 +1,8 @@
 """What prediction writes, by the key of a model's output."""
 
 import json
-import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from ..data.datasets.semantic import first_label, semantic_classes, semantic_dat
 from ..data.recipes.num_classes import dataset_node
 from ..errors import UserError
 from ..evaluation.classes import classes_of
+from ..files import atomic_file
 from ..visualization.predictions import draw_instances
 from ..visualization.semantic import draw_semantic
 from .predict_inputs import InputImage
@@ -68,9 +69,9 @@ class InstanceOutput:
         self._check_count(getattr(getattr(model, "roi_heads", None), "num_classes", None))
         self._score_threshold = score_threshold
         self._total = self._above = 0
-        self._path = folder / "predictions.json"
-        self._file = open(f"{self._path}.part", "w", encoding="utf-8")  # noqa: SIM115 (see close)
-        self._file.write("[")
+        self._whole = ExitStack()  # closed where the file is whole; else nothing of it stays
+        self._file = self._whole.enter_context(atomic_file(folder / "predictions.json"))
+        self._file.write(b"[")
 
     def add(self, image: InputImage, value: Instances) -> dict[str, Any]:
         """Keeps the detections of an image.
@@ -82,7 +83,7 @@ class InstanceOutput:
             self._check_count(max(value.pred_classes.tolist()) + 1, exactly=False)
         for detection in instances_to_coco_json(value, image.image_id):
             detection["category_id"] = self._classes.category_ids[detection["category_id"]]
-            self._file.write((",\n" if self._total else "\n") + json.dumps(detection))
+            self._file.write(((",\n" if self._total else "\n") + json.dumps(detection)).encode())
             self._total += 1
         self._above += int((value.scores >= self._score_threshold).sum())
         return {}
@@ -93,9 +94,8 @@ class InstanceOutput:
 
     def close(self) -> None:
         """Gives the file its name, once it is whole."""
-        self._file.write("\n]\n")
-        self._file.close()
-        os.replace(self._file.name, self._path)
+        self._file.write(b"\n]\n")
+        self._whole.close()
 
     @property
     def categories(self) -> list[dict[str, Any]]:

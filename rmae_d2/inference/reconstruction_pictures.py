@@ -52,10 +52,7 @@ def region_source(
     option, given = ("--json", json) if name == "json" else ("--sam-checkpoint", sam_checkpoint)
     if not given:
         raise UserError(f"--regions {name} needs {option} FILE")
-    try:
-        return InstanceSource(given) if name == "json" else SamSource(given, sam_model)
-    except (OSError, ValueError, ImportError) as error:
-        raise UserError(str(error)) from error
+    return InstanceSource(given) if name == "json" else SamSource(given, sam_model)
 
 
 def draw_reconstruction_pictures(
@@ -140,7 +137,7 @@ def _check(model: RMAE, ratios: Sequence[float]) -> None:
     for ratio in ratios:
         try:
             num_visible(model.backbone.net.num_patches, ratio)
-        except ValueError as error:
+        except UserError as error:
             raise UserError(f"--mask-ratio: {error}") from error
 
 
@@ -164,7 +161,7 @@ def _centre(
         return image, None
     try:
         record = source(photo, whole)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, UserError, RuntimeError) as error:
         raise UserError(f"the regions of {photo['file_name']}: {error}") from error
     taken = label_indices(transform, record.size)
     assert taken is not None  # of a CropResizeTransform it is known

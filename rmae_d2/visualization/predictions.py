@@ -1,6 +1,5 @@
 """Predictions one can look at: masks, boxes, names and scores over the photo."""
 
-import colorsys
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,9 @@ import torch
 from detectron2.data.catalog import Metadata
 from detectron2.structures import Instances
 from numpy.typing import NDArray
+
+from ..errors import UserError
+from .palette import class_palette
 
 # Pixels. On smaller pictures names would cover the objects.
 _SHORTEST_LONG_SIDE = 640
@@ -39,12 +41,12 @@ def draw_instances(
         five times.
 
     Raises:
-        ImportError: OpenCV, which the Visualizer draws with, does not work here.
+        UserError: OpenCV, which the Visualizer draws with, does not work here.
     """
     try:
         from detectron2.utils.visualizer import Visualizer
     except ImportError as error:
-        raise ImportError(
+        raise UserError(
             f"pictures need OpenCV ({error}): pip install opencv-python-headless"
         ) from error
     shown = instances[instances.scores >= score_threshold]
@@ -60,7 +62,7 @@ def draw_instances(
                     shown.pred_classes.tolist(), shown.scores.tolist(), strict=True
                 )
             ],
-            assigned_colors=_colours(len(shown)),
+            assigned_colors=class_palette(len(shown)) / 255,
         )
     return np.asarray(visualizer.get_output().get_image(), np.uint8)
 
@@ -71,8 +73,3 @@ def _masks(instances: Instances) -> list[dict[str, Any]] | None:
         return None
     masks_HWN = instances.pred_masks.to(torch.uint8).permute(1, 2, 0).numpy()
     return list(mask_util.encode(np.asfortranarray(masks_HWN)))
-
-
-def _colours(count: int) -> list[tuple[float, float, float]]:
-    """RGB in [0, 1]: hues a golden-ratio step apart, so that objects of near scores differ."""
-    return [colorsys.hsv_to_rgb((k + 1) * 0.618034 % 1.0, 0.85, 1.0) for k in range(count)]

@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..modeling import mask_to_pixels
 from ..regions import unpack_bits
+from .sheets import SheetRow, contact_sheet
 
 _GRAY = 128  # of hidden patches
-_GAP = 4
-_HEADER = 18
 _MIN_WIDTH = 112  # of a tile, for its title
 
 
@@ -45,9 +43,8 @@ def draw_reconstructions(
         shown = (len(rows[0]) - len(titles)) // 3
         for k in range(shown):
             titles += [f"region {k + 1}", "visible patches", "region predicted"]
-    body = np.concatenate([_join(row) for row in rows])
-    header = _header(titles, [tile.shape[1] for tile in rows[0]], body.shape[1])
-    return np.concatenate([header, body])
+    side = max(rows[0][0].shape[:2])
+    return contact_sheet([SheetRow("", row) for row in rows], titles, side=side)
 
 
 def _row(sample: dict[str, Any], output: dict[str, Tensor], max_regions: int) -> list[NDArray[Any]]:
@@ -90,18 +87,3 @@ def _heat(probability_L: Tensor, size: torch.Size) -> NDArray[Any]:
 
     share = mask_to_pixels((probability_L / probability_L.max()).float().cpu(), (size[0], size[1]))
     return (colormaps["hot"](share.numpy())[:, :, :3] * 255).round()
-
-
-def _join(tiles: list[NDArray[Any]]) -> NDArray[Any]:
-    padded = [np.pad(t, ((0, _GAP), (0, _GAP), (0, 0)), constant_values=255) for t in tiles]
-    return np.concatenate(padded, axis=1)
-
-
-def _header(titles: list[str], widths: list[int], total: int) -> NDArray[Any]:
-    strip = Image.new("RGB", (total, _HEADER), "white")
-    draw = ImageDraw.Draw(strip)
-    x = 0
-    for title, width in zip(titles, widths, strict=True):
-        draw.text((x + 2, 3), title, fill="black", font=ImageFont.load_default(size=11))
-        x += width + _GAP
-    return np.asarray(strip)

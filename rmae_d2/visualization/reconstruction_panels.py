@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..modeling import mask_to_pixels
-from .sheets import Picture, SheetRow, grid_sheet
+from .sheets import Picture, SheetRow, contact_sheet
 
 _GRAY = 128  # of hidden patches
 
@@ -65,7 +65,7 @@ def draw_panel(panels: list[Panel], norm_pix_loss: bool, side: int = 224) -> Pic
             pictures = [*_region(panel, k), _on_photo(panel.image, panel.regions[k])]
             rows.append(SheetRow(_region_title(panel, k), pictures))
     titles = ["given", "predicted", "original", *(["regions in the image"] * has_regions)]
-    return grid_sheet(rows, titles, _caption(output, norm_pix_loss), side)
+    return contact_sheet(rows, titles, _caption(output, norm_pix_loss), side)
 
 
 def draw_contact_sheet(panels: list[Panel], norm_pix_loss: bool, side: int = 160) -> Picture:
@@ -84,7 +84,7 @@ def draw_contact_sheet(panels: list[Panel], norm_pix_loss: bool, side: int = 160
             title += f"; {_region_title(panel, 0) if found else 'no region'}"
             pictures += [*(_region(panel, 0) if found else [None] * 3), panel.all_regions]
         rows.append(SheetRow(title, pictures))
-    return grid_sheet(rows, titles, _caption(output, norm_pix_loss), side)
+    return contact_sheet(rows, titles, _caption(output, norm_pix_loss), side)
 
 
 def region_iou(truth_HW: NDArray[np.bool_], predicted_HW: Any, hidden_HW: Any) -> float:

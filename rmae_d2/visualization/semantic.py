@@ -1,12 +1,13 @@
 """Semantic segmentation one can look at: classes in colours over the photo, and a legend."""
 
-import colorsys
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from .palette import class_palette, label_edges
 
 # Pixels. Smaller pictures are enlarged to it, at most so many times.
 _SHORTEST_LONG_SIDE = 640
@@ -27,19 +28,6 @@ class ClassShare(NamedTuple):
     number: int
     name: str
     share: float
-
-
-def class_palette(num_classes: int = 256) -> NDArray[np.uint8]:
-    """Colours by class number, uint8 (N, 3) RGB: the same for a number whatever N is.
-
-    Hues are a golden-ratio step apart, and strength and brightness take turns, so that neighbours differ.
-    """
-    strength, brightness = (0.9, 0.55, 0.75), (1.0, 0.8, 0.62, 0.92, 0.7)
-    colours = [
-        colorsys.hsv_to_rgb((k + 1) * 0.618034 % 1.0, strength[k % 3], brightness[k % 5])
-        for k in range(num_classes)
-    ]
-    return np.rint(np.array(colours).reshape(-1, 3) * 255).astype(np.uint8)
 
 
 def class_shares(labels_HW: NDArray[np.uint8], class_names: Sequence[str]) -> list[ClassShare]:
@@ -79,21 +67,13 @@ def draw_semantic(
     labels = np.asarray(Image.fromarray(labels_HW).resize(size, Image.Resampling.NEAREST))
     colours = class_palette()[labels]
     mixed = np.array(Image.blend(photo, Image.fromarray(colours), _OPACITY))
-    edges = _edges(labels)
+    edges = label_edges(labels)
     mixed[edges] = colours[edges]
     legend = _legend(class_shares(labels_HW, class_names), size)
     canvas = Image.new("RGB", (size[0] + legend.width, max(size[1], legend.height)), "white")
     canvas.paste(Image.fromarray(mixed), (0, 0))
     canvas.paste(legend, (size[0], 0))
     return np.asarray(canvas)
-
-
-def _edges(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Pixels whose left or upper neighbour is of another class."""
-    edges = np.zeros(labels.shape, np.bool_)
-    edges[:, 1:] |= labels[:, 1:] != labels[:, :-1]
-    edges[1:] |= labels[1:] != labels[:-1]
-    return edges
 
 
 def _legend(shares: Sequence[ClassShare], picture: tuple[int, int]) -> Image.Image:

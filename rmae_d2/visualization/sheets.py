@@ -20,27 +20,29 @@ class SheetRow(NamedTuple):
     pictures: Sequence[Picture | None]
 
 
-def grid_sheet(
-    rows: Sequence[SheetRow], titles: Sequence[str], caption: str = "", side: int = 240
+def contact_sheet(
+    rows: Sequence[SheetRow], titles: Sequence[str] = (), caption: str = "", side: int = 240
 ) -> Picture:
     """Pictures in rows and columns: a title over each column and each row, a caption at the foot.
 
     Args:
-        rows: rows may differ in the sizes of their pictures; a row's title is left out where it is empty.
-        titles: of the columns, shortened to their width.
+        rows: may differ in the sizes of their pictures and in length; an empty title is left out.
+        titles: of the columns, shortened to their width; none for no such line.
         caption: wrapped to the sheet's width.
         side: longest side of a picture on the sheet, in pixels.
 
     Returns:
         uint8 (height, width, 3) RGB.
     """
+    columns = max(len(row.pictures) for row in rows)
     shown = [[None if p is None else _sized(p, side) for p in row.pictures] for row in rows]
+    shown = [row + [None] * (columns - len(row)) for row in shown]
     widths = [
         max((p.width for p in column if p is not None), default=side)
         for column in zip(*shown, strict=True)
     ]
     total = sum(widths) + _GAP * (len(widths) + 1)
-    bands = [_band(titles, widths, total)]
+    bands = [_band(titles, widths, total)] if titles else []
     for row, pictures in zip(rows, shown, strict=True):
         if row.title:
             bands.append(_text([row.title], total))

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from rmae_d2.config.overrides import apply_overrides, describe_nearest, known_keys
-from rmae_d2.errors import UserError
+from rmae_d2.config.overrides import apply_overrides, known_keys
+from rmae_d2.errors import UserError, did_you_mean
 
 
 class Head(nn.Module):
@@ -340,8 +340,8 @@ def test_no_overrides_is_the_same_config():
     )
 
 
-def test_describe_nearest_prefers_the_same_last_component():
-    assert describe_nearest("depth", ["model.depth", "train.deep"]).startswith(
+def test_did_you_mean_prefers_the_same_last_component():
+    assert did_you_mean("depth", ["model.depth", "train.deep"]).startswith(
         "did you mean model.depth"
     )
 

@@ -89,12 +89,6 @@ def decode(uri):
         return image
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_process_group():
-    """A run alone makes a group of one, which other files' models are not to find."""
-    yield from engine.no_process_group.__wrapped__()
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     return engine.Runs(engine.write_photos(tmp_path_factory.mktemp("photos")))

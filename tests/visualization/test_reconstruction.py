@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from rmae_d2.visualization import draw_reconstructions
-from rmae_d2.visualization.reconstruction import _GAP, _HEADER
+from rmae_d2.visualization.sheets import _GAP
+
+_HEADER = 26
 
 
 def make_sample(size=(128, 192), K=5, channels=3):
@@ -29,7 +31,7 @@ def make_output(size=(128, 192), K=5, channels=3, patch=16):
 def tiles_of(picture, size=(128, 192), rows=2):
     """Splits a picture into rows of tiles."""
     height, width = size[0] + _GAP, size[1] + _GAP
-    body = picture[_HEADER:]
+    body = picture[_HEADER:, _GAP:]
     assert body.shape[0] == rows * height and body.shape[1] % width == 0
     return [
         [
@@ -95,9 +97,9 @@ def test_titles_are_drawn_and_fit():
     picture = draw_reconstructions([make_sample()], [make_output()])
     header = picture[:_HEADER]
     for column in range(3 + 3 * 3):
-        tile = header[:, column * 196 : (column + 1) * 196]
+        tile = header[:, 6 + column * 198 : (column + 1) * 198]
         assert (tile < 128).any(axis=(0, 2)).sum() > 10
-        assert not (tile[:, 120:] < 128).any()
+        assert not (tile[:, 140:] < 128).any()
 
 
 def test_mask_probabilities_are_shown_where_there_are_some():

@@ -1,7 +1,7 @@
 import numpy as np
 
 from rmae_d2.regions import RegionRecord
-from rmae_d2.visualization import contact_sheet, draw_regions
+from rmae_d2.visualization import draw_regions
 
 
 def test_planes_are_tinted_by_label_and_outlined():
@@ -30,12 +30,3 @@ def test_ignored_pixels_and_pixels_outside_masks_keep_their_colour():
     np.testing.assert_array_equal(shown[0], image[0])
     assert (shown[9, 9] != image[9, 9]).any()
     assert (shown[8, 9] == 255).all()  # the small mask lies on top of the large one
-
-
-def test_a_sheet_holds_rows_of_different_sizes():
-    wide, tall = np.zeros((40, 80, 3), np.uint8), np.zeros((90, 30, 3), np.uint8)
-    sheet = contact_sheet([("wide", [wide, wide]), ("tall", [tall])], side=60)
-    assert sheet.dtype == np.uint8
-    assert sheet.shape[1] >= 2 * 60
-    assert sheet.shape[0] >= 30 + 60
-    assert (sheet == 0).any()

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rmae_d2.visualization.sheets import SheetRow, grid_sheet
+from rmae_d2.visualization.sheets import SheetRow, contact_sheet
 
 
 def flat(height, width, value):
@@ -14,7 +14,7 @@ def test_pictures_stand_where_they_should():
         SheetRow("first", [flat(10, 20, 50), None]),
         SheetRow("", [flat(40, 20, 90), flat(20, 40, 120)]),
     ]
-    sheet = grid_sheet(rows, ["left", "right"], side=40)
+    sheet = contact_sheet(rows, ["left", "right"], side=40)
     assert sheet.shape[1] == 40 + 40 + 3 * 6
     for value, size in ((50, (20, 40)), (90, (40, 20)), (120, (20, 40))):
         places = np.argwhere((sheet == value).all(-1))
@@ -26,8 +26,16 @@ def test_pictures_stand_where_they_should():
 
 def test_titles_and_caption_fit():
     rows = [SheetRow("a title that is far longer than the sheet is wide", [flat(50, 50, 200)])]
-    sheet = grid_sheet(rows, ["so is this one"], " ".join(["caption"] * 12), side=60)
+    sheet = contact_sheet(rows, ["so is this one"], " ".join(["caption"] * 12), side=60)
     assert sheet.shape[1] == 72
     assert (sheet[:, -4:] == 255).all()
-    without = grid_sheet([SheetRow("", rows[0].pictures)], ["t"], side=60)
+    without = contact_sheet([SheetRow("", rows[0].pictures)], ["t"], side=60)
     assert len(sheet) > len(without) + 100
+
+
+def test_rows_may_differ_in_length_and_columns_need_no_titles():
+    wide, tall = flat(40, 80, 0), flat(90, 30, 0)
+    rows = [SheetRow("wide", [wide, wide]), SheetRow("tall", [tall])]
+    sheet = contact_sheet(rows, side=60)
+    assert sheet.shape[1] == 60 + 60 + 3 * 6
+    assert sheet.shape[0] == contact_sheet(rows, ["a", "b"], side=60).shape[0] - 26

@@ -1,6 +1,5 @@
 """Datasets of detection for configs: registered ones by name, own ones by a json and a folder."""
 
-import difflib
 import json as json_module
 import logging
 import os
@@ -14,7 +13,8 @@ from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 from PIL import ExifTags, Image
 
-from ...annotations.coco_json import (examples, mask_of, missing_dataset_message, read_coco_json)
+from ...annotations.coco_json import OWN_DATA, examples, mask_of, read_coco_json
+from ...annotations.missing import missing_dataset, unknown_dataset
 from .images_only import (coco_image_name, image_folder, without_absent)
 from ...errors import UserError, AnnotationError
 
@@ -243,15 +243,13 @@ def _register(json: str, root: str | None) -> None:
 
 def _load_named(name: str, allow_missing: float) -> list[dict[str, Any]]:
     if name not in DatasetCatalog:
-        near = difflib.get_close_matches(name, DatasetCatalog.list(), n=3, cutoff=0.5)
-        hint = f"did you mean {', '.join(near)}?" if near else "for own data set dataset.json"
-        raise UserError(f"no dataset is registered as {name!r}: {hint}")
+        raise unknown_dataset(name, DatasetCatalog.list())
     metadata = MetadataCatalog.get(name)
     json_file = metadata.get("json_file")
     places = [metadata.get(key) for key in ("json_file", "image_root")]
     absent = [place for place in places if place and not PathManager.exists(place)]
     if absent:
-        raise UserError(missing_dataset_message(name, absent))
+        raise missing_dataset(name, absent, OWN_DATA)
     try:
         dicts = DatasetCatalog.get(name)
     except (json_module.JSONDecodeError, UnicodeDecodeError, AssertionError, KeyError) as error:

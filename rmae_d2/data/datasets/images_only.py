@@ -1,6 +1,5 @@
 """Photos without labels, to pre-train on: a folder, a text list, a COCO json or a dataset's name."""
 
-import difflib
 import json
 import logging
 import os
@@ -13,6 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
 from ..images import IMAGE_EXTENSIONS
+from ...annotations.missing import missing_dataset, unknown_dataset
 from ...errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -20,15 +20,16 @@ logger = logging.getLogger(__name__)
 #: Datasets whose images are one whole folder: listing it takes seconds, parsing COCO's json a
 #: minute and 2 GB.
 _WHOLE_FOLDERS = {
-    "coco_2017_train": "http://images.cocodataset.org/zips/train2017.zip",
-    "coco_2017_val": "http://images.cocodataset.org/zips/val2017.zip",
-    "coco_2017_unlabeled": "http://images.cocodataset.org/zips/unlabeled2017.zip",
-    "imagenet_1k_train": "https://image-net.org (free account): ILSVRC2012 training images",
-    "imagenet_1k_val": "https://image-net.org (free account): ILSVRC2012 validation images",
-    "scenes_train": "python tools/make_scenes.py",
-    "scenes_val": "python tools/make_scenes.py",
+    "coco_2017_train",
+    "coco_2017_val",
+    "coco_2017_unlabeled",
+    "imagenet_1k_train",
+    "imagenet_1k_val",
+    "scenes_train",
+    "scenes_val",
 }
 
+_OWN = "dataloader.train.dataset.root=/photos (a folder, .txt list or COCO .json)"
 _EXAMPLES = 5
 
 
@@ -111,13 +112,7 @@ def pretrain_dataset(
 
 def _by_name(name: str) -> list[dict[str, Any]]:
     if name not in DatasetCatalog:
-        near = difflib.get_close_matches(name, DatasetCatalog.list(), n=3, cutoff=0.5)
-        hint = (
-            f"did you mean {', '.join(near)}?"
-            if near
-            else "for own images set dataset.root instead"
-        )
-        raise UserError(f"no dataset is registered as {name!r}: {hint}")
+        raise unknown_dataset(name, DatasetCatalog.list(), "dataset.root")
     metadata = MetadataCatalog.get(name)
     if name in _WHOLE_FOLDERS:
         places = [metadata.image_root]
@@ -126,7 +121,7 @@ def _by_name(name: str) -> list[dict[str, Any]]:
         places = [metadata.get(key) for key in keys if isinstance(metadata.get(key), str)]
     absent = [place for place in places if not PathManager.exists(place)]
     if absent:
-        raise UserError(_missing_message(name, absent))
+        raise missing_dataset(name, absent, _OWN)
     try:
         return (
             _from_folder(metadata.image_root)
@@ -134,24 +129,7 @@ def _by_name(name: str) -> list[dict[str, Any]]:
             else DatasetCatalog.get(name)
         )
     except FileNotFoundError as error:
-        raise UserError(_missing_message(name, places, str(error))) from error
-
-
-def _missing_message(name: str, places: Sequence[str], detail: str = "") -> str:
-    variable = os.environ.get("DETECTRON2_DATASETS", "(not set, so ./datasets)")
-    where = ", ".join(os.path.abspath(place) for place in places)
-    lines = [
-        f"the dataset {name} is not there.",
-        f"  looked for: {where}" + (f" ({detail})" if detail else ""),
-        f"  DETECTRON2_DATASETS = {variable}",
-    ]
-    if name in _WHOLE_FOLDERS:
-        lines.append(f"  get it:     {_WHOLE_FOLDERS[name]}")
-    lines += [
-        "  own photos: dataloader.train.dataset.root=/photos (a folder, .txt list or COCO .json)",
-        "  or try:     make demo (renders its own images, needs no download)",
-    ]
-    return "\n".join(lines)
+        raise missing_dataset(name, places, _OWN, str(error)) from error
 
 
 def _concatenated(sets: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """Semantic segmentation for configs: ADE20K and registered datasets by name, own ones by two folders."""
 
-import difflib
 import logging
 import os
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
+from ...annotations.missing import missing_dataset, unknown_dataset
 from ...annotations.coco_json import examples
 from .detection import check_same_registered, upright_size
 from .images_only import (_walk, images_from)
@@ -23,7 +23,10 @@ logger = logging.getLogger(__name__)
 _LABELS_CHECKED = 32
 
 _ADE20K = "ade20k_sem_seg_"
-_ADE20K_ZIP = "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
+_OWN = (
+    "dataloader.train.dataset.images=FOLDER dataloader.train.dataset.labels=FOLDER "
+    "dataloader.train.dataset.num_classes=N"
+)
 _LABEL_EXTENSIONS = (".png", ".tif", ".tiff", ".bmp")
 
 
@@ -143,13 +146,9 @@ def _named(names: Sequence[str] | str) -> tuple[str, ...]:
         )
     for name in named:
         if name not in DatasetCatalog:
-            near = difflib.get_close_matches(name, DatasetCatalog.list(), n=3, cutoff=0.5)
-            hint = (
-                f"did you mean {', '.join(near)}?"
-                if near
-                else "for own data set dataset.images and dataset.labels"
+            raise unknown_dataset(
+                name, DatasetCatalog.list(), "dataset.images and dataset.labels"
             )
-            raise UserError(f"no dataset is registered as {name!r}: {hint}")
     return named
 
 
@@ -181,7 +180,7 @@ def _load_named(name: str, allow_missing: float) -> list[dict[str, Any]]:
     try:
         dicts = DatasetCatalog.get(name)
     except (FileNotFoundError, AssertionError) as error:
-        raise UserError(_missing(name, [str(error) or name])) from error
+        raise missing_dataset(name, [], _OWN, str(error)) from error
     if not dicts or "sem_seg_file_name" not in dicts[0]:
         raise UserError(f"the dataset {name} has no label images (no sem_seg_file_name)")
     return [
@@ -201,29 +200,11 @@ def _ade20k_labels(name: str) -> tuple[str, bool]:
     split = Path(metadata.image_root).name
     official = str(Path(metadata.image_root).parents[1] / "annotations" / split)
     if not PathManager.isdir(metadata.image_root):
-        raise UserError(_missing(name, [metadata.image_root]))
+        raise missing_dataset(name, [metadata.image_root], _OWN)
     for folder, shifted in ((official, True), (metadata.sem_seg_root, False)):
         if PathManager.isdir(folder):
             return folder, shifted
-    raise UserError(_missing(name, [official, metadata.sem_seg_root]))
-
-
-def _missing(name: str, places: Sequence[str]) -> str:
-    variable = os.environ.get("DETECTRON2_DATASETS", "(not set, so ./datasets)")
-    lines = [
-        f"the dataset {name} is not there.",
-        f"  looked for: {', '.join(os.path.abspath(place) for place in places)}",
-        f"  DETECTRON2_DATASETS = {variable}",
-    ]
-    if name.startswith(_ADE20K):
-        lines.append(f"  get it:     {_ADE20K_ZIP} (about 1 GB), unpacked there as it is")
-    if name.startswith("scenes_"):
-        lines.append("  get it:     python tools/make_scenes.py --output DIR/scenes")
-    lines.append(
-        "  own data:   dataloader.train.dataset.images=FOLDER dataloader.train.dataset.labels=FOLDER "
-        "dataloader.train.dataset.num_classes=N"
-    )
-    return "\n".join(lines)
+    raise missing_dataset(name, [official, metadata.sem_seg_root], _OWN)
 
 
 def _pairs(images: str, labels: str, allow_missing: float) -> list[dict[str, Any]]:

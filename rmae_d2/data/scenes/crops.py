@@ -18,6 +18,7 @@ import pycocotools.mask as mask_util
 from numpy.typing import NDArray
 from PIL import Image
 
+from ...errors import UserError
 from .dataset import SPLITS, STAMP, THING_CLASSES, taking_its_name
 
 logger = logging.getLogger(__name__)
@@ -47,12 +48,12 @@ def write_crops(scenes: str | os.PathLike[str], output: str | os.PathLike[str]) 
         the number of crops of each split; empty if they were there already.
 
     Raises:
-        FileNotFoundError: ``scenes`` holds no complete scenes.
+        UserError: ``scenes`` holds no complete scenes.
         FileExistsError: ``output`` holds something else.
     """
     source, root = Path(scenes), Path(output)
     if not (source / STAMP).is_file():
-        raise FileNotFoundError(
+        raise UserError(
             f"{source} holds no complete scenes (no {STAMP}): python tools/make_scenes.py --output {source}"
         )
     stamp = json.loads((source / STAMP).read_text())

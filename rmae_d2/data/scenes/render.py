@@ -124,7 +124,7 @@ def render_scene(
 
     Raises:
         UserError: An argument is out of range.
-        FileNotFoundError: The scikit-image installed lacks one of the photographs.
+        UserError: The scikit-image installed lacks one of the photographs.
     """
     if seed < 0 or index < 0:
         raise UserError(f"seed and index must not be negative, got seed={seed}, index={index}")
@@ -161,11 +161,11 @@ def photo_path(name: str) -> Path:
     """Where the scikit-image wheel keeps one of `PHOTOS`.
 
     Raises:
-        FileNotFoundError: The scikit-image installed does not carry it.
+        UserError: The scikit-image installed does not carry it.
     """
     path = Path(skimage.__file__).parent / "data" / name
     if not path.is_file():
-        raise FileNotFoundError(
+        raise UserError(
             f"{path}: the installed scikit-image lacks this photograph; install the wheel from PyPI "
             "(python -m pip install --force-reinstall scikit-image)"
         )

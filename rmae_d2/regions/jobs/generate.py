@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import StoreError, UserError
+from ...files import atomic_file
 from ..record.record import EncodedRecord, RegionRecord
 from ..store.merged_index import local_path
 from ..store.shards import (
@@ -37,7 +38,6 @@ from ..store.shards import (
 from ..store.tar_format import BLOCK, empty_folder, global_header, member_header
 from .manifest import (
     Manifest,
-    atomic_file,
     describe_difference,
     describe_trouble,
 )

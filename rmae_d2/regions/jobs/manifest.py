@@ -9,14 +9,13 @@ from __future__ import annotations
 import errno
 import json
 import os
-import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ...errors import UserError
+from ...files import atomic_file
 from ..record.codec import FORMAT_VERSION
 from ..sources.spec import SourceSpec
 from ..store.shards import ShardHeader, digest, params_hash
@@ -205,7 +204,7 @@ def save_manifest(manifest: Manifest, folder: str | os.PathLike[str]) -> None:
     if found is None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_file(path, replace_existing=False) as file:
+            with atomic_file(path, replace=False) as file:
                 file.write(manifest.to_text().encode("ascii"))
         except OSError as error:
             raise UserError(_cannot_write(folder, error)) from error
@@ -240,37 +239,6 @@ def describe_trouble(error: BaseException) -> str:
         remedy = "use fewer workers, or a machine with more memory"
     text = getattr(error, "strerror", None) or str(error) or "out of memory"
     return f"{text}; {remedy} and run the same command again, it goes on where it stopped"
-
-
-@contextmanager
-def atomic_file(path: Path, *, replace_existing: bool = True) -> Iterator[IO[bytes]]:
-    """An open binary file that gets its name when the block ends well.
-
-    Args:
-        path: the name.
-        replace_existing: False leaves a file of that name as it is, without a word.
-    """
-    draft = path.with_name(f"{path.stem}.{secrets.token_hex(8)}{path.suffix}.tmp")
-    try:
-        with open(draft, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if replace_existing or not _link(draft, path):
-            os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def _link(draft: Path, path: Path) -> bool:
-    """Give a draft its name unless the name is taken; False where the file system has no links."""
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        return True
-    except OSError:
-        return path.exists()
-    return True
 
 
 def _images(

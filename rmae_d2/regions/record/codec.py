@@ -288,7 +288,7 @@ def warm_up() -> None:
 @cache
 def _numba_kernel() -> ModuleType | None:
     try:
-        from .. import decode_numba
+        from . import decode_numba
     except ImportError:
         return None
     return decode_numba

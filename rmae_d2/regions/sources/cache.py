@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import secrets
 from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import StoreError, UserError
+from ...files import atomic_file
 from ..record.codec import FORMAT_VERSION, warm_up
 from ..record.record import EncodedRecord, RegionRecord
 
@@ -111,19 +111,15 @@ class RegionCache:
             return
         data = record.to_bytes()
         # Readers see a whole entry or none; writers of the same entry write the same bytes, so
-        # the last one wins. Without fsync a power cut may leave a short file, which reading finds.
-        draft = path.with_name(f".{path.stem}.{secrets.token_hex(8)}.tmp")
+        # the last one wins. A power cut may leave a short file, which reading finds.
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                draft.write_bytes(data)
-                os.replace(draft, path)
-            finally:
-                draft.unlink(missing_ok=True)
-        except OSError as error:
+            with atomic_file(path, durable=False) as file:
+                file.write(data)
+        except (OSError, UserError) as error:
             self._report("write", error)
 
-    def _report(self, action: str, error: OSError) -> None:
+    def _report(self, action: str, error: OSError | UserError) -> None:
         if action not in self._failed:
             self._failed.add(action)
             logger.warning(

@@ -14,11 +14,11 @@ def check_folder(folder: str | os.PathLike[str], remedy: str) -> str:
     """The folder as text; a local one must exist, lest every image fail instead.
 
     Raises:
-        FileNotFoundError: names the folder and the remedy, one sentence.
+        UserError: names the folder and the remedy, one sentence.
     """
     path = os.fspath(folder)
     if "://" not in path and not os.path.isdir(path):
-        raise FileNotFoundError(f"there is no folder {os.path.abspath(path)}. {remedy}")
+        raise UserError(f"there is no folder {os.path.abspath(path)}. {remedy}")
     return path
 
 

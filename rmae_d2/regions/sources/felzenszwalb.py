@@ -69,7 +69,7 @@ def felzenszwalb(
     Raises:
         UserError: no uint8 image, an empty one, scales that are not positive, a negative sigma, or
             an unknown implementation.
-        ImportError: numba was asked for and cannot be imported.
+        UserError: numba was asked for and cannot be imported.
     """
     implementation = resolve_implementation(implementation)
     if image_HWC.dtype != np.uint8 or image_HWC.ndim not in (2, 3) or 0 in image_HWC.shape:
@@ -96,7 +96,7 @@ def resolve_implementation(name: str | None) -> str:
 
     Raises:
         UserError: an unknown name.
-        ImportError: numba was asked for and cannot be imported.
+        UserError: numba was asked for and cannot be imported.
     """
     global _warned_slow
     if name not in (None, *IMPLEMENTATIONS):
@@ -107,7 +107,7 @@ def resolve_implementation(name: str | None) -> str:
         import numba  # noqa: F401  (it is absent, or refuses a numpy that is too new for it)
     except ImportError as error:
         if name == "numba":
-            raise ImportError(
+            raise UserError(
                 f"implementation='numba' needs numba ({error}): pip install rmae_d2[fast]"
             ) from error
         if not _warned_slow:

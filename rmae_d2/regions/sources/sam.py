@@ -80,8 +80,8 @@ class SamSource:
             max_masks: the largest so many masks are kept; None for all.
 
         Raises:
-            FileNotFoundError: no such checkpoint.
-            ImportError: segment-anything, or OpenCV where it is needed, is not installed.
+            UserError: no such checkpoint.
+            UserError: segment-anything, or OpenCV where it is needed, is not installed.
             UserError: no such model type, or a limit that is not positive.
         """
         if max_side is not None and max_side < 1:
@@ -208,7 +208,7 @@ def _check_packages(model_type: str, min_mask_region_area: int) -> None:
     try:
         from segment_anything import sam_model_registry
     except ImportError as error:
-        raise ImportError(
+        raise UserError(
             f"SAM regions need the package segment-anything ({error}): pip install 'rmae_d2[sam]'"
         ) from error
     if model_type not in sam_model_registry:
@@ -217,7 +217,7 @@ def _check_packages(model_type: str, min_mask_region_area: int) -> None:
         try:
             import cv2  # noqa: F401  (segment-anything imports it on the first image)
         except ImportError as error:
-            raise ImportError(
+            raise UserError(
                 f"min_mask_region_area={min_mask_region_area} needs OpenCV ({error}): pip install "
                 "opencv-python-headless, or set it to 0"
             ) from error
@@ -228,7 +228,7 @@ def _local(checkpoint: str, model_type: str) -> str:
 
     if not g_pathmgr.isfile(checkpoint):
         where = WEIGHTS.get(model_type, ", ".join(WEIGHTS.values()))
-        raise FileNotFoundError(
+        raise UserError(
             f"there are no SAM weights {checkpoint}: download those of {model_type} from {where} "
             "and give their path as checkpoint"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import json
@@ -14,7 +13,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
-from ...errors import UserError
+from ...errors import UserError, did_you_mean
 
 #: Names of the built-in sources for `SourceSpec.named`.
 SOURCES = {
@@ -49,12 +48,9 @@ class SourceSpec:
         target = SOURCES.get(name, name)
         place, _, class_name = target.rpartition(":")
         if not place or not class_name:
-            near = difflib.get_close_matches(name, SOURCES, 1, 0.5)
             raise UserError(
-                f"no region source {name!r}: "
-                + (f"did you mean {near[0]}? " if near else "")
-                + f"There are {', '.join(SOURCES)}, and own classes as package.module:Class or "
-                "path/to/file.py:Class"
+                f"no region source {name!r}: {did_you_mean(name, SOURCES)}. There are "
+                f"{', '.join(SOURCES)}, and own classes as package.module:Class or path/to/file.py:Class"
             )
         if place.endswith(".py"):
             target = f"{os.path.abspath(os.path.expanduser(place))}:{class_name}"
@@ -79,9 +75,10 @@ class SourceSpec:
             ) from error
         found = getattr(module, class_name, None)
         if not callable(found):
-            near = difflib.get_close_matches(class_name, vars(module), 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UserError(f"{place} has no class {class_name}{hint}")
+            classes = [name for name, value in vars(module).items() if isinstance(value, type)]
+            raise UserError(
+                f"{place} has no class {class_name}; {did_you_mean(class_name, classes)}"
+            )
         return found  # type: ignore[no-any-return]
 
     def build(self) -> Callable[..., Any]:

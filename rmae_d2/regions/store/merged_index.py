@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import sys
 import zlib
 from hashlib import blake2b
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import StoreError, UserError
+from ...files import atomic_file
 from .shards import (
     FORMAT_VERSION,
     REMEDY,
@@ -62,19 +62,14 @@ def write_index(folder: str | os.PathLike[str]) -> None:
             f"{folder} has {header.num_shards - len(missing)} of {header.num_shards} shards, "
             f"{shard_name(missing[0])} is missing; {REMEDY}"
         )
-    draft = Path(folder, f"{INDEX_NAME}.{secrets.token_hex(8)}.tmp")
     try:
-        with open(draft, "xb") as file:
+        with atomic_file(Path(folder, INDEX_NAME)) as file:
             np.lib.format.write_array(file, index, version=(1, 0), allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, Path(folder, INDEX_NAME))
-    except FileNotFoundError:
-        # A twin that wrote the same index swept this draft away.
-        if not Path(folder, INDEX_NAME).exists():
+    except UserError as error:
+        # A twin that wrote the same index may have swept this draft away.
+        swept = isinstance(error.__cause__, FileNotFoundError)
+        if not swept or not Path(folder, INDEX_NAME).exists():
             raise
-    finally:
-        draft.unlink(missing_ok=True)
     for pattern in ("regions-*.tmp", f"{INDEX_NAME}.*.tmp"):
         for leftover in Path(folder).glob(pattern):
             leftover.unlink(missing_ok=True)

@@ -346,7 +346,7 @@ def test_missing_datasets_say_where_from(tmp_path):
         "from rmae_d2.data.datasets import detection_dataset\n"
         "for name in ('coco_2017_train', 'lvis_v1_train', 'scenes_val'):\n"
         "    try: detection_dataset(name)\n"
-        "    except FileNotFoundError as error: print(error)\n"
+        "    except ValueError as error: print(error)\n"
     )
     env = {**os.environ, "HOME": str(tmp_path), "DETECTRON2_DATASETS": "~/sets"}
     run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
@@ -355,7 +355,7 @@ def test_missing_datasets_say_where_from(tmp_path):
         "http://images.cocodataset.org/zips/train2017.zip",
         f"looked for: {tmp_path}/sets/lvis/lvis_v1_train.json\n",
         "https://dl.fbaipublicfiles.com/LVIS/lvis_v1_train.json.zip",
-        "annotations: python tools/make_scenes.py",
+        "get it:     rmae-d2 scenes",
         "dataloader.train.dataset.json=FILE.json",
     ):
         assert text in run.stdout, run.stdout + run.stderr

@@ -206,7 +206,7 @@ def test_unknown_name_suggests_near_ones():
         ("coco_2017_train", "zips/train2017.zip"),
         ("coco_2017_unlabeled", "zips/unlabeled2017.zip"),
         ("imagenet_1k_train", "image-net.org"),
-        ("scenes_train", "make_scenes.py"),
+        ("scenes_train", "rmae-d2 scenes"),
         ("coco_2017_train_panoptic", "dataset.root=/photos"),
     ],
 )

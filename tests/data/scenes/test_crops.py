@@ -14,6 +14,7 @@ from pycocotools.coco import COCO
 from rmae_d2.data.datasets import class_names, classification_dataset
 from rmae_d2.data.scenes.crops import single_objects, write_crops
 from rmae_d2.data.scenes.dataset import THING_CLASSES, write_scenes
+from rmae_d2.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]
 SPLITS = {"train": 40, "val": 20}
@@ -94,7 +95,7 @@ def test_again_and_elsewhere(scenes, crops, tmp_path):
 
 
 def test_what_is_refused(scenes, crops, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no complete scenes.*make_scenes\.py --output"):
+    with pytest.raises(UserError, match=r"no complete scenes.*make_scenes\.py --output"):
         write_crops(tmp_path / "nothing", tmp_path / "crops")
     assert not (tmp_path / "crops").exists()
     (tmp_path / "mine").mkdir()

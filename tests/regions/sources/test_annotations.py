@@ -17,6 +17,7 @@ from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 
 from rmae_d2.annotations.segmentation import run_counts
+from rmae_d2.errors import UserError
 from rmae_d2.regions.record.masks import unpack_bits
 from rmae_d2.regions.record.run_lengths import record_of_counts
 from rmae_d2.regions.sources.annotations import InstanceSource, PanopticSource
@@ -299,7 +300,7 @@ def test_damaged_jsons_are_refused(tmp_path):
         file.write_bytes(text[:keep])
         with pytest.raises(ValueError, match=r"cut\.json is not usable"):
             InstanceSource(file)
-    with pytest.raises(FileNotFoundError, match=r"absent\.json"):
+    with pytest.raises(UserError, match=r"absent\.json"):
         InstanceSource(tmp_path / "absent.json")
 
 
@@ -393,7 +394,7 @@ def test_panoptic_file_of_the_data_set(tmp_path):
     assert record.params == {"source": "panoptic"} and record.regions().area.tolist() == [600]
     with pytest.raises(FileNotFoundError, match=r"a\.png\. Give the folder"):
         PanopticSource(tmp_path)(sample, IMAGE)
-    with pytest.raises(FileNotFoundError, match="no folder .*absent"):
+    with pytest.raises(UserError, match="no folder .*absent"):
         PanopticSource(tmp_path / "absent")
 
 

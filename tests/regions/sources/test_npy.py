@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
+from rmae_d2.errors import UserError
 from rmae_d2.regions.sources.npy import NpySource
 
 IMAGE = np.zeros((12, 20, 3), np.uint8)
@@ -127,5 +128,5 @@ def test_archives_are_refused(tmp_path):
 def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"photos/train/a\.jpg.*a\.npy.*Name the folder"):
         NpySource(tmp_path)(SAMPLE, IMAGE)
-    with pytest.raises(FileNotFoundError, match="no folder .*absent"):
+    with pytest.raises(UserError, match="no folder .*absent"):
         NpySource(tmp_path / "absent")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from skimage import data as photos
 
+from rmae_d2.errors import UserError
 from rmae_d2.regions.record.masks import unpack_bits
 from rmae_d2.regions.sources.sam import SamSource
 from rmae_d2.regions.sources.sam_json import SamJsonSource
@@ -165,7 +166,7 @@ def test_params_tell_weights_apart(source, tmp_path, image):
 
 def test_missing_weights_say_where_to_get_them(tmp_path):
     path = tmp_path / "sam.pth"
-    with pytest.raises(FileNotFoundError) as caught:
+    with pytest.raises(UserError) as caught:
         SamSource(path)
     assert str(path) in str(caught.value) and "sam_vit_h_4b8939.pth" in str(caught.value)
 
@@ -191,7 +192,7 @@ def test_settings_and_images_are_checked(checkpoint, source):
 
 def test_without_the_package_the_error_names_the_extra(checkpoint, monkeypatch):
     monkeypatch.setitem(sys.modules, "segment_anything", None)  # as if it were not installed
-    with pytest.raises(ImportError, match=r"pip install 'rmae_d2\[sam\]'"):
+    with pytest.raises(UserError, match=r"pip install 'rmae_d2\[sam\]'"):
         SamSource(checkpoint)
 
 
@@ -284,5 +285,5 @@ def test_damaged_files_are_named(tmp_path, image, content, message):
 def test_missing_files_are_named(tmp_path, image):
     with pytest.raises(FileNotFoundError, match=r"sa_9\.json.*Name the folder"):
         SamJsonSource(tmp_path)({"file_name": "sa_9.jpg", "image_id": 9}, image)
-    with pytest.raises(FileNotFoundError, match="no folder"):
+    with pytest.raises(UserError, match="no folder"):
         SamJsonSource(tmp_path / "absent")
