@@ -9,8 +9,8 @@ from detectron2.config import instantiate
 from PIL import Image
 
 from rmae_d2.config import apply_overrides, get_config, save_config
-from rmae_d2.engine import reconstruction_pictures
 from rmae_d2.errors import CheckpointError, UserError
+from rmae_d2.inference import reconstruction_pictures
 from rmae_d2.inference.finished_run import load_run
 from rmae_d2.inference.reconstruction_pictures import draw_reconstruction_pictures, region_source
 

@@ -60,7 +60,7 @@ def test_a_sheet(run, tmp_path):
     assert str(tmp_path / "new/masks.png") in output
     picture = np.asarray(Image.open(tmp_path / "new/masks.png"))
     # image, probability, visible patches, pixels, 3 x 3 of regions; 32 pixels enlarged to 128.
-    assert picture.shape == (18 + 2 * 132, 13 * 132, 3)
+    assert picture.shape == (26 + 2 * 134, 13 * 134 + 6, 3)
 
 
 def test_wrong_files(run, tmp_path):

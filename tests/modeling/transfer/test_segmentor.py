@@ -12,7 +12,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rmae_d2.checkpoint import load_pretrained
-from rmae_d2.modeling import SimpleFeaturePyramid, ViT, semantic_segmentor
+from rmae_d2.modeling import SimpleFeaturePyramid, ViT
+from rmae_d2.modeling.transfer import segmentor as semantic_segmentor
 from rmae_d2.modeling.transfer.segmentor import (
     MultiScale,
     SlidingSemanticSegmentor,

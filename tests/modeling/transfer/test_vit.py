@@ -18,7 +18,8 @@ from torch import nn
 
 from rmae_d2.checkpoint import load_pretrained
 from rmae_d2.errors import CheckpointError
-from rmae_d2.modeling import SimpleFeaturePyramid, ViT, vit_attention
+from rmae_d2.modeling import SimpleFeaturePyramid, ViT
+from rmae_d2.modeling.transfer import vit_attention
 from rmae_d2.modeling.transfer.vit_attention import (
     attention,
     chunked_attention,

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmae_d2.errors import StoreError
-from rmae_d2.regions import EncodedRecord, RegionRecord, codec
+from rmae_d2.regions import EncodedRecord, RegionRecord
+from rmae_d2.regions.record import codec
 
 FUZZ = settings(max_examples=150)
 MEGABYTE = 2**20

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rmae_d2.regions import EncodedRecord, RegionCache, RegionRecord, codec
+from rmae_d2.regions import EncodedRecord, RegionCache, RegionRecord
+from rmae_d2.regions.record import codec
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -16,7 +16,8 @@ from rmae_d2.config import apply_overrides, get_config
 from rmae_d2.data import RandomResizedCrop, RegionDatasetMapper
 from rmae_d2.data.images import read_image
 from rmae_d2.errors import StoreError, UserError
-from rmae_d2.regions import EncodedRecord, FelzenszwalbSource, RegionRecord, StoredRegions, stored
+from rmae_d2.regions import EncodedRecord, FelzenszwalbSource, RegionRecord, StoredRegions
+from rmae_d2.regions.sources import stored
 
 SCALES = (50, 100)
 
