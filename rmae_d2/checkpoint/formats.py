@@ -33,8 +33,6 @@ _RMAE_RULES: Rules = [
     (r"^region_(patch_embed|pos_embed)\b", r"region_branch.encoder.\1"),
     (r"^region_enc_blocks\.", "region_branch.encoder.blocks."),
     (r"^region_proj\.", "region_branch.query."),
-    (r"^region_dec_blocks\.0\.norm3\.", "region_branch.expansion.norm2."),
-    (r"^region_dec_blocks\.0\.", "region_branch.expansion."),
     (r"^region_pred\.", "region_branch.pred."),
     *_MAE_RULES,
 ]
@@ -153,7 +151,7 @@ def our_names(kind: str, keys: Iterable[str]) -> dict[str, str]:
         return {key: _our_name_of_hf(key) for key in keys if not _HF_POOLER.search(key)}
     if kind == "moco_v3":
         return {key: _MOCO.sub(_ENCODER, key) for key in keys if _MOCO.match(key)}
-    rules = _RMAE_RULES if kind == "rmae_reference" else _MAE_RULES
+    rules = _decoder_rules(keys) + _RMAE_RULES if kind == "rmae_reference" else _MAE_RULES
     return {key: rename(key, rules) for key in keys}
 
 
@@ -179,8 +177,8 @@ def translate(kind: str, state_dict: StateDict) -> StateDict:
     Raises:
         CheckpointError: where parts of one tensor are missing, or two tensors claim one name.
     """
-    if kind == "rmae_reference":
-        _refuse_deep_region_decoder(state_dict)
+    if kind == "rmae_d2":
+        state_dict = _region_decoder_of_0_1(state_dict)
     sources: dict[str, list[str]] = {}
     for key, name in our_names(kind, state_dict).items():
         sources.setdefault(name, []).append(key)
@@ -199,12 +197,35 @@ def translate(kind: str, state_dict: StateDict) -> StateDict:
     return out
 
 
-def _refuse_deep_region_decoder(state_dict: StateDict) -> None:
-    if any(k.startswith("region_dec_blocks.1.") for k in state_dict):
-        raise CheckpointError(
-            "a reference checkpoint with region_dec_depth > 1: the names of its cross-attention blocks are "
-            "not known to us, so it can't be translated; please report the list of its keys"
-        )
+def _decoder_rules(keys: list[str]) -> Rules:
+    """Of the reference's region decoder: its last block is the expansion block."""
+    blocks = [re.match(r"region_dec_blocks\.(\d+)\.", key) for key in keys]
+    last = max((int(match[1]) for match in blocks if match), default=0)
+    return [
+        (rf"^region_dec_blocks\.{last}\.norm3\.", "region_branch.expansion.norm2."),
+        (rf"^region_dec_blocks\.{last}\.", "region_branch.expansion."),
+        (r"^region_dec_blocks\.", "region_branch.decoder."),
+    ]
+
+
+def _region_decoder_of_0_1(state_dict: StateDict) -> StateDict:
+    """Blocks before the expansion block, where torch's attention of rmae_d2 0.1 held q, k and v together."""
+    out: StateDict = {}
+    for key, value in state_dict.items():
+        block, attention, rest = key.rpartition("self_attn.")
+        if attention and key.startswith("region_branch.decoder."):
+            out[f"{block}attn." + rest.replace("in_proj_", "qkv.").replace("out_proj", "proj")] = (
+                value
+            )
+            continue
+        block, attention, rest = key.rpartition("cross_attn.in_proj_")
+        if attention and key.startswith("region_branch.decoder."):
+            dim = len(value) // 3
+            out[f"{block}cross_attn.q.{rest}"] = value[:dim]
+            out[f"{block}cross_attn.kv.{rest}"] = value[dim:]
+            continue
+        out[key.replace("cross_attn.out_proj.", "cross_attn.proj.")] = value
+    return out
 
 
 def _join_qkv(name: str, keys: list[str], state_dict: StateDict) -> Tensor:

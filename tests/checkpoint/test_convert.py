@@ -23,7 +23,7 @@ from rmae_d2.checkpoint.convert import Conversion
 from rmae_d2.errors import CheckpointError
 from rmae_d2.modeling import patchify, random_shuffle, sincos_position_embedding
 
-GOLDEN = Path(__file__).resolve().parents[3] / "shared/golden/rmae_tiny.pt"
+GOLDEN = Path(__file__).resolve().parents[1] / "data/rmae_tiny_b.pt"
 SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 TARGETS = ["detectron2", "mae", "rmae", "timm", "huggingface"]
@@ -147,7 +147,6 @@ def test_the_region_branch_is_ours(make_rmae):
     assert list(back.new) == ["region_branch.*"]
 
 
-@pytest.mark.skipif(not GOLDEN.exists(), reason="the golden file is not beside the checkout")
 def test_the_reference_code():
     golden = torch.load(GOLDEN, weights_only=True)
     ours = tensors(golden["state_dict"], "rmae")

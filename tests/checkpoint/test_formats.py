@@ -11,7 +11,7 @@ from torch import nn
 from rmae_d2.checkpoint import build_from_reference, convert, load_pretrained, load_weights
 from rmae_d2.errors import CheckpointError
 
-GOLDEN = Path(__file__).resolve().parents[3] / "shared/golden/rmae_tiny.pt"
+GOLDEN = Path(__file__).resolve().parents[1] / "data/rmae_tiny_b.pt"
 SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
 
 
@@ -103,7 +103,6 @@ def test_mae_encoder_only_is_timms(ours):
     assert same(state_dict, encoder)
 
 
-@pytest.mark.skipif(not GOLDEN.exists(), reason="the golden file is not beside the checkout")
 def test_the_reference_code():
     golden = torch.load(GOLDEN, weights_only=True)
     kind, state_dict = load_weights(golden["state_dict"])
@@ -117,10 +116,34 @@ def test_the_reference_code():
     )
 
 
-def test_a_deep_region_decoder_of_the_reference_code_is_refused():
-    keys = ["region_cross_embed.weight", "patch_embed.proj.weight", "region_dec_blocks.1.x.weight"]
-    with pytest.raises(CheckpointError, match="region_dec_depth > 1"):
-        load_weights({k: torch.zeros(1) for k in keys})
+def test_a_deep_region_decoder_of_0_1(make_rmae):
+    """Its attention was torch's own, which holds q, k and v in one tensor."""
+    model = make_rmae(regions={"decoder_depth": 3})
+    ours = model.state_dict()
+    old = {}
+    for key, value in ours.items():
+        block, _, rest = key.partition("cross_attn.")
+        if not key.startswith("region_branch.decoder."):
+            old[key] = value
+        elif rest.startswith("q."):
+            kind = rest.removeprefix("q.")
+            joined = torch.cat([value, ours[f"{block}cross_attn.kv.{kind}"]])
+            old[f"{block}cross_attn.in_proj_{kind}"] = joined
+        elif not rest.startswith("kv."):
+            old[
+                key.replace("cross_attn.proj", "cross_attn.out_proj")
+                .replace(".attn.qkv.", ".self_attn.in_proj_")
+                .replace(".attn.proj", ".self_attn.out_proj")
+            ] = value
+    # As torch names and shapes them.
+    theirs = torch.nn.MultiheadAttention(16, 4).state_dict()
+    for name in ("self_attn", "cross_attn"):
+        prefix = f"region_branch.decoder.1.{name}."
+        found = {k.removeprefix(prefix): v.shape for k, v in old.items() if k.startswith(prefix)}
+        assert found == {k: v.shape for k, v in theirs.items()}
+    kind, new = load_weights(old)
+    assert kind == "rmae_d2" and new.keys() == ours.keys()
+    assert all(torch.equal(new[key], ours[key]) for key in ours)
 
 
 @pytest.mark.parametrize("num_classes", [0, 7])

@@ -1,5 +1,7 @@
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rmae_d2.checkpoint import build_from_reference, load_pretrained
 
@@ -91,3 +93,50 @@ def test_names_of_the_reference_code():
     assert torch.equal(
         target.region_branch.expansion.norm2.bias, theirs["region_dec_blocks.0.norm3.bias"]
     )
+
+
+@settings(max_examples=15)
+@given(
+    depths=st.tuples(*[st.integers(1, 3)] * 5),
+    heads=st.tuples(*[st.sampled_from([1, 2, 4])] * 4),
+    num_region=st.integers(1, 5),
+    ratios=st.tuples(st.floats(0.1, 0.9), st.none() | st.floats(0.1, 0.9)),
+    pixels=st.booleans(),
+)
+def test_any_combination_of_sizes(depths, heads, num_region, ratios, pixels):
+    parts = ("", "decoder_", "region_enc_", "region_dec_")
+    config = {
+        **CONFIG,
+        **{f"{p}depth": d for p, d in zip(parts, depths, strict=False)},
+        **{f"{p}num_heads": h for p, h in zip(parts, heads, strict=True)},
+        "region_cross_layer": depths[4],
+        "num_region": num_region,
+        "mask_ratio": ratios[0],
+        "region_mask_ratio": ratios[1],
+        "use_mae_loss": pixels,
+    }
+    model = build_from_reference(config)
+    counted = {
+        "backbone.net.blocks": depths[0],
+        "pixel_decoder.blocks": depths[1] if pixels else 0,
+        "region_branch.encoder.blocks": depths[2],
+        "region_branch.decoder": depths[3] - 1,
+        "region_branch.neck.blocks": depths[4],
+    }
+    for stem, depth in counted.items():
+        found = {
+            k.removeprefix(f"{stem}.").partition(".")[0]
+            for k in model.state_dict()
+            if k.startswith(f"{stem}.")
+        }
+        assert found == {str(i) for i in range(depth)}, stem
+    side = config["img_size"]
+    regions = torch.rand(2, num_region, side, side) > 0.5
+    out = model.forward_tensors(torch.randn(2, 3, side, side), regions)
+    L = model.backbone.net.num_patches
+    region_ratio = ratios[0] if ratios[1] is None else ratios[1]
+    assert out["mask"].sum(dim=1).tolist() == [L - int(L * (1 - ratios[0]))] * 2
+    assert out["region_mask"].sum(dim=1).tolist() == [L - int(L * (1 - region_ratio))] * 2
+    out["loss"].backward()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in trained)
