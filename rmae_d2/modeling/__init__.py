@@ -1,6 +1,6 @@
 """The networks. They know tensors; nothing of files or datasets."""
 
-from .build import add_rmae_config, build_parts
+from .build import add_rmae_config, build_parts, part
 from .classifier import PRECISIONS, Classifier, FeatureExtractor, add_classifier_config
 from .learned_masking import LearnedMasking, foreground_patches, foreground_shares
 from .mask_generator import FrozenViT, MaskDiscriminator, MaskGenerator
@@ -64,6 +64,7 @@ __all__ = [
     "mask_from_order",
     "mask_to_pixels",
     "num_visible",
+    "part",
     "patchify",
     "random_shuffle",
     "sincos_position_embedding",
