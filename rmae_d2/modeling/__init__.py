@@ -1,6 +1,6 @@
 """The networks. They know tensors; nothing of files or datasets."""
 
-from .build import add_rmae_config, build_parts
+from .build import add_rmae_config, build_parts, part
 from .masking.base import (
     InformedMasking,
     MaskPlan,
@@ -64,6 +64,7 @@ __all__ = [
     "mask_from_order",
     "mask_to_pixels",
     "num_visible",
+    "part",
     "patchify",
     "random_shuffle",
     "sincos_position_embedding",

@@ -1,8 +1,11 @@
-"""The network from flat numbers: the yacs path, and the one for configurations of other code."""
+"""A fact of the encoder stands once: how other parts come by it in LazyConfigs, in Python and from yacs."""
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, LazyCall
+from omegaconf import DictConfig
 
 from ..errors import UserError
 from .patches import grid_of
@@ -17,50 +20,64 @@ REGION_VARIANTS: dict[str, Any] = {
     "channel": ChannelRegionBranch,
 }
 
+# By the names that constructors have for them.
+_ENCODER_FACTS = {
+    "img_size": "${model.backbone.net.img_size}",
+    "patch_size": "${model.backbone.net.patch_size}",
+    "in_chans": "${model.backbone.net.in_chans}",
+    "in_dim": "${model.backbone.net.embed_dim}",
+    "grid": LazyCall(grid_of)(
+        image_size="${model.backbone.net.img_size}", patch_size="${model.backbone.net.patch_size}"
+    ),
+}
+
+
+def part(target: Callable[..., Any], **arguments: Any) -> DictConfig:
+    """A LazyCall that follows the encoder of its config.
+
+    Of ``img_size``, ``patch_size``, ``in_chans``, ``in_dim`` (the encoder's width) and ``grid``, those that
+    the target takes and ``arguments`` leaves out refer to ``model.backbone.net``.
+    """
+    taken = inspect.signature(target).parameters
+    facts = {name: _ENCODER_FACTS[name] for name in taken if name in _ENCODER_FACTS}
+    return LazyCall(target)(**{**facts, **arguments})
+
 
 def build_parts(
-    *,
-    img_size: int | tuple[int, int] = 224,
-    patch_size: int = 16,
-    in_chans: int = 3,
-    embed_dim: int = 768,
-    depth: int = 12,
-    num_heads: int = 12,
-    pixel_decoder: dict[str, Any] | None,
-    region_branch: dict[str, Any] | None,
+    *, pixel_decoder: dict[str, Any] | None, region_branch: dict[str, Any] | None, **net: Any
 ) -> dict[str, Any]:
-    """``backbone``, ``pixel_decoder`` and ``region_branch`` of an RMAE that agree on grid and width.
+    """``backbone``, ``pixel_decoder`` and ``region_branch`` of an RMAE; the encoder's facts are handed down.
 
     Args:
         pixel_decoder: further arguments of :class:`PixelDecoder`; None for none.
         region_branch: further arguments of the region branch; ``variant`` names its class in
             :data:`REGION_VARIANTS`, by default ``length``. None for none.
+        net: arguments of :class:`MaskedViT`.
 
     Raises:
         UserError: for an unknown variant.
     """
-    region_branch = None if region_branch is None else dict(region_branch)
-    variant = region_branch.pop("variant", "length") if region_branch else "length"
-    if variant not in REGION_VARIANTS:
-        raise UserError(f"unknown region variant {variant!r}: one of {', '.join(REGION_VARIANTS)}")
-    grid = grid_of(img_size, patch_size)
-    net = MaskedViT(img_size, patch_size, in_chans, embed_dim, depth, num_heads)
-    return {
-        "backbone": PixelEncoder(net),
-        "pixel_decoder": None
-        if pixel_decoder is None
-        else PixelDecoder(embed_dim, grid, patch_size, in_chans, **pixel_decoder),
-        "region_branch": None
-        if region_branch is None
-        else REGION_VARIANTS[variant](embed_dim, grid, patch_size, **region_branch),
-    }
+    encoder = MaskedViT(**net)
+    facts = (encoder.embed_dim, encoder.grid, encoder.patch_size)
+    parts: dict[str, Any] = dict.fromkeys(("pixel_decoder", "region_branch"))
+    if pixel_decoder is not None:
+        parts["pixel_decoder"] = PixelDecoder(*facts, encoder.in_chans, **pixel_decoder)
+    if region_branch is not None:
+        sizes = dict(region_branch)
+        variant = sizes.pop("variant", "length")
+        if variant not in REGION_VARIANTS:
+            known = ", ".join(REGION_VARIANTS)
+            raise UserError(f"unknown region variant {variant!r}: one of {known}")
+        parts["region_branch"] = REGION_VARIANTS[variant](*facts, **sizes)
+    return {"backbone": PixelEncoder(encoder), **parts}
 
 
 def add_rmae_config(cfg: CfgNode) -> None:
     """Adds ``MODEL.RMAE`` to a yacs config, so that ``build_model(cfg)`` builds an :class:`RMAE`.
 
-    Defaults are the paper's ViT-B. Set ``cfg.MODEL.META_ARCHITECTURE = "RMAE"`` to use it. The images'
-    format, mean and deviation become those of our loader, for Detectron2's own are of BGR images.
+    Defaults are the paper's ViT-B; keys are the arguments of :class:`RMAE`, its encoder and its parts. Set
+    ``cfg.MODEL.META_ARCHITECTURE = "RMAE"`` to use it. The images' format, mean and deviation become those
+    of our loader, for Detectron2's own are of BGR images.
     """
     cfg.INPUT.FORMAT = "RGB"
     cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
@@ -96,8 +113,8 @@ def add_rmae_config(cfg: CfgNode) -> None:
     )
 
 
-def parts_from_cfg(cfg: CfgNode) -> dict[str, Any]:
-    """Arguments of :class:`RMAE` from ``cfg.MODEL.RMAE``.
+def encoder_from_cfg(cfg: CfgNode) -> dict[str, Any]:
+    """Arguments of :class:`MaskedViT` from ``cfg.MODEL.RMAE``.
 
     Raises:
         AttributeError: where :func:`add_rmae_config` was not called.
@@ -106,32 +123,21 @@ def parts_from_cfg(cfg: CfgNode) -> dict[str, Any]:
         raise AttributeError(
             "cfg.MODEL.RMAE is missing: call rmae_d2.modeling.add_rmae_config(cfg) before merging a file"
         )
-    c = cfg.MODEL.RMAE
+    sizes = lower_keys(cfg.MODEL.RMAE)
+    names = ("img_size", "patch_size", "embed_dim", "depth", "num_heads")
+    return {"in_chans": len(cfg.MODEL.PIXEL_MEAN), **{name: sizes[name] for name in names}}
 
-    def lower(node: CfgNode) -> dict[str, Any] | None:
-        if not node.ENABLED:
-            return None
-        return {key.lower(): value for key, value in node.items() if key != "ENABLED"}
 
-    return {
-        **build_parts(
-            img_size=tuple(c.IMG_SIZE),
-            patch_size=c.PATCH_SIZE,
-            in_chans=len(cfg.MODEL.PIXEL_MEAN),
-            embed_dim=c.EMBED_DIM,
-            depth=c.DEPTH,
-            num_heads=c.NUM_HEADS,
-            pixel_decoder=lower(c.PIXEL_DECODER),
-            region_branch=lower(c.REGION_BRANCH),
-        ),
-        "mask_ratio": c.MASK_RATIO,
-        "norm_pix_loss": c.NORM_PIX_LOSS,
-        "pixel_weight": c.PIXEL_WEIGHT,
-        "region_weight": c.REGION_WEIGHT,
-        "background_weight": c.BACKGROUND_WEIGHT,
-        "region_criterion": c.REGION_CRITERION,
-        "feeding": c.FEEDING,
-        "region_dropout": c.REGION_DROPOUT,
-        "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-        "pixel_std": cfg.MODEL.PIXEL_STD,
-    }
+def parts_from_cfg(cfg: CfgNode) -> dict[str, Any]:
+    """Arguments of :class:`RMAE` from ``cfg.MODEL.RMAE``; raises as :func:`encoder_from_cfg`."""
+    net = encoder_from_cfg(cfg)
+    options = {k: v for k, v in lower_keys(cfg.MODEL.RMAE).items() if k not in net}
+    parts = {name: lower_keys(options.pop(name)) for name in ("pixel_decoder", "region_branch")}
+    present = {name: sizes if sizes.pop("enabled") else None for name, sizes in parts.items()}
+    statistics = {"pixel_mean": cfg.MODEL.PIXEL_MEAN, "pixel_std": cfg.MODEL.PIXEL_STD}
+    return {**build_parts(**net, **present), **options, **statistics}
+
+
+def lower_keys(node: CfgNode) -> dict[str, Any]:
+    """A yacs node as keyword arguments."""
+    return {key.lower(): value for key, value in node.items()}

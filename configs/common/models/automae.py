@@ -6,23 +6,14 @@ Rectangles are in shares of the grid: 40 to 160 of 196 patches, one side 4 to 10
 from detectron2.config import LazyCall as L
 
 from rmae_d2.checkpoint import load_scorer
-from rmae_d2.modeling import LearnedMasking, MaskDiscriminator, MaskedViT, MaskGenerator
+from rmae_d2.modeling import LearnedMasking, MaskDiscriminator, MaskedViT, MaskGenerator, part
 from rmae_d2.solver import adversarial_params
-
-from .rmae_vitb import grid
 
 masking = L(LearnedMasking)(
     generator=L(MaskGenerator)(
         scorer=L(load_scorer)(
-            # Of the weights' size; its grid of patches must be the model's.
-            net=L(MaskedViT)(
-                img_size="${model.backbone.net.img_size}",
-                patch_size="${model.backbone.net.patch_size}",
-                in_chans="${model.backbone.net.in_chans}",
-                embed_dim=768,
-                depth=12,
-                num_heads=12,
-            ),
+            # Of the weights' size.
+            net=part(MaskedViT, embed_dim=768, depth=12, num_heads=12),
             # A ViT's file: ours, MAE's, timm's or DINO's.
             weights="",
             block=-1,
@@ -31,7 +22,7 @@ masking = L(LearnedMasking)(
         # Attention as a multiple of 1/L.
         relative_attention=False,
     ),
-    discriminator=L(MaskDiscriminator)(grid=grid, dims=(16, 32)),
+    discriminator=part(MaskDiscriminator, dims=(16, 32)),
     temperature=1.0,
     # On the noise of marked patches (beta), and how many are marked; null for as many as stay visible.
     bonus=0.5,

@@ -3,12 +3,7 @@ encoder and region decoder. ``model.region_branch.neck_depth=8`` is the publishe
 
 from detectron2.config import LazyCall as L
 
-from rmae_d2.modeling import RMAE, MaskedViT, PixelDecoder, PixelEncoder, RegionBranch
-from rmae_d2.modeling.patches import grid_of
-
-grid = L(grid_of)(
-    image_size="${model.backbone.net.img_size}", patch_size="${model.backbone.net.patch_size}"
-)
+from rmae_d2.modeling import RMAE, MaskedViT, PixelDecoder, PixelEncoder, RegionBranch, part
 
 model = L(RMAE)(
     backbone=L(PixelEncoder)(
@@ -23,20 +18,15 @@ model = L(RMAE)(
             use_act_checkpoint="${oc.select:train.activation_checkpointing,false}",
         )
     ),
-    pixel_decoder=L(PixelDecoder)(
-        in_dim="${model.backbone.net.embed_dim}",
-        grid=grid,
-        patch_size="${model.backbone.net.patch_size}",
-        in_chans="${model.backbone.net.in_chans}",
+    pixel_decoder=part(
+        PixelDecoder,
         dim=512,
         depth=8,
         num_heads=16,
         use_act_checkpoint="${oc.select:train.activation_checkpointing,false}",
     ),
-    region_branch=L(RegionBranch)(
-        in_dim="${model.backbone.net.embed_dim}",
-        grid=grid,
-        patch_size="${model.backbone.net.patch_size}",
+    region_branch=part(
+        RegionBranch,
         # beta_R; null for the pixels' own ratio, beta_I.
         mask_ratio=None,
         neck_depth=1,

@@ -16,7 +16,7 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor, nn
 
 from ...errors import UserError
-from ..build import add_rmae_config
+from ..build import add_rmae_config, encoder_from_cfg, lower_keys
 from ..pixel_encoder import LayerNorm, MaskedViT, PixelEncoder
 
 MODES = ("linear", "finetune")
@@ -160,23 +160,10 @@ class Classifier(_EncoderModel):
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
         """Arguments from a yacs config with ``MODEL.CLASSIFIER`` (:func:`add_classifier_config`)."""
-        size, own = cfg.MODEL.RMAE, cfg.MODEL.CLASSIFIER
-        net = MaskedViT(
-            tuple(size.IMG_SIZE),
-            size.PATCH_SIZE,
-            len(cfg.MODEL.PIXEL_MEAN),
-            size.EMBED_DIM,
-            size.DEPTH,
-            size.NUM_HEADS,
-            drop_path_rate=own.DROP_PATH_RATE,
-        )
-        arguments = {k.lower(): v for k, v in own.items() if k != "DROP_PATH_RATE"}
-        return {
-            "backbone": PixelEncoder(net),
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
-            **arguments,
-        }
+        options = lower_keys(cfg.MODEL.CLASSIFIER)
+        net = MaskedViT(**encoder_from_cfg(cfg), drop_path_rate=options.pop("drop_path_rate"))
+        statistics = {"pixel_mean": cfg.MODEL.PIXEL_MEAN, "pixel_std": cfg.MODEL.PIXEL_STD}
+        return {"backbone": PixelEncoder(net), **options, **statistics}
 
     def train(self, mode: bool = True) -> "Classifier":
         """As any module's, but a frozen encoder stays in evaluation mode: it drops no paths."""
