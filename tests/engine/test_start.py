@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rmae_d2.config import ConfigError
-from rmae_d2.engine.start import Start, check_flags, first_host, how_started, wants_cpu
+from rmae_d2.engine.launch import Start, check_flags, first_host, how_started, wants_cpu
 
 TORCHRUN = {
     "RANK": "5",
