@@ -223,7 +223,8 @@ def _report(message: str) -> None:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    raise EndedBySignal(number)
+    name = signal.Signals(number).name
+    raise EndedBySignal(f"ended by {name}; there was no training under way to save")
 
 
 def _forward(number: int, frame: FrameType | None) -> None:

@@ -34,7 +34,7 @@ from detectron2.utils import comm
 logger = logging.getLogger(__name__)
 
 #: Seconds between two signs of life, and without any, after which a rank is given up.
-BEAT, LIMIT = 2, 20
+BEAT, LIMIT = 2, 15
 #: Seconds for the cause of a failed collective, usually another rank's end, to become known.
 DOUBT = 8
 
@@ -44,14 +44,6 @@ _BYE = b"bye"
 
 class EndedBySignal(SystemExit):
     """A signal that asks to end came while there was no training to stop in an orderly way."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(128 + number)
-        self.number = number
-
-    def __str__(self) -> str:
-        name = signal.Signals(self.number).name
-        return f"ended by {name}; there was no training under way to save"
 
 
 @dataclass(frozen=True)
@@ -148,8 +140,7 @@ class Ring:
         else:
             traceback.print_exception(error)
             message = f"{type(error).__name__}: {error}"
-        code = error.code if isinstance(error, EndedBySignal) else 1
-        self._end(Failure(comm.get_rank(), self.host, message), code)
+        self._end(Failure(comm.get_rank(), self.host, message))
 
     def _own_address(self) -> str:
         """Of this machine in the network that leads to rank 0's."""
@@ -171,7 +162,9 @@ class Ring:
                 if quiet > LIMIT:
                     self._lose(self._before, f"no sign of life for {LIMIT} s")
                 for neighbour in [x for x in heard if x in ready]:
-                    data = _receive(neighbour)
+                    data = b""
+                    with suppress(OSError):  # a reset is an end
+                        data = neighbour.recv(1 << 16)
                     heard[neighbour] += data.translate(None, _BEATS)
                     if not data:
                         selector.unregister(neighbour)
@@ -188,7 +181,7 @@ class Ring:
         rank = self._ranks[neighbour]
         self._end(Failure(rank, self._hosts[rank], message, lost=True))
 
-    def _end(self, failure: Failure, code: int = 1) -> NoReturn:
+    def _end(self, failure: Failure) -> NoReturn:
         # Main thread and ring may both come here; the first to do so ends the process.
         with self._last_word:
             try:
@@ -199,7 +192,7 @@ class Ring:
                 sys.stdout.flush()
                 self.report(str(failure) if failure.lost else failure.message)
             finally:
-                os._exit(code)
+                os._exit(1)
 
     def _say(self, words: bytes) -> None:
         for neighbour in (self._before, self._after):
@@ -215,15 +208,5 @@ class Ring:
 
 def is_collective_failure(error: BaseException | None) -> bool:
     """Whether the error is that of talking to other ranks, which usually follows from the end of one."""
-    if isinstance(error, dist.DistError):
-        return True
-    return isinstance(error, RuntimeError) and any(
-        x in str(error) for x in ("gloo", "NCCL", "c10d")
-    )
-
-
-def _receive(neighbour: socket.socket) -> bytes:
-    try:
-        return neighbour.recv(1 << 16)
-    except OSError:
-        return b""
+    named = any(name in str(error) for name in ("gloo", "NCCL", "c10d"))
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and named)

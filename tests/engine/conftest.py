@@ -114,7 +114,7 @@ class Runs:
             text=True,
         )
 
-    def run(self, command: list[str], timeout: float = 120, **env: str) -> tuple[int, str]:
+    def run(self, command: list[str], timeout: float = 300, **env: str) -> tuple[int, str]:
         """A process from start to end: exit code and output."""
         process = self.start(command, **env)
         try:
@@ -140,13 +140,13 @@ class Runs:
 
     def signal_when(self, process: subprocess.Popen, condition, number: int) -> tuple[int, str]:
         """Sends a signal as soon as a condition holds; exit code and output."""
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 300
         while not condition():
             assert process.poll() is None, process.communicate()[0]
             assert time.monotonic() < deadline, "the run did not get there"
             time.sleep(0.0005)
         process.send_signal(number)
-        output, _ = process.communicate(timeout=90)
+        output, _ = process.communicate(timeout=300)
         return process.returncode, output
 
 

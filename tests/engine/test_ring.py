@@ -49,7 +49,7 @@ if __name__ == "__main__":
 """
 AGENT = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 GONE = r"its process is gone \(.+\)"
-SILENT = "no sign of life for 20 s"
+SILENT = "no sign of life for 15 s"
 
 
 class Pair:
@@ -71,7 +71,7 @@ class Pair:
 
     def pids(self):
         """Of the ranks, as soon as they are at work."""
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 300
         files = [self.folder / f"pid{rank}" for rank in (0, 1)]
         while not all(file.exists() for file in files):
             for process in self.processes:
@@ -80,7 +80,7 @@ class Pair:
             time.sleep(0.05)
         return [int(file.read_text()) for file in files]
 
-    def end(self, seconds=200):
+    def end(self, seconds=300):
         """Exit codes and outputs, in the order of ranks where each has its own."""
         outputs = [process.communicate(timeout=seconds)[0] for process in self.processes]
         return [process.returncode for process in self.processes], outputs
