@@ -191,7 +191,7 @@ def _run_rank(main: Main, args: argparse.Namespace) -> None:
         )
         comm.create_local_process_group(start.local_size)
         ring.join()
-    except (dist.DistError, OSError) as error:
+    except (RuntimeError, OSError) as error:
         where = f"{start.address}:{start.port}"
         _report(f"rank {start.rank} did not find the others at {where}: {error}")
         sys.exit(1)
@@ -318,8 +318,10 @@ def _torchrun(env: Mapping[str, str]) -> Start | None:
             f"the environment has RANK={env['RANK']} and WORLD_SIZE={env['WORLD_SIZE']}, but not "
             f"{', '.join(missing)}: start with torchrun, which sets them all, or unset RANK and WORLD_SIZE"
         )
-    *numbers, address, port = (env[name] for name in _TORCHRUN)
-    return Start(env.get(_LAUNCHER, "torchrun"), *map(int, numbers), address, int(port))
+    rank, world_size, local_rank, local_size = (int(env[name]) for name in _TORCHRUN[:4])
+    address, port = env["MASTER_ADDR"], int(env["MASTER_PORT"])
+    launcher = env.get(_LAUNCHER, "torchrun")
+    return Start(launcher, rank, world_size, local_rank, local_size, address, port)
 
 
 def _slurm_tasks(env: Mapping[str, str]) -> int:

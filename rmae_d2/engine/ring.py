@@ -127,10 +127,9 @@ class Ring:
 
     def fail(self, error: BaseException) -> NoReturn:
         """Ends this rank because of an error, and all others, unless the error of one was its cause."""
+        # Agents send one to ranks whose neighbour has ended.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
-            signal.signal(
-                number, signal.SIG_IGN
-            )  # agents send it to ranks whose neighbour has ended
+            signal.signal(number, signal.SIG_IGN)
         if is_collective_failure(error) or isinstance(error, EndedBySignal):
             time.sleep(DOUBT)  # the cause ends this process when it comes
         if isinstance(error, KeyboardInterrupt):
