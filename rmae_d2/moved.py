@@ -45,6 +45,7 @@ MODULES = {
     "engine.region_progress": "regions.jobs.progress",
     "engine.region_prompt": "inference.region_prompt",
     "engine.region_views": "inference.region_views",
+    "engine.start": "engine.launch",
     "modeling.classifier": "modeling.transfer.classifier",
     "modeling.learned_masking": "modeling.masking.learned",
     "modeling.mask_generator": "modeling.masking.generator",

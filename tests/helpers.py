@@ -113,7 +113,7 @@ class Runs:
             text=True,
         )
 
-    def run(self, command: list[str], timeout: float = 120, **env: str) -> tuple[int, str]:
+    def run(self, command: list[str], timeout: float = 300, **env: str) -> tuple[int, str]:
         """A process from start to end: exit code and output."""
         process = self.start(command, **env)
         try:
@@ -123,15 +123,29 @@ class Runs:
             raise
         return process.returncode, output
 
+    def srun(self, tasks: int) -> list[dict[str, str]]:
+        """The variables that srun sets, for processes that Slurm does not start."""
+        number = str(tasks)
+        common = {
+            "SLURM_JOB_ID": str(time.time_ns() // 1_000_000),  # from which the port is made
+            "SLURM_STEP_ID": "0",
+            "SLURM_NTASKS": number,
+            "SLURM_STEP_NUM_TASKS": number,
+            "SLURM_STEP_TASKS_PER_NODE": number,
+            "SLURM_STEP_NODELIST": "localhost",
+        }
+        ranks = map(str, range(tasks))
+        return [{**common, "SLURM_PROCID": rank, "SLURM_LOCALID": rank} for rank in ranks]
+
     def signal_when(self, process: subprocess.Popen, condition, number: int) -> tuple[int, str]:
         """Sends a signal as soon as a condition holds; exit code and output."""
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 300
         while not condition():
             assert process.poll() is None, process.communicate()[0]
             assert time.monotonic() < deadline, "the run did not get there"
             time.sleep(0.0005)
         process.send_signal(number)
-        output, _ = process.communicate(timeout=90)
+        output, _ = process.communicate(timeout=300)
         return process.returncode, output
 
 

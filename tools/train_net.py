@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Trains or evaluates what a config describes.
+r"""Trains or evaluates what a config describes.
 
     python tools/train_net.py --config-file configs/pretrain/rmae_vitb.py --num-gpus 8
     python tools/train_net.py --config-file configs/demo/rmae_tiny_scenes.py train.max_iter=100
@@ -13,7 +13,8 @@ Flags come before overrides. Several machines, the same line on each:
 
 or once for all of them, in a Slurm allocation (tools/submit.py makes one):
 
-    srun --nodes M --ntasks-per-node 8 --gpus-per-node 8 --distribution=block python tools/train_net.py ...
+    srun --nodes M --ntasks-per-node 8 --gpus-per-node 8 --distribution=block --kill-on-bad-exit=1 \
+        python tools/train_net.py ...
 
 The first line of the log says how the run was started. MASTER_ADDR and MASTER_PORT, where they are set,
 replace what srun would have taken: the first host, and a port made from the job's id. All machines share

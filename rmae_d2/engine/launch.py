@@ -1,44 +1,83 @@
 """Every process of a run, however it was started; and one line that says what went wrong."""
 
 import argparse
-import multiprocessing
+import json
+import logging
 import os
+import re
 import signal
 import socket
 import sys
-from collections.abc import Callable
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from multiprocessing import active_children
 from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
 
 import torch
 import torch.distributed as dist
-from detectron2.engine import launch
 from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
-from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+from torch.distributed.elastic.multiprocessing import (
+    DefaultLogsSpecs,
+    SignalException,
+    start_processes,
+)
 
 from ..errors import UserError
-from .guardian import Meeting
 from .hooks import SaveOnSignal
-from .start import Start, check_flags, how_started, wants_cpu
-from .watchdog import EndedBySignal, Watchdog
+from .ring import EndedBySignal, Ring
 
-#: The environment's way to keep GPUs out of sight, of child processes too.
-_VISIBLE = "CUDA_VISIBLE_DEVICES"
+#: What torchrun puts into the environment of every process.
+_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
-#: Of the watchdog's keys in the process group's store.
-_PREFIX = "rmae_d2/watchdog"
+#: Beside these, in the processes that ``--num-gpus`` starts: who did it.
+_LAUNCHER = "RMAE_D2_LAUNCHER"
+
+#: The file in which torchrun, or ``--num-gpus``, looks for why a process has failed.
+_ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 
 Main = Callable[[argparse.Namespace], Any]
 
 
-def launch_training(main: Main, args: argparse.Namespace) -> None:
-    """Runs ``main`` in every process of a run, however that was started; see :func:`~.start.how_started`.
+@dataclass(frozen=True)
+class Start:
+    """A process that a launcher started as one of several.
 
-    Alone, it runs here; with ``--num-gpus`` or ``--num-machines``, in processes of Detectron2's launcher;
-    under torchrun or srun, here again, as one of their ranks. Of several, a process that fails or is lost
-    ends all, see :mod:`~.watchdog`. SIGTERM, SIGUSR1 and SIGUSR2 reach every process, which save and end.
+    Args:
+        launcher: its name, for people.
+        rank: of this process, from 0 to ``world_size`` - 1; ranks of a machine follow each other.
+        local_rank: among those of this machine, of which there are ``local_size``.
+        address: host of rank 0.
+        port: on that host, where the processes find each other.
+    """
+
+    launcher: str
+    rank: int
+    world_size: int
+    local_rank: int
+    local_size: int
+    address: str
+    port: int
+
+    def __post_init__(self) -> None:
+        if self.world_size % self.local_size or self.local_rank != self.rank % self.local_size:
+            raise UserError(
+                f"{self.launcher} made this process rank {self.rank} of {self.world_size}, and number "
+                f"{self.local_rank} of {self.local_size} on its machine: every machine must have equally "
+                "many, with ranks that follow each other (srun: --ntasks-per-node=N --distribution=block)"
+            )
+
+
+def launch_training(main: Main, args: argparse.Namespace) -> None:
+    """Runs ``main`` in every process of a run, however that was started; see :func:`how_started`.
+
+    Alone, it runs here; with ``--num-gpus`` or ``--num-machines``, in processes that PyTorch's elastic
+    launcher starts; under torchrun, srun or submitit, here again, as one of their ranks. Of several, one that
+    fails or is lost ends all, see :mod:`~.ring`. SIGTERM, SIGUSR1 and SIGUSR2 reach all, which save and end.
 
     Args:
         main: run in every process.
@@ -53,12 +92,11 @@ def launch_training(main: Main, args: argparse.Namespace) -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     if wants_cpu(args.opts):
-        os.environ[_VISIBLE] = ""  # the launchers would choose NCCL, which has nothing for a CPU
-    args.num_gpus = max(args.num_gpus, 1)  # 0 is accepted on a CPU, which takes one process
-    if start is None and args.num_gpus * args.num_machines > 1:
-        _start_processes(main, args)
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # of child processes too
+    if start is None and max(args.num_gpus, 1) * args.num_machines > 1:
+        _start_ranks(main, args)
     elif start is not None and start.world_size > 1:
-        _join(main, args, start)
+        _run_rank(main, args)
     else:
         try:
             main(args)
@@ -66,10 +104,8 @@ def launch_training(main: Main, args: argparse.Namespace) -> None:
             sys.exit(f"error: {error}")
 
 
-def _start_processes(main: Main, args: argparse.Namespace) -> None:
-    """Detectron2's launcher, signals passed on to the processes it starts."""
-    for number in SaveOnSignal.SIGNALS:
-        signal.signal(number, _forward)
+def _start_ranks(main: Main, args: argparse.Namespace) -> None:
+    """This machine's ranks, which join each other as those of torchrun do, and signals passed on to them."""
     url = f"tcp://127.0.0.1:{_free_port()}" if args.dist_url == "auto" else args.dist_url
     address = urlsplit(url)
     if args.num_machines > 1 and args.dist_url == "auto" or address.port is None:
@@ -77,36 +113,49 @@ def _start_processes(main: Main, args: argparse.Namespace) -> None:
             f"error: --dist-url {args.dist_url}: tcp://HOST:PORT, of the machine with --machine-rank 0; auto "
             "is for one machine"
         )
-    meeting = Meeting(str(address.hostname), address.port, "rank 0", _PREFIX)
-    messages = multiprocessing.get_context("spawn").SimpleQueue()
-    try:
-        launch(
-            _run_started,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=url,
-            args=(main, args, meeting, messages),
+    size = max(args.num_gpus, 1)
+    first = args.machine_rank * size
+    # Warnings of processes that end would come after what these have said themselves.
+    for name in ("torch.distributed.elastic", "torch.multiprocessing.spawn"):
+        logging.getLogger(name).addHandler(logging.NullHandler())
+        logging.getLogger(name).propagate = False
+    envs = {}
+    for i in range(size):
+        values = (first + i, size * args.num_machines, i, size, address.hostname, address.port)
+        envs[i] = dict(zip(_TORCHRUN, map(str, values), strict=True))
+        envs[i][_LAUNCHER] = "--num-gpus and --num-machines"
+    with tempfile.TemporaryDirectory(prefix="rmae_d2_") as folder:
+        ranks = start_processes(
+            "rank",
+            _run_rank,
+            dict.fromkeys(range(size), (main, args)),
+            envs,
+            DefaultLogsSpecs(folder),
+            start_method="spawn",
         )
-    except (ProcessExitedException, ProcessRaisedException) as error:
-        if not messages.empty():
-            sys.exit(f"error: {messages.get()}")
-        if isinstance(error, ProcessRaisedException):
-            raise
-        rank = args.machine_rank * args.num_gpus + error.error_index
-        sys.exit(f"error: rank {rank} ({socket.gethostname()}) was lost: {error}")
+        for number in SaveOnSignal.SIGNALS:
+            signal.signal(number, _forward)  # elastic's own handler allows 30 s for the saving
+        try:
+            result = ranks.wait(period=0.2)
+        except SignalException as stopped:
+            ranks.close(signal.SIGTERM)
+            sys.exit(f"error: ended by {stopped.sigval.name}")
+        for local_rank, failure in (result.failures if result else {}).items():
+            if "timestamp" in failure.error_file_data:
+                sys.exit(f"error: {failure.message}")
+            how = failure.message if failure.exitcode < 0 else f"exit code {failure.exitcode}"
+            who = f"rank {first + local_rank} ({socket.gethostname()})"
+            sys.exit(f"error: {who} was lost: its process is gone ({how})")
 
 
-def _run_started(main: Main, args: argparse.Namespace, meeting: Meeting, messages: Any) -> None:
-    """In a process of Detectron2's launcher, which shows what comes through ``messages``."""
-    _run_watched(main, args, Watchdog(meeting, messages.put, UserError))
-
-
-def _join(main: Main, args: argparse.Namespace, start: Start) -> None:
-    """As Detectron2's launcher does in the processes that it starts."""
+def _run_rank(main: Main, args: argparse.Namespace) -> None:
+    """Runs ``main`` in a process that is one of several, joined with the others."""
+    start = how_started()
+    assert start is not None
     use_cuda = torch.cuda.is_available() and not wants_cpu(args.opts)
     if use_cuda:
         torch.cuda.set_device(start.local_rank % torch.cuda.device_count())
+    ring = Ring(start.address, start.port, _report, UserError)
     try:
         dist.init_process_group(
             "nccl" if use_cuda else "gloo",
@@ -115,50 +164,46 @@ def _join(main: Main, args: argparse.Namespace, start: Start) -> None:
             rank=start.rank,
             timeout=DEFAULT_TIMEOUT,
         )
-    except dist.DistError as error:
-        sys.exit(
-            f"error: rank {start.rank} did not find the others at {start.address}:{start.port}: {error}"
-        )
-    comm.create_local_process_group(start.local_size)
-    comm.synchronize()
-    # Of torchrun, the agent keeps the store, and keeps it over restarts of its processes.
-    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    meeting = Meeting(
-        start.address,
-        start.port,
-        "torchrun of the first machine" if agent else "rank 0",
-        f"{_PREFIX}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}",
-    )
-    _run_watched(main, args, Watchdog(meeting, _show, UserError))
-
-
-def _run_watched(main: Main, args: argparse.Namespace, watchdog: Watchdog) -> None:
-    watchdog.start()
+        comm.create_local_process_group(start.local_size)
+        ring.join()
+    except (RuntimeError, OSError) as error:
+        where = f"{start.address}:{start.port}"
+        _report(f"rank {start.rank} did not find the others at {where}: {error}")
+        sys.exit(1)
     before = signal.signal(signal.SIGTERM, _end)
     stopped: SystemExit | None = None
     try:
-        main(args)
+        try:
+            main(args)
+        except SystemExit as error:
+            if error.code:
+                raise
+            stopped = error
+        ring.leave()
     except BaseException as error:
-        if not isinstance(error, SystemExit) or error.code:
-            watchdog.fail(error)
-        stopped = error
-    watchdog.finish()
+        ring.fail(error)
     signal.signal(signal.SIGTERM, before)
     dist.destroy_process_group()
     if stopped is not None:
         raise stopped
 
 
-def _show(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr, flush=True)
+def _report(message: str) -> None:
+    """Shows it here, or has ``--num-gpus`` do so when all have ended; torchrun shows it once more."""
+    if _ERROR_FILE in os.environ:
+        with open(os.environ[_ERROR_FILE], "w") as file:
+            json.dump({"message": message, "timestamp": int(time.time())}, file)
+    if _LAUNCHER not in os.environ:
+        print(f"error: {message}", file=sys.stderr, flush=True)
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    raise EndedBySignal(number)
+    name = signal.Signals(number).name
+    raise EndedBySignal(f"ended by {name}; there was no training under way to save")
 
 
 def _forward(number: int, frame: FrameType | None) -> None:
-    for child in multiprocessing.active_children():
+    for child in active_children():
         if child.pid is not None:
             os.kill(child.pid, number)
 
@@ -167,3 +212,133 @@ def _free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
+
+
+def how_started(env: Mapping[str, str] = os.environ) -> Start | None:
+    """Reads the environment that launchers leave.
+
+    Returns:
+        None where this process is alone, or is to start others itself. A shell of Slurm's counts as alone,
+        and so does a step with one task: only ``srun`` with several tasks makes ranks of them.
+
+    Raises:
+        UserError: where the environment contradicts itself.
+    """
+    if "RANK" in env and "WORLD_SIZE" in env:
+        return _torchrun(env)
+    if int(env.get("SUBMITIT_LOCAL_NTASKS", 1)) > 1:
+        number, rank = (int(env[f"SUBMITIT_LOCAL_{x}"]) for x in ("NTASKS", "GLOBALID"))
+        port = _port(int(env["SUBMITIT_LOCAL_JOB_ID"]))
+        return Start("submitit on this machine", rank, number, rank, number, "127.0.0.1", port)
+    if _slurm_tasks(env) > 1:
+        return _srun(env)
+    return None
+
+
+def check_flags(start: Start | None, args: argparse.Namespace) -> None:
+    """Compares the launcher's flags with how the process was started, and with the machine.
+
+    Raises:
+        UserError: where they contradict each other.
+    """
+    if start is not None and (args.num_gpus, args.num_machines, args.machine_rank) != (1, 1, 0):
+        raise UserError(
+            f"--num-gpus {args.num_gpus} --num-machines {args.num_machines} --machine-rank "
+            f"{args.machine_rank} under {start.launcher}, which has started {start.world_size} processes "
+            f"({start.local_size} a machine) already: leave these flags out"
+        )
+    on_cpu = wants_cpu(args.opts) or not torch.cuda.is_available()
+    if args.num_gpus < (0 if on_cpu else 1) or args.num_machines < 1:
+        raise UserError(
+            f"--num-gpus {args.num_gpus} --num-machines {args.num_machines}: at least 1 each; "
+            "train.device=cpu leaves the GPUs alone"
+        )
+    if not 0 <= args.machine_rank < args.num_machines:
+        raise UserError(
+            f"--machine-rank {args.machine_rank}: from 0 to --num-machines - 1 = {args.num_machines - 1}"
+        )
+    if on_cpu:
+        return
+    local_size, gpus = start.local_size if start else args.num_gpus, torch.cuda.device_count()
+    # Slurm may show each task its own GPU only.
+    if local_size > gpus and not (start is not None and gpus == 1 and "SLURM_PROCID" in os.environ):
+        what = f"{start.launcher}: {local_size} processes" if start else f"--num-gpus {local_size}"
+        raise UserError(
+            f"{what} on a machine with {gpus} GPU{'s' if gpus > 1 else ''}: one process a GPU, or "
+            "train.device=cpu"
+        )
+
+
+def wants_cpu(opts: list[str]) -> bool:
+    """Whether the overrides ask for the CPU."""
+    devices = [opt.partition("=")[2] for opt in opts if opt.startswith("train.device=")]
+    return bool(devices) and devices[-1] == "cpu"
+
+
+def describe_start() -> str:
+    """For the first line of the log; in a process that has joined its group."""
+    start = how_started()
+    if start is None:
+        return "started alone"
+    many = f", {start.local_size} a machine" if start.world_size > 1 else ""
+    return f"started by {start.launcher}: rank {start.rank} of {start.world_size}{many}"
+
+
+def _torchrun(env: Mapping[str, str]) -> Start | None:
+    missing = [name for name in _TORCHRUN if name not in env]
+    if missing and int(env["WORLD_SIZE"]) == 1:
+        return None
+    if missing:
+        raise UserError(
+            f"the environment has RANK={env['RANK']} and WORLD_SIZE={env['WORLD_SIZE']}, but not "
+            f"{', '.join(missing)}: start with torchrun, which sets them all, or unset RANK and WORLD_SIZE"
+        )
+    rank, world_size, local_rank, local_size = (int(env[name]) for name in _TORCHRUN[:4])
+    address, port = env["MASTER_ADDR"], int(env["MASTER_PORT"])
+    launcher = env.get(_LAUNCHER, "torchrun")
+    return Start(launcher, rank, world_size, local_rank, local_size, address, port)
+
+
+def _slurm_tasks(env: Mapping[str, str]) -> int:
+    """Tasks of this ``srun`` step; 1 outside of one.
+
+    The shells of ``sbatch`` and ``salloc`` have SLURM_PROCID and SLURM_NTASKS as well, of the whole job.
+    """
+    step = any(f"SLURM_STEP_{name}" in env for name in ("ID", "NODELIST", "NUM_TASKS"))
+    if not step or "SLURM_PROCID" not in env:
+        return 1
+    return int(env.get("SLURM_STEP_NUM_TASKS") or env.get("SLURM_NTASKS") or 1)
+
+
+def _srun(env: Mapping[str, str]) -> Start:
+    nodes = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST")
+    address = env.get("MASTER_ADDR") or (first_host(nodes) if nodes else None)
+    if address is None:
+        raise UserError(
+            "srun left neither SLURM_STEP_NODELIST nor SLURM_JOB_NODELIST: set MASTER_ADDR"
+        )
+    job = int(env.get("SLURM_JOB_ID", 0)) + int(env.get("SLURM_STEP_ID", 0))
+    port = int(env.get("MASTER_PORT") or _port(job))
+    rank, local_rank = int(env["SLURM_PROCID"]), int(env["SLURM_LOCALID"])
+    number = _slurm_tasks(env)
+    # "2(x3)"; where Slurm does not say, all tasks are on this machine
+    text = env.get("SLURM_STEP_TASKS_PER_NODE") or env.get("SLURM_TASKS_PER_NODE") or str(number)
+    match = re.fullmatch(r"(\d+)(\(x\d+\))?", text)
+    if match is None:
+        raise UserError(
+            f"srun gives machines different numbers of tasks ({text}): use --ntasks-per-node=N"
+        )
+    return Start("srun", rank, number, local_rank, int(match[1]), address, port)
+
+
+def first_host(nodes: str) -> str:
+    """The first host of Slurm's ``rack[1-2]n[07-09,12],other``."""
+    match = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes.strip())
+    if match is None:
+        raise UserError(f"SLURM_STEP_NODELIST={nodes!r} names no host: set MASTER_ADDR")
+    return re.sub(r"\[([^\],-]*)[^\]]*\]", r"\1", match.group())
+
+
+def _port(number: int) -> int:
+    """Below the ports that systems hand out themselves, another one for each job."""
+    return 10_000 + number % 20_000

@@ -137,8 +137,9 @@ def _executor(args: argparse.Namespace, folder: Path) -> Any:
         timeout_min=args.time,
         slurm_partition=args.partition,
         slurm_signal_delay_s=args.save_before,
-        # Ranks of a machine follow each other, and a node that fails brings the job back.
-        slurm_srun_args=["--distribution=block"],
+        # Ranks of a machine follow each other; where one fails, one that hangs is killed; and a node that
+        # fails brings the job back.
+        slurm_srun_args=["--distribution=block", "--kill-on-bad-exit=1"],
         slurm_additional_parameters={"requeue": True, **extra},
     )
     return executor

@@ -41,13 +41,13 @@ from .hooks import (
     WarnOfCollapse,
     WriteMetrics,
 )
+from .launch import describe_start
 from .parallel import check_optimizer, gathered_on_main, parallelize, whole
 from .progress import Profile, ProgressPrinter, WarnOfDataWait
 from .provenance import describe_code
-from .start import describe_start
+from .ring import is_collective_failure
 from .throughput import Peak, compile_model, device_peak, tune_for
 from .trainer import Trainer
-from .watchdog import is_collective_failure
 
 logger = logging.getLogger(__name__)
 

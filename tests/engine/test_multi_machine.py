@@ -72,14 +72,14 @@ def two_agents(runs, out, *overrides, port, address="127.0.0.1"):
     ]
 
 
-def ends(processes, seconds=120):
+def ends(processes, seconds=300):
     outputs = [process.communicate(timeout=seconds)[0] for process in processes]
     return [process.returncode for process in processes], outputs
 
 
 def wait_for_step(out, processes, step=0):
     path = out / "metrics.json"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (path.exists() and f'"iteration": {step},' in path.read_text()):
         for process in processes:
             assert process.poll() is None, process.communicate()[0]
@@ -107,16 +107,7 @@ def test_torchrun_on_one_machine(runs, same, tmp_path):
 def test_srun(runs, same, tmp_path, start_all):
     """The variables that srun sets, on processes that Slurm has not started."""
     out = tmp_path / "run"
-    common = {
-        "SLURM_JOB_ID": str(os.getpid()),
-        "SLURM_STEP_ID": "0",
-        "SLURM_NTASKS": "2",
-        "SLURM_STEP_NUM_TASKS": "2",
-        "SLURM_STEP_TASKS_PER_NODE": "2",
-        "SLURM_STEP_NODELIST": "localhost",
-    }
-    envs = [{**common, "SLURM_PROCID": r, "SLURM_LOCALID": r} for r in ("0", "1")]
-    codes, outputs = ends(start_all([runs.command(out, *SHORT)] * 2, envs))
+    codes, outputs = ends(start_all([runs.command(out, *SHORT)] * 2, runs.srun(2)))
     assert codes == [0, 0], outputs
     assert "started by srun: rank 0 of 2, 2 a machine" in outputs[0]
     same(out)
@@ -155,14 +146,12 @@ def test_a_rank_killed_on_one_of_two_machines(runs, tmp_path, start_all, port, l
     out = tmp_path / "run"
     processes = start_all(two_agents(runs, out, *LONG, port=port))
     wait_for_step(out, processes)
-    begin = time.monotonic()
     os.kill(worker_of(processes[lost]), signal.SIGKILL)
     codes, outputs = ends(processes, 60)
-    assert time.monotonic() - begin < 60
     assert 0 not in codes
-    pattern = rf"rank {lost} \(.+\) was lost: (its process is gone|torchrun of the first machine)"
-    assert re.search(f"(?m)^error: {pattern}", outputs[1 - lost]), outputs[1 - lost]
-    assert re.search(pattern, (out / ("log.txt" if lost else "log.txt.rank1")).read_text())
+    said = rf"rank {lost} \(.+\) was lost: its process is gone"
+    assert re.search(f"(?m)^error: {said}", outputs[1 - lost]), outputs[1 - lost]
+    assert re.search(said, (out / ("log.txt" if lost else "log.txt.rank1")).read_text())
 
 
 @pytest.mark.slow
@@ -176,7 +165,7 @@ def test_sigterm_under_torchrun_saves_and_the_run_continues(
     process = runs.start(torchrun(runs, out, agent=agent))
     wait_for_step(out, [process])
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert re.search("stopped by SIGTERM after iteration 1?9; continue with --resume", output), (
         output
     )
@@ -260,9 +249,9 @@ def test_the_cable_between_two_machines_is_unplugged(runs, tmp_path, start_all, 
     ]
     processes = start_all(commands, [{"GLOO_SOCKET_IFNAME": "cable"}] * 2)
     wait_for_step(out, processes)
-    begin = time.monotonic()
     cable.unplug()
     codes, outputs = ends(processes, 60)
-    assert time.monotonic() - begin < 60 and codes == [1, 1]
-    assert re.search(r"(?m)^error: rank 1 \(.+\) was lost: no sign of life for", outputs[0])
-    assert re.search(r"(?m)^error: rank 0 \(.+\) was lost: rank 0, .* does not answer", outputs[1])
+    assert codes == [1, 1]
+    for here, other in ((0, 1), (1, 0)):
+        said = rf"error: rank {other} \(.+\) was lost: no sign of life for 15 s"
+        assert re.fullmatch(said, outputs[here].splitlines()[-1]), outputs[here]

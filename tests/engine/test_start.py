@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmae_d2.engine.start import Start, check_flags, first_host, how_started, wants_cpu
+from rmae_d2.engine.launch import Start, check_flags, first_host, how_started, wants_cpu
 from rmae_d2.errors import UserError
 
 TORCHRUN = {
