@@ -26,8 +26,8 @@ _EXAMPLES = 5
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses the command line and runs; returns the exit code.
 
-    0: all is well. 1: an error, suspiciously many failures, shards that could not be made, or
-    something that --verify found. 130 and 143: stopped by ctrl-C or SIGTERM.
+    0: all is well. 1: an error, suspiciously many failures, or something that --verify found.
+    130 and 143: stopped by ctrl-C or SIGTERM.
     """
     args = _parser().parse_intermixed_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -88,7 +88,7 @@ def _run(args: argparse.Namespace) -> int:
         max_failures=args.max_failures,
     )
     print(_report(args.output, manifest, summary), flush=True)
-    return 0 if summary.good else 1
+    return 1 if summary.suspicious else 0
 
 
 def _manifest(args: argparse.Namespace) -> Manifest:
@@ -128,13 +128,10 @@ def _report(folder: str, manifest: Manifest, summary: Summary) -> str:
         lines.append(f"WARNING: {count} OF {images} IMAGES OF {shard_name(number)} FAILED")
     if summary.suspicious:
         lines.append("Set the cause right, then run the same command with --retry-failures")
-    for number, reason in summary.lost.items():
-        lines.append(f"WARNING: {shard_name(number)} COULD NOT BE MADE: {reason}")
-    if summary.lost:
-        lines.append("Run the same command again to make what is missing")
-    made = summary.num_shards - len(summary.lost)
     state = "the store is complete" if summary.complete else "the store is not complete yet"
-    lines.append(f"{folder}: {made} of {summary.num_shards} shards are there, {state}")
+    lines.append(
+        f"{folder}: {summary.num_there} of {manifest.num_shards} shards are there, {state}"
+    )
     return "\n".join(lines)
 
 
