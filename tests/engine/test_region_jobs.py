@@ -36,8 +36,8 @@ from rmae_d2.regions.source_spec import GenerationError, SourceSpec
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Engine(workers=0)
 
-# Regions by brightness, made at leisure. Dies at an image the first time it comes to it; takes an
-# hour for another; crashes at a third once that was begun.
+# Regions by brightness, made at leisure. Dies at an image the first time it comes to it; stays at
+# others until it is released; crashes at another once one of those was begun.
 SOURCE = """
 import os
 import signal
@@ -48,7 +48,7 @@ import numpy as np
 from rmae_d2.regions import RegionRecord
 
 class Slow:
-    def __init__(self, seconds=0.0, die_at=None, crash_at=None, hold=None, mark=None, device="cpu"):
+    def __init__(self, seconds=0.0, die_at=None, crash_at=None, hold=(), mark=None, device="cpu"):
         self.params = {"source": "slow"}
         self.seconds, self.die_at, self.crash_at, self.hold = seconds, die_at, crash_at, hold
         self.mark = mark and Path(mark)
@@ -59,9 +59,10 @@ class Slow:
         if name == self.die_at and not self.mark.exists():
             self.mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        if name == self.hold:
+        if name in self.hold:
             self.mark.touch()
-            time.sleep(3600)
+            while not self.mark.with_suffix(".released").exists():
+                time.sleep(0.01)
         if name == self.crash_at:
             while not self.mark.exists():
                 time.sleep(0.01)
@@ -152,13 +153,12 @@ def test_killed_worker_ends_the_run_and_the_next_goes_on(manifest_of, tmp_path, 
     manifest = manifest_of(die_at="07.png", mark=str(tmp_path / "mark"))
     with pytest.raises(GenerationError, match="worker process died.*same command.*fewer --workers"):
         make_regions(manifest, str(tmp_path / "store"), Engine(workers=2))
-    assert len(list((tmp_path / "store").glob("regions-*.tmp"))) == 1  # the dead worker's
     assert make_regions(manifest, str(tmp_path / "store"), Engine(workers=2)).complete
     assert_equals(tmp_path / "store", expected)  # its draft is gone, too
 
 
 def test_error_of_the_source_stops_all_workers_and_leaves_no_draft(manifest_of, tmp_path):
-    manifest = manifest_of(hold="00.png", crash_at="04.png", mark=str(tmp_path / "mark"))
+    manifest = manifest_of(hold=["00.png"], crash_at="04.png", mark=str(tmp_path / "mark"))
     with pytest.raises(GenerationError, match=r"04.png: RuntimeError: the GPU is gone"):
         make_regions(manifest, str(tmp_path / "store"), Engine(workers=2))
     assert set(contents(tmp_path / "store")) == {MANIFEST}
@@ -166,7 +166,7 @@ def test_error_of_the_source_stops_all_workers_and_leaves_no_draft(manifest_of, 
 
 def test_progress_of_workers_is_counted_image_by_image(manifest_of, tmp_path):
     mark = tmp_path / "mark"
-    manifest = manifest_of(hold="00.png", crash_at="07.png", mark=str(mark), images_per_shard=6)
+    manifest = manifest_of(hold=["00.png"], crash_at="07.png", mark=str(mark), images_per_shard=6)
     work = partial(generate_shard, folder=str(tmp_path), read_image=read_image)
     seen = []
     with pytest.raises(GenerationError, match="the GPU is gone"):
@@ -351,7 +351,7 @@ class Cluster:
         """Kills all nodes; no process of theirs is left when it returns."""
         for node in self.nodes:
             self.kill_node(node)
-        wait_for(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in self.killed), 60)
+        wait_for(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in self.killed))
 
 
 def free_port():
@@ -396,7 +396,7 @@ def ray_workers(pid):
     return found
 
 
-def wait_for(condition, seconds=180.0):
+def wait_for(condition, seconds=600.0):
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, "waited too long"
@@ -409,7 +409,7 @@ def wait_for(condition, seconds=180.0):
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray")
 def test_ray_cluster_that_loses_a_worker_and_a_node(photos, manifest_of, expected, tmp_path):
     target = manifest_of().source.target
-    folder = tmp_path / "store"
+    folder, mark = tmp_path / "store", tmp_path / "mark"
     # Ray's sockets lie in its folder, and their paths must stay below 108 characters.
     cluster_folder = Path(tempfile.mkdtemp(prefix="rmae-ray-"))
     cluster = Cluster(cluster_folder)
@@ -423,7 +423,7 @@ def test_ray_cluster_that_loses_a_worker_and_a_node(photos, manifest_of, expecte
         wait_for(lambda: descendants(head.pid))
         second = cluster.start_node()
         job = subprocess.Popen(
-            [*command, "seconds=0.7"],
+            [*command, "seconds=0.7", "hold=[09.png,12.png,15.png,18.png]", f"mark={mark}"],
             env=cluster.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -435,8 +435,9 @@ def test_ray_cluster_that_loses_a_worker_and_a_node(photos, manifest_of, expecte
         wait_for(lambda: list(folder.glob("*.idx.npz")) and ray_workers(second.pid))
         cluster.kill_node(second)
         made = len(list(folder.glob("*.idx.npz")))
-        assert 0 < made < 7  # both died midway
-        output, _ = job.communicate(timeout=300)
+        assert 0 < made <= 3  # both died midway
+        mark.with_suffix(".released").touch()
+        output, _ = job.communicate(timeout=600)
         print(f"{made} of 7 shards were there when the second node died\n{output}")
         assert job.returncode == 0, output
     finally:
