@@ -283,7 +283,7 @@ def run_shards(
 
         def report(num_bytes: int) -> None:
             _count(counts, num_bytes)
-            show(counts)
+            show(counts.tolist())
 
         for number in numbers:
             done(number, work(manifest, number, report=report))
@@ -321,7 +321,7 @@ def _run_pool(
             }
         while futures:
             ended, _ = wait(futures, _SHOW_SECONDS, FIRST_COMPLETED)
-            show(_table(counts).sum(axis=0))
+            show(_table(counts).sum(axis=0).tolist())
             for future in ended:
                 done(futures.pop(future), future.result())
     except BrokenProcessPool as error:
@@ -437,7 +437,7 @@ def _run_ray(
                         f"Its reason: {reason}"
                     ) from error
                 counts += its_counts
-                show(counts)
+                show(counts.tolist())
                 done(number, result)
     finally:
         ray.shutdown()  # of a cluster that others started, it ends this run's tasks only

@@ -195,7 +195,7 @@ def verify_shard(
         record = data[start : start + size]
         path = manifest.path(names[key])
         if digest(record) != index.record_digests[row].tobytes():
-            what = f"its bytes in {tar} do not match their digest"
+            what: str | None = f"its bytes in {tar} do not match their digest"
         else:
             what = _check_record(record, path, index.image_digests[row].tobytes(), read_image)
         if what:

@@ -158,8 +158,9 @@ def test_killed_worker_ends_the_run_and_the_next_goes_on(manifest_of, tmp_path, 
 
 
 def test_error_of_the_source_stops_all_workers_and_leaves_no_draft(manifest_of, tmp_path):
-    manifest = manifest_of(hold=["00.png"], crash_at="04.png", mark=str(tmp_path / "mark"))
-    with pytest.raises(GenerationError, match=r"04.png: RuntimeError: the GPU is gone"):
+    mark = str(tmp_path / "mark")
+    manifest = manifest_of(hold=["00.png"], crash_at="14.png", mark=mark, images_per_shard=10)
+    with pytest.raises(GenerationError, match=r"14.png: RuntimeError: the GPU is gone"):
         make_regions(manifest, str(tmp_path / "store"), Engine(workers=2))
     assert set(contents(tmp_path / "store")) == {MANIFEST}
 
@@ -170,7 +171,7 @@ def test_progress_of_workers_is_counted_image_by_image(manifest_of, tmp_path):
     work = partial(generate_shard, folder=str(tmp_path), read_image=read_image)
     seen = []
     with pytest.raises(GenerationError, match="the GPU is gone"):
-        run_shards(work, manifest, [0, 1], Engine(workers=2), lambda c: seen.append(list(c)), print)
+        run_shards(work, manifest, [0, 1], Engine(workers=2), seen.append, print)
     assert seen[-1][0] == 1 and seen[-1][1] > 0 and seen[-1][2] == 0  # 06.png, of no whole shard
 
 
