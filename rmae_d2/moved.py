@@ -40,7 +40,6 @@ MODULES = {
     "engine.reconstruction_pictures": "inference.reconstruction_pictures",
     "engine.region_command": "commands.regions",
     "engine.region_completion": "inference.region_completion",
-    "engine.region_engines": "regions.jobs.engines",
     "engine.region_jobs": "regions.jobs.run",
     "engine.region_progress": "regions.jobs.progress",
     "engine.region_prompt": "inference.region_prompt",

@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from ..config.overrides import apply_overrides
-from ..data import pretrain_dataset
+from ..data import pretrain_dataset, read_image
 from ..errors import UserError, did_you_mean
 from ..regions.jobs.generate import Problem
 from ..regions.jobs.manifest import IMAGES_PER_SHARD, Manifest, load_manifest
@@ -27,8 +27,8 @@ _EXAMPLES = 5
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses the command line and runs; returns the exit code.
 
-    0: all is well. 1: an error, suspiciously many failures, shards that could not be made, or
-    something that --verify found. 130 and 143: stopped by ctrl-C or SIGTERM.
+    0: all is well. 1: an error, suspiciously many failures, or something that --verify found.
+    130 and 143: stopped by ctrl-C or SIGTERM.
     """
     args = _parser().parse_intermixed_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -77,19 +77,20 @@ def _run(args: argparse.Namespace) -> int:
     engine = Engine(args.engine, args.workers, args.ray_address)
     share = (args.shard_index, args.num_shards)
     if args.verify:
-        problems = verify_regions(manifest, args.output, engine, share=share)
+        problems = verify_regions(manifest, args.output, engine, read_image, share=share)
         print(_verdict(args.output, problems), flush=True)
         return 1 if problems else 0
     summary = make_regions(
         manifest,
         args.output,
         engine,
+        read_image,
         share=share,
         retry_failures=args.retry_failures,
         max_failures=args.max_failures,
     )
     print(_report(args.output, manifest, summary), flush=True)
-    return 0 if summary.good else 1
+    return 1 if summary.suspicious else 0
 
 
 def _manifest(args: argparse.Namespace) -> Manifest:
@@ -127,13 +128,10 @@ def _report(folder: str, manifest: Manifest, summary: Summary) -> str:
         lines.append(f"WARNING: {count} OF {images} IMAGES OF {shard_name(number)} FAILED")
     if summary.suspicious:
         lines.append("Set the cause right, then run the same command with --retry-failures")
-    for number, reason in summary.lost.items():
-        lines.append(f"WARNING: {shard_name(number)} COULD NOT BE MADE: {reason}")
-    if summary.lost:
-        lines.append("Run the same command again to make what is missing")
-    made = summary.num_shards - len(summary.lost)
     state = "the store is complete" if summary.complete else "the store is not complete yet"
-    lines.append(f"{folder}: {made} of {summary.num_shards} shards are there, {state}")
+    lines.append(
+        f"{folder}: {summary.num_there} of {manifest.num_shards} shards are there, {state}"
+    )
     return "\n".join(lines)
 
 

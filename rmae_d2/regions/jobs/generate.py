@@ -67,31 +67,14 @@ class Failure:
     reason: str
 
 
-@dataclass(frozen=True)
-class ShardResult:
-    """What `generate_shard` made.
-
-    Attributes:
-        number: of the shard.
-        num_images: records and failures.
-        num_bytes: of all records.
-        failures: in the order of the manifest.
-    """
-
-    number: int
-    num_images: int
-    num_bytes: int
-    failures: tuple[Failure, ...]
-
-
 def generate_shard(
     manifest: Manifest,
     number: int,
     folder: str | os.PathLike[str],
     read_image: ReadImage,
     report: Report = lambda num_bytes: None,
-) -> ShardResult:
-    """Make one shard of a store. The same bytes whoever runs it, and however often.
+) -> tuple[Failure, ...]:
+    """Make one shard of a store; returns its failures. The same bytes whoever runs it.
 
     An image that cannot be read, or that the source refuses with a ValueError, LookupError,
     ArithmeticError or FileNotFoundError, is recorded in the shard's failures file.
@@ -109,7 +92,6 @@ def generate_shard(
     """
     source = _source_of(manifest)
     failures = []
-    num_bytes = 0
     part = manifest.part(number)
     try:
         with ShardWriter(folder, number, manifest.header) as writer:
@@ -121,14 +103,13 @@ def generate_shard(
                 except _BadImageError as error:
                     failures.append(Failure(str(image_id), name, str(error)))
                     data = b""
-                num_bytes += len(data)
                 report(len(data))
             # Before the shard appears: a whole shard always has its failures beside it.
             _write_failures(Path(folder, failures_name(number)), failures)
     except (OSError, MemoryError) as error:
         where = getattr(error, "filename", None) or folder
         raise UserError(f"shard {number} stopped at {where}: {describe_trouble(error)}") from error
-    return ShardResult(number, len(part.images), num_bytes, tuple(failures))
+    return tuple(failures)
 
 
 def failures_name(number: int) -> str:
@@ -211,9 +192,8 @@ def verify_shard(
         start, size = int(index.offsets[row]), int(index.sizes[row])
         record = data[start : start + size]
         path = manifest.path(names[key])
-        what = None
         if digest(record) != index.record_digests[row].tobytes():
-            what = f"its bytes in {tar} do not match their digest"
+            what: str | None = f"its bytes in {tar} do not match their digest"
         else:
             what = _check_record(record, path, index.image_digests[row].tobytes(), read_image)
         if what:

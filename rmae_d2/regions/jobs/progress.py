@@ -3,75 +3,60 @@
 import logging
 import sys
 import time
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 logger = logging.getLogger(__name__)
 
+#: Called with the images, bytes and failures that this run has counted so far.
+Show = Callable[[Sequence[int]], None]
+
 _LOG_SECONDS = 30.0
 
 
-class Progress:
-    """Images done, as a bar on a terminal, else as a line in the log every half a minute."""
+@contextmanager
+def progress(total: int, done: int = 0) -> Iterator[Show]:
+    """Show images done: as a bar on a terminal, else as a line in the log every half a minute.
 
-    def __init__(self, total: int, done: int) -> None:
-        """Sets the scale.
+    Args:
+        total: images of the share.
+        done: those that earlier runs did.
+    """
+    if sys.stderr.isatty():
+        options = {"unit": "img", "dynamic_ncols": True, "smoothing": 0.05}
+        with logging_redirect_tqdm(), tqdm(total=total, initial=done, **options) as bar:
 
-        Args:
-            total: images of the share.
-            done: those that earlier runs did.
-        """
-        self._total = total
-        self._done = done
-        self._shards: dict[int, tuple[int, int, int]] = {}
-        self._sums = [0, 0, 0]  # images, bytes, failures of this run
-        self._start = self._logged = time.monotonic()
-        self._bar = None
-        if sys.stderr.isatty():
-            self._bar = tqdm(
-                total=total, initial=done, unit="img", dynamic_ncols=True, smoothing=0.05
-            )
+            def draw(counts: Sequence[int]) -> None:
+                bar.set_postfix_str(_details(*counts), refresh=False)
+                bar.update(done + counts[0] - bar.n)
 
-    def __enter__(self) -> "Progress":
-        self._redirect = logging_redirect_tqdm() if self._bar is not None else None
-        if self._redirect is not None:
-            self._redirect.__enter__()
-        return self
+            yield draw
+        return
+    start = logged = time.monotonic()
+    last: Sequence[int] = (0, 0, 0)
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
-        if self._bar is not None:
-            self._bar.close()
-        elif kind is None:
-            self._log()
-        if self._redirect is not None:
-            self._redirect.__exit__(kind, *rest)
-
-    def shard(self, number: int, images: int, num_bytes: int, failures: int) -> None:
-        """So much of a shard is done; less than before when it starts again."""
-        counts = (images, num_bytes, failures)
-        before = self._shards.get(number, (0, 0, 0))
-        self._shards[number] = counts
-        for i in range(3):
-            self._sums[i] += counts[i] - before[i]
-        if self._bar is not None:
-            self._bar.set_postfix_str(self._details(), refresh=False)
-            self._bar.update(images - before[0])
-        elif time.monotonic() - self._logged > _LOG_SECONDS:
-            self._log()
-
-    def _details(self) -> str:
-        images, num_bytes, failures = self._sums
-        return f"{num_bytes / max(1, images - failures):,.0f} B/img, {failures} failed"
-
-    def _log(self) -> None:
-        self._logged = time.monotonic()
-        images = self._sums[0]
-        rate = images / max(self._logged - self._start, 1e-9)
-        left = self._total - self._done - images
-        eta = tqdm.format_interval(left / rate) if rate else "?"
+    def log() -> None:
+        nonlocal logged
+        logged = time.monotonic()
+        rate = last[0] / max(logged - start, 1e-9)
+        eta = tqdm.format_interval((total - done - last[0]) / rate) if rate else "?"
         logger.info(
             "%d of %d images, %.1f img/s, %s left, %s",
-            self._done + images, self._total, rate, eta, self._details(),
+            done + last[0], total, rate, eta, _details(*last),
         )  # fmt: skip
+
+    def show(counts: Sequence[int]) -> None:
+        nonlocal last
+        last = counts
+        if time.monotonic() - logged > _LOG_SECONDS:
+            log()
+
+    yield show
+    log()
+
+
+def _details(images: int, num_bytes: int, failures: int) -> str:
+    return f"{num_bytes / max(1, images - failures):,.0f} B/img, {failures} failed"

@@ -1,40 +1,66 @@
 """Making and verifying a region store from the command line: what `tools/generate_regions.py` runs.
 
 Shards that are there are left alone, so the same command goes on after anything that ended it. Any
-number of these commands may work on one folder at once.
+number of these commands may work on one folder at once. Shards are made in this process, in a pool
+of processes or on a Ray cluster, by the same function: the stores are equal byte for byte.
 """
 
 import inspect
 import logging
+import multiprocessing
 import os
+import signal
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
-from ...data import read_image
+import numpy as np
+from numpy.typing import NDArray
+
 from ...errors import UserError
 from ..sources.spec import SourceSpec
 from ..store.shards import has_shard, shard_files, shard_name
 from ..store.store import write_index
-from .engines import Lost, Outcomes, Work, run_here, run_local, run_ray
 from .generate import (
     Failure,
     Problem,
+    ReadImage,
     failures_name,
     generate_shard,
     read_failures,
     verify_shard,
 )
 from .manifest import Manifest, describe_trouble, save_manifest
-from .progress import Progress
+from .progress import Show, progress
 
 logger = logging.getLogger(__name__)
 
 MAX_FAILURES = 0.1
 _DRAFT_SECONDS = 3600.0
+
+#: `generate_shard` or `verify_shard` with all but manifest, number and report given; picklable.
+Work = Callable[..., Any]
+#: Called with a shard's number and what its work returned, as soon as it ends.
+Done = Callable[[int, Any], None]
+
+_ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
+)
+_SHOW_SECONDS = 0.2
+_STOP_SECONDS = 10.0
+_RAY_RETRIES = 3
+_RAY_STORE_BYTES = 100_000_000  # results are a few hundred bytes each
+_AGAIN = "start the same command again, it goes on with what is missing"
 
 
 @dataclass(frozen=True)
@@ -43,9 +69,12 @@ class Engine:
 
     Attributes:
         name: "local" or "ray".
-        workers: processes; 0 for none but this one; None for one a core, or one a GPU where the
-            source uses one.
-        ray_address: see `run_ray`.
+        workers: processes; 0 for none but this one, where a debugger reaches the source; None for
+            one a core, or one a GPU where the source uses one. With Ray the most tasks at a time,
+            and the processes of a cluster that is started here.
+        ray_address: "auto" for the cluster that runs on this machine, "local" to start one for
+            this run, else the address of one. All its nodes need rmae_d2, and images and store at
+            the same paths.
     """
 
     name: str = "local"
@@ -56,53 +85,29 @@ class Engine:
         if self.workers is not None and self.workers < 0:
             raise UserError(f"--workers {self.workers} must not be negative")
 
-    def run(
-        self,
-        work: Work,
-        manifest: Manifest,
-        numbers: Sequence[int],
-        progress: Progress,
-        gpus: Sequence[str | None] = (),
-    ) -> Outcomes:
-        """What `work` returns for each of these shards, as they end; `gpus`: see `gpus_of`."""
-        if self.name == "ray":
-            return run_ray(
-                work, manifest, numbers, progress, self.ray_address, self.workers, bool(gpus)
-            )
-        if self.workers == 0:
-            return run_here(work, manifest, numbers, progress)
-        workers = self.workers or len(gpus) or _usable_cores()
-        return run_local(work, manifest, numbers, progress, workers, gpus)
-
 
 @dataclass(frozen=True)
 class Summary:
     """How a store stands after a run, within the run's share of it.
 
     Attributes:
-        num_shards: in the share.
-        failures: of all its shards, whenever they were made.
+        failures: of all shards of the share, whenever they were made.
         suspicious: shards with too many failures to be chance, with how many they have.
-        lost: shards that could not be made, and why.
+        num_there: shards of the whole store that are there.
         complete: whether the whole store is there.
     """
 
-    num_shards: int
     failures: Sequence[Failure]
     suspicious: Mapping[int, int]
-    lost: Mapping[int, str]
+    num_there: int
     complete: bool
-
-    @property
-    def good(self) -> bool:
-        """Whether there is nothing that somebody has to look at."""
-        return not self.suspicious and not self.lost
 
 
 def make_regions(
     manifest: Manifest,
     folder: str,
-    engine: Engine | None = None,
+    engine: Engine,
+    read_image: ReadImage,
     *,
     share: tuple[int, int] = (0, 1),
     retry_failures: bool = False,
@@ -113,7 +118,8 @@ def make_regions(
     Args:
         manifest: of the store.
         folder: of the store; made where missing.
-        engine: local processes by default.
+        engine: where shards are made.
+        read_image: see :data:`.generate.ReadImage`; picklable.
         share: (i, n) makes the shards s with s % n == i.
         retry_failures: whether shards with failures are made again.
         max_failures: share of a full shard's images whose failure is taken for chance.
@@ -137,33 +143,29 @@ def make_regions(
         folder, total, len(numbers), len(pending),
     )  # fmt: skip
     work = partial(generate_shard, folder=os.path.abspath(folder), read_image=read_image)
-    lost = {}
+
+    def check(number: int, _: Any) -> None:
+        if not has_shard(folder, number, manifest.header):
+            raise UserError(
+                f"{shard_name(number)} was made but is not in {folder}: the folder must be on a "
+                "file system that all machines share"
+            )
+
     if pending:
-        gpus = gpus_of(manifest.source)
-        with (
-            Progress(total, done) as progress,
-            closing((engine or Engine()).run(work, manifest, pending, progress, gpus)) as outcomes,
-        ):
-            for number, outcome in outcomes:
-                if isinstance(outcome, Lost):
-                    lost[number] = outcome.reason
-                elif not has_shard(folder, number, manifest.header):
-                    raise UserError(
-                        f"{shard_name(number)} was made but is not in {folder}: the folder must be "
-                        "on a file system that all machines share"
-                    )
-    complete = all(has_shard(folder, n, manifest.header) for n in range(manifest.num_shards))
+        with progress(total, done) as show:
+            run_shards(work, manifest, pending, engine, show, check, gpus_of(manifest.source))
+    num_there = sum(has_shard(folder, n, manifest.header) for n in range(manifest.num_shards))
+    complete = num_there == manifest.num_shards
     if complete:
         try:
             write_index(folder)
         except OSError as error:
             raise UserError(f"cannot write {folder}: {describe_trouble(error)}") from error
-    failures = {n: read_failures(folder, n) for n in numbers if n not in lost}
+    failures = {number: read_failures(folder, number) for number in numbers}
     return Summary(
-        len(numbers),
         [failure for number in failures for failure in failures[number]],
         _suspicious(manifest, {n: len(f) for n, f in failures.items()}, max_failures),
-        lost,
+        num_there,
         complete,
     )
 
@@ -171,7 +173,8 @@ def make_regions(
 def verify_regions(
     manifest: Manifest,
     folder: str,
-    engine: Engine | None = None,
+    engine: Engine,
+    read_image: ReadImage,
     *,
     share: tuple[int, int] = (0, 1),
 ) -> list[Problem]:
@@ -182,16 +185,10 @@ def verify_regions(
     """
     numbers = _share(manifest, share)
     work = partial(verify_shard, folder=os.path.abspath(folder), read_image=read_image)
-    problems: list[Problem] = []
-    with (
-        Progress(sum(manifest.shard_size(n) for n in numbers), 0) as progress,
-        closing((engine or Engine()).run(work, manifest, numbers, progress)) as outcomes,
-    ):
-        for number, outcome in outcomes:
-            if isinstance(outcome, Lost):
-                raise UserError(f"{shard_name(number)} was not checked: {outcome.reason}")
-            problems += outcome
-    return sorted(problems, key=lambda problem: problem.shard)
+    problems: dict[int, Sequence[Problem]] = {}
+    with progress(sum(manifest.shard_size(n) for n in numbers)) as show:
+        run_shards(work, manifest, numbers, engine, show, problems.__setitem__)
+    return [problem for number in sorted(problems) for problem in problems[number]]
 
 
 def gpus_of(spec: SourceSpec) -> list[str | None]:
@@ -255,7 +252,227 @@ def _suspicious(
     }
 
 
+# ------------------------------------------------------------------------------------ engines
+
+
+def run_shards(
+    work: Work,
+    manifest: Manifest,
+    numbers: Sequence[int],
+    engine: Engine,
+    show: Show,
+    done: Done,
+    gpus: Sequence[str | None] = (),
+) -> None:
+    """Do the work of shards, wherever the engine says.
+
+    Args:
+        work: what to do.
+        manifest: of all shards.
+        numbers: of the shards, at least one.
+        engine: where.
+        show: told of the progress.
+        done: told of each shard that ends.
+        gpus: see `gpus_of`.
+
+    Raises:
+        UserError: one that the work raised, a worker died, or there is no such cluster.
+    """
+    if engine.name == "ray":
+        _run_ray(work, manifest, numbers, engine, show, done, bool(gpus))
+    elif engine.workers == 0:
+        counts = np.zeros(3, np.int64)
+
+        def report(num_bytes: int) -> None:
+            _count(counts, num_bytes)
+            show(counts.tolist())
+
+        for number in numbers:
+            done(number, work(manifest, number, report=report))
+    else:
+        workers = min(engine.workers or len(gpus) or _usable_cores(), len(numbers))
+        _run_pool(work, manifest, numbers, workers, show, done, gpus or [None])
+
+
+def _run_pool(
+    work: Work,
+    manifest: Manifest,
+    numbers: Sequence[int],
+    workers: int,
+    show: Show,
+    done: Done,
+    gpus: Sequence[str | None],
+) -> None:
+    """Shards in worker processes of one thread each, which end when this one does, however it ends.
+
+    Forks of a server that has imported all, but inherits nothing: so CUDA works in them.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    counts = context.RawArray("q", 3 * len(numbers))  # of each shard; written by its worker only
+    places = context.SimpleQueue()
+    for i in range(workers):
+        places.put(gpus[i % len(gpus)])
+    theirs, lifeline = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(workers, context, _begin_worker, (theirs, places, counts))
+    try:
+        with _single_threaded():
+            futures = {
+                pool.submit(_do_shard, work, manifest.part(number), number, row): number
+                for row, number in enumerate(numbers)
+            }
+        while futures:
+            ended, _ = wait(futures, _SHOW_SECONDS, FIRST_COMPLETED)
+            show(_table(counts).sum(axis=0).tolist())
+            for future in ended:
+                done(futures.pop(future), future.result())
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a worker process died, as when the system kills it because memory runs out: "
+            f"{_AGAIN}; use fewer --workers if this happens again"
+        ) from error
+    finally:
+        lifeline.close()
+        pool.shutdown()
+
+
+def _begin_worker(lifeline: Connection, places: Any, counts: Any) -> None:
+    """Make a process a worker, until the other end of the lifeline closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C reaches the parent, which then stops us
+    signal.signal(signal.SIGTERM, _stop)
+    gpu = places.get()
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    global _counts
+    _counts = _table(counts)
+
+    def watch() -> None:
+        lifeline.poll(None)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+        time.sleep(_STOP_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _stop(number: int, frame: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the pool sends it too
+    sys.exit(1)  # through `finally` and `with`, so that drafts are removed
+
+
+_counts: NDArray[np.int64]  # of a worker: those of all shards of the run
+
+
+def _do_shard(work: Work, part: Manifest, number: int, row: int) -> Any:
+    try:
+        return work(part, number, report=partial(_count, _counts[row]))
+    except SystemExit:
+        os._exit(1)  # the pool takes it for the error of a task
+
+
+def _count(counts: NDArray[np.int64], num_bytes: int) -> None:
+    """Add an image to counts of images, bytes and failures."""
+    counts += (1, num_bytes, num_bytes == 0)
+
+
+def _table(counts: Any) -> NDArray[np.int64]:
+    return np.frombuffer(counts, np.int64).reshape(-1, 3)
+
+
+@contextmanager
+def _single_threaded() -> Iterator[None]:
+    """Processes started inside compute with one thread each: there is one a core already."""
+    before = {name: os.environ[name] for name in _ONE_THREAD if name in os.environ}
+    os.environ.update(_ONE_THREAD)
+    try:
+        yield
+    finally:
+        for name in _ONE_THREAD:
+            del os.environ[name]
+        os.environ.update(before)
+
+
 def _usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _run_ray(
+    work: Work,
+    manifest: Manifest,
+    numbers: Sequence[int],
+    engine: Engine,
+    show: Show,
+    done: Done,
+    gpu: bool,
+) -> None:
+    """Shards as tasks of a Ray cluster, tried again where a worker or a node is lost."""
+    ray = _connect(engine)
+    try:
+        if gpu and not ray.cluster_resources().get("GPU"):
+            raise UserError("the Ray cluster has no GPU: give device=cpu, or start one that has")
+        task = ray.remote(_ray_task).options(
+            num_cpus=1, num_gpus=int(gpu), max_retries=_RAY_RETRIES, retry_exceptions=False
+        )
+        counts = np.zeros(3, np.int64)
+        waiting = list(reversed(numbers))
+        running: dict[Any, int] = {}
+        while waiting or running:
+            # Twice the cores, so that none waits for the next task; the cluster may grow.
+            room = engine.workers or 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+            while waiting and len(running) < room:
+                number = waiting.pop()
+                running[task.remote(work, manifest.part(number), number, os.getcwd())] = number
+            for reference in ray.wait(list(running), num_returns=1, timeout=5)[0]:
+                number = running.pop(reference)
+                try:
+                    result, its_counts = ray.get(reference)
+                except ray.exceptions.RayTaskError as error:
+                    raise error.cause from error
+                except ray.exceptions.RayError as error:
+                    reason = " ".join(str(error).split())[:300]
+                    raise UserError(
+                        f"Ray gave {shard_name(number)} up after {_RAY_RETRIES} retries: {_AGAIN}. "
+                        f"Its reason: {reason}"
+                    ) from error
+                counts += its_counts
+                show(counts.tolist())
+                done(number, result)
+    finally:
+        ray.shutdown()  # of a cluster that others started, it ends this run's tasks only
+
+
+def _connect(engine: Engine) -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError(
+            "the engine ray needs Ray: pip install 'rmae_d2[ray]', on every node"
+        ) from error
+    options: dict[str, Any] = {"address": engine.ray_address, "logging_level": logging.WARNING}
+    if engine.ray_address == "local":
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        options |= {
+            "num_cpus": engine.workers or None,
+            "include_dashboard": False,
+            "object_store_memory": _RAY_STORE_BYTES,
+        }
+    try:
+        ray.init(**options)
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        raise UserError(
+            f"no Ray cluster at {engine.ray_address} ({error}): start one with `ray start --head`, "
+            "add nodes with `ray start --address=HOST:6379`, or use --ray-address local"
+        ) from error
+    return ray
+
+
+def _ray_task(
+    work: Work, part: Manifest, number: int, folder: str
+) -> tuple[Any, NDArray[np.int64]]:
+    """Runs on a node; what the work returned, and counts of images, bytes and failures."""
+    if os.path.isdir(folder):
+        os.chdir(folder)  # a source's arguments may be relative paths
+    counts = np.zeros(3, np.int64)
+    return work(part, number, report=partial(_count, counts)), counts

@@ -12,21 +12,23 @@ import sys
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from rmae_d2.data import images_from
+from rmae_d2.data import images_from, read_image
 from rmae_d2.errors import UserError
 from rmae_d2.regions import RegionStore
-from rmae_d2.regions.jobs.engines import run_local
+from rmae_d2.regions.jobs.generate import generate_shard
 from rmae_d2.regions.jobs.manifest import MANIFEST, Manifest
 from rmae_d2.regions.jobs.run import (
     Engine,
     gpus_of,
     make_regions,
+    run_shards,
     sweep_drafts,
     verify_regions,
 )
@@ -35,7 +37,8 @@ from rmae_d2.regions.sources.spec import SourceSpec
 ROOT = Path(__file__).resolve().parents[3]
 HERE = Engine(workers=0)
 
-# Regions by brightness, made at leisure. Dies at an image the first `deaths` times it comes to it.
+# Regions by brightness, made at leisure. Dies at an image the first time it comes to it; stays at
+# others until it is released; crashes at another once one of those was begun.
 SOURCE = """
 import os
 import signal
@@ -46,20 +49,24 @@ import numpy as np
 from rmae_d2.regions import RegionRecord
 
 class Slow:
-    def __init__(self, seconds=0.0, die_at=None, deaths=1, tally=None, crash_at=None, device="cpu"):
+    def __init__(self, seconds=0.0, die_at=None, crash_at=None, hold=(), mark=None, device="cpu"):
         self.params = {"source": "slow"}
-        self.seconds, self.die_at, self.deaths, self.tally = seconds, die_at, deaths, tally
-        self.crash_at = crash_at
+        self.seconds, self.die_at, self.crash_at, self.hold = seconds, die_at, crash_at, hold
+        self.mark = mark and Path(mark)
 
     def __call__(self, dataset_dict, image_HWC):
         time.sleep(self.seconds)
         name = Path(dataset_dict["file_name"]).name
-        if self.die_at in (name, "any"):
-            with open(self.tally, "a") as file:
-                file.write("x")
-            if os.path.getsize(self.tally) <= self.deaths:
-                os.kill(os.getpid(), signal.SIGKILL)
+        if name == self.die_at and not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if name in self.hold:
+            self.mark.touch()
+            while not self.mark.with_suffix(".released").exists():
+                time.sleep(0.01)
         if name == self.crash_at:
+            while not self.mark.exists():
+                time.sleep(0.01)
             raise RuntimeError("the GPU is gone")
         labels = image_HWC[..., 0].astype(np.int64) // 32
         return RegionRecord.from_labels(labels, params=self.params)
@@ -104,7 +111,7 @@ def contents(folder):
 def expected(manifest_of, tmp_path):
     """The store as one process makes it without trouble: a dict of files."""
     folder = tmp_path / "expected"
-    summary = make_regions(manifest_of(), str(folder), HERE)
+    summary = make_regions(manifest_of(), str(folder), HERE, read_image)
     assert summary.complete and len(summary.failures) == 2
     return {name: data for name, data in contents(folder).items() if name != MANIFEST}
 
@@ -122,61 +129,51 @@ def test_failures_are_recorded_and_the_rest_is_there(manifest_of, tmp_path, expe
     assert "failures-00001.json" in expected and "failures-00003.json" in expected
     store = RegionStore(tmp_path / "expected")
     assert len(store) == 18 and "05.png" not in store and "11.png" not in store
-    assert verify_regions(manifest_of(), str(tmp_path / "expected"), HERE) == []
+    assert verify_regions(manifest_of(), str(tmp_path / "expected"), HERE, read_image) == []
 
 
 def test_worker_processes_make_the_same_bytes(manifest_of, tmp_path, expected):
     manifest, folder = manifest_of(), str(tmp_path / "store")
-    summary = make_regions(manifest, folder, Engine(workers=2))
+    summary = make_regions(manifest, folder, Engine(workers=2), read_image)
     assert summary.complete and len(summary.failures) == 2
     assert_equals(folder, expected)
-    assert verify_regions(manifest, folder, Engine(workers=2)) == []
+    assert verify_regions(manifest, folder, Engine(workers=2), read_image) == []
 
 
 def test_nothing_is_made_twice(manifest_of, tmp_path, expected):
     folder = tmp_path / "expected"
     times = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.tar")}
     (folder / "regions-00002.tar").unlink()
-    make_regions(manifest_of(), str(folder), HERE)
+    make_regions(manifest_of(), str(folder), HERE, read_image)
     assert_equals(folder, expected)
     after = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.tar")}
     assert [name for name in times if times[name] != after[name]] == ["regions-00002.tar"]
 
 
-def test_killed_worker_is_replaced_and_its_shard_made(manifest_of, tmp_path, expected, caplog):
-    manifest = manifest_of(die_at="07.png", tally=str(tmp_path / "tally"))
-    summary = make_regions(manifest, str(tmp_path / "store"), Engine(workers=2))
-    assert summary.complete and not summary.lost
-    assert (tmp_path / "tally").read_text() == "xx"
-    assert "Shard 2" in caplog.text and "memory" in caplog.text
-    assert_equals(tmp_path / "store", expected)  # the dead worker's draft is gone, too
-
-
-def test_shard_that_kills_its_worker_twice_is_reported(manifest_of, tmp_path, expected):
-    folder = str(tmp_path / "store")
-    manifest = manifest_of(die_at="07.png", deaths=2, tally=str(tmp_path / "tally"))
-    summary = make_regions(manifest, folder, Engine(workers=1))
-    assert list(summary.lost) == [2] and "fewer workers" in summary.lost[2]
-    assert not summary.complete and not summary.good
-    assert len(RegionStore(folder)) == 15  # all but three, of which two are unreadable
-    summary = make_regions(manifest, folder, Engine(workers=1))
-    assert summary.complete and not summary.lost
-    assert_equals(folder, expected)
-
-
-def test_workers_that_only_die_end_the_run(manifest_of, tmp_path):
-    manifest = manifest_of(die_at="any", deaths=99, tally=str(tmp_path / "tally"))
-    with pytest.raises(UserError, match="keep dying.*memory"):
-        make_regions(manifest, str(tmp_path / "store"), Engine(workers=1))
-    assert len((tmp_path / "tally").read_text()) == 4
+def test_killed_worker_ends_the_run_and_the_next_goes_on(manifest_of, tmp_path, expected):
+    manifest = manifest_of(die_at="07.png", mark=str(tmp_path / "mark"))
+    with pytest.raises(UserError, match="worker process died.*same command.*fewer --workers"):
+        make_regions(manifest, str(tmp_path / "store"), Engine(workers=2), read_image)
+    assert make_regions(manifest, str(tmp_path / "store"), Engine(workers=2), read_image).complete
+    assert_equals(tmp_path / "store", expected)  # its draft is gone, too
 
 
 def test_error_of_the_source_stops_all_workers_and_leaves_no_draft(manifest_of, tmp_path):
-    manifest = manifest_of(seconds=0.02, crash_at="01.png")
-    with pytest.raises(UserError, match=r"01.png: RuntimeError: the GPU is gone"):
-        make_regions(manifest, str(tmp_path / "store"), Engine(workers=2))
-    assert not list((tmp_path / "store").glob("*.tmp"))
-    assert not (tmp_path / "store" / "regions-00000.tar").exists()
+    mark = str(tmp_path / "mark")
+    manifest = manifest_of(hold=["00.png"], crash_at="14.png", mark=mark, images_per_shard=10)
+    with pytest.raises(UserError, match=r"14.png: RuntimeError: the GPU is gone"):
+        make_regions(manifest, str(tmp_path / "store"), Engine(workers=2), read_image)
+    assert set(contents(tmp_path / "store")) == {MANIFEST}
+
+
+def test_progress_of_workers_is_counted_image_by_image(manifest_of, tmp_path):
+    mark = tmp_path / "mark"
+    manifest = manifest_of(hold=["00.png"], crash_at="07.png", mark=str(mark), images_per_shard=6)
+    work = partial(generate_shard, folder=str(tmp_path), read_image=read_image)
+    seen = []
+    with pytest.raises(UserError, match="the GPU is gone"):
+        run_shards(work, manifest, [0, 1], Engine(workers=2), seen.append, print)
+    assert seen[-1][0] == 1 and seen[-1][1] > 0 and seen[-1][2] == 0  # 06.png, of no whole shard
 
 
 def identify(manifest, number, report):
@@ -191,16 +188,12 @@ def identify(manifest, number, report):
     )
 
 
-class NoProgress:
-    def shard(self, number, images, num_bytes, failures):
-        pass
-
-
 def test_workers_have_one_thread_and_a_gpu_each(manifest_of):
     manifest = manifest_of(images_per_shard=1)
     numbers = range(manifest.num_shards)
     before = os.environ.get("OMP_NUM_THREADS")
-    found = dict(run_local(identify, manifest, numbers, NoProgress(), 2, ["4", "7"]))
+    found = {}
+    run_shards(identify, manifest, numbers, Engine(workers=2), list, found.__setitem__, ["4", "7"])
     assert sorted(found) == list(numbers)
     assert {process[1:] for process in found.values()} <= {("4", 1, "1"), ("7", 1, "1")}
     by_process = {process[:2] for process in found.values()}
@@ -228,7 +221,7 @@ def test_shares_make_the_store_of_one_run(manifest_of, tmp_path, expected, order
     folder = tmp_path / "store"
     manifest = manifest_of()
     for turn, index in enumerate(order):
-        summary = make_regions(manifest, str(folder), HERE, share=(index, 3))
+        summary = make_regions(manifest, str(folder), HERE, read_image, share=(index, 3))
         assert summary.complete == (turn == 2) == (folder / "index.npy").exists()
     assert_equals(folder, expected)
 
@@ -238,7 +231,9 @@ def test_shares_at_the_same_time_in_one_folder(manifest_of, tmp_path, expected):
     summaries = []
 
     def run(share):
-        summaries.append(make_regions(manifest, str(tmp_path / "store"), HERE, share=share))
+        summaries.append(
+            make_regions(manifest, str(tmp_path / "store"), HERE, read_image, share=share)
+        )
 
     # Two tasks of three, and all of it once more.
     threads = [threading.Thread(target=run, args=(s,)) for s in ((0, 3), (1, 3), (0, 1))]
@@ -253,7 +248,7 @@ def test_shares_at_the_same_time_in_one_folder(manifest_of, tmp_path, expected):
 @pytest.mark.parametrize("share", [(3, 3), (-1, 3), (0, 0)])
 def test_shares_that_do_not_exist(manifest_of, tmp_path, share):
     with pytest.raises(UserError, match="--shard-index"):
-        make_regions(manifest_of(), str(tmp_path / "store"), HERE, share=share)
+        make_regions(manifest_of(), str(tmp_path / "store"), HERE, read_image, share=share)
 
 
 # ------------------------------------------------------------------------- failures, drafts, moves
@@ -262,22 +257,24 @@ def test_shares_that_do_not_exist(manifest_of, tmp_path, share):
 def test_many_failures_are_suspicious_and_can_be_retried(manifest_of, tmp_path, photos):
     folder = str(tmp_path / "store")
     manifest = manifest_of(images_per_shard=10)
-    assert make_regions(manifest, folder, HERE).good  # one of ten, in both shards
-    summary = make_regions(manifest, folder, HERE, max_failures=0.05)
-    assert summary.suspicious == {0: 1, 1: 1} and not summary.good
+    assert not make_regions(
+        manifest, folder, HERE, read_image
+    ).suspicious  # one of ten, in both shards
+    summary = make_regions(manifest, folder, HERE, read_image, max_failures=0.05)
+    assert summary.suspicious == {0: 1, 1: 1}
     good = (photos / "06.png").read_bytes()
     bad = {name: (photos / name).read_bytes() for name in ("05.png", "11.png")}
     try:
         for name in bad:
             (photos / name).write_bytes(good)
-        assert len(make_regions(manifest, folder, HERE).failures) == 2
-        assert not make_regions(manifest, folder, HERE, retry_failures=True).failures
+        assert len(make_regions(manifest, folder, HERE, read_image).failures) == 2
+        assert not make_regions(manifest, folder, HERE, read_image, retry_failures=True).failures
         assert len(RegionStore(folder)) == 20
-        assert verify_regions(manifest, folder, HERE) == []
+        assert verify_regions(manifest, folder, HERE, read_image) == []
     finally:
         for name, data in bad.items():
             (photos / name).write_bytes(data)
-    problems = verify_regions(manifest, folder, HERE)
+    problems = verify_regions(manifest, folder, HERE, read_image)
     assert [("05.png" in p.what, "11.png" in p.what) for p in problems] == [
         (True, False),
         (False, True),
@@ -285,7 +282,9 @@ def test_many_failures_are_suspicious_and_can_be_retried(manifest_of, tmp_path, 
 
 
 def test_a_shard_of_failures_alone_is_suspicious(manifest_of, tmp_path):
-    summary = make_regions(manifest_of(images_per_shard=1), str(tmp_path), HERE, max_failures=1.0)
+    summary = make_regions(
+        manifest_of(images_per_shard=1), str(tmp_path), HERE, read_image, max_failures=1.0
+    )
     assert summary.suspicious == {5: 1, 11: 1}
 
 
@@ -301,10 +300,10 @@ def test_drafts_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
 
 def test_moved_images_go_on(manifest_of, tmp_path, photos, expected):
     manifest, folder = manifest_of(), str(tmp_path / "store")
-    make_regions(manifest, folder, HERE, share=(0, 2))
+    make_regions(manifest, folder, HERE, read_image, share=(0, 2))
     moved = tmp_path / "moved"
     moved.symlink_to(photos)
-    assert make_regions(manifest.moved(images_from(moved)), folder, HERE).complete
+    assert make_regions(manifest.moved(images_from(moved)), folder, HERE, read_image).complete
     assert_equals(folder, expected)
 
 
@@ -314,7 +313,7 @@ def test_moved_images_go_on(manifest_of, tmp_path, photos, expected):
 def test_ray_that_is_not_installed(manifest_of, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"pip install 'rmae_d2\[ray\]'"):
-        make_regions(manifest_of(), str(tmp_path / "store"), Engine("ray"))
+        make_regions(manifest_of(), str(tmp_path / "store"), Engine("ray"), read_image)
 
 
 class Cluster:
@@ -360,7 +359,7 @@ class Cluster:
         """Kills all nodes; no process of theirs is left when it returns."""
         for node in self.nodes:
             self.kill_node(node)
-        wait_for(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in self.killed), 60)
+        wait_for(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in self.killed))
 
 
 def free_port():
@@ -405,7 +404,7 @@ def ray_workers(pid):
     return found
 
 
-def wait_for(condition, seconds=180.0):
+def wait_for(condition, seconds=600.0):
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, "waited too long"
@@ -418,7 +417,7 @@ def wait_for(condition, seconds=180.0):
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray")
 def test_ray_cluster_that_loses_a_worker_and_a_node(photos, manifest_of, expected, tmp_path):
     target = manifest_of().source.target
-    folder = tmp_path / "store"
+    folder, mark = tmp_path / "store", tmp_path / "mark"
     # Ray's sockets lie in its folder, and their paths must stay below 108 characters.
     cluster_folder = Path(tempfile.mkdtemp(prefix="rmae-ray-"))
     cluster = Cluster(cluster_folder)
@@ -432,7 +431,7 @@ def test_ray_cluster_that_loses_a_worker_and_a_node(photos, manifest_of, expecte
         wait_for(lambda: descendants(head.pid))
         second = cluster.start_node()
         job = subprocess.Popen(
-            [*command, "seconds=0.7"],
+            [*command, "seconds=0.7", "hold=[09.png,12.png,15.png,18.png]", f"mark={mark}"],
             env=cluster.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -444,8 +443,9 @@ def test_ray_cluster_that_loses_a_worker_and_a_node(photos, manifest_of, expecte
         wait_for(lambda: list(folder.glob("*.idx.npz")) and ray_workers(second.pid))
         cluster.kill_node(second)
         made = len(list(folder.glob("*.idx.npz")))
-        assert 0 < made < 7  # both died midway
-        output, _ = job.communicate(timeout=300)
+        assert 0 < made <= 3  # both died midway
+        mark.with_suffix(".released").touch()
+        output, _ = job.communicate(timeout=600)
         print(f"{made} of 7 shards were there when the second node died\n{output}")
         assert job.returncode == 0, output
     finally:
