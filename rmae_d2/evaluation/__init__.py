@@ -2,20 +2,18 @@
 
 from .classes import Classes, classes_of
 from .classification import ClassificationEvaluator
-from .coco import COCOEvaluator
+from .detection import DetectionEvaluator
 from .detections import EvaluationError
 from .knn import KNNEvaluation, KNNEvaluator
-from .lvis import LVISEvaluator
 from .masking import ForegroundEvaluator
 from .reconstruction_evaluator import ReconstructionEvaluator, nearest_visible
 from .semantic import SemSegEvaluator
 
 __all__ = [
-    "COCOEvaluator",
     "Classes",
+    "DetectionEvaluator",
     "EvaluationError",
     "ForegroundEvaluator",
-    "LVISEvaluator",
     "ReconstructionEvaluator",
     "classes_of",
     "nearest_visible",

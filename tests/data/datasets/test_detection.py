@@ -24,7 +24,7 @@ from rmae_d2.data.datasets import (
     json_facts,
     own_dataset_name,
 )
-from rmae_d2.evaluation import COCOEvaluator
+from rmae_d2.evaluation import DetectionEvaluator
 
 
 def _annotation(identifier, image_id, category_id, box, **more):
@@ -108,7 +108,7 @@ def test_the_mapper_takes_them(own):
 
 def test_what_is_detected_is_evaluated_with_the_same_classes(own, feed_perfect):
     path = own()
-    evaluator = COCOEvaluator("coco_2017_val", json=path)  # the name is of no meaning then
+    evaluator = DetectionEvaluator("coco_2017_val", json=path)  # the name is of no meaning then
     found = feed_perfect(evaluator, detection_dataset(json=path, filter_empty=False))
     assert found["bbox"]["AP-cat"] == found["bbox"]["AP-dog"] == pytest.approx(100)
 
