@@ -1,10 +1,7 @@
 """The only home of shims for other packages: each names the package, the version and the reason."""
 
 import warnings
-from importlib import import_module
 from importlib.util import find_spec
-from types import ModuleType
-from typing import Any
 
 
 def check_detectron2() -> None:
@@ -31,28 +28,3 @@ def quiet_known_warnings() -> None:
     warnings.filterwarnings(
         "ignore", message="Importing from timm.models.layers", category=FutureWarning
     )
-
-
-def fix_lvis() -> None:
-    """Lets lvis 0.5.3, the last release, run on today's numpy.
-
-    Its ``eval.py`` says ``np.float``, which numpy 1.24 removed (fixed in lvis-api's repository, never
-    released). Only what lvis sees as ``np`` is changed, not numpy.
-
-    Raises:
-        ImportError: lvis is not installed, or one of its own needs (OpenCV, matplotlib) is not.
-    """
-    import lvis.eval
-    import numpy
-
-    if not hasattr(numpy, "float"):
-        lvis.eval.np = _NumpyWithFloat("numpy")
-
-
-class _NumpyWithFloat(ModuleType):
-    """numpy, and ``float`` in it as it was up to 1.23."""
-
-    float = float
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(import_module("numpy"), name)

@@ -93,18 +93,20 @@ MODULES = {
 
 #: Names of packages that still exist: package, name, and where it is now.
 NAMES = {
-    ("engine", "ImageEmbedding"): "inference",
-    ("engine", "Predictor"): "inference",
-    ("engine", "RegionPrediction"): "inference",
-    ("engine", "RegionPrompt"): "inference",
-    ("engine", "RegionPromptPredictor"): "inference",
-    ("engine", "LayerDecay"): "solver",
-    ("engine", "adversarial_params"): "solver",
-    ("engine", "lars_params"): "solver",
-    ("engine", "layer_decayed_params"): "solver",
-    ("engine", "linear_rate"): "solver",
-    ("engine", "scaled_adamw"): "solver",
-    ("engine", "scaled_lars"): "solver",
+    ("evaluation", "COCOEvaluator"): "evaluation.DetectionEvaluator",
+    ("evaluation", "LVISEvaluator"): "evaluation.detection.LVISEvaluator",
+    ("engine", "ImageEmbedding"): "inference.ImageEmbedding",
+    ("engine", "Predictor"): "inference.Predictor",
+    ("engine", "RegionPrediction"): "inference.RegionPrediction",
+    ("engine", "RegionPrompt"): "inference.RegionPrompt",
+    ("engine", "RegionPromptPredictor"): "inference.RegionPromptPredictor",
+    ("engine", "LayerDecay"): "solver.LayerDecay",
+    ("engine", "adversarial_params"): "solver.adversarial_params",
+    ("engine", "lars_params"): "solver.lars_params",
+    ("engine", "layer_decayed_params"): "solver.layer_decayed_params",
+    ("engine", "linear_rate"): "solver.linear_rate",
+    ("engine", "scaled_adamw"): "solver.scaled_adamw",
+    ("engine", "scaled_lars"): "solver.scaled_lars",
 }
 
 
@@ -142,8 +144,9 @@ def moved_name(package: str, name: str) -> Any:
     new = NAMES.get((package.removeprefix("rmae_d2."), name))
     if new is None:
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
-    _warn(f"{package}.{name}", f"rmae_d2.{new}.{name}")
-    return getattr(importlib.import_module(f"rmae_d2.{new}"), name)
+    _warn(f"{package}.{name}", f"rmae_d2.{new}")
+    place, _, name = new.rpartition(".")
+    return getattr(importlib.import_module(f"rmae_d2.{place}"), name)
 
 
 def _warn(old: str, new: str) -> None:

@@ -388,4 +388,4 @@ def test_own_detection_data_in_every_recipe(name, photos, tmp_path):
     assert [sample["image_id"] for sample in tested] == [0, 1, 2]
     assert all(max(sample["image"].shape) == side for sample in tested)
     if not name.startswith("lvis/"):  # whose evaluation needs what LVIS's jsons have
-        assert instantiate(cfg.dataloader.evaluator).kind == "coco"
+        assert instantiate(cfg.dataloader.evaluator).rules == "coco"

@@ -16,7 +16,7 @@ from detectron2.data import transforms as T
 
 from rmae_d2.data import build_eval_loader, build_train_loader
 from rmae_d2.data.datasets import detection_dataset
-from rmae_d2.evaluation import COCOEvaluator
+from rmae_d2.evaluation import DetectionEvaluator
 from rmae_d2.solver import layer_decayed_params
 
 from ..common.models.mask_rcnn_vitdet import model
@@ -104,7 +104,7 @@ dataloader = dict(
         num_workers=2,
         seed="${train.seed}",
     ),
-    evaluator=L(COCOEvaluator)(
+    evaluator=L(DetectionEvaluator)(
         dataset_name="${dataloader.test.dataset.names}",
         json="${dataloader.test.dataset.json}",
         output_dir="${train.output_dir}/inference",

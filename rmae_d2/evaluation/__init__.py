@@ -1,19 +1,20 @@
 """Evaluators: of reconstruction, and of detection by COCO's and LVIS's rules."""
 
+from typing import Any
+
+from ..moved import moved_name
 from .classes import Classes, classes_of
 from .classification import ClassificationEvaluator
-from .coco import COCOEvaluator
+from .detection import DetectionEvaluator
 from .knn import KNNEvaluation, KNNEvaluator
-from .lvis import LVISEvaluator
 from .masking import ForegroundEvaluator
 from .reconstruction_evaluator import ReconstructionEvaluator, nearest_visible
 from .semantic import SemSegEvaluator
 
 __all__ = [
-    "COCOEvaluator",
     "Classes",
+    "DetectionEvaluator",
     "ForegroundEvaluator",
-    "LVISEvaluator",
     "ReconstructionEvaluator",
     "classes_of",
     "nearest_visible",
@@ -22,3 +23,7 @@ __all__ = [
     "KNNEvaluator",
     "SemSegEvaluator",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    return moved_name(__name__, name)

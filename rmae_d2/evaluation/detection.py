@@ -1,4 +1,4 @@
-"""What the evaluators of COCO and LVIS share: gathering, checking, the libraries, the tables."""
+"""AP and AR of boxes and masks, by COCO's and by LVIS's rules."""
 
 import itertools
 import json
@@ -6,6 +6,7 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -15,14 +16,7 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
 from ..errors import UserError
-from .average_precision import (
-    PYCOCOTOOLS,
-    Curves,
-    choose_library,
-    library_label,
-    metrics_of,
-    nothing_found,
-)
+from .average_precision import curves_of, metrics_of
 from .detection_report import (
     class_rows,
     class_table,
@@ -31,37 +25,77 @@ from .detection_report import (
     write_class_csv,
 )
 from .detections import collect_results
-from .ground_truth import GroundTruth
+from .ground_truth import instance_counts, load_ground_truth
 
 logger = logging.getLogger(__name__)
 
 TASKS = ("bbox", "segm", "boundary")
+#: Detections per image that count: COCO's for each category, LVIS's over all of them.
+LIMITS = {"coco": [1, 10, 100], "lvis": [300]}
 
 
 class DetectionEvaluator(DatasetEvaluator):
-    """AP and AR of boxes and masks against one json. See :class:`COCOEvaluator`, :class:`LVISEvaluator`."""
+    """AP and AR in percent, in place of Detectron2's COCOEvaluator and LVISEvaluator.
 
-    kind = "coco"
-    reference = PYCOCOTOOLS
+    faster-coco-eval computes them: the numbers are those of pycocotools and of lvis, as the tests say.
+    Written to output_dir: ``RULES_instances_results.json`` and, per task, ``RULES_TASK_per_class.csv``.
+
+    Results of each task: AP, AP50, AP75, APs, APm, APl, AR@LIMIT, ARs@LIMIT, ARm@LIMIT, ARl@LIMIT. COCO's
+    have AR@1, AR@10 and each class's AP too; LVIS's have APr, APc, APf (rare, common and frequent classes),
+    while those of its 1203 classes are in the csv file only.
+
+    It differs from Detectron2's in what it checks and says (see `GroundTruth` and `collect_results`), in
+    that a model which detects nothing has AP 0 rather than nan, in AR among the results, and in that the
+    class numbers of a json are known before its loader has run.
+
+    Args:
+        dataset_name: a registered dataset; one without ``json_file`` is converted to COCO's format.
+        tasks: of "bbox", "segm" and "boundary" (Boundary AP, Cheng et al. 2021). Default: bbox, and segm
+            where the model predicts masks.
+        distributed: gather the detections of all processes; else each evaluates its own.
+        output_dir: where results are written; default nowhere.
+        rules: "coco" or "lvis", whose json says which categories are known to be absent from an image,
+            and which are not annotated exhaustively.
+        max_dets_per_image: detections per image that count, by COCO's rules for each category. Default:
+            COCO's 100, LVIS's 300.
+        allow_cached_coco: take the converted json of an earlier run. Off: the dataset may have changed.
+        json: own data, as `detection_dataset` takes them; the name is then of no meaning.
+
+    Raises:
+        UserError: the json is not there; the message says how to get it.
+        AnnotationError: the json cannot be used.
+        UserError: an unknown dataset or task, unknown rules, or a limit below 1.
+    """
 
     def __init__(
         self,
-        truth: GroundTruth,
-        tasks: Sequence[str] | str | None,
-        distributed: bool,
-        output_dir: str | None,
-        limits: list[int],
-        library: str,
+        dataset_name: str,
+        tasks: Sequence[str] | str | None = None,
+        distributed: bool = True,
+        output_dir: str | None = None,
+        *,
+        rules: str = "coco",
+        max_dets_per_image: int | None = None,
+        allow_cached_coco: bool = False,
+        json: str | None = None,
     ) -> None:
-        self._truth = truth
+        if rules not in LIMITS:
+            raise UserError(f"rules={rules!r}: choose from {', '.join(LIMITS)}")
+        self.rules = rules
         self._tasks = None if tasks is None else _checked_tasks(tasks)
         self._distributed = distributed
         self._output_dir = output_dir
-        if limits[-1] < 1:
-            raise UserError(f"max_dets_per_image={limits[-1]} must be at least 1")
-        self._limits = limits
-        self._library = choose_library(
-            library, self.reference, list(truth.image_sizes), self._tasks
+        *lower, usual = LIMITS[rules]
+        most = usual if max_dets_per_image is None else max_dets_per_image
+        if most < 1:
+            raise UserError(f"max_dets_per_image={most} must be at least 1")
+        self._limits = [limit for limit in lower if limit < most] + [most]
+        self._truth = load_ground_truth(
+            dataset_name,
+            output_dir,
+            json=json,
+            lvis=rules == "lvis",
+            allow_cached=allow_cached_coco,
         )
         self.reset()
 
@@ -131,7 +165,7 @@ class DetectionEvaluator(DatasetEvaluator):
     def _write_results(self, results: list[dict[str, Any]]) -> None:
         if self._output_dir:
             PathManager.mkdirs(self._output_dir)
-            path = os.path.join(self._output_dir, f"{self.kind}_instances_results.json")
+            path = os.path.join(self._output_dir, f"{self.rules}_instances_results.json")
             with PathManager.open(path, "w") as file:
                 json.dump(results, file)
             logger.info("%d detections written to %s", len(results), path)
@@ -139,41 +173,38 @@ class DetectionEvaluator(DatasetEvaluator):
     def _evaluate_task(
         self, task: str, results: list[dict[str, Any]], image_ids: list[Any] | None
     ) -> dict[str, float] | None:
-        content = self._truth.for_task(task)
+        truth = self._truth
+        content = truth.for_task(task, image_ids)
         if task != "bbox":
             if not content["annotations"]:
                 self._report_no_masks(task)
                 return None
             if any("segmentation" not in result for result in results):
                 raise UserError(f"the task {task} needs masks, and the model predicts boxes only")
-        counts_KA = self._truth.count(content, image_ids)
+        counts_KA = instance_counts(content)
         logger.info(
-            "%s with %s: %d images, %d instances, %d detections, at most %d per image",
-            *(task, library_label(self._library), len(image_ids or content["images"])),
+            "%s by the rules of %s with faster-coco-eval %s: %d images, %d instances, %d detections, at "
+            "most %d per image",
+            *(task, self.rules.upper(), version("faster-coco-eval"), len(content["images"])),
             *(counts_KA[:, 0].sum(), len(results), self._limits[-1]),
         )
-        # Not both: the libraries would take the box's area for the mask's.
-        other = "segmentation" if task == "bbox" else "bbox"
-        results = [{k: v for k, v in result.items() if k != other} for result in results]
-        if results:
-            curves = self._curves(content, results, task, image_ids)
-        else:
-            curves = nothing_found(counts_KA, self._limits)
-        frequencies = self._frequencies()
+        curves = curves_of(content, results, task, self._limits, self.rules)
+        frequencies = truth.frequencies if self.rules == "lvis" else None
         metrics = metrics_of(curves, frequencies)
-        truth = self._truth
         rows = class_rows(curves, counts_KA, truth.names, truth.category_ids, frequencies)
         tables = [size_table(metrics, counts_KA, self._limits[-1])]
         if frequencies is not None:
             tables.append(frequency_table(metrics, counts_KA, frequencies))
         if len(rows) > 1:
             tables.append(class_table(rows))
+            if self.rules == "coco":
+                metrics |= {f"AP-{row['category']}": row["AP"] for row in rows}
         if self._output_dir:
-            path = os.path.join(self._output_dir, f"{self.kind}_{task}_per_class.csv")
+            path = os.path.join(self._output_dir, f"{self.rules}_{task}_per_class.csv")
             write_class_csv(rows, path)
             tables.append(f"all classes and metrics: {path}")
         logger.info("%s on %s:\n%s", task, truth.path, "\n\n".join(tables))
-        return metrics | self._class_metrics(rows)
+        return metrics
 
     def _report_no_masks(self, task: str) -> None:
         """The ground truth has no masks: an error where the task was asked for by name."""
@@ -184,22 +215,12 @@ class DetectionEvaluator(DatasetEvaluator):
             )
         logger.warning("%s has no masks: %s is not evaluated", self._truth.path, task)
 
-    def _frequencies(self) -> list[str] | None:
-        """LVIS: that of each category."""
-        return None
 
-    def _class_metrics(self, rows: list[dict[str, Any]]) -> dict[str, float]:
-        """What of the classes is part of the results."""
-        return {}
+class LVISEvaluator(DetectionEvaluator):
+    """The name that the config.yaml files of 0.1 have for ``DetectionEvaluator(rules="lvis")``."""
 
-    def _curves(
-        self,
-        content: dict[str, Any],
-        results: list[dict[str, Any]],
-        task: str,
-        image_ids: list[Any] | None,
-    ) -> Curves:
-        raise NotImplementedError
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, rules="lvis", **kwargs)
 
 
 def _checked_tasks(tasks: Sequence[str] | str) -> tuple[str, ...]:

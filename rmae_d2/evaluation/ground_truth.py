@@ -1,4 +1,4 @@
-"""The ground truth of detection, read once and made fit for the libraries that compute AP."""
+"""The ground truth of detection, read once and made fit for the library that computes AP."""
 
 import logging
 from dataclasses import dataclass
@@ -10,7 +10,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.coco import convert_to_coco_json
 from numpy.typing import NDArray
 
-from ..annotations.coco_json import examples, mask_of, read_coco_json
+from ..annotations.coco_json import (
+    examples,
+    mask_of,
+    read_coco_json,
+)
 from ..annotations.missing import unknown_dataset
 from ..errors import AnnotationError, UserError
 
@@ -28,7 +32,7 @@ class GroundTruth:
 
     Attributes:
         path: of the json.
-        content: of the json; every annotation has ``area`` and ``iscrowd``, and ids count from 1.
+        content: of the json; every annotation has ``area`` and ``iscrowd``, and an image that is listed.
         classes: the model's class number -> category id in the json.
         names: names of the categories, in the order of their ids.
     """
@@ -59,40 +63,37 @@ class GroundTruth:
         by_id = {c["id"]: c["frequency"] for c in self.content["categories"]}
         return [by_id[identifier] for identifier in self.category_ids]
 
-    def for_task(self, task: str) -> dict[str, Any]:
-        """The content for one task, with annotations that a library may write into.
+    def for_task(self, task: str, image_ids: list[Any] | None = None) -> dict[str, Any]:
+        """The content for one task, of some images or all.
 
         Args:
             task: "bbox", or another, for which annotations without a mask are left out with a warning.
+            image_ids: those to evaluate; default all.
         """
-        if task == "bbox":
-            return {**self.content, "annotations": [dict(a) for a in self.annotations]}
-        kept, without = [], []
-        for annotation in self.annotations:
-            mask = mask_of(annotation)
-            if mask is None:
-                without.append(annotation["id"])
-            else:
-                kept.append({**annotation, "segmentation": mask})
-        if without:
-            logger.warning(
-                "%s: %d of %d annotations have no mask (nor a polygon of three points), such as the ids %s; "
-                "%s leaves them out, so detections of these objects count as wrong",
-                *(self.path, len(without), len(self.annotations), examples(without), task),
-            )
-        return {**self.content, "annotations": kept}
+        wanted = set(self.image_sizes if image_ids is None else image_ids)
+        images = [image for image in self.content["images"] if image["id"] in wanted]
+        kept = [a for a in self.annotations if a["image_id"] in wanted]
+        if task != "bbox":
+            without = [a["id"] for a in kept if mask_of(a) is None]
+            if without:
+                logger.warning(
+                    "%s: %d of %d annotations have no mask (nor a polygon of three points), such as the ids "
+                    "%s; %s leaves them out, so detections of these objects count as wrong",
+                    *(self.path, len(without), len(kept), examples(without), task),
+                )
+            kept = [{**a, "segmentation": mask} for a in kept if (mask := mask_of(a)) is not None]
+        return {**self.content, "images": images, "annotations": kept}
 
-    def count(self, content: dict[str, Any], image_ids: list[Any] | None) -> NDArray[np.int64]:
-        """Instances to be found, (categories, sizes): crowds and ignored ones do not count."""
-        index = {identifier: k for k, identifier in enumerate(self.category_ids)}
-        images = set(self.image_sizes if image_ids is None else image_ids)
-        counts = np.zeros((len(index), len(AREAS)), np.int64)
-        for annotation in content["annotations"]:
-            if annotation["image_id"] not in images or annotation["iscrowd"]:
-                continue
-            for a, (low, high) in enumerate(AREAS.values()):
-                counts[index[annotation["category_id"]], a] += low <= annotation["area"] <= high
-        return counts
+
+def instance_counts(content: dict[str, Any]) -> NDArray[np.int64]:
+    """Instances to be found, (categories in the order of their ids, sizes): crowds do not count."""
+    index = {k: n for n, k in enumerate(sorted(c["id"] for c in content["categories"]))}
+    counts_KA = np.zeros((len(index), len(AREAS)), np.int64)
+    for annotation in content["annotations"]:
+        if not annotation["iscrowd"]:
+            within = [low <= annotation["area"] <= high for low, high in AREAS.values()]
+            counts_KA[index[annotation["category_id"]]] += within
+    return counts_KA
 
 
 def load_ground_truth(
@@ -122,24 +123,22 @@ def load_ground_truth(
         content = read_coco_json(path)
     else:
         metadata = MetadataCatalog.get(dataset_name)
-        path = metadata.get("json_file") or _convert(dataset_name, output_dir, lvis, allow_cached)
+        path = metadata.get("json_file") or _convert(dataset_name, output_dir, allow_cached)
         content = read_coco_json(path, dataset_name)
         mapping = metadata.get("thing_dataset_id_to_contiguous_id")
         names = metadata.get("thing_classes")
     if lvis:
         _check_lvis(content, path)
-    _complete(content, path)
-    _report_oddities(content, path)
+    if "annotations" in content:
+        _complete(content, path)
     classes = class_ids(mapping, content, path, first=1 if lvis and json is None else None)
     return GroundTruth(path, content, classes, category_names(names, content, classes))
 
 
-def _convert(dataset_name: str, output_dir: str | None, lvis: bool, allow_cached: bool) -> str:
+def _convert(dataset_name: str, output_dir: str | None, allow_cached: bool) -> str:
     """Writes a dataset without json in COCO's format; returns the file."""
     if dataset_name not in DatasetCatalog:
         raise unknown_dataset(dataset_name, DatasetCatalog.list())
-    if lvis:
-        raise UserError(f"{dataset_name} has no json: LVIS's evaluation needs one in LVIS's format")
     if not output_dir:
         raise UserError(
             f"{dataset_name} has no json and is converted to COCO's format: say where to with output_dir"
@@ -151,6 +150,7 @@ def _convert(dataset_name: str, output_dir: str | None, lvis: bool, allow_cached
 
 
 def _check_lvis(content: dict[str, Any], path: str) -> None:
+    remedy = "use dataloader.evaluator.rules=coco"
     needs = {
         "images": ("neg_category_ids", "not_exhaustive_category_ids"),
         "categories": ("frequency",),
@@ -160,7 +160,7 @@ def _check_lvis(content: dict[str, Any], path: str) -> None:
             if lacking := [key for key in keys if key not in entry]:
                 raise AnnotationError(
                     f"{path}: entry {entry['id']} of {section!r} has no {', '.join(lacking)}: this is not "
-                    "LVIS's format; use COCOEvaluator for COCO's"
+                    f"LVIS's format; for COCO's {remedy}"
                 )
     strange = {c["frequency"] for c in content["categories"]} - set(FREQUENCIES)
     if strange:
@@ -170,73 +170,57 @@ def _check_lvis(content: dict[str, Any], path: str) -> None:
     ignored = [
         a["id"] for a in content.get("annotations", []) if a.get("ignore") or a.get("iscrowd")
     ]
-    if ignored:  # lvis would heed the first only, faster-coco-eval the second
+    if ignored:
         raise AnnotationError(
             f"{path}: {len(ignored)} annotations, such as {examples(ignored)}, have 'ignore' or 'iscrowd', "
-            "which LVIS does not know: take them out, or use COCOEvaluator"
+            f"which LVIS does not know: take them out, or {remedy}"
         )
 
 
 def _complete(content: dict[str, Any], path: str) -> None:
-    """Adds what own data often lack and the libraries need, in place."""
-    annotations = content.get("annotations", [])
+    """Adds what own data often lack, in place, and says what lowers AP whatever is detected.
+
+    Boxes without area stay, as COCO's own numbers have them; annotations of unknown images do not.
+    """
+    annotations = content["annotations"]
     sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
-    if any(annotation["id"] in (0, False) for annotation in annotations):
-        logger.warning(
-            "%s has an annotation with id 0, which COCO's tools take for 'not matched': ids are counted "
-            "from 1 here",
-            path,
-        )
-        for i, annotation in enumerate(annotations, 1):
-            annotation["id"] = i
-    lacking = 0
-    for annotation in annotations:
+    content["annotations"] = [a for a in annotations if a["image_id"] in sizes]
+    found: dict[str, list[Any]] = {
+        "are of images that it does not list: ignored": [
+            a["id"] for a in annotations if a["image_id"] not in sizes
+        ],
+        "have a box without area: as in COCO's own evaluation, nothing matches it and it counts as missed": [
+            a["id"] for a in content["annotations"] if min(a["bbox"][2:]) <= 0
+        ],
+        "have no area: that of the mask, else of the box is taken": [
+            a["id"] for a in content["annotations"] if a.get("area") is None
+        ],
+    }
+    for what, ids in found.items():
+        if ids:
+            logger.warning(
+                "%s: %d annotations, such as %s, %s", path, len(ids), examples(ids), what
+            )
+    for annotation in content["annotations"]:
         annotation["iscrowd"] = int(annotation.get("iscrowd") or 0)
-        mask, size = mask_of(annotation), sizes.get(annotation["image_id"])
-        if isinstance(mask, dict) and size is not None and tuple(mask["size"]) != size:
+        mask, size = mask_of(annotation), sizes[annotation["image_id"]]
+        if isinstance(mask, dict) and tuple(mask["size"]) != size:
             raise AnnotationError(
                 f"{path}: the mask of annotation {annotation['id']} is {tuple(mask['size'])} (height, "
                 f"width), its image {annotation['image_id']} {size}"
             )
         if annotation.get("area") is None:
-            lacking += 1
-            annotation["area"] = _area(annotation, mask, size)
-    if lacking:
-        logger.warning(
-            "%s: %d annotations have no area: that of the mask, else of the box is taken",
-            path,
-            lacking,
-        )
+            annotation["area"] = _area(annotation["bbox"], mask, size)
 
 
-def _area(annotation: dict[str, Any], mask: Any, size: tuple[int, int] | None) -> float:
-    if mask is None or size is None:
-        return float(annotation["bbox"][2] * annotation["bbox"][3])
+def _area(box: list[float], mask: Any, size: tuple[int, int]) -> float:
+    if mask is None:
+        return float(box[2] * box[3])
     if isinstance(mask, list):
         mask = mask_util.merge(mask_util.frPyObjects(mask, *size))
     elif isinstance(mask["counts"], list):
         mask = mask_util.frPyObjects(mask, *size)
     return float(mask_util.area(mask))
-
-
-def _report_oddities(content: dict[str, Any], path: str) -> None:
-    """Says what lowers AP whatever is detected. It is left in, as COCO's own numbers have it."""
-    annotations = content.get("annotations", [])
-    known = {image["id"] for image in content["images"]}
-    flat = [a["id"] for a in annotations if min(a["bbox"][2:]) <= 0]
-    astray = [a["id"] for a in annotations if a["image_id"] not in known]
-    if flat:
-        logger.warning(
-            "%s: %d boxes have no area, such as those of the annotations %s: nothing can match them, "
-            "and as in COCO's own evaluation they count as missed",
-            *(path, len(flat), examples(flat)),
-        )
-    if astray:
-        logger.warning(
-            "%s: %d annotations are of images that it does not list, such as the annotations %s: ignored",
-            *(path, len(astray), examples(astray)),
-        )
-        content["annotations"] = [a for a in annotations if a["image_id"] in known]
 
 
 def class_ids(

@@ -151,6 +151,52 @@ def small():
     }
 
 
+@pytest.fixture
+def drawn():
+    """Rules -> images with polygons of all sizes in COCO's or LVIS's format; category ids have gaps."""
+    return _drawn
+
+
+def _drawn(rules):
+    from pycocotools import mask as mask_util
+
+    rng = np.random.default_rng(7)
+    height, width = 150, 200
+    categories = [
+        {"id": k, "name": f"class {k}", "frequency": f}
+        for k, f in ((9, "f"), (1, "r"), (4, "c"), (5, "f"))
+    ]
+    ids = [category["id"] for category in categories]
+    images, annotations = [], []
+    for image_id in range(3, 33):
+        images.append({"id": image_id, "file_name": "", "height": height, "width": width})
+        for category_id in rng.choice(ids[:3], rng.integers(1, 5)).tolist():
+            angles = np.sort(rng.uniform(0, 2 * np.pi, 7))
+            radii = rng.choice([12, 35, 75]) * rng.uniform(0.7, 1, 7)
+            x = np.clip(rng.uniform(20, 180) + radii * np.cos(angles), 0, width).round(1)
+            y = np.clip(rng.uniform(20, 130) + radii * np.sin(angles), 0, height).round(1)
+            polygon = np.stack([x, y], 1).ravel().tolist()
+            rle = mask_util.merge(mask_util.frPyObjects([polygon], height, width))
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": category_id,
+                    "bbox": [x.min(), y.min(), np.ptp(x), np.ptp(y)],
+                    "segmentation": [polygon],
+                    "area": float(mask_util.area(rle)),
+                    **({"iscrowd": int(rng.random() < 0.15)} if rules == "coco" else {}),
+                }
+            )
+        if rules == "lvis":
+            present = {a["category_id"] for a in annotations if a["image_id"] == image_id}
+            images[-1]["neg_category_ids"] = [
+                k for k in ids if k not in present and rng.random() < 0.5
+            ]
+            images[-1]["not_exhaustive_category_ids"] = [k for k in present if rng.random() < 0.3]
+    return {"images": images, "categories": categories, "annotations": annotations}
+
+
 def _square(identifier, image_id, category_id, box, **more):
     x, y, width, height = box
     corners = [x, y, x + width, y, x + width, y + height, x, y + height]

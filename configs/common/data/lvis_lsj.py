@@ -1,18 +1,10 @@
 """LVIS v1 with large-scale jitter: images with rare classes repeated, 300 detections an image."""
 
-from detectron2.config import LazyCall as L
-
-from rmae_d2.evaluation import LVISEvaluator
-
 from .coco_lsj import dataloader
 
 dataloader.train.dataset.names = "lvis_v1_train"
 # Repeat-factor sampling, computed from the dicts that are loaded anyway (LVIS, appendix B.2).
 dataloader.train.repeat_threshold = 0.001
 dataloader.test.dataset.names = "lvis_v1_val"
-dataloader.evaluator = L(LVISEvaluator)(
-    dataset_name="${dataloader.test.dataset.names}",
-    json="${dataloader.test.dataset.json}",
-    output_dir="${train.output_dir}/inference",
-    max_dets_per_image=300,
-)
+dataloader.evaluator.rules = "lvis"
+dataloader.evaluator.max_dets_per_image = 300

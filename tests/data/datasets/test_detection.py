@@ -15,9 +15,14 @@ from detectron2.data.datasets import register_coco_instances, register_lvis_inst
 from detectron2.data.datasets.lvis import get_lvis_instances_meta
 from PIL import Image
 
-from rmae_d2.data.datasets import (check_same_classes, detection_dataset, json_facts, own_dataset_name)
-from rmae_d2.evaluation import COCOEvaluator
 from rmae_d2.errors import UserError, AnnotationError
+from rmae_d2.data.datasets import (
+    check_same_classes,
+    detection_dataset,
+    json_facts,
+    own_dataset_name,
+)
+from rmae_d2.evaluation import DetectionEvaluator
 
 
 def _annotation(identifier, image_id, category_id, box, **more):
@@ -101,7 +106,7 @@ def test_the_mapper_takes_them(own):
 
 def test_what_is_detected_is_evaluated_with_the_same_classes(own, feed_perfect):
     path = own()
-    evaluator = COCOEvaluator("coco_2017_val", json=path)  # the name is of no meaning then
+    evaluator = DetectionEvaluator("coco_2017_val", json=path)  # the name is of no meaning then
     found = feed_perfect(evaluator, detection_dataset(json=path, filter_empty=False))
     assert found["bbox"]["AP-cat"] == found["bbox"]["AP-dog"] == pytest.approx(100)
 
