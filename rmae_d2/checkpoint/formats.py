@@ -36,8 +36,7 @@ _RMAE_RULES: Rules = [
     (r"^region_(patch_embed|pos_embed)\b", r"region_branch.encoder.\1"),
     (r"^region_enc_blocks\.", "region_branch.encoder.blocks."),
     (r"^region_proj\.", "region_branch.query."),
-    (r"^region_dec_blocks\.0\.norm3\.", "region_branch.expansion.norm2."),
-    (r"^region_dec_blocks\.0\.", "region_branch.expansion."),
+    (r"^region_dec_blocks\.", "region_branch.decoder."),
     (r"^region_pred\.", "region_branch.pred."),
     *_MAE_RULES,
 ]
@@ -65,6 +64,12 @@ _HF_RULES: Rules = [
 ]
 # MoCo v3's training checkpoints: the encoder that its authors transfer, without its projector.
 _MOCO = re.compile(r"^base_encoder\.(?!head\.)")
+# The last block of the reference's region decoder, our expansion block, by a layer that it alone has.
+_RMAE_EXPANSION = re.compile(r"^(region_dec_blocks\.\d+\.)proj\.weight$")
+# Ours of rmae_d2 0.1: q, k and v in one tensor, in cross-attention too.
+_OLD_ATTENTION = re.compile(
+    r"^(region_branch\.decoder\.\d+\.)(self_attn|cross_attn)\.(in_proj_|out_proj\.)(weight|bias)$"
+)
 # A layer that classifiers of Hugging Face leave out too.
 _HF_POOLER = re.compile(r"^(vit\.)?pooler\.")
 _KNOWN = "MAE, the R-MAE reference code, MoCo v3, timm, Hugging Face ViTMAE, Detectron2 and rmae_d2"
@@ -97,7 +102,10 @@ def load_weights(path_or_state_dict: str | Mapping[str, Any]) -> tuple[str, Stat
 
 
 def read_weights(path_or_state_dict: str | Mapping[str, Any]) -> tuple[str, StateDict]:
-    """The kind of weights and their tensors under the file's own names; see :func:`load_weights`."""
+    """The kind of weights and their tensors under the file's own names; see :func:`load_weights`.
+
+    Of our own files those of 0.1 come under the present names.
+    """
     if isinstance(path_or_state_dict, str):
         content, source = read_file(path_or_state_dict), path_or_state_dict
     else:
@@ -109,7 +117,7 @@ def read_weights(path_or_state_dict: str | Mapping[str, Any]) -> tuple[str, Stat
             f"{source}: not weights of {_KNOWN}; its keys begin with "
             f"{', '.join(list(state_dict)[:4]) or '(nothing)'}"
         )
-    return kind, state_dict
+    return kind, _with_present_names(state_dict) if kind == "rmae_d2" else state_dict
 
 
 def read_file(path: str) -> Any:
@@ -201,7 +209,33 @@ def our_names(kind: str, keys: Iterable[str]) -> dict[str, str]:
     if kind == "moco_v3":
         return {key: _MOCO.sub(_ENCODER, key) for key in keys if _MOCO.match(key)}
     rules = _RMAE_RULES if kind == "rmae_reference" else _MAE_RULES
+    for match in filter(None, map(_RMAE_EXPANSION.match, keys)):
+        block = "^" + re.escape(match[1])
+        rules = [
+            (block + r"norm3\.", "region_branch.expansion.norm2."),
+            (block, "region_branch.expansion."),
+            *rules,
+        ]
     return {key: rename(key, rules) for key in keys}
+
+
+def _with_present_names(state_dict: StateDict) -> StateDict:
+    out = {}
+    for key, tensor in state_dict.items():
+        match = _OLD_ATTENTION.match(key)
+        if match is None:
+            out[key] = tensor
+            continue
+        block, role, part, leaf = match.groups()
+        attn = block + role.removeprefix("self_")
+        if part == "out_proj.":
+            out[f"{attn}.proj.{leaf}"] = tensor
+        elif role == "self_attn":
+            out[f"{attn}.qkv.{leaf}"] = tensor
+        else:
+            third = len(tensor) // 3
+            out[f"{attn}.q.{leaf}"], out[f"{attn}.kv.{leaf}"] = tensor[:third], tensor[third:]
+    return out
 
 
 def rename(key: str, rules: Rules) -> str:
@@ -226,8 +260,6 @@ def translate(kind: str, state_dict: StateDict) -> StateDict:
     Raises:
         CheckpointError: where parts of one tensor are missing, or two tensors claim one name.
     """
-    if kind == "rmae_reference":
-        _refuse_deep_region_decoder(state_dict)
     sources: dict[str, list[str]] = {}
     for key, name in our_names(kind, state_dict).items():
         sources.setdefault(name, []).append(key)
@@ -244,14 +276,6 @@ def translate(kind: str, state_dict: StateDict) -> StateDict:
     if kind == "rmae_reference" and pos_embed in out:
         out[pos_embed] = out[pos_embed][:, 1:]
     return out
-
-
-def _refuse_deep_region_decoder(state_dict: StateDict) -> None:
-    if any(k.startswith("region_dec_blocks.1.") for k in state_dict):
-        raise CheckpointError(
-            "a reference checkpoint with region_dec_depth > 1: the names of its cross-attention blocks are "
-            "not known to us, so it can't be translated; please report the list of its keys"
-        )
 
 
 def _join_qkv(name: str, keys: list[str], state_dict: StateDict) -> Tensor:

@@ -10,6 +10,7 @@ Letters: B images, K regions, L patches, V visible patches, N hidden patches, D 
 """
 
 import torch
+import torch.nn.functional as F
 from timm.layers.mlp import Mlp
 from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
@@ -82,26 +83,45 @@ class AttentionPool(nn.Module):
         return pooled.unflatten(0, (B, K)).squeeze(2)
 
 
+class CrossAttention(nn.Module):
+    """Multi-head attention of queries to a memory."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(dim, 2 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, queries_BKD: Tensor, memory_BLD: Tensor) -> Tensor:
+        """(B, K, D), (B, 1 + L, D) -> (B, K, D)."""
+        q, k, v = (
+            x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+            for x in (self.q(queries_BKD), *self.kv(memory_BLD).chunk(2, dim=2))
+        )
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
 class CrossAttentionBlock(nn.Module):
-    """DETR's decoder block, pre-norm: queries attend to each other, then to the memory, then an MLP."""
+    """DETR's decoder block, pre-norm: queries attend to each other, then to the memory, then an MLP.
+
+    As the published code has it: the memory is normalised by the neck and not again here.
+    """
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.norm1 = LayerNorm(dim)
-        self.self_attn = nn.MultiheadAttention(dim, num_heads, batch_first=True)
+        self.attn = Attention(dim, num_heads, qkv_bias=True)
         self.norm2 = LayerNorm(dim)
-        self.cross_attn = nn.MultiheadAttention(dim, num_heads, batch_first=True)
+        self.cross_attn = CrossAttention(dim, num_heads)
         self.norm3 = LayerNorm(dim)
         self.mlp = Mlp(dim, 4 * dim)
-        self.mlp.apply(init_linear)
+        self.apply(init_linear)
 
     def forward(self, queries_BKD: Tensor, memory_BLD: Tensor) -> Tensor:
         """(B, K, D), (B, 1 + L, D) -> (B, K, D)."""
-        x = self.norm1(queries_BKD)
-        queries_BKD = queries_BKD + self.self_attn(x, x, x, need_weights=False)[0]
-        x = self.norm2(queries_BKD)
-        attended = self.cross_attn(x, memory_BLD, memory_BLD, need_weights=False)[0]
-        queries_BKD = queries_BKD + attended
+        queries_BKD = queries_BKD + self.attn(self.norm1(queries_BKD))
+        queries_BKD = queries_BKD + self.cross_attn(self.norm2(queries_BKD), memory_BLD)
         return queries_BKD + self.mlp(self.norm3(queries_BKD))
 
 

@@ -1,6 +1,5 @@
 import argparse
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,13 +9,11 @@ from torch import nn
 
 from rmae_d2.checkpoint import (
     CheckpointError,
-    build_from_reference,
     convert,
     load_pretrained,
     load_weights,
 )
 
-GOLDEN = Path(__file__).resolve().parents[3] / "shared/golden/rmae_tiny.pt"
 SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
 
 
@@ -108,24 +105,24 @@ def test_mae_encoder_only_is_timms(ours):
     assert same(state_dict, encoder)
 
 
-@pytest.mark.skipif(not GOLDEN.exists(), reason="the golden file is not beside the checkout")
-def test_the_reference_code():
-    golden = torch.load(GOLDEN, weights_only=True)
-    kind, state_dict = load_weights(golden["state_dict"])
-    assert kind == "rmae_reference"
-    model = build_from_reference(golden["config"])
-    assert {k: v.shape for k, v in state_dict.items()} == {
-        k: v.shape for k, v in model.state_dict().items()
-    }
-    assert sorted(v.double().sum() for v in state_dict.values() if v.dim() == 2) == sorted(
-        v.double().sum() for v in golden["state_dict"].values() if v.dim() == 2
+def test_a_deep_region_decoder_of_0_1(make_rmae):
+    """Its cross-attention had q, k and v in one tensor, as torch's MultiheadAttention has."""
+    ours = make_rmae(regions={"decoder_depth": 3}).state_dict()
+    old = rename(
+        ours,
+        [
+            (r"(decoder\.\d)\.attn\.qkv\.", r"\1.self_attn.in_proj_"),
+            (r"(decoder\.\d)\.attn\.proj\.", r"\1.self_attn.out_proj."),
+            (r"(decoder\.\d\.cross_attn)\.proj\.", r"\1.out_proj."),
+        ],
     )
-
-
-def test_a_deep_region_decoder_of_the_reference_code_is_refused():
-    keys = ["region_cross_embed.weight", "patch_embed.proj.weight", "region_dec_blocks.1.x.weight"]
-    with pytest.raises(CheckpointError, match="region_dec_depth > 1"):
-        load_weights({k: torch.zeros(1) for k in keys})
+    for key in [k for k in old if ".cross_attn.q." in k]:
+        both = old.pop(key), old.pop(key.replace(".q.", ".kv."))
+        old[key.replace(".q.", ".in_proj_")] = torch.cat(both)
+    kind, state_dict = load_weights({"model": old})
+    assert kind == "rmae_d2"
+    assert same(state_dict, ours)
+    assert same(convert(old, "rmae").tensors, ours)
 
 
 @pytest.mark.parametrize("num_classes", [0, 7])
