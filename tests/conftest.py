@@ -30,6 +30,17 @@ def _fixed_seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session", params=["rmae_tiny", "rmae_tiny_b"])
+def golden(request):
+    """What the reference code computes: ``config``, ``state_dict``, ``inputs``, ``outputs``, ``grad_norms``.
+
+    Of a network with random weights on random inputs; ``rmae_tiny_b`` has a region decoder of two blocks.
+    """
+    import torch
+
+    return torch.load(Path(__file__).parent / f"data/{request.param}.pt", weights_only=True)
+
+
 @pytest.fixture(scope="session")
 def shared_data():
     """The folder that DETECTRON2_DATASETS names, or shared/data beside the checkout."""

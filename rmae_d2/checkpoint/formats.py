@@ -33,6 +33,7 @@ _RMAE_RULES: Rules = [
     (r"^region_(patch_embed|pos_embed)\b", r"region_branch.encoder.\1"),
     (r"^region_enc_blocks\.", "region_branch.encoder.blocks."),
     (r"^region_proj\.", "region_branch.query."),
+    (r"^region_dec_blocks\.", "region_branch.decoder."),
     (r"^region_pred\.", "region_branch.pred."),
     *_MAE_RULES,
 ]
@@ -60,6 +61,12 @@ _HF_RULES: Rules = [
 ]
 # MoCo v3's training checkpoints: the encoder that its authors transfer, without its projector.
 _MOCO = re.compile(r"^base_encoder\.(?!head\.)")
+# The last block of the reference's region decoder, our expansion block, by a layer that it alone has.
+_RMAE_EXPANSION = re.compile(r"^(region_dec_blocks\.\d+\.)proj\.weight$")
+# Ours of rmae_d2 0.1: q, k and v in one tensor, in cross-attention too.
+_OLD_ATTENTION = re.compile(
+    r"^(region_branch\.decoder\.\d+\.)(self_attn|cross_attn)\.(in_proj_|out_proj\.)(weight|bias)$"
+)
 # A layer that classifiers of Hugging Face leave out too.
 _HF_POOLER = re.compile(r"^(vit\.)?pooler\.")
 _KNOWN = "MAE, the R-MAE reference code, MoCo v3, timm, Hugging Face ViTMAE, Detectron2 and rmae_d2"
@@ -88,7 +95,10 @@ def load_weights(path_or_state_dict: str | Mapping[str, Any]) -> tuple[str, Stat
 
 
 def read_weights(path_or_state_dict: str | Mapping[str, Any]) -> tuple[str, StateDict]:
-    """The kind of weights and their tensors under the file's own names; see :func:`load_weights`."""
+    """The kind of weights and their tensors under the file's own names; see :func:`load_weights`.
+
+    Of our own files those of 0.1 come under the present names.
+    """
     if isinstance(path_or_state_dict, str):
         content, source = read_checkpoint(path_or_state_dict), path_or_state_dict
     else:
@@ -100,7 +110,7 @@ def read_weights(path_or_state_dict: str | Mapping[str, Any]) -> tuple[str, Stat
             f"{source}: not weights of {_KNOWN}; its keys begin with "
             f"{', '.join(list(state_dict)[:4]) or '(nothing)'}"
         )
-    return kind, state_dict
+    return kind, _with_present_names(state_dict) if kind == "rmae_d2" else state_dict
 
 
 def _unwrap(content: Any, source: str) -> StateDict:
@@ -151,8 +161,34 @@ def our_names(kind: str, keys: Iterable[str]) -> dict[str, str]:
         return {key: _our_name_of_hf(key) for key in keys if not _HF_POOLER.search(key)}
     if kind == "moco_v3":
         return {key: _MOCO.sub(_ENCODER, key) for key in keys if _MOCO.match(key)}
-    rules = _decoder_rules(keys) + _RMAE_RULES if kind == "rmae_reference" else _MAE_RULES
+    rules = _RMAE_RULES if kind == "rmae_reference" else _MAE_RULES
+    for match in filter(None, map(_RMAE_EXPANSION.match, keys)):
+        block = "^" + re.escape(match[1])
+        rules = [
+            (block + r"norm3\.", "region_branch.expansion.norm2."),
+            (block, "region_branch.expansion."),
+            *rules,
+        ]
     return {key: rename(key, rules) for key in keys}
+
+
+def _with_present_names(state_dict: StateDict) -> StateDict:
+    out = {}
+    for key, tensor in state_dict.items():
+        match = _OLD_ATTENTION.match(key)
+        if match is None:
+            out[key] = tensor
+            continue
+        block, role, part, leaf = match.groups()
+        attn = block + role.removeprefix("self_")
+        if part == "out_proj.":
+            out[f"{attn}.proj.{leaf}"] = tensor
+        elif role == "self_attn":
+            out[f"{attn}.qkv.{leaf}"] = tensor
+        else:
+            third = len(tensor) // 3
+            out[f"{attn}.q.{leaf}"], out[f"{attn}.kv.{leaf}"] = tensor[:third], tensor[third:]
+    return out
 
 
 def rename(key: str, rules: Rules) -> str:
@@ -177,8 +213,6 @@ def translate(kind: str, state_dict: StateDict) -> StateDict:
     Raises:
         CheckpointError: where parts of one tensor are missing, or two tensors claim one name.
     """
-    if kind == "rmae_d2":
-        state_dict = _region_decoder_of_0_1(state_dict)
     sources: dict[str, list[str]] = {}
     for key, name in our_names(kind, state_dict).items():
         sources.setdefault(name, []).append(key)
@@ -194,37 +228,6 @@ def translate(kind: str, state_dict: StateDict) -> StateDict:
     pos_embed = "region_branch.encoder.pos_embed"
     if kind == "rmae_reference" and pos_embed in out:
         out[pos_embed] = out[pos_embed][:, 1:]
-    return out
-
-
-def _decoder_rules(keys: list[str]) -> Rules:
-    """Of the reference's region decoder: its last block is the expansion block."""
-    blocks = [re.match(r"region_dec_blocks\.(\d+)\.", key) for key in keys]
-    last = max((int(match[1]) for match in blocks if match), default=0)
-    return [
-        (rf"^region_dec_blocks\.{last}\.norm3\.", "region_branch.expansion.norm2."),
-        (rf"^region_dec_blocks\.{last}\.", "region_branch.expansion."),
-        (r"^region_dec_blocks\.", "region_branch.decoder."),
-    ]
-
-
-def _region_decoder_of_0_1(state_dict: StateDict) -> StateDict:
-    """Blocks before the expansion block, where torch's attention of rmae_d2 0.1 held q, k and v together."""
-    out: StateDict = {}
-    for key, value in state_dict.items():
-        block, attention, rest = key.rpartition("self_attn.")
-        if attention and key.startswith("region_branch.decoder."):
-            out[f"{block}attn." + rest.replace("in_proj_", "qkv.").replace("out_proj", "proj")] = (
-                value
-            )
-            continue
-        block, attention, rest = key.rpartition("cross_attn.in_proj_")
-        if attention and key.startswith("region_branch.decoder."):
-            dim = len(value) // 3
-            out[f"{block}cross_attn.q.{rest}"] = value[:dim]
-            out[f"{block}cross_attn.kv.{rest}"] = value[dim:]
-            continue
-        out[key.replace("cross_attn.out_proj.", "cross_attn.proj.")] = value
     return out
 
 

@@ -94,15 +94,20 @@ class CrossAttention(nn.Module):
         self.kv = nn.Linear(dim, 2 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, queries_BKD: Tensor, memory_BMD: Tensor) -> Tensor:
-        """(B, K, D), (B, M, D) -> (B, K, D)."""
-        q = self.q(queries_BKD).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-        k, v = self.kv(memory_BMD).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    def forward(self, queries_BKD: Tensor, memory_BLD: Tensor) -> Tensor:
+        """(B, K, D), (B, 1 + L, D) -> (B, K, D)."""
+        q, k, v = (
+            x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+            for x in (self.q(queries_BKD), *self.kv(memory_BLD).chunk(2, dim=2))
+        )
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 class CrossAttentionBlock(nn.Module):
-    """DETR's decoder block, pre-norm: queries attend to each other, then to the memory, then an MLP."""
+    """DETR's decoder block, pre-norm: queries attend to each other, then to the memory, then an MLP.
+
+    As the published code has it: the memory is normalised by the neck and not again here.
+    """
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -114,10 +119,10 @@ class CrossAttentionBlock(nn.Module):
         self.mlp = Mlp(dim, 4 * dim)
         self.apply(init_linear)
 
-    def forward(self, queries_BKD: Tensor, memory_BMD: Tensor) -> Tensor:
+    def forward(self, queries_BKD: Tensor, memory_BLD: Tensor) -> Tensor:
         """(B, K, D), (B, 1 + L, D) -> (B, K, D)."""
         queries_BKD = queries_BKD + self.attn(self.norm1(queries_BKD))
-        queries_BKD = queries_BKD + self.cross_attn(self.norm2(queries_BKD), memory_BMD)
+        queries_BKD = queries_BKD + self.cross_attn(self.norm2(queries_BKD), memory_BLD)
         return queries_BKD + self.mlp(self.norm3(queries_BKD))
 
 

@@ -1,6 +1,5 @@
 import re
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -23,7 +22,6 @@ from rmae_d2.checkpoint.convert import Conversion
 from rmae_d2.errors import CheckpointError
 from rmae_d2.modeling import patchify, random_shuffle, sincos_position_embedding
 
-GOLDEN = Path(__file__).resolve().parents[1] / "data/rmae_tiny_b.pt"
 SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 TARGETS = ["detectron2", "mae", "rmae", "timm", "huggingface"]
@@ -136,8 +134,9 @@ def test_round_trip_from_hugging_face():
         assert same(tensors(tensors(encoder, to), "huggingface"), encoder)
 
 
-def test_the_region_branch_is_ours(make_rmae):
-    ours = make_rmae().state_dict()
+@pytest.mark.parametrize("decoder_depth", [1, 3])
+def test_the_region_branch_is_ours(make_rmae, decoder_depth):
+    ours = make_rmae(regions={"decoder_depth": decoder_depth}).state_dict()
     assert same(tensors(ours, "rmae"), ours)
     there = convert(ours, "mae")
     assert not there.refused
@@ -147,14 +146,16 @@ def test_the_region_branch_is_ours(make_rmae):
     assert list(back.new) == ["region_branch.*"]
 
 
-def test_the_reference_code():
-    golden = torch.load(GOLDEN, weights_only=True)
+def test_the_reference_code(golden):
     ours = tensors(golden["state_dict"], "rmae")
     assert same(ours, load_weights(golden["state_dict"])[1])
     build_from_reference(golden["config"]).load_state_dict(ours)
     twice = {**golden["state_dict"], "region_dec_blocks.0.gate.weight": torch.zeros(2)}
     assert list(convert(twice, "rmae").refused) == ["region_dec_blocks.0.gate.weight"]
     assert not convert(twice, "detectron2").refused
+    last = f"region_dec_blocks.{golden['config']['region_dec_depth'] - 1}."
+    cut = {k: v for k, v in golden["state_dict"].items() if not k.startswith(last)}
+    assert "region_branch.expansion.proj.weight" in convert(cut, "rmae").refused
 
 
 # ---- the same features and predictions in every library

@@ -1,6 +1,5 @@
 import argparse
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -8,10 +7,13 @@ from detectron2.modeling import SimpleFeaturePyramid, ViT
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from rmae_d2.checkpoint import build_from_reference, convert, load_pretrained, load_weights
+from rmae_d2.checkpoint import (
+    convert,
+    load_pretrained,
+    load_weights,
+)
 from rmae_d2.errors import CheckpointError
 
-GOLDEN = Path(__file__).resolve().parents[1] / "data/rmae_tiny_b.pt"
 SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
 
 
@@ -103,47 +105,24 @@ def test_mae_encoder_only_is_timms(ours):
     assert same(state_dict, encoder)
 
 
-def test_the_reference_code():
-    golden = torch.load(GOLDEN, weights_only=True)
-    kind, state_dict = load_weights(golden["state_dict"])
-    assert kind == "rmae_reference"
-    model = build_from_reference(golden["config"])
-    assert {k: v.shape for k, v in state_dict.items()} == {
-        k: v.shape for k, v in model.state_dict().items()
-    }
-    assert sorted(v.double().sum() for v in state_dict.values() if v.dim() == 2) == sorted(
-        v.double().sum() for v in golden["state_dict"].values() if v.dim() == 2
-    )
-
-
 def test_a_deep_region_decoder_of_0_1(make_rmae):
-    """Its attention was torch's own, which holds q, k and v in one tensor."""
-    model = make_rmae(regions={"decoder_depth": 3})
-    ours = model.state_dict()
-    old = {}
-    for key, value in ours.items():
-        block, _, rest = key.partition("cross_attn.")
-        if not key.startswith("region_branch.decoder."):
-            old[key] = value
-        elif rest.startswith("q."):
-            kind = rest.removeprefix("q.")
-            joined = torch.cat([value, ours[f"{block}cross_attn.kv.{kind}"]])
-            old[f"{block}cross_attn.in_proj_{kind}"] = joined
-        elif not rest.startswith("kv."):
-            old[
-                key.replace("cross_attn.proj", "cross_attn.out_proj")
-                .replace(".attn.qkv.", ".self_attn.in_proj_")
-                .replace(".attn.proj", ".self_attn.out_proj")
-            ] = value
-    # As torch names and shapes them.
-    theirs = torch.nn.MultiheadAttention(16, 4).state_dict()
-    for name in ("self_attn", "cross_attn"):
-        prefix = f"region_branch.decoder.1.{name}."
-        found = {k.removeprefix(prefix): v.shape for k, v in old.items() if k.startswith(prefix)}
-        assert found == {k: v.shape for k, v in theirs.items()}
-    kind, new = load_weights(old)
-    assert kind == "rmae_d2" and new.keys() == ours.keys()
-    assert all(torch.equal(new[key], ours[key]) for key in ours)
+    """Its cross-attention had q, k and v in one tensor, as torch's MultiheadAttention has."""
+    ours = make_rmae(regions={"decoder_depth": 3}).state_dict()
+    old = rename(
+        ours,
+        [
+            (r"(decoder\.\d)\.attn\.qkv\.", r"\1.self_attn.in_proj_"),
+            (r"(decoder\.\d)\.attn\.proj\.", r"\1.self_attn.out_proj."),
+            (r"(decoder\.\d\.cross_attn)\.proj\.", r"\1.out_proj."),
+        ],
+    )
+    for key in [k for k in old if ".cross_attn.q." in k]:
+        both = old.pop(key), old.pop(key.replace(".q.", ".kv."))
+        old[key.replace(".q.", ".in_proj_")] = torch.cat(both)
+    kind, state_dict = load_weights({"model": old})
+    assert kind == "rmae_d2"
+    assert same(state_dict, ours)
+    assert same(convert(old, "rmae").tensors, ours)
 
 
 @pytest.mark.parametrize("num_classes", [0, 7])

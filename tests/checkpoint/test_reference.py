@@ -60,83 +60,86 @@ def test_a_missing_entry_is_named():
         build_from_reference({k: v for k, v in CONFIG.items() if k != "region_cross_layer"})
 
 
-def test_names_of_the_reference_code():
-    """Reference names written out here (golden file: the same with recorded numbers)."""
-    model = build_from_reference(CONFIG)
-    theirs = {}
-    for key, value in model.state_dict().items():
-        new = key.removeprefix("backbone.net.")
-        for ours, reference in (
-            ("pixel_decoder.mask_token", "mask_token"),
-            ("pixel_decoder.", "decoder_"),
-            ("region_branch.neck.norm.", "region_dec_norm."),
-            ("region_branch.neck.", "region_cross_"),
-            ("region_branch.encoder.blocks.", "region_enc_blocks."),
-            ("region_branch.encoder.", "region_"),
-            ("region_branch.query.", "region_proj."),
-            ("region_branch.expansion.norm2.", "region_dec_blocks.0.norm3."),
-            ("region_branch.expansion.", "region_dec_blocks.0."),
-            ("region_branch.pred.", "region_pred."),
-        ):
-            if new.startswith(ours):
-                new = reference + new.removeprefix(ours)
-                break
-        if new == "region_pos_embed":  # theirs has a row for a cls token
-            value = torch.cat([torch.zeros_like(value[:, :1]), value], dim=1)
-        theirs[new] = torch.randn_like(value)
-    target = build_from_reference(CONFIG)
-    report = load_pretrained(target, {"model": theirs}, require_all=True)
-    assert report.kind == "rmae_reference"
-    assert len(report.copied) == len(theirs)
-    assert not report.unused and not report.resampled
-    assert torch.equal(target.region_branch.encoder.pos_embed, theirs["region_pos_embed"][:, 1:])
-    assert torch.equal(
-        target.region_branch.expansion.norm2.bias, theirs["region_dec_blocks.0.norm3.bias"]
-    )
+def reference_name(ours, config):
+    """Reference names written out here (golden files: the same with recorded numbers)."""
+    name = ours.removeprefix("backbone.net.")
+    expansion = f"region_dec_blocks.{config['region_dec_depth'] - 1}."
+    for prefix, reference in (
+        ("pixel_decoder.mask_token", "mask_token"),
+        ("pixel_decoder.", "decoder_"),
+        ("region_branch.neck.norm.", "region_dec_norm."),
+        ("region_branch.neck.", "region_cross_"),
+        ("region_branch.encoder.blocks.", "region_enc_blocks."),
+        ("region_branch.encoder.", "region_"),
+        ("region_branch.query.", "region_proj."),
+        ("region_branch.decoder.", "region_dec_blocks."),
+        ("region_branch.expansion.norm2.", f"{expansion}norm3."),
+        ("region_branch.expansion.", expansion),
+        ("region_branch.pred.", "region_pred."),
+    ):
+        if name.startswith(prefix):
+            return reference + name.removeprefix(prefix)
+    return name
+
+
+@st.composite
+def configs(draw):
+    """Any sizes that the reference code can build."""
+
+    def size():
+        heads = draw(st.sampled_from([1, 2, 3, 4]))
+        return 4 * heads * draw(st.integers(1, 3)), heads
+
+    config = {
+        "img_size": draw(st.sampled_from([32, 48])),
+        "patch_size": draw(st.sampled_from([4, 8])),
+        "num_region": draw(st.integers(0, 10)),
+        "region_cross_layer": draw(st.integers(0, 3)),
+        "mask_ratio": draw(st.floats(0.1, 0.9)),
+        "region_mask_ratio": draw(st.none() | st.floats(0.1, 0.9)),
+    }
+    for part, width, depths in (
+        ("", "embed_dim", (1, 3)),
+        ("decoder_", "embed_dim", (0, 2)),
+        ("region_enc_", "dim", (0, 2)),
+        ("region_dec_", "dim", (1, 4)),
+    ):
+        config[part + width], config[f"{part}num_heads"] = size()
+        config[f"{part}depth"] = draw(st.integers(*depths))
+    config["use_mae_loss"] = config["num_region"] == 0 or draw(st.booleans())
+    return config
 
 
 @settings(max_examples=15)
-@given(
-    depths=st.tuples(*[st.integers(1, 3)] * 5),
-    heads=st.tuples(*[st.sampled_from([1, 2, 4])] * 4),
-    num_region=st.integers(1, 5),
-    ratios=st.tuples(st.floats(0.1, 0.9), st.none() | st.floats(0.1, 0.9)),
-    pixels=st.booleans(),
-)
-def test_any_combination_of_sizes(depths, heads, num_region, ratios, pixels):
-    parts = ("", "decoder_", "region_enc_", "region_dec_")
-    config = {
-        **CONFIG,
-        **{f"{p}depth": d for p, d in zip(parts, depths, strict=False)},
-        **{f"{p}num_heads": h for p, h in zip(parts, heads, strict=True)},
-        "region_cross_layer": depths[4],
-        "num_region": num_region,
-        "mask_ratio": ratios[0],
-        "region_mask_ratio": ratios[1],
-        "use_mae_loss": pixels,
-    }
+@given(config=configs())
+def test_any_combination(config):
     model = build_from_reference(config)
-    counted = {
-        "backbone.net.blocks": depths[0],
-        "pixel_decoder.blocks": depths[1] if pixels else 0,
-        "region_branch.encoder.blocks": depths[2],
-        "region_branch.decoder": depths[3] - 1,
-        "region_branch.neck.blocks": depths[4],
-    }
-    for stem, depth in counted.items():
-        found = {
-            k.removeprefix(f"{stem}.").partition(".")[0]
-            for k in model.state_dict()
-            if k.startswith(f"{stem}.")
-        }
-        assert found == {str(i) for i in range(depth)}, stem
-    side = config["img_size"]
-    regions = torch.rand(2, num_region, side, side) > 0.5
-    out = model.forward_tensors(torch.randn(2, 3, side, side), regions)
-    L = model.backbone.net.num_patches
-    region_ratio = ratios[0] if ratios[1] is None else ratios[1]
-    assert out["mask"].sum(dim=1).tolist() == [L - int(L * (1 - ratios[0]))] * 2
-    assert out["region_mask"].sum(dim=1).tolist() == [L - int(L * (1 - region_ratio))] * 2
+    theirs, places = {}, {}
+    for ours, value in model.state_dict().items():
+        name = reference_name(ours, config)
+        places[name] = ours
+        value = value + 0.1 * torch.randn_like(value)
+        if name == "region_pos_embed":  # theirs has a row for a cls token
+            value = torch.cat([torch.zeros_like(value[:, :1]), value], dim=1)
+        theirs[name] = value
+    assert len(places) == len(model.state_dict())
+
+    report = load_pretrained(model, {"model": theirs}, require_all=True)
+    assert report.kind == ("rmae_reference" if config["num_region"] else "mae")
+    assert sorted(report.copied) == sorted(places.values())
+    assert not report.unused and not report.resampled
+    for name, ours in places.items():
+        expected = theirs[name][:, 1:] if name == "region_pos_embed" else theirs[name]
+        assert torch.equal(model.state_dict()[ours], expected), name
+
+    images = torch.randn(2, 3, config["img_size"], config["img_size"])
+    regions = torch.rand(2, config["num_region"], *images.shape[2:]) > 0.5
+    out = model.forward_tensors(images, regions if config["num_region"] else None)
+    assert ("loss_pixel" in out, "loss_region" in out) == (
+        config["use_mae_loss"],
+        config["num_region"] > 0,
+    )
     out["loss"].backward()
-    trained = [p for p in model.parameters() if p.requires_grad]
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in trained)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None and parameter.grad.isfinite().all(), name

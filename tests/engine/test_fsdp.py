@@ -166,8 +166,10 @@ def final(out):
     state = torch.load(out / "model_final.pth", weights_only=True)
     for weights in (state["model"], state["ema"]):
         for name, value in weights.items():
-            if name.endswith(("qkv.bias", "in_proj_bias")):
+            if name.endswith("qkv.bias"):
                 value[len(value) // 3 : -len(value) // 3] = 0
+            elif name.endswith("cross_attn.kv.bias"):
+                value[: len(value) // 2] = 0
     return state
 
 

@@ -228,6 +228,24 @@ def test_the_two_branches_alone_and_together(make_rmae):
         assert torch.allclose(alone[f"pred_{present}s"], out[f"pred_{present}s"], atol=1e-6)
 
 
+def test_the_region_decoder_begins_xavier_uniform():
+    """Each linear layer by its own two widths, biases at 0: also those of the cross-attention."""
+    branch = RegionBranch(32, (4, 4), 8, decoder_dim=32, decoder_num_heads=4, decoder_depth=3)
+    parts = (branch.decoder, branch.expansion, branch.query, branch.pred)
+    layers = {
+        f"{i}.{name}": layer
+        for i, part in enumerate(parts)
+        for name, layer in part.named_modules()
+        if isinstance(layer, nn.Linear)
+    }
+    assert len(layers) == 2 * 7 + 5 + 2
+    assert {"0.0.cross_attn.q", "0.1.cross_attn.kv", "0.1.attn.qkv"} <= layers.keys()
+    for name, layer in layers.items():
+        bound = (6 / sum(layer.weight.shape)) ** 0.5
+        assert 0.97 * bound < layer.weight.abs().max() <= bound, name
+        assert not layer.bias.any(), name
+
+
 @pytest.mark.parametrize("decoder_depth", [1, 2])
 def test_permuting_regions_permutes_predictions(make_rmae, decoder_depth):
     model = make_rmae(regions={"decoder_depth": decoder_depth})
