@@ -7,7 +7,7 @@ Every event has ``event``, its kind, and ``time``, UTC as ISO 8601. Kinds, in th
   config      config: resolved, plain values; base: the file it was made of; changed: what is not as there,
               dotted key -> base and run, the values, without that which lacks the key
   setup       model, parameters (trainable), images, images_a_step, precision, device
-  resume      iteration: the first of this start; before: how the start before it ended
+  resume      iteration: the first of this start; file: the checkpoint; before: how the start before it ended
   step        iteration, values: means since the last logged step
   skipped     file, reason: an image that the main process could not read
   checkpoint  iteration: the last it holds; file

@@ -216,21 +216,22 @@ def _begin(
     events: EventWriter,
 ) -> int:
     """Restores or initialises the weights and writes config.yaml; returns the first iteration."""
-    start = checkpointer.resume() if resume else None
-    if resume and start is None:
+    resumed = checkpointer.resume() if resume else None
+    if resume and resumed is None:
         logger.warning(
             "--resume: no checkpoint in %s, starting from the beginning", checkpointer.folder
         )
-    if start is not None and comm.is_main_process():
+    if resumed and comm.is_main_process():
+        path, start = resumed
         before = describe_before(checkpointer.folder, start)
-        events.write("resume", iteration=start, before=before)
-        logger.info("before: %s", before)
-    if start is None and cfg.train.init_checkpoint:
+        events.write("resume", iteration=start, file=path.name, before=before)
+        logger.info("%s", before)
+    if resumed is None and cfg.train.init_checkpoint:
         with whole(model, write=True) as plain:
             load_pretrained(plain, cfg.train.init_checkpoint)
-    elif start is None and not isinstance(model, RMAE):
+    elif resumed is None and not isinstance(model, RMAE):
         logger.warning("FROM RANDOM WEIGHTS: train.init_checkpoint is empty")
-    elif start is None and num_images < SMALL_DATASET:
+    elif resumed is None and num_images < SMALL_DATASET:
         logger.warning(
             "%d images are few to pre-train on from random weights: below about %d, begin with published "
             "MAE weights (train.init_checkpoint=FILE)",
@@ -243,7 +244,7 @@ def _begin(
             save_config(cfg, checkpointer.folder / "config.yaml")
         except UserError as error:  # training does not need it
             logger.warning("%s", error)
-    return start or 0
+    return resumed[1] if resumed else 0
 
 
 def _watching(

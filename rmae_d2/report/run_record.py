@@ -221,7 +221,7 @@ def read_folder(folder: str | Path) -> Run:
         if config is None:
             config, text = read_config(folder / "config.yaml")
         else:
-            text = yaml.safe_dump(config, sort_keys=False, width=9999)
+            text = yaml.safe_dump(config, sort_keys=False, default_flow_style=None, width=9999)
     except UserError as error:
         problems.append(str(error).replace(f"{folder}{os.sep}", ""))
     if config is None and not events:
