@@ -47,8 +47,7 @@ class RunEvents:
         )
         if comm.is_main_process():
             self.writer.write("versions", versions=versions())
-            for name in _LOGGERS:
-                logging.getLogger(name).addHandler(self._handler)
+            _listen(self._handler)
         return self.writer
 
     def __exit__(
@@ -69,8 +68,7 @@ class RunEvents:
         else:
             outcome = "evaluated" if self.args.eval_only else "finished"
             self.writer.write("end", outcome=outcome)
-        for name in _LOGGERS:
-            logging.getLogger(name).removeHandler(self._handler)
+        _listen(None)
 
 
 class _Handler(logging.Handler):
@@ -84,6 +82,14 @@ class _Handler(logging.Handler):
         if record.exc_info is None:
             event = "error" if record.levelno >= logging.ERROR else "warning"
             self.writer.write(event, text=record.getMessage(), logger=record.name)
+
+
+def _listen(handler: _Handler | None) -> None:
+    """Makes this the one run that hears what is logged."""
+    for name in _LOGGERS:
+        handlers = logging.getLogger(name).handlers
+        handlers[:] = [h for h in handlers if not isinstance(h, _Handler)]
+        handlers += [handler] if handler else []
 
 
 def write_config(writer: EventWriter, cfg: DictConfig, base: DictConfig, file: str) -> None:

@@ -1,5 +1,7 @@
 """What a run says of itself in run.jsonl, however it ends."""
 
+import argparse
+import logging
 import re
 import signal
 
@@ -8,27 +10,12 @@ import torch
 
 import rmae_d2
 from rmae_d2.config import load_config
+from rmae_d2.engine.run_events import RunEvents
 from rmae_d2.errors import UserError
-from rmae_d2.events import read_events
+from rmae_d2.events import outcome, read_events
 from tests.helpers import CONFIG, events
 
 SHORT = ("train.max_iter=4", "train.checkpointer.period=2", "train.eval_period=3")
-
-DRIVER = """
-import os, runpy, signal, sys
-from detectron2.utils import comm
-from rmae_d2.engine import Trainer
-
-def step(self, run=Trainer.run_step):
-    if comm.get_rank() == 1 and self.iter == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    run(self)
-
-Trainer.run_step = step
-if __name__ == "__main__":
-    sys.argv = sys.argv[1:]
-    runpy.run_path(sys.argv[0], run_name="__main__")
-"""
 
 
 @pytest.fixture(scope="module")
@@ -121,12 +108,18 @@ def test_stopped_by_a_signal_and_taken_up(runs, tmp_path):
     assert len(events(out, "start")) == 2 and kinds(out)[-1] == "end"
 
 
-def test_another_rank_that_is_lost_is_named(runs, tmp_path, two_processes):
-    out, driver = tmp_path / "run", tmp_path / "driver.py"
-    driver.write_text(DRIVER)
-    python, *command = runs.command(out, flags=two_processes)
-    code, output = runs.run([python, str(driver), *command])
-    assert code == 1, output
-    last = events(out, "error")[-1]["text"]
-    assert "rank 1 (" in last and "was lost" in last, output
-    assert not (out / "model_final.pth").exists()
+def test_what_is_known_of_another_rank_comes_last(tmp_path, monkeypatch):
+    """A rank that meets a broken connection learns why while it ends."""
+    package = logging.getLogger("rmae_d2")
+    monkeypatch.setattr(package, "handlers", [])
+    args = argparse.Namespace(eval_only=False)
+    with pytest.raises(RuntimeError), RunEvents(str(tmp_path), args, "by a test"):
+        raise RuntimeError("gloo: connection reset")
+    package.getChild("engine").error("%s; this rank stops", "rank 1 (host) was lost: it is gone")
+    found, _ = read_events(tmp_path / "run.jsonl")
+    assert [e["event"] for e in found] == ["start", "versions", "error", "end", "error"]
+    assert outcome(found) == "failed: rank 1 (host) was lost: it is gone; this rank stops"
+    with RunEvents(str(tmp_path), args, "by a test"):
+        package.getChild("data").warning("%d of them", 3)
+    found, _ = read_events(tmp_path / "run.jsonl")
+    assert outcome(found[5:]) == "finished" and found[-2]["text"] == "3 of them"
