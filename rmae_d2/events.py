@@ -1,22 +1,7 @@
 """What happens in a run, written once: ``run.jsonl`` in its folder, one JSON object a line.
 
-Every event has ``event``, its kind, and ``time``, UTC as ISO 8601. Kinds, in the order of a run:
-
-  start       arguments of the command, launched (how), processes (how many)
-  versions    versions: package -> version; the GPUs
-  config      config: resolved, plain values; base: the file it was made of; changed: what is not as there,
-              dotted key -> base and run, the values, without that which lacks the key
-  setup       model, parameters (trainable), images, images_a_step, precision, device
-  resume      iteration: the first of this start; file: the checkpoint; before: how the start before it ended
-  step        iteration, values: means since the last logged step
-  skipped     file, reason: an image that the main process could not read
-  checkpoint  iteration: the last it holds; file
-  evaluation  results by name, such as bbox/AP; iteration, where it was during a training
-  warning     text, logger
-  error       text; type, of an exception. That of another rank is named in the text
-  end         outcome: finished, evaluated, stopped, failed; text: of the last two. A killed run has none
-
-``--resume`` appends. Numbers that are not finite are the strings NaN, Infinity and -Infinity.
+Every event has ``event``, its kind, and ``time``; docs/run_jsonl.md lists them all. ``--resume`` appends.
+Numbers that are not finite are the strings NaN, Infinity and -Infinity.
 """
 
 import json
@@ -139,11 +124,12 @@ def read_run(folder: str | Path) -> tuple[list[Event], list[str]]:
         as :func:`read_events`.
     """
     events, notes = read_events(Path(folder) / FILE)
+    # Up to here from metrics.json. What both have of this one is the same, or the later one's counts.
     begun = min((_iteration(e) for e in events if e["event"] == "step"), default=math.inf)
     old, lines = [], 0
     for _, record in _records(Path(folder) / "metrics.json"):
         lines += 1
-        if isinstance(record, dict) and _iteration(record) < begun:
+        if isinstance(record, dict) and _iteration(record) <= begun:
             old += _events_of(record)
     if lines and not (old or events):
         notes.append("metrics.json: not Detectron2's, it has no iterations")
@@ -164,7 +150,9 @@ def _records(path: Path) -> Iterator[tuple[int, Any]]:
 
 def _events_of(record: Mapping[str, Any]) -> list[Event]:
     values: dict[str, Any] = {k: v for k, v in record.items() if k != "iteration"}
-    results = {k: values.pop(k) for k in list(values) if not _TASKS.isdisjoint(k.split("/")[:-1])}
+    names = [k for k in values if not _TASKS.isdisjoint(k.split("/")[:-1])]
+    # Every step has a learning rate; what is measured after the last has none.
+    results = {k: values.pop(k) for k in (names if "lr" in values else list(values))}
     at = record["iteration"]
     step = [{"event": "step", "iteration": at, "values": values}] if values else []
     evaluation = [{"event": "evaluation", "iteration": at, "results": results}] if results else []

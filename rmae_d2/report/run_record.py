@@ -259,16 +259,7 @@ class _PlainLoader(yaml.SafeLoader):
     """Reads ``!!python/...`` as text: LazyConfig's own reader would import and call what they name."""
 
 
-def _plain(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> Any:
-    suffix = suffix.partition(":")[2] or suffix
-    if isinstance(node, yaml.MappingNode):
-        return {suffix: loader.construct_mapping(node, deep=True)}
-    if isinstance(node, yaml.SequenceNode):
-        return loader.construct_sequence(node, deep=True)
-    return suffix
-
-
-_PlainLoader.add_multi_constructor("tag:yaml.org,2002:python/", _plain)
+_PlainLoader.add_multi_constructor("tag:yaml.org,2002:python/", lambda loader, tag, node: tag)
 
 
 def read_config(path: Path) -> tuple[dict[str, Any] | None, str | None]:
