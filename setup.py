@@ -124,7 +124,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["rmae_d2", "rmae_d2.*"]),
-    package_data={"rmae_d2.demo": ["page/*"]},
+    package_data={"rmae_d2.demo": ["page/*"], "rmae_d2.report": ["page.html"]},
     python_requires=">=3.10",  # X | Y types; also the bound of timm and of torch 2.11
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,

@@ -83,11 +83,7 @@ MODULES = {
     "regions.tar_format": "regions.store.tar_format",
     "visualization.charts": "report.charts",
     "visualization.embedding": "report.embedding",
-    "visualization.redaction": "report.redaction",
     "visualization.report": "report.report",
-    "visualization.report_page": "report.page",
-    "visualization.run_config": "report.run_config",
-    "visualization.run_log": "report.run_log",
     "visualization.run_record": "report.run_record",
 }
 

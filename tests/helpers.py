@@ -1,7 +1,6 @@
 """What test files share: the checkout, and small real runs over a dozen photos."""
 
 import argparse
-import json
 import logging
 import os
 import signal
@@ -9,8 +8,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
+
+from rmae_d2.events import FILE, read_events, read_run, step_values
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs/demo/rmae_tiny_scenes.py"
@@ -149,14 +151,18 @@ class Runs:
         return process.returncode, output
 
 
+def events(out: Path, kind: str) -> list[dict[str, Any]]:
+    """What run.jsonl has of one kind, in its order."""
+    return [event for event in read_events(out / FILE)[0] if event["event"] == kind]
+
+
 def read_metrics(out: Path) -> dict[int, dict[str, float]]:
-    """What metrics.json says each step computed, by iteration; later records first."""
-    records = {}
-    for line in (out / "metrics.json").read_text().splitlines():
-        record = json.loads(line)
-        if "total_loss" in record:
-            records[record["iteration"]] = {k: record[k] for k in VALUES if k in record}
-    return records
+    """What a run says each step computed, by iteration; later events first."""
+    records: dict[int, dict[str, float]] = {}
+    for name, points in step_values(read_run(out)[0]).items():
+        for iteration, value in points if name in VALUES else ():
+            records.setdefault(int(iteration), {})[name] = value
+    return {i: values for i, values in sorted(records.items()) if "total_loss" in values}
 
 
 def assert_same(a, b, name: str = "") -> None:

@@ -76,6 +76,7 @@ def test_wheel_holds_every_module_and_every_config(source: Path, wheel: Path) ->
     assert any(name.startswith("rmae_d2/configs/") for name in names)
     page = {f"rmae_d2/demo/page/{path.name}" for path in (source / "rmae_d2/demo/page").iterdir()}
     assert page and page == {name for name in names if "/demo/page/" in name}
+    assert "rmae_d2/report/page.html" in names
 
 
 def test_wheel_metadata(wheel: Path) -> None:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draws metrics of several runs in one picture, from the metrics.json in their folders.
+"""Draws what several runs measured in one picture, from their folders.
 
 python tools/plot_metrics.py output/a output/b --metric bbox/AP segm/AP --output ap.png
 python tools/plot_metrics.py output/a output/b --labels scratch pre-trained
@@ -17,11 +17,10 @@ def plot(args: argparse.Namespace) -> Path:
     labels = args.labels or [str(folder) for folder in args.runs]
     if len(labels) != len(args.runs):
         raise ValueError(f"--labels: {len(labels)} labels for {len(args.runs)} runs")
-    files = [folder / "metrics.json" for folder in args.runs]
-    if absent := [str(file) for file in files if not file.is_file()]:
-        raise ValueError(f"{', '.join(absent)}: no such file; give the train.output_dir of runs")
+    if absent := [str(folder) for folder in args.runs if not folder.is_dir()]:
+        raise ValueError(f"{', '.join(absent)}: no such folder; give the train.output_dir of runs")
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    return draw_metrics(list(zip(labels, files, strict=True)), args.metric, args.output)
+    return draw_metrics(list(zip(labels, args.runs, strict=True)), args.metric, args.output)
 
 
 def main() -> None:
@@ -31,7 +30,7 @@ def main() -> None:
     )
     parser.add_argument("runs", metavar="RUN_DIR", type=Path, nargs="+", help="train.output_dir")
     parser.add_argument(
-        "--metric", nargs="+", default=["bbox/AP", "segm/AP"], help="keys of metrics.json"
+        "--metric", nargs="+", default=["bbox/AP", "segm/AP"], help="results, or values of steps"
     )
     parser.add_argument(
         "--labels", nargs="+", help="one a run; runs of the same label share a colour"

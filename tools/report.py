@@ -26,14 +26,9 @@ def main() -> None:
         "transfers", metavar="TRANSFER_DIR", type=Path, nargs="*", help="runs that used its weights"
     )
     parser.add_argument("--output", type=Path, help="HTML to write; default RUN_DIR/report.html")
-    parser.add_argument(
-        "--base-config",
-        type=Path,
-        help="what to compare the run's config with, where its log names none of this package; is executed",
-    )
     args = parser.parse_args()
     try:
-        path = write_report(args.run, args.transfers, args.output, args.base_config)
+        path = write_report(args.run, args.transfers, args.output)
     except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
     print(path.resolve())

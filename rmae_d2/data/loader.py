@@ -562,6 +562,11 @@ class SkipCounter:
         """Distinct files skipped so far."""
         return len(self._reasons)
 
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Why each was, by its file."""
+        return self._reasons
+
     def add(self, samples: Sequence[Sample]) -> None:
         """Takes the key ``skipped`` out of the samples; warns of new files, later ever rarer."""
         for sample in samples:

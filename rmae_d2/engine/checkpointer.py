@@ -108,11 +108,11 @@ class Checkpointer:
         rest = sorted([final, *self.numbered()], key=_age) if final.exists() else self.numbered()
         return list(dict.fromkeys(p for p in [*marked, *rest] if _is_checkpoint(p)))
 
-    def resume(self) -> int | None:
+    def resume(self) -> tuple[Path, int] | None:
         """Restores the newest complete checkpoint.
 
         Returns:
-            the iteration to continue with; None where the folder holds no checkpoint.
+            the checkpoint and the iteration to continue with; None where the folder holds no checkpoint.
 
         Raises:
             CheckpointError: where checkpoints are there, but none is whole or fits.
@@ -127,7 +127,7 @@ class Checkpointer:
                 continue
             iteration = self._restore(path, content)
             logger.info("resumed at iteration %d from %s", iteration, path)
-            return iteration
+            return path, iteration
         if candidates:
             raise CheckpointError(
                 f"{self.folder}: none of {len(candidates)} checkpoints is readable. Start again in another "

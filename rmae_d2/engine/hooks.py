@@ -12,9 +12,11 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import EvalHook, PeriodicWriter
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter as MetricWriter
 from fvcore.common.param_scheduler import ParamScheduler
 from torch import nn
 
+from ..events import EventWriter
 from ..modeling import RMAE
 from ..visualization.samples import is_kept, keep_sample, sweep_samples
 from .checkpointer import FINAL, Checkpointer
@@ -80,10 +82,13 @@ class WarnOfCollapse(HookBase):
 class PeriodicCheckpoint(HookBase):
     """Saves every ``period`` iterations and after the last; keeps the ``max_to_keep`` newest."""
 
-    def __init__(self, checkpointer: Checkpointer, period: int, max_to_keep: int) -> None:
+    def __init__(
+        self, checkpointer: Checkpointer, period: int, max_to_keep: int, events: EventWriter
+    ) -> None:
         self.checkpointer = checkpointer
         self.period = period
         self.max_to_keep = max_to_keep
+        self.events = events
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
@@ -97,6 +102,7 @@ class PeriodicCheckpoint(HookBase):
         self.trainer.check_finite()
         path = self.checkpointer.save(name, self.trainer.iter)
         self.checkpointer.prune(self.max_to_keep, self.trainer.iter)
+        self.events.write("checkpoint", iteration=self.trainer.iter, file=path.name)
         if comm.is_main_process():
             logger.info("saved %s", path)
 
@@ -104,9 +110,10 @@ class PeriodicCheckpoint(HookBase):
 class StoppedBySignal(SystemExit):
     """A run that has saved and ends, for a signal asked it to; the exit code is 0."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, iteration: int) -> None:
         super().__init__(0)
         self.number = number
+        self.iteration = iteration
 
 
 class SaveOnSignal(HookBase):
@@ -147,22 +154,42 @@ class SaveOnSignal(HookBase):
                 signal.Signals(received[0]).name,
                 self.trainer.iter,
             )
-            raise StoppedBySignal(received[0])
+            raise StoppedBySignal(received[0], self.trainer.iter)
 
 
 class WriteMetrics(PeriodicWriter):
     """Detectron2's hook, but a run that ends early closes its files without another line.
 
-    Detectron2 would estimate an end from no time passed, and fail in place of the real error.
+    Detectron2 would estimate an end from no time passed, and fail in place of the real error. Images that
+    could not be read become events.
     """
 
+    def __init__(self, writers: list[MetricWriter], period: int, events: EventWriter) -> None:
+        super().__init__(writers, period)
+        self.events = events
+        self._skipped: set[str] = set()
+
+    def after_step(self) -> None:
+        self._note_skipped()
+        super().after_step()
+
     def after_train(self) -> None:
+        self._note_skipped()
         if self.trainer.iter >= self.trainer.max_iter:
             super().after_train()
             return
         for writer in self._writers:
             with suppress(OSError):  # a full disk has been reported by then
                 writer.close()
+
+    def _note_skipped(self) -> None:
+        counter = self.trainer.skip_counter
+        if counter is None or counter.count == len(self._skipped):
+            return
+        for file, reason in counter.reasons.items():
+            if file not in self._skipped:
+                self._skipped.add(file)
+                self.events.write("skipped", file=file, reason=reason)
 
 
 class Evaluate(EvalHook):

@@ -2,13 +2,18 @@
 
 import datetime
 import logging
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from detectron2.engine import HookBase
 from detectron2.utils.comm import get_rank
-from detectron2.utils.events import EventWriter, get_event_storage
+from detectron2.utils.events import EventWriter as MetricWriter
+from detectron2.utils.events import get_event_storage
 
+from ..events import EventWriter
 from .throughput import Peak
 
 logger = logging.getLogger(__name__)
@@ -26,44 +31,64 @@ _OF_MASKING = (
 )
 
 
-class ProgressPrinter(EventWriter):
-    """One line: iteration, time left, losses, images a second, MFU, waiting for data, rate, memory.
+class StepWriter(MetricWriter):
+    """The event ``step`` of each logged step, and a line of it for people.
 
-    In place of Detectron2's ``CommonMetricPrinter``, which has half of them. All values are those of
-    metrics.json and TensorBoard.
+    The line has iteration, time left, losses, images a second, MFU, waiting for data, rate and memory. The
+    values are those of metrics.json and TensorBoard, evaluations apart, which have events of their own.
 
     Args:
+        events: of the run.
         max_iter: of the run.
+        evaluated: results so far, by task; names that begin with a task are left out.
         peak: what MFU is a share of.
     """
 
-    def __init__(self, max_iter: int, peak: Peak | None = None) -> None:
+    def __init__(
+        self,
+        events: EventWriter,
+        max_iter: int,
+        evaluated: Mapping[str, Any] = MappingProxyType({}),
+        peak: Peak | None = None,
+    ) -> None:
+        self.events = events
         self.max_iter = max_iter
+        self.evaluated = evaluated
         self._peak = f" of {peak}" if peak else ""
+        self._last = -1
 
     def write(self) -> None:
-        """Prints the values of the last logged step."""
+        """Writes what the storage has since the last call."""
         storage = get_event_storage()
-        latest = {name: value for name, (value, _) in storage.latest().items()}
-        if storage.iter >= self.max_iter or "images_per_second" not in latest:
-            return
-        parts = [f"iter: {storage.iter}"]
-        if "time" in latest:
+        if "time" in storage.latest() and storage.iter < self.max_iter:
             seconds = storage.history("time").median(1000) * (self.max_iter - storage.iter - 1)
             storage.put_scalar("eta_seconds", seconds, smoothing_hint=False)
-            parts.append(f"eta: {datetime.timedelta(seconds=int(seconds))}")
-        losses = [n for n in latest if "loss" in n and "/" not in n and n != "total_loss"]
-        parts += [f"{name}: {latest[name]:.4g}" for name in ("total_loss", *losses)]
-        parts += [f"{name}: {latest[name]:.3g}" for name in _OF_MASKING if name in latest]
-        parts.append(f"grad_norm: {latest['grad_norm']:.3g}")
-        parts.append(f"lr: {latest.get('lr', float('nan')):.4g}")
-        parts.append(f"{latest['images_per_second']:.4g} images/s")
-        if "mfu" in latest:
-            parts.append(f"mfu: {latest['mfu']:.1%}{self._peak}")
+        steps: dict[int, dict[str, float]] = {}
+        # As Detectron2's JSONWriter has them.
+        for name, (value, iteration) in storage.latest_with_smoothing_hint(20).items():
+            if iteration > self._last and name.partition("/")[0] not in self.evaluated:
+                steps.setdefault(iteration, {})[name] = value
+        for iteration, values in sorted(steps.items()):
+            self._last = iteration
+            self.events.write("step", iteration=iteration, values=values)
+            if "images_per_second" in values:
+                logger.info("  ".join(self._parts(iteration, values)))
+
+    def _parts(self, iteration: int, values: dict[str, float]) -> Iterator[str]:
+        yield f"iter: {iteration}"
+        if "eta_seconds" in values:
+            yield f"eta: {datetime.timedelta(seconds=int(values['eta_seconds']))}"
+        losses = [n for n in values if "loss" in n and "/" not in n and n != "total_loss"]
+        yield from (f"{name}: {values[name]:.4g}" for name in ("total_loss", *losses))
+        yield from (f"{name}: {values[name]:.3g}" for name in _OF_MASKING if name in values)
+        yield f"grad_norm: {values['grad_norm']:.3g}"
+        yield f"lr: {values.get('lr', float('nan')):.4g}"
+        yield f"{values['images_per_second']:.4g} images/s"
+        if "mfu" in values:
+            yield f"mfu: {values['mfu']:.1%}{self._peak}"
             self._peak = ""  # once is enough
-        parts.append(f"data wait: {latest['data_wait']:.1%}")
-        parts.append(f"memory: {latest['memory_mib']:.0f} MiB")
-        logger.info("  ".join(parts))
+        yield f"data wait: {values['data_wait']:.1%}"
+        yield f"memory: {values['memory_mib']:.0f} MiB"
 
 
 class WarnOfDataWait(HookBase):

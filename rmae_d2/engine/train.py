@@ -11,10 +11,11 @@ from typing import Any
 from detectron2.config import instantiate
 from detectron2.engine.hooks import IterationTimer
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format
+from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.events import JSONWriter, TensorboardXWriter
+from detectron2.utils.events import JSONWriter, TensorboardXWriter, get_event_storage
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -25,6 +26,7 @@ from ..data import SkipCounter, TrainLoader
 from ..data.recipes.own_data import adapt_to_data
 from ..errors import CheckpointError, UserError
 from ..evaluation import KNNEvaluation
+from ..events import EventWriter, read_run, step_values
 from ..inference.device import pick_device
 from ..modeling import RMAE, LearnedMasking
 from ..visualization import draw_loss_curve, draw_reconstructions
@@ -43,9 +45,10 @@ from .hooks import (
 )
 from .launch import describe_start
 from .parallel import check_optimizer, gathered_on_main, parallelize, whole
-from .progress import Profile, ProgressPrinter, WarnOfDataWait
+from .progress import Profile, StepWriter, WarnOfDataWait
 from .provenance import describe_code
 from .ring import is_collective_failure
+from .run_events import RunEvents, describe_before, write_config
 from .throughput import Peak, compile_model, device_peak, tune_for
 from .trainer import Trainer
 
@@ -68,15 +71,18 @@ def main(args: argparse.Namespace) -> Any:
     Returns:
         evaluation results, where something was evaluated.
     """
-    cfg = apply_overrides(load_config(args.config_file), args.opts)
+    base = load_config(args.config_file)
+    cfg = apply_overrides(base, args.opts)
     OmegaConf.set_struct(cfg, False)
     if not args.eval_only and not args.resume:
         _refuse_to_overwrite(cfg.train.output_dir)
     _setup(cfg, args)
-    cfg = adapt_to_data(cfg, args.opts, eval_only=args.eval_only)
-    if args.eval_only:
-        return evaluate_only(cfg)
-    return train(cfg, resume=args.resume, profile=getattr(args, "profile", False))
+    with RunEvents(cfg.train.output_dir, args, describe_start()) as events:
+        cfg = adapt_to_data(cfg, args.opts, eval_only=args.eval_only)
+        write_config(events, cfg, base, args.config_file)
+        if args.eval_only:
+            return evaluate_only(cfg, events)
+        return train(cfg, args.resume, events, profile=getattr(args, "profile", False))
 
 
 def _setup(cfg: DictConfig, args: argparse.Namespace) -> None:
@@ -116,7 +122,7 @@ def _refuse_to_overwrite(output_dir: str) -> None:
         )
 
 
-def train(cfg: DictConfig, resume: bool, profile: bool = False) -> Any:
+def train(cfg: DictConfig, resume: bool, events: EventWriter, profile: bool = False) -> Any:
     """Runs the training that a config describes; see :func:`main`."""
     # First: missing data must stop at once, those to evaluate on too.
     loader: TrainLoader = instantiate(cfg.dataloader.train)
@@ -129,14 +135,19 @@ def train(cfg: DictConfig, resume: bool, profile: bool = False) -> Any:
     tune_for(model, device, cfg.train.precision)
     if cfg.train.get("compile"):
         compile_model(model, by_block=cfg.train.get("parallel") == "fsdp")
+    setup = {
+        "model": type(model).__name__,
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "images": loader.dataset_size,
+        "images_a_step": loader.total_batch_size,
+        "precision": cfg.train.precision,
+        "device": str(device),
+    }
+    events.write("setup", **setup)
     logger.info(
-        "%s: %.1f M trainable parameters; %d images; %d images a step; %s on %s",
-        type(model).__name__,
-        sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6,
-        loader.dataset_size,
-        loader.total_batch_size,
-        cfg.train.precision,
-        device,
+        "%(model)s: %(millions).1f M trainable parameters; %(images)d images; %(images_a_step)d images a "
+        "step; %(precision)s on %(device)s",
+        {**setup, "millions": setup["parameters"] / 1e6},
     )
     wrapped = parallelize(model, cfg.train, device)
     cfg.optimizer.params.model = model
@@ -162,10 +173,10 @@ def train(cfg: DictConfig, resume: bool, profile: bool = False) -> Any:
     ema = EMA(model, cfg.train.ema.decay) if cfg.train.ema.decay > 0 else None
     parts: dict[str, Any] = {"trainer": trainer} | ({"ema": ema} if ema else {})
     checkpointer = Checkpointer(model, output_dir, **parts)
-    start = _begin(cfg, checkpointer, model, loader.dataset_size, resume)
+    start = _begin(cfg, checkpointer, model, loader.dataset_size, resume, events)
     trainer.batches = iter(loader.start(start, device if device.type == "cuda" else None))
     checkpoint = PeriodicCheckpoint(
-        checkpointer, cfg.train.checkpointer.period, cfg.train.checkpointer.max_to_keep
+        checkpointer, cfg.train.checkpointer.period, cfg.train.checkpointer.max_to_keep, events
     )
     evaluated: dict[str, Any] = {}
     trainer.register_hooks(
@@ -175,9 +186,9 @@ def train(cfg: DictConfig, resume: bool, profile: bool = False) -> Any:
             *_masking_hooks(model),
             EMAHook(ema) if ema else None,
             checkpoint,
-            *_watching(cfg, model, loader, testing, knn, evaluated),
+            *_watching(cfg, model, loader, testing, knn, evaluated, events),
             Profile(Path(output_dir) / "profile") if profile else None,
-            *_reporting(cfg, peak),
+            *_reporting(cfg, peak, evaluated, events),
             SaveOnSignal(checkpoint),
         ]
     )
@@ -197,20 +208,30 @@ def train(cfg: DictConfig, resume: bool, profile: bool = False) -> Any:
 
 
 def _begin(
-    cfg: DictConfig, checkpointer: Checkpointer, model: nn.Module, num_images: int, resume: bool
+    cfg: DictConfig,
+    checkpointer: Checkpointer,
+    model: nn.Module,
+    num_images: int,
+    resume: bool,
+    events: EventWriter,
 ) -> int:
     """Restores or initialises the weights and writes config.yaml; returns the first iteration."""
-    start = checkpointer.resume() if resume else None
-    if resume and start is None:
+    resumed = checkpointer.resume() if resume else None
+    if resume and resumed is None:
         logger.warning(
             "--resume: no checkpoint in %s, starting from the beginning", checkpointer.folder
         )
-    if start is None and cfg.train.init_checkpoint:
+    if resumed and comm.is_main_process():
+        path, start = resumed
+        before = describe_before(checkpointer.folder, start)
+        events.write("resume", iteration=start, file=path.name, before=before)
+        logger.info("%s", before)
+    if resumed is None and cfg.train.init_checkpoint:
         with whole(model, write=True) as plain:
             load_pretrained(plain, cfg.train.init_checkpoint)
-    elif start is None and not isinstance(model, RMAE):
+    elif resumed is None and not isinstance(model, RMAE):
         logger.warning("FROM RANDOM WEIGHTS: train.init_checkpoint is empty")
-    elif start is None and num_images < SMALL_DATASET:
+    elif resumed is None and num_images < SMALL_DATASET:
         logger.warning(
             "%d images are few to pre-train on from random weights: below about %d, begin with published "
             "MAE weights (train.init_checkpoint=FILE)",
@@ -223,7 +244,7 @@ def _begin(
             save_config(cfg, checkpointer.folder / "config.yaml")
         except UserError as error:  # training does not need it
             logger.warning("%s", error)
-    return start or 0
+    return resumed[1] if resumed else 0
 
 
 def _watching(
@@ -233,6 +254,7 @@ def _watching(
     testing: Testing | None,
     knn: KNNEvaluation | None,
     evaluated: dict[str, Any],
+    events: EventWriter,
 ) -> list[Any]:
     """Hooks for people, on all ranks: evaluation and pictures."""
     watching: list[Any] = []
@@ -241,7 +263,10 @@ def _watching(
         def noted() -> Any:
             with whole(model) as plain:
                 results = run(plain)
-            evaluated.update(results or {})
+            if results:
+                evaluated.update(results)
+                at = get_event_storage().iter
+                events.write("evaluation", iteration=at, results=flatten_results_dict(results))
             return results
 
         watching.append(Evaluate(period, noted))
@@ -271,19 +296,21 @@ def _masking_hooks(model: nn.Module) -> list[Any]:
     return [TellProgress(model), *(WarnOfCollapse(floor) for floor in floors)]
 
 
-def _reporting(cfg: DictConfig, peak: Peak) -> list[Any]:
+def _reporting(
+    cfg: DictConfig, peak: Peak, evaluated: dict[str, Any], events: EventWriter
+) -> list[Any]:
     """Hooks that write numbers, on the main process; the last but one, for they read what others leave."""
     if not comm.is_main_process():
         return []
     folder = Path(cfg.train.output_dir)
     writers = [
-        ProgressPrinter(cfg.train.max_iter, peak),
+        StepWriter(events, cfg.train.max_iter, evaluated, peak),
         JSONWriter(str(folder / "metrics.json")),
         TensorboardXWriter(str(folder)),
     ]
     return [
         WarnOfDataWait(cfg.dataloader.train.get("num_workers", 0)),
-        WriteMetrics(writers, cfg.train.log_period),
+        WriteMetrics(writers, cfg.train.log_period, events),
     ]
 
 
@@ -298,8 +325,8 @@ def _finish(output_dir: str, encoder: dict[str, Any] | None) -> None:
     if encoder is not None:
         made["backbone for any Detectron2 ViTDet"] = folder / "backbone_final.pth"
         export_backbone(encoder, str(made["backbone for any Detectron2 ViTDet"]))
-    if (folder / "metrics.json").exists():
-        made["loss curve"] = draw_loss_curve(folder / "metrics.json", folder / "loss_curve.png")
+    if step_values(read_run(folder)[0]):
+        made["loss curve"] = draw_loss_curve(folder, folder / "loss_curve.png")
     if (folder / "reconstruction.png").exists():
         made["reconstructions"] = folder / "reconstruction.png"
     width = max(map(len, made)) + 2
@@ -337,7 +364,7 @@ def evaluate(model: nn.Module, loader: Any, evaluator: DatasetEvaluator) -> Any:
     return results
 
 
-def evaluate_only(cfg: DictConfig) -> Any:
+def evaluate_only(cfg: DictConfig, events: EventWriter) -> Any:
     """Evaluates ``train.init_checkpoint``, every tensor of which must fit.
 
     Raises:
@@ -356,4 +383,6 @@ def evaluate_only(cfg: DictConfig) -> Any:
     testing = instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
     model = instantiate(cfg.model).to(pick_device(cfg.train.device))
     load_pretrained(model, cfg.train.init_checkpoint, require_all=True)
-    return evaluate(model.eval(), *testing)
+    results = evaluate(model.eval(), *testing)
+    events.write("evaluation", results=flatten_results_dict(results or {}))
+    return results

@@ -12,8 +12,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-#: Iteration and value.
-Point = tuple[float, float]
+from ..events import Point
 
 #: Points of a curve that are drawn one by one; of more, means with the range they lie in.
 MAX_POINTS = 300

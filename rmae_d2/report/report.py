@@ -3,23 +3,21 @@
 All of it comes from the run's folder, and of that nothing is executed. The same files give the same bytes.
 """
 
+import json
 import math
 import re
 import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import config_root
-from ..errors import UserError
-from .charts import MAX_POINTS, Curve, Point, draw_chart
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from ..events import Event, Point
+from .charts import MAX_POINTS, Curve, draw_chart
 from .embedding import embed_pictures
-from .page import as_safe, render
-from .redaction import Redaction
-from .run_config import Difference, RunConfig, compare, find_base, read_base
-from .run_log import Start
-from .run_record import Run, begins_with, find_transfers, is_of_one_class, read_run
+from .run_record import Run, Start, begins_with, find_transfers, read_folder
 
 #: What values of a training step mean, in the order of the page; others come after them by name.
 _MEANINGS = {
@@ -55,14 +53,18 @@ _BASELINE = "_nearest"
 
 _MAX_CHARTS = 24
 _MAX_CURVES = 12  # of one chart
+_MAX_LINES = 50  # of warnings, and of images that could not be read
 _ABSENT = "not recorded"
+
+#: A path, in quotes with spaces in it too.
+_PATH = re.compile(
+    r"""(['"])(?:/|[A-Za-z]:\\)[^'"\n]+\1"""
+    r"""|(?:file://|(?<![\w/.:~<…-]))(?:/[^\s'"`,;()<>|/]|[A-Za-z]:\\)[^\s'"`,;()<>|]*"""
+)
 
 
 def write_report(
-    folder: str | Path,
-    transfers: Sequence[str | Path] = (),
-    output: str | Path | None = None,
-    base_config: str | Path | None = None,
+    folder: str | Path, transfers: Sequence[str | Path] = (), output: str | Path | None = None
 ) -> Path:
     """Writes the page of a run.
 
@@ -70,36 +72,40 @@ def write_report(
         folder: the run's ``train.output_dir``.
         transfers: folders of runs that began with its weights; those beside it are found.
         output: where to; without, ``report.html`` in the run's folder.
-        base_config: what to compare its config with; without, the config of this package that its log names.
 
     Raises:
         UserError: one of the folders is no run.
-        UserError: ``base_config`` does not load.
     """
-    run = read_run(folder)
-    others = [read_run(other) for other in transfers]
+    run = read_folder(folder)
+    others = [read_folder(other) for other in transfers]
     given = {other.folder for other in others}
-    others += [read_run(path) for path in find_transfers(run) if path not in given]
-    base = Path(base_config) if base_config is not None else None
+    others += [read_folder(path) for path in find_transfers(run) if path not in given]
     path = Path(output) if output is not None else Path(folder) / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render(_content(run, others, base)), encoding="utf-8")
+    jinja = Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
+    template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    html = jinja.from_string(template).render(_content(run, others))
+    path.write_text(html, encoding="utf-8", errors="replace")
     return path
 
 
-def _content(run: Run, others: Sequence[Run], base: Path | None) -> dict[str, Any]:
-    """What the template shows; see :mod:`.report_page`."""
-    safe = _redaction(run)
+def _content(run: Run, others: Sequence[Run]) -> dict[str, Any]:
+    """What the template shows."""
     pictures, broken = embed_pictures(run.folder)
+    warnings = _warnings(run)
+    skipped = {str(e.get("file")): str(e.get("reason")) for e in _all(run, "skipped")}
+    config = _last_said(run.starts, "config")
     return {
         "name": run.name,
         "kind": run.kind,
-        "size": _size(run.config),
-        "status": safe(run.status),
+        "size": _size(run),
+        "status": shorten_paths(run.status),
         "finished": run.status in ("finished", "evaluated"),
         "facts": _facts(run),
-        "command": [_command(start, safe) for start in run.starts[-1:]],
-        "problems": [safe(text) for text in [*run.problems, *broken]],
+        "command": [_command(start) for start in run.starts[-1:]],
+        "problems": [*run.problems, *broken],
         "losses": _loss_charts(run),
         "pictures": pictures,
         "evaluations": _evaluation_charts(run),
@@ -110,60 +116,62 @@ def _content(run: Run, others: Sequence[Run], base: Path | None) -> dict[str, An
         "thinned": any(len(points) > MAX_POINTS for points in run.scalars.values()),
         "max_points": MAX_POINTS,
         "transfers": _transfers(run, others),
-        "config": run.config.text if run.config else None,
-        "comparison": _comparison(run, base),
-        "environment": [(k, safe(v)) for k, v in _environment(run)],
-        "starts": [_start_row(run, start, safe) for start in run.starts],
-        "warnings": [(safe(w), n) for start in run.starts for w, n in start.warnings.items()],
+        "config": run.config_text,
+        "base": shorten_paths(str(config.get("base", ""))),
+        "changed": _changed(config),
+        "unsaid": "run.jsonl does not tell; runs of 0.1 have that in log.txt alone",
+        "environment": _environment(run),
+        "starts": [_start_row(start) for start in run.starts],
+        "warnings": [(shorten_paths(w), n) for w, n in list(warnings.items())[:_MAX_LINES]],
+        "skipped": [
+            (Path(f).name, shorten_paths(r)) for f, r in list(skipped.items())[:_MAX_LINES]
+        ],
     }
 
 
-def _redaction(run: Run) -> Redaction:
-    return Redaction(run.folder, run.config.values.values() if run.config else ())
+def shorten_paths(text: str) -> str:
+    """A text without the folders of a machine: absolute paths become their last part, such as ``…/x.jpg``."""
+
+    def last(match: re.Match[str]) -> str:
+        quote = match[1] or ""
+        parts = [part for part in re.split(r"[/\\]", match[0].strip(quote or " ")) if part]
+        return f"{quote}…/{parts[-1]}{quote}"
+
+    return _PATH.sub(last, text)
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A config beside its base.
-
-    Attributes:
-        base: name of the base; empty where there is none to compare with.
-        why: there is none.
-        changed: values that differ.
-        only_one: keys that one of them has alone.
-    """
-
-    base: str
-    why: str
-    changed: list[Difference]
-    only_one: list[Difference]
+def _all(run: Run, kind: str) -> list[Event]:
+    return [event for event in run.events if event["event"] == kind]
 
 
-def _comparison(run: Run, base: Path | None) -> Comparison:
-    if run.config is None:
-        return Comparison("", "the run has no config.yaml", [], [])
-    named = [str(start.arguments.get("config_file", "")) for start in run.starts]
-    path = base or next((found for name in named if (found := find_base(name))), None)
-    if path is None:
-        said = Path(named[0]).name if named and named[0] else ""
-        why = f"its log names {said}, which is no config of this package" if said else ""
-        return Comparison("", why or "its log names no config", [], [])
-    try:
-        rows = compare(read_base(path), run.config)
-    except UserError as error:
-        if base is not None:
-            raise
-        return Comparison("", str(error).replace(str(config_root()), "configs"), [], [])
-    changed = [row for row in rows if row.base is not None and row.run is not None]
-    only_one = [row for row in rows if row.base is None or row.run is None]
-    return Comparison(_config_name(path), "", changed, only_one)
+def _last_said(starts: Sequence[Start], kind: str) -> Event:
+    """The last event of a kind; empty where no start has one."""
+    return next((said for start in reversed(starts) if (said := start.said(kind))), {})
 
 
-def _config_name(path: Path) -> str:
-    root = config_root()
-    resolved = path.resolve()
-    within = resolved.is_relative_to(root)
-    return f"configs/{resolved.relative_to(root).as_posix()}" if within else path.name
+def _warnings(run: Run) -> dict[str, int]:
+    """How often each was given; those that differ in numbers only are one."""
+    first: dict[str, str] = {}
+    counts: dict[str, int] = {}
+    for event in _all(run, "warning"):
+        text = str(event.get("text", "")).partition("\n")[0]
+        text = first.setdefault(re.sub(r"\d+", "0", text), text)
+        counts[text] = counts.get(text, 0) + 1
+    return counts
+
+
+def _changed(config: Event) -> list[tuple[str, str | None, str | None]]:
+    """Key and values of what differs from the base; None where one of the two has no such key."""
+    rows = config.get("changed")
+    found = rows.items() if isinstance(rows, dict) else ()
+    return [(k, *(_shown(v, side) for side in ("base", "run"))) for k, v in found]  # type: ignore[misc]
+
+
+def _shown(values: Any, side: str) -> str | None:
+    if not isinstance(values, dict) or side not in values:
+        return None
+    value = values[side]
+    return value if isinstance(value, str) and value else json.dumps(value)
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
@@ -177,49 +185,47 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     for name in _HEADLINES:
         if name in run.results:
             facts.append((name, _number(run.results[name][-1][1])))
-    trained = [start for start in run.starts if not start.arguments.get("eval_only")]
-    if seconds := sum(start.seconds for start in trained or run.starts):
-        # The log of a run that was moved may begin with a resume.
-        first = trained[0].resumed_at if trained else None
+    if seconds := sum(start.seconds for start in run.trained or run.starts):
+        # The events of a run that 0.1 began start with a resume.
+        first = run.trained[0].said("resume").get("iteration") if run.trained else None
         facts.append(
             (f"wall time{f' from iteration {first}' if first else ''}", _duration(seconds))
         )
-    if last := next((start for start in reversed(trained) if start.model), None):
-        facts.append(("images a step", f"{last.batch_size}"))
-        facts.append(("device", f"{last.device}, {last.precision}"))
-    facts.append(("started", run.date(run.starts[0]).rpartition(":")[0] if run.starts else _ABSENT))
+    if setup := _last_said(run.trained, "setup"):
+        facts.append(("images a step", str(setup.get("images_a_step"))))
+        facts.append(("device", _device(setup)))
+    facts.append(("started", run.starts[0].date if run.starts else _ABSENT))
     return facts
 
 
-def _size(config: RunConfig | None) -> str:
+def _device(setup: Event) -> str:
+    return f"{setup.get('device')}, {setup.get('precision')}" if setup else _ABSENT
+
+
+def _size(run: Run) -> str:
     """Of the encoder."""
-    net = "model.backbone.net"
-    if config is None or not config.has(net):
-        return ""
-    width, depth = config.get(f"{net}.embed_dim"), config.get(f"{net}.depth")
-    patch, side = config.get(f"{net}.patch_size"), config.get(f"{net}.img_size")
+    names = ("embed_dim", "depth", "patch_size", "img_size")
+    width, depth, patch, side = (run.get(f"model.backbone.net.{name}") for name in names)
     if not all(isinstance(value, int) for value in (width, depth, patch)):
         return ""
     image = f", images of {side} pixels" if isinstance(side, int) else ""
     return f"ViT of {depth} blocks, width {width}, patches of {patch} pixels{image}"
 
 
-def _command(start: Start, safe: Redaction) -> str:
-    """The command line of a start, put together from what its log has of it."""
+def _command(start: Start) -> str:
+    """The command line of a start, put together from its arguments."""
     given = start.arguments
     if not given:
         return _ABSENT
-    name = str(given.get("config_file", ""))
-    base = find_base(name)
-    parts = ["python tools/train_net.py --config-file"]
-    parts.append(_config_name(base) if base else _quoted(safe(name)))
+    base = start.said("config").get("base") or given.get("config_file", "")
+    parts = ["python tools/train_net.py --config-file", _quoted(shorten_paths(str(base)))]
     for flag in ("num_gpus", "num_machines"):
         if given.get(flag, 1) != 1:
             parts.append(f"--{flag.replace('_', '-')} {given[flag]}")
     parts += [
         f"--{f.replace('_', '-')}" for f in ("resume", "eval_only", "profile") if given.get(f)
     ]
-    return " ".join([*parts, *(_quoted(safe(opt)) for opt in start.overrides)])
+    return " ".join([*parts, *map(_quoted, start.overrides)])
 
 
 def _quoted(text: str) -> str:
@@ -239,7 +245,7 @@ def _loss_charts(run: Run) -> list[Any]:
     curves = [Curve(name, run.scalars[name]) for name in names[:_MAX_CURVES]]
     svg = draw_chart(curves, "losses", size=(11, 3.8), legend=True, may_be_log=True)
     single = [_chart(run.scalars, [name], "loss") for name in names[1:_MAX_CHARTS]]
-    return [("", as_safe(svg)), *(single if len(names) > 2 else [])]
+    return [("", Markup(svg)), *(single if len(names) > 2 else [])]
 
 
 def _scalar_charts(run: Run) -> list[Any]:
@@ -255,37 +261,44 @@ def _constants(run: Run) -> list[tuple[str, str]]:
 
 
 def _plain_scalars(run: Run) -> list[str]:
-    apart = {*_losses(run), *run.results, *_LEFT_OUT}
+    apart = {*_losses(run), *_LEFT_OUT}
     return [name for name in run.scalars if name not in apart]
+
+
+def _is_of_one_class(name: str) -> bool:
+    """Whether a result is that of one class, such as ``sem_seg/IoU-grass``."""
+    return "-" in name.rpartition("/")[2]
+
+
+def _headlines_first(names: Iterable[str]) -> list[str]:
+    found = sorted(name for name in names if not _is_of_one_class(name))
+    return [n for n in _HEADLINES if n in found] + [n for n in found if n not in _HEADLINES]
 
 
 def _evaluation_charts(run: Run) -> list[Any]:
     """Results that were measured more than once; with those of a baseline, which have a name like theirs."""
-    often = [n for n in sorted(run.results) if len(run.results[n]) > 1 and not is_of_one_class(n)]
-    order = [n for n in _HEADLINES if n in often] + [n for n in often if n not in _HEADLINES]
+    often = _headlines_first(n for n, points in run.results.items() if len(points) > 1)
     alone = [
-        n for n in order if n.removesuffix(_BASELINE) == n or n.removesuffix(_BASELINE) not in often
+        n for n in often if n.removesuffix(_BASELINE) == n or n.removesuffix(_BASELINE) not in often
     ]
     groups = [[n, *([n + _BASELINE] if n + _BASELINE in often else [])] for n in alone]
     return [_chart(run.results, names, "result") for names in groups[:_MAX_CHARTS]]
 
 
 def _chart(scalars: dict[str, list[Point]], names: Sequence[str], group: str) -> tuple[str, Any]:
-    """Caption and SVG; of several values with a legend."""
+    """Caption and SVG, which escapes its own texts; of several values with a legend."""
     meaning = f": {_MEANINGS[names[0]]}" if names[0] in _MEANINGS else ""
     last = ", ".join(_number(scalars[name][-1][1]) for name in names)
     label = re.sub(r"[^A-Za-z0-9]+", "-", f"{group}-{names[0]}")
     curves = [Curve(name.rpartition("/")[2], scalars[name]) for name in names]
     svg = draw_chart(curves, label, legend=len(names) > 1, may_be_log=names[0] == "grad_norm")
-    return f"{' and '.join(names)}{meaning}; last {last}", as_safe(svg)
+    return f"{' and '.join(names)}{meaning}; last {last}", Markup(svg)
 
 
 def _rows(run: Run, one_class: bool) -> list[dict[str, str]]:
     """A line a result: first, last, lowest, highest, and when the last was."""
     rows = []
-    for name in sorted(run.results):
-        if is_of_one_class(name) != one_class:
-            continue
+    for name in sorted(n for n in run.results if _is_of_one_class(n) == one_class):
         points = run.results[name]
         values = [y for _, y in points if math.isfinite(y)]
         iteration = points[-1][0]
@@ -309,26 +322,25 @@ def _transfers(run: Run, others: Iterable[Run]) -> list[dict[str, Any]]:
         tables.setdefault(other.kind, []).append(other)
     shown = []
     for kind, runs in sorted(tables.items()):
-        names = sorted({n for other in runs for n in other.results if not is_of_one_class(n)})
-        names = [n for n in _HEADLINES if n in names] + [n for n in names if n not in _HEADLINES]
-        rows = [_transfer_row(run, other, names[:8]) for other in runs]
+        names = _headlines_first({name for other in runs for name in other.results})[:8]
+        rows = [_transfer_row(run, other, names) for other in runs]
         # One task's names all begin alike.
-        tasks = {name.rpartition("/")[0] for name in names[:8]}
-        metrics = [n.rpartition("/")[2] if len(tasks) == 1 else n for n in names[:8]]
+        tasks = {name.rpartition("/")[0] for name in names}
+        metrics = [n.rpartition("/")[2] if len(tasks) == 1 else n for n in names]
         shown.append({"kind": kind, "metrics": metrics, "rows": rows})
     return shown
 
 
 def _transfer_row(run: Run, other: Run, names: Sequence[str]) -> dict[str, Any]:
-    named = [str(start.arguments.get("config_file", "")) for start in other.starts]
     init = Path(other.init_checkpoint.partition("?")[0]).name
     is_of_run = begins_with(other, run)
+    named = str(other.starts[0].arguments.get("config_file", "")) if other.starts else _ABSENT
     return {
         "name": other.name,
-        "config": Path(named[0]).name if named else _ABSENT,
+        "config": Path(named).name,
         "is_of_run": is_of_run,
         "init": init if is_of_run else f"no: {init or 'random weights'}",
-        "status": _redaction(other)(other.status),
+        "status": shorten_paths(other.status),
         "iterations": "none" if other.done is None else f"{other.done:,}",
         "values": [_number(other.results[n][-1][1]) if n in other.results else "" for n in names],
     }
@@ -336,32 +348,38 @@ def _transfer_row(run: Run, other: Run, names: Sequence[str]) -> dict[str, Any]:
 
 def _environment(run: Run) -> list[tuple[str, str]]:
     """Of the last start that tells."""
-    last = next((start for start in reversed(run.starts) if start.environment), None)
-    code = next((start.code for start in reversed(run.starts) if start.code), "")
-    trained = next((start for start in reversed(run.starts) if start.model), None)
+    found = _last_said(run.starts, "versions").get("versions")
+    setup = _last_said(run.trained, "setup")
+    rows = found.items() if isinstance(found, dict) else [("versions", _ABSENT)]
+    launched = run.starts[-1].events[0].get("launched") if run.starts else None
+    millions = setup.get("parameters")
+    model = (
+        f"{setup.get('model')}: {_millions(millions)} trainable parameters" if setup else _ABSENT
+    )
     return [
-        ("rmae_d2", code.removeprefix("rmae_d2 ") or _ABSENT),
-        *(last.environment.items() if last else [("PyTorch, Detectron2, ...", _ABSENT)]),
-        ("device", f"{trained.device}, {trained.precision}" if trained else _ABSENT),
-        ("processes", (last.launched if last else "") or _ABSENT),
-        ("model", trained.model if trained else _ABSENT),
+        *((str(name), str(version)) for name, version in rows),
+        ("device", _device(setup)),
+        ("processes", str(launched or _ABSENT)),
+        ("model", model),
         ("began with", run.init_checkpoint or "random weights"),
-        ("training images", f"{trained.num_images:,}" if trained else _ABSENT),
+        ("training images", str(setup.get("images", _ABSENT))),
     ]
 
 
-def _start_row(run: Run, start: Start, safe: Redaction) -> dict[str, str]:
-    evaluation = bool(start.arguments.get("eval_only"))
-    begun = "evaluation" if evaluation else "training"
-    if start.resumed_at is not None:
-        begun = f"resumed at iteration {start.resumed_at}"
-    unsaid = "evaluated" if evaluation and start.results else "the log does not say how it ended"
+def _millions(value: Any) -> str:
+    return f"{value / 1e6:.1f} M" if isinstance(value, int) else str(value)
+
+
+def _start_row(start: Start) -> dict[str, str]:
+    begun = "evaluation" if start.is_evaluation else "training"
+    if (iteration := start.said("resume").get("iteration")) is not None:
+        begun = f"resumed at iteration {iteration}"
     return {
-        "date": run.date(start),
+        "date": start.date,
         "what": begun,
         "time": _duration(start.seconds),
-        "outcome": safe(start.outcome) or unsaid,
-        "command": _command(start, safe),
+        "outcome": shorten_paths(start.outcome) or "it was killed, or goes on",
+        "command": _command(start),
     }
 
 

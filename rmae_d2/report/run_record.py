@@ -1,33 +1,27 @@
 """A run as its folder tells it: what it trained, how far it came, what was measured."""
 
-import math
 import os
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from ..errors import UserError
-from ..visualization.curves import read_metrics
-from .charts import Point
-from .run_config import RunConfig, read_config
-from .run_log import Start, date_of, read_log
+from ..events import (
+    Event,
+    Point,
+    last_iteration,
+    outcome,
+    read_run,
+    results,
+    split_starts,
+    step_values,
+)
 
-#: Evaluations among the values that have a "/" in their names; others come from the training step.
-_TASKS = {
-    "bbox",
-    "segm",
-    "sem_seg",
-    "classification",
-    "knn",
-    "reconstruction",
-    "keypoints",
-    "panoptic_seg",
-    "box_proposals",
-}
-
-_MAX_NAME = 100  # characters of a value's name
+_MAX_BYTES = 1 << 20  # of a config
 
 _DETECTORS = {"GeneralizedRCNN", "PanopticFPN", "RetinaNet"}
 _OTHERS = {
@@ -37,13 +31,62 @@ _OTHERS = {
     "FeatureExtractor": "k-NN classification of frozen features",
 }
 
-#: Of runs without a config, by what was evaluated.
-_KINDS = {
-    "knn": "k-NN classification of frozen features",
-    "classification": "image classification",
-    "sem_seg": "semantic segmentation",
-    "bbox": "object detection",
-}
+
+@dataclass(frozen=True)
+class Start:
+    """One start of a run: the first, or one with ``--resume``, or an evaluation.
+
+    Attributes:
+        events: the first is ``start``.
+    """
+
+    events: list[Event]
+
+    def said(self, kind: str) -> Event:
+        """The last event of a kind; empty where there is none."""
+        return next((event for event in reversed(self.events) if event["event"] == kind), {})
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Of the command."""
+        given = self.events[0].get("arguments")
+        return given if isinstance(given, dict) else {}
+
+    @property
+    def is_evaluation(self) -> bool:
+        """Whether it was one with ``--eval-only``."""
+        return bool(self.arguments.get("eval_only"))
+
+    @property
+    def overrides(self) -> list[str]:
+        """``KEY=VALUE`` of its command."""
+        opts = self.arguments.get("opts")
+        return [str(opt) for opt in opts] if isinstance(opts, list) else []
+
+    @property
+    def seconds(self) -> float:
+        """From its first event to its last."""
+        first, last = _moment(self.events[0]), _moment(self.events[-1])
+        return (last - first).total_seconds() if first and last else 0.0
+
+    @property
+    def date(self) -> str:
+        """When it began."""
+        moment = _moment(self.events[0])
+        return moment.strftime("%Y-%m-%d %H:%M UTC") if moment else "not recorded"
+
+    @property
+    def outcome(self) -> str:
+        """How it ended; empty where it does not say."""
+        return outcome(self.events)
+
+
+def _moment(event: Event) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(str(event.get("time")))
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else None
 
 
 @dataclass(frozen=True)
@@ -52,18 +95,16 @@ class Run:
 
     Attributes:
         folder: resolved.
-        config: None where there is none, or none that can be read.
-        starts: from log.txt.
-        records: of metrics.json, by iteration.
-        epochs: when TensorBoard's files were begun, seconds.
+        events: see :mod:`rmae_d2.events`.
+        config: plain values; None where there is none, or none that can be read.
+        config_text: it as YAML.
         problems: what could not be read, in a line each.
     """
 
     folder: Path
-    config: RunConfig | None
-    starts: list[Start]
-    records: list[dict[str, float]]
-    epochs: list[int]
+    events: list[Event]
+    config: dict[str, Any] | None
+    config_text: str | None
     problems: list[str]
 
     @property
@@ -71,98 +112,95 @@ class Run:
         """Of its folder."""
         return self.folder.name
 
+    @cached_property
+    def starts(self) -> list[Start]:
+        """All, in their order; of 0.1 none."""
+        return [Start(events) for events in split_starts(self.events)]
+
+    @property
+    def trained(self) -> list[Start]:
+        """Starts that were no evaluation."""
+        return [start for start in self.starts if not start.is_evaluation]
+
+    def get(self, key: str) -> Any:
+        """A value of the config by its dotted key; None where there is none."""
+        node: Any = self.config
+        for name in key.split("."):
+            node = node.get(name) if isinstance(node, dict) else None
+        return node
+
+    def target(self, part: str) -> str:
+        """The last name of a part's ``_target_``; empty where it has none."""
+        return str(self.get(f"{part}._target_") or "").rpartition(".")[2]
+
     @property
     def max_iter(self) -> int | None:
         """As configured."""
-        value = self.config.get("train.max_iter") if self.config else None
+        value = self.get("train.max_iter")
         return value if isinstance(value, int) else None
 
-    @property
+    @cached_property
     def done(self) -> int | None:
-        """How many iterations it trained, as far as it wrote values; None for an evaluation alone."""
-        trained = [int(r["iteration"]) for r in self.records if "total_loss" in r or "lr" in r]
-        trained += [s.last_iter for s in self.starts if s.last_iter is not None]
-        return max(trained) + 1 if trained else None
+        """How many iterations it trained, as far as it says; None for an evaluation alone."""
+        last = last_iteration(self.events)
+        return None if last is None else last + 1
 
     @property
     def init_checkpoint(self) -> str:
         """The weights that it began with; empty for random ones."""
-        if self.config:
-            return str(self.config.get("train.init_checkpoint") or "")
-        given = [
-            o.partition("=")[2] for s in self.starts for o in s.overrides if o.startswith(_INIT)
-        ]
-        return given[-1] if given else ""
-
-    @property
-    def output_dir(self) -> str:
-        """Where it ran, as configured."""
-        return str(self.config.get("train.output_dir") or "") if self.config else ""
+        return str(self.get("train.init_checkpoint") or "")
 
     @cached_property
     def scalars(self) -> dict[str, list[Point]]:
-        """Values of metrics.json over iterations, by name."""
-        values: dict[str, list[Point]] = {}
-        for record in self.records:
-            for name, value in record.items():
-                if name != "iteration":
-                    values.setdefault(name, []).append((record["iteration"], value))
-        return values
+        """Values of training steps over iterations, by name."""
+        return step_values(self.events)
 
     @cached_property
     def results(self) -> dict[str, list[Point]]:
-        """Evaluations over iterations; those that only the log has are at iteration NaN."""
-        found = {k: v for k, v in self.scalars.items() if is_evaluation(k)}
-        for start in self.starts:
-            for task, values in start.results.items():
-                for metric, value in values.items():
-                    # metrics.json has more digits; an evaluation alone writes none.
-                    if start.arguments.get("eval_only") or f"{task}/{metric}" not in self.scalars:
-                        found[f"{task}/{metric}"] = [(math.nan, value)]
-        return found
+        """Evaluations over iterations; those without training are at iteration NaN."""
+        return results(self.events)
 
     @property
     def status(self) -> str:
         """How it stands, in a few words."""
-        outcome = self.starts[-1].outcome if self.starts else ""
-        done, planned = self.done, self.max_iter
-        if done is None:
-            return outcome or ("evaluated" if self.results else "nothing trained")
-        if planned is not None and done >= planned:
-            return outcome if outcome.startswith("failed") else "finished"
-        if outcome == "finished" and planned is None:
-            return outcome
-        return outcome if outcome not in ("", "finished") else f"unfinished after {done} iterations"
+        ended = self.starts[-1].outcome if self.starts else ""
+        if self.done is None:
+            return ended or ("evaluated" if self.results else "nothing trained")
+        if self.max_iter is not None and self.done >= self.max_iter:
+            return ended if ended.startswith("failed") else "finished"
+        if ended in ("", "evaluated") or (ended == "finished" and self.max_iter is not None):
+            return f"unfinished after {self.done} iterations"
+        return ended
 
     @property
     def kind(self) -> str:
         """What it trained: the method, or the task it was transferred to."""
-        if self.config and self.config.has("model"):
-            return _kind_by_config(self.config)
-        tasks = {part for name in self.results for part in name.split("/")[:-1]}
-        if known := [kind for task, kind in _KINDS.items() if task in tasks]:
-            return known[0]
-        return _kind_by_losses(self.scalars)
+        target = self.target("model")
+        if target in _DETECTORS:
+            cascade = "Cascade " if "Cascade" in self.target("model.roi_heads") else ""
+            return f"object detection ({cascade}Mask R-CNN)"
+        if target == "RMAE":
+            return self._pretraining()
+        if target:
+            return _OTHERS.get(target, target)
+        names = {"loss_pixel", "loss_region"} & self.scalars.keys()
+        known = {0: "not recorded", 1: "MAE pre-training", 2: "R-MAE pre-training"}
+        return "RAE pre-training" if names == {"loss_region"} else known[len(names)]
 
-    def date(self, start: Start) -> str:
-        """When a start was; see :func:`~.run_log.date_of`."""
-        return date_of(start, self.epochs)
+    def _pretraining(self) -> str:
+        pixels, regions = self.get("model.pixel_decoder"), self.get("model.region_branch")
+        names = {(True, True): "R-MAE", (True, False): "MAE", (False, True): "RAE"}
+        name = names.get((bool(pixels), bool(regions)), "RMAE without decoders")
+        variant = self.target("model.region_branch").removesuffix("RegionBranch").lower()
+        masking = self.target("model.masking")
+        if masking == "LearnedMasking":
+            name = "AutoMAE" if name == "MAE" else f"{name} with AutoMAE's masks"
+        elif masking and masking != "RandomMasking":
+            name = f"{name} with {masking}"
+        return f"{name}{f' ({variant} variant)' if regions and variant else ''} pre-training"
 
 
-_INIT = "train.init_checkpoint="
-
-
-def is_evaluation(name: str) -> bool:
-    """Whether a value of metrics.json is a result, such as ``bbox/AP`` or ``coco_val/bbox/AP``."""
-    return not _TASKS.isdisjoint(name.split("/")[:-1])
-
-
-def is_of_one_class(name: str) -> bool:
-    """Whether a result is that of one class, such as ``sem_seg/IoU-grass``."""
-    return "-" in name.rpartition("/")[2]
-
-
-def read_run(folder: str | Path) -> Run:
+def read_folder(folder: str | Path) -> Run:
     """Reads what there is of a run.
 
     Args:
@@ -174,40 +212,36 @@ def read_run(folder: str | Path) -> Run:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the train.output_dir of a run")
-    problems = []
-    config = None
+    events, problems = read_run(folder)
+    config = next(
+        (e["config"] for e in reversed(events) if isinstance(e.get("config"), dict)), None
+    )
+    text = None
     try:
-        config = read_config(folder / "config.yaml")
+        if config is None:
+            config, text = read_config(folder / "config.yaml")
+        else:
+            text = yaml.safe_dump(config, sort_keys=False, default_flow_style=None, width=9999)
     except UserError as error:
         problems.append(str(error).replace(f"{folder}{os.sep}", ""))
-    starts = read_log(folder / "log.txt")
-    records = []
-    if (folder / "metrics.json").is_file():
-        try:
-            records = _numbers_only(read_metrics(folder / "metrics.json"))
-        except (UnicodeDecodeError, TypeError) as error:
-            problems.append(f"metrics.json: not Detectron2's ({error})")
-    if not (config or starts or records):
+    if config is None and not events:
         why = f" ({'; '.join(problems)})" if problems else ""
         raise UserError(
-            f"{folder}: not a run, nothing was found in config.yaml, log.txt or metrics.json{why}; give the "
-            "train.output_dir of a run"
+            f"{folder}: not a run, nothing was found in run.jsonl, metrics.json or config.yaml{why}; give "
+            "the train.output_dir of a run"
         )
-    return Run(folder.resolve(), config, starts, records, _epochs(folder), problems)
+    return Run(folder.resolve(), events, config, text, problems)
 
 
 def find_transfers(run: Run) -> list[Path]:
     """Folders beside a run's that hold a run which began with weights of that run."""
     found = []
     for folder in sorted(run.folder.parent.iterdir()):
-        if folder == run.folder or not folder.is_dir():
-            continue
         try:
-            other = read_run(folder)
+            if folder != run.folder and folder.is_dir() and begins_with(read_folder(folder), run):
+                found.append(folder)
         except (UserError, OSError):
             continue
-        if begins_with(other, run):
-            found.append(folder)
     return found
 
 
@@ -216,53 +250,36 @@ def begins_with(other: Run, run: Run) -> bool:
     if not other.init_checkpoint:
         return False
     folder = os.path.dirname(other.init_checkpoint.partition("?")[0])
-    homes = {str(run.folder)} | ({os.path.normpath(run.output_dir)} if run.output_dir else set())
+    ran = str(run.get("train.output_dir") or "")
+    homes = {str(run.folder)} | ({os.path.normpath(ran)} if ran else set())
     return not homes.isdisjoint({os.path.normpath(folder), os.path.abspath(folder)})
 
 
-def _numbers_only(records: Iterable[dict[str, float]]) -> list[dict[str, float]]:
-    """Values that are numbers, of records in order of their iteration."""
-    kept = [
-        {k[:_MAX_NAME]: float(v) for k, v in record.items() if _is_number(v)} for record in records
-    ]
-    kept = [record for record in kept if math.isfinite(record.get("iteration", math.nan))]
-    return sorted(kept, key=lambda record: record["iteration"])
+class _PlainLoader(yaml.SafeLoader):
+    """Reads ``!!python/...`` as text: LazyConfig's own reader would import and call what they name."""
 
 
-def _is_number(value: object) -> bool:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return abs(value) < 1 << 1000  # a larger one is no float
-    return isinstance(value, float)
+_PlainLoader.add_multi_constructor("tag:yaml.org,2002:python/", lambda loader, tag, node: tag)
 
 
-def _epochs(folder: Path) -> list[int]:
-    names = sorted(path.name for path in folder.glob("events.out.tfevents.*"))
-    matches = (re.match(r"events\.out\.tfevents\.(\d{9,11})\.", name) for name in names)
-    return [int(match.group(1)) for match in matches if match]
+def read_config(path: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """Reads a config.yaml, executing nothing; where there is none, two Nones.
 
+    Returns:
+        its values, and its text.
 
-def _kind_by_config(config: RunConfig) -> str:
-    target = config.target("model")
-    if target in _DETECTORS:
-        cascade = "Cascade" in config.target("model.roi_heads")
-        return f"object detection ({'Cascade ' if cascade else ''}Mask R-CNN)"
-    if target != "RMAE":
-        return _OTHERS.get(target, target or "not recorded")
-    pixels, regions = config.has("model.pixel_decoder"), config.has("model.region_branch")
-    name = {(True, True): "R-MAE", (True, False): "MAE", (False, True): "RAE"}.get(
-        (pixels, regions), "RMAE without decoders"
-    )
-    variant = config.target("model.region_branch").removesuffix("RegionBranch").lower()
-    masking = config.target("model.masking")
-    if masking == "LearnedMasking":
-        name = "AutoMAE" if name == "MAE" else f"{name} with AutoMAE's masks"
-    elif masking and masking != "RandomMasking":
-        name = f"{name} with {masking}"
-    name = f"{name} ({variant} variant)" if regions and variant else name
-    return f"{name} pre-training"
-
-
-def _kind_by_losses(scalars: dict[str, list[Point]]) -> str:
-    found = ("loss_pixel" in scalars, "loss_region" in scalars)
-    names = {(True, True): "R-MAE", (True, False): "MAE", (False, True): "RAE"}
-    return f"{names[found]} pre-training" if found in names else "not recorded"
+    Raises:
+        UserError: for a file that is no config, or too large for one.
+    """
+    if not path.is_file():
+        return None, None
+    if path.stat().st_size > _MAX_BYTES:
+        raise UserError(f"{path}: over {_MAX_BYTES >> 20} MiB, no run's config is that large")
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = yaml.load(text, Loader=_PlainLoader)  # a SafeLoader
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise UserError(f"{path}: not YAML ({' '.join(str(error).split())[:200]})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a config, it has no keys")
+    return content, text

@@ -1,7 +1,6 @@
-"""Curves from Detectron2's metrics.json."""
+"""Pictures of what runs measured."""
 
 import difflib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,41 +8,26 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..errors import UserError
+from ..events import Point, read_run, results, step_values
 
 
-def read_metrics(path: str | Path) -> list[dict[str, float]]:
-    """The records of a metrics.json, one a line; a line cut short by a kill is left out."""
-    records = []
-    for line in Path(path).read_text().splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    # A resumed run repeats iterations: the later record counts.
-    return list(
-        {record["iteration"]: record for record in records if "iteration" in record}.values()
-    )
-
-
-def draw_loss_curve(metrics: str | Path, path: str | Path) -> Path:
+def draw_loss_curve(folder: str | Path, path: str | Path) -> Path:
     """Draws every ``loss*`` and the learning rate over iterations, as a PNG.
 
     Args:
-        metrics: Detectron2's metrics.json.
+        folder: of the run.
         path: where to.
     """
-    records = sorted(read_metrics(metrics), key=lambda r: r["iteration"])
-    names = sorted({k for record in records for k in record if k.startswith("loss")})
+    values = step_values(read_run(folder)[0])
+    names = sorted(name for name in values if name.startswith("loss"))
     figure = Figure(figsize=(7, 4), dpi=120)
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for name in names:
-        points = [(r["iteration"], r[name]) for r in records if name in r]
-        axes.plot(*zip(*points, strict=True), label=name)
+        axes.plot(*zip(*values[name], strict=True), label=name)
     rate = axes.twinx()
-    points = [(r["iteration"], r["lr"]) for r in records if "lr" in r]
-    if points:
-        rate.plot(*zip(*points, strict=True), color="0.75", linestyle="--", zorder=0)
+    if "lr" in values:
+        rate.plot(*zip(*values["lr"], strict=True), color="0.75", linestyle="--", zorder=0)
     axes.set_xlabel("iteration")
     axes.set_ylabel("loss")
     rate.set_ylabel("learning rate (dashed)")
@@ -61,8 +45,8 @@ def draw_metrics(
     """Draws values of several runs over iterations, as a PNG: one panel a name, one line a run.
 
     Args:
-        runs: label and metrics.json of each; runs of one label, such as seeds, share a colour.
-        names: keys of metrics.json, such as ``bbox/AP``.
+        runs: label and folder of each; runs of one label, such as seeds, share a colour.
+        names: of results, such as ``bbox/AP``, or of values of steps.
         path: where to.
 
     Raises:
@@ -74,9 +58,9 @@ def draw_metrics(
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     for axes, name in zip(panels, names, strict=True):
         seen = set()
-        for label, metrics in runs:
+        for label, folder in runs:
             axes.plot(
-                *zip(*_points(metrics, name), strict=True),
+                *zip(*_points(folder, name), strict=True),
                 color=f"C{labels.index(label)}",
                 marker=".",
                 label=None if label in seen else label,
@@ -91,11 +75,12 @@ def draw_metrics(
     return Path(path)
 
 
-def _points(metrics: str | Path, name: str) -> list[tuple[float, float]]:
-    records = sorted(read_metrics(metrics), key=lambda r: r["iteration"])
-    if points := [(r["iteration"], r[name]) for r in records if name in r]:
-        return points
-    known = sorted({key for record in records for key in record})
+def _points(folder: str | Path, name: str) -> list[Point]:
+    events, _ = read_run(folder)
+    curves = step_values(events) | results(events)
+    if name in curves:
+        return curves[name]
+    known = sorted(curves)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:10]
     hint = f"did you mean {', '.join(near)}?" if near else "it has no values at all"
-    raise UserError(f"{metrics} has no {name}: {hint}")
+    raise UserError(f"{folder} has no {name}: {hint}")

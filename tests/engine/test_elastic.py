@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from rmae_d2.errors import UserError
+from tests.helpers import events
 
 STEPS = 9
 COMMON = (
@@ -128,10 +129,9 @@ def test_two_one_two_is_as_one(one, journeys, metrics, name):
 @pytest.mark.parametrize("name", list(JOURNEYS))
 def test_the_log_says_from_what_it_went_on(journeys, name):
     first, second, third = (FSDP[0] in stage for stage in JOURNEYS[name])
-    log = (journeys / name / "log.txt").read_text()
-    for iteration, sharded in ((3, first), (6, second)):
-        path = journeys / name / (f"model_{iteration - 1:07d}" + ("" if sharded else ".pth"))
-        assert f"resumed at iteration {iteration} from {path}\n" in log
+    found = [(e["iteration"], e["file"]) for e in events(journeys / name, "resume")]
+    ends = ["" if sharded else ".pth" for sharded in (first, second)]
+    assert found == [(3, f"model_0000002{ends[0]}"), (6, f"model_0000005{ends[1]}")]
     last = journeys / name / f"model_{STEPS - 1:07d}"
     assert (journeys / name / "model_final.pth").is_file() and not last.exists()
 

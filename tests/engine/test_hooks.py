@@ -13,6 +13,7 @@ from rmae_d2.engine import Checkpointer, LRSchedule, Trainer, hooks
 from rmae_d2.errors import CheckpointError
 from rmae_d2.solver import scaled_adamw
 from rmae_d2.visualization.samples import keep_sample, kept_samples
+from tests.helpers import events
 
 
 def mae_rate(step, steps, warmup):
@@ -95,7 +96,7 @@ def test_checkpointer_saves_and_restores_parts(tmp_path):
     written = Checkpointer(model, str(tmp_path), part=Part(5)).save("model_0000007", 7)
     assert written == tmp_path / "model_0000007.pth"
     other, part = nn.Linear(2, 2), Part(0)
-    assert Checkpointer(other, str(tmp_path), part=part).resume() == 8
+    assert Checkpointer(other, str(tmp_path), part=part).resume()[1] == 8
     assert torch.equal(model.weight, other.weight) and part.value == 5
 
 
@@ -149,7 +150,9 @@ def test_pictures_over_a_run_that_is_interrupted_and_resumed(runs, tmp_path, mon
     assert not (stopped / "reconstruction.png").exists()
     (stopped / "samples/reconstruction_0000014.tmp1").write_bytes(b"cut")
     runs.train(stopped, *watch, resume=True)
-    assert "resumed at iteration 10" in (stopped / "log.txt").read_text()
+    (resume,) = events(stopped, "resume")
+    assert resume["iteration"] == 10 and "failed: KeyboardInterrupt" in resume["before"]
+    assert "3 iterations are trained again" in resume["before"]
     found = sorted((stopped / "samples").iterdir())
     assert [path.name for path in found] == [path.name for path in expected.values()]
     for path, same in zip(found, expected.values(), strict=True):
@@ -160,6 +163,6 @@ def test_a_picture_that_cannot_be_kept_does_not_end_the_run(runs, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/samples").write_text("in the way")
     runs.train(tmp_path / "run", "train.vis_period=2", "train.max_iter=3")
-    log = (tmp_path / "run/log.txt").read_text()
-    assert "the picture after 2 iterations could not be kept" in log
+    told = [e["text"] for e in events(tmp_path / "run", "warning")]
+    assert any(x.startswith("the picture after 2 iterations could not be kept") for x in told)
     assert (tmp_path / "run/reconstruction.png").exists()

@@ -6,48 +6,51 @@ import pytest
 import torch
 
 from rmae_d2.engine import progress
-
-PLAIN = "train.log_period=2"
+from tests.helpers import events
 
 
 @pytest.fixture(scope="module")
 def finished(runs, tmp_path_factory):
     out = tmp_path_factory.mktemp("progress") / "run"
-    runs.train(out, "train.max_iter=8", PLAIN, "train.device_tflops=0.25")
+    watch = ("train.eval_period=3", "train.device_tflops=0.25")
+    runs.train(out, "train.max_iter=8", "train.log_period=2", *watch)
     return out
 
 
+def lines(out):
+    return [x for x in (out / "log.txt").read_text().splitlines() if "images/s" in x]
+
+
 def test_the_line(finished):
-    lines = [x for x in (finished / "log.txt").read_text().splitlines() if "images/s" in x]
-    assert len(lines) == 4
-    for i, line in enumerate(lines):
+    assert len(lines(finished)) == 4
+    for i, line in enumerate(lines(finished)):
         eta = ("eta: 0:00:",) if i else ()  # Detectron2 times no step before the fourth
-        order = (
-            f"iter: {2 * i + 1} ",
-            *eta,
-            "total_loss: ",
-            "loss_pixel: ",
-            "loss_region: ",
-        )
+        order = (f"iter: {2 * i + 1} ", *eta, "total_loss: ", "loss_pixel: ", "loss_region: ")
         order += ("grad_norm: ", "lr: ", " images/s", "mfu: ", "data wait: ", "memory: ", " MiB")
         places = [line.find(x) for x in order]
         assert -1 not in places and places == sorted(places), line
-    assert "of 0.25 TFLOP/s (train.device_tflops)" in lines[0]
+    assert "of 0.25 TFLOP/s (train.device_tflops)" in lines(finished)[0]
 
 
 def test_files_carry_the_same_values(finished):
+    """Events, Detectron2's metrics.json, TensorBoard and the line for people."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    steps = {e["iteration"]: e["values"] for e in events(finished, "step")}
+    results = {e["iteration"]: e["results"] for e in events(finished, "evaluation")}
+    assert list(steps) == [1, 3, 5, 7] and list(results) == [2, 5, 8]
     records = [json.loads(line) for line in (finished / "metrics.json").read_text().splitlines()]
-    events = EventAccumulator(str(finished)).Reload()
-    lines = [x for x in (finished / "log.txt").read_text().splitlines() if "images/s" in x]
-    for key in ("mfu", "data_wait", "memory_mib", "images_per_second", "eta_seconds"):
-        values = {r["iteration"]: r[key] for r in records if key in r}
-        assert {e.step: pytest.approx(e.value, rel=1e-5) for e in events.Scalars(key)} == values
-    for record, line in zip(records, lines, strict=False):
-        assert f"mfu: {record['mfu']:.1%}" in line
-        assert f"memory: {record['memory_mib']:.0f} MiB" in line
-        assert 0 <= record["data_wait"] < 1 and record["memory_mib"] > 50
+    assert {r.pop("iteration"): r for r in records} == {
+        i: steps.get(i, {}) | results.get(i, {}) for i in sorted({*steps, *results})
+    }
+    board = EventAccumulator(str(finished)).Reload()
+    for name in steps[7]:
+        found = {e.step: pytest.approx(e.value, rel=1e-5) for e in board.Scalars(name)}
+        assert found == {i: values[name] for i, values in steps.items() if name in values}
+    for values, line in zip(steps.values(), lines(finished), strict=True):
+        assert f"mfu: {values['mfu']:.1%}" in line
+        assert f"memory: {values['memory_mib']:.0f} MiB" in line
+        assert 0 <= values["data_wait"] < 1 and values["memory_mib"] > 50
 
 
 def test_mfu_is_operations_over_time_and_peak(finished, runs):
@@ -60,18 +63,17 @@ def test_mfu_is_operations_over_time_and_peak(finished, runs):
     cfg = load_config(finished / "config.yaml")
     loader = instantiate(cfg.dataloader.train)
     flops = step_flops(instantiate(cfg.model), loader.preview(2))
-    records = [json.loads(line) for line in (finished / "metrics.json").read_text().splitlines()]
-    for record in records[:4]:
-        expected = flops * record["images_per_second"] / 0.25e12
-        assert record["mfu"] == pytest.approx(expected, rel=1e-6)
+    for step in events(finished, "step"):
+        expected = flops * step["values"]["images_per_second"] / 0.25e12
+        assert step["values"]["mfu"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_waiting_for_images_is_told_and_how_to_end_it(runs, tmp_path, monkeypatch, caplog):
     """A limit of nothing, for how long a machine waits is not ours to say."""
     monkeypatch.setattr(progress, "DATA_WAIT_LIMIT", 0.0)
     runs.train(tmp_path / "run", "train.max_iter=8", "train.log_period=1")
-    log = (tmp_path / "run/log.txt").read_text()
-    told = [x for x in log.splitlines() if "training waits for images" in x]
+    texts = [e["text"] for e in events(tmp_path / "run", "warning")]
+    told = [x for x in texts if "training waits for images" in x]
     # Values 2 to 8, of which the 1st, 2nd and 4th are told.
     assert len(told) == 3
     assert "dataloader.train.num_workers (now 0 a process)" in told[0]

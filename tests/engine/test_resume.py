@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from rmae_d2.errors import CheckpointError, UserError
+from tests.helpers import events
 
 FULL = ("train.ema.decay=0.9", "train.clip_grad=0.2", "dataloader.train.num_workers=2")
 
@@ -48,8 +49,9 @@ def full_reference(runs, tmp_path_factory):
     return out
 
 
-def log(out):
-    return (out / "log.txt").read_text()
+def resumed(out):
+    """Where the run was taken up: iteration and checkpoint of each time."""
+    return [(e["iteration"], e["file"]) for e in events(out, "resume")]
 
 
 def test_a_second_run_is_the_same(runs, reference, tmp_path, assert_same_runs):
@@ -64,7 +66,7 @@ def test_killed_as_soon_as_a_checkpoint_exists(runs, reference, tmp_path, assert
     assert code == -signal.SIGKILL and not (out / "model_final.pth").exists()
     code, output = runs.run(runs.command(out, flags=["--resume"]))
     assert code == 0, output
-    assert f"resumed at iteration 6 from {first}" in log(out)
+    assert resumed(out) == [(6, first.name)]
     assert_same_runs(reference, out, lost=[5])
 
 
@@ -79,7 +81,7 @@ def test_killed_some_steps_after_a_checkpoint(runs, full_reference, tmp_path, as
     code, _ = runs.signal_when(runs.start(runs.command(out, *FULL)), later, signal.SIGKILL)
     assert code == -signal.SIGKILL and not (out / "model_final.pth").exists()
     runs.train(out, *FULL, resume=True)
-    assert "resumed at iteration 6 from" in log(out) or "resumed at iteration 12 from" in log(out)
+    assert resumed(out) in ([(6, "model_0000005.pth")], [(12, "model_0000011.pth")])
     assert_same_runs(full_reference, out, lost=[11])
 
 
@@ -99,7 +101,7 @@ def test_killed_while_saving(runs, reference, tmp_path, assert_same_runs, victim
     assert code == -signal.SIGKILL, output
     assert len(list(out.glob(f"{victim}.tmp*"))) == 1
     runs.train(out, resume=True)
-    assert f"resumed at iteration {start} from" in log(out)
+    assert [iteration for iteration, _ in resumed(out)] == [start]
     assert not list(out.glob("*.tmp*"))
     assert_same_runs(reference, out, lost=[11])
 
@@ -135,14 +137,14 @@ def test_max_to_keep_holds_across_resumes(runs, tmp_path):
     assert numbered() == ["model_0000003.pth", "model_0000005.pth"]
     runs.train(out, *short, "train.max_iter=11", resume=True)
     assert numbered() == ["model_0000007.pth", "model_0000009.pth"]
-    assert "resumed at iteration 7 from" in log(out)
+    assert resumed(out)[-1][0] == 7
     assert (out / "last_checkpoint").read_text() == "model_final.pth"
     # The prolonged run's model_final is older than the checkpoints of the prolongation.
     runs.train(out, *short, "train.max_iter=13", resume=True)
     (out / "model_final.pth").write_bytes(b"")
     (out / "last_checkpoint").unlink()
     runs.train(out, *short, "train.max_iter=14", resume=True)
-    assert "resumed at iteration 12 from" in log(out)
+    assert resumed(out)[-1][0] == 12
 
 
 def test_pruning_leaves_later_checkpoints_alone(runs, tmp_path):
@@ -171,10 +173,9 @@ def test_a_truncated_checkpoint_is_passed_over(runs, tmp_path, assert_same_runs)
         path = out / name
         path.exists() and path.write_bytes(path.read_bytes()[:5000])
     runs.train(out, *short, resume=True)
-    lines = log(out).splitlines()
-    errors = [line for line in lines if " ERROR: " in line]
-    assert any("model_final.pth" in e and "trying an earlier checkpoint" in e for e in errors)
-    assert any("resumed at iteration 6 from" in line for line in lines)
+    texts = [e["text"] for e in events(out, "error")]
+    assert any("model_final.pth" in x and "trying an earlier checkpoint" in x for x in texts)
+    assert resumed(out) == [(6, "model_0000005.pth")]
     assert_same_runs(whole, out)
 
 
@@ -189,7 +190,7 @@ def test_all_checkpoints_truncated(runs, tmp_path):
 
 
 def snapshot(out):
-    return {p.name: p.read_bytes() for p in out.iterdir() if p.name != "log.txt"}
+    return {p.name: p.read_bytes() for p in out.iterdir() if p.name not in ("log.txt", "run.jsonl")}
 
 
 @pytest.mark.parametrize(
@@ -219,7 +220,7 @@ def test_a_run_is_not_overwritten(runs, tmp_path):
 
 def test_resume_of_nothing_begins(runs, tmp_path):
     runs.train(tmp_path / "run", "train.max_iter=2", resume=True)
-    assert "no checkpoint in" in log(tmp_path / "run")
+    assert any("no checkpoint in" in e["text"] for e in events(tmp_path / "run", "warning"))
     assert (tmp_path / "run/model_final.pth").exists()
 
 

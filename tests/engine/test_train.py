@@ -3,6 +3,7 @@
 import json
 import runpy
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from rmae_d2.config import load_config
 from rmae_d2.errors import CheckpointError, UserError
+from tests.helpers import events
 
 SHORT = ("train.max_iter=8", "train.checkpointer.period=4")
 
@@ -204,8 +206,9 @@ def test_one_bad_image_is_skipped_and_counted(runs, make_photos, tmp_path, metri
     runs.train(out, *SHORT, f"dataloader.train.dataset.root={photos}", "train.log_period=4")
     records = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
     assert records[-1]["skipped_images"] == 1
-    log = (out / "log.txt").read_text()
-    assert log.count(": skipped /") == 1 and "photo05.jpg: it is damaged or cut short" in log
+    (skipped,) = events(out, "skipped")
+    assert Path(skipped["file"]) == photos / "photo05.jpg"
+    assert "it is damaged or cut short" in skipped["reason"]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Semantic segmentation through the command line's path, on real photos of ADE20K."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from omegaconf import OmegaConf
 
 from rmae_d2.config import apply_overrides, get_config
 from rmae_d2.errors import CheckpointError
+from rmae_d2.events import read_run, step_values
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 DEMO = CONFIGS / "demo/semantic_tiny_ade20k.py"
@@ -181,5 +181,5 @@ def test_eight_photos_are_learned_by_heart(runs, shared_data, ade20k, tmp_path):
         tiny=False,
     )
     assert found["sem_seg"]["pACC"] > 80
-    losses = re.findall(r"loss_sem_seg: ([\d.]+)", (tmp_path / "run/log.txt").read_text())
-    assert float(losses[-1]) < 0.2 * float(losses[0])
+    losses = step_values(read_run(tmp_path / "run")[0])["loss_sem_seg"]
+    assert losses[-1][1] < 0.2 * losses[0][1]

@@ -11,6 +11,7 @@ from torch import nn
 from rmae_d2.engine import EMA, Checkpointer, EMAHook, PeriodicCheckpoint, Trainer
 from rmae_d2.engine.trainer import seed_step
 from rmae_d2.errors import UserError
+from rmae_d2.events import EventWriter, read_events
 
 
 class Toy(nn.Module):
@@ -251,11 +252,13 @@ def test_nothing_is_saved_between_a_bad_step_and_its_discovery(tmp_path):
         output_dir=str(tmp_path),
     )
     checkpointer = Checkpointer(model, str(tmp_path), trainer=trainer)
-    trainer.register_hooks([PeriodicCheckpoint(checkpointer, period=3, max_to_keep=0)])
+    events = EventWriter(tmp_path)
+    trainer.register_hooks([PeriodicCheckpoint(checkpointer, 3, max_to_keep=0, events=events)])
     with pytest.raises(UserError, match="iteration 4"):
         trainer.train(0, 20)
     assert trainer.iter == 5
     assert [path.name for path in checkpointer.numbered()] == ["model_0000002.pth"]
+    assert [e["file"] for e in read_events(events.path)[0]] == ["model_0000002.pth"]
 
 
 def test_fp16_recovers_from_gradient_overflow(tmp_path):

@@ -14,11 +14,13 @@ import pytest
 from PIL import Image
 
 from rmae_d2.errors import UserError
-from rmae_d2.report.report import write_report
-from rmae_d2.report.run_record import read_run
+from rmae_d2.events import EventWriter
+from rmae_d2.report.report import shorten_paths, write_report
+from rmae_d2.report.run_record import read_config, read_folder
 from tests import helpers as engine
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = engine.ROOT
+OF_0_1 = ROOT / "tests/data/run_of_0.1"
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 HOSTILE = "</pre></style><script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{7*7}}$x_$"
@@ -90,11 +92,6 @@ def decode(uri):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    return engine.Runs(engine.write_photos(tmp_path_factory.mktemp("photos")))
-
-
-@pytest.fixture(scope="module")
 def finished(runs, tmp_path_factory):
     """An R-MAE with pictures and evaluations, and beside it an MAE that began with its weights."""
     folder = tmp_path_factory.mktemp("output")
@@ -123,7 +120,7 @@ def test_a_finished_run(finished, tmp_path):
     assert "finished" in page.text and "6 of 6" in page.text
     for name in ("loss_pixel", "loss_region", "lr: learning rate", "reconstruction/region_iou"):
         assert name in page.text
-    last = json.loads((finished / "metrics.json").read_text().splitlines()[5])
+    last = engine.events(finished, "step")[-1]["values"]
     assert f"loss_region, last {last['loss_region']:.4g}" in page.text
     captions = ["after 2 iterations", "after 4 iterations", "after 6 iterations"]
     assert re.findall(r"after \d+ iterations", page.text) == captions
@@ -133,10 +130,10 @@ def test_a_finished_run(finished, tmp_path):
     # What the run was asked beyond its base config, and nothing else.
     assert "What differs from configs/demo/rmae_tiny_scenes.py" in page.text
     assert "dataloader.train.total_batch_size 32 4" in page.text
-    assert "pixel_decoder.num_heads" not in page.text.partition("The whole config.yaml")[0]
+    assert "pixel_decoder.num_heads" not in page.text.partition("The whole config")[0]
     import torch
 
-    assert f"PyTorch {torch.__version__}" in page.text and "device cpu, fp32" in page.text
+    assert f"torch {torch.__version__}" in page.text and "device cpu, fp32" in page.text
     assert "--config-file configs/demo/rmae_tiny_scenes.py train.device=cpu" in page.text
     year = re.search(r"started (\d{4})-\d\d-\d\d \d\d:\d\d", page.text)
     assert year and int(year.group(1)) >= 2024
@@ -152,6 +149,23 @@ def test_no_paths_but_the_configs(finished):
     assert str(finished) in html  # train.output_dir
     for path in (str(ROOT), "site-packages", sys.prefix, str(Path.home()) + "/"):
         assert path not in html.replace(str(finished.parent.parent), "")
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("saved /home/me/out/model.pth.", "saved …/model.pth."),
+        ("open('/home/me/a b/c.jpg')", "open('…/c.jpg')"),
+        ("--root=/home/me/photos/", "--root=…/photos"),
+        ("file:///home/me/x.png", "…/x.png"),
+        (r"at C:\Users\me\x.png", "at …/x.png"),
+        ("16.8 images/s, 1/2, and/or ../x ~/y a/b", "16.8 images/s, 1/2, and/or ../x ~/y a/b"),
+        ("https://example.org/a/b.pth s3://bucket/x", "https://example.org/a/b.pth s3://bucket/x"),
+        ("</pre> / //", "</pre> / //"),
+    ],
+)
+def test_paths_are_shortened(text, shown):
+    assert shorten_paths(text) == shown
 
 
 def test_transfers(finished, copy):
@@ -180,24 +194,36 @@ def test_a_prolonged_run(runs, finished, tmp_path):
 
 
 def test_a_killed_run(copy):
-    metrics = (copy / "metrics.json").read_text().splitlines(keepends=True)
-    (copy / "metrics.json").write_text("".join(metrics[:4]) + metrics[4][:50])
-    log = (copy / "log.txt").read_text()
-    (copy / "log.txt").write_text(log[: log.index("iter: 4") - 30])
+    lines = (copy / "run.jsonl").read_text().splitlines(keepends=True)
+    cut = next(i for i, x in enumerate(lines) if '"step"' in x and '"iteration": 4' in x)
+    (copy / "run.jsonl").write_text("".join(lines[:cut]) + lines[cut][:50])
     (copy / "reconstruction.png").unlink()
     (copy / "samples/reconstruction_0000006.png").write_bytes(b"\x89PNG\r\n\x1a\n cut")
     page = page_of(copy)
     assert "unfinished after 4 iterations" in page.text and "4 of 6" in page.text
+    assert "it was killed, or goes on" in page.text
+    assert f"run.jsonl: line {cut + 1} is not whole and is left out" in page.text
     assert "reconstruction_0000006.png: not a picture that can be read" in page.text
     assert len(page.images) == 2
+
+
+def test_a_failed_run(copy):
+    EventWriter(copy).write("start", arguments={"config_file": "/a/mine.py", "opts": ["x=/b/c d"]})
+    writer = EventWriter(copy)
+    writer.write("skipped", file="/home/me/a.jpg", reason="no image")
+    writer.write("error", type="ValueError", text="not of /home/me/x")
+    writer.write("error", text="rank 1 (host) was lost: it is gone")
+    page = page_of(copy)
+    assert "failed: rank 1 (host) was lost" in page.text and "a.jpg: no image" in page.text
+    assert "--config-file …/mine.py 'x=/b/c d'" in page.text and "/home/me" not in page.text
 
 
 @pytest.mark.parametrize(
     "absent, said",
     [
-        ("config.yaml", "the run has no config.yaml that can be read"),
-        ("log.txt", "the run has no log.txt"),
-        ("metrics.json", "the run has no metrics.json with losses"),
+        ("config.yaml", "What differs from configs/demo"),
+        ("log.txt", "What differs from configs/demo"),
+        ("run.jsonl", "What differs from its base is not recorded"),
         ("samples", "the run's last picture"),
     ],
 )
@@ -208,65 +234,83 @@ def test_a_run_without(copy, absent, said):
     assert said in page.text and "R-MAE pre-training" in page.text
 
 
-@pytest.mark.parametrize("alone", ["config.yaml", "log.txt", "metrics.json"])
+@pytest.mark.parametrize("alone", ["config.yaml", "run.jsonl", "metrics.json"])
 def test_a_run_with_nothing_but(finished, tmp_path, alone):
     (tmp_path / "run").mkdir()
     shutil.copy(finished / alone, tmp_path / "run")
     assert "No pictures" in page_of(tmp_path / "run").text
 
 
+def test_a_run_of_0_1(tmp_path):
+    page = page_of(Path(shutil.copytree(OF_0_1, tmp_path / "rmae")))
+    assert "R-MAE pre-training · ViT of 2 blocks" in page.text and "finished" in page.text
+    assert "6 of 6" in page.text and "loss_region, last 0.6919" in page.text
+    assert "reconstruction/region_iou 0.4736 6 2" in page.text
+    assert "runs of 0.1 have that in log.txt alone" in page.text
+    assert "started not recorded" in page.text and "device not recorded" in page.text
+    assert page.tags.count("svg") >= 8
+
+
 def test_nothing_of_a_run_is_believed(copy):
     """Text is escaped, tags of YAML are not executed, odd values are left out."""
-    config = (copy / "config.yaml").read_text()
+    (config,) = engine.events(copy, "config")
+    (copy / "run.jsonl").unlink()
     executed = copy / "executed"
-    config += f"evil: !!python/object/apply:os.mkdir ['{executed}']\nodd: {json.dumps(HOSTILE)}\n"
-    (copy / "config.yaml").write_text(config)
-    with (copy / "metrics.json").open("a") as file:
-        for i, value in enumerate((1.5, 2.5)):
-            record = {
-                "iteration": i,
-                f"loss{HOSTILE}": value,
-                f"{HOSTILE}/x": value,
-                "knn/" + HOSTILE: value,
-            }
-            file.write(json.dumps(record | {"text": HOSTILE, "many": 10**400}) + "\n")
-        file.write('[1]\n{"iteration": NaN}\n{"iteration": "x", "lr": 1}\n\x00\x00\n')
-    with (copy / "log.txt").open("a") as file:
-        moment = "[02/30 25:61:00]"  # no such date
-        file.write(
-            f"{moment} rmae_d2.engine.train WARNING: {HOSTILE} /home/somebody/secret/photo.jpg\n"
-        )
-        file.write(
-            f"{moment} rmae_d2.engine.train INFO: a; command line: {{'opts': ['{'(' * 9999}\n"
-        )
+    text = (copy / "config.yaml").read_text()
+    text += f"evil: !!python/object/apply:os.mkdir ['{executed}']\nodd: {json.dumps(HOSTILE)}\n"
+    (copy / "config.yaml").write_text(text)
+    assert "onerror=alert(2)" in page_of(copy).text
+    writer = EventWriter(copy)
+    writer.write("start", arguments={"config_file": HOSTILE, "opts": [HOSTILE], "num_gpus": {}})
+    writer.write("versions", versions={HOSTILE: HOSTILE})
+    changed = {HOSTILE: {"base": HOSTILE, "run": []}, "y": 3}
+    writer.write("config", config=config["config"], base=HOSTILE, changed=changed)
+    writer.write("setup", model=HOSTILE, parameters=[], images={}, images_a_step=HOSTILE)
+    writer.write("resume", iteration=HOSTILE)
+    for value in (1.5, 2.5):
+        names = (f"loss{HOSTILE}", f"{HOSTILE}/x")
+        values = dict.fromkeys(names, value) | {"text": HOSTILE, "many": 10**400}
+        writer.write("step", iteration=value, values=values)
+        writer.write("evaluation", iteration=value, results={f"knn/{HOSTILE}": value})
+    writer.write("warning", text=f"{HOSTILE} /home/somebody/secret/photo.jpg")
+    writer.write("step", iteration=[1], values=[2])
+    writer.write("error", type=[HOSTILE], text={})
+    with (copy / "run.jsonl").open("a") as file:
+        file.write('[1]\n{"event": 3}\n{"event": "end", "time": 7}\n\x00\x00\n')
     page = page_of(copy)
     assert not executed.exists()
-    shown = page.text.replace(" ", "")
-    assert shown.count(HOSTILE.replace(" ", "")) >= 4
+    assert page.text.replace(" ", "").count(HOSTILE.replace(" ", "")) >= 10
     assert "secret" not in page.text and "…/photo.jpg" in page.text
 
 
 def test_files_that_cannot_be_read(copy):
-    layers = "".join(f"a{i}: &a{i} {{x: *a{i - 1}, y: *a{i - 1}}}\n" for i in range(1, 30))
-    (copy / "config.yaml").write_text("a0: &a0 {x: 1}\n" + layers)
+    (copy / "run.jsonl").unlink()
     (copy / "metrics.json").write_text("7\n")
-    page = page_of(copy)
-    assert "config.yaml: over 10000 values" in page.text
-    assert "metrics.json: not Detectron2's" in page.text
+    assert "metrics.json: not Detectron2's" in page_of(copy).text
+    (copy / "config.yaml").write_text("a: [")
+    with pytest.raises(UserError, match=r"not a run.*\(metrics\.json.*; config\.yaml: not YAML"):
+        write_report(copy)
 
 
-def test_a_base_config_of_ones_own(copy, tmp_path):
-    log = (copy / "log.txt").read_text()
-    (copy / "log.txt").write_text(
-        re.sub(r"'config_file': '[^']*'", "'config_file': '/a/mine.py'", log)
-    )
-    page = page_of(copy)
-    assert "its log names mine.py, which is no config of this package" in page.text
-    assert "--config-file …/mine.py" in page.text
-    page = page_of(copy, base_config=copy / "config.yaml")
-    assert "No value differs from config.yaml" in page.text
-    with pytest.raises(UserError, match=r"nothing\.py"):
-        write_report(copy, output=tmp_path / "x.html", base_config=tmp_path / "nothing.py")
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("a: [", "not YAML"),
+        ("- 1", "it has no keys"),
+        ("", "it has no keys"),
+        ("a: \xe9", "not YAML"),
+        ("a: " + "[" * 900, "not YAML"),
+        ("a: 2020-99-99", "not YAML"),
+        ("a: " + "x" * (1 << 20), "over 1 MiB"),
+    ],
+    ids=["cut", "list", "empty", "latin-1", "too deep to read", "no date", "large"],
+)
+def test_no_config(tmp_path, text, said):
+    path = tmp_path / "config.yaml"
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match=said) as error:
+        read_config(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
 def test_no_run(tmp_path, monkeypatch, copy):
@@ -287,6 +331,6 @@ def test_no_run(tmp_path, monkeypatch, copy):
         assert message.startswith(f"error: {tmp_path / folder}: ") and said in message
         assert "\n" not in message
     with pytest.raises(UserError):
-        read_run(tmp_path)
+        read_folder(tmp_path)
     assert call(copy, tmp_path / "other") != 0
     assert call(copy) == 0 and (copy / "report.html").exists()

@@ -1,26 +1,23 @@
-"""Reading metrics.json as runs leave it, and drawing it."""
-
-import json
+"""What runs measured, drawn."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from rmae_d2.events import EventWriter
 from rmae_d2.visualization import draw_loss_curve, draw_metrics
-from rmae_d2.visualization.curves import read_metrics
 
 
-def write(path, records, tail=""):
-    path.write_text("".join(json.dumps(record) + "\n" for record in records) + tail)
-    return path
-
-
-def test_later_records_count_and_cut_lines_do_not(tmp_path):
-    records = [{"iteration": i, "loss_pixel": 1.0 / (i + 1), "lr": 0.1} for i in range(4)]
-    resumed = [{"iteration": i, "loss_pixel": 5.0, "lr": 0.1} for i in (2, 3)]
-    path = write(tmp_path / "metrics.json", records + resumed, tail='{"iteration": 4, "loss_pi')
-    found = {record["iteration"]: record["loss_pixel"] for record in read_metrics(path)}
-    assert found == {0: 1.0, 1: 0.5, 2: 5.0, 3: 5.0}
+def write(folder, records):
+    """A run's folder in which these values were measured, results those with a "/" in their names."""
+    folder.mkdir()
+    writer = EventWriter(folder)
+    for record in records:
+        values = {k: v for k, v in record.items() if k != "iteration" and "/" not in k}
+        found = {k: v for k, v in record.items() if "/" in k}
+        writer.write("step", iteration=record["iteration"], values=values)
+        writer.write("evaluation", iteration=record["iteration"], results=found)
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -36,7 +33,7 @@ def test_later_records_count_and_cut_lines_do_not(tmp_path):
 )
 @pytest.mark.filterwarnings("error")
 def test_every_file_gives_a_picture(tmp_path, records):
-    path = write(tmp_path / "metrics.json", records)
+    path = write(tmp_path / "run", records)
     made = draw_loss_curve(path, tmp_path / "curve.png")
     with Image.open(made) as picture:
         assert picture.size == (840, 480)
@@ -58,7 +55,7 @@ def test_metrics_of_several_runs_in_one_picture(tmp_path):
     for i, label in enumerate(("scratch", "scratch", "pre-trained")):
         records = [{"iteration": 9, "bbox/AP": 3.0 + i, "segm/AP": i}, {"iteration": 10, "lr": 0.1}]
         records += [{"iteration": 19, "bbox/AP": 9.0, "segm/AP": float("nan")}]
-        runs.append((label, write(tmp_path / f"{i}.json", records)))
+        runs.append((label, write(tmp_path / f"{i}", records)))
     wide = draw_metrics(runs, ["bbox/AP", "segm/AP"], tmp_path / "wide.png")
     narrow = draw_metrics(runs[:1], ["bbox/AP"], tmp_path / "narrow.png")
     with Image.open(wide) as two, Image.open(narrow) as one:
@@ -68,10 +65,10 @@ def test_metrics_of_several_runs_in_one_picture(tmp_path):
 
 
 def test_a_metric_that_a_run_lacks_is_named(tmp_path):
-    run = ("a", write(tmp_path / "a.json", [{"iteration": 1, "bbox/AP": 3.0}]))
-    with pytest.raises(ValueError, match="a.json has no segm/AP: did you mean bbox/AP"):
+    run = ("a", write(tmp_path / "a", [{"iteration": 1, "bbox/AP": 3.0}]))
+    with pytest.raises(ValueError, match="a has no segm/AP: did you mean bbox/AP"):
         draw_metrics([run], ["segm/AP"], tmp_path / "x.png")
-    run = ("a", write(tmp_path / "empty.json", []))
+    run = ("a", write(tmp_path / "empty", []))
     with pytest.raises(ValueError, match="no values at all"):
         draw_metrics([run], ["segm/AP"], tmp_path / "x.png")
     assert not (tmp_path / "x.png").exists()

@@ -1,0 +1,145 @@
+"""A run's own events, around what its parts write: how it was started, what it logs, how it ended."""
+
+import argparse
+import logging
+import platform
+import signal
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from detectron2.utils import comm
+from omegaconf import DictConfig
+
+from ..config import config_root
+from ..config.plain import differences, plain
+from ..events import EventWriter, last_iteration, outcome, read_run, split_starts
+from .hooks import StoppedBySignal
+from .provenance import describe_code
+
+_LOGGERS = ("fvcore", "detectron2", "rmae_d2")
+_PACKAGES = ("torch", "torchvision", "detectron2", "numpy", "Pillow", "timm")
+
+
+class RunEvents:
+    """Writes ``start`` and ``versions`` on entering, warnings and errors while inside, ``end`` on leaving.
+
+    Args:
+        folder: ``train.output_dir``; only the main process writes there.
+        args: of the command.
+        launched: how this process was started, for people.
+    """
+
+    def __init__(self, folder: str, args: argparse.Namespace, launched: str) -> None:
+        self.writer = EventWriter(folder if comm.is_main_process() else None)
+        self.args = args
+        self.launched = launched
+        self._handler = _Handler(self.writer)
+
+    def __enter__(self) -> EventWriter:
+        self.writer.write(
+            "start",
+            arguments=vars(self.args),
+            launched=self.launched,
+            processes=comm.get_world_size(),
+        )
+        if comm.is_main_process():
+            self.writer.write("versions", versions=versions())
+            _listen(self._handler)
+        return self.writer
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, StoppedBySignal):
+            text = (
+                f"stopped by {signal.Signals(error.number).name} after iteration {error.iteration}"
+            )
+            self.writer.write("end", outcome="stopped", text=text)
+        elif error is not None:
+            self.writer.write("error", type=type(error).__name__, text=str(error))
+            self.writer.write("end", outcome="failed")
+            return  # what ended the other ranks is still to be logged
+        else:
+            outcome = "evaluated" if self.args.eval_only else "finished"
+            self.writer.write("end", outcome=outcome)
+        _listen(None)
+
+
+class _Handler(logging.Handler):
+    """Makes events of warnings and errors; exceptions are written when they end the run."""
+
+    def __init__(self, writer: EventWriter) -> None:
+        super().__init__(logging.WARNING)
+        self.writer = writer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info is None:
+            event = "error" if record.levelno >= logging.ERROR else "warning"
+            self.writer.write(event, text=record.getMessage(), logger=record.name)
+
+
+def _listen(handler: _Handler | None) -> None:
+    """Makes this the one run that hears what is logged."""
+    for name in _LOGGERS:
+        handlers = logging.getLogger(name).handlers
+        handlers[:] = [h for h in handlers if not isinstance(h, _Handler)]
+        handlers += [handler] if handler else []
+
+
+def write_config(writer: EventWriter, cfg: DictConfig, base: DictConfig, file: str) -> None:
+    """Writes the event ``config``.
+
+    Args:
+        writer: of the run.
+        cfg: what it runs.
+        base: what it was before it was changed.
+        file: which that was loaded from.
+    """
+    path, root = Path(file).resolve(), config_root()
+    name = f"configs/{path.relative_to(root).as_posix()}" if path.is_relative_to(root) else file
+    changed = differences(plain(base, resolve=False), plain(cfg, resolve=False))
+    writer.write("config", config=plain(cfg), base=name, changed=changed)
+
+
+def describe_before(folder: Path, iteration: int) -> str:
+    """How the training that a start continues came to its end, for people.
+
+    Args:
+        folder: the run's, in which this start has been written already.
+        iteration: the first of this start.
+    """
+    events, _ = read_run(folder)
+    trained = [s for s in split_starts(events)[:-1] if not _is_evaluation(s[0])]
+    ended = outcome(trained[-1]) or "did not say how it ended (it was killed)" if trained else ""
+    last = last_iteration(events)
+    again = 0 if last is None else max(last + 1 - iteration, 0)
+    lost = f"; {again} iterations are trained again" if again else ""
+    return f"the last start {ended or 'was one of 0.1, which kept no events'}{lost}"
+
+
+def _is_evaluation(start: dict[str, Any]) -> bool:
+    arguments = start.get("arguments")
+    return isinstance(arguments, dict) and bool(arguments.get("eval_only"))
+
+
+def versions() -> dict[str, Any]:
+    """What computes: this package with its commit, Python, the packages that count, the GPUs."""
+    found = {
+        "rmae_d2": describe_code().removeprefix("rmae_d2 "),
+        "Python": platform.python_version(),
+    }
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # on the path without being installed
+            found[package] = "without a version"
+    found["torch"] = torch.__version__  # with the kind of build
+    for i in range(torch.cuda.device_count()):
+        found[f"GPU {i}"] = torch.cuda.get_device_name(i)
+    return found

@@ -1,0 +1,238 @@
+"""What happens in a run, written once: ``run.jsonl`` in its folder, one JSON object a line.
+
+Every event has ``event``, its kind, and ``time``; docs/run_jsonl.md lists them all. ``--resume`` appends.
+Numbers that are not finite are the strings NaN, Infinity and -Infinity.
+"""
+
+import json
+import logging
+import math
+import numbers
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+#: In a run's folder.
+FILE = "run.jsonl"
+
+Event = dict[str, Any]
+
+#: Iteration and value.
+Point = tuple[float, float]
+
+#: Results of evaluations among the values of 0.1's metrics.json: these parts come before a "/".
+_TASKS = {
+    "bbox",
+    "box_proposals",
+    "classification",
+    "keypoints",
+    "knn",
+    "panoptic_seg",
+    "reconstruction",
+    "segm",
+    "sem_seg",
+}
+
+_MAX_NAME = 100  # characters of a value's name
+
+
+class EventWriter:
+    """Appends events to a run's file, each by a single write of a whole line.
+
+    So a kill loses no event that was written, and other processes may append too. A disk that is full is
+    told once, and ends nothing.
+
+    Args:
+        folder: the run's; None writes nowhere, for the processes that are not the main one.
+    """
+
+    def __init__(self, folder: str | Path | None) -> None:
+        self.path = None if folder is None else Path(folder) / FILE
+        self._failed = False
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Writes one event now.
+
+        Args:
+            event: its kind.
+            fields: what else it says; what JSON has no word for becomes text.
+        """
+        if self.path is None:
+            return
+        time = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        line = json.dumps(_plain({"event": event, "time": time, **fields}), ensure_ascii=False)
+        try:
+            _append(self.path, line.encode(errors="replace") + b"\n")
+        except OSError as error:
+            if not self._failed:
+                self._failed = True  # before the warning, which is an event too
+                logger.warning("events are lost: %s could not be written (%s)", self.path, error)
+
+
+def _append(path: Path, line: bytes) -> None:
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        size = os.fstat(file).st_size
+        torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"
+        os.write(file, b"\n" + line if torn else line)
+    finally:
+        os.close(file)
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real) or getattr(value, "ndim", None) == 0:
+        number = float(value)
+        if math.isfinite(number):
+            return number
+        return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, Iterable):
+        return [_plain(v) for v in value]
+    return str(value)
+
+
+def read_events(path: str | Path) -> tuple[list[Event], list[str]]:
+    """The events of a ``run.jsonl``, in its order.
+
+    Returns:
+        events, each with a text ``event``; and a note on every line that is none, such as one that a
+        kill has cut. A file that does not exist has neither.
+    """
+    events: list[Event] = []
+    notes = []
+    for number, record in _records(Path(path)):
+        if isinstance(record, dict) and isinstance(record.get("event"), str):
+            events.append(record)
+        else:
+            notes.append(f"{Path(path).name}: line {number} is not whole and is left out")
+    return events, notes
+
+
+def read_run(folder: str | Path) -> tuple[list[Event], list[str]]:
+    """The events of a run's folder; of what 0.1 has trained there, steps and evaluations of metrics.json.
+
+    Returns:
+        as :func:`read_events`.
+    """
+    events, notes = read_events(Path(folder) / FILE)
+    # Up to here from metrics.json. What both have of this one is the same, or the later one's counts.
+    begun = min((_iteration(e) for e in events if e["event"] == "step"), default=math.inf)
+    old, lines = [], 0
+    for _, record in _records(Path(folder) / "metrics.json"):
+        lines += 1
+        if isinstance(record, dict) and _iteration(record) <= begun:
+            old += _events_of(record)
+    if lines and not (old or events):
+        notes.append("metrics.json: not Detectron2's, it has no iterations")
+    return old + events, notes
+
+
+def _records(path: Path) -> Iterator[tuple[int, Any]]:
+    """Number and content of each line; None for one that is not JSON."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                yield number, json.loads(line)
+            except (ValueError, RecursionError):
+                yield number, None
+
+
+def _events_of(record: Mapping[str, Any]) -> list[Event]:
+    values: dict[str, Any] = {k: v for k, v in record.items() if k != "iteration"}
+    names = [k for k in values if not _TASKS.isdisjoint(k.split("/")[:-1])]
+    # Every step has a learning rate; what is measured after the last has none.
+    results = {k: values.pop(k) for k in (names if "lr" in values else list(values))}
+    at = record["iteration"]
+    step = [{"event": "step", "iteration": at, "values": values}] if values else []
+    evaluation = [{"event": "evaluation", "iteration": at, "results": results}] if results else []
+    return [*step, *evaluation]
+
+
+def step_values(events: Iterable[Event]) -> dict[str, list[Point]]:
+    """The values of training steps over iterations, by name; later events of an iteration win."""
+    return _curves((e for e in events if e["event"] == "step"), "values")
+
+
+def results(events: Iterable[Event]) -> dict[str, list[Point]]:
+    """The results of evaluations over iterations, as :func:`step_values`; without training at NaN."""
+    return _curves((e for e in events if e["event"] == "evaluation"), "results")
+
+
+def _curves(events: Iterable[Event], key: str) -> dict[str, list[Point]]:
+    curves: dict[str, dict[float | None, float]] = {}
+    for event in events:
+        at = _iteration(event)
+        for name, value in event[key].items() if isinstance(event.get(key), dict) else ():
+            if (number := as_number(value)) is not None:
+                # NaN, of an evaluation alone, is no key: it does not equal itself.
+                curves.setdefault(str(name)[:_MAX_NAME], {})[None if math.isnan(at) else at] = (
+                    number
+                )
+    return {
+        name: [(math.nan if x is None else x, y) for x, y in sorted(points.items(), key=_place)]
+        for name, points in curves.items()
+    }
+
+
+def _place(point: tuple[float | None, float]) -> float:
+    return math.inf if point[0] is None else point[0]
+
+
+def as_number(value: object) -> float | None:
+    """A number that an event has, or the word for one that is not finite; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if isinstance(value, str) and value not in ("NaN", "Infinity", "-Infinity"):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # of an integer
+        return None
+
+
+def _iteration(event: Mapping[str, Any]) -> float:
+    number = as_number(event.get("iteration"))
+    return math.nan if number is None or math.isinf(number) else number
+
+
+def split_starts(events: Iterable[Event]) -> list[list[Event]]:
+    """The events of each start, of which the first is ``start``; what came before any is left out."""
+    starts: list[list[Event]] = []
+    for event in events:
+        if event["event"] == "start":
+            starts.append([])
+        if starts:
+            starts[-1].append(event)
+    return starts
+
+
+def last_iteration(events: Iterable[Event]) -> int | None:
+    """The last that was trained, as far as steps and checkpoints tell."""
+    done = [_iteration(e) for e in events if e["event"] in ("step", "checkpoint")]
+    return max((int(i) for i in done if not math.isnan(i)), default=None)
+
+
+def outcome(start: Iterable[Event]) -> str:
+    """How a start ended, in a few words; empty where it does not say: it was killed, or goes on."""
+    error = ""
+    for event in start:
+        text = str(event.get("text", ""))
+        if event["event"] == "error":
+            # The last is what all ranks agree on, after what each of them met first.
+            error = f"failed: {': '.join(filter(None, (str(event.get('type', '')), text)))}"
+        elif event["event"] == "end" and event.get("outcome") != "failed":
+            return text or str(event.get("outcome"))
+        elif event["event"] in ("step", "checkpoint", "evaluation"):
+            error = ""  # it went on
+    return error
