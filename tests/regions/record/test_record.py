@@ -21,7 +21,7 @@ from rmae_d2.regions import (
     patch_coverage,
     unpack_bits,
 )
-from rmae_d2.regions.record.planes import narrow_labels
+from rmae_d2.regions.record.record import narrow_labels
 
 ROOT = Path(__file__).resolve().parents[3]
 QUICK = settings(max_examples=60, deadline=None)
