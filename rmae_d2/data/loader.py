@@ -616,9 +616,9 @@ class SkipCounter:
         return len(self._reasons)
 
     def add(self, facts: Sequence[Sample]) -> None:
-        """Takes the key ``skipped`` out of what is known of images; warns of new files, later ever rarer."""
+        """Reads ``skipped`` in what is known of images; warns of new files, later ever rarer."""
         for of_image in facts:
-            for file, reason in of_image.pop("skipped", ()):
+            for file, reason in of_image.get("skipped", ()):
                 if file in self._reasons:
                     continue
                 self._reasons[file] = reason

@@ -94,7 +94,10 @@ class RegionDatasetMapper:
         return other
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        """Reads and augments one image.
+        """Reads and augments one image, and draws K of its regions.
+
+        Without replacement where there are enough; all of them, repeated and shuffled, where there are
+        fewer; empty masks where there is none.
 
         Args:
             dataset_dict: ``file_name``, and what the region source needs. Not copied: a source must
@@ -137,27 +140,23 @@ class RegionDatasetMapper:
             if indices is None
             else record.take(*indices)
         )
-        bits = self._choose(record, mask_seed)
-        return {**sample, "regions": torch.from_numpy(bits), "num_regions": self.num_regions}
-
-    def _choose(self, record: RegionRecord, mask_seed: int) -> NDArray[np.uint8]:
-        """Draws K masks, packed as uint8 (ceil(K / 8), h, w).
-
-        Without replacement where there are enough regions; all of them, repeated and shuffled,
-        where there are fewer; empty masks where there is none.
-        """
-        candidates = self._candidates(record, mask_seed)
+        N = record.regions().area.size
+        candidates = np.arange(N)
+        if N and (self.min_patches > 1 or self.order):
+            candidates = self._candidates(record, mask_seed)
+        sample["num_regions"] = K = self.num_regions
         if not candidates.size:
-            return np.zeros((-(-self.num_regions // 8), *record.size), np.uint8)
-        repeats = -(-self.num_regions // candidates.size)
-        pool = candidates if repeats == 1 else np.tile(candidates, repeats)
-        return record.select_bits(np.random.permutation(pool)[: self.num_regions])
+            bits = np.zeros((-(-K // 8), *record.size), np.uint8)
+        else:
+            repeats = -(-K // candidates.size)
+            pool = candidates if repeats == 1 else np.tile(candidates, repeats)
+            bits = record.select_bits(np.random.permutation(pool)[:K])
+        sample["regions"] = torch.from_numpy(bits)
+        return sample
 
     def _candidates(self, record: RegionRecord, mask_seed: int) -> NDArray[np.int64]:
         """Indices into ``record.regions()`` of the regions that may be drawn."""
         indices = np.arange(record.regions().area.size)
-        if not indices.size or not (self.min_patches > 1 or self.order):
-            return indices
         covered = record.coverage(indices, self.patch_size)
         keep = covered.sum(axis=1) >= self.min_patches
         if self.order is not None:

@@ -143,8 +143,10 @@ class Trainer(TrainerBase):
         start = time.perf_counter()
         batch = next(self.batches)
         self._data_time += time.perf_counter() - start
-        self._images += len(batch)
+        if isinstance(self._plain, RMAE) and not isinstance(batch, Batch):
+            batch = Batch.of(batch)  # of a mapper that makes no batches
         facts = batch.facts if isinstance(batch, Batch) else batch
+        self._images += len(facts)
         if self.skip_counter is not None:
             self.skip_counter.add(facts)
         keys = ("file_name", "image_id", "mask_seed")
@@ -160,7 +162,7 @@ class Trainer(TrainerBase):
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
                 if isinstance(self._plain, RMAE):
                     done = self.iter / self.max_iter
-                    losses, scalars, _ = self.model(Batch.of(batch), progress=done)
+                    losses, scalars, _ = self.model(batch, progress=done)
                 else:
                     losses = self.model(batch)
             loss = sum(losses.values()) / self.grad_accum

@@ -9,6 +9,7 @@ P patch side, X values a patch. Masks: True = hidden.
 Reference: Nguyen, Vaibhav, Yang, Xie, He, Chen, "R-MAE: Regions Meet Masked Autoencoders", ICLR 2024.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
@@ -193,13 +194,13 @@ class RMAE(nn.Module):
             the visible patches as given and the hidden ones predicted; ``mask_probability`` (L,) of a
             masking policy that has learned one.
         """
-        batch = Batch.of(batched_inputs).to(self.device)
+        wants_regions = self.needs_regions
+        batch = Batch.of(batched_inputs).to(self.pixel_mean.device)
+        regions = batch.region_maps() if wants_regions else None
         images = self.normalize(batch.images)
-        regions = batch.region_maps() if self.needs_regions else None
         self._check_inputs(images, regions)
-        visible = self._num_visible(mask_ratio)
         seeds = self._seeds(batch)
-        plan = self._mask(seeds, images, regions, visible[0], progress)
+        plan, visible = self._mask(seeds, images, regions, progress, mask_ratio)
         if not self.training:
             outputs = self._outputs(images, regions, plan, visible, per_image=True)
             outputs.update(self._pictures(images, regions, outputs))
@@ -240,12 +241,11 @@ class RMAE(nn.Module):
             UserError: for images of another size, and regions that are absent or of another size.
         """
         self._check_inputs(images_BCHW, regions_BKHW)
-        visible = self._num_visible(None)
         if ids_shuffle_BL is None:
             seeds = _random_seeds(len(images_BCHW))
-            plan = self._mask(seeds, images_BCHW, regions_BKHW, visible[0])
+            plan, visible = self._mask(seeds, images_BCHW, regions_BKHW)
         else:
-            plan = MaskPlan(ids_shuffle_BL)
+            plan, visible = MaskPlan(ids_shuffle_BL), self._num_visible()
         return self._outputs(images_BCHW, regions_BKHW, plan, visible, per_image)
 
     def normalize(self, images_BCHW: Tensor) -> Tensor:
@@ -257,16 +257,24 @@ class RMAE(nn.Module):
         seeds_B: Tensor,
         images_BCHW: Tensor,
         regions_BKHW: Tensor | None,
-        visible: int,
         progress: float = 0.0,
-    ) -> MaskPlan:
-        """Asks the masking policy."""
+        mask_ratio: float | None = None,
+    ) -> tuple[MaskPlan, tuple[int, int]]:
+        """The masking policy's plan, and how many patches the branches see of it."""
+        visible = self._num_visible(mask_ratio)
         seeds_B = seeds_B.to(images_BCHW.device, non_blocking=True)
         grid = self.backbone.net.grid
         plan: MaskPlan = self.masking(
-            MaskRequest(seeds_B, grid, visible, images_BCHW, regions_BKHW, progress)
+            MaskRequest(seeds_B, grid, visible[0], images_BCHW, regions_BKHW, progress)
         )
-        return plan
+        return plan, visible
+
+    def _num_visible(self, mask_ratio: float | None = None) -> tuple[int, int]:
+        """Visible patches of pixels and of regions."""
+        L = math.prod(self.backbone.net.grid)
+        visible = num_visible(L, self.mask_ratio if mask_ratio is None else mask_ratio)
+        own = None if self.region_branch is None else self.region_branch.mask_ratio
+        return visible, visible if own is None else num_visible(L, own)
 
     def _reconstruct(
         self,
@@ -344,15 +352,6 @@ class RMAE(nn.Module):
         """Of every loss; a masking policy weighs its own."""
         own = {"loss_pixel": self.pixel_weight, "loss_region": self.region_weight}
         return {**own, **dict.fromkeys(plan.losses, 1.0)}
-
-    def _num_visible(self, mask_ratio: float | None) -> tuple[int, int]:
-        """Visible patches of pixels and of regions."""
-        L, ratio = self.backbone.net.num_patches, mask_ratio
-        if ratio is None:
-            ratio = self.mask_ratio
-        own = None if self.region_branch is None else self.region_branch.mask_ratio
-        visible = num_visible(L, ratio)
-        return visible, visible if own is None else num_visible(L, own)
 
     def _check_inputs(self, images_BCHW: Tensor, regions_BKHW: Tensor | None) -> None:
         net = self.backbone.net
