@@ -21,6 +21,7 @@ from rmae_d2.modeling import (
     RegionGuidedMasking,
 )
 from rmae_d2.modeling.analysis import analyze
+from rmae_d2.noise import random_shuffle, region_shuffle
 
 ROOT = config_root()
 ABLATIONS = sorted(f"ablations/{path.name}" for path in ROOT.glob("ablations/*.py"))
@@ -194,12 +195,12 @@ def test_the_mapper_follows_ratio_and_masks_of_the_model(tmp_path):
     assert mapper_of(base, ["model.region_branch=null"]).mask_ratio == 0.75
     assert mapper_of(get_config("ablations/mask_ratio_regions.py")).mask_ratio == 0.5
     independent = get_config("ablations/masks_independent.py")
-    assert not mapper_of(base, MAPPER).independent_masks
-    assert mapper_of(independent, MAPPER).independent_masks
+    assert mapper_of(base, MAPPER).order is random_shuffle
+    assert mapper_of(independent, MAPPER).order is region_shuffle
     save_config(independent, tmp_path / "config.yaml")
-    assert mapper_of(load_config(tmp_path / "config.yaml"), MAPPER).independent_masks
+    assert mapper_of(load_config(tmp_path / "config.yaml"), MAPPER).order is region_shuffle
     guided = "model.masking={_target_: rmae_d2.modeling.RegionGuidedMasking}"
-    assert not mapper_of(base, [guided]).visible_foreground_only
+    assert mapper_of(base, [guided]).order is None
     with pytest.raises(ValueError, match="cannot foretell"):
         mapper_of(base, [guided, *MAPPER])
 

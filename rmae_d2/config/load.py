@@ -63,8 +63,6 @@ def load_config(path: str | Path) -> DictConfig:
 def save_config(cfg: DictConfig, path: str | Path) -> None:
     """Write a config as YAML that `load_config` reads again.
 
-    Call it before `cfg.optimizer.params.model = model`, which would write all the weights as text.
-
     Raises:
         UserError: a "???" is left, or the file does not read back, e.g. for a lambda (Detectron2
             then leaves a `.pkl` beside it) or a full disk.

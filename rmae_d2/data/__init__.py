@@ -2,13 +2,12 @@
 
 from .classification_mapper import ClassificationDatasetMapper, RandAugment, ResizeCenterCrop
 from .datasets import images_from, pretrain_dataset
-from .images import read_image
+from .images import CropResizeTransform, RandomResizedCrop, read_image
 from .loader import EvalLoader, SkipCounter, TrainLoader, build_eval_loader, build_train_loader
 from .mappers import RegionDatasetMapper
 from .reconstruction_loader import SeveralSourcesLoader, build_reconstruction_loader
 from .semantic_mapper import SemanticDatasetMapper
 from .semantic_transforms import LimitedClassCrop, PhotometricDistortion
-from .transforms import CropResizeTransform, RandomResizedCrop
 
 __all__ = [
     "CropResizeTransform",

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from detectron2.data import transforms as T
 from numpy.typing import NDArray
 from PIL import Image
@@ -13,8 +12,8 @@ from timm.data.auto_augment import RandAugment as _TimmRandAugment
 from timm.data.auto_augment import posterize, rand_augment_transform
 
 from ..errors import UserError
-from .images import read_image
-from .transforms import CropResizeTransform
+from ..modeling.batch import Batch
+from .images import CropResizeTransform, channels_first, read_image
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +25,8 @@ class ClassificationDatasetMapper:
     each sample. What needs normalised pixels or a whole batch (erasing, mixing) the model does:
     :class:`~rmae_d2.modeling.transfer.classifier.Classifier`.
     """
+
+    collate = staticmethod(Batch.of)
 
     def __init__(self, *, augmentations: Sequence[T.Augmentation | T.Transform]) -> None:
         """Sets what happens to an image."""
@@ -48,12 +49,11 @@ class ClassificationDatasetMapper:
         image = read_image(dataset_dict["file_name"])
         augmented = T.AugInput(image)
         self.augmentations(augmented)
-        pixels = np.require(augmented.image.transpose(2, 0, 1), None, ["C", "W"])
         return {
             **dataset_dict,
             "height": image.shape[0],
             "width": image.shape[1],
-            "image": torch.from_numpy(pixels),
+            "image": channels_first(augmented.image),
         }
 
 

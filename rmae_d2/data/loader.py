@@ -10,9 +10,8 @@ global batches.
 Letters: N images, B images an optimizer step, W processes, r rank, A accumulation steps, m = B / (W
 * A) images a micro-batch, t optimizer step, a accumulation step, p position.
 
-Transport: a worker stacks equal-shaped tensors of its m samples into one tensor a key, for
-thousands of small tensors would use up the file descriptors through which workers share memory. The
-main process hands out dicts of views into them.
+What a batch is the mapper says: its ``collate`` makes one of m samples, in the worker, such as a
+:class:`~rmae_d2.modeling.Batch`; of a mapper without, as Detectron2's are, it is their list.
 """
 
 import atexit
@@ -21,9 +20,11 @@ import itertools
 import logging
 import multiprocessing.util
 import os
+import pickle
 import random
 import signal
 import sys
+import traceback
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -39,18 +40,18 @@ from detectron2.utils import comm
 from detectron2.utils.serialize import PicklableWrapper
 from numpy.typing import NDArray
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from ..errors import ImageReadError, UserError
+from ..modeling.batch import Batch
 from .images import MACHINE_ERRNOS
-from .prefetch import DevicePrefetcher
 from .repeat_factors import RepeatedOrder, category_repeat_factors
-from .worker_errors import CarriedError
 
 logger = logging.getLogger(__name__)
 
 Sample = dict[str, Any]
 Mapper = Callable[[Sample], Sample | None]
+AnyBatch = Batch | list[Sample]
 
 #: How many images in a row may be unreadable, and how many a mapper may refuse by returning None.
 MAX_UNREADABLE, MAX_REFUSED = 10, 1000
@@ -107,12 +108,13 @@ class StreamDataset(Dataset[Sample]):
 
         Args:
             dataset: dataset dicts, one or more.
-            mapper: any Detectron2 mapper; may return None to refuse an image.
+            mapper: any Detectron2 mapper; may return None to refuse an image, and have a ``collate``.
             seed: 0 or more.
             repeated: orders in which images appear more than once; None shows each once an epoch.
         """
         self._dataset = dataset
         self._mapper = PicklableWrapper(mapper)
+        self.collate: Callable[[list[Sample]], AnyBatch] = getattr(mapper, "collate", list)
         self._seed = _check_seed(seed)
         self._repeated = repeated
         self.num_images: int = len(dataset)  # type: ignore[arg-type]
@@ -219,85 +221,136 @@ class StreamBatchSampler:
                 yield list(range(first, first + m))
 
 
-class PackedBatch:
-    """Samples in transport: what can be stacked as one tensor a key, the rest as it is."""
+class WorkerError(Exception):
+    """The cause of an error that comes from a worker: its traceback there, as text."""
 
-    def __init__(self, samples: Sequence[Sample]) -> None:
-        """Packs samples. Inside a worker the stacks are made in shared memory at once."""
-        keys = [key for key in samples[0] if _stackable([sample.get(key) for sample in samples])]
-        self.stacks: dict[str, torch.Tensor] = {
-            key: default_collate([sample[key] for sample in samples]) for key in keys
-        }
-        self.rest = [
-            {key: value for key, value in sample.items() if key not in self.stacks}
-            for sample in samples
-        ]
-
-    def pin_memory(self) -> "PackedBatch":
-        """The DataLoader's hook: pins the stacks."""
-        self.stacks = {key: stack.pin_memory() for key, stack in self.stacks.items()}
-        return self
-
-    def unpack(self) -> list[Sample]:
-        """The samples; their stacked tensors are views that share one storage a key."""
-        return [
-            {**rest, **{key: stack[i] for key, stack in self.stacks.items()}}
-            for i, rest in enumerate(self.rest)
-        ]
+    def __str__(self) -> str:
+        return f'\n"""\n{self.args[0]}"""'
 
 
-class _PackedBatches(Dataset[Any]):
+class _CarriedError:
+    """An error on its way from a worker to the main process, to be raised there as it was.
+
+    PyTorch raises another error of the same class there, whose message is the worker's whole traceback; a
+    message that says how to mend a file would drown in it.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        """Packs an error, inside the ``except`` that caught it.
+
+        Raises:
+            Exception: the error itself, where it does not survive pickling.
+        """
+        try:
+            self._pickled = pickle.dumps(error)
+            pickle.loads(self._pickled)
+        except Exception:
+            raise error from None
+        self._traceback = "".join(traceback.format_exception(error))
+
+    def reraise(self) -> None:
+        """Raises the error, its cause a :class:`WorkerError`."""
+        raise pickle.loads(self._pickled) from WorkerError(self._traceback)
+
+
+class _Collated(Dataset[Any]):
     """What a DataLoader takes its batches from; a worker's error comes in place of its batch."""
 
-    def __init__(self, dataset: Dataset[Sample]) -> None:
+    def __init__(self, dataset: "StreamDataset | _IndexedDataset") -> None:
         self._dataset = dataset
 
-    def __getitems__(self, places: list[int]) -> PackedBatch | CarriedError:
-        if get_worker_info() is None:
-            return self._packed(places)
+    def __getitems__(self, places: list[int]) -> AnyBatch | _CarriedError:
         try:
-            return self._packed(places)
+            return self._dataset.collate([self._dataset[place] for place in places])
         except Exception as error:
-            return CarriedError(error)
-
-    def _packed(self, places: list[int]) -> PackedBatch:
-        return PackedBatch([self._dataset[place] for place in places])
+            if get_worker_info() is None:
+                raise
+            return _CarriedError(error)
 
 
 def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _stackable(values: Sequence[Any]) -> bool:
-    first = values[0]
-    return isinstance(first, torch.Tensor) and all(
-        isinstance(value, torch.Tensor)
-        and value.shape == first.shape
-        and value.dtype == first.dtype
-        for value in values
-    )
+def _tensors(batch: Any) -> list[torch.Tensor]:
+    """Those of a batch that are on a device."""
+    if isinstance(batch, Batch):
+        return [x for x in (batch.images, batch.regions) if x is not None]
+    samples = batch if isinstance(batch, list) else []
+    return [x for sample in samples for x in sample.values() if isinstance(x, torch.Tensor)]
+
+
+def _on_device(batch: Any, device: torch.device) -> Any:
+    """A batch with its tensors there; what stands in for one as it is."""
+    if isinstance(batch, Batch):
+        return batch.to(device)
+    if not isinstance(batch, list):
+        return batch
+    return [
+        {k: v.to(device, non_blocking=True) if torch.is_tensor(v) else v for k, v in x.items()}
+        for x in batch
+    ]
+
+
+class DevicePrefetcher(Iterator[Any]):
+    """Copies one batch ahead, on a stream of its own, while the device computes.
+
+    Copies overlap where batches come in pinned memory. On the CPU batches are only taken one ahead. An error
+    that a loader hands over in place of a batch keeps its place.
+    """
+
+    def __init__(self, batches: Iterator[Any], device: torch.device) -> None:
+        """Takes batches, and the device where their tensors are to be."""
+        self._batches = batches
+        self._device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._ahead: list[Any] = []
+
+    def _fetch(self) -> None:
+        for batch in itertools.islice(self._batches, 1):
+            with torch.cuda.stream(self._stream):
+                self._ahead.append(_on_device(batch, self._device))
+
+    def __next__(self) -> Any:
+        """The batch that is there; the one after it is on its way when this returns."""
+        if not self._ahead:  # the first time, and after the last batch
+            self._fetch()
+        if not self._ahead:
+            raise StopIteration
+        batch = self._ahead.pop()
+        if self._stream is not None:
+            computing = torch.cuda.current_stream(self._device)
+            computing.wait_stream(self._stream)
+            for tensor in _tensors(batch):
+                # Made on the copying stream: its memory may be given away only after the step has read it.
+                tensor.record_stream(computing)
+        self._fetch()
+        return batch
 
 
 class _Batches:
-    """An iterator over a DataLoader of packed batches that surely ends its workers.
+    """An iterator over a DataLoader of batches that surely ends its workers.
 
     Workers ignore SIGTERM, by which PyTorch and multiprocessing end a worker that did not listen,
     and at exit wait for it: so they are told in time, and killed where they still do not listen.
     """
 
     def __init__(
-        self, dataset: Dataset[Sample], device: torch.device | None = None, **options: Any
+        self,
+        dataset: "StreamDataset | _IndexedDataset",
+        device: torch.device | None = None,
+        **options: Any,
     ) -> None:
         self._pid = os.getpid()
         loader = DataLoader(
-            _PackedBatches(dataset),
+            _Collated(dataset),
             collate_fn=_as_it_is,
             worker_init_fn=_init_worker,
             generator=torch.Generator(),  # else each iterator draws from the model's generator
             **options,
         )
         with _signals_blocked():
-            self._packed: Any = iter(loader)
+            self._batches: Any = iter(loader)
         weak = weakref.ref(self)
 
         def close() -> None:
@@ -309,29 +362,28 @@ class _Batches:
         self._close_at_exit = close
         multiprocessing.util.Finalize(self, close, exitpriority=100)
         # Last, for it may fail, and then the workers must have somebody to end them.
-        self._on_device: Any = DevicePrefetcher(self._packed, device) if device else self._packed
+        self._ahead: Any = DevicePrefetcher(self._batches, device) if device else self._batches
 
     def __iter__(self) -> "_Batches":
         return self
 
-    def __next__(self) -> list[Sample]:
-        if self._packed is None:
+    def __next__(self) -> Any:
+        if self._batches is None:
             raise StopIteration
-        batch = next(self._on_device)
-        if isinstance(batch, CarriedError):
+        batch = next(self._ahead)
+        if isinstance(batch, _CarriedError):
             batch.reraise()
-        samples: list[Sample] = batch.unpack()
-        return samples
+        return batch
 
     def close(self) -> None:
         """Ends the workers; no batch comes after it."""
-        packed, self._packed, self._on_device = self._packed, None, None
-        if packed is None or os.getpid() != self._pid:  # a fork of the owner has nothing to end
+        batches, self._batches, self._ahead = self._batches, None, None
+        if batches is None or os.getpid() != self._pid:  # a fork of the owner has nothing to end
             return
         atexit.unregister(self._close_at_exit)
-        workers = getattr(packed, "_workers", [])
+        workers = getattr(batches, "_workers", [])
         if workers:
-            packed._shutdown_workers()  # deleting it does the same, unless a traceback holds it
+            batches._shutdown_workers()  # deleting it does the same, unless a traceback holds it
         for worker in workers:
             if worker.is_alive():
                 worker.kill()
@@ -371,7 +423,7 @@ def _init_worker(_worker_id: int) -> None:
 
 
 class TrainLoader:
-    """Endless iterable of this process's micro-batches, each a list of m samples.
+    """Endless iterable of this process's micro-batches of m samples.
 
     Attributes:
         start_iter: optimizer step that the next ``iter()`` begins with; set it when resuming.
@@ -397,17 +449,17 @@ class TrainLoader:
     def start(self, iteration: int, device: torch.device | None = None) -> "TrainLoader":
         """Sets ``start_iter`` and returns the loader: ``iter(loader.start(trainer.iter + 1))``.
 
-        With a device the tensors that a batch's samples share in shape arrive there, copied one batch ahead.
+        With a device the tensors of batches arrive there, copied one batch ahead.
         """
         self.start_iter = iteration
         self.device = device
         return self
 
-    def preview(self, count: int) -> list[Sample]:
+    def preview(self, count: int) -> AnyBatch:
         """The first samples of the stream, loaded here and now: the same in every run, to look at."""
-        return [self._stream[position] for position in range(count)]
+        return self._stream.collate([self._stream[position] for position in range(count)])
 
-    def __iter__(self) -> Iterator[list[Sample]]:
+    def __iter__(self) -> Iterator[AnyBatch]:
         """A fresh iterator, with its own workers, that begins at optimizer step ``start_iter``."""
         positions = replace(self._sampler, start_iter=self.start_iter)
         # An endless sampler has no length, which DataLoader needs for len() only.
@@ -481,6 +533,7 @@ class _IndexedDataset(Dataset[Sample]):
     def __init__(self, dataset: Dataset[Sample], mapper: Mapper, seed: int) -> None:
         self._dataset = dataset
         self._mapper = PicklableWrapper(mapper)
+        self.collate: Callable[[list[Sample]], AnyBatch] = getattr(mapper, "collate", list)
         self._seed = _check_seed(seed)
 
     def __len__(self) -> int:
@@ -497,7 +550,7 @@ class _IndexedDataset(Dataset[Sample]):
 
 
 class EvalLoader:
-    """Finite iterable of this process's batches (``len()`` of them), each a list of samples."""
+    """Finite iterable of this process's batches (``len()`` of them)."""
 
     def __init__(self, dataset: _IndexedDataset, batch_size: int, num_workers: int) -> None:
         """See :func:`build_eval_loader`."""
@@ -509,7 +562,7 @@ class EvalLoader:
     def __len__(self) -> int:
         return -(-len(self._sampler) // self._batch_size)
 
-    def __iter__(self) -> Iterator[list[Sample]]:
+    def __iter__(self) -> Iterator[AnyBatch]:
         return _Batches(
             self._dataset,
             batch_size=self._batch_size,
@@ -567,10 +620,10 @@ class SkipCounter:
         """Why each was, by its file."""
         return self._reasons
 
-    def add(self, samples: Sequence[Sample]) -> None:
-        """Takes the key ``skipped`` out of the samples; warns of new files, later ever rarer."""
-        for sample in samples:
-            for file, reason in sample.pop("skipped", ()):
+    def add(self, facts: Sequence[Sample]) -> None:
+        """Reads ``skipped`` in what is known of images; warns of new files, later ever rarer."""
+        for of_image in facts:
+            for file, reason in of_image.get("skipped", ()):
                 if file in self._reasons:
                     continue
                 self._reasons[file] = reason

@@ -8,17 +8,25 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.data import transforms as T
-from detectron2.utils.registry import locate
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..errors import UserError
+from ..modeling.batch import Batch
+from ..noise import num_visible, random_shuffle, region_shuffle
 from ..regions import EncodedRecord, RegionRecord
-from .images import read_image
-from .transforms import label_indices
+from .images import channels_first, label_indices, read_image
 
 logger = logging.getLogger(__name__)
 
 RegionSource = Callable[[dict[str, Any], NDArray[np.uint8]], RegionRecord | EncodedRecord]
+
+#: The order of region patches, by the name of the model's masking policy.
+_ORDERS = {
+    "None": random_shuffle,
+    "RandomMasking": random_shuffle,
+    "IndependentMasking": region_shuffle,
+}
 
 
 class RegionDatasetMapper:
@@ -27,6 +35,8 @@ class RegionDatasetMapper:
     Random choices come from the global generators of numpy and torch in this order: mask seed,
     augmentations, regions. So MAE and R-MAE, or two region sources, see the same crops and masks.
     """
+
+    collate = staticmethod(Batch.of)
 
     def __init__(
         self,
@@ -50,8 +60,8 @@ class RegionDatasetMapper:
             min_patches: drop regions that touch fewer patches of the crop; 2 is the reference
                 code's ``filter_small_patches``, 0 and 1 keep all.
             visible_foreground_only: drop regions without a pixel in a visible patch of this
-                sample's region mask, the reference code's ``random_fg``. The mask is foretold, which
-                needs one that is uniformly random: the one shared by both branches, or with
+                sample's region mask, the reference code's ``random_fg``. That must be a function of the
+                seed: the mask shared by both branches where it is uniformly random, or with
                 ``IndependentMasking`` the region branch's own.
             patch_size: side of the model's patches; used by the two options above.
             mask_ratio: the model's share of hidden patches, beta_I; this and the two below are used by
@@ -62,7 +72,7 @@ class RegionDatasetMapper:
 
         Raises:
             UserError: ``num_regions`` is not positive, or visible_foreground_only meets a policy whose
-                masks cannot be foretold.
+                masks are no function of the seed.
         """
         if num_regions < 1:
             raise UserError(
@@ -72,10 +82,9 @@ class RegionDatasetMapper:
         self.regions = regions
         self.num_regions = num_regions
         self.min_patches = min_patches
-        self.visible_foreground_only = visible_foreground_only
         self.patch_size = patch_size
         self.mask_ratio = mask_ratio if region_mask_ratio is None else region_mask_ratio
-        self.independent_masks = visible_foreground_only and _has_own_region_masks(masking)
+        self.order = _order_of(masking) if visible_foreground_only else None
         logger.info("augmentations: %s; regions: %s", self.augmentations, regions)
 
     def with_regions(self, regions: RegionSource | None) -> "RegionDatasetMapper":
@@ -85,7 +94,10 @@ class RegionDatasetMapper:
         return other
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        """Reads and augments one image.
+        """Reads and augments one image, and draws K of its regions.
+
+        Without replacement where there are enough; all of them, repeated and shuffled, where there are
+        fewer; empty masks where there is none.
 
         Args:
             dataset_dict: ``file_name``, and what the region source needs. Not copied: a source must
@@ -110,87 +122,62 @@ class RegionDatasetMapper:
             "image_id": dataset_dict.get("image_id", dataset_dict["file_name"]),
             "height": image.shape[0],
             "width": image.shape[1],
-            "image": torch.from_numpy(
-                np.require(aug_input.image.transpose(2, 0, 1), None, ["C", "W"])
-            ),
+            "image": channels_first(aug_input.image),
             "mask_seed": mask_seed,
         }
-        if self.regions is not None:
-            record = self.regions(dataset_dict, image)
-            if record.size != image.shape[:2]:
-                raise UserError(
-                    f"regions of {dataset_dict['file_name']} are {record.size} pixels (height, "
-                    f"width), the image is {image.shape[:2]}: make its regions again"
-                )
-            bits = self._choose(_transformed(record, transforms), mask_seed)
-            sample["regions"] = torch.from_numpy(bits)
-            sample["num_regions"] = self.num_regions
+        if self.regions is None:
+            return sample
+        record = self.regions(dataset_dict, image)
+        if record.size != image.shape[:2]:
+            raise UserError(
+                f"regions of {dataset_dict['file_name']} are {record.size} pixels (height, width), the image "
+                f"is {image.shape[:2]}: make its regions again"
+            )
+        indices = label_indices(transforms, record.size)
+        # Where it is known what the transforms do to labels, the pixels of the crop alone are decoded.
+        record = (
+            record.map_planes(transforms.apply_segmentation)
+            if indices is None
+            else record.take(*indices)
+        )
+        N = record.regions().area.size
+        candidates = np.arange(N)
+        if N and (self.min_patches > 1 or self.order):
+            candidates = self._candidates(record, mask_seed)
+        sample["num_regions"] = K = self.num_regions
+        if not candidates.size:
+            bits = np.zeros((-(-K // 8), *record.size), np.uint8)
+        else:
+            repeats = -(-K // candidates.size)
+            pool = candidates if repeats == 1 else np.tile(candidates, repeats)
+            bits = record.select_bits(np.random.permutation(pool)[:K])
+        sample["regions"] = torch.from_numpy(bits)
         return sample
-
-    def _choose(self, record: RegionRecord, mask_seed: int) -> NDArray[np.uint8]:
-        """Draws K masks, packed as uint8 (ceil(K / 8), h, w).
-
-        Without replacement where there are enough regions; all of them, repeated and shuffled,
-        where there are fewer; empty masks where there is none.
-        """
-        candidates = self._candidates(record, mask_seed)
-        if not len(candidates):
-            return np.zeros((-(-self.num_regions // 8), *record.size), np.uint8)
-        repeats = -(-self.num_regions // len(candidates))
-        pool = candidates if repeats == 1 else np.tile(candidates, repeats)
-        return record.select_bits(np.random.permutation(pool)[: self.num_regions])
 
     def _candidates(self, record: RegionRecord, mask_seed: int) -> NDArray[np.int64]:
         """Indices into ``record.regions()`` of the regions that may be drawn."""
-        indices = np.arange(len(record.regions()))
-        if not len(indices) or not (self.min_patches > 1 or self.visible_foreground_only):
-            return indices
+        indices = np.arange(record.regions().area.size)
         covered = record.coverage(indices, self.patch_size)
         keep = covered.sum(axis=1) >= self.min_patches
-        if self.visible_foreground_only:
-            visible = _visible_patches(
-                mask_seed, covered.shape[1], self.mask_ratio, self.independent_masks
-            )
+        if self.order is not None:
+            L = covered.shape[1]
+            order = self.order(torch.tensor([mask_seed]), L)[0]
+            visible = order[: num_visible(L, self.mask_ratio)].numpy()
             keep &= covered[:, visible].any(axis=1)
         return indices[keep]
 
 
-def _transformed(record: RegionRecord | EncodedRecord, transforms: T.TransformList) -> RegionRecord:
-    """The regions of the transformed image; only its own pixels are decoded where that can be."""
-    indices = label_indices(transforms, record.size)
-    if indices is None:
-        return record.map_planes(transforms.apply_segmentation)
-    return record.take(*indices)
-
-
-def _has_own_region_masks(masking: Any) -> bool:
-    """Whether the region branch draws an order of its own, which is uniformly random as the shared one.
+def _order_of(masking: Any) -> Callable[[Tensor, int], Tensor]:
+    """Of seeds and a number of patches, in which order the region branch sees region patches.
 
     Raises:
-        UserError: for a policy of which neither is known.
+        UserError: for a policy whose order is not a function of these alone.
     """
-    from ..modeling import IndependentMasking, RandomMasking
-
-    policy = locate(masking) if isinstance(masking, str) else masking
-    if policy is None or (isinstance(policy, type) and issubclass(policy, RandomMasking)):
-        return False
-    if isinstance(policy, type) and issubclass(policy, IndependentMasking):
-        return True
-    raise UserError(
-        f"visible_foreground_only=True with model.masking={getattr(policy, '__name__', policy)}: the loader "
-        "cannot foretell which patches that hides. Set "
-        "dataloader.train.mapper.visible_foreground_only=false, or wrap the policy in IndependentMasking"
-    )
-
-
-def _visible_patches(
-    mask_seed: int, num_patches: int, mask_ratio: float, independent: bool
-) -> NDArray[np.int64]:
-    """Indices of the region patches that the model will leave visible for this seed."""
-    # The model's rule, not a copy of it.
-    from ..modeling.masking import num_visible, random_shuffle
-    from ..modeling.masking.regions import region_seeds
-
-    seeds = torch.tensor([mask_seed])
-    order = random_shuffle(region_seeds(seeds) if independent else seeds, num_patches)[0]
-    return order[: num_visible(num_patches, mask_ratio)].numpy()
+    name = getattr(masking, "__name__", str(masking)).rpartition(".")[2]
+    if name not in _ORDERS:
+        raise UserError(
+            f"visible_foreground_only=True with model.masking={name}: which patches that hides is no matter "
+            "of the seed alone. Set dataloader.train.mapper.visible_foreground_only=false, or wrap the "
+            "policy in IndependentMasking"
+        )
+    return _ORDERS[name]

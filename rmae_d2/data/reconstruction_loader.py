@@ -1,11 +1,13 @@
 """The evaluation loader of pre-training: every image once, or once with each of several region sources."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch.utils.data import Dataset
 
 from ..errors import UserError
+from ..modeling.batch import Batch
 from .loader import EvalLoader, Sample, build_eval_loader
 from .mappers import RegionDatasetMapper, RegionSource
 
@@ -20,10 +22,11 @@ class SeveralSourcesLoader:
     def __len__(self) -> int:
         return sum(map(len, self.loaders.values()))
 
-    def __iter__(self) -> Iterator[list[Sample]]:
+    def __iter__(self) -> Iterator[Batch]:
         for name, loader in self.loaders.items():
             for samples in loader:
-                yield [{**sample, "region_source": name} for sample in samples]
+                batch = Batch.of(samples)
+                yield replace(batch, facts=[{**f, "region_source": name} for f in batch.facts])
 
 
 def build_reconstruction_loader(

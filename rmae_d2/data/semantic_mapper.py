@@ -8,11 +8,10 @@ import numpy as np
 import torch
 from detectron2.data import transforms as T
 from numpy.typing import NDArray
-from torch import Tensor
 
 from .datasets.label_images import IGNORE_LABEL, read_labels
 from .datasets.semantic import check_label_size
-from .images import read_image
+from .images import channels_first, read_image
 
 logger = logging.getLogger(__name__)
 
@@ -69,9 +68,9 @@ class SemanticDatasetMapper:
         if not self.is_train:
             augmented = T.AugInput(image)
             self.augmentations(augmented)
-            sample["image"] = _channels_first(augmented.image)
+            sample["image"] = channels_first(augmented.image)
             if augmented.image.shape != image.shape:
-                sample["original"] = _channels_first(image)
+                sample["original"] = channels_first(image)
             return sample
         labels = read_labels(
             dataset_dict["sem_seg_file_name"],
@@ -84,7 +83,7 @@ class SemanticDatasetMapper:
         labels = augmented.sem_seg
         if (labels == IGNORE_LABEL).all():
             return None
-        sample["image"] = _channels_first(self._padded(augmented.image, _FILL))
+        sample["image"] = channels_first(self._padded(augmented.image, _FILL))
         sample["sem_seg"] = torch.from_numpy(np.array(self._padded(labels, IGNORE_LABEL)))
         return sample
 
@@ -97,8 +96,3 @@ class SemanticDatasetMapper:
         padded[:] = value
         padded[:height, :width] = pixels
         return padded
-
-
-def _channels_first(image: NDArray[np.uint8]) -> Tensor:
-    """(H, W, 3) -> a tensor (3, H, W) with its own memory."""
-    return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))

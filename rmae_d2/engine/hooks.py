@@ -2,7 +2,7 @@
 
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -16,8 +16,8 @@ from detectron2.utils.events import EventWriter as MetricWriter
 from fvcore.common.param_scheduler import ParamScheduler
 from torch import nn
 
+from ..data.loader import AnyBatch
 from ..events import EventWriter
-from ..modeling import RMAE
 from ..visualization.samples import is_kept, keep_sample, sweep_samples
 from .checkpointer import FINAL, Checkpointer
 from .parallel import as_sharded, local, unwrap, whole
@@ -40,16 +40,6 @@ class LRSchedule(HookBase):
         # The rate most parameters have, as Detectron2's hook reports it.
         lr = max(g["lr"] for g in self.optimizer.param_groups)
         self.trainer.storage.put_scalar("lr", lr, smoothing_hint=False)
-
-
-class TellProgress(HookBase):
-    """Tells an RMAE how much of the run is done: a function of the iteration alone, as the rate is."""
-
-    def __init__(self, model: RMAE) -> None:
-        self.model = model
-
-    def before_step(self) -> None:
-        self.model.progress = self.trainer.iter / self.trainer.max_iter
 
 
 class WarnOfCollapse(HookBase):
@@ -287,8 +277,8 @@ class Pictures(HookBase):
     def __init__(
         self,
         model: nn.Module,
-        samples: Callable[[], list[dict[str, Any]]],
-        draw: Callable[[list[dict[str, Any]], list[dict[str, Any]]], Any],
+        samples: Callable[[], AnyBatch],
+        draw: Callable[[Sequence[dict[str, Any]], list[dict[str, Any]]], Any],
         period: int,
         path: Path,
     ) -> None:
@@ -314,7 +304,7 @@ class Pictures(HookBase):
             if not comm.is_main_process():  # it only helps to gather weights
                 return
             outputs = self._outputs(model)
-        image = self.draw(self.samples, outputs)
+        image = self.draw(list(self.samples), outputs)
         self.trainer.storage.put_image("reconstruction", image.transpose(2, 0, 1))
         if last or is_kept(done, self.period):
             self._keep(outputs, done)
@@ -325,7 +315,7 @@ class Pictures(HookBase):
 
     def _keep(self, outputs: list[dict[str, Any]], done: int) -> None:
         few = slice(self.ROWS_KEPT)
-        image = self.draw(self.samples[few], outputs[few])
+        image = self.draw(list(self.samples)[few], outputs[few])
         try:
             keep_sample(self.path.parent, image, done, self.period)
         except OSError as error:  # a picture less is no reason to end a run

@@ -9,6 +9,7 @@ import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -33,7 +34,12 @@ BLOCKS = (Block, DetectionBlock, CrossAttentionBlock)
 #: its time, however little there is.
 SMALLEST_SHARE = 1 / 500
 
-_WHOLE = "_whole"
+
+@dataclass
+class _Unsharded:
+    """An FSDP model's attribute ``unsharded``: a copy of it as it was before, without weights."""
+
+    model: nn.Module
 
 
 def parallelize(model: nn.Module, train: DictConfig, device: torch.device) -> nn.Module:
@@ -81,7 +87,7 @@ def _shard(model: nn.Module, precision: str, device: torch.device) -> nn.Module:
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):
             dist.broadcast(tensor, src=0)
-    model.__dict__[_WHOLE] = _without_weights(model)
+    model.unsharded = _Unsharded(_without_weights(model))  # type: ignore[assignment]
     # Autocast decides what is computed in bf16, as in DDP; blocks are only gathered in it. Not on a CPU,
     # whose layer norm takes no bf16 weights for fp32 activations.
     gathered = torch.bfloat16 if precision == "bf16" and device.type == "cuda" else None
@@ -153,7 +159,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 def is_sharded(model: nn.Module) -> bool:
     """Whether a model is FSDP's."""
-    return _WHOLE in unwrap(model).__dict__
+    return hasattr(unwrap(model), "unsharded")
 
 
 @contextmanager
@@ -171,7 +177,7 @@ def whole(model: nn.Module, write: bool = False) -> Iterator[nn.Module]:
     if not is_sharded(model):
         yield model
         return
-    plain: nn.Module = model.__dict__[_WHOLE]
+    plain: nn.Module = model.unsharded.model  # type: ignore[union-attr, assignment]
     empty = plain.state_dict()
     own = model.state_dict()
     plain.load_state_dict({name: _gathered(value) for name, value in own.items()}, assign=True)

@@ -2,9 +2,10 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -80,7 +81,7 @@ def _matmul_seconds(side: int, device: torch.device, dtype: torch.dtype) -> floa
     return time.perf_counter() - start
 
 
-def step_flops(model: nn.Module, samples: Sequence[dict[str, Any]]) -> float | None:
+def step_flops(model: nn.Module, samples: Iterable[dict[str, Any]]) -> float | None:
     """Operations of a training step for one image: three times the forward pass's, as MFU counts them.
 
     Multiplications and additions of matrix products, convolutions and attention, as two operations together;
@@ -90,7 +91,7 @@ def step_flops(model: nn.Module, samples: Sequence[dict[str, Any]]) -> float | N
     Returns:
         None, with a warning, where the model cannot be counted.
     """
-    samples = samples[:2]
+    samples = list(islice(samples, 2))
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
         with (

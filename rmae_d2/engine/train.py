@@ -29,6 +29,7 @@ from ..evaluation import KNNEvaluation
 from ..events import EventWriter, read_run, step_values
 from ..inference.device import pick_device
 from ..modeling import RMAE, LearnedMasking
+from ..solver import build_optimizer
 from ..visualization import draw_loss_curve, draw_reconstructions
 from .checkpointer import Checkpointer
 from .hooks import (
@@ -39,7 +40,6 @@ from .hooks import (
     PeriodicCheckpoint,
     Pictures,
     SaveOnSignal,
-    TellProgress,
     WarnOfCollapse,
     WriteMetrics,
 )
@@ -150,10 +150,8 @@ def train(cfg: DictConfig, resume: bool, events: EventWriter, profile: bool = Fa
         {**setup, "millions": setup["parameters"] / 1e6},
     )
     wrapped = parallelize(model, cfg.train, device)
-    cfg.optimizer.params.model = model
-    optimizer = instantiate(cfg.optimizer)
+    optimizer = build_optimizer(cfg.optimizer, model)
     check_optimizer(model, optimizer)
-    del cfg.optimizer.params.model  # what is left is the config as it can be saved
     schedule = LRSchedule(optimizer, instantiate(cfg.lr_multiplier))
     output_dir = cfg.train.output_dir
     trainer = Trainer(
@@ -183,7 +181,7 @@ def train(cfg: DictConfig, resume: bool, events: EventWriter, profile: bool = Fa
         [
             IterationTimer(),
             schedule,
-            *_masking_hooks(model),
+            *_collapse_hooks(model),
             EMAHook(ema) if ema else None,
             checkpoint,
             *_watching(cfg, model, loader, testing, knn, evaluated, events),
@@ -288,12 +286,11 @@ def _watching(
     return watching
 
 
-def _masking_hooks(model: nn.Module) -> list[Any]:
-    """What a masking policy of R-MAE wants to know, and to have watched."""
-    if not isinstance(model, RMAE):
-        return []
-    floors = [m.entropy_floor for m in model.modules() if isinstance(m, LearnedMasking)]
-    return [TellProgress(model), *(WarnOfCollapse(floor) for floor in floors)]
+def _collapse_hooks(model: nn.Module) -> list[Any]:
+    """What a masking policy of R-MAE wants to have watched."""
+    return [
+        WarnOfCollapse(m.entropy_floor) for m in model.modules() if isinstance(m, LearnedMasking)
+    ]
 
 
 def _reporting(

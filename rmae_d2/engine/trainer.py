@@ -12,7 +12,8 @@ import resource
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -21,23 +22,28 @@ from detectron2.engine import TrainerBase
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from ..data.loader import SkipCounter
+from ..data.loader import AnyBatch, SkipCounter
 from ..errors import UserError
-from ..modeling import PRECISIONS
-from .parallel import clip_gradients, gradient_sync, optimizer_as_sharded, unwrap, whole
+from ..modeling import PRECISIONS, RMAE, Batch
+from .parallel import (
+    clip_gradients,
+    gradient_sync,
+    is_sharded,
+    optimizer_as_sharded,
+    unwrap,
+    whole,
+)
 from .throughput import Peak, step_flops
 
 logger = logging.getLogger(__name__)
-
-Batch = list[dict[str, Any]]
 
 
 class Trainer(TrainerBase):
     """Runs optimizer steps; everything periodic is a Detectron2 hook.
 
     Args:
-        model: returns a dict of losses, as Detectron2's models do; maybe wrapped in DDP or sharded by FSDP.
-            What else it has to report of a batch is its ``scalars``, 0-d tensors by name, where it has that.
+        model: an RMAE, or one that returns a dict of losses, as Detectron2's do; maybe wrapped in DDP or
+            sharded by FSDP.
         batches: yields micro-batches, ``grad_accum`` of them a step.
         optimizer: fused, where it is to leave the host alone; others make one device sync a step.
         device: where the model is.
@@ -53,7 +59,7 @@ class Trainer(TrainerBase):
     def __init__(
         self,
         model: nn.Module,
-        batches: Iterator[Batch],
+        batches: Iterator[AnyBatch],
         optimizer: torch.optim.Optimizer,
         *,
         device: torch.device,
@@ -86,6 +92,7 @@ class Trainer(TrainerBase):
         self.peak = peak
         self._flops_per_image: float | None = None
         self._params = [p for group in optimizer.param_groups for p in group["params"]]
+        self._clip = clip_gradients if is_sharded(model) else nn.utils.clip_grad_norm_
         # The first non-finite iteration, or -1: while it is set no update is applied.
         self._bad_iter = torch.full((), -1, dtype=torch.int64, device=device)
         self._recent: deque[tuple[int, list[dict[str, Any]]]] = deque(maxlen=log_period)
@@ -108,9 +115,10 @@ class Trainer(TrainerBase):
                 self._begin_measuring(batch)
             seed_step(self.seed, self.iter, part)
             last = micro == self.grad_accum - 1
-            for name, value in self._forward_backward(batch, sync=last).items():
+            found, reported = self._forward_backward(batch, sync=last)
+            for name, value in found.items():
                 losses[name] = losses.get(name, 0) + value.detach() / self.grad_accum
-            for name, value in getattr(self._plain, "scalars", {}).items():
+            for name, value in reported.items():
                 scalars[name] = scalars.get(name, 0) + value / self.grad_accum
         self._recent.append((self.iter, sources))
         self.after_backward()
@@ -123,7 +131,7 @@ class Trainer(TrainerBase):
         if (self.iter + 1) % self.log_period == 0 or self.iter + 1 == self.max_iter:
             self._log()
 
-    def _begin_measuring(self, batch: Batch) -> None:
+    def _begin_measuring(self, batch: AnyBatch) -> None:
         """Counts the model's operations; what came before, the loader's start too, is no training time."""
         if self.peak is not None:
             with whole(self.model) as plain:
@@ -131,21 +139,32 @@ class Trainer(TrainerBase):
         self._data_time = 0.0
         self._window_start = time.perf_counter()
 
-    def _next_batch(self, sources: list[dict[str, Any]]) -> Batch:
+    def _next_batch(self, sources: list[dict[str, Any]]) -> AnyBatch:
         start = time.perf_counter()
         batch = next(self.batches)
         self._data_time += time.perf_counter() - start
-        self._images += len(batch)
+        if isinstance(self._plain, RMAE) and not isinstance(batch, Batch):
+            batch = Batch.of(batch)  # of a mapper that makes no batches
+        facts = batch.facts if isinstance(batch, Batch) else batch
+        self._images += len(facts)
         if self.skip_counter is not None:
-            self.skip_counter.add(batch)
+            self.skip_counter.add(facts)
         keys = ("file_name", "image_id", "mask_seed")
-        sources += [{k: sample[k] for k in keys if k in sample} for sample in batch]
+        sources += [{k: of_image[k] for k in keys if k in of_image} for of_image in facts]
         return batch
 
-    def _forward_backward(self, batch: Batch, sync: bool) -> dict[str, Tensor]:
-        with gradient_sync(self.model, sync):
+    def _forward_backward(
+        self, batch: AnyBatch, sync: bool
+    ) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
+        """Losses, and scalars that the model has to report besides."""
+        scalars: Mapping[str, Tensor] = {}
+        with nullcontext() if self.grad_accum == 1 else gradient_sync(self.model, sync):
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
-                losses = self.model(batch)
+                if isinstance(self._plain, RMAE):
+                    done = self.iter / self.max_iter
+                    losses, scalars, _ = self.model(batch, progress=done)
+                else:
+                    losses = self.model(batch)
             loss = sum(losses.values()) / self.grad_accum
             if self.grad_scaler.is_enabled():
                 # GradScaler skips an update by itself when gradients are not finite; so in and after a bad
@@ -154,12 +173,12 @@ class Trainer(TrainerBase):
                 sound = (self._bad_iter < 0) & torch.isfinite(loss.detach())
                 loss = loss * torch.where(sound, 1.0, torch.nan)
             self.grad_scaler.scale(loss).backward()
-        return losses
+        return losses, scalars
 
     def _update(self, losses: dict[str, Tensor]) -> None:
         self.grad_scaler.unscale_(self.optimizer)
         limit = self.clip_grad if self.clip_grad > 0 else float("inf")
-        norm = clip_gradients(self._params, limit)
+        norm = self._clip(self._params, limit)
         losses["grad_norm"] = norm
         bad = ~torch.isfinite(losses["total_loss"])
         if not self.grad_scaler.is_enabled():  # scaled fp16 gradients overflow, by design

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
-from ..regions.record.planes import nearest_indices
+from ..regions.record.record import nearest_indices
 
 Mask = NDArray[np.bool_]
 

@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from ..data import CropResizeTransform, read_image
+from ..data.images import label_indices
 from ..data.mappers import RegionSource
-from ..data.transforms import label_indices
 from ..errors import UserError
 from ..modeling import RMAE, ChannelRegionBranch, num_visible
 from ..regions import FelzenszwalbSource, InstanceSource, RegionRecord, SamSource
@@ -201,9 +201,8 @@ def _iou(record: RegionRecord, one: int, other: int) -> float:
 
 
 def _predict(model: RMAE, sample: dict[str, Any], ratio: float) -> dict[str, torch.Tensor]:
-    model.mask_ratio = ratio
     with torch.no_grad():
-        (output,) = model([sample])
+        (output,) = model([sample], mask_ratio=ratio)
     return {key: value.cpu() for key, value in output.items()}
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..checkpoint.positions import resample_table
-from ..data.transforms import CropResizeTransform
+from ..data.images import CropResizeTransform
 from ..modeling import RMAE, MaskedViT, RegionBranch, patchify, random_shuffle
 from ..modeling.region_variants import SpatialRegionBranch
 
@@ -154,8 +154,8 @@ def _patches(model: RMAE, image_HWC: NDArray[np.uint8], grid: Grid) -> Tensor:
     P = model.patch_size
     resize = CropResizeTransform(0, 0, width, height, grid[0] * P, grid[1] * P, width, height)
     image_CHW = torch.from_numpy(resize.apply_image(image_HWC).transpose(2, 0, 1).copy())
-    batch = model.preprocess_image([{"image": image_CHW}])
-    return patchify(batch, P)[0].unflatten(0, grid)
+    images = model.normalize(image_CHW[None].to(model.device))
+    return patchify(images, P)[0].unflatten(0, grid)
 
 
 def _part(grid_of_values: Tensor, top: int, left: int, grid: Grid) -> Tensor:
@@ -181,7 +181,7 @@ def at_grid(network: _Network, old: Grid, new: Grid) -> _Network:
     twin = copy.deepcopy(network, shared)
     for module in twin.modules():
         if hasattr(module, "grid"):
-            module.__dict__["grid"] = new
+            module.grid = new  # type: ignore[assignment]
         table = module._parameters.get("pos_embed")
         if table is not None:
             prefix = table.shape[1] - old[0] * old[1]

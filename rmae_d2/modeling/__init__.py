@@ -1,15 +1,15 @@
 """The networks. They know tensors; nothing of files or datasets."""
 
+from ..noise import num_visible, random_shuffle
+from .batch import Batch
 from .build import add_rmae_config, build_parts, part
 from .masking.base import (
-    InformedMasking,
+    MaskingPolicy,
     MaskPlan,
     MaskRequest,
     RandomMasking,
     mask_from_order,
     mask_to_pixels,
-    num_visible,
-    random_shuffle,
 )
 from .masking.baselines import (
     AttentionGuidedMasking,
@@ -25,7 +25,7 @@ from .pixel_decoder import PixelDecoder
 from .pixel_encoder import VIT_SIZES, MaskedViT, PixelEncoder, vit_kwargs
 from .region_branch import RegionBranch
 from .region_variants import BatchRegionBranch, ChannelRegionBranch
-from .rmae import RMAE
+from .rmae import RMAE, StepResult
 from .transfer.classifier import PRECISIONS, Classifier, FeatureExtractor, add_classifier_config
 from .transfer.segmentor import MultiScale, SlidingSemanticSegmentor
 from .transfer.upernet import TapPyramid, UPerNetHead
@@ -36,6 +36,7 @@ __all__ = [
     "RMAE",
     "VIT_SIZES",
     "AttentionGuidedMasking",
+    "Batch",
     "BatchRegionBranch",
     "BlockMasking",
     "BoxPriorMasking",
@@ -43,12 +44,12 @@ __all__ = [
     "FrozenViT",
     "GridMasking",
     "IndependentMasking",
-    "InformedMasking",
     "LearnedMasking",
     "MaskDiscriminator",
     "MaskGenerator",
     "MaskPlan",
     "MaskRequest",
+    "MaskingPolicy",
     "MaskedViT",
     "PixelDecoder",
     "PixelEncoder",
@@ -56,6 +57,7 @@ __all__ = [
     "RegionBranch",
     "RegionGuidedMasking",
     "SimpleFeaturePyramid",
+    "StepResult",
     "ViT",
     "add_rmae_config",
     "build_parts",

@@ -1,6 +1,7 @@
 """Images as patches: cutting, putting together, and where each patch sits.
 
-Letters: B images, L patches, P patch side, C channels, D width, H W pixels, Gh Gw grid.
+Letters: B images, K regions, L patches, P patch side, C channels, D width, H W pixels, Gh Gw grid,
+X values a patch.
 """
 
 import torch
@@ -44,6 +45,12 @@ def patchify(images_BCHW: Tensor, patch_size: int) -> Tensor:
     return x.permute(0, 2, 4, 3, 5, 1).reshape(B, Gh * Gw, patch_size * patch_size * C)
 
 
+def patchify_regions(regions_BKHW: Tensor, patch_size: int) -> Tensor:
+    """Cuts every region map into patches, in raster order: (B, K, H, W) -> (B, K, L, P*P)."""
+    B, K = regions_BKHW.shape[:2]
+    return patchify(regions_BKHW.flatten(0, 1)[:, None], patch_size).unflatten(0, (B, K))
+
+
 def unpatchify(patches_BLX: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
     """The inverse of :func:`patchify`.
 
@@ -66,6 +73,12 @@ def unpatchify(patches_BLX: Tensor, grid: tuple[int, int], patch_size: int) -> T
 def gather_patches(x_BLD: Tensor, ids_BV: Tensor) -> Tensor:
     """Picks patches ``ids_BV`` of each image: (B, L, D), (B, V) int64 -> (B, V, D)."""
     return x_BLD.gather(1, ids_BV.unsqueeze(-1).expand(-1, -1, x_BLD.shape[-1]))
+
+
+def gather_region_patches(patches_BKLX: Tensor, ids_BV: Tensor) -> Tensor:
+    """Picks the same patches of all region maps of an image: (B, K, L, X), (B, V) -> (B, K, V, X)."""
+    B, K, _, X = patches_BKLX.shape
+    return patches_BKLX.gather(2, ids_BV[:, None, :, None].expand(B, K, ids_BV.shape[1], X))
 
 
 def place_patches(pred: Tensor, ids_hidden_BN: Tensor, num_patches: int) -> Tensor:

@@ -16,8 +16,12 @@ from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .masking.base import hash_noise
-from .patches import PatchEmbed, gather_patches, patchify, sincos_position_embedding
+from .patches import (
+    PatchEmbed,
+    gather_patches,
+    gather_region_patches,
+    sincos_position_embedding,
+)
 from .pixel_decoder import MaskTokenTransformer
 from .pixel_encoder import LayerNorm, init_linear, make_blocks
 
@@ -232,26 +236,3 @@ class RegionBranch(nn.Module):
             queries = block(queries, memory)
         values = gather_patches(memory[:, 1:], ids_region_hidden_BN)
         return self.pred(self.expansion(queries, values)), summary
-
-
-def gather_region_patches(patches_BKLX: Tensor, ids_BV: Tensor) -> Tensor:
-    """Picks the same patches of all region maps of an image: (B, K, L, X), (B, V) -> (B, K, V, X)."""
-    B, K, _, X = patches_BKLX.shape
-    return patches_BKLX.gather(2, ids_BV[:, None, :, None].expand(B, K, ids_BV.shape[1], X))
-
-
-def patchify_regions(regions_BKHW: Tensor, patch_size: int) -> Tensor:
-    """Cuts every region map into patches, in raster order: (B, K, H, W) -> (B, K, L, P*P)."""
-    B, K = regions_BKHW.shape[:2]
-    return patchify(regions_BKHW.flatten(0, 1)[:, None], patch_size).unflatten(0, (B, K))
-
-
-def drop_regions(regions_BKHW: Tensor, seeds_B: Tensor) -> Tensor:
-    """Keeps the first 1 to K regions of a batch, so that one model learns to serve any number of queries.
-
-    Not in the paper. How many is a function of the batch's seeds: the batch of another number of processes
-    is another one. The loader gives regions in random order, so the first are any.
-    """
-    K = regions_BKHW.shape[1]
-    kept = 1 + int(hash_noise(seeds_B.sum()[None], 1)) % K
-    return regions_BKHW[:, :kept]

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .patches import sincos_position_embedding
+from .patches import gather_region_patches, sincos_position_embedding
 from .pixel_decoder import MaskTokenTransformer
 from .pixel_encoder import LayerNorm, init_linear, make_blocks
-from .region_branch import RegionEncoder, gather_region_patches
+from .region_branch import RegionEncoder
 
 
 class RegionDecoder(nn.Module):

@@ -9,9 +9,10 @@ P patch side, X values a patch. Masks: True = hidden.
 Reference: Nguyen, Vaibhav, Yang, Xie, He, Chen, "R-MAE: Regions Meet Masked Autoencoders", ICLR 2024.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import configurable
@@ -19,39 +20,40 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..noise import hash_noise, num_visible
+from .batch import Batch
 from .build import parts_from_cfg
-from .feeding import link_to_pixels
-from .losses import REGION_CRITERIA, pixel_loss, region_loss
-from .masking.base import (
-    MaskingPolicy,
-    MaskPlan,
-    MaskRequest,
-    RandomMasking,
-    mask_from_order,
-    num_visible,
-    plan_masks,
+from .losses import REGION_CRITERIA, patch_statistics, pixel_loss, region_loss
+from .masking.base import MaskingPolicy, MaskPlan, MaskRequest, RandomMasking, mask_from_order
+from .patches import (
+    gather_patches,
+    gather_region_patches,
+    patchify,
+    patchify_regions,
+    place_patches,
+    unpatchify,
 )
-from .patches import gather_patches, patchify, place_patches
-from .pictures import completed_images, completed_regions
 from .pixel_decoder import PixelDecoder
-from .pixel_encoder import PixelEncoder
-from .region_branch import RegionBranch, drop_regions, gather_region_patches, patchify_regions
+from .pixel_encoder import PixelEncoder, init_linear
+from .region_branch import RegionBranch
 from .region_variants import ChannelRegionBranch, SpatialRegionBranch
 
-_COMPILED = "_compiled_run"
+FEEDINGS = ("pixel_to_region", "region_to_pixel", "both")
 
 
-@dataclass(frozen=True)
-class _Split:
-    """Which patches a branch sees: (B, V) visible and (B, N) hidden indices."""
+class StepResult(NamedTuple):
+    """All that a training step of a :class:`.Batch` found out.
 
-    visible: Tensor
-    hidden: Tensor
+    Args:
+        losses: weighted, 0-d: ``loss_pixel``, ``loss_region`` of the branches present, and the masking
+            policy's own.
+        scalars: 0-d, what else the policy has to report.
+        plan: who was hidden.
+    """
 
-    @classmethod
-    def of(cls, ids_shuffle_BL: Tensor, mask_ratio: float) -> "_Split":
-        visible = num_visible(ids_shuffle_BL.shape[1], mask_ratio)
-        return cls(ids_shuffle_BL[:, :visible], ids_shuffle_BL[:, visible:])
+    losses: dict[str, Tensor]
+    scalars: Mapping[str, Tensor]
+    plan: MaskPlan
 
 
 @META_ARCH_REGISTRY.register()
@@ -64,21 +66,17 @@ class RMAE(nn.Module):
         region_branch: None for MAE. The length variant, or one of :mod:`.region_variants`.
         mask_ratio: beta_I, the hidden share of pixel patches. The region branch may have its own,
             beta_R; it then keeps another prefix of the same patch order.
-        masking: the masking policy, see :mod:`rmae_d2.modeling.masking.base`.
+        masking: the masking policy, see :mod:`rmae_d2.modeling.masking.base`; None for random masks.
         norm_pix_loss: predict pixels normalised patch by patch.
         pixel_weight, region_weight: weights of the two losses in their sum.
         background_weight: weight of background pixels in the region loss.
-        region_criterion: ``bce`` or ``l2``, see :func:`.losses.region_loss`.
-        feeding: which branch hears of the other, one of :data:`.feeding.FEEDINGS` (R-MAE, table 1e).
+        region_criterion: ``bce`` or ``l2``, see :func:`.region_loss`.
+        feeding: which branch hears of the other, one of :data:`FEEDINGS` (R-MAE, table 1e).
             ``pixel_to_region``, the paper's: the region branch gets the pixel encoder's output.
             ``region_to_pixel``: it gets zeros, and the pixel decoder gets the encoded regions as further
             tokens. ``both``: each gets the other's. The paper's summaries name the three and no more.
-        region_dropout: train with the first 1 to K regions of a batch, see :func:`.drop_regions`.
+        region_dropout: train with the first 1 to K regions of a batch, see :func:`drop_regions`.
         pixel_mean, pixel_std: of the images in the unit that the loader delivers (0-255), one a channel.
-
-    Attributes:
-        progress: share of the training run that is done, in [0, 1], for masking policies with a schedule.
-        scalars: what the masking policy had to report of the last training batch, 0-d tensors by name.
     """
 
     pixel_mean: Tensor
@@ -133,17 +131,16 @@ class RMAE(nn.Module):
         self.pixel_decoder = pixel_decoder
         self.region_branch = region_branch
         self.feeding = feeding
-        self.region_to_pixel = link_to_pixels(feeding, region_branch, pixel_decoder)
+        self.region_to_pixel = _link_to_pixels(feeding, region_branch, pixel_decoder)
         self.mask_ratio = mask_ratio
         self.masking = masking or RandomMasking()
-        self.progress = 0.0
-        self.scalars: dict[str, Tensor] = {}
         self.norm_pix_loss = norm_pix_loss
         self.pixel_weight = pixel_weight
         self.region_weight = region_weight
         self.background_weight = background_weight
         self.region_criterion = region_criterion
         self.region_dropout = region_dropout
+        self.compile_options: tuple[tuple[str, Any], ...] | None = None
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
@@ -165,54 +162,59 @@ class RMAE(nn.Module):
     @property
     def needs_regions(self) -> bool:
         """Whether a region branch, or the masking policy in the present mode, looks at region maps."""
-        return self.region_branch is not None or getattr(self.masking, "needs_regions", False)
+        return self.region_branch is not None or self.masking.needs_regions
 
-    def compile(self, *args: Any, **kwargs: Any) -> None:
+    def compile(self, **options: Any) -> None:  # type: ignore[override]
         """Compiles networks and losses in training, in place of the whole module; see ``torch.compile``.
 
-        Reading a batch, evaluation and pictures stay as they are: their shapes vary.
+        Reading a batch, masking, evaluation and pictures stay as they are: their shapes vary.
         """
-        self.__dict__[_COMPILED] = torch.compile(self._run, *args, dynamic=False, **kwargs)
+        self.compile_options = tuple(sorted(options.items()))
 
-    def __getstate__(self) -> dict[str, Any]:
-        """A copy is not compiled: what is would go on computing with this module's weights."""
-        return {k: v for k, v in super().__getstate__().items() if k != _COMPILED}
-
-    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        """Detectron2's contract.
+    def forward(
+        self,
+        batched_inputs: Batch | Sequence[dict[str, Any]],
+        progress: float = 0.0,
+        mask_ratio: float | None = None,
+    ) -> Any:
+        """One step, or, in evaluation, all that can be said of the images.
 
         Args:
-            batched_inputs: dicts of ``image`` (C, H, W) in the loader's range 0-255; with a region branch
-                ``regions``, uint8 bit planes (ceil(K / 8), H, W), bit k % 8 of plane k // 8 being region k,
-                and ``num_regions`` K, or a bool (K, H, W); optionally ``mask_seed``, an int. Without seeds
-                masks are drawn from torch's generator in training and from seed 0 in evaluation.
+            batched_inputs: a batch, or, as Detectron2 has it, the dicts that :meth:`.Batch.of` takes;
+                regions are needed by a region branch. Without seeds masks are drawn from torch's generator
+                in training and from seed 0 in evaluation.
+            progress: share of the training run that is done, in [0, 1], for policies with a schedule.
+            mask_ratio: instead of the model's own.
 
         Returns:
-            in training the weighted losses ``loss_pixel``, ``loss_region`` of the branches present; in
-            evaluation a dict an image: unweighted ``loss_pixel``, ``loss_region`` (0-d), ``mask`` bool (L,),
-            ``pred_pixels`` (L, P*P*C), ``pred_regions`` logits (K, L, P*P), and to look at:
-            ``reconstruction``, the image with its hidden patches predicted, float 0-255 (C, H, W), and
-            ``region_probability`` (K, H, W), the visible patches as given and the hidden ones predicted;
-            ``mask_probability`` (L,) of a masking policy that has learned one.
+            in training a :class:`StepResult`, for Detectron2's dicts its losses alone; in evaluation a dict
+            an image: unweighted ``loss_pixel``, ``loss_region`` (0-d), ``mask`` bool (L,), ``pred_pixels``
+            (L, P*P*C), ``pred_regions`` logits (K, L, P*P), and to look at: ``reconstruction``, the image
+            with its hidden patches predicted, float 0-255 (C, H, W), and ``region_probability`` (K, H, W),
+            the visible patches as given and the hidden ones predicted; ``mask_probability`` (L,) of a
+            masking policy that has learned one.
         """
-        images = self.preprocess_image(batched_inputs)
-        regions = self.preprocess_regions(batched_inputs) if self.needs_regions else None
+        wants_regions = self.needs_regions
+        batch = Batch.of(batched_inputs).to(self.pixel_mean.device)
+        regions = batch.region_maps() if wants_regions else None
+        images = self.normalize(batch.images)
         self._check_inputs(images, regions)
-        seeds_B = self.mask_seeds(batched_inputs)
-        plan = self._plan(seeds_B, images, regions)
-        if self.training:
-            if self.region_dropout and regions is not None:
-                regions = drop_regions(regions, seeds_B)
-            run = self.__dict__.get(_COMPILED, self._run)
-            parts = run(images, regions, plan.ids_shuffle, plan.region_ids_shuffle, plan.gates)
-            parts.update(plan.losses)
-            self.scalars = plan.scalars
-            weights = self._weights(plan)
-            return {name: weights[name] * parts[name].mean() for name in weights if name in parts}
-        outputs = self._outputs(images, regions, plan, per_image=True)
-        outputs.update(self._pictures(images, regions, outputs))
-        outputs.pop("loss")
-        return [{name: value[i] for name, value in outputs.items()} for i in range(len(images))]
+        seeds = self._seeds(batch)
+        plan, visible = self._mask(seeds, images, regions, progress, mask_ratio)
+        if not self.training:
+            outputs = self._outputs(images, regions, plan, visible, per_image=True)
+            outputs.update(self._pictures(images, regions, outputs))
+            outputs.pop("loss")
+            return [{name: value[i] for name, value in outputs.items()} for i in range(len(batch))]
+        if self.region_dropout and regions is not None:
+            regions = drop_regions(regions, seeds)
+        run = RMAE._reconstruct if self.compile_options is None else _compiled(self.compile_options)
+        found = {**run(self, images, regions, plan[:2], plan.gates, visible), **plan.losses}
+        weights = self._weights(plan)
+        losses = {name: weights[name] * found[name].mean() for name in weights if name in found}
+        if isinstance(batched_inputs, Batch):
+            return StepResult(losses, plan.scalars, plan)
+        return losses
 
     def forward_tensors(
         self,
@@ -240,36 +242,106 @@ class RMAE(nn.Module):
         """
         self._check_inputs(images_BCHW, regions_BKHW)
         if ids_shuffle_BL is None:
-            plan = self._plan(_random_seeds(len(images_BCHW)), images_BCHW, regions_BKHW)
+            seeds = _random_seeds(len(images_BCHW))
+            plan, visible = self._mask(seeds, images_BCHW, regions_BKHW)
         else:
-            plan = MaskPlan(ids_shuffle_BL)
-        return self._outputs(images_BCHW, regions_BKHW, plan, per_image)
+            plan, visible = MaskPlan(ids_shuffle_BL), self._num_visible()
+        return self._outputs(images_BCHW, regions_BKHW, plan, visible, per_image)
+
+    def normalize(self, images_BCHW: Tensor) -> Tensor:
+        """From the loader's range 0-255 to mean 0 and deviation 1, float32."""
+        return (images_BCHW.float() - self.pixel_mean) / self.pixel_std
+
+    def _mask(
+        self,
+        seeds_B: Tensor,
+        images_BCHW: Tensor,
+        regions_BKHW: Tensor | None,
+        progress: float = 0.0,
+        mask_ratio: float | None = None,
+    ) -> tuple[MaskPlan, tuple[int, int]]:
+        """The masking policy's plan, and how many patches the branches see of it."""
+        visible = self._num_visible(mask_ratio)
+        seeds_B = seeds_B.to(images_BCHW.device, non_blocking=True)
+        grid = self.backbone.net.grid
+        plan: MaskPlan = self.masking(
+            MaskRequest(seeds_B, grid, visible[0], images_BCHW, regions_BKHW, progress)
+        )
+        return plan, visible
+
+    def _num_visible(self, mask_ratio: float | None = None) -> tuple[int, int]:
+        """Visible patches of pixels and of regions."""
+        L = math.prod(self.backbone.net.grid)
+        visible = num_visible(L, self.mask_ratio if mask_ratio is None else mask_ratio)
+        own = None if self.region_branch is None else self.region_branch.mask_ratio
+        return visible, visible if own is None else num_visible(L, own)
+
+    def _reconstruct(
+        self,
+        images_BCHW: Tensor,
+        regions_BKHW: Tensor | None,
+        orders_BL: tuple[Tensor, Tensor | None],
+        gates_BL: Tensor | None,
+        visible: tuple[int, int],
+    ) -> dict[str, Tensor]:
+        """Patchify, mask, encode, decode, losses (B,); predictions on hidden patches only.
+
+        Args:
+            orders_BL: patch orders of pixels and regions, None where they share one.
+            gates_BL: see :class:`.MaskPlan`.
+            visible: how many of each order the branches see.
+        """
+        out: dict[str, Tensor] = {}
+        patches_BLX = patchify(images_BCHW, self.backbone.net.patch_size)
+        order, region_order = orders_BL
+        visible_BV, hidden_BN = order[:, : visible[0]], order[:, visible[0] :]
+        gates_BV = None if gates_BL is None else gates_BL.gather(1, visible_BV)
+        tokens_BVD = self.backbone(patches_BLX, visible_BV, gates_BV)
+        context_BTD = None
+        if self.region_branch is not None and regions_BKHW is not None:
+            maps = patchify_regions(regions_BKHW, self.backbone.net.patch_size)
+            region_order = order if region_order is None else region_order
+            shown, hidden = region_order[:, : visible[1]], region_order[:, visible[1] :]
+            deaf = self.feeding == "region_to_pixel"
+            heard = torch.zeros_like(tokens_BVD) if deaf else tokens_BVD
+            logits, context_BTD = self.region_branch(heard, visible_BV, maps, shown, hidden)
+            target = gather_region_patches(maps, hidden)
+            out["pred_regions"] = logits
+            out["loss_region"] = region_loss(
+                logits, target, self.background_weight, self.region_criterion
+            )
+        if self.pixel_decoder is not None:
+            link = self.region_to_pixel
+            context_BTD = None if link is None else link(context_BTD)
+            pred = self.pixel_decoder.decode(tokens_BVD, visible_BV, hidden_BN, context_BTD)
+            target = gather_patches(patches_BLX, hidden_BN)
+            out["pred_pixels"] = pred
+            out["loss_pixel"] = pixel_loss(pred, target, self.norm_pix_loss)
+        return out
 
     def _outputs(
         self,
         images_BCHW: Tensor,
         regions_BKHW: Tensor | None,
         plan: MaskPlan,
+        visible: tuple[int, int],
         per_image: bool,
     ) -> dict[str, Tensor]:
         """:meth:`forward_tensors` for a given plan."""
-        parts = self._run(
-            images_BCHW, regions_BKHW, plan.ids_shuffle, plan.region_ids_shuffle, plan.gates
-        )
-        L = plan.ids_shuffle.shape[1]
-        split: _Split = parts["split"]
-        out = {"mask": mask_from_order(plan.ids_shuffle, split.visible.shape[1])}
-        out.update(plan.losses)
+        found = self._reconstruct(images_BCHW, regions_BKHW, plan[:2], plan.gates, visible)
+        order, region_order = plan.ids_shuffle, plan.region_order
+        L = order.shape[1]
+        out = {"mask": mask_from_order(order, visible[0]), **plan.losses}
         if plan.probability is not None:
             out["mask_probability"] = plan.probability
-        if "loss_pixel" in parts:
-            out["loss_pixel"] = parts["loss_pixel"]
-            out["pred_pixels"] = place_patches(parts["pred_pixels"], split.hidden, L)
-        if "loss_region" in parts:
-            region_split: _Split = parts["region_split"]
-            out["loss_region"] = parts["loss_region"]
-            out["pred_regions"] = place_patches(parts["pred_regions"], region_split.hidden, L)
-            out["region_mask"] = mask_from_order(plan.region_order, region_split.visible.shape[1])
+        if "loss_pixel" in found:
+            out["loss_pixel"] = found["loss_pixel"]
+            out["pred_pixels"] = place_patches(found["pred_pixels"], order[:, visible[0] :], L)
+        if "loss_region" in found:
+            out["loss_region"] = found["loss_region"]
+            hidden = region_order[:, visible[1] :]
+            out["pred_regions"] = place_patches(found["pred_regions"], hidden, L)
+            out["region_mask"] = mask_from_order(region_order, visible[1])
         if not per_image:
             out.update({k: v.mean() for k, v in out.items() if k.startswith("loss")})
         weights = self._weights(plan)
@@ -280,47 +352,6 @@ class RMAE(nn.Module):
         """Of every loss; a masking policy weighs its own."""
         own = {"loss_pixel": self.pixel_weight, "loss_region": self.region_weight}
         return {**own, **dict.fromkeys(plan.losses, 1.0)}
-
-    def _run(
-        self,
-        images_BCHW: Tensor,
-        regions_BKHW: Tensor | None,
-        ids_shuffle_BL: Tensor,
-        region_ids_shuffle_BL: Tensor | None,
-        gates_BL: Tensor | None = None,
-    ) -> dict[str, Any]:
-        """Patchify, mask, encode, decode, losses (B,); predictions on hidden patches only."""
-        patches_BLX = patchify(images_BCHW, self.patch_size)
-        split = _Split.of(ids_shuffle_BL, self.mask_ratio)
-        gates_BV = None if gates_BL is None else gates_BL.gather(1, split.visible)
-        tokens_BVD = self.backbone(patches_BLX, split.visible, gates_BV)
-        out: dict[str, Any] = {"split": split}
-        summary_BTD = None
-        if self.region_branch is not None and regions_BKHW is not None:
-            order = ids_shuffle_BL if region_ids_shuffle_BL is None else region_ids_shuffle_BL
-            ratio = self.region_branch.mask_ratio
-            region_split = _Split.of(order, self.mask_ratio if ratio is None else ratio)
-            heard = (
-                torch.zeros_like(tokens_BVD) if self.feeding == "region_to_pixel" else tokens_BVD
-            )
-            maps = patchify_regions(regions_BKHW, self.patch_size)
-            logits, summary_BTD = self.region_branch(
-                heard, split.visible, maps, region_split.visible, region_split.hidden
-            )
-            target = gather_region_patches(maps, region_split.hidden)
-            out["region_split"] = region_split
-            out["pred_regions"] = logits
-            out["loss_region"] = region_loss(
-                logits, target, self.background_weight, self.region_criterion
-            )
-        if self.pixel_decoder is not None:
-            link = self.region_to_pixel
-            context_BTD = None if link is None else link(summary_BTD)
-            pred = self.pixel_decoder.decode(tokens_BVD, split.visible, split.hidden, context_BTD)
-            target = gather_patches(patches_BLX, split.hidden)
-            out["pred_pixels"] = pred
-            out["loss_pixel"] = pixel_loss(pred, target, self.norm_pix_loss)
-        return out
 
     def _check_inputs(self, images_BCHW: Tensor, regions_BKHW: Tensor | None) -> None:
         net = self.backbone.net
@@ -343,59 +374,74 @@ class RMAE(nn.Module):
                 f"(B, C, H, W) = {tuple(images_BCHW.shape)}: they must be of the same crop"
             )
 
-    def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> Tensor:
-        """Stacks, moves to the device and normalises: (B, C, H, W) float32."""
-        images = torch.stack([x["image"] for x in batched_inputs])
-        images = images.to(self.device, non_blocking=True).float()
-        return (images - self.pixel_mean) / self.pixel_std
-
-    def preprocess_regions(self, batched_inputs: list[dict[str, Any]]) -> Tensor | None:
-        """Unpacks the region maps on the device: (B, K, H, W) bool, or None where there are none."""
-        if "regions" not in batched_inputs[0]:
-            return None
-        regions = torch.stack([x["regions"] for x in batched_inputs])
-        regions = regions.to(self.device, non_blocking=True)
-        if regions.dtype == torch.bool:
-            return regions
-        counts = {int(x["num_regions"]) for x in batched_inputs}
-        if len(counts) != 1:
-            raise UserError(f"a batch needs one num_regions, this one has {sorted(counts)}")
-        k = torch.arange(counts.pop(), device=self.device)
-        return (regions[:, k // 8] >> (k % 8).view(-1, 1, 1).to(torch.uint8)) & 1 > 0
-
-    def mask_seeds(self, batched_inputs: list[dict[str, Any]]) -> Tensor:
-        """The samples' ``mask_seed`` where they carry one, (B,) int64 on the CPU; see :meth:`forward`."""
-        if "mask_seed" in batched_inputs[0]:
-            return torch.tensor([int(x["mask_seed"]) for x in batched_inputs])
+    def _seeds(self, batch: Batch) -> Tensor:
+        """Int64 (B,), on the host; see :meth:`forward`."""
+        if batch.mask_seeds is not None:
+            return batch.mask_seeds
         if self.training:
-            return _random_seeds(len(batched_inputs))
-        return torch.zeros(len(batched_inputs), dtype=torch.int64)
-
-    def _plan(self, seeds_B: Tensor, images_BCHW: Tensor, regions_BKHW: Tensor | None) -> MaskPlan:
-        """Asks the masking policy."""
-        net = self.backbone.net
-        seeds_B = seeds_B.to(images_BCHW.device, non_blocking=True)
-        visible = num_visible(net.num_patches, self.mask_ratio)
-        request = MaskRequest(seeds_B, net.grid, visible, images_BCHW, regions_BKHW, self.progress)
-        return plan_masks(self.masking, request)
+            return _random_seeds(len(batch))
+        return torch.zeros(len(batch), dtype=torch.int64)
 
     @torch.no_grad()
     def _pictures(
         self, images_BCHW: Tensor, regions_BKHW: Tensor | None, outputs: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         """What a person looks at; see :meth:`forward`."""
-        size = (self.backbone.net.grid, self.patch_size)
+        grid, P = self.backbone.net.grid, self.patch_size
         pictures: dict[str, Tensor] = {}
         if "pred_pixels" in outputs:
-            images = completed_images(
-                images_BCHW, outputs["pred_pixels"], outputs["mask"], *size, self.norm_pix_loss
-            )
+            patches, pred = patchify(images_BCHW, P), outputs["pred_pixels"].float()
+            if self.norm_pix_loss:
+                # Patch statistics are not predicted: they are taken from the image, for display only.
+                mean, std = patch_statistics(patches)
+                pred = pred * std + mean
+            images = unpatchify(torch.where(outputs["mask"][:, :, None], pred, patches), grid, P)
             pictures["reconstruction"] = (images * self.pixel_std + self.pixel_mean).clamp(0, 255)
         if "pred_regions" in outputs and regions_BKHW is not None:
-            pictures["region_probability"] = completed_regions(
-                regions_BKHW, outputs["pred_regions"], outputs["region_mask"], *size
-            )
+            maps = patchify_regions(regions_BKHW, P).float()
+            probability = outputs["pred_regions"].float().sigmoid()
+            merged = torch.where(outputs["region_mask"][:, None, :, None], probability, maps)
+            regions = unpatchify(merged.flatten(0, 1), grid, P)[:, 0]
+            pictures["region_probability"] = regions.unflatten(0, merged.shape[:2])
         return pictures
+
+
+@cache
+def _compiled(options: tuple[tuple[str, Any], ...]) -> Callable[..., dict[str, Tensor]]:
+    """Of the function, not of a model's method, so that a copied model computes with its own weights."""
+    return torch.compile(RMAE._reconstruct, dynamic=False, **dict(options))
+
+
+def drop_regions(regions_BKHW: Tensor, seeds_B: Tensor) -> Tensor:
+    """Keeps the first 1 to K regions of a batch, so that one model learns to serve any number of queries.
+
+    Not in the paper. How many is a function of the batch's seeds: the batch of another number of processes
+    is another one. The loader gives regions in random order, so the first are any.
+    """
+    K = regions_BKHW.shape[1]
+    kept = 1 + int(hash_noise(seeds_B.sum()[None], 1)) % K
+    return regions_BKHW[:, :kept]
+
+
+def _link_to_pixels(
+    feeding: str,
+    region_branch: RegionBranch | SpatialRegionBranch | None,
+    pixel_decoder: PixelDecoder | None,
+) -> nn.Linear | None:
+    """What takes encoded regions to the pixel decoder's width, or None where it does not hear of them.
+
+    Raises:
+        UserError: for an unknown direction, or where a branch that it needs is absent.
+    """
+    if feeding not in FEEDINGS:
+        raise UserError(f"feeding={feeding!r}: one of {', '.join(FEEDINGS)}")
+    if feeding == "pixel_to_region":
+        return None
+    if region_branch is None or pixel_decoder is None:
+        raise UserError(f"feeding={feeding!r} needs a region branch and a pixel decoder")
+    link = nn.Linear(region_branch.summary_dim, pixel_decoder.embed.out_features)
+    init_linear(link)
+    return link
 
 
 def _random_seeds(number: int) -> Tensor:

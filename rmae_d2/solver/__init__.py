@@ -4,6 +4,7 @@ from .lars import lars_params, scaled_lars
 from .optimizer import (
     LayerDecay,
     adversarial_params,
+    build_optimizer,
     layer_decayed_params,
     linear_rate,
     scaled_adamw,
@@ -12,6 +13,7 @@ from .optimizer import (
 __all__ = [
     "LayerDecay",
     "adversarial_params",
+    "build_optimizer",
     "lars_params",
     "layer_decayed_params",
     "linear_rate",

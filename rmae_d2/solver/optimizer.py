@@ -7,13 +7,34 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from detectron2.config import instantiate
 from detectron2.solver.build import get_default_optimizer_params
+from detectron2.utils.registry import locate
+from omegaconf import DictConfig
 from torch import nn
 
 from ..errors import UserError
 from ..modeling import MaskDiscriminator
 
 logger = logging.getLogger(__name__)
+
+
+def build_optimizer(node: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer that a config describes, of a model's parameters; the config stays as it is.
+
+    Args:
+        node: ``cfg.optimizer``, whose ``params`` describe a function from ``model`` and other arguments to
+            parameter groups.
+    """
+    optimizer: torch.optim.Optimizer = _call(node, params=_call(node.params, model=model))
+    return optimizer
+
+
+def _call(node: DictConfig, **given: Any) -> Any:
+    """What ``instantiate`` does, with some arguments that are in no config."""
+    others = {k: instantiate(v) for k, v in node.items() if k not in ("_target_", *given)}
+    target = node._target_
+    return (locate(target) if isinstance(target, str) else target)(**others, **given)
 
 
 def linear_rate(base_lr: float, batch_size: int) -> float:

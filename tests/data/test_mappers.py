@@ -9,11 +9,11 @@ import torch
 from detectron2.data import transforms as T
 from PIL import Image
 
-from rmae_d2.data.loader import PackedBatch
+from rmae_d2.data.images import RandomResizedCrop
 from rmae_d2.data.mappers import RegionDatasetMapper
-from rmae_d2.data.transforms import RandomResizedCrop
+from rmae_d2.errors import UserError
 from rmae_d2.modeling import IndependentMasking, RandomMasking, RegionGuidedMasking
-from rmae_d2.modeling.masking import num_visible, random_shuffle
+from rmae_d2.noise import num_visible, random_shuffle
 from rmae_d2.regions import (
     EncodedRecord,
     FelzenszwalbSource,
@@ -193,7 +193,7 @@ def test_visible_foreground_only(painted):
 
 @pytest.mark.parametrize("named", [False, True])
 @pytest.mark.parametrize("region_mask_ratio", [None, 0.5])
-def test_foretold_masks_are_the_models(painted, make_rmae, region_mask_ratio, named):
+def test_visible_foreground_goes_by_the_models_masks(painted, make_rmae, region_mask_ratio, named):
     """beta_R where it is set, and the region branch's own order with independent masks."""
     for masking in (None, RandomMasking, IndependentMasking):
         mapper = _mapper(
@@ -223,10 +223,9 @@ def test_foretold_masks_are_the_models(painted, make_rmae, region_mask_ratio, na
             assert same or masking is IndependentMasking
 
 
-def test_masks_that_cannot_be_foretold_are_refused(painted):
-    name = "rmae_d2.modeling.RegionGuidedMasking"
-    for masking in (RegionGuidedMasking, name, random_shuffle):
-        with pytest.raises(ValueError, match="cannot foretell.*visible_foreground_only=false"):
+def test_masks_that_are_no_function_of_the_seed_are_refused(painted):
+    for masking in (RegionGuidedMasking, "rmae_d2.modeling.RegionGuidedMasking"):
+        with pytest.raises(UserError, match="RegionGuidedMasking.*visible_foreground_only=false"):
             _mapper(visible_foreground_only=True, masking=masking)
         _mapper(masking=masking)
 
@@ -328,10 +327,10 @@ def test_a_sample_in_transport_is_its_bytes(painted):
     mapper = _mapper(
         regions=EncodedSource(), augmentations=[RandomResizedCrop(224), T.RandomFlip()]
     )
-    batch = PackedBatch([mapper(painted) for _ in range(8)])
-    stacked = sum(stack.untyped_storage().nbytes() for stack in batch.stacks.values())
+    batch = mapper.collate([mapper(painted) for _ in range(8)])
+    stacked = sum(x.untyped_storage().nbytes() for x in (batch.images, batch.regions))
     assert stacked == 8 * (3 * 224 * 224 + 224 * 224)
-    assert stacked + len(pickle.dumps(batch.rest)) <= 8 * 210_000
+    assert stacked + len(pickle.dumps(batch.facts)) <= 8 * 210_000
 
 
 def test_the_dataset_dict_stays_as_it_is(painted):

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from rmae_d2.data import build_train_loader
-from rmae_d2.data.loader import PackedBatch
-from rmae_d2.data.prefetch import DevicePrefetcher
+from rmae_d2.data.loader import DevicePrefetcher
+from rmae_d2.modeling import Batch
 
 CPU = torch.device("cpu")
 
@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 def numbered(count, log):
     for i in range(count):
         log.append(i)
-        yield PackedBatch([{"image": torch.full((2,), i), "file_name": f"{i}.jpg"}])
+        yield Batch.of([{"image": torch.full((2,), i), "file_name": f"{i}.jpg"}])
 
 
 def test_order_and_one_ahead():
@@ -21,8 +21,8 @@ def test_order_and_one_ahead():
     batches = DevicePrefetcher(numbered(4, log), CPU)
     assert not log  # workers start when the first batch is asked for
     for i in range(4):
-        samples = next(batches).unpack()
-        assert samples[0]["image"].tolist() == [i, i] and samples[0]["file_name"] == f"{i}.jpg"
+        sample = next(batches)[0]
+        assert sample["image"].tolist() == [i, i] and sample["file_name"] == f"{i}.jpg"
         assert log == list(range(min(i + 2, 4)))
     for _ in range(2):
         with pytest.raises(StopIteration):

@@ -5,7 +5,7 @@ import traceback
 import pytest
 
 from rmae_d2.data import build_eval_loader, build_train_loader
-from rmae_d2.data.worker_errors import WorkerError
+from rmae_d2.data.loader import WorkerError
 from rmae_d2.errors import AnnotationError, ImageReadError
 
 

@@ -9,15 +9,14 @@ from detectron2.engine import HookBase
 
 from rmae_d2.config import config_root
 from rmae_d2.engine import Trainer
-from rmae_d2.engine.hooks import TellProgress
 from rmae_d2.errors import CheckpointError, UserError
 from rmae_d2.modeling import (
     FrozenViT,
-    InformedMasking,
     LearnedMasking,
     MaskDiscriminator,
     MaskedViT,
     MaskGenerator,
+    MaskingPolicy,
     MaskPlan,
     random_shuffle,
 )
@@ -271,7 +270,7 @@ def test_a_sound_generator_is_not_reported(reference):
 def test_a_policy_hears_how_much_of_the_run_is_done(make_rmae):
     heard = []
 
-    class Policy(InformedMasking):
+    class Policy(MaskingPolicy):
         def forward(self, request):
             heard.append(request.progress)
             return MaskPlan(random_shuffle(request.seeds, request.num_patches))
@@ -279,6 +278,5 @@ def test_a_policy_hears_how_much_of_the_run_is_done(make_rmae):
     model = make_rmae(regions=None, masking=Policy())
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     trainer = Trainer(model, iter(make_batches(4)), optimizer, device=torch.device("cpu"))
-    trainer.register_hooks([TellProgress(model)])
     trainer.train(0, 4)
     assert heard == [0, 0.25, 0.5, 0.75]

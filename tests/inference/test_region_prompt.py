@@ -51,7 +51,7 @@ def test_the_model_itself_predicts_the_same(make_rmae, variant):
     order = random_shuffle(torch.tensor([3]), 16)
     assert np.array_equal(made.hidden.ravel()[order[0]], [False] * 4 + [True] * 12)
     region = torch.rand(1, 1, 32, 32) < 0.5
-    pixels = model.preprocess_image([{"image": torch.from_numpy(image.transpose(2, 0, 1).copy())}])
+    pixels = model.normalize(torch.from_numpy(image.transpose(2, 0, 1).copy())[None])
     with torch.no_grad():
         outputs = model(
             [

@@ -11,7 +11,10 @@ from torch import nn
 from rmae_d2.checkpoint import load_pretrained
 from rmae_d2.modeling import (
     RMAE,
+    Batch,
     MaskedViT,
+    MaskingPolicy,
+    MaskPlan,
     PixelDecoder,
     PixelEncoder,
     RegionBranch,
@@ -333,7 +336,7 @@ def test_forward_is_forward_tensors_on_unpacked_bits(make_rmae, regions):
     model = make_rmae(pixel_weight=0.5, region_weight=2.0)
     batch = samples(regions=regions)
     maps = torch.stack([x["maps"] for x in batch])
-    assert torch.equal(model.preprocess_regions(batch), maps)
+    assert torch.equal(Batch.of(batch).region_maps(), maps)
     images = torch.stack([x["image"] for x in batch]).float()
     images = (images - torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)) / torch.tensor(
         [58.395, 57.12, 57.375]
@@ -383,10 +386,11 @@ def test_evaluation_outputs(make_rmae, channels):
         shown = patchify(out["region_probability"][:, None], 8)
         assert torch.equal(shown[:, visible], maps[:, visible])
         assert torch.allclose(shown[:, ~visible], out["pred_regions"][:, ~visible].sigmoid())
+    stacked = Batch.of(batch)
     unweighted = model.forward_tensors(
-        model.preprocess_image(batch),
-        model.preprocess_regions(batch),
-        random_shuffle(model.mask_seeds(batch), L),
+        model.normalize(stacked.images),
+        stacked.region_maps(),
+        random_shuffle(stacked.mask_seeds, L),
     )
     assert torch.allclose(
         torch.stack([x["loss_pixel"] for x in outputs]).mean(), unweighted["loss_pixel"]
@@ -398,7 +402,7 @@ def test_the_reconstruction_of_a_perfect_prediction_is_the_image(make_rmae):
     for norm_pix_loss in (True, False):
         model = make_rmae(regions=None, norm_pix_loss=norm_pix_loss).eval()
         batch = samples()
-        patches = patchify(model.preprocess_image(batch), 8)
+        patches = patchify(model.normalize(Batch.of(batch).images), 8)
         target = patches
         if norm_pix_loss:
             target = (patches - patches.mean(-1, keepdim=True)) / (
@@ -412,28 +416,45 @@ def test_the_reconstruction_of_a_perfect_prediction_is_the_image(make_rmae):
             assert torch.allclose(out["reconstruction"], sample["image"].float(), atol=0.05)
 
 
-def test_masks_without_seeds(make_rmae):
-    model = make_rmae(regions=None)
-    batch = [{"image": x["image"]} for x in samples()]
-    draws = {tuple(model.mask_seeds(batch).tolist()) for _ in range(5)}
-    assert len(draws) == 5
-    torch.manual_seed(1)
-    first = model.mask_seeds(batch)
-    torch.manual_seed(1)
-    assert torch.equal(model.mask_seeds(batch), first)
-    assert first[0] != first[1]
+def test_a_step_of_a_batch_tells_all_it_found_out(make_rmae):
+    model = make_rmae().train()
+    batch = Batch.of(samples())
+    assert Batch.of(batch) is batch
+    losses, scalars, plan = model(batch)
+    of_dicts = model(list(batch))
+    assert losses.keys() == of_dicts.keys()
+    assert all(torch.equal(losses[name], of_dicts[name]) for name in losses)
+    assert scalars == {} and torch.equal(plan.ids_shuffle, random_shuffle(batch.mask_seeds, 16))
     model.eval()
-    assert torch.equal(model.mask_seeds(batch), torch.zeros(B, dtype=torch.int64))
+    for of_batch, of_dicts in zip(model(batch), model(list(batch)), strict=True):
+        assert all(torch.equal(of_batch[name], of_dicts[name]) for name in of_dicts)
+    assert model(batch, mask_ratio=0.5)[0]["mask"].sum() == 8
+
+
+def test_masks_without_seeds(make_rmae):
+    model = make_rmae(regions=None).train()
+    batch = Batch.of([{"image": x["image"]} for x in samples()])
+    orders = [model(batch).plan.ids_shuffle for _ in range(5)]
+    assert len({tuple(order.flatten().tolist()) for order in orders}) == 5
+    assert not torch.equal(orders[0][0], orders[0][1])
+    torch.manual_seed(1)
+    first = model(batch).plan.ids_shuffle
+    torch.manual_seed(1)
+    assert torch.equal(model(batch).plan.ids_shuffle, first)
+    a, b = model.eval()(batch)
+    assert torch.equal(a["mask"], b["mask"])
     torch.manual_seed(1)
     a = model.forward_tensors(torch.zeros(2, 3, 32, 32))["mask"]
     assert not torch.equal(a, model.forward_tensors(torch.zeros(2, 3, 32, 32))["mask"])
 
 
 def test_another_masking_policy(make_rmae):
-    def last_visible(seeds, num_patches):
-        return torch.arange(num_patches).flip(0).expand(len(seeds), -1)
+    class LastVisible(MaskingPolicy):
+        def forward(self, request):
+            L = request.num_patches
+            return MaskPlan(torch.arange(L).flip(0).expand(len(request.seeds), -1))
 
-    model = make_rmae(regions=None, masking=last_visible).eval()
+    model = make_rmae(regions=None, masking=LastVisible()).eval()
     out = model(samples())[0]
     assert out["mask"].tolist() == [True] * 12 + [False] * 4
 

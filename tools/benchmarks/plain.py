@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rmae_d2.modeling import RMAE, mask_from_order, patchify
+from rmae_d2.modeling import RMAE, Batch, mask_from_order, patchify
 from rmae_d2.modeling.losses import patch_statistics
-from rmae_d2.modeling.patches import gather_patches
-from rmae_d2.modeling.region_branch import gather_region_patches
+from rmae_d2.modeling.patches import gather_patches, gather_region_patches
+from rmae_d2.noise import random_shuffle
 
 
 class PlainRMAE(nn.Module):
@@ -31,16 +31,16 @@ class PlainRMAE(nn.Module):
             if hasattr(module, "fused_attn"):
                 module.fused_attn = False
 
-    def prepare(self, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def prepare(self, batch: Batch) -> list[dict[str, Any]]:
         """What a plain loader would hand over: normalised float images, float region maps."""
-        images = self.model.preprocess_image(batch).cpu()
-        regions = self.model.preprocess_regions(batch)
+        images = self.model.normalize(batch.images.to(self.model.device)).cpu()
         samples = [
             {"image": image, "mask_seed": x["mask_seed"]}
-            for image, x in zip(images, batch, strict=True)
+            for image, x in zip(images, batch.facts, strict=True)
         ]
+        regions = batch.region_maps()
         if regions is not None:
-            for sample, maps in zip(samples, regions.float().cpu(), strict=True):
+            for sample, maps in zip(samples, regions.float(), strict=True):
                 sample["regions"] = maps
         return samples
 
@@ -49,7 +49,7 @@ class PlainRMAE(nn.Module):
         model, net = self.model, self.model.backbone.net
         images = torch.stack([x["image"] for x in samples]).to(model.device)
         seeds = torch.tensor([x["mask_seed"] for x in samples], device=model.device)
-        ids = model.masking(seeds, net.num_patches)
+        ids = random_shuffle(seeds, net.num_patches)
         V = int(net.num_patches * (1 - model.mask_ratio))
         visible, mask = ids[:, :V], mask_from_order(ids, V).float()
         every = torch.arange(net.num_patches, device=model.device).expand_as(ids)

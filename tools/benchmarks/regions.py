@@ -13,7 +13,7 @@ from detectron2.data import transforms as T
 from PIL import Image
 
 from rmae_d2.data import RandomResizedCrop, read_image
-from rmae_d2.data.transforms import label_indices
+from rmae_d2.data.images import label_indices
 from rmae_d2.regions import EncodedRecord, RegionRecord
 from rmae_d2.regions.sources.felzenszwalb import felzenszwalb
 

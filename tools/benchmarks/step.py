@@ -12,7 +12,7 @@ from torch import nn
 
 from rmae_d2.config import apply_overrides, get_config
 from rmae_d2.engine.throughput import device_peak, step_flops, tune_for
-from rmae_d2.modeling import PRECISIONS, VIT_SIZES, vit_kwargs
+from rmae_d2.modeling import PRECISIONS, VIT_SIZES, Batch, StepResult, vit_kwargs
 
 from .common import device, machine, race, saved_bytes, table
 from .plain import PlainRMAE
@@ -51,7 +51,7 @@ class Step:
     """One optimizer step of a model, and what belongs to it."""
 
     model: nn.Module
-    batches: Iterator[list[dict[str, Any]]]
+    batches: Iterator[Any]
     precision: str
     fused: bool
 
@@ -66,7 +66,9 @@ class Step:
         """Of the next batch."""
         dtype = PRECISIONS[self.precision]
         with torch.autocast(device(), dtype, enabled=dtype is not None):
-            return torch.stack(list(self.model(next(self.batches)).values())).sum()
+            result = self.model(next(self.batches))
+            losses = result.losses if isinstance(result, StepResult) else result
+            return torch.stack(list(losses.values())).sum()
 
     def __call__(self) -> None:
         self.scaler.scale(self.loss()).backward()
@@ -146,20 +148,16 @@ def ratio(a: float | None, b: float | None) -> str:
     return f"{a / b:.3f}" if a is not None and b is not None else "-"
 
 
-def synthetic(size: int) -> list[dict[str, Any]]:
-    """Random images and region maps of 224 pixels, as the loader hands them over: views of pinned stacks."""
-    pin = device() == "cuda"
+def synthetic(size: int) -> Batch:
+    """Random images and region maps of 224 pixels, as the loader hands them over: pinned stacks."""
     images = torch.randint(0, 256, (size, 3, 224, 224), dtype=torch.uint8)
     planes = torch.randint(0, 256, (size, 1, 224, 224), dtype=torch.uint8)
-    if pin:
-        images, planes = images.pin_memory(), planes.pin_memory()
-    return [
-        {"image": images[i], "regions": planes[i], "num_regions": 8, "mask_seed": i}
-        for i in range(size)
-    ]
+    facts = [{"num_regions": 8, "mask_seed": i} for i in range(size)]
+    batch = Batch(images, facts, planes, 8, torch.arange(size))
+    return batch.pin_memory() if device() == "cuda" else batch
 
 
-def make_step(name: str, args: argparse.Namespace, batch: list[dict[str, Any]]) -> Step:
+def make_step(name: str, args: argparse.Namespace, batch: Batch) -> Step:
     """A variant by its name in the table."""
     if name not in PLAIN:
         return Step(build(VARIANTS[name], args), forever(batch), args.precision, fused=True)
@@ -168,7 +166,7 @@ def make_step(name: str, args: argparse.Namespace, batch: list[dict[str, Any]]) 
     return Step(model, forever(model.prepare(batch)), args.precision, fused=False)
 
 
-def forever(batch: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+def forever(batch: Any) -> Iterator[Any]:
     """The same batch each time; its copying to the device is part of a step."""
     while True:
         yield batch
@@ -188,7 +186,7 @@ def build(overrides: list[str], args: argparse.Namespace) -> nn.Module:
     return model
 
 
-def loaded(args: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
+def loaded(args: argparse.Namespace) -> Iterator[Any]:
     """Batches from files, as in training."""
     regions = [f"dataloader.train.mapper.regions.path={args.regions}"] if args.regions else []
     overrides = [

@@ -1,5 +1,5 @@
-"""What learned masks are compared with; random masking is in :mod:`.masking`, by regions in
-:mod:`.region_masking`, and the two-stage baseline is :class:`.LearnedMasking` without a discriminator.
+"""What learned masks are compared with; random masking is in :mod:`.base`, by regions in
+:mod:`.regions`, and the two-stage baseline is :class:`.LearnedMasking` without a discriminator.
 
 Every policy hides exactly as many patches as the model wants, whatever the ratio and the grid.
 
@@ -10,16 +10,9 @@ import torch
 from torch import Tensor
 
 from ...errors import UserError
+from ...noise import hash_noise, random_shuffle, uniform_noise
 from ..patches import patchify
-from .base import (
-    InformedMasking,
-    MaskPlan,
-    MaskRequest,
-    hash_noise,
-    random_shuffle,
-    sorted_by,
-    uniform_noise,
-)
+from .base import MaskingPolicy, MaskPlan, MaskRequest, sorted_by
 from .generator import FrozenViT, UsesScorer
 from .rectangles import Range, check_range, sample_rectangles
 
@@ -27,7 +20,7 @@ from .rectangles import Range, check_range, sample_rectangles
 _GRID_STREAM = 0x67726964
 
 
-class BlockMasking(InformedMasking):
+class BlockMasking(MaskingPolicy):
     """Hides rectangle after rectangle until enough patches are hidden (MAE, table 1f, "block").
 
     The last rectangle is hidden in part, at random, and where all do not suffice so are patches outside them.
@@ -50,7 +43,7 @@ class BlockMasking(InformedMasking):
         self.number = number
 
     def forward(self, request: MaskRequest) -> MaskPlan:
-        """See :class:`.InformedMasking`."""
+        """See :class:`.MaskingPolicy`."""
         inside_BNL = sample_rectangles(
             request.seeds, request.grid, self.area, self.side, self.number
         ).flatten(2)
@@ -60,14 +53,14 @@ class BlockMasking(InformedMasking):
         return MaskPlan(sorted_by(turn_BL, random_BL).flip(1))
 
 
-class GridMasking(InformedMasking):
+class GridMasking(MaskingPolicy):
     """At a ratio of 0.75 one patch of every 2x2 is visible, the same everywhere (MAE, table 1f, "grid").
 
     At other ratios two or three of four, or a random part of these; which comes first the seed says.
     """
 
     def forward(self, request: MaskRequest) -> MaskPlan:
-        """See :class:`.InformedMasking`."""
+        """See :class:`.MaskingPolicy`."""
         Gh, Gw = request.grid
         rows = torch.arange(Gh, device=request.seeds.device)[:, None]
         columns = torch.arange(Gw, device=request.seeds.device)
@@ -77,7 +70,7 @@ class GridMasking(InformedMasking):
         return MaskPlan(sorted_by(turn_B4[:, place_L], random_BL))
 
 
-class BoxPriorMasking(InformedMasking):
+class BoxPriorMasking(MaskingPolicy):
     """Patches inside objects' boxes are hidden with a higher probability (AutoMAE's preliminary study).
 
     Boxes are those of the batch's region maps, which must be objects: ``mapper.regions`` an InstanceSource.
@@ -87,14 +80,17 @@ class BoxPriorMasking(InformedMasking):
             masking, from 1 on boxes are hidden before all else.
     """
 
-    needs_regions = True
-
     def __init__(self, bonus: float = 0.5) -> None:
         super().__init__()
         self.bonus = bonus
 
+    @property
+    def needs_regions(self) -> bool:
+        """Their boxes."""
+        return True
+
     def forward(self, request: MaskRequest) -> MaskPlan:
-        """See :class:`.InformedMasking`.
+        """See :class:`.MaskingPolicy`.
 
         Raises:
             UserError: where the batch has no regions.
@@ -111,7 +107,7 @@ class BoxPriorMasking(InformedMasking):
         return MaskPlan((noise_BL + self.bonus * inside_BL).argsort(dim=1, stable=True))
 
 
-class AttentionGuidedMasking(UsesScorer, InformedMasking):
+class AttentionGuidedMasking(UsesScorer, MaskingPolicy):
     """From a share of every part of an image to whole parts (SemMAE, NeurIPS 2022).
 
     A part is what one head of a frozen ViT attends to more than the others do, each head's attention being of
@@ -127,7 +123,7 @@ class AttentionGuidedMasking(UsesScorer, InformedMasking):
         self.use_scorer(scorer)
 
     def forward(self, request: MaskRequest) -> MaskPlan:
-        """See :class:`.InformedMasking`."""
+        """See :class:`.MaskingPolicy`."""
         attention_BKL = self.scorer.attention(request.images)
         part_BL = (attention_BKL / attention_BKL.sum(dim=2, keepdim=True)).argmax(dim=1)
         parts = attention_BKL.shape[1]

@@ -4,7 +4,7 @@
           -> two convolutions, log-softmax -> log-probability of each patch
           -> Gumbel-softmax -> m, positive and of sum 1 -> discriminator: a generator's, or a rectangle's?
 
-The policy that trains them, and hides patches by m, is in :mod:`.learned_masking`.
+The policy that trains them, and hides patches by m, is in :mod:`.learned`.
 
 Letters: B images, L patches, D width, Gh Gw grid.
 
@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from ...errors import UserError
+from ...noise import uniform_noise
 from ..attention_maps import AttentionViT
 from ..pixel_encoder import MaskedViT
-from .base import uniform_noise
 from .rectangles import AREA, SIDE, Range, sample_rectangles
 
 # "gumbel" and "noise" in ASCII: take an image's seed to further streams of noise.

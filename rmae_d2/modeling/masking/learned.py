@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from ...errors import UserError
-from ..region_branch import patchify_regions
-from .base import InformedMasking, MaskPlan, MaskRequest, uniform_noise
+from ...noise import uniform_noise
+from ..patches import patchify_regions
+from .base import MaskingPolicy, MaskPlan, MaskRequest
 from .generator import (
     MaskDiscriminator,
     MaskGenerator,
@@ -25,7 +26,7 @@ from .generator import (
 from .rectangles import AREA, SIDE, Range, check_range
 
 
-class LearnedMasking(InformedMasking):
+class LearnedMasking(MaskingPolicy):
     """Patches that the generator chose are hidden with a higher, not a certain, probability.
 
     Each patch gets U(0, 1) noise, that of :class:`.RandomMasking`, and ``bonus`` on top where it is among
@@ -90,16 +91,14 @@ class LearnedMasking(InformedMasking):
         self.rectangle_bonus = rectangle_bonus
         self.entropy_floor = entropy_floor
         self.foreground = foreground
-        self.needs_regions = foreground
 
-    def train(self, mode: bool = True) -> "LearnedMasking":
-        """Regions are for the report of training alone: evaluation, of photos without labels, needs none."""
-        self.needs_regions = self.foreground and mode
-        super().train(mode)
-        return self
+    @property
+    def needs_regions(self) -> bool:
+        """For the report of training alone: evaluation, of photos without labels, needs none."""
+        return self.foreground and self.training
 
     def forward(self, request: MaskRequest) -> MaskPlan:
-        """See :class:`.InformedMasking`; losses and scalars in training only.
+        """See :class:`.MaskingPolicy`; losses and scalars in training only.
 
         Raises:
             UserError: where the model has another grid than the scorer, or ``foreground`` has no regions.

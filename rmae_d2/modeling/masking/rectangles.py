@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UserError
-from .base import uniform_noise
+from ...noise import uniform_noise
 
 Range = tuple[float, float]
 

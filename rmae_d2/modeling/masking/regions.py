@@ -3,61 +3,40 @@
 Letters: B images, K regions, L patches, V visible patches, H W pixels.
 """
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
 from ...errors import UserError
-from ..region_branch import patchify_regions
-from .base import (
-    InformedMasking,
-    MaskingPolicy,
-    MaskPlan,
-    MaskRequest,
-    RandomMasking,
-    hash_noise,
-    plan_masks,
-    random_shuffle,
-    sorted_by,
-)
-
-# "regions" in ASCII: takes an image's seed to another stream of noise.
-_REGION_STREAM = 0x726567696F6E73
+from ...noise import hash_noise, region_shuffle
+from ..patches import patchify_regions
+from .base import MaskingPolicy, MaskPlan, MaskRequest, RandomMasking, sorted_by
 
 
-def region_seeds(seeds_B: Tensor) -> Tensor:
-    """Seeds of the region patches' own order under :class:`IndependentMasking`."""
-    return seeds_B ^ _REGION_STREAM
-
-
-class IndependentMasking(InformedMasking):
+class IndependentMasking(MaskingPolicy):
     """The branches hide different patches; the default shares one order (R-MAE, section 3.2).
 
     Args:
         pixels: the policy of the pixel patches; None for uniformly random. Region patches are hidden
-            uniformly at random, by the seeds of :func:`region_seeds`.
+            uniformly at random, see :func:`rmae_d2.noise.region_shuffle`.
     """
 
     def __init__(self, pixels: MaskingPolicy | None = None) -> None:
         super().__init__()
         self.pixels = pixels or RandomMasking()
-        self.needs_regions = getattr(pixels, "needs_regions", False)
 
-    def train(self, mode: bool = True) -> "IndependentMasking":
-        """Takes over what the policy of the pixel patches needs in that mode."""
-        super().train(mode)
-        self.needs_regions = getattr(self.pixels, "needs_regions", False)
-        return self
+    @property
+    def needs_regions(self) -> bool:
+        """Where the policy of the pixel patches does."""
+        return self.pixels.needs_regions
 
     def forward(self, request: MaskRequest) -> MaskPlan:
-        """See :class:`.InformedMasking`."""
-        plan = plan_masks(self.pixels, request)
-        own = random_shuffle(region_seeds(request.seeds), request.num_patches)
-        return replace(plan, region_ids_shuffle=own)
+        """See :class:`.MaskingPolicy`."""
+        plan: MaskPlan = self.pixels(request)
+        own = region_shuffle(request.seeds, request.num_patches)
+        return plan._replace(region_ids_shuffle=own)
 
 
-class RegionGuidedMasking(InformedMasking):
+class RegionGuidedMasking(MaskingPolicy):
     """Hides whole regions, one after another in random order, until enough patches are hidden.
 
     Not in the paper; the counterpart of AutoMAE's prior that objects are what to hide. A region takes every
@@ -72,16 +51,19 @@ class RegionGuidedMasking(InformedMasking):
             uniformly random. 0 is :class:`.RandomMasking`.
     """
 
-    needs_regions = True
-
     def __init__(self, share: float = 1.0) -> None:
         super().__init__()
         if not 0 <= share <= 1:
             raise UserError(f"share={share} of RegionGuidedMasking must be from 0 to 1")
         self.share = share
 
+    @property
+    def needs_regions(self) -> bool:
+        """It hides them."""
+        return True
+
     def forward(self, request: MaskRequest) -> MaskPlan:
-        """See :class:`.InformedMasking`.
+        """See :class:`.MaskingPolicy`.
 
         Raises:
             UserError: where the batch has no regions.

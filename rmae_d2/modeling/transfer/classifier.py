@@ -16,6 +16,7 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor, nn
 
 from ...errors import UserError
+from ..batch import Batch
 from ..build import add_rmae_config, encoder_from_cfg, lower_keys
 from ..pixel_encoder import LayerNorm, MaskedViT, PixelEncoder
 
@@ -57,24 +58,22 @@ class _EncoderModel(nn.Module):
         """Where the images are taken to."""
         return self.pixel_mean.device
 
-    def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> Tensor:
-        """Stacks, moves to the device and normalises: (B, C, H, W) float32.
+    def preprocess_image(self, batched_inputs: Batch | Sequence[dict[str, Any]]) -> Tensor:
+        """On the device, normalised: (B, C, H, W) float32.
 
         Raises:
             UserError: for an image of another size than the encoder's.
         """
         net = self.backbone.net
         expected = (net.in_chans, *net.img_size)
-        for sample in batched_inputs:
-            if tuple(sample["image"].shape) != expected:
-                raise UserError(
-                    f"{sample.get('file_name', 'an image')} comes as (C, H, W) = "
-                    f"{tuple(sample['image'].shape)} to a model of {expected}: set the mapper's crop "
-                    "size or model.backbone.net.img_size"
-                )
-        images = torch.stack([x["image"] for x in batched_inputs])
-        images = images.to(self.device, non_blocking=True).float()
-        return (images - self.pixel_mean) / self.pixel_std
+        batch = Batch.of(batched_inputs).to(self.device)
+        if tuple(batch.images.shape[1:]) != expected:
+            raise UserError(
+                f"{batch.facts[0].get('file_name', 'an image')} comes as (C, H, W) = "
+                f"{tuple(batch.images.shape[1:])} to a model of {expected}: set the mapper's crop "
+                "size or model.backbone.net.img_size"
+            )
+        return (batch.images.float() - self.pixel_mean) / self.pixel_std
 
     def features(self, images_BCHW: Tensor) -> Tensor:
         """One vector an image: its cls token, or the mean of its patches; (B, D)."""
@@ -172,12 +171,12 @@ class Classifier(_EncoderModel):
             self.backbone.eval()
         return self
 
-    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+    def forward(self, batched_inputs: Batch | Sequence[dict[str, Any]]) -> Any:
         """Detectron2's contract.
 
         Args:
-            batched_inputs: dicts of ``image`` (C, H, W) in the loader's range 0-255 and, in training,
-                ``label``, an int in [0, C).
+            batched_inputs: a batch, or dicts of ``image`` (C, H, W) in the loader's range 0-255 and, in
+                training, ``label``, an int in [0, C).
 
         Returns:
             in training ``{"loss_cls": ...}``, the cross-entropy; in evaluation a dict an image with
@@ -187,10 +186,11 @@ class Classifier(_EncoderModel):
             UserError: for an image of another size, a label out of range, or a batch too small to
                 normalise over or not to be mixed in pairs.
         """
-        images = self.preprocess_image(batched_inputs)
+        batch = Batch.of(batched_inputs)
+        images = self.preprocess_image(batch)
         if not self.training:
             return [{"logits": logits} for logits in self.logits(images).float()]
-        targets = self._labels(batched_inputs)
+        targets = self._labels(batch.facts)
         images, targets = self._augment(images, targets)
         # Mixed targets are smooth already.
         smoothing = self.label_smoothing if self.mixup is None else 0.0
@@ -205,9 +205,9 @@ class Classifier(_EncoderModel):
         logits: Tensor = self.head(self.fc_norm(features_BD))
         return logits
 
-    def _labels(self, batched_inputs: list[dict[str, Any]]) -> Tensor:
-        labels = [int(x["label"]) for x in batched_inputs]
-        for label, sample in zip(labels, batched_inputs, strict=True):
+    def _labels(self, facts: Sequence[dict[str, Any]]) -> Tensor:
+        labels = [int(x["label"]) for x in facts]
+        for label, sample in zip(labels, facts, strict=True):
             if not 0 <= label < self.num_classes:
                 raise UserError(
                     f"{sample.get('file_name', 'an image')} has label {label}, the model "
@@ -273,7 +273,7 @@ class FeatureExtractor(_EncoderModel):
         made.to(model.pixel_mean.device)  # type: ignore[arg-type]
         return made.train(model.training)
 
-    def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Tensor]]:
+    def forward(self, batched_inputs: Batch | Sequence[dict[str, Any]]) -> list[dict[str, Tensor]]:
         """``features`` (D,) float32 of each image.
 
         Raises:

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import StoreError, UserError
-from .masks import Bytes, Ints, num_planes
+from .masks import Bytes, Ints
 
 Labels = NDArray[np.unsignedinteger[Any]]
 
@@ -72,7 +72,7 @@ class Header:
 
     def __post_init__(self) -> None:
         pixels = self.shape[1] * self.shape[2]
-        planes = (self.shape[0], num_planes(self.num_masks))
+        planes = (self.shape[0], -(-self.num_masks // 8))
         size = pixels * (planes[0] * self.dtype.itemsize + planes[1])
         if sum(planes) > MAX_PLANES or max(self.shape[1:]) > MAX_SIDE:
             raise UserError(
@@ -95,7 +95,7 @@ class Header:
     @property
     def mask_shape(self) -> tuple[int, int, int]:
         """Shape of the mask planes."""
-        return num_planes(self.num_masks), self.shape[1], self.shape[2]
+        return -(-self.num_masks // 8), self.shape[1], self.shape[2]
 
     @property
     def label_bytes(self) -> int:
@@ -244,6 +244,24 @@ def decode_runs(stream: Bytes, shape: tuple[int, int, int], dtype: np.dtype[Any]
     """Undo `encode_runs`; StoreError when the runs do not fill planes of this shape."""
     lengths, values = _runs(stream, shape, dtype)
     return np.repeat(values, lengths).reshape(shape)
+
+
+def gather(
+    header: Header, payload: memoryview, rows: Ints, columns: Ints
+) -> list[tuple[Labels, Ints | None]]:
+    """Label planes and mask planes at some rows and columns, each as `gather_runs` gives them.
+
+    Raises:
+        StoreError: as `inflate` and `gather_runs`.
+    """
+    streams = inflate(header, payload)
+    shapes = ((header.shape, header.dtype), (header.mask_shape, _UINT8))
+    return [
+        gather_runs(stream, shape, dtype, rows, columns)
+        if shape[0]
+        else (np.empty((0, len(rows), len(columns)), dtype), np.zeros((0, 256), np.int64))
+        for stream, (shape, dtype) in zip(streams, shapes, strict=True)
+    ]
 
 
 def gather_runs(

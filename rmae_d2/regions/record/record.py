@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from .codec import (
     Labels,
     decode_runs,
     encode_runs,
-    gather_runs,
+    gather,
     inflate,
     seal,
     unseal,
@@ -34,25 +33,33 @@ from .masks import (
     areas_of_histograms,
     count_bits,
     describe,
-    num_planes,
     pack_bits,
     patch_grid,
     unpack_bits,
 )
-from .planes import RegionTable as RegionTable
-from .planes import (
-    count_labels,
-    label_coverage,
-    map_label_plane,
-    narrow_labels,
-    nearest_indices,
-    pixel_indices,
-    table_of_counts,
-    table_of_histograms,
-)
+
+_NO_AREAS = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, eq=False)
+class RegionTable:
+    """The N distinct regions present in a record, planes in order, labels rising.
+
+    Attributes:
+        plane: int64 (N,): 0..S-1 is a label plane, S means the overlapping masks.
+        label: int64 (N,): label in its plane, or index of the overlapping mask.
+        area: int64 (N,): pixels, never 0.
+    """
+
+    plane: Ints
+    label: Ints
+    area: Ints
+
+    def __len__(self) -> int:
+        return len(self.area)
+
+
+@dataclass(eq=False)
 class RegionRecord:
     """Regions of one image (design contract 4).
 
@@ -72,6 +79,7 @@ class RegionRecord:
     num_masks: int = 0
     ignore_label: int | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
+    _table: RegionTable | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.labels.ndim != 3 or self.labels.dtype not in LABEL_DTYPES:
@@ -80,7 +88,7 @@ class RegionRecord:
             )
         if 0 in self.size:
             raise UserError(f"a record needs at least one pixel, labels: {describe(self.labels)}")
-        expected = (num_planes(self.num_masks), *self.size)
+        expected = (-(-self.num_masks // 8), *self.size)
         if self.mask_bits.shape != expected or self.mask_bits.dtype != np.uint8:
             raise UserError(
                 f"{self.num_masks} masks beside labels {self.labels.shape} need mask_bits uint8 "
@@ -211,12 +219,10 @@ class RegionRecord:
 
         A crop or resize is another record with another table: what left the picture is not in it.
         """
+        if self._table is None:
+            found = [count_labels(plane, self.ignore_label) for plane in self.labels]
+            self._table = table_of_counts(found, count_bits(self.mask_bits)[: self.num_masks])
         return self._table
-
-    @cached_property
-    def _table(self) -> RegionTable:
-        found = [count_labels(plane, self.ignore_label) for plane in self.labels]
-        return table_of_counts(found, count_bits(self.mask_bits)[: self.num_masks])
 
     def select(self, indices: ArrayLike) -> Bools:
         """Masks, bool (K, H, W), of K regions given by their indices into `regions()`.
@@ -240,7 +246,7 @@ class RegionRecord:
     def select_bits(self, indices: ArrayLike) -> Bytes:
         """Equals `pack_bits(select(indices))`, uint8 (ceil(K/8), H, W), without the K masks."""
         chosen = self._chosen(indices)
-        bits = np.zeros((num_planes(len(chosen)), *self.size), np.uint8)
+        bits = np.zeros((-(-len(chosen) // 8), *self.size), np.uint8)
         mask = np.empty(self.size, np.uint8)
         chosen_ids = zip(chosen.plane.tolist(), chosen.label.tolist(), strict=True)
         for k, (plane, label) in enumerate(chosen_ids):
@@ -329,6 +335,8 @@ class EncodedRecord:
 
     Attributes:
         data: as `RegionRecord.to_bytes` gives them.
+        size: (H, W) in pixels.
+        params: how the regions were made.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -339,19 +347,11 @@ class EncodedRecord:
         """
         self.data = data
         self._header, self._payload = unseal(data)
+        self.size = self._header.shape[1:]
+        self.params = self._header.params
 
     def __reduce__(self) -> tuple[type[EncodedRecord], tuple[bytes]]:
         return EncodedRecord, (self.data,)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W) in pixels."""
-        return self._header.shape[1], self._header.shape[2]
-
-    @property
-    def params(self) -> Mapping[str, Any]:
-        """How the regions were made."""
-        return self._header.params
 
     def decode(self) -> RegionRecord:
         """The whole record.
@@ -377,16 +377,117 @@ class EncodedRecord:
         """
         header = self._header
         y, x = (pixel_indices(*axis) for axis in zip((rows, columns), self.size, strict=True))
-        label_stream, mask_stream = inflate(header, self._payload)
-        labels, counts = gather_runs(label_stream, header.shape, header.dtype, y, x)
-        bits, bit_counts = gather_runs(mask_stream, header.mask_shape, np.dtype(np.uint8), y, x)
+        (labels, counts), (bits, bit_counts) = gather(header, self._payload, y, x)
         record = RegionRecord(labels, bits, header.num_masks, header.ignore_label, header.params)
         if counts is not None and bit_counts is not None:
-            areas = areas_of_histograms(bit_counts)[: header.num_masks]
-            table = table_of_histograms(counts, header.ignore_label, areas)
-            record.__dict__["_table"] = table  # where cached_property would keep it
+            areas = areas_of_histograms(bit_counts)[: header.num_masks] if len(bits) else _NO_AREAS
+            record._table = table_of_histograms(counts, header.ignore_label, areas)
         return record
 
     def map_planes(self, fn: Callable[[Bytes], Bytes]) -> RegionRecord:
         """`RegionRecord.map_planes` of the whole record."""
         return self.decode().map_planes(fn)
+
+
+def narrow_labels(labels: NDArray[np.integer[Any]]) -> Labels:
+    """The same labels in the smallest of uint8, uint16, uint32 that holds their maximum."""
+    if labels.dtype.kind not in "iu":
+        raise UserError(f"labels must be integers, got {describe(labels)}; masks: from_masks")
+    low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
+    for dtype in LABEL_DTYPES:
+        if low >= 0 and high <= np.iinfo(dtype).max:
+            return labels.astype(dtype, copy=False)
+    raise UserError(f"labels must lie in 0..{2**32 - 1}, got {low}..{high}; renumber them")
+
+
+def nearest_indices(length: int, new_length: int) -> Ints:
+    """For each of new_length pixels the one of length that nearest-neighbour resizing takes.
+
+    torch's rule: floor(i * length / new_length), scale and product in float32; float64 picks other
+    pixels now and then.
+    """
+    step = np.float32(length) / np.float32(new_length)
+    indices = np.floor(np.arange(new_length, dtype=np.float32) * step).astype(np.int64)
+    return np.minimum(indices, length - 1)
+
+
+def pixel_indices(indices: ArrayLike, length: int) -> Ints:
+    """Indices of rows or columns as a fresh int64 (n,) array, n > 0.
+
+    Raises:
+        IndexError: none, more than one axis, no integers, or one outside 0..length-1.
+    """
+    given = np.asarray(indices)
+    if given.ndim != 1 or not given.size or given.dtype.kind not in "iu":
+        raise IndexError(f"rows and columns must be non-empty 1-d integers, got {describe(given)}")
+    low, high = given.min(), given.max()
+    if low < 0 or high >= length:
+        raise IndexError(f"row or column index {low}..{high}: there are {length}")
+    return given.astype(np.int64, order="C")
+
+
+def map_label_plane(plane: Labels, fn: Callable[[Bytes], Bytes]) -> Labels:
+    """`fn` of a label plane, one byte of the labels at a time; see `RegionRecord.map_planes`."""
+    parts = []
+    for shift in range(0, 8 * plane.dtype.itemsize, 8):
+        byte = fn(np.ascontiguousarray((plane >> shift).astype(np.uint8)))
+        if byte.ndim != 2 or byte.dtype != np.uint8:
+            raise UserError(f"fn must return a uint8 (H, W) plane, got {describe(byte)}")
+        parts.append(byte.astype(plane.dtype) << shift)
+    joined: Labels = np.bitwise_or.reduce(parts)
+    return joined
+
+
+def count_labels(plane: Labels, ignore_label: int | None) -> tuple[Ints, Ints]:
+    """Labels present but for the ignored one, rising, and the pixels of each; int64 (n,) both."""
+    if plane.dtype.itemsize > 2:  # a histogram over 32-bit labels could need gigabytes
+        values, area = np.unique(plane, return_counts=True)
+        label = values.astype(np.int64)
+    else:
+        histogram = np.bincount(plane.ravel())
+        label = np.flatnonzero(histogram)
+        area = histogram[label]
+    kept = label != ignore_label if ignore_label is not None else slice(None)
+    return label[kept], area[kept]
+
+
+def table_of_counts(counts: list[tuple[Ints, Ints]], mask_areas: Ints) -> RegionTable:
+    """Table from what `count_labels` gives of each label plane, and the masks' areas (M,)."""
+    present = np.flatnonzero(mask_areas)
+    counts = [*counts, (present, mask_areas[present])]
+    plane = np.repeat(np.arange(len(counts), dtype=np.int64), [len(area) for _, area in counts])
+    label, area = (np.concatenate(column) for column in zip(*counts, strict=True))
+    return RegionTable(plane, label, area)
+
+
+def table_of_histograms(
+    histograms: Ints, ignore_label: int | None, mask_areas: Ints
+) -> RegionTable:
+    """As `table_of_counts`, from the pixels of each label below 256, int64 (S, 256)."""
+    plane, label = np.nonzero(histograms)
+    if ignore_label is not None:
+        kept = label != ignore_label
+        plane, label = plane[kept], label[kept]
+    area = histograms[plane, label]
+    present = np.flatnonzero(mask_areas)
+    if len(present):
+        plane = np.concatenate([plane, np.full(len(present), len(histograms))])
+        label = np.concatenate([label, present])
+        area = np.concatenate([area, mask_areas[present]])
+    return RegionTable(plane, label, area)
+
+
+def label_coverage(plane: Labels, wanted: Ints, patch: int) -> Bools:
+    """Bool (K, L) for K labels of one plane; looks only where a run or a patch begins."""
+    grid_w = plane.shape[1] // patch
+    starts = np.ones(plane.shape, np.bool_)
+    np.not_equal(plane[:, 1:], plane[:, :-1], out=starts[:, 1:])
+    starts[:, ::patch] = True
+    y, x = np.nonzero(starts)
+    labels, row_of_wanted = np.unique(wanted, return_inverse=True)
+    values = plane[y, x].astype(np.int64)
+    row = np.searchsorted(labels, values).clip(max=len(labels) - 1)
+    hit = labels[row] == values
+    covered = np.zeros((len(labels), plane.size // patch**2), np.bool_)
+    covered[row[hit], (y[hit] // patch) * grid_w + x[hit] // patch] = True
+    return covered[row_of_wanted]

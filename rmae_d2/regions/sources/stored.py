@@ -91,7 +91,8 @@ class StoredRegions:
                 fallback.
         """
         if self.store is None:
-            return self._from_fallback(dataset_dict, image_HWC)
+            assert self.fallback is not None
+            return self.fallback(dataset_dict, image_HWC)
         for key, exact in _keys(dataset_dict):
             try:
                 data = self.store.get(key)
@@ -163,7 +164,7 @@ class StoredRegions:
                 f"{file_name} has no regions in {self.store.folder} (keys tried: {tried}): {remedy}"
             )
         start = time.perf_counter()
-        record = self._from_fallback(dataset_dict, image_HWC)
+        record = self.fallback(dataset_dict, image_HWC)
         seconds = time.perf_counter() - start
         self._missing += 1
         if self._missing & (self._missing - 1) == 0:
@@ -173,12 +174,6 @@ class StoredRegions:
                 file_name, self.store.folder, tried, seconds, self._missing, os.getpid(), remedy,
             )  # fmt: skip
         return record
-
-    def _from_fallback(
-        self, dataset_dict: Mapping[str, Any], image_HWC: NDArray[np.uint8]
-    ) -> RegionRecord | EncodedRecord:
-        assert self.fallback is not None
-        return self.fallback(dataset_dict, image_HWC)
 
     def _compare_params(self, fallback: Mapping[str, Any]) -> None:
         ours, theirs = (json.loads(json.dumps(params)) for params in (self.params, fallback))

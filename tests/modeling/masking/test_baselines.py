@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from rmae_d2.modeling import (
     AttentionGuidedMasking,
+    Batch,
     BlockMasking,
     BoxPriorMasking,
     FrozenViT,
@@ -181,13 +182,13 @@ def test_from_a_share_of_every_part_to_whole_parts(progress):
 
 def test_the_model_tells_the_progress(make_rmae):
     scorer = make_scorer((4, 4))
-    model = make_rmae(regions=None, masking=AttentionGuidedMasking(scorer)).eval()
-    images = torch.randn(6, 3, 32, 32)
+    model = make_rmae(regions=None, masking=AttentionGuidedMasking(scorer)).train()
     seeds = torch.arange(6)
+    batch = Batch(torch.randint(0, 256, (6, 3, 32, 32)), [{}] * 6, mask_seeds=seeds)
+    images = model.normalize(batch.images)
     orders = {}
     for progress in (0.0, 1.0):
-        model.progress = progress
-        orders[progress] = model._plan(seeds, images, None).ids_shuffle
+        orders[progress] = model(batch, progress=progress).plan.ids_shuffle
         expected = model.masking(MaskRequest(seeds, (4, 4), 4, images, None, progress))
         assert torch.equal(orders[progress], expected.ids_shuffle)
     assert not torch.equal(orders[0.0], orders[1.0])

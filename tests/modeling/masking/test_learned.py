@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rmae_d2.modeling import (
+    Batch,
     FrozenViT,
     IndependentMasking,
     LearnedMasking,
@@ -158,7 +159,7 @@ def model_request(model, batch):
     seeds = torch.tensor([sample["mask_seed"] for sample in batch])
     net = model.backbone.net
     visible = num_visible(net.num_patches, model.mask_ratio)
-    return MaskRequest(seeds, net.grid, visible, model.preprocess_image(batch))
+    return MaskRequest(seeds, net.grid, visible, model.normalize(Batch.of(batch).images))
 
 
 def test_gates_change_no_value(make_rmae):
@@ -167,7 +168,7 @@ def test_gates_change_no_value(make_rmae):
     losses = model.train()(batch)
     ids = model.masking(model_request(model, batch)).ids_shuffle
     regions = torch.stack([sample["regions"] for sample in batch])
-    plain = model.forward_tensors(model.preprocess_image(batch), regions, ids)
+    plain = model.forward_tensors(model.normalize(Batch.of(batch).images), regions, ids)
     for name in ("loss_pixel", "loss_region"):
         assert torch.equal(losses[name], plain[name])
 
@@ -207,14 +208,14 @@ def test_one_step_of_rmae(make_rmae, ratio, size):
     """K regions, any ratio, grids that are not square: every trainable parameter has a gradient."""
     grid = (size[0] // P, size[1] // P)
     model = make_rmae(img_size=size, masking=make_policy(grid), mask_ratio=ratio).train()
-    losses = model(samples(size=size))
+    losses, scalars, _ = model(Batch.of(samples(size=size)))
     assert set(losses) == {"loss_pixel", "loss_region", "loss_generator", "loss_discriminator"}
     sum(losses.values()).backward()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None and parameter.grad.isfinite().all(), name
-    assert set(model.scalars) == {"mask_entropy", "discriminator_accuracy"}
-    assert not any(value.requires_grad for value in model.scalars.values())
+    assert set(scalars) == {"mask_entropy", "discriminator_accuracy"}
+    assert not any(value.requires_grad for value in scalars.values())
     for out in model.eval()(samples(size=size)):
         assert (~out["mask"]).sum() == num_visible(grid[0] * grid[1], ratio)
         assert torch.equal(out["mask"], out["region_mask"])
@@ -279,8 +280,8 @@ def test_foreground_shares(make_rmae):
     with pytest.raises(ValueError, match="foreground=True of LearnedMasking was given no regions"):
         policy(request_of([3]))
     model = make_rmae(regions=None, masking=policy).train()
-    model(samples())
-    assert {"hidden_foreground", "chosen_foreground", "all_foreground"} <= set(model.scalars)
+    scalars = model(Batch.of(samples())).scalars
+    assert {"hidden_foreground", "chosen_foreground", "all_foreground"} <= set(scalars)
     photos = [{k: v for k, v in sample.items() if k != "regions"} for sample in samples()]
     assert not model.eval().needs_regions
     assert "mask_probability" in model(photos)[0]  # labels are for the report of training

@@ -4,7 +4,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmae_d2.modeling.masking import hash_noise, uniform_noise
 from rmae_d2.modeling.masking.rectangles import sample_rectangles
 
 GRIDS = st.tuples(st.integers(1, 16), st.integers(1, 16))
@@ -64,12 +63,3 @@ def test_places_are_uniform():
     counts = (top * 7 + left).bincount(minlength=35)
     p = 1 / 35
     assert (counts - n * p).abs().max() < 5 * (n * p * (1 - p)) ** 0.5
-
-
-def test_uniform_noise_is_uniform_open_and_in_the_order_of_its_hash():
-    seeds = torch.arange(200)
-    noise = uniform_noise(seeds, 500)
-    assert noise.dtype == torch.float64 and noise.min() > 0 and noise.max() < 1
-    counts = (noise.flatten() * 10).long().bincount(minlength=10)
-    assert (counts - 10_000).abs().max() < 5 * (100_000 * 0.1 * 0.9) ** 0.5
-    assert torch.equal(noise.argsort(dim=1), hash_noise(seeds, 500).argsort(dim=1))

@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rmae_d2.modeling import (
+    Batch,
     IndependentMasking,
-    InformedMasking,
+    MaskingPolicy,
     MaskPlan,
     MaskRequest,
     RandomMasking,
@@ -14,9 +15,8 @@ from rmae_d2.modeling import (
     num_visible,
     random_shuffle,
 )
-from rmae_d2.modeling.masking import hash_noise, plan_masks
-from rmae_d2.modeling.masking.regions import region_seeds
-from rmae_d2.modeling.region_branch import drop_regions
+from rmae_d2.modeling.rmae import drop_regions
+from rmae_d2.noise import hash_noise, region_shuffle
 
 P = 4
 
@@ -49,7 +49,7 @@ POLICIES = {
 @pytest.mark.parametrize("name", POLICIES)
 @given(request=requests())
 def test_every_order_is_a_permutation_and_a_function_of_its_own_image(name, request):
-    plan = plan_masks(POLICIES[name], request)
+    plan = POLICIES[name](request)
     L = request.num_patches
     torch.rand(7)  # torch's generator plays no part
     for order in (plan.ids_shuffle, plan.region_order):
@@ -65,7 +65,7 @@ def test_every_order_is_a_permutation_and_a_function_of_its_own_image(name, requ
             request.images[one],
             request.regions[one].float(),
         )
-        again = plan_masks(POLICIES[name], alone)
+        again = POLICIES[name](alone)
         assert torch.equal(again.ids_shuffle, plan.ids_shuffle[one])
         assert torch.equal(again.region_order, plan.region_order[one])
 
@@ -73,7 +73,7 @@ def test_every_order_is_a_permutation_and_a_function_of_its_own_image(name, requ
 @given(request=requests(), share=st.floats(0, 1))
 def test_regions_are_hidden_one_after_another(request, share):
     """Against loops over regions and pixels."""
-    plan = plan_masks(RegionGuidedMasking(share), request)
+    plan = RegionGuidedMasking(share)(request)
     L, K = request.num_patches, request.regions.shape[1]
     guided = round(share * (L - request.visible))
     noise = hash_noise(request.seeds, L + K)[:, L:]
@@ -91,7 +91,7 @@ def test_regions_are_hidden_one_after_another(request, share):
 
 @given(request=requests())
 def test_a_share_of_nothing_is_random_masking(request):
-    plan = plan_masks(RegionGuidedMasking(0), request)
+    plan = RegionGuidedMasking(0)(request)
     assert torch.equal(plan.ids_shuffle, random_shuffle(request.seeds, request.num_patches))
 
 
@@ -108,7 +108,7 @@ def test_every_region_has_its_turn_first_equally_often():
     for k in range(4):
         y, x = 8 * (k // 2), 8 * (k % 2)
         maps[k, y : y + 8, x : x + 8] = True
-    plan = plan_masks(RegionGuidedMasking(), request_of(maps, torch.arange(1000), visible=12))
+    plan = RegionGuidedMasking()(request_of(maps, torch.arange(1000), visible=12))
     hidden = plan.ids_shuffle[:, 12:]
     quarter = hidden // 4 // 2 * 2 + hidden % 4 // 2
     assert (quarter == quarter[:, :1]).all()
@@ -118,11 +118,9 @@ def test_every_region_has_its_turn_first_equally_often():
 
 def test_the_region_branchs_own_order_is_unrelated():
     seeds = torch.arange(2000)
-    plan = plan_masks(
-        IndependentMasking(), request_of(torch.zeros(1, 16, 16, dtype=torch.bool), seeds, 4)
-    )
+    plan = IndependentMasking()(request_of(torch.zeros(1, 16, 16, dtype=torch.bool), seeds, 4))
     assert torch.equal(plan.ids_shuffle, random_shuffle(seeds, 16))
-    assert torch.equal(plan.region_order, random_shuffle(region_seeds(seeds), 16))
+    assert torch.equal(plan.region_order, region_shuffle(seeds, 16))
     both = [
         torch.zeros(2000, 16).scatter(1, ids[:, :4], 1)
         for ids in (plan.ids_shuffle, plan.region_order)
@@ -172,8 +170,8 @@ def test_independent_masks_in_the_model(make_rmae):
     model = make_rmae(masking=IndependentMasking())
     seeds = torch.tensor([7, 8])
     for i, out in enumerate(model.eval()(batch())):
-        for name, order in (("mask", seeds), ("region_mask", region_seeds(seeds))):
-            visible = random_shuffle(order, 16)[i, :4]
+        for name, shuffle in (("mask", random_shuffle), ("region_mask", region_shuffle)):
+            visible = shuffle(seeds, 16)[i, :4]
             assert not out[name][visible].any()
     losses = model.train()(batch())
     assert torch.allclose(
@@ -196,7 +194,7 @@ def test_mae_hides_regions_too(make_rmae):
         assert out["mask"][[0, 1, 4, 5]].all() and "pred_regions" not in out
 
 
-class Bright(InformedMasking):
+class Bright(MaskingPolicy):
     """Hides the bright patches; its parameter has a loss."""
 
     def __init__(self):
@@ -258,7 +256,7 @@ def test_dropout_in_training_only(make_rmae, variant):
     kept = drop_regions(maps, seeds)
     assert kept.shape[1] < 5
     expected = model.forward_tensors(
-        model.preprocess_image(samples), kept, random_shuffle(seeds, 16)
+        model.normalize(Batch.of(samples).images), kept, random_shuffle(seeds, 16)
     )
     losses = model.train()(samples)
     assert torch.allclose(losses["loss_region"], expected["loss_region"])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rmae_d2.errors import StoreError
 from rmae_d2.regions import EncodedRecord, RegionRecord, pack_bits, patch_coverage, unpack_bits
 from rmae_d2.regions.record import codec
-from rmae_d2.regions.record.planes import narrow_labels
+from rmae_d2.regions.record.record import narrow_labels
 
 ROOT = Path(__file__).resolve().parents[3]
 QUICK = settings(max_examples=60, deadline=None)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop as TorchvisionCrop
 
-from rmae_d2.data.transforms import (
+from rmae_d2.data.images import (
     CropResizeTransform,
     RandomResizedCrop,
     label_indices,

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rmae_d2.data.images import read_image
-from rmae_d2.data.jpeg import decode_plain_jpeg
+from rmae_d2.data.images import decode_plain_jpeg, read_image
 from rmae_d2.errors import ImageReadError
 
 pytest.importorskip("simplejpeg", reason="pip install rmae_d2[fast]")
