@@ -23,8 +23,8 @@ INSTALL_REQUIRES = [
     "hydra-core>=1.3",  # Detectron2's LazyConfig; 1.3 runs on Python 3.11
     "cloudpickle",  # Detectron2's LazyConfig.save and multi-process launch
     "pycocotools>=2.0.7",  # COCO format and masks; wheels for numpy 2 and Python 3.12
-    "faster-coco-eval>=1.6",  # fast AP without Detectron2's compiled operator; not tried below
-    "lvis>=0.5.3",  # LVIS format; the last release
+    "faster-coco-eval>=1.8",  # AP, also of no detection at all; not tried below
+    "lvis>=0.5.3",  # Detectron2's loader of LVIS; the last release
     "scikit-image>=0.22",  # Felzenszwalb regions and the photographs of the scenes dataset
     "scipy>=1.11",  # under scikit-image; its own bound
     "shapely>=2.0",  # LSJ crops of polygon masks (Detectron2's RandomCrop with polygons)

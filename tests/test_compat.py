@@ -1,4 +1,4 @@
-"""The shims: what they repair is broken without them, and nothing else changes."""
+"""What other packages must bring."""
 
 from rmae_d2 import compat
 

@@ -82,7 +82,13 @@ class DetectionEvaluator(DatasetEvaluator):
         if rules not in LIMITS:
             raise UserError(f"rules={rules!r}: choose from {', '.join(LIMITS)}")
         self.rules = rules
-        self._tasks = None if tasks is None else _checked_tasks(tasks)
+        named = [tasks] if isinstance(tasks, str) else tasks
+        self._tasks = None if named is None else list(named)
+        if self._tasks is not None and (not self._tasks or set(self._tasks) - set(TASKS)):
+            raise UserError(
+                f"tasks={self._tasks}: choose from {', '.join(TASKS)}. For keypoints and proposals use "
+                "Detectron2's own evaluators"
+            )
         self._distributed = distributed
         self._output_dir = output_dir
         *lower, usual = LIMITS[rules]
@@ -155,7 +161,7 @@ class DetectionEvaluator(DatasetEvaluator):
             logger.warning(
                 "%d images, and the model detects nothing in any of them: AP is 0", len(predictions)
             )
-        tasks = self._tasks or (("bbox", "segm") if saw_masks else ("bbox",))
+        tasks = self._tasks or (["bbox", "segm"] if saw_masks else ["bbox"])
         metrics: OrderedDict[str, dict[str, float]] = OrderedDict()
         for task in tasks:
             if found := self._evaluate_task(task, results, image_ids):
@@ -177,7 +183,12 @@ class DetectionEvaluator(DatasetEvaluator):
         content = truth.for_task(task, image_ids)
         if task != "bbox":
             if not content["annotations"]:
-                self._report_no_masks(task)
+                if self._tasks is not None:
+                    raise UserError(
+                        f"the task {task} needs masks, and {truth.path} has boxes only: evaluate with "
+                        "dataloader.evaluator.tasks=[bbox]"
+                    )
+                logger.warning("%s has no masks: %s is not evaluated", truth.path, task)
                 return None
             if any("segmentation" not in result for result in results):
                 raise UserError(f"the task {task} needs masks, and the model predicts boxes only")
@@ -206,29 +217,9 @@ class DetectionEvaluator(DatasetEvaluator):
         logger.info("%s on %s:\n%s", task, truth.path, "\n\n".join(tables))
         return metrics
 
-    def _report_no_masks(self, task: str) -> None:
-        """The ground truth has no masks: an error where the task was asked for by name."""
-        if self._tasks is not None:
-            raise UserError(
-                f"the task {task} needs masks, and {self._truth.path} has boxes only: evaluate with "
-                "dataloader.evaluator.tasks=[bbox]"
-            )
-        logger.warning("%s has no masks: %s is not evaluated", self._truth.path, task)
-
 
 class LVISEvaluator(DetectionEvaluator):
     """The name that the config.yaml files of 0.1 have for ``DetectionEvaluator(rules="lvis")``."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, rules="lvis", **kwargs)
-
-
-def _checked_tasks(tasks: Sequence[str] | str) -> tuple[str, ...]:
-    named = (tasks,) if isinstance(tasks, str) else tuple(tasks)
-    unknown = [task for task in named if task not in TASKS]
-    if unknown or not named:
-        raise UserError(
-            f"tasks={list(named)}: choose from {', '.join(TASKS)}. For keypoints and proposals use "
-            "Detectron2's own evaluators"
-        )
-    return named

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections import Counter
 from typing import Any
 
 from ..annotations.coco_json import examples
@@ -31,12 +32,10 @@ def collect_results(
             masks of another size than their image.
     """
     unique: dict[Any, list[dict[str, Any]]] = {}
-    double = []
     for image_id, detections in predictions:
-        if image_id in unique:
-            double.append(image_id)
-        else:
-            unique[image_id] = detections
+        unique.setdefault(image_id, detections)
+    times = Counter(image_id for image_id, _ in predictions)
+    double = [image_id for image_id in unique if times[image_id] > 1]
     sizes = truth.image_sizes
     strangers = [image_id for image_id in unique if image_id not in sizes]
     if strangers:
