@@ -163,7 +163,7 @@ def test_a_bug_of_one_rank_is_shown_with_its_traceback(pair):
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["flags", "torchrun", "srun"])
 @pytest.mark.parametrize("lost", [0, 1])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 def test_a_rank_is_lost(pair, launcher, lost, number):
     run = pair("collective", launcher)
     pids = run.pids()
@@ -195,7 +195,7 @@ def test_a_killed_rank_ends_one_that_hangs(pair):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["int", "term"])
 def test_signals_end_what_is_not_training(pair, number):
     run = pair("collective")
     pids = run.pids()
