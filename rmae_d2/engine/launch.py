@@ -155,7 +155,7 @@ def _run_rank(main: Main, args: argparse.Namespace) -> None:
     use_cuda = torch.cuda.is_available() and not wants_cpu(args.opts)
     if use_cuda:
         torch.cuda.set_device(start.local_rank % torch.cuda.device_count())
-    ring = Ring(start.address, start.port, _report, UserError)
+    ring = Ring(start.address, start.port, _report)
     try:
         dist.init_process_group(
             "nccl" if use_cuda else "gloo",

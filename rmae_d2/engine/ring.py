@@ -31,6 +31,8 @@ import torch
 import torch.distributed as dist
 from detectron2.utils import comm
 
+from ..errors import UserError
+
 logger = logging.getLogger(__name__)
 
 #: Seconds between two signs of life, and without any, after which a rank is given up.
@@ -66,20 +68,12 @@ class Ring:
         address: where other machines reach rank 0's.
         port: a port there.
         report: shows a person the message of the failure that ended the run.
-        expected: errors whose message says all; others are shown with their traceback.
     """
 
-    def __init__(
-        self,
-        address: str,
-        port: int,
-        report: Callable[[str], None],
-        expected: tuple[type[BaseException], ...],
-    ) -> None:
+    def __init__(self, address: str, port: int, report: Callable[[str], None]) -> None:
         self.address = address
         self.port = port
         self.report = report
-        self.expected = (*expected, SystemExit)
         self.host = socket.gethostname()
         self._thread = threading.Thread(target=self._watch, name="ring", daemon=True)
         self._leaving = threading.Event()
@@ -134,7 +128,7 @@ class Ring:
             time.sleep(DOUBT)  # the cause ends this process when it comes
         if isinstance(error, KeyboardInterrupt):
             message = "interrupted from the keyboard"
-        elif isinstance(error, self.expected):
+        elif isinstance(error, (UserError, SystemExit)):
             message = str(error)
         else:
             traceback.print_exception(error)
