@@ -63,7 +63,7 @@ MODULES = {
     "modeling.vit_attention": "modeling.transfer.vit_attention",
     "overrides": "config.overrides",
     "regions.annotations": "regions.sources.annotations",
-    "regions.cache": "regions.sources.cache",
+    "regions.cache": "regions.sources.felzenszwalb",
     "regions.coco_json": "annotations.index",
     "regions.coco_masks": "annotations.segmentation",
     "regions.codec": "regions.record.codec",

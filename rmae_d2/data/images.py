@@ -322,7 +322,7 @@ def label_indices(
     Raises:
         UserError: as ``apply_segmentation``, for labels of another size than the image's.
     """
-    rows, columns = (np.arange(length, dtype=np.int64) for length in size)
+    rows, columns = np.arange(size[0], dtype=np.int64), np.arange(size[1], dtype=np.int64)
     for transform in getattr(transforms, "transforms", [transforms]):
         kind = type(transform)  # a subclass may do anything
         if kind is CropResizeTransform:

@@ -2,7 +2,7 @@
 
 import logging
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -278,7 +278,7 @@ class Pictures(HookBase):
         self,
         model: nn.Module,
         samples: Callable[[], AnyBatch],
-        draw: Callable[[Sequence[dict[str, Any]], list[dict[str, Any]]], Any],
+        draw: Callable[[list[dict[str, Any]], list[dict[str, Any]]], Any],
         period: int,
         path: Path,
     ) -> None:

@@ -6,8 +6,7 @@ The function `felzenszwalb` stays in its module, whose name it would hide here.
 from .record.masks import pack_bits, patch_coverage, unpack_bits
 from .record.record import EncodedRecord, RegionRecord, RegionTable
 from .sources.annotations import InstanceSource, PanopticSource
-from .sources.cache import RegionCache
-from .sources.felzenszwalb import FelzenszwalbSource
+from .sources.felzenszwalb import FelzenszwalbSource, RegionCache
 from .sources.mixture import MixtureOfSources
 from .sources.npy import NpySource
 from .sources.sam import SamSource

@@ -32,7 +32,7 @@ def build_optimizer(node: DictConfig, model: nn.Module) -> torch.optim.Optimizer
 
 def _call(node: DictConfig, **given: Any) -> Any:
     """What ``instantiate`` does, with some arguments that are in no config."""
-    others = {k: instantiate(v) for k, v in node.items() if k not in ("_target_", *given)}
+    others = {str(k): instantiate(v) for k, v in node.items() if k not in ("_target_", *given)}
     target = node._target_
     return (locate(target) if isinstance(target, str) else target)(**others, **given)
 

@@ -4,6 +4,7 @@ A row a sample: image, mask probability (of a masking policy that learned one), 
 reconstruction; then for a few regions: region, masked region, predicted region.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ _MIN_WIDTH = 112  # of a tile, for its title
 
 
 def draw_reconstructions(
-    samples: list[dict[str, Any]], outputs: list[dict[str, Tensor]], max_regions: int = 3
+    samples: Sequence[dict[str, Any]], outputs: list[dict[str, Tensor]], max_regions: int = 3
 ) -> NDArray[np.uint8]:
     """Draws samples and an RMAE's evaluation outputs.
 

@@ -16,6 +16,7 @@ import argparse, json, sys
 from detectron2.utils import comm
 from rmae_d2.engine import main
 from rmae_d2.engine.launch import launch_training
+from rmae_d2.errors import UserError
 
 def runs(args):
     for name, config, eval_only, opts in json.loads(args.opts[0]):

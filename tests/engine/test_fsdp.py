@@ -22,8 +22,9 @@ from detectron2.utils import comm
 from omegaconf import OmegaConf
 from timm.models.vision_transformer import Block
 from torch import nn
-from rmae_d2.engine import (Trainer, main, parallelize)
+from rmae_d2.engine import Trainer, main, parallelize
 from rmae_d2.engine.launch import launch_training
+from rmae_d2.errors import UserError
 from rmae_d2.engine.parallel import local
 
 class Toy(nn.Module):

@@ -12,7 +12,7 @@ from torch import nn
 from rmae_d2.config import apply_overrides
 from rmae_d2.errors import UserError
 from rmae_d2.modeling import SimpleFeaturePyramid, ViT
-from rmae_d2.solver import LayerDecay, layer_decayed_params
+from rmae_d2.solver import LayerDecay, build_optimizer, layer_decayed_params, scaled_adamw
 
 
 class Detector(nn.Module):
@@ -128,3 +128,20 @@ def test_as_config_fields():
     assert pos["lr"] == 0.5**4 and pos["weight_decay"] == 0.2
     decay = pickle.loads(pickle.dumps(instantiate(cfg.b.lr_factor_func)))
     assert decay("backbone.net.blocks.2.norm1.bias") == 0.5
+
+
+def test_an_optimizer_is_built_without_writing_into_its_config():
+    params = L(layer_decayed_params)(base_lr="${..base_lr}", lr_decay_rate=0.5)
+    cfg = OmegaConf.create(
+        {"optimizer": L(scaled_adamw)(params=params, base_lr=0.1, batch_size=128)},
+        flags={"allow_objects": True},
+    )
+    before, model = OmegaConf.to_yaml(cfg), Detector()
+    optimizer = build_optimizer(cfg.optimizer, model)
+    assert OmegaConf.to_yaml(cfg) == before
+    expected = scaled_adamw(
+        layer_decayed_params(model, base_lr=0.1, lr_decay_rate=0.5), base_lr=0.1, batch_size=128
+    )
+    for found, wanted in zip(optimizer.param_groups, expected.param_groups, strict=True):
+        assert all(a is b for a, b in zip(found["params"], wanted["params"], strict=True))
+        assert {**found, "params": 0} == {**wanted, "params": 0}

@@ -87,7 +87,7 @@ class Header:
             )
         if sum(self.runs) > MAX_RUNS:
             raise UserError(f"{sum(self.runs)} runs; a record holds up to {MAX_RUNS}")
-        if any(runs > pixels * count for runs, count in zip(self.runs, planes, strict=True)):
+        if self.runs[0] > pixels * planes[0] or self.runs[1] > pixels * planes[1]:
             raise UserError(f"{self.runs} runs for {planes} planes of {pixels} pixels")
         if self.ignore_label is not None and not -(2**63) <= self.ignore_label < 2**63:
             raise UserError(f"ignore_label={self.ignore_label} does not fit in 64 bits")
@@ -214,7 +214,8 @@ def _are_counts(values: Any, number: int) -> bool:
     return (
         isinstance(values, list)
         and len(values) == number
-        and all(type(value) is int and value >= 0 for value in values)
+        and set(map(type, values)) <= {int}
+        and min(values, default=0) >= 0
     )
 
 

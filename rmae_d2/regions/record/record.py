@@ -180,7 +180,7 @@ class RegionRecord:
         Raises:
             IndexError: no index, or one outside.
         """
-        y, x = (pixel_indices(*axis) for axis in zip((rows, columns), self.size, strict=True))
+        y, x = pixel_indices(rows, self.size[0]), pixel_indices(columns, self.size[1])
         # Two `take`s are several times faster than one fancy index with both axes.
         labels = self.labels.take(y, axis=1).take(x, axis=2)
         bits = self.mask_bits.take(y, axis=1).take(x, axis=2)
@@ -376,7 +376,7 @@ class EncodedRecord:
             IndexError: no index, or one outside.
         """
         header = self._header
-        y, x = (pixel_indices(*axis) for axis in zip((rows, columns), self.size, strict=True))
+        y, x = pixel_indices(rows, self.size[0]), pixel_indices(columns, self.size[1])
         (labels, counts), (bits, bit_counts) = gather(header, self._payload, y, x)
         record = RegionRecord(labels, bits, header.num_masks, header.ignore_label, header.params)
         if counts is not None and bit_counts is not None:

@@ -9,20 +9,24 @@ and 8 times faster at one, in a third of the memory.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
+import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import UserError
-from ..record.codec import Labels
+from ...errors import StoreError, UserError
+from ...files import atomic_file
+from ..record.codec import FORMAT_VERSION, Labels, warm_up
 from ..record.record import EncodedRecord, RegionRecord, narrow_labels
-from .cache import RegionCache
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +126,114 @@ def resolve_implementation(name: str | None) -> str:
     return "numba"
 
 
+class RegionCache:
+    """Records of one region source under one folder, so that nobody has to precompute regions. Picklable.
+
+    An entry is found by what the regions depend on: pixels of the decoded image, parameters of the source,
+    format of the record. Renaming or moving photos keeps the cache; changing a parameter starts another one
+    beside it:
+
+        folder/<hash of parameters and format>/<first two hex digits>/<hash of the image>.regions
+
+    Any number of processes and machines may share a folder. Trouble with it costs time, never a run.
+
+    Attributes:
+        folder: where this source's entries lie, below the folder given.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], params: Mapping[str, Any]) -> None:
+        """Remember where entries belong, and get ready to decode them.
+
+        Nothing is created before the first entry. To be made before worker processes start, which
+        inherit the compiled decoder.
+
+        Args:
+            folder: shared by all sources, made when missing.
+            params: everything besides the image that the regions depend on; JSON types.
+        """
+        text = json.dumps([FORMAT_VERSION, params], sort_keys=True)
+        self.folder = Path(folder) / blake2b(text.encode(), digest_size=8).hexdigest()
+        self._failed: set[str] = set()  # of "read", "write": what was reported already
+        warm_up()
+
+    def path(self, image_HWC: NDArray[np.uint8]) -> Path:
+        """File of the entry for an image."""
+        digest = blake2b(repr((image_HWC.shape, image_HWC.dtype.str)).encode(), digest_size=16)
+        digest.update(np.ascontiguousarray(image_HWC).data)
+        name = digest.hexdigest()
+        return self.folder / name[:2] / f"{name}.regions"
+
+    def get(
+        self,
+        image_HWC: NDArray[np.uint8],
+        compute: Callable[[NDArray[np.uint8]], RegionRecord],
+    ) -> RegionRecord | EncodedRecord:
+        """The record of an image: from disk, encoded as it lies there, else computed and written.
+
+        An entry that is cut short, damaged or of another size is reported and replaced. A folder
+        that cannot be read or written is reported once a process; from the first failed write on,
+        records are computed without being kept.
+
+        Args:
+            image_HWC: the whole decoded image, uint8 (H, W, C) or (H, W).
+            compute: makes the record of that image; its errors pass through.
+        """
+        path = self.path(image_HWC)
+        size = image_HWC.shape[:2]
+        kept = self._read(path, size)
+        if kept is not None:
+            return kept
+        record = compute(image_HWC)
+        if record.size != size:
+            raise UserError(f"the source made a record of {record.size} for an image {size}")
+        self._write(path, record)
+        return record
+
+    def _read(self, path: Path, size: tuple[int, ...]) -> EncodedRecord | None:
+        try:
+            record = EncodedRecord(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._report("read", error)
+            return None
+        except StoreError as error:
+            logger.warning(
+                "Region cache entry %s is unusable (%s); computing it anew.", path, error
+            )
+            return None
+        if record.size != size:
+            logger.warning(
+                "Region cache entry %s is unusable (it is of size %s, the image of %s); "
+                "computing it anew.", path, record.size, size,
+            )  # fmt: skip
+            return None
+        return record
+
+    def _write(self, path: Path, record: RegionRecord) -> None:
+        if "write" in self._failed:
+            return
+        data = record.to_bytes()
+        # Readers see a whole entry or none; writers of the same entry write the same bytes, so
+        # the last one wins. A power cut may leave a short file, which reading finds.
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_file(path, durable=False) as file:
+                file.write(data)
+        except (OSError, UserError) as error:
+            self._report("write", error)
+
+    def _report(self, action: str, error: OSError | UserError) -> None:
+        if action not in self._failed:
+            self._failed.add(action)
+            logger.warning(
+                "REGION CACHE: CANNOT %s %s (%s). The run goes on, but regions that are not there "
+                "are computed again in every epoch, which is slow. Free space, correct the "
+                "folder's permissions, or name another folder as cache_dir.",
+                action.upper(), self.folder, error,
+            )  # fmt: skip
+
+
 class FelzenszwalbSource:
     """Region source of FH partitions, one label plane a scale.
 
@@ -162,9 +274,9 @@ class FelzenszwalbSource:
         }
         self.cache = None if cache_dir is None else RegionCache(cache_dir, self.params)
         if self.implementation == "numba":
-            from .fh_numba import warm_up
+            from . import fh_numba
 
-            warm_up()
+            fh_numba.warm_up()
 
     def __repr__(self) -> str:
         kept = self.cache.folder if self.cache else "nowhere"
