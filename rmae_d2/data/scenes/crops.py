@@ -49,7 +49,7 @@ def write_crops(scenes: str | os.PathLike[str], output: str | os.PathLike[str]) 
 
     Raises:
         UserError: ``scenes`` holds no complete scenes.
-        FileExistsError: ``output`` holds something else.
+        UserError: ``output`` holds something else.
     """
     source, root = Path(scenes), Path(output)
     if not (source / STAMP).is_file():
@@ -76,7 +76,7 @@ def _already_there(root: Path, stamp: dict[str, Any]) -> bool:
     found = root / _CROPS_STAMP
     if found.is_file() and found.read_text() == json.dumps(stamp, indent=1) + "\n":
         return True
-    raise FileExistsError(
+    raise UserError(
         f"{root} already holds something other than the crops of these scenes: choose another output "
         "folder, or delete this one first"
     )

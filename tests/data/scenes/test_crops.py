@@ -100,10 +100,10 @@ def test_what_is_refused(scenes, crops, tmp_path):
     assert not (tmp_path / "crops").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/letter.txt").write_text("dear")
-    with pytest.raises(FileExistsError, match="choose another output"):
+    with pytest.raises(UserError, match="choose another output"):
         write_crops(scenes, tmp_path / "mine")
     write_scenes(tmp_path / "other", num_train=2, num_val=1, seed=6, workers=1)
-    with pytest.raises(FileExistsError, match="other than the crops of these scenes"):
+    with pytest.raises(UserError, match="other than the crops of these scenes"):
         write_crops(tmp_path / "other", crops)
 
 

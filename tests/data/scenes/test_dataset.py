@@ -102,7 +102,7 @@ def test_images_are_of_several_shapes_and_none_is_square(scenes):
 def test_a_second_run_is_skipped_and_other_parameters_are_refused(scenes):
     before = digest(scenes)
     assert not write_scenes(scenes, num_train=24, num_val=6, seed=3)
-    with pytest.raises(FileExistsError, match="already holds"):
+    with pytest.raises(UserError, match="already holds"):
         write_scenes(scenes, num_train=24, num_val=6, seed=4)
     assert digest(scenes) == before
 

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rmae_d2.modeling import RMAE, mask_from_order, patchify
-from rmae_d2.modeling.losses import patch_statistics
-from rmae_d2.modeling.patches import gather_patches
-from rmae_d2.modeling.region_branch import gather_region_patches
+from ...modeling import RMAE, mask_from_order, patchify
+from ...modeling.losses import patch_statistics
+from ...modeling.patches import gather_patches
+from ...modeling.region_branch import gather_region_patches
 
 
 class PlainRMAE(nn.Module):

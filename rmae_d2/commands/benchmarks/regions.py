@@ -12,25 +12,18 @@ import torch
 from detectron2.data import transforms as T
 from PIL import Image
 
-from rmae_d2.data import RandomResizedCrop, read_image
-from rmae_d2.data.transforms import label_indices
-from rmae_d2.regions import EncodedRecord, RegionRecord
-from rmae_d2.regions.sources.felzenszwalb import felzenszwalb
-
+from ...data import RandomResizedCrop, read_image
+from ...data.transforms import label_indices
+from ...regions import EncodedRecord, RegionRecord
+from ...regions.sources.felzenszwalb import felzenszwalb
 from .common import (
     SCALES,
-    add_photograph_arguments,
     in_fresh_process,
     peak_bytes,
     photographs,
     race,
     table,
 )
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``regions``."""
-    add_photograph_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:

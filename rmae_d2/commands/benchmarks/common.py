@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from rmae_d2.data import images_from, read_image
-from rmae_d2.modeling import PRECISIONS
+from ...data import images_from, read_image
+from ...modeling import PRECISIONS
 
 Result = TypeVar("Result")
 
@@ -124,13 +124,6 @@ def photographs(args: argparse.Namespace, size: tuple[int, int]) -> list[Image.I
         photo.resize(shape, Image.Resampling.LANCZOS)
         for photo, shape in zip(photos, turned, strict=True)
     ]
-
-
-def add_photograph_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which photographs, and how often."""
-    parser.add_argument("--images", help="a folder, a .txt list or a COCO json of photographs")
-    parser.add_argument("--max-images", type=int, default=16, help="of --images")
-    parser.add_argument("--repeat", type=int, default=3)
 
 
 def table(header: str, rows: list[tuple[Any, ...]]) -> None:

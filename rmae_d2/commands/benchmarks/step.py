@@ -10,10 +10,9 @@ import torch
 from detectron2.config import instantiate
 from torch import nn
 
-from rmae_d2.config import apply_overrides, get_config
-from rmae_d2.engine.throughput import device_peak, step_flops, tune_for
-from rmae_d2.modeling import PRECISIONS, VIT_SIZES, vit_kwargs
-
+from ...config import apply_overrides, get_config
+from ...engine.throughput import device_peak, step_flops, tune_for
+from ...modeling import PRECISIONS, vit_kwargs
 from .common import device, machine, race, saved_bytes, table
 from .plain import PlainRMAE
 
@@ -25,25 +24,6 @@ VARIANTS = {
     "RAE": ["model.pixel_decoder=null"],
 }
 PLAIN = {"MAE, plain": "MAE", "R-MAE, plain": "R-MAE"}
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``step``."""
-    parser.add_argument("--arch", choices=list(VIT_SIZES), default="base", help="of the ViT")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--precision", choices=list(PRECISIONS), default="fp32")
-    parser.add_argument("--compile", action="store_true", help="ours with torch.compile")
-    parser.add_argument("--checkpointing", action="store_true", help="ours with less memory")
-    parser.add_argument("--variants", nargs="+", choices=[*VARIANTS, *PLAIN])
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--synthetic", action="store_true", help="random images (the default)")
-    source.add_argument(
-        "--data", help="photographs, for a row of R-MAE fed by the loader from there"
-    )
-    parser.add_argument("--regions", help="of --data, as tools/generate_regions.py stores them")
-    parser.add_argument("--workers", type=int, default=8, help="of --data")
-    parser.add_argument("--peak-tflops", type=float, default=0.0, help="default: measured")
-    parser.add_argument("--repeat", type=int, default=5)
 
 
 @dataclass

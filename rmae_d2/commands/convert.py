@@ -1,0 +1,71 @@
+"""Turns weights of one project into another's.
+
+    rmae-d2 convert --input output/model_final.pth --output backbone.pth --to detectron2
+    rmae-d2 convert --input mae_pretrain_vit_base.pth --output rmae.pth --to rmae
+    rmae-d2 convert --input model_final.pth --output model.safetensors --to huggingface
+
+Reads MAE, R-MAE reference, timm, Hugging Face ViTMAE, Detectron2 (.pkl too) and our own files, told apart by
+their keys; no code of a file is run. Prints what was copied, what the target has besides (new by design),
+what it has no use for (not taken by design), and what is refused: then nothing is written and the exit
+status is 1 (2 where the command line is wrong).
+
+What the files are: detectron2, a backbone that any Detectron2 ViTDet loads, in a .pth; mae, the official
+names; rmae, a checkpoint of this package; timm, a state dict of VisionTransformer with num_classes=0
+(class_token=False where the input has no cls token); huggingface, of ViTMAEForPreTraining, or of ViTMAEModel
+where the input has no decoder.
+"""
+
+import argparse
+
+from .options import UsageError
+
+TARGETS = ("detectron2", "mae", "rmae", "timm", "huggingface")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--input", required=True, help="a weight file")
+    add("--output", required=True, help="the .pth, .pt, .bin or .safetensors to write")
+    add("--to", required=True, choices=TARGETS, help="whose weights to write")
+    size = parser.add_mutually_exclusive_group()
+    many = {"type": int, "nargs": "+", "metavar": "N"}
+    size.add_argument("--grid", help="resize position embeddings to GH [GW] patches", **many)
+    size.add_argument("--img-size", help="the same for images of H [W] pixels", **many)
+    add(
+        "--drop",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="leave out input tensors of this name (* and ? as in a shell), e.g. '*.rel_pos_?'; repeatable",
+    )
+    add(
+        "--fill",
+        action="store_true",
+        help="make up a cls token and a final norm where the target has them and the input (a Detectron2 "
+        "backbone) has not, so that pre-training can go on from the file",
+    )
+    add(
+        "--transformers",
+        type=int,
+        choices=(4, 5),
+        help="whose names --to huggingface writes: 4, as on the hub, read by from_pretrained of both; 5, as "
+        "in a state_dict of version 5 (default: the version installed, else 4)",
+    )
+    add("--force", action="store_true", help="overwrite the output")
+
+
+def run(args: argparse.Namespace) -> None:
+    sizes = {"--grid": args.grid, "--img-size": args.img_size}
+    for name, values in sizes.items():
+        if values and (len(values) > 2 or min(values) < 1):
+            raise UsageError(f"{name} takes one or two positive numbers")
+    grid, img_size = ((values[0], values[-1]) if values else None for values in sizes.values())
+    from ..checkpoint import check_output, convert, save_conversion
+
+    check_output(args.output, args.to, args.force)
+    conversion = convert(
+        args.input, args.to, grid, img_size, args.drop, args.fill, args.transformers
+    )
+    print(conversion)
+    save_conversion(conversion, args.output, args.force)
+    print(f"written: {args.output}")
