@@ -1,8 +1,8 @@
 """The command line `rmae-d2`: a module for each command, which nothing of size is imported for.
 
-A command's module has a docstring, which is its ``--help``; ``arguments(parser)``, which adds its options; and
-``run(args)``, which imports what it needs, raises UserError for what a user can set right, and may return an
-exit code.
+A command's module has a docstring, its ``--help``; ``arguments(parser)``, which adds its options; and
+``run(args)``, which imports what it needs, raises UserError for what a user can set right, and may return
+an exit code.
 """
 
 import argparse

@@ -47,7 +47,7 @@ def predict_files(
     max_images: int | None = None,
     pictures: bool = True,
 ) -> None:
-    """Predicts files and writes what the model gives, what is done at an interrupt too; see :class:`PredictionRun`.
+    """Predicts files and writes what the model gives, interrupted or not; see :class:`PredictionRun`.
 
     Args:
         config_file, overrides: of the model.

@@ -295,7 +295,7 @@ last part.</p>
 </ul></details>
 {% endif %}
 </section>
-<footer>Made by tools/report.py of rmae_d2 from the files of the run.</footer>
+<footer>Made by rmae-d2 report of rmae_d2 from the files of the run.</footer>
 </body>
 </html>
 """

@@ -1,4 +1,4 @@
-"""One HTML file about a run, which opens from disk and needs nothing beside it: ``tools/report.py``.
+"""One HTML file about a run, which opens from disk and needs nothing beside it: ``rmae-d2 report``.
 
 All of it comes from the run's folder, and of that nothing is executed. The same files give the same bytes.
 """
@@ -211,7 +211,7 @@ def _command(start: Start, safe: Redaction) -> str:
         return _ABSENT
     name = str(given.get("config_file", ""))
     base = find_base(name)
-    parts = ["python tools/train_net.py --config-file"]
+    parts = ["rmae-d2 train --config-file"]
     parts.append(_config_name(base) if base else _quoted(safe(name)))
     for flag in ("num_gpus", "num_machines"):
         if given.get(flag, 1) != 1:

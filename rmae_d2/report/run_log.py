@@ -38,7 +38,7 @@ class Start:
 
     Attributes:
         began, ended: times of its first and last line as the log writes them, month/day, no year.
-        arguments: of ``tools/train_net.py``.
+        arguments: of ``rmae-d2 train``.
         launched: "started alone", or by which launcher.
         environment: names and versions, without the folders the log has beside them.
         code: version and commit of rmae_d2, where the log has them.

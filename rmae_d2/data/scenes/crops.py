@@ -54,7 +54,7 @@ def write_crops(scenes: str | os.PathLike[str], output: str | os.PathLike[str]) 
     source, root = Path(scenes), Path(output)
     if not (source / STAMP).is_file():
         raise UserError(
-            f"{source} holds no complete scenes (no {STAMP}): python tools/make_scenes.py --output {source}"
+            f"{source} holds no complete scenes (no {STAMP}): rmae-d2 scenes --output {source}"
         )
     stamp = json.loads((source / STAMP).read_text())
     if _already_there(root, stamp):

@@ -20,6 +20,7 @@ from rmae_d2.data.scenes.dataset import (
     render_scene,
     write_scenes,
 )
+from rmae_d2.errors import UserError
 
 
 @pytest.fixture(scope="module")

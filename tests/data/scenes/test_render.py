@@ -24,6 +24,7 @@ from rmae_d2.data.scenes.render import (
     photo_path,
     render_scene,
 )
+from rmae_d2.errors import UserError
 
 
 @settings(max_examples=12, deadline=None)
