@@ -20,6 +20,7 @@ from importlib import import_module
 
 SIZES = ("tiny", "small", "base", "large", "huge")
 PRECISIONS = ("fp32", "bf16", "fp16")
+CLOCKS = ("wall", "cpu")
 VARIANTS = ("MAE", "R-MAE", "R-MAE, neck depth 8", "RAE", "MAE, plain", "R-MAE, plain")
 
 
@@ -45,7 +46,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--image", type=int, default=1024, help="side of the images, pixels")
     add(
         "--clock",
-        choices=("wall", "cpu"),
+        choices=CLOCKS,
         default="wall",
         help="cpu: seconds on this process's processors, where other work keeps the machine busy",
     )

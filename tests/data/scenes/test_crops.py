@@ -95,7 +95,7 @@ def test_again_and_elsewhere(scenes, crops, tmp_path):
 
 
 def test_what_is_refused(scenes, crops, tmp_path):
-    with pytest.raises(UserError, match=r"no complete scenes.*make_scenes\.py --output"):
+    with pytest.raises(UserError, match=r"no complete scenes.*rmae-d2 scenes --output"):
         write_crops(tmp_path / "nothing", tmp_path / "crops")
     assert not (tmp_path / "crops").exists()
     (tmp_path / "mine").mkdir()
@@ -108,10 +108,10 @@ def test_what_is_refused(scenes, crops, tmp_path):
 
 
 def test_the_command_line(tmp_path):
-    command = [sys.executable, str(ROOT / "tools/make_scenes.py"), "--output", str(tmp_path / "s")]
+    command = [sys.executable, "-m", "rmae_d2", "scenes", "--output", str(tmp_path / "s")]
     command += ["--num-train", "3", "--num-val", "2", "--workers", "1"]
     subprocess.run([*command, "--crops", str(tmp_path / "c")], check=True)
     assert json.loads((tmp_path / "c/crops.json").read_text())["num_train"] == 3
     assert list((tmp_path / "c/train").rglob("*.jpg"))
     again = subprocess.run([*command, "--crops", str(tmp_path / "s")], capture_output=True)
-    assert again.returncode == 1 and b"make_scenes: " in again.stderr
+    assert again.returncode == 1 and b"error: " in again.stderr

@@ -109,8 +109,16 @@ def test_a_second_run_is_skipped_and_other_parameters_are_refused(scenes):
 
 
 def test_a_killed_run_leaves_no_dataset(tmp_path):
-    script = "tools/make_scenes.py"
-    command = [sys.executable, script, "--output", str(tmp_path / "s"), "--num-train", "500"]
+    command = [
+        sys.executable,
+        "-m",
+        "rmae_d2",
+        "scenes",
+        "--output",
+        str(tmp_path / "s"),
+        "--num-train",
+        "500",
+    ]
     process = subprocess.Popen(command, cwd=Path(__file__).parents[3], stderr=subprocess.DEVNULL)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(timeout=4)
