@@ -55,10 +55,9 @@ def run(args: argparse.Namespace) -> None:
     from ..inference.prediction_run import predict_files
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    given = vars(args)
-    predict_files(
-        *(given.pop(name) for name in ("config_file", "weights", "input", "output")), **given
-    )
+    names = ("overrides", "image_root", "score_threshold", "max_images", "pictures")
+    given = {name: getattr(args, name) for name in names}
+    predict_files(args.config_file, args.weights, args.input, args.output, **given)
 
 
 def _probability(text: str) -> float:

@@ -214,7 +214,7 @@ def test_errors_are_one_message_and_exit_code_1(photos, tmp_path, capsys):
         (fh(photos, store, "--shard-index", "2", "--num-shards", "2"), "--shard-index 2"),
         (fh(photos, store, "--workers", "-1"), "must not be negative"),
         (fh(photos, store, "--images-per-shard", "0"), "must be positive"),
-        (["--source", "hf", *fh(photos, store)[2:]], "did you mean fh"),
+        (["--source", "hf", *fh(photos, store)[2:]], "no region source 'hf'"),
         (["--source", "fh", "--dataset", "coco_2107_train", "--output", str(store)], "coco_2017"),
     ]:
         assert main(command) == 1
