@@ -50,22 +50,11 @@ DIST_INFO = f"detectron2-{VERSION}.dist-info"
 # What the package imports at run time. Absent on purpose: torch and torchvision, as in upstream's
 # own metadata (which build of torch is wanted is the user's choice), and timm, which would pull
 # torch in (only the ViT, MViT and Swin backbones import it; rmae_d2 requires it itself).
-REQUIREMENTS = (
-    "Pillow>=7.1",
-    "cloudpickle",
-    "fvcore>=0.1.5,<0.1.6",  # upstream's range
-    "hydra-core>=1.1",
-    "iopath>=0.1.7",  # upstream stops below 0.1.10; 0.1.10 is tested here
-    "matplotlib",
-    "omegaconf>=2.1",
-    "packaging",
-    "pycocotools>=2.0.2",
-    "tabulate",
-    "tensorboard",
-    "termcolor>=1.1",
-    "tqdm>4.29.0",
-    "yacs>=0.1.8",
-)
+# fvcore's range is upstream's; iopath's stops below 0.1.10 there, and 0.1.10 is tested here.
+REQUIREMENTS = """
+Pillow>=7.1 cloudpickle fvcore>=0.1.5,<0.1.6 hydra-core>=1.1 iopath>=0.1.7 matplotlib omegaconf>=2.1
+packaging pycocotools>=2.0.2 tabulate tensorboard termcolor>=1.1 tqdm>4.29.0 yacs>=0.1.8
+"""
 
 # geowatch's edits, each as (its text, upstream's text), per file below SUBTREE. Each text must
 # occur exactly once: anything else means that the wheel is not the one that this was written for.
@@ -245,18 +234,13 @@ def age_problem(package: Path) -> str | None:
 
 def check_existing(version: str, package: Path) -> None:
     """Raise InstallError if the Detectron2 found is too old to use."""
-    problem = age_problem(package)
-    if problem is not None:
+    if problem := age_problem(package):
         raise InstallError(
-            f"Detectron2 {version} at {package} is too old: {problem}.\n"
-            "rmae_d2 needs one from mid-2024 or later. Either remove it and let this tool install "
-            "one:\n"
-            f"    {sys.executable} -m pip uninstall detectron2  (or take its folder off "
-            "PYTHONPATH)\n"
-            f"    {TOOL}\n"
-            "or build upstream's newest, with its compiled operators (needs torch and a C++ "
-            "compiler):\n"
-            f"    {TOOL} --from-source"
+            f"Detectron2 {version} at {package} is too old: {problem}.\nrmae_d2 needs one from mid-2024 or "
+            "later. Either remove it and let this tool install one:\n"
+            f"    {sys.executable} -m pip uninstall detectron2  (or take its folder off PYTHONPATH)\n"
+            f"    {TOOL}\nor build upstream's newest, with its compiled operators (needs torch and a C++ "
+            f"compiler):\n    {TOOL} --from-source"
         )
 
 
@@ -287,11 +271,9 @@ def download_geowatch(folder: Path) -> Path:
     options = ["--no-deps", "--only-binary=:all:", "--ignore-requires-python", "--require-hashes"]
     run_pip(
         ["download", "--quiet", *options, "--dest", str(folder), "--requirement", str(requirement)],
-        f"Could not download {GEOWATCH} (3 MB), whose copy of Detectron2 this tool installs.\n"
-        "  remedy: connect to the network (or set pip's index or proxy) and run this again; or, on "
-        "a machine\n"
-        f"    with a network, run `pip download --no-deps {GEOWATCH}`, bring the file here and "
-        "run\n"
+        f"Could not download {GEOWATCH} (3 MB), whose copy of Detectron2 this tool installs.\n  remedy: "
+        "connect to the network (or set pip's index or proxy) and run this again; or, on a machine\n"
+        f"    with a network, run `pip download --no-deps {GEOWATCH}`, bring the file here and run\n"
         f"    {TOOL} --wheel FILE",
     )
     wheels = sorted(folder.glob("geowatch-*.whl"))
@@ -326,9 +308,7 @@ def undo_edits(files: dict[str, bytes]) -> dict[str, bytes]:
     patched = dict(files)
     for name, edits in EDITS.items():
         if name not in patched:
-            raise InstallError(
-                f"{name} is missing from the {GEOWATCH} wheel: nothing was installed"
-            )
+            raise InstallError(f"{name} is missing from the {GEOWATCH} wheel: nothing installed")
         text = patched[name].decode("utf-8")
         for theirs, upstream in edits:
             count = text.count(theirs)
@@ -350,33 +330,26 @@ def metadata_files() -> dict[str, bytes]:
         raise InstallError(
             f"{PACKAGE} and its parent have no LICENSE (Apache-2.0), which is needed"
         )
-    metadata = [
-        "Metadata-Version: 2.1",
-        "Name: detectron2",
-        f"Version: {VERSION}",
-        "Summary: Detectron2 (upstream of November 2024), Python code only",
-        "Home-page: https://github.com/facebookresearch/detectron2",
-        "Author: FAIR",
-        "License: Apache-2.0",
-        "License-File: LICENSE",
-        "License-File: NOTICE",
-        "Classifier: License :: OSI Approved :: Apache Software License",
-        "Requires-Python: >=3.8",
-        *(f"Requires-Dist: {requirement}" for requirement in REQUIREMENTS),
-        "Description-Content-Type: text/plain",
-        "",
-        NOTICE,
-    ]
-    wheel = [
-        "Wheel-Version: 1.0",
-        "Generator: rmae_d2 install_detectron2.py",
-        "Root-Is-Purelib: true",
-        "Tag: py3-none-any",
-        "",
-    ]
+    requires = "\n".join(f"Requires-Dist: {requirement}" for requirement in REQUIREMENTS.split())
+    metadata = f"""\
+Metadata-Version: 2.1
+Name: detectron2
+Version: {VERSION}
+Summary: Detectron2 (upstream of November 2024), Python code only
+Home-page: https://github.com/facebookresearch/detectron2
+Author: FAIR
+License: Apache-2.0
+License-File: LICENSE
+License-File: NOTICE
+Requires-Python: >=3.8
+{requires}
+Description-Content-Type: text/plain
+
+{NOTICE}"""
+    wheel = "Wheel-Version: 1.0\nGenerator: rmae_d2\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     texts = {
-        "METADATA": "\n".join(metadata).encode(),
-        "WHEEL": "\n".join(wheel).encode(),
+        "METADATA": metadata.encode(),
+        "WHEEL": wheel.encode(),
         "top_level.txt": b"detectron2\n",
         "LICENSE": found[0].read_bytes(),
         "NOTICE": NOTICE.encode(),
@@ -422,14 +395,11 @@ def build_wheel(geowatch_wheel: Path, folder: Path) -> Path:
 
 def install_wheel(wheel: Path) -> None:
     """pip-install a Detectron2 wheel over whatever is there, then its missing requirements."""
-    remedy = (
-        "  remedy: its requirements come from pip's index; connect to the network (or set pip's "
-        "index,\n    proxy or find-links) and run this again"
-    )
     # First the requirements: a run that ends there leaves no half-working Detectron2 behind.
     run_pip(
         ["install", "--quiet", *wheel_requirements(wheel)],
-        f"Could not install what Detectron2 needs at run time.\n{remedy}",
+        "Could not install what Detectron2 needs at run time.\n  remedy: its requirements come from pip's "
+        "index; connect to the network (or set pip's index,\n    proxy or find-links) and run this again",
     )
     # A second command, because --force-reinstall would reinstall the requirements as well. By name
     # rather than by path, so that `pip freeze` does not show a temporary folder.
@@ -444,9 +414,8 @@ def install_wheel(wheel: Path) -> None:
 def wheel_requirements(wheel: Path) -> list[str]:
     """Requirements that a wheel's METADATA names, without those of extras."""
     with zipfile.ZipFile(wheel) as archive:
-        names = [n for n in archive.namelist() if n.endswith(".dist-info/METADATA")]
-        metadata = archive.read(names[0]).decode("utf-8")
-    header = metadata.split("\n\n", 1)[0]
+        (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+        header = archive.read(name).decode("utf-8").split("\n\n", 1)[0]
     lines = [line[14:].strip() for line in header.splitlines() if line.startswith("Requires-Dist:")]
     return [line for line in lines if "extra ==" not in line]
 
@@ -463,10 +432,9 @@ def build_from_source(revision: str, folder: Path) -> Path:
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
     run_pip(
         ["wheel", *options, f"git+{SOURCE_REPOSITORY}@{revision}"],
-        f"Could not build Detectron2 ({revision}) from source.\n"
-        "  remedy: it needs git, a network, a C++ compiler (and nvcc for a CUDA build of torch), "
-        "and\n    `pip install setuptools wheel ninja`; without them, run this without "
-        "--from-source",
+        f"Could not build Detectron2 ({revision}) from source.\n  remedy: it needs git, a network, a C++ "
+        "compiler (and nvcc for a CUDA build of torch), and\n    `pip install setuptools wheel ninja`; "
+        "without them, run this without --from-source",
     )
     return next(folder.glob("detectron2-*.whl"))
 
@@ -488,16 +456,18 @@ def verify() -> str:
     if importlib.util.find_spec("torch") is None:
         return f"installed Detectron2 {version} at {package} (not imported: no torch here yet)"
     with tempfile.TemporaryDirectory() as neutral:  # so that no folder named detectron2 is in reach
-        command = [sys.executable, "-c", VERIFY]
-        result = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", check=False, cwd=neutral
+        done = subprocess.run(
+            [sys.executable, "-c", VERIFY],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            cwd=neutral,
         )
-    if result.returncode != 0:
-        tail = "\n".join(f"    {line}" for line in output_tail(result.stderr))
+    if done.returncode != 0:
+        tail = "\n".join(f"    {line}" for line in output_tail(done.stderr))
         raise InstallError(
             f"Detectron2 {version} was installed at {package} but does not import:\n{tail}\n"
-            "  remedy: pip-install the package that is missing; tested versions are in "
-            "constraints.txt"
+            "  remedy: pip-install the package that is missing; tested versions are in constraints.txt"
         )
     return f"installed Detectron2 {version} at {package}; it imports"
 

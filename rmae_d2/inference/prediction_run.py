@@ -49,15 +49,7 @@ def predict_files(
 ) -> None:
     """Predicts files and writes what the model gives, interrupted or not; see :class:`PredictionRun`.
 
-    Args:
-        config_file, overrides: of the model.
-        weights: of all its tensors.
-        given: image files, folders, lists or COCO jsons.
-        output: folder, made where it is not.
-        image_root: folder of a json's images.
-        score_threshold: of what the pictures show.
-        max_images: the first so many.
-        pictures: whether to draw.
+    The arguments are the options of ``rmae-d2 predict``.
 
     Raises:
         UserError: anything of it cannot be used, or no image can be predicted.

@@ -126,9 +126,8 @@ def photographs(args: argparse.Namespace, size: tuple[int, int]) -> list[Image.I
     ]
 
 
-def table(header: str, rows: list[tuple[Any, ...]]) -> None:
-    """Prints a Markdown table; the header's columns are separated by |."""
-    columns = [column.strip() for column in header.split("|")]
-    print("\n| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
+def table(header: str, rows: list[str]) -> None:
+    """Prints a Markdown table; columns are separated by |."""
+    print(f"\n| {header} |\n|" + "---|" * len(header.split("|")))
     for row in rows:
-        print("| " + " | ".join(map(str, row)) + " |")
+        print(f"| {row} |")

@@ -108,14 +108,8 @@ def run(args: argparse.Namespace) -> None:
             our_bytes = sum(v.nbytes for v in sample.values() if isinstance(v, torch.Tensor))
             del streams
             rows.append(
-                (
-                    name,
-                    f"{best['plain']:.0f}",
-                    f"{best['ours']:.0f}",
-                    f"{best['ours'] / best['plain']:.2f}",
-                    f"{plain_bytes:,}",
-                    f"{our_bytes:,}",
-                )
+                f"{name} | {best['plain']:.0f} | {best['ours']:.0f} | "
+                f"{best['ours'] / best['plain']:.2f} | {plain_bytes:,} | {our_bytes:,}"
             )
     print(f"one worker, batches of {args.batch}, best of {args.repeat}")
     table("images | plain img/s | ours img/s | ratio | plain bytes a sample | ours bytes", rows)

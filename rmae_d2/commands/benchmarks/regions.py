@@ -5,7 +5,6 @@ import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -40,39 +39,25 @@ def run(args: argparse.Namespace) -> None:
     for name, (size, scales) in settings.items():
         photos = photographs(args, size)
         images = [np.asarray(photo) for photo in photos]
+        kinds = ("scikit-image", "numba")
         best = race(
-            {
-                kind: lambda kind=kind, images=images, scales=scales: segment_with(
-                    kind, images, scales
-                )
-                for kind in ("scikit-image", "numba")
-            },
-            args.repeat,
+            {kind: partial(segment_with, kind, images, scales) for kind in kinds}, args.repeat
         )
-        ours, theirs = (segment_with(kind, images, scales) for kind in ("numba", "scikit-image"))
+        theirs, ours = (segment_with(kind, images, scales) for kind in kinds)
         same = sum(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
-        seconds = {kind: value / len(images) for kind, value in best.items()}
-        ratio = seconds["scikit-image"] / seconds["numba"]
+        slow, quick = (best[kind] / len(images) for kind in kinds)
         rows.append(
-            (
-                name,
-                f"{1e3 * seconds['scikit-image']:.0f}",
-                f"{1e3 * seconds['numba']:.1f}",
-                f"{ratio:.1f}",
-                f"{same} of {len(images)}",
-            )
+            f"{name} | {1e3 * slow:.0f} | {1e3 * quick:.1f} | {slow / quick:.1f} | {same} of {len(images)}"
         )
         records = [RegionRecord.from_labels(labels) for labels in ours]
-        spent[name] = (seconds["numba"], seconds["scikit-image"])
+        spent[name] = (quick, slow)
         stored[name] = (photos, records)
     print(f"{len(images)} photographs, one thread, minimum of {args.repeat}")
     table("FH | scikit-image ms | numba ms | ratio | same partition", rows)
-    memory = {
-        kind: in_fresh_process(peak_bytes_a_pixel, kind) for kind in ("scikit-image", "numba")
-    }
+    memory = {kind: in_fresh_process(peak_bytes_a_pixel, kind) for kind in kinds}
     table(
         "peak memory, 3 scales | bytes a pixel | share",
-        [(k, f"{v:.0f}", f"{v / memory['scikit-image']:.2f}") for k, v in memory.items()],
+        [f"{k} | {v:.0f} | {v / memory['scikit-image']:.2f}" for k, v in memory.items()],
     )
     table(
         "record | bytes | npy bytes | encode ms | into a 224x224 crop ms | npy into a crop ms",
@@ -108,7 +93,7 @@ def crops(size: tuple[int, int], count: int) -> Iterator[tuple[np.ndarray, np.nd
         yield label_indices(T.TransformList([RandomResizedCrop(224).get_transform(image)]), size)
 
 
-def _record_row(name: str, records: list[RegionRecord], repeat: int) -> tuple[Any, ...]:
+def _record_row(name: str, records: list[RegionRecord], repeat: int) -> str:
     datas = [record.to_bytes() for record in records]
     windows = [list(crops(record.size, 8)) for record in records]
     planes = [np.ascontiguousarray(record.labels) for record in records]
@@ -139,12 +124,10 @@ def _record_row(name: str, records: list[RegionRecord], repeat: int) -> tuple[An
         )
     count = len(records)
     return (
-        name,
-        f"{np.mean([len(data) for data in datas]):,.0f}",
-        f"{np.mean([labels.nbytes + 128 for labels in planes]):,.0f}",
-        f"{1e3 * best['encode'] / count:.2f}",
-        f"{1e3 * best['crop'] / count / 8:.3f}",
-        f"{1e3 * best['npy'] / count / 8:.3f}",
+        f"{name} | {np.mean([len(data) for data in datas]):,.0f} | "
+        f"{np.mean([labels.nbytes + 128 for labels in planes]):,.0f} | "
+        f"{1e3 * best['encode'] / count:.2f} | {1e3 * best['crop'] / count / 8:.3f} | "
+        f"{1e3 * best['npy'] / count / 8:.3f}"
     )
 
 
@@ -172,7 +155,7 @@ def _extrapolate(spent: dict, stored: dict, repeat: int) -> None:
         ours, theirs = ((value + rest) * count / 3600 for value in spent[setting])
         tar = (-(-size // 512) * 512 + 512) * count / 1e9
         npy = np.mean([record.labels.nbytes + 128 for record in records]) * count / 1e9
-        rows.append((name, f"{theirs:.1f}", f"{ours:.2f}", f"{npy:.0f}", f"{tar:.2f}"))
+        rows.append(f"{name} | {theirs:.1f} | {ours:.2f} | {npy:.0f} | {tar:.2f}")
     table("data set | scikit-image core-hours | ours core-hours | npy GB | ours GB", rows)
     print(
         "Assumes: every image costs what these photographs cost on average (COCO 640x480 at 3 scales,\n"

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
     torch, read = list(best.values())[:2]
     table(
         "started | CPU s | / import torch | / torch and config",
-        [(name, f"{s:.2f}", f"{s / torch:.3f}", f"{s / read:.3f}") for name, s in best.items()],
+        [f"{name} | {s:.2f} | {s / torch:.3f} | {s / read:.3f}" for name, s in best.items()],
     )
 
 

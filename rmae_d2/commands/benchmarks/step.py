@@ -73,35 +73,27 @@ def run(args: argparse.Namespace) -> None:
         flops[name] = step_flops(steps[name].model, batch)
     peak = device_peak(torch.device(device()), args.precision, args.peak_tflops)
     saved = {name: saved_bytes(step.model, step.loss) for name, step in steps.items()}
-    memory = {name: gpu_bytes(step) for name, step in steps.items()}
+    held = {name: gpu_bytes(step) for name, step in steps.items()}
+    memory = {name: f"{size / 2**20:.0f}" if size else "-" for name, size in held.items()}
     best = race(steps, args.repeat)
-    options = [
-        f"batch {args.batch}",
-        args.precision,
-        *(o for o in ("compile", "checkpointing") if getattr(args, o)),
-    ]
-    print(f"ViT-{args.arch}, {', '.join(options)}, {machine()}; MFU of {peak}")
+    options = [o for o in ("compile", "checkpointing") if getattr(args, o)]
+    shown = ", ".join([f"batch {args.batch}", args.precision, *options, machine()])
+    print(f"ViT-{args.arch}, {shown}; MFU of {peak}")
     table(
         "step | s | images/s | GFLOP an image | MFU | saved activations, MiB | GPU memory, MiB | "
         "time / MAE | plain / time",
         [
-            (
-                name,
-                f"{seconds:.3f}",
-                f"{args.batch / seconds:.4g}",
-                f"{flops[name] / 1e9:.2f}",
-                f"{flops[name] * args.batch / seconds / peak.flops:.1%}",
-                f"{saved[name] / 2**20:.0f}",
-                f"{memory[name] / 2**20:.0f}" if memory[name] else "-",
-                ratio(seconds, best.get("MAE")),
-                ratio(best.get("R-MAE, plain"), seconds) if name.startswith("R-MAE") else "-",
-            )
-            for name, seconds in best.items()
+            f"{name} | {s:.3f} | {args.batch / s:.4g} | {flops[name] / 1e9:.2f} | "
+            f"{flops[name] * args.batch / s / peak.flops:.1%} | {saved[name] / 2**20:.0f} | "
+            f"{memory[name]} | "
+            f"{ratio(s, best.get('MAE'))} | "
+            + (ratio(best.get("R-MAE, plain"), s) if name.startswith("R-MAE") else "-")
+            for name, s in best.items()
         ],
     )
     updates = optimizers(steps[names[0]].model)
     best = race(updates, args.repeat)
-    rows = [(name, f"{s:.4f}", ratio(best["a loop"], s)) for name, s in best.items()]
+    rows = [f"{name} | {s:.4f} | {ratio(best['a loop'], s)}" for name, s in best.items()]
     table(f"AdamW for {names[0]} | s | loop / time", rows)
 
 

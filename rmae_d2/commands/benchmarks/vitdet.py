@@ -35,13 +35,8 @@ def run(args: argparse.Namespace) -> None:
     table(
         f"backbone | {args.clock} s a step | share | peak MiB | share",
         [
-            (
-                name,
-                f"{seconds[name]:.3f}",
-                f"{seconds[name] / seconds[THEIRS]:.3f}",
-                f"{memory[name] / 2**20:.0f}",
-                f"{memory[name] / memory[THEIRS]:.3f}",
-            )
+            f"{name} | {seconds[name]:.3f} | {seconds[name] / seconds[THEIRS]:.3f} | "
+            f"{memory[name] / 2**20:.0f} | {memory[name] / memory[THEIRS]:.3f}"
             for name in VARIANTS
         ],
     )
