@@ -28,9 +28,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--output", required=True, help="the .pth, .pt, .bin or .safetensors to write")
     add("--to", required=True, choices=TARGETS, help="whose weights to write")
     size = parser.add_mutually_exclusive_group()
-    many = {"type": int, "nargs": "+", "metavar": "N"}
-    size.add_argument("--grid", help="resize position embeddings to GH [GW] patches", **many)
-    size.add_argument("--img-size", help="the same for images of H [W] pixels", **many)
+    for name, what in (("--grid", "GH [GW] patches"), ("--img-size", "those of H [W] pixels")):
+        size.add_argument(
+            name, type=int, nargs="+", metavar="N", help=f"resize position embeddings to {what}"
+        )
     add(
         "--drop",
         action="append",

@@ -3,7 +3,7 @@
 import argparse
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +25,7 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def race(
-    variants: dict[str, Callable[[], Any]], repeat: int, clock: str = "wall"
+    variants: Mapping[str, Callable[[], Any]], repeat: int, clock: str = "wall"
 ) -> dict[str, float]:
     """Seconds of each variant: the minimum over rounds in which they take turns.
 

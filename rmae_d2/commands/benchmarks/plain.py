@@ -27,6 +27,7 @@ class PlainRMAE(nn.Module):
     def __init__(self, model: RMAE) -> None:
         super().__init__()
         self.model = copy.deepcopy(model)
+        module: Any
         for module in self.model.modules():
             if hasattr(module, "fused_attn"):
                 module.fused_attn = False
@@ -79,8 +80,7 @@ class PlainRMAE(nn.Module):
         return losses
 
     def _regions(self, regions: Tensor, tokens: Tensor, visible: Tensor, every: Tensor) -> Tensor:
-        branch = self.model.region_branch
-        assert branch is not None
+        branch: Any = self.model.region_branch
         memory = branch.neck.norm(branch.neck(tokens, visible))
         encoder = branch.encoder
         x = encoder.patch_embed.proj(regions.flatten(0, 1)[:, None] - 0.5)

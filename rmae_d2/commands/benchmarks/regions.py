@@ -2,9 +2,10 @@
 
 import argparse
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,6 +77,11 @@ def segment_with(
     return [felzenszwalb(image, scales, implementation=implementation) for image in images]
 
 
+def each(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    """A call for each."""
+    return [function(item) for item in items]
+
+
 def peak_bytes_a_pixel(implementation: str) -> float:
     """Peak memory of one segmentation beyond what this process held before."""
     generator = np.random.default_rng(0)
@@ -90,7 +96,9 @@ def crops(size: tuple[int, int], count: int) -> Iterator[tuple[np.ndarray, np.nd
     """Rows and columns of MAE's random crops of an (H, W) record."""
     image = np.broadcast_to(np.uint8(0), (*size, 3))
     for _ in range(count):
-        yield label_indices(T.TransformList([RandomResizedCrop(224).get_transform(image)]), size)
+        found = label_indices(T.TransformList([RandomResizedCrop(224).get_transform(image)]), size)
+        assert found is not None  # a crop moves whole pixels
+        yield found
 
 
 def _record_row(name: str, records: list[RegionRecord], repeat: int) -> str:
@@ -116,7 +124,7 @@ def _record_row(name: str, records: list[RegionRecord], repeat: int) -> str:
 
         best = race(
             {
-                "encode": lambda: [record.to_bytes() for record in records],
+                "encode": partial(each, RegionRecord.to_bytes, records),
                 "crop": from_bytes,
                 "npy": from_npy,
             },
@@ -145,8 +153,8 @@ def _extrapolate(spent: dict, stored: dict, repeat: int) -> None:
                 photo.save(file, quality=90)
             best = race(
                 {
-                    "decode": lambda files=files: [read_image(file) for file in files],
-                    "encode": lambda records=records: [record.to_bytes() for record in records],
+                    "decode": partial(each, read_image, files),
+                    "encode": partial(each, RegionRecord.to_bytes, records),
                 },
                 repeat,
             )

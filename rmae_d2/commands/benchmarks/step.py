@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from math import nan
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 
 from ...config import apply_overrides, get_config
 from ...engine.throughput import device_peak, step_flops, tune_for
-from ...modeling import PRECISIONS, vit_kwargs
+from ...modeling import PRECISIONS, RMAE, vit_kwargs
 from .common import device, machine, race, saved_bytes, table
 from .plain import PlainRMAE
 
@@ -38,7 +39,7 @@ class Step:
     def __post_init__(self) -> None:
         params = [p for p in self.model.parameters() if p.requires_grad]
         # The loop over parameters is what torch.optim.AdamW does where nothing else is asked for on a CPU.
-        options: dict[str, bool] = {"fused": True} if self.fused else {"foreach": False}
+        options: dict[str, Any] = {"fused": True} if self.fused else {"foreach": False}
         self.optimizer = torch.optim.AdamW(params, lr=1e-6, **options)
         self.scaler = torch.amp.GradScaler(device(), enabled=self.precision == "fp16")
 
@@ -66,11 +67,13 @@ def run(args: argparse.Namespace) -> None:
     batch = synthetic(args.batch)
     names = args.variants or [*VARIANTS, *PLAIN]
     steps = {name: make_step(name, args, batch) for name in names}
-    flops = {name: step_flops(step.model, next(step.batches)) for name, step in steps.items()}
+    flops = {
+        name: step_flops(step.model, next(step.batches)) or nan for name, step in steps.items()
+    }
     if args.data:
         name = f"R-MAE, from {args.data}"
         steps[name] = Step(build([], args), loaded(args), args.precision, fused=True)
-        flops[name] = step_flops(steps[name].model, batch)
+        flops[name] = step_flops(steps[name].model, batch) or nan
     peak = device_peak(torch.device(device()), args.precision, args.peak_tflops)
     saved = {name: saved_bytes(step.model, step.loss) for name, step in steps.items()}
     held = {name: gpu_bytes(step) for name, step in steps.items()}
@@ -102,7 +105,8 @@ def optimizers(model: nn.Module) -> dict[str, Callable[[], None]]:
     params = [nn.Parameter(p.detach().clone()) for p in model.parameters() if p.requires_grad]
     for p in params:
         p.grad = torch.full_like(p, 1e-3)
-    kinds = {"a loop": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
+    kinds: dict[str, dict[str, Any]] = {kind: {kind: True} for kind in ("foreach", "fused")}
+    kinds = {"a loop": {"foreach": False}, **kinds}
 
     def update(optimizer: torch.optim.Optimizer) -> None:
         optimizer.step()
@@ -146,14 +150,14 @@ def forever(batch: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         yield batch
 
 
-def build(overrides: list[str], args: argparse.Namespace) -> nn.Module:
+def build(overrides: list[str], args: argparse.Namespace) -> RMAE:
     """A pre-training model of a named ViT size, with what a run would set."""
     net = [f"model.backbone.net.{key}={value}" for key, value in vit_kwargs(args.arch).items()]
     if args.arch == "huge":
         net.append("model.backbone.net.patch_size=14")
     recompute = f"train.activation_checkpointing={str(args.checkpointing).lower()}"
     cfg = apply_overrides(get_config(CONFIG), [*net, recompute, *overrides])
-    model = instantiate(cfg.model).to(device()).train()
+    model: RMAE = instantiate(cfg.model).to(device()).train()
     tune_for(model, torch.device(device()), args.precision)
     if args.compile:
         model.compile()
