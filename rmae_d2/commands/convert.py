@@ -32,26 +32,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         size.add_argument(
             name, type=int, nargs="+", metavar="N", help=f"resize position embeddings to {what}"
         )
-    add(
-        "--drop",
-        action="append",
-        default=[],
-        metavar="PATTERN",
-        help="leave out input tensors of this name (* and ? as in a shell), e.g. '*.rel_pos_?'; repeatable",
+    what = "leave out input tensors of this name, e.g. '*.rel_pos_?'; repeatable"
+    add("--drop", action="append", default=[], metavar="PATTERN", help=what)
+    what = (
+        "make up a cls token and a final norm where only the target has them, to go on pre-training"
     )
-    add(
-        "--fill",
-        action="store_true",
-        help="make up a cls token and a final norm where the target has them and the input (a Detectron2 "
-        "backbone) has not, so that pre-training can go on from the file",
-    )
-    add(
-        "--transformers",
-        type=int,
-        choices=(4, 5),
-        help="whose names --to huggingface writes: 4, as on the hub, read by from_pretrained of both; 5, as "
-        "in a state_dict of version 5 (default: the version installed, else 4)",
-    )
+    add("--fill", action="store_true", help=what)
+    what = "whose names --to huggingface writes: 4 as on the hub, 5 as in a state_dict (default: installed)"
+    add("--transformers", type=int, choices=(4, 5), help=what)
     add("--force", action="store_true", help="overwrite the output")
 
 

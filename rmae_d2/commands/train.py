@@ -14,16 +14,12 @@ or once for all of them, in a Slurm allocation (rmae-d2 submit makes one):
 
     srun --nodes M --ntasks-per-node 8 --gpus-per-node 8 --distribution=block rmae-d2 train ...
 
-The first line of the log says how the run was started. MASTER_ADDR and MASTER_PORT, where they are set,
-replace what srun would have taken: the first host, and a port made from the job's id. All machines share
-the run's output folder.
+The first line of the log says how the run was started. All machines share the run's output folder.
 
 SIGTERM, SIGUSR1 and SIGUSR2 save a checkpoint and end the run on all machines; --resume continues it, on
-as many processes as you like. The ranks agree on it every 10 steps. torchrun passes SIGTERM on, kills
-what is left after 30 s (so the save must fit in), and reports a SignalException. Other signals it passes
-on if told so: --signals-to-handle SIGTERM,SIGINT,SIGUSR1 (in older releases by the environment variable
-TORCHELASTIC_SIGNALS_TO_HANDLE). With --max-restarts, add --resume from the start: it begins where there is
-nothing to continue.
+as many processes as you like. torchrun passes SIGTERM on and kills what is left after 30 s; other signals it
+passes on if told so: --signals-to-handle SIGTERM,SIGINT,SIGUSR1 (in older releases by the variable
+TORCHELASTIC_SIGNALS_TO_HANDLE). With its --max-restarts, add --resume from the start.
 
 A rank that fails or is lost ends all ranks within a minute, with the first error shown.
 """
