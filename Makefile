@@ -42,11 +42,10 @@ install: $(STAMP)
 
 demo: $(STAMP)
 	@echo "==> rendering scenes into $(SCENES) (skipped if they are there)"
-	@$(PY) tools/make_scenes.py --output $(SCENES) --num-train 900 --num-val 100
+	@$(BIN)/rmae-d2 scenes --output $(SCENES)
 	@echo "==> pre-training R-MAE on them"
 	@# A second run continues, or shows where the first one's pictures are; remove output/demo to start over.
-	@DETECTRON2_DATASETS=datasets $(PY) tools/train_net.py \
-		--config-file configs/demo/rmae_tiny_scenes.py \
+	@DETECTRON2_DATASETS=datasets $(BIN)/rmae-d2 train --config-file demo/rmae_tiny_scenes.py \
 		$(if $(wildcard output/demo/rmae_tiny_scenes/last_checkpoint),--resume)
 
 test: lint
@@ -74,7 +73,7 @@ $(PY):
 		{ rm -f $(PY); echo "python -m venv failed; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 
 # Not $(PY) as a normal prerequisite: its date is that of the interpreter behind the link.
-$(STAMP): setup.py constraints.txt tools/install_detectron2.py | $(PY)
+$(STAMP): setup.py constraints.txt rmae_d2/commands/install_detectron2.py | $(PY)
 	@mkdir -p "$$HOME" 2>/dev/null || true
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip --upgrade >/dev/null
 	@# A torch that is already there must not be exchanged for the tested one.
@@ -92,5 +91,5 @@ $(STAMP): setup.py constraints.txt tools/install_detectron2.py | $(PY)
 	@$(PY) -m pip install --quiet -c $(CONSTRAINTS) "setuptools>=64" "wheel>=0.40"
 	@$(PY) -m pip install --quiet -c $(CONSTRAINTS) --no-build-isolation -e ".[dev]"
 	@echo "==> Detectron2"
-	@PIP_CONSTRAINT=$(CONSTRAINTS) $(PY) tools/install_detectron2.py
+	@PIP_CONSTRAINT=$(CONSTRAINTS) $(BIN)/rmae-d2 install-detectron2
 	@touch $@

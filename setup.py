@@ -8,9 +8,10 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
+REPOSITORY = "https://github.com/rmae-d2/rmae_d2"
 
 # Lower bounds only, each with what breaks below it; the versions tested together are in
-# constraints.txt. Detectron2 is absent because it is not on PyPI: tools/install_detectron2.py.
+# constraints.txt. Detectron2 is absent because it is not on PyPI: rmae-d2 install-detectron2.
 INSTALL_REQUIRES = [
     "torch>=2.4",  # device-independent torch.amp (autocast, GradScaler) is complete from 2.4 on
     "torchvision>=0.19",  # the release that goes with torch 2.4; RoIAlign and NMS come from it
@@ -30,7 +31,7 @@ INSTALL_REQUIRES = [
     "shapely>=2.0",  # LSJ crops of polygon masks (Detectron2's RandomCrop with polygons)
     "PyYAML>=6.0",  # values of command-line overrides
     "matplotlib>=3.7",  # pictures: reconstruction, loss curve
-    "Jinja2>=3.1",  # the page of tools/report.py: escapes all text; torch needs it anyway
+    "Jinja2>=3.1",  # the page of rmae-d2 report: escapes all text; torch needs it anyway
     "tensorboard>=2.12",  # Detectron2's TensorboardXWriter
     "tabulate",  # tables in the log
     "termcolor>=1.1",  # Detectron2's coloured log
@@ -44,8 +45,8 @@ EXTRAS_REQUIRE = {
     "fast": ["numba>=0.60", "simplejpeg>=1.8"],
     "ray": ["ray>=2.9"],  # regions on a Ray cluster; earlier releases are not tried
     "sam": ["segment-anything>=1.0"],  # SAM's automatic masks as regions; the only release
-    "slurm": ["submitit>=1.5"],  # tools/submit.py; earlier releases are not tried
-    # tools/interactive_demo.py; releases below 1.0 and 0.34 are not tried
+    "slurm": ["submitit>=1.5"],  # rmae-d2 submit; earlier releases are not tried
+    # rmae-d2 demo; releases below 1.0 and 0.34 are not tried
     "demo": ["starlette>=1.0", "uvicorn>=0.34"],
     "dev": [
         "rmae_d2[fast,ray,sam,slurm,demo]",  # what the tests of the extras run with
@@ -75,13 +76,19 @@ def read_version() -> str:
 
 
 def read_description() -> str:
-    """README.md, or nothing in a source tree that lacks it."""
+    """README.md, its links absolute, so that they work where a package index shows it; or nothing."""
     readme = ROOT / "README.md"
-    return readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    if not readme.is_file():
+        return ""
+    text = readme.read_text(encoding="utf-8")
+    text = re.sub(r"(!\[[^]]*\]\()(?!https?:|#)", rf"\1{REPOSITORY}/raw/main/", text)
+    return re.sub(r"(\]\()(?!https?:|#)", rf"\1{REPOSITORY}/blob/main/", text)
 
 
 class BuildPyWithConfigs(build_py):
-    """Puts the top-level configs/ into the wheel as rmae_d2/configs.
+    """Puts the top-level configs/ and LICENSE into the wheel's rmae_d2/.
+
+    The licence goes into the Detectron2 that `rmae-d2 install-detectron2` packs.
 
     An editable install reads the top-level folder itself, so nothing is copied there and the source
     tree never holds a second copy or a symbolic link.
@@ -89,9 +96,10 @@ class BuildPyWithConfigs(build_py):
 
     editable_mode: bool = False
 
-    def _configs(self) -> "dict[str, str]":
+    def _from_top(self) -> "dict[str, str]":
         """{source relative to this folder: its place in the build folder}."""
         sources = sorted(path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.py"))
+        sources.append(Path("LICENSE"))
         return {str(path): str(Path(self.build_lib, "rmae_d2", path)) for path in sources}
 
     def run(self) -> None:
@@ -100,19 +108,18 @@ class BuildPyWithConfigs(build_py):
             return
         # build/ outlives a build: a config deleted or renamed since must not reach the wheel.
         shutil.rmtree(Path(self.build_lib, "rmae_d2", "configs"), ignore_errors=True)
-        for source, target in self._configs().items():
+        for source, target in self._from_top().items():
             self.mkpath(str(Path(target).parent))
             self.copy_file(str(ROOT / source), target)
 
     def get_outputs(self, include_bytecode: bool = True) -> "list[str]":
         outputs = list(super().get_outputs(include_bytecode))
-        return outputs if self.editable_mode else outputs + list(self._configs().values())
+        return outputs if self.editable_mode else outputs + list(self._from_top().values())
 
     def get_source_files(self) -> "list[str]":
         """Also what a source distribution has to hold."""
-        extra = ["constraints.txt", "tools/install_detectron2.py"]
-        existing = [name for name in extra if (ROOT / name).is_file()]
-        return list(super().get_source_files()) + list(self._configs()) + existing
+        existing = ["constraints.txt"] if (ROOT / "constraints.txt").is_file() else []
+        return list(super().get_source_files()) + list(self._from_top()) + existing
 
 
 setup(
@@ -122,9 +129,36 @@ setup(
     "from photographs to detection, segmentation and classification",
     long_description=read_description(),
     long_description_content_type="text/markdown",
+    author="The rmae_d2 authors",
     license="Apache-2.0",
+    license_files=["LICENSE"],
+    url=REPOSITORY,
+    project_urls={
+        "Documentation": f"{REPOSITORY}/tree/main/docs",
+        "Changelog": f"{REPOSITORY}/blob/main/CHANGELOG.md",
+        "Issues": f"{REPOSITORY}/issues",
+    },
+    keywords="R-MAE MAE AutoMAE masked-autoencoder self-supervised pre-training vision-transformer "
+    "detectron2 ViTDet object-detection segmentation",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
     packages=find_packages(include=["rmae_d2", "rmae_d2.*"]),
-    package_data={"rmae_d2.demo": ["page/*"], "rmae_d2.report": ["page.html"]},
+    package_data={
+        "rmae_d2": ["py.typed"],
+        "rmae_d2.demo": ["page/*"],
+        "rmae_d2.report": ["page.html"],
+    },
+    entry_points={"console_scripts": ["rmae-d2 = rmae_d2.commands:main"]},
     python_requires=">=3.10",  # X | Y types; also the bound of timm and of torch 2.11
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,

@@ -16,7 +16,7 @@ def check_detectron2() -> None:
     if find_spec("detectron2.modeling.backbone.vit") is None:
         raise ImportError(
             "the installed Detectron2 has no detectron2.modeling.backbone.vit: it is older than mid-2022. "
-            "Remove it (pip uninstall detectron2) and run: python tools/install_detectron2.py"
+            "Remove it (pip uninstall detectron2) and run: rmae-d2 install-detectron2"
         )
 
 

@@ -36,7 +36,7 @@ MODULES = {
     "engine.optimizer": "solver.optimizer",
     "engine.own_data": "data.recipes.own_data",
     "engine.own_labels": "data.recipes.own_labels",
-    "engine.predict_command": "commands.predict",
+    "engine.predict_command": "inference.prediction_run",
     "engine.predict_inputs": "inference.predict_inputs",
     "engine.prediction_outputs": "inference.prediction_outputs",
     "engine.predictor": "inference.predictor",

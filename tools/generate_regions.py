@@ -1,9 +1,7 @@
-#!/usr/bin/env python3
-"""Makes, continues or verifies a store of regions; see --help."""
+#!/usr/bin/env python
+"""`rmae-d2 regions`, by the name it had first."""
 
-import sys
-
-from rmae_d2.commands.regions import main
+from rmae_d2.commands import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main("regions")

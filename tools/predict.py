@@ -1,9 +1,7 @@
 #!/usr/bin/env python
-"""Detects objects in photos, or segments them into classes, and draws them; see --help."""
+"""`rmae-d2 predict`, by the name it had first."""
 
-import sys
-
-from rmae_d2.commands.predict import main
+from rmae_d2.commands import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main("predict")

@@ -1,6 +1,6 @@
 """R-MAE, loss: background pixels weigh less than foreground ones in the region loss.
 
-Command:   python tools/train_net.py --config-file configs/ablations/background_weight.py --num-gpus 8
+Command:   rmae-d2 train --config-file configs/ablations/background_weight.py --num-gpus 8
 Published: values not found; default 1 (second-hand, v1; published code).
 Sweep:     model.background_weight=0.1, 0.25, 0.5, 2; the paper's points are not known.
 Measured:  not run here.

@@ -1,6 +1,6 @@
 """R-MAE, width and depth of region encoder, neck and region decoder.
 
-Command:   python tools/train_net.py --config-file configs/ablations/branch_size.py --num-gpus 8
+Command:   rmae-d2 train --config-file configs/ablations/branch_size.py --num-gpus 8
 Published: values not found; default one block of width 128 each (second-hand, two sources).
 Sweep:     model.region_branch.encoder_dim and .decoder_dim 64, 128, 256, 512 together;
            model.region_branch.encoder_depth=1, 2, 4 and model.region_branch.decoder_depth=1, 2, 4.

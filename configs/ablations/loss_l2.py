@@ -1,6 +1,6 @@
 """R-MAE, loss: squared error in place of binary cross-entropy.
 
-Command:   python tools/train_net.py --config-file configs/ablations/loss_l2.py --num-gpus 8
+Command:   rmae-d2 train --config-file configs/ablations/loss_l2.py --num-gpus 8
 Published: numbers not found; worse for binary maps (second-hand, two sources).
 Reading:   the squared error of the probability, see rmae_d2/modeling/losses.py.
 Measured:  not run here.

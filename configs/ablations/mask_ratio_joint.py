@@ -1,6 +1,6 @@
 """R-MAE figure 4, beta_I = beta_R changed together.
 
-Command:   python tools/train_net.py --config-file configs/ablations/mask_ratio_joint.py --num-gpus 8
+Command:   rmae-d2 train --config-file configs/ablations/mask_ratio_joint.py --num-gpus 8
 Published: values not found; a high ratio, about 0.75, is needed (figure 4's caption).
 Sweep:     model.mask_ratio=0.25, 0.4, 0.5, 0.6, 0.75, 0.85, 0.9; the paper's points are not
            known.

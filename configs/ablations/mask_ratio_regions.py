@@ -1,6 +1,6 @@
 """R-MAE figure 4, beta_R alone: another share of region patches is hidden than of pixel patches.
 
-Command:   python tools/train_net.py --config-file configs/ablations/mask_ratio_regions.py --num-gpus 8
+Command:   rmae-d2 train --config-file configs/ablations/mask_ratio_regions.py --num-gpus 8
 Published: values not found; a high ratio, about 0.75, is needed (figure 4's caption). Default
            beta_I = beta_R = 0.75.
 Sweep:     model.region_branch.mask_ratio=0.25, 0.4, 0.5, 0.6, 0.75, 0.85, 0.9; the paper's points

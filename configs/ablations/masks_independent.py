@@ -1,6 +1,6 @@
 """R-MAE, section 3.2: the two branches hide different patches.
 
-Command:   python tools/train_net.py --config-file configs/ablations/masks_independent.py --num-gpus 8
+Command:   rmae-d2 train --config-file configs/ablations/masks_independent.py --num-gpus 8
 Published: numbers not found; the default shares one mask (second-hand, v1; published code).
 Measured:  not run here.
 """

@@ -1,6 +1,6 @@
 """R-MAE, depth of the neck: that of the published code.
 
-Command:   python tools/train_net.py --config-file configs/ablations/neck_depth.py --num-gpus 8
+Command:   rmae-d2 train --config-file configs/ablations/neck_depth.py --num-gpus 8
 Published: 8 blocks in the published code, 1 block in the paper (second-hand, two sources);
            numbers not found.
 Sweep:     model.region_branch.neck_depth=1, 2, 4, 8

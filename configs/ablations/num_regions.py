@@ -1,6 +1,6 @@
 """R-MAE, number of regions K an image.
 
-Command:   python tools/train_net.py --config-file configs/ablations/num_regions.py --num-gpus 8
+Command:   rmae-d2 train --config-file configs/ablations/num_regions.py --num-gpus 8
 Published: values not found; default 8 (second-hand, v1).
 Sweep:     dataloader.train.mapper.num_regions=1, 2, 4, 8, 16, 32; costs stand in
            docs/ablations.md.

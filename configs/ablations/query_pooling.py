@@ -1,6 +1,6 @@
 """Region queries by attention pooling in place of the mean.
 
-Command:   python tools/train_net.py --config-file configs/ablations/query_pooling.py --num-gpus 8
+Command:   rmae-d2 train --config-file configs/ablations/query_pooling.py --num-gpus 8
 Published: not in the paper, whose queries are means (second-hand).
 Measured:  not run here.
 """

@@ -1,6 +1,6 @@
 """R-MAE table 1b, RAE, batch: each region is a pass of its own.
 
-Command:   python tools/train_net.py --config-file configs/ablations/rae_batch.py --num-gpus 8
+Command:   rmae-d2 train --config-file configs/ablations/rae_batch.py --num-gpus 8
 Published: 47.2 box AP (second-hand); mask AP, mIoU not found. The same as length, 47.2
            (second-hand, two sources). Cost far higher, linear in K (second-hand, v1).
 Reading:   the paper's text was not at hand; how this variant is read stands in

@@ -1,6 +1,6 @@
 """Not in the paper: trained with the first 1 to K regions, so that one model serves any number.
 
-Command:   python tools/train_net.py --config-file configs/ablations/region_dropout.py --num-gpus 8
+Command:   rmae-d2 train --config-file configs/ablations/region_dropout.py --num-gpus 8
 Published: nothing to compare with.
 Measured:  not run here.
 """

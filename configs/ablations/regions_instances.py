@@ -1,6 +1,6 @@
 """R-MAE table 1d (v1), regions of COCO's instance ground truth.
 
-Command:   python tools/train_net.py --config-file configs/ablations/regions_instances.py --num-gpus 8
+Command:   rmae-d2 train --config-file configs/ablations/regions_instances.py --num-gpus 8
 Published: numbers not found; it did not help, or was worse than FH, 50.6 / 45.0 (second-hand, v1).
            RAE with model.pixel_decoder=null.
 Reading:   overlapping masks of things, crowds left out; an image without things has empty maps. For

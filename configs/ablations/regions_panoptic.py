@@ -1,6 +1,6 @@
 """R-MAE table 1d, regions of COCO's panoptic ground truth.
 
-Command:   python tools/train_net.py --config-file configs/ablations/regions_panoptic.py --num-gpus 8
+Command:   rmae-d2 train --config-file configs/ablations/regions_panoptic.py --num-gpus 8
 Published: numbers not found; below SAM (second-hand, OpenReview), FH 50.6 / 45.0 (second-hand).
            Which model the paper's row is of, RAE or R-MAE, is not known: RAE with
            model.pixel_decoder=null.

@@ -1,6 +1,6 @@
 """R-MAE table 1c, R-MAE, batch: each region is a pass of its own.
 
-Command:   python tools/train_net.py --config-file configs/ablations/rmae_batch.py --num-gpus 8
+Command:   rmae-d2 train --config-file configs/ablations/rmae_batch.py --num-gpus 8
 Published: numbers not found; length, the default, 50.6 / 45.0 (second-hand), matches batch at
            negligible cost (second-hand, two sources).
 Reading:   the paper's text was not at hand; how this variant is read stands in

@@ -1,6 +1,6 @@
 """R-MAE table 1c, R-MAE, channel: the K region maps are channels of one input.
 
-Command:   python tools/train_net.py --config-file configs/ablations/rmae_channel.py --num-gpus 8
+Command:   rmae-d2 train --config-file configs/ablations/rmae_channel.py --num-gpus 8
 Published: numbers not found; length, the default, 50.6 / 45.0 (second-hand).
 Reading:   the paper's text was not at hand; how this variant is read stands in
            rmae_d2/modeling/region_variants.py.

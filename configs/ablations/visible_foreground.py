@@ -1,6 +1,6 @@
 """Only regions with a visible foreground patch are drawn: random_fg of the published code.
 
-Command:   python tools/train_net.py --config-file configs/ablations/visible_foreground.py --num-gpus 8
+Command:   rmae-d2 train --config-file configs/ablations/visible_foreground.py --num-gpus 8
 Published: numbers not found; the default draws any region (published code).
 Sweep:     dataloader.train.mapper.min_patches=2, the published code's filter_small_patches; also
            false there.

@@ -1,6 +1,6 @@
 """Semantic FPN, ViT-B/16, on ADE20K: Detectron2's SemSegFPNHead on ViTDet's simple feature pyramid.
 
-Command:     python tools/train_net.py --config-file configs/ade20k/semantic_fpn_vitb_ade20k.py --num-gpus 8
+Command:     rmae-d2 train --config-file configs/ade20k/semantic_fpn_vitb_ade20k.py --num-gpus 8
              train.init_checkpoint=PRETRAINED
 Batch, GPUs: as upernet_vitb_160k.py; without batch norm, so one image a GPU works too.
 Reproduces:  nothing published: a light head for comparisons, with the optimisation of upernet_vitb_160k.py.

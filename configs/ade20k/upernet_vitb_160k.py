@@ -1,6 +1,6 @@
 """UPerNet, ViT-B/16, on ADE20K at 512x512, 160,000 iterations.
 
-Command:     python tools/train_net.py --config-file configs/ade20k/upernet_vitb_160k.py --num-gpus 8
+Command:     rmae-d2 train --config-file configs/ade20k/upernet_vitb_160k.py --num-gpus 8
              train.init_checkpoint=PRETRAINED (ours, MAE's, timm's, Hugging Face's)
 Data:        ADEChallengeData2016 as it is published, under DETECTRON2_DATASETS.
 Batch, GPUs: 16 images a step, 2 a GPU on 8; on fewer, more a GPU, or train.grad_accum=N (batch norms then see

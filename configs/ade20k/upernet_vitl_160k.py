@@ -1,6 +1,6 @@
 """UPerNet, ViT-L/16, on ADE20K at 512x512, 160,000 iterations.
 
-Command:     python tools/train_net.py --config-file configs/ade20k/upernet_vitl_160k.py --num-gpus 8
+Command:     rmae-d2 train --config-file configs/ade20k/upernet_vitl_160k.py --num-gpus 8
              train.init_checkpoint=PRETRAINED
 Batch, GPUs: as upernet_vitb_160k.py; train.grad_accum=N or train.activation_checkpointing=true where
              2 images a GPU do not fit.

@@ -1,6 +1,6 @@
 """ViTDet-L, Cascade Mask R-CNN on COCO, 100 epochs. (ViT-H, 75 epochs, has 58.7 / 51.0, published.)
 
-Command:     python tools/train_net.py --num-gpus 8
+Command:     rmae-d2 train --num-gpus 8
              --config-file configs/coco/cascade_mask_rcnn_vitdet_l_100ep.py
              train.init_checkpoint=PRETRAINED; the default is what configs/pretrain/rmae_vitl.py leaves.
 Batch, GPUs: 64 images a step; published: 64 GPUs with one each. On 8 GPUs add train.grad_accum=8.

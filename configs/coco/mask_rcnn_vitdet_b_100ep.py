@@ -1,6 +1,6 @@
 """ViTDet-B, Mask R-CNN on COCO, 100 epochs: where pre-training shows what it is worth.
 
-Command:     python tools/train_net.py --num-gpus 8 --config-file configs/coco/mask_rcnn_vitdet_b_100ep.py
+Command:     rmae-d2 train --num-gpus 8 --config-file configs/coco/mask_rcnn_vitdet_b_100ep.py
              train.init_checkpoint=PRETRAINED, in any format of load_weights; the default is what
              configs/pretrain/rmae_vitb.py leaves. From random weights: train.init_checkpoint=
 Batch, GPUs: 64 images a step; published: 64 GPUs with one each. On 8 GPUs add train.grad_accum=8 for one

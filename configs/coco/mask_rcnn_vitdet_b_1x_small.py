@@ -1,6 +1,6 @@
 """ViTDet-B, Mask R-CNN on COCO, 12 epochs at 768 pixels: for one 24 GB card, and for own data.
 
-Command:     python tools/train_net.py --config-file configs/coco/mask_rcnn_vitdet_b_1x_small.py
+Command:     rmae-d2 train --config-file configs/coco/mask_rcnn_vitdet_b_1x_small.py
              train.init_checkpoint=PRETRAINED; the default is what configs/pretrain/rmae_vitb.py leaves. Own
              data in COCO's format, whose number of classes the model follows:
              dataloader.train.dataset.json=train.json dataloader.train.dataset.root=IMAGES

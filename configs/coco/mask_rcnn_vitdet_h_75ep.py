@@ -1,6 +1,6 @@
 """ViTDet-H, Mask R-CNN on COCO. Its name says 75 epochs, for that is the published recipe.
 
-Command:     python tools/train_net.py --num-gpus 8 --config-file configs/coco/mask_rcnn_vitdet_h_75ep.py
+Command:     rmae-d2 train --num-gpus 8 --config-file configs/coco/mask_rcnn_vitdet_h_75ep.py
              train.init_checkpoint=PRETRAINED. The default is MAE's ViT-H, fetched from Detectron2's storage:
              MAE trained with patches of 14 pixels; that file has them at 16.
 Batch, GPUs: 64 images a step; published: 64 GPUs with one each. On 8 GPUs add train.grad_accum=8, and

@@ -1,6 +1,6 @@
 """ViTDet-L, Mask R-CNN on COCO, 100 epochs.
 
-Command:     python tools/train_net.py --num-gpus 8 --config-file configs/coco/mask_rcnn_vitdet_l_100ep.py
+Command:     rmae-d2 train --num-gpus 8 --config-file configs/coco/mask_rcnn_vitdet_l_100ep.py
              train.init_checkpoint=PRETRAINED; the default is what configs/pretrain/rmae_vitl.py leaves.
 Batch, GPUs: 64 images a step; published: 64 GPUs with one each. On 8 GPUs add train.grad_accum=8.
 Schedule:    as ViTDet-B: 184,375 steps * 64 images / 118,000 images = 100 epochs.

@@ -1,7 +1,7 @@
 """AutoMAE's two-stage baseline on the scenes: the generator of a finished run, now fixed, masks a new MAE.
 
 Command:     as automae_vitt_scenes.py, and then
-             python tools/train_net.py --config-file configs/demo/automae_two_stage_scenes.py
+             rmae-d2 train --config-file configs/demo/automae_two_stage_scenes.py
 Batch:       as rmae_tiny_scenes.py.
 Differs:     from automae_vitt_scenes.py in that nothing reaches the generator.
 Measured:    300 steps, one seed: docs/automae.md.

@@ -1,8 +1,8 @@
 """A small AutoMAE on the embedded scenes, for a CPU; its scorer is the demo's own small MAE.
 
-Command:     python tools/make_scenes.py --output datasets/scenes
-             python tools/train_net.py --config-file configs/demo/mae_tiny_scenes.py
-             python tools/train_net.py --config-file configs/demo/automae_vitt_scenes.py
+Command:     rmae-d2 scenes --output datasets/scenes
+             rmae-d2 train --config-file configs/demo/mae_tiny_scenes.py
+             rmae-d2 train --config-file configs/demo/automae_vitt_scenes.py
 Batch:       as rmae_tiny_scenes.py.
 Foreground:  hidden_foreground in the log is the share of hidden patches on objects, all_foreground that of
              all patches, which random masks would give; the same at the end, on the validation scenes.

@@ -1,7 +1,7 @@
 """k-NN accuracy of the demo's encoder on the scenes' single objects; nothing is trained.
 
-Command:     python tools/make_scenes.py --output datasets/scenes --crops datasets/scenes_crops
-             python tools/train_net.py --config-file configs/demo/knn_tiny_scenes.py --eval-only
+Command:     rmae-d2 scenes --output datasets/scenes --crops datasets/scenes_crops
+             rmae-d2 train --config-file configs/demo/knn_tiny_scenes.py --eval-only
              train.init_checkpoint=output/demo/rmae_tiny_scenes/model_final.pth is its default; of random
              weights: train.init_checkpoint=output/demo/linear_scratch/model_final.pth, that of
              linear_tiny_scenes.py from random weights, whose encoder stays as it was drawn.

@@ -1,7 +1,7 @@
 """Linear probe of the demo's encoder on the scenes' single objects, 12 classes, for a CPU.
 
-Command:     python tools/make_scenes.py --output datasets/scenes --crops datasets/scenes_crops
-             python tools/train_net.py --config-file configs/demo/linear_tiny_scenes.py
+Command:     rmae-d2 scenes --output datasets/scenes --crops datasets/scenes_crops
+             rmae-d2 train --config-file configs/demo/linear_tiny_scenes.py
              train.init_checkpoint=output/demo/rmae_tiny_scenes/model_final.pth is its default; of random
              weights: train.init_checkpoint= train.output_dir=output/demo/linear_scratch
 Batch:       128 images a step, 100 steps = 5 epochs of 2,513 crops.

@@ -1,6 +1,6 @@
 """A small MAE on the embedded scenes: rmae_tiny_scenes.py without the region branch, to compare with.
 
-Command:     python tools/train_net.py --config-file configs/demo/mae_tiny_scenes.py
+Command:     rmae-d2 train --config-file configs/demo/mae_tiny_scenes.py
 Batch:       as rmae_tiny_scenes.py.
 """
 

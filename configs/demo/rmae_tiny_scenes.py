@@ -1,7 +1,7 @@
 """A small R-MAE on the embedded scenes, for a CPU: what `make demo` runs.
 
-Command:     python tools/make_scenes.py --output datasets/scenes
-             python tools/train_net.py --config-file configs/demo/rmae_tiny_scenes.py
+Command:     rmae-d2 scenes --output datasets/scenes
+             rmae-d2 train --config-file configs/demo/rmae_tiny_scenes.py
 Batch:       32 images a step, 450 steps = 16 epochs of 900 images.
 """
 

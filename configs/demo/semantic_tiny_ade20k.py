@@ -1,6 +1,6 @@
 """UPerNet on ADE20K's own layout, small enough for a CPU: a plumbing check on a few images, not for mIoU.
 
-Command:     DETECTRON2_DATASETS=DIR python tools/train_net.py
+Command:     DETECTRON2_DATASETS=DIR rmae-d2 train
              --config-file configs/demo/semantic_tiny_ade20k.py
              train.init_checkpoint=output/demo/rmae_tiny_scenes/model_final.pth begins with the demo's
              pre-training.

@@ -1,9 +1,9 @@
 """UPerNet on the scenes' 12 objects and 5 backgrounds, small enough for a CPU, from the demo's pre-training.
 
-Command:     python tools/train_net.py --config-file configs/demo/semantic_tiny_scenes.py
+Command:     rmae-d2 train --config-file configs/demo/semantic_tiny_scenes.py
              train.init_checkpoint=output/demo/rmae_tiny_scenes/model_final.pth is its default; from scratch:
              train.init_checkpoint= train.output_dir=output/demo/semantic_scratch
-Plot:        python tools/plot_metrics.py output/demo/semantic_scratch output/demo/semantic_tiny_scenes
+Plot:        rmae-d2 visualize metrics output/demo/semantic_scratch output/demo/semantic_tiny_scenes
              --metric sem_seg/mIoU --labels "random weights" R-MAE --output miou.png
 Batch:       8 images a step, 300 steps = 2.7 epochs of 900 images.
 Measured:    mIoU 14.6 from a demo R-MAE of 560 steps, 12.5 from random weights; after 50, 100 ... 250 steps

@@ -1,6 +1,6 @@
 """A small Mask R-CNN (ViTDet) learns a handful of photos by heart: data, model and evaluation fit together.
 
-Command:     python tools/train_net.py --config-file configs/demo/vitdet_overfit_coco16.py
+Command:     rmae-d2 train --config-file configs/demo/vitdet_overfit_coco16.py
              dataloader.train.dataset.json=FILE dataloader.train.dataset.root=IMAGES
              FILE is a COCO-format json of some 16 photos; AP is of the same photos.
 Batch:       2 images a step, 1200 steps, from random weights.

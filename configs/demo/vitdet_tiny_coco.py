@@ -1,6 +1,6 @@
 """The demo's Mask R-CNN (ViTDet) on COCO's own layout, for a plumbing check on a few images, not for AP.
 
-Command:     DETECTRON2_DATASETS=DIR python tools/train_net.py --config-file configs/demo/vitdet_tiny_coco.py
+Command:     DETECTRON2_DATASETS=DIR rmae-d2 train --config-file configs/demo/vitdet_tiny_coco.py
              train.init_checkpoint=PRETRAINED
 """
 

@@ -1,6 +1,6 @@
 """Mask R-CNN (ViTDet) on the scenes, small enough for a CPU, from the demo's pre-training.
 
-Command:     python tools/train_net.py --config-file configs/demo/vitdet_tiny_scenes.py
+Command:     rmae-d2 train --config-file configs/demo/vitdet_tiny_scenes.py
              train.init_checkpoint=output/demo/rmae_tiny_scenes/model_final.pth is its default; from scratch:
              train.init_checkpoint= train.output_dir=output/demo/vitdet_scratch
 Batch:       4 images a step, 1000 steps = 4.4 epochs of 900 images.

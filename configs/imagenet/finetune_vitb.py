@@ -1,6 +1,6 @@
 """Fine-tuning of a ViT-B/16 on ImageNet-1k, with mean pooling.
 
-Command:     python tools/train_net.py --config-file configs/imagenet/finetune_vitb.py --num-gpus 8
+Command:     rmae-d2 train --config-file configs/imagenet/finetune_vitb.py --num-gpus 8
              train.init_checkpoint=WEIGHTS (ours, MAE's, timm's or Hugging Face's)
 Batch, GPUs: 1024 images a step, 128 a GPU on 8; on fewer or smaller GPUs add train.grad_accum=N, or lower
              dataloader.train.total_batch_size: the learning rate follows, base 5e-4 per 256 images.

@@ -1,6 +1,6 @@
 """Fine-tuning of a ViT-L/16 on ImageNet-1k, with mean pooling.
 
-Command:     python tools/train_net.py --config-file configs/imagenet/finetune_vitl.py --num-gpus 8
+Command:     rmae-d2 train --config-file configs/imagenet/finetune_vitl.py --num-gpus 8
              train.init_checkpoint=WEIGHTS
 Batch, GPUs: as finetune_vitb.py, base rate 1e-3 per 256 images.
 Schedule:    50 epochs = 62,557 updates * 1024 images / 1,281,167 images; warm-up 5 epochs.

@@ -1,6 +1,6 @@
 """k-NN accuracy on ImageNet-1k of a ViT-B/16's features; nothing is trained.
 
-Command:     python tools/train_net.py --config-file configs/imagenet/knn_vitb.py --num-gpus 8 --eval-only
+Command:     rmae-d2 train --config-file configs/imagenet/knn_vitb.py --num-gpus 8 --eval-only
              train.init_checkpoint=WEIGHTS (ours, MAE's, timm's or Hugging Face's)
 Batch, GPUs: any; features of all images in float16 on each GPU, 2 GB.
 Reproduces:  no published number of MAE or R-MAE is known to us.

@@ -1,6 +1,6 @@
 """Linear probe of a ViT-B/16 on ImageNet-1k: the encoder is frozen.
 
-Command:     python tools/train_net.py --config-file configs/imagenet/linear_vitb.py --num-gpus 8
+Command:     rmae-d2 train --config-file configs/imagenet/linear_vitb.py --num-gpus 8
              train.init_checkpoint=WEIGHTS (ours, MAE's, timm's or Hugging Face's)
 Batch, GPUs: 16384 images a step, 2048 a GPU on 8; on smaller GPUs add train.grad_accum=N. The learning rate
              follows the batch, base 0.1 per 256 images, so 6.4; each process normalises over its own

@@ -1,6 +1,6 @@
 """Linear probe of a ViT-L/16 on ImageNet-1k.
 
-Command:     python tools/train_net.py --config-file configs/imagenet/linear_vitl.py --num-gpus 8
+Command:     rmae-d2 train --config-file configs/imagenet/linear_vitl.py --num-gpus 8
              train.init_checkpoint=WEIGHTS
 Batch, GPUs: as linear_vitb.py.
 Reproduces:  top-1 of MAE 75.8 in the paper, 76.0 from MAE's released weights and code (published).

@@ -1,6 +1,6 @@
 """ViTDet-L, Cascade Mask R-CNN on LVIS v1, 100 epochs.
 
-Command:     python tools/train_net.py --num-gpus 8
+Command:     rmae-d2 train --num-gpus 8
              --config-file configs/lvis/cascade_mask_rcnn_vitdet_l_100ep.py
              train.init_checkpoint=PRETRAINED; the default is what configs/pretrain/rmae_vitl.py leaves.
 Batch, GPUs: 64 images a step; published: 64 GPUs with one each. On 8 GPUs add train.grad_accum=8.

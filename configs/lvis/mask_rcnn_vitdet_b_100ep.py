@@ -1,6 +1,6 @@
 """ViTDet-B, Mask R-CNN on LVIS v1, 100 epochs.
 
-Command:     python tools/train_net.py --num-gpus 8 --config-file configs/lvis/mask_rcnn_vitdet_b_100ep.py
+Command:     rmae-d2 train --num-gpus 8 --config-file configs/lvis/mask_rcnn_vitdet_b_100ep.py
              train.init_checkpoint=PRETRAINED; the default is what configs/pretrain/rmae_vitb.py leaves.
 Batch, GPUs: 64 images a step; published: 64 GPUs with one each. On 8 GPUs add train.grad_accum=8.
 Schedule:    100 epochs = 156,250 steps * 64 images / 100,000 images; rate / 10 at 138,889 and 150,463. Images

@@ -1,6 +1,6 @@
 """ViTDet-L, Mask R-CNN on LVIS v1, 100 epochs. (ViT-H, at a rate of 1e-4, has 49.1 / 46.0, published.)
 
-Command:     python tools/train_net.py --num-gpus 8 --config-file configs/lvis/mask_rcnn_vitdet_l_100ep.py
+Command:     rmae-d2 train --num-gpus 8 --config-file configs/lvis/mask_rcnn_vitdet_l_100ep.py
              train.init_checkpoint=PRETRAINED; the default is what configs/pretrain/rmae_vitl.py leaves.
 Batch, GPUs: 64 images a step; published: 64 GPUs with one each. On 8 GPUs add train.grad_accum=8.
 Schedule:    as ViTDet-B: 156,250 steps * 64 images / 100,000 images = 100 epochs.

@@ -1,6 +1,6 @@
 """R-MAE ViT-B/16 on COCO train2017 with AutoMAE's masks: both branches hide what the generator proposes.
 
-Command:     python tools/train_net.py --config-file configs/pretrain/automae_rmae_vitb.py --num-gpus 8
+Command:     rmae-d2 train --config-file configs/pretrain/automae_rmae_vitb.py --num-gpus 8
              model.masking.generator.scorer.weights=mae_pretrain_vit_base.pth
 Batch, GPUs: as automae_vitb_coco.py.
 Regions:     as rmae_vitb.py. The region loss too reaches the generator through the visible tokens.

@@ -1,6 +1,6 @@
 r"""AutoMAE's two-stage baseline, ViT-B/16 on COCO: a finished run's generator, now fixed, masks a new MAE.
 
-Command:     python tools/train_net.py --num-gpus 8 \
+Command:     rmae-d2 train --num-gpus 8 \
              --config-file configs/pretrain/automae_two_stage_vitb_coco.py
              model.masking.generator.generator.scorer.weights=mae_pretrain_vit_base.pth
 Batch, GPUs: as automae_vitb_coco.py, whose run comes first; the scorer is that of it.

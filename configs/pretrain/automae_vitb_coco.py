@@ -1,6 +1,6 @@
 """AutoMAE ViT-B/16 on COCO train2017: mae_vitb.py that learns which patches to hide.
 
-Command:     python tools/train_net.py --config-file configs/pretrain/automae_vitb_coco.py --num-gpus 8
+Command:     rmae-d2 train --config-file configs/pretrain/automae_vitb_coco.py --num-gpus 8
              model.masking.generator.scorer.weights=mae_pretrain_vit_base.pth
 Batch, GPUs: as rmae_vitb.py; the frozen scorer adds a forward pass of a ViT-B over all patches.
 Scorer:      as automae_vitb_imagenet.py; with output/mae_vitb/model_final.pth nothing but COCO was seen.

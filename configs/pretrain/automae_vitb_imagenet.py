@@ -1,6 +1,6 @@
 """AutoMAE ViT-B/16 on ImageNet-1k, 800 epochs: MAE that learns which patches to hide.
 
-Command:     python tools/train_net.py --config-file configs/pretrain/automae_vitb_imagenet.py --num-gpus 8
+Command:     rmae-d2 train --config-file configs/pretrain/automae_vitb_imagenet.py --num-gpus 8
              model.masking.generator.scorer.weights=mae_pretrain_vit_base.pth
 Batch, GPUs: 4096 images a step, published as 8 GPUs * 64 images * train.grad_accum=8.
 Schedule:    800 epochs = 250,228 updates * 4096 images / 1,281,167 images; warm-up 40 of 800 epochs.

@@ -1,6 +1,6 @@
 """MAE ViT-B/16 on COCO train2017: the baseline, the same recipe without the region branch.
 
-Command:     python tools/train_net.py --config-file configs/pretrain/mae_vitb.py --num-gpus 8
+Command:     rmae-d2 train --config-file configs/pretrain/mae_vitb.py --num-gpus 8
 Batch, GPUs: as rmae_vitb.py.
 Reproduces:  R-MAE table 1, MAE row: COCO 50.1 box AP / 44.6 mask AP (published, second-hand).
 Measured:    not run.

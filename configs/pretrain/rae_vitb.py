@@ -1,6 +1,6 @@
 """RAE ViT-B/16 on COCO train2017: regions alone, no pixel decoder.
 
-Command:     python tools/train_net.py --config-file configs/pretrain/rae_vitb.py --num-gpus 8
+Command:     rmae-d2 train --config-file configs/pretrain/rae_vitb.py --num-gpus 8
 Batch, GPUs: as rmae_vitb.py.
 Reproduces:  R-MAE table 1b, length variant with FH regions: COCO 47.2 box AP (published, second-hand).
 Measured:    not run.

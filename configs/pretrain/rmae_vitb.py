@@ -1,12 +1,12 @@
 """R-MAE ViT-B/16 on COCO train2017, the paper's main recipe.
 
-Command:     python tools/train_net.py --config-file configs/pretrain/rmae_vitb.py --num-gpus 8
+Command:     rmae-d2 train --config-file configs/pretrain/rmae_vitb.py --num-gpus 8
 Batch, GPUs: 4096 images a step, 512 a GPU on 8; on fewer or smaller GPUs add train.grad_accum=N, or lower
              dataloader.train.total_batch_size: the learning rate follows, base 1e-4 per 256 images.
 Schedule:    4000 epochs = 115,515 updates * 4096 images / 118,287 images; warm-up 1/12 of it.
 Regions:     FH at scales 500, 1000, 1500, 8 an image, computed at first sight (0.06 s an image and core with
              numba, 0.8 s without) and kept in output/region_cache (about 1.4 GB for COCO). Or made before:
-             python tools/generate_regions.py --source fh --dataset coco_2017_train --output DIR, then
+             rmae-d2 regions --source fh --dataset coco_2017_train --output DIR, then
              dataloader.train.mapper.regions.path=DIR.
 Reproduces:  R-MAE table 1: COCO 50.6 box AP / 45.0 mask AP after ViTDet fine-tuning, MAE 50.1 / 44.6
              (published, second-hand; fine-tuning noise std 0.10).

@@ -1,6 +1,6 @@
 """R-MAE ViT-B/16 at 1024 pixels, ViTDet's size, on COCO train2017: 4096 patches, 1024 of them visible.
 
-Command:     python tools/train_net.py --config-file configs/pretrain/rmae_vitb_1024.py --num-gpus 8
+Command:     rmae-d2 train --config-file configs/pretrain/rmae_vitb_1024.py --num-gpus 8
              train.init_checkpoint=output/rmae_vitb/model_final.pth
 Batch, GPUs: 256 images a step, 32 a GPU on 8. Activations are computed again in the backward pass: an image
              then keeps 368 MiB in fp32 instead of 1,873 (docs/ablations.md), a GPU 12 GiB.

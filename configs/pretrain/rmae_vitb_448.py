@@ -1,6 +1,6 @@
 """R-MAE ViT-B/16 at 448 pixels on COCO train2017: 784 patches, 196 of them visible.
 
-Command:     python tools/train_net.py --config-file configs/pretrain/rmae_vitb_448.py --num-gpus 8
+Command:     rmae-d2 train --config-file configs/pretrain/rmae_vitb_448.py --num-gpus 8
              train.init_checkpoint=output/rmae_vitb/model_final.pth
 Batch, GPUs: 4096 images a step. An image keeps 359 MiB of activations in fp32 (docs/ablations.md), 512 of
              them on each of 8 GPUs 180 GiB: train.grad_accum=8, or train.activation_checkpointing=true.

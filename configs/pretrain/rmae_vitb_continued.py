@@ -1,6 +1,6 @@
 """R-MAE ViT-B/16 continued from MAE's or R-MAE's weights, decoders included: 400 epochs of COCO train2017.
 
-Command:     python tools/train_net.py --config-file configs/pretrain/rmae_vitb_continued.py --num-gpus 8
+Command:     rmae-d2 train --config-file configs/pretrain/rmae_vitb_continued.py --num-gpus 8
              train.init_checkpoint=mae_pretrain_vit_base_full.pth
 Batch, GPUs: as rmae_vitb.py.
 Weights:     of MAE, of R-MAE's published code, of Hugging Face's ViTMAEForPreTraining or of ours. Encoder and

@@ -1,6 +1,6 @@
 """R-MAE ViT-B/16 on ImageNet-1k, 800 epochs; 1600 with train.max_iter=500456.
 
-Command:     python tools/train_net.py --config-file configs/pretrain/rmae_vitb_imagenet.py --num-gpus 8
+Command:     rmae-d2 train --config-file configs/pretrain/rmae_vitb_imagenet.py --num-gpus 8
 Batch, GPUs: as rmae_vitb.py.
 Schedule:    800 epochs = 250,228 updates * 4096 images / 1,281,167 images; warm-up 40 of 800 epochs (MAE).
 Regions:     FH at scale 1000 alone, as the published code has it for ImageNet; 54 % of the crops then have

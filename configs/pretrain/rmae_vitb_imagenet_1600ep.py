@@ -1,6 +1,6 @@
 """R-MAE ViT-B/16 on ImageNet-1k, 1600 epochs.
 
-Command:     python tools/train_net.py --num-gpus 8
+Command:     rmae-d2 train --num-gpus 8
              --config-file configs/pretrain/rmae_vitb_imagenet_1600ep.py
 Batch, GPUs: as rmae_vitb.py.
 Schedule:    1600 epochs = 500,456 updates * 4096 images / 1,281,167 images; warm-up 40 epochs (MAE).

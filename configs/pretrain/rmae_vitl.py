@@ -1,6 +1,6 @@
 """R-MAE ViT-L/16 on COCO train2017.
 
-Command:     python tools/train_net.py --config-file configs/pretrain/rmae_vitl.py --num-gpus 8
+Command:     rmae-d2 train --config-file configs/pretrain/rmae_vitl.py --num-gpus 8
 Batch, GPUs: 4096 images a step; add train.grad_accum=N where a GPU can't hold its share.
 Reproduces:  R-MAE table 2: COCO 55.8 box AP, MAE 55.6 (published, second-hand).
 Measured:    not run.

@@ -1,6 +1,6 @@
 """R-MAE ViT-S/16 on COCO train2017: rmae_vitb.py with a small pixel encoder.
 
-Command:     python tools/train_net.py --config-file configs/pretrain/rmae_vits.py --num-gpus 8
+Command:     rmae-d2 train --config-file configs/pretrain/rmae_vits.py --num-gpus 8
 Batch, GPUs: as rmae_vitb.py.
 Reproduces:  nothing; the paper has no ViT-S. Decoders are those of ViT-B, so the pixel decoder has most of
              the multiply-adds (docs/ablations.md).

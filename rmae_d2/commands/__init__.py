@@ -1,1 +1,105 @@
-"""The command lines, a module for each."""
+"""The command line `rmae-d2`: a module for each command, which nothing of size is imported for.
+
+A command's module has a docstring, its ``--help``; ``arguments(parser)``, which adds its options; and
+``run(args)``, which imports what it needs, raises UserError for what a user can set right, and may return
+an exit code.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from .. import __version__
+from ..config import find_config
+from ..errors import UserError, did_you_mean
+from .options import UsageError, take_overrides_out
+
+COMMANDS = {
+    "train": "pre-train, fine-tune or evaluate what a config describes",
+    "submit": "the same as a Slurm job that comes back when its time is up",
+    "regions": "make the regions of a data set's images, once for all runs",
+    "inspect": "statistics and a contact sheet of a region store",
+    "scenes": "render the small data set of the demos",
+    "predict": "detect objects in photos, or segment them into classes",
+    "demo": "interactive segmentation in a browser",
+    "evaluate-interactive": "IoU against the number of patches or clicks",
+    "visualize reconstruction": "what a model makes of photos of which most is hidden",
+    "visualize attention": "what patches attend to, for several models",
+    "visualize masking": "the masks that a model chooses",
+    "visualize metrics": "metrics of several runs in one picture",
+    "report": "one HTML page about a run",
+    "convert": "turn weights of one project into another's",
+    "analyze": "parameters, multiply-adds and memory of models",
+    "benchmark": "time our parts against the straightforward ones",
+    "install-detectron2": "give this environment a Detectron2 without a compiler",
+    "doctor": "what is installed here, and what to do about what is missing",
+}
+
+
+def main(command: str = "") -> None:
+    """Runs the command line of this process, of the command named or else of its first word, and exits."""
+    sys.exit(run([*command.split(), *sys.argv[1:]]))
+
+
+def run(words: Sequence[str]) -> int:
+    """Runs a command line.
+
+    Returns:
+        exit code: 0; 1 for what a user can set right, told in one line; 130 for ctrl-C. Any other exception
+        is a mistake of ours and passes through, with its traceback.
+
+    Raises:
+        SystemExit: argparse's, with 2 for a wrong usage.
+    """
+    name, words = _split(words)
+    module = import_module(f".{name.replace('-', '_').replace(' ', '_')}", __name__)
+    parser = argparse.ArgumentParser(
+        f"rmae-d2 {name}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.arguments(parser)
+    # Overrides may stand between options; subparsers can't have that.
+    parse = parser.parse_args if name == "benchmark" else parser.parse_intermixed_args
+    args = take_overrides_out(parse(words))
+    try:
+        if getattr(args, "config_file", None):
+            find_config(args.config_file)  # before anything slow
+        return module.run(args) or 0
+    except UsageError as error:
+        parser.error(str(error))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+def _split(words: Sequence[str]) -> tuple[str, list[str]]:
+    """The command's name, of one word or two, and the words after it."""
+    for count in (1, 2):
+        if (name := " ".join(words[:count])) in COMMANDS:
+            return name, list(words[count:])
+    group = (
+        {name: text for name, text in COMMANDS.items() if name.startswith(f"{words[0]} ")}
+        if words
+        else {}
+    )
+    shown = "\n".join(f"  {name:26}{text}" for name, text in (group or COMMANDS).items())
+    parser = argparse.ArgumentParser(
+        "rmae-d2",
+        usage="rmae-d2 COMMAND ...",
+        description="R-MAE pre-training of vision transformers, as a Detectron2 extension.",
+        epilog=f"commands:\n{shown}\n\n`rmae-d2 COMMAND --help` explains one.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"rmae_d2 {__version__}")
+    parser.parse_known_args(words[1:] if group else words)
+    given = " ".join(words[: 2 if group else 1])
+    parser.error(
+        f"no command {given!r}; {did_you_mean(given, COMMANDS, 'rmae-d2 --help names them', ' ')}"
+        if given
+        else f"which command?\n{shown}"
+    )

@@ -1,4 +1,18 @@
-"""The command line of `tools/generate_regions.py`."""
+"""Makes the regions of a data set's images, once for all training runs.
+
+    rmae-d2 regions --source fh --dataset coco_2017_train --output DIR --workers 16
+    rmae-d2 regions --source fh --images FOLDER --output DIR scales=[1000]
+    rmae-d2 regions --source slic.py:Slic --images FOLDER --output DIR segments=50
+    rmae-d2 regions --output DIR                go on with what DIR was begun with
+    rmae-d2 regions --output DIR --verify
+
+A Slurm array runs the same line in all tasks, with
+    --shard-index $SLURM_ARRAY_TASK_ID --num-shards $SLURM_ARRAY_TASK_COUNT (an array from 0)
+and a Ray cluster takes it with --engine ray.
+
+The exit code is 1 for an error, suspiciously many failures, or something that --verify found; 130 and 143 when
+stopped by ctrl-C or SIGTERM.
+"""
 
 import argparse
 import inspect
@@ -8,174 +22,21 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-
-from ..config.overrides import apply_overrides
-from ..data import pretrain_dataset, read_image
 from ..errors import UserError, did_you_mean
-from ..regions.jobs.generate import Problem
-from ..regions.jobs.manifest import IMAGES_PER_SHARD, Manifest, load_manifest
-from ..regions.jobs.run import MAX_FAILURES, Engine, Summary, make_regions, verify_regions
-from ..regions.sources.spec import SourceSpec
-from ..regions.store.shards import shard_name
+from . import options
+
+if TYPE_CHECKING:
+    from ..regions.jobs.generate import Problem
+    from ..regions.jobs.manifest import Manifest
+    from ..regions.jobs.run import Summary
+    from ..regions.sources.spec import SourceSpec
 
 _EXAMPLES = 5
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parses the command line and runs; returns the exit code.
-
-    0: all is well. 1: an error, suspiciously many failures, or something that --verify found.
-    130 and 143: stopped by ctrl-C or SIGTERM.
-    """
-    args = _parser().parse_intermixed_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    try:
-        with _sigterm_interrupts():
-            return _run(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except _InterruptedError as interrupt:
-        print(
-            f"\nstopped. Finished shards are in {args.output}; the same command goes on from there",
-            file=sys.stderr,
-        )
-        return interrupt.code
-
-
-def parse_source(name: str, arguments: Sequence[str]) -> SourceSpec:
-    """A source's specification from its name and `key=value` texts.
-
-    Raises:
-        UserError: unknown source.
-        UserError: unknown keys or values of a wrong type, one line each.
-    """
-    spec = SourceSpec.named(name)
-    source = spec.load()
-    known = [key for key in inspect.signature(source).parameters if key != "self"]
-    unknown = []
-    for text in arguments:
-        key = text.partition("=")[0].strip()
-        if "=" in text and key.split(".")[0].split("[")[0] not in known:
-            hint = did_you_mean(key, known) if known else "it takes none"
-            unknown.append(f"{key}: unknown argument of the source {name}; {hint}")
-    if unknown:
-        raise UserError("\n".join(unknown))
-    target = f"{source.__module__}.{source.__qualname__}"
-    cfg = apply_overrides(OmegaConf.create({"_target_": target}), arguments)
-    values = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(values, dict)
-    del values["_target_"]
-    return SourceSpec(spec.target, {str(key): value for key, value in values.items()})
-
-
-def _run(args: argparse.Namespace) -> int:
-    manifest = _manifest(args)
-    engine = Engine(args.engine, args.workers, args.ray_address)
-    share = (args.shard_index, args.num_shards)
-    if args.verify:
-        problems = verify_regions(manifest, args.output, engine, read_image, share=share)
-        print(_verdict(args.output, problems), flush=True)
-        return 1 if problems else 0
-    summary = make_regions(
-        manifest,
-        args.output,
-        engine,
-        read_image,
-        share=share,
-        retry_failures=args.retry_failures,
-        max_failures=args.max_failures,
-    )
-    print(_report(args.output, manifest, summary), flush=True)
-    return 1 if summary.suspicious else 0
-
-
-def _manifest(args: argparse.Namespace) -> Manifest:
-    """The manifest that the options ask for; what they leave out comes from the folder's own."""
-    found = load_manifest(args.output)
-    dicts = None
-    if args.images is not None:
-        dicts = pretrain_dataset((), args.images, args.image_root)
-    elif args.dataset:
-        dicts = pretrain_dataset(args.dataset)
-    if args.verify or (args.source is None and found is not None):
-        if found is None:
-            raise UserError(f"{args.output} has no manifest.json: it is no region store")
-        if args.arguments and args.source is None:
-            raise UserError(f"{' '.join(args.arguments)}: arguments of a source need --source")
-        return found.moved(dicts) if dicts is not None else found
-    if args.source is None or (dicts is None and found is None):
-        raise UserError("say what to make: --source NAME and --dataset NAME or --images PATH")
-    spec = parse_source(args.source, args.arguments)
-    per_shard = args.images_per_shard
-    if per_shard is None:
-        per_shard = found.images_per_shard if found else IMAGES_PER_SHARD
-    dicts = dicts if dicts is not None else found.dataset_dicts() if found else []
-    return Manifest.create(spec, dicts, per_shard)
-
-
-def _report(folder: str, manifest: Manifest, summary: Summary) -> str:
-    lines = []
-    if summary.failures:
-        lines.append(f"{len(summary.failures)} images have no regions (failures-*.json), such as")
-        examples = summary.failures[:_EXAMPLES]
-        lines += [f"  {manifest.path(failure.file)}: {failure.reason}" for failure in examples]
-    for number, count in summary.suspicious.items():
-        images = manifest.shard_size(number)
-        lines.append(f"WARNING: {count} OF {images} IMAGES OF {shard_name(number)} FAILED")
-    if summary.suspicious:
-        lines.append("Set the cause right, then run the same command with --retry-failures")
-    state = "the store is complete" if summary.complete else "the store is not complete yet"
-    lines.append(
-        f"{folder}: {summary.num_there} of {manifest.num_shards} shards are there, {state}"
-    )
-    return "\n".join(lines)
-
-
-def _verdict(folder: str, problems: Sequence[Problem]) -> str:
-    if not problems:
-        return f"{folder}: every record is as it was written and fits its image"
-    lines = [f"{shard_name(problem.shard)}: {problem.what}" for problem in problems]
-    shards = sorted({problem.shard for problem in problems})
-    files = " ".join(os.path.join(folder, f"{shard_name(number)}.*") for number in shards)
-    lines.append(f"{len(problems)} problems in {len(shards)} shards. To repair, make these again:")
-    lines.append(f"  rm -f {files}")
-    lines.append(f"  python tools/generate_regions.py --output {folder}")
-    return "\n".join(lines)
-
-
-class _InterruptedError(BaseException):
-    """SIGINT or SIGTERM."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(code)
-        self.code = code
-
-
-@contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Ctrl-C, and SIGTERM as batch systems send it, end the run through all its `finally`s."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise _InterruptedError(128 + number)
-
-    before: dict[int, Callable[..., Any] | int | None] = {
-        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--output", required=True, help="folder of the store; the same command again goes on")
     add(
@@ -208,21 +69,160 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--max-failures",
         type=float,
-        default=MAX_FAILURES,
+        default=0.1,
         help="share of a shard's images that may fail before the exit code is 1 (default %(default)s)",
     )
-    add("arguments", nargs="*", metavar="key=value", help="arguments of the source, as YAML")
-    return parser
+    options.overrides(parser, "arguments", "of the source's arguments, as YAML")
 
 
-_DESCRIPTION = """Makes the regions of a data set's images, once for all training runs.
+def run(args: argparse.Namespace) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        with _sigterm_interrupts():
+            return _run(args)
+    except _InterruptedError as interrupt:
+        print(
+            f"\nstopped. Finished shards are in {args.output}; the same command goes on from there",
+            file=sys.stderr,
+        )
+        return interrupt.code
 
-    python tools/generate_regions.py --source fh --dataset coco_2017_train --output DIR --workers 16
-    python tools/generate_regions.py --source fh --images FOLDER --output DIR scales=[1000]
-    python tools/generate_regions.py --source slic.py:Slic --images FOLDER --output DIR segments=50
-    python tools/generate_regions.py --output DIR                go on with what DIR was begun with
-    python tools/generate_regions.py --output DIR --verify
 
-A Slurm array runs the same line in all tasks, with
-    --shard-index $SLURM_ARRAY_TASK_ID --num-shards $SLURM_ARRAY_TASK_COUNT (an array from 0)
-and a Ray cluster takes it with --engine ray."""
+def parse_source(name: str, arguments: Sequence[str]) -> "SourceSpec":
+    """A source's specification from its name and `key=value` texts.
+
+    Raises:
+        UserError: unknown source.
+        UserError: unknown keys or values of a wrong type, one line each.
+    """
+    from omegaconf import OmegaConf
+
+    from ..config import apply_overrides
+    from ..regions.sources.spec import SourceSpec
+
+    spec = SourceSpec.named(name)
+    source = spec.load()
+    known = [key for key in inspect.signature(source).parameters if key != "self"]
+    unknown = []
+    for text in arguments:
+        key = text.partition("=")[0].strip()
+        if "=" in text and key.split(".")[0].split("[")[0] not in known:
+            hint = did_you_mean(key, known) if known else "it takes none"
+            unknown.append(f"{key}: unknown argument of the source {name}; {hint}")
+    if unknown:
+        raise UserError("\n".join(unknown))
+    target = f"{source.__module__}.{source.__qualname__}"
+    cfg = apply_overrides(OmegaConf.create({"_target_": target}), arguments)
+    values = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(values, dict)
+    del values["_target_"]
+    return SourceSpec(spec.target, {str(key): value for key, value in values.items()})
+
+
+def _run(args: argparse.Namespace) -> int:
+    from ..data import read_image
+    from ..regions.jobs.run import Engine, make_regions, verify_regions
+
+    manifest = _manifest(args)
+    engine = Engine(args.engine, args.workers, args.ray_address)
+    share = (args.shard_index, args.num_shards)
+    if args.verify:
+        problems = verify_regions(manifest, args.output, engine, read_image, share=share)
+        print(_verdict(args.output, problems), flush=True)
+        return 1 if problems else 0
+    summary = make_regions(
+        manifest,
+        args.output,
+        engine,
+        read_image,
+        share=share,
+        retry_failures=args.retry_failures,
+        max_failures=args.max_failures,
+    )
+    print(_report(args.output, manifest, summary), flush=True)
+    return 1 if summary.suspicious else 0
+
+
+def _manifest(args: argparse.Namespace) -> "Manifest":
+    """The manifest that the options ask for; what they leave out comes from the folder's own."""
+    from ..data import pretrain_dataset
+    from ..regions.jobs.manifest import IMAGES_PER_SHARD, Manifest, load_manifest
+
+    found = load_manifest(args.output)
+    dicts = None
+    if args.images is not None:
+        dicts = pretrain_dataset((), args.images, args.image_root)
+    elif args.dataset:
+        dicts = pretrain_dataset(args.dataset)
+    if args.verify or (args.source is None and found is not None):
+        if found is None:
+            raise UserError(f"{args.output} has no manifest.json: it is no region store")
+        if args.arguments and args.source is None:
+            raise UserError(f"{' '.join(args.arguments)}: arguments of a source need --source")
+        return found.moved(dicts) if dicts is not None else found
+    if args.source is None or (dicts is None and found is None):
+        raise UserError("say what to make: --source NAME and --dataset NAME or --images PATH")
+    spec = parse_source(args.source, args.arguments)
+    per_shard = args.images_per_shard
+    if per_shard is None:
+        per_shard = found.images_per_shard if found else IMAGES_PER_SHARD
+    dicts = dicts if dicts is not None else found.dataset_dicts() if found else []
+    return Manifest.create(spec, dicts, per_shard)
+
+
+def _report(folder: str, manifest: "Manifest", summary: "Summary") -> str:
+    from ..regions.store.shards import shard_name
+
+    lines = []
+    if summary.failures:
+        lines.append(f"{len(summary.failures)} images have no regions (failures-*.json), such as")
+        examples = summary.failures[:_EXAMPLES]
+        lines += [f"  {manifest.path(failure.file)}: {failure.reason}" for failure in examples]
+    for number, count in summary.suspicious.items():
+        images = manifest.shard_size(number)
+        lines.append(f"WARNING: {count} OF {images} IMAGES OF {shard_name(number)} FAILED")
+    if summary.suspicious:
+        lines.append("Set the cause right, then run the same command with --retry-failures")
+    state = "the store is complete" if summary.complete else "the store is not complete yet"
+    there = f"{summary.num_there} of {manifest.num_shards} shards are there"
+    lines.append(f"{folder}: {there}, {state}")
+    return "\n".join(lines)
+
+
+def _verdict(folder: str, problems: Sequence["Problem"]) -> str:
+    from ..regions.store.shards import shard_name
+
+    if not problems:
+        return f"{folder}: every record is as it was written and fits its image"
+    lines = [f"{shard_name(problem.shard)}: {problem.what}" for problem in problems]
+    shards = sorted({problem.shard for problem in problems})
+    files = " ".join(os.path.join(folder, f"{shard_name(number)}.*") for number in shards)
+    lines.append(f"{len(problems)} problems in {len(shards)} shards. To repair, make these again:")
+    lines.append(f"  rm -f {files}")
+    lines.append(f"  rmae-d2 regions --output {folder}")
+    return "\n".join(lines)
+
+
+class _InterruptedError(BaseException):
+    """SIGINT or SIGTERM."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Ctrl-C, and SIGTERM as batch systems send it, end the run through all its `finally`s."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise _InterruptedError(128 + number)
+
+    before: dict[int, Callable[..., Any] | int | None] = {
+        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,6 +1,30 @@
-"""Configs: found, loaded, overridden, saved; and where 0.1 had what they name."""
+"""Configs: found, loaded, overridden, saved; and where 0.1 had what they name.
 
-from .load import config_root, get_config, load_config, save_config
-from .overrides import apply_overrides
+What reads them is imported at its first use: a command that only looks for a file needs none of it.
+"""
 
-__all__ = ["apply_overrides", "config_root", "get_config", "load_config", "save_config"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .find import config_root, find_config
+
+if TYPE_CHECKING:
+    from .load import get_config, load_config, save_config
+    from .overrides import apply_overrides
+
+__all__ = [
+    "apply_overrides",
+    "config_root",
+    "find_config",
+    "get_config",
+    "load_config",
+    "save_config",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(
+        import_module(f"{__name__}.{'overrides' if 'override' in name else 'load'}"), name
+    )

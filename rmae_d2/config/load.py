@@ -8,18 +8,10 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import UserError, did_you_mean
+from .find import available, config_root, find_config
 from .overrides import known_keys, lost_targets
 
 logger = logging.getLogger(__name__)
-
-
-def config_root() -> Path:
-    """The folder of configs: in the installed package, else the repository's `configs/`."""
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / "configs", package.parent / "configs"):
-        if folder.is_dir():
-            return folder
-    raise UserError(f"no configs in {package} nor beside it: reinstall rmae_d2 from its repository")
 
 
 def get_config(name: str) -> DictConfig:
@@ -33,7 +25,7 @@ def get_config(name: str) -> DictConfig:
     """
     path = config_root() / name
     if not path.is_file():
-        known = _available()
+        known = available()
         hint = did_you_mean(Path(name).as_posix(), known, sep="/")
         raise UserError(f"no config {name!r}; {hint}\navailable: {', '.join(known)}")
     return LazyConfig.load(str(path))
@@ -42,22 +34,13 @@ def get_config(name: str) -> DictConfig:
 def load_config(path: str | Path) -> DictConfig:
     """Load the file named on the command line, a .py config or a saved config.yaml.
 
-    "configs/pretrain/x.py" and "pretrain/x.py" also work from a folder other than the repository,
-    by falling back to `config_root()`; an existing file always comes first.
-
     Raises:
-        UserError: no such file; the message has the nearest names.
+        UserError: no such file; see `find_config`, which looks in the package too.
     """
-    if "://" in str(path) or Path(path).is_file():  # PathManager opens remote ones
-        return LazyConfig.load(str(path))
-    relative = Path(path)
-    parts = relative.parts[1:] if relative.parts[:1] == ("configs",) else relative.parts
-    found = config_root().joinpath(*parts)
-    if not relative.is_absolute() and found.is_file():
+    found = find_config(path)
+    if found != str(path):
         logger.info("config %s: using %s", path, found)
-        return LazyConfig.load(str(found))
-    hint = did_you_mean(Path(*parts).as_posix(), _available(), sep="/")
-    raise UserError(f"no config file {path} in {Path.cwd()} nor in {config_root()}; {hint}")
+    return LazyConfig.load(found)
 
 
 def save_config(cfg: DictConfig, path: str | Path) -> None:
@@ -83,8 +66,3 @@ def save_config(cfg: DictConfig, path: str | Path) -> None:
         raise UserError(f"{path} cannot be read back ({', '.join(lost)}): {remedy}")
     if not same:
         raise UserError(f"{path} was not written completely: is the disk full?")
-
-
-def _available() -> list[str]:
-    root = config_root()
-    return sorted(p.relative_to(root).as_posix() for p in root.rglob("*.py"))

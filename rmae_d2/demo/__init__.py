@@ -1,4 +1,4 @@
-"""Interactive segmentation in a browser: ``tools/interactive_demo.py``, or :func:`run_demo`.
+"""Interactive segmentation in a browser: ``rmae-d2 demo``, or :func:`run_demo`.
 
 Needs ``pip install rmae_d2[demo]`` (Starlette and uvicorn), of which nothing is imported before the server
 starts. The page in ``page/`` is plain HTML, CSS and JavaScript without anything from a network.

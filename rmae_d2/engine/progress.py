@@ -114,7 +114,7 @@ class WarnOfDataWait(HookBase):
         if self._late & (self._late - 1) == 0:
             logger.warning(
                 "training waits for images %.0f%% of its time. Raise dataloader.train.num_workers (now %d a "
-                "process), compute regions ahead of training (tools/generate_regions.py), or store smaller "
+                "process), compute regions ahead of training (rmae-d2 regions), or store smaller "
                 "images",
                 100 * share,
                 self.num_workers,

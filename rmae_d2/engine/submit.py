@@ -1,4 +1,4 @@
-"""What ``tools/submit.py`` does: hands a training run to Slurm, and back to it when its time is up."""
+"""What ``rmae-d2 submit`` does: hands a training run to Slurm, and back to it when its time is up."""
 
 import argparse
 import os
@@ -21,7 +21,7 @@ class TrainingJob:
     """Runs in every task of a job; submitit pickles it, and calls ``checkpoint`` to requeue the job.
 
     Args:
-        args: what ``tools/train_net.py`` would have got.
+        args: what ``rmae-d2 train`` would have got.
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
@@ -49,41 +49,11 @@ class TrainingJob:
         )
 
 
-def make_parser(description: str) -> argparse.ArgumentParser:
-    """What training takes, and what a job does."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="as for train_net.py")
-    parser.add_argument("--resume", action="store_true", help="continue the run in its folder")
-    parser.add_argument("--eval-only", action="store_true", help="evaluate train.init_checkpoint")
-    job = parser.add_argument_group("the job")
-    job.add_argument("--nodes", type=int, default=1, help="machines")
-    job.add_argument("--gpus-per-node", type=int, default=1, help="and as many processes")
-    job.add_argument("--cpus-per-gpu", type=int, default=8, help="for the loader's workers")
-    job.add_argument("--partition", help="of the cluster; its default where not given")
-    job.add_argument("--time", type=int, default=24 * 60, metavar="MINUTES", help="until a requeue")
-    job.add_argument("--job-name", default="rmae_d2")
-    job.add_argument(
-        "--save-before", type=int, default=180, metavar="SECONDS", help="save and requeue so early"
-    )
-    job.add_argument(
-        "--slurm",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="any other option of sbatch, e.g. account=vision; may be repeated",
-    )
-    job.add_argument("--cluster", choices=("slurm", "local"), default="slurm", help="local: here")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="overrides: path.key=value")
-    return parser
-
-
 def submit(args: argparse.Namespace) -> Any:
     """Submits one job and prints its id and where it logs.
 
     Args:
-        args: of :func:`make_parser`.
+        args: of :mod:`rmae_d2.commands.submit`.
 
     Returns:
         submitit's job.

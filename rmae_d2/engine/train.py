@@ -1,4 +1,4 @@
-"""What ``tools/train_net.py`` does: set up, train, evaluate."""
+"""What ``rmae-d2 train`` does: set up, train, evaluate."""
 
 import argparse
 import logging

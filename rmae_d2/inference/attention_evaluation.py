@@ -1,4 +1,4 @@
-"""What `tools/visualize_attention.py --evaluate` does: the share of attention on the query's own object."""
+"""What `rmae-d2 visualize attention --evaluate` does: the share of attention on the query's own object."""
 
 import json as json_module
 import logging

@@ -1,4 +1,4 @@
-"""What `tools/visualize_attention.py` draws: attention of several models over the same photos."""
+"""What `rmae-d2 visualize attention` draws: attention of several models over the same photos."""
 
 import os
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What `tools/evaluate_interactive.py` does: IoU against the number of patches or clicks, with baselines.
+"""What `rmae-d2 evaluate-interactive` does: IoU against the number of patches or clicks, with baselines.
 
 Letters: H W pixels, K objects of an image.
 """

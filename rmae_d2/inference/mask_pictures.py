@@ -1,4 +1,4 @@
-"""What `tools/visualize_masking.py` does: photos, a model's masks for them, and what it predicts."""
+"""What `rmae-d2 visualize masking` does: photos, a model's masks for them, and what it predicts."""
 
 from collections.abc import Sequence
 from pathlib import Path

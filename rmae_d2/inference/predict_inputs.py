@@ -1,4 +1,4 @@
-"""The images that `tools/predict.py` is given, and what their results are called."""
+"""The images that `rmae-d2 predict` is given, and what their results are called."""
 
 import os
 from collections import Counter

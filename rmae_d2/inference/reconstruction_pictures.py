@@ -1,4 +1,4 @@
-"""What `tools/visualize_reconstruction.py` does: the paper's figure 5 for any photos."""
+"""What `rmae-d2 visualize reconstruction` does: the paper's figure 5 for any photos."""
 
 import os
 from collections.abc import Sequence

@@ -85,7 +85,7 @@ class RegionPromptPredictor:
     pixel encoder the same 25 %. A few clicks are far from that: a clicked patch is taken to lie wholly in
     the region, or wholly outside. On the demo's small model ``mask_ratio`` 0, 0.75 and 0.9 differ by no
     more than the standard error where true patches are shown; after ten simulated clicks 0.75 and 0.9 were
-    10 to 19 points of IoU better than 0, after three no better (``tools/evaluate_interactive.py``).
+    10 to 19 points of IoU better than 0, after three no better (``rmae-d2 evaluate-interactive``).
 
     Args:
         model: with a region branch that gets the pixels: the length or batch variant.

@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from detectron2.config import instantiate
+from detectron2.utils.registry import locate
 from fvcore.nn import FlopCountAnalysis
+from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ..errors import UserError
 from .rmae import RMAE
 
 # A part is what lies below its prefix, less the parts that lie below it too.
@@ -66,6 +70,18 @@ def analyze(build: Callable[[], RMAE], num_regions: int = 8) -> Analysis:
         _without_nested({part: macs.get(prefix, 0) for part, prefix in PARTS.items()}),
         saved[1] - saved[0],
     )
+
+
+def analyze_config(cfg: DictConfig) -> Analysis:
+    """Analyses the model of a config, with as many regions as its loader gives.
+
+    Raises:
+        UserError: it is no pre-training model.
+    """
+    target = cfg.model._target_
+    if (locate(target) if isinstance(target, str) else target) is not RMAE:
+        raise UserError(f"{target} is no pre-training model; those of configs/pretrain are")
+    return analyze(lambda: instantiate(cfg.model), cfg.dataloader.train.mapper.num_regions)
 
 
 def parts_table(analysis: Analysis) -> str:

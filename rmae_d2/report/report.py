@@ -1,4 +1,4 @@
-"""One HTML file about a run, which opens from disk and needs nothing beside it: ``tools/report.py``.
+"""One HTML file about a run, which opens from disk and needs nothing beside it: ``rmae-d2 report``.
 
 All of it comes from the run's folder, and of that nothing is executed. The same files give the same bytes.
 """
@@ -218,7 +218,7 @@ def _command(start: Start) -> str:
     if not given:
         return _ABSENT
     base = start.said("config").get("base") or given.get("config_file", "")
-    parts = ["python tools/train_net.py --config-file", _quoted(shorten_paths(str(base)))]
+    parts = ["rmae-d2 train --config-file", _quoted(shorten_paths(str(base)))]
     for flag in ("num_gpus", "num_machines"):
         if given.get(flag, 1) != 1:
             parts.append(f"--{flag.replace('_', '-')} {given[flag]}")

@@ -1,7 +1,6 @@
 """Whole runs in one process: what they leave behind, what they say, how they fail."""
 
 import json
-import runpy
 import subprocess
 from pathlib import Path
 
@@ -251,13 +250,6 @@ def test_missing_dataset(runs, tmp_path, flags):
     ):
         assert text in message
     assert output.count("is not there") == 1
-
-
-def test_command_line_without_a_config(runs, monkeypatch):
-    tool = runs.command("unused")[1]
-    monkeypatch.setattr("sys.argv", [tool])
-    with pytest.raises(SystemExit, match="error: --config-file is missing"):
-        runpy.run_path(tool, run_name="__main__")
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import re
-import runpy
 import shutil
 import sys
 from html.parser import HTMLParser
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from rmae_d2 import commands
 from rmae_d2.errors import UserError
 from rmae_d2.events import EventWriter
 from rmae_d2.report.report import shorten_paths, write_report
@@ -187,7 +187,7 @@ def test_a_prolonged_run(runs, finished, tmp_path):
     runs.train(folder, *watch, "train.max_iter=8", resume=True)
     page = page_of(folder)
     assert "8 of 8" in page.text and "resumed at iteration 6" in page.text
-    assert page.text.count("python tools/train_net.py") == 3 and "--resume" in page.text
+    assert page.text.count("rmae-d2 train") == 3 and "--resume" in page.text
     assert re.findall(r"after \d+ iterations", page.text) == [
         f"after {n} iterations" for n in (2, 4, 6, 8)
     ]
@@ -313,24 +313,18 @@ def test_no_config(tmp_path, text, said):
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_no_run(tmp_path, monkeypatch, copy):
-    tool = ROOT / "tools/report.py"
-
+def test_no_run(tmp_path, capsys, copy):
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", [str(tool), *map(str, arguments)])
-        try:
-            runpy.run_path(str(tool), run_name="__main__")
-        except SystemExit as stopped:
-            return stopped.code
-        return 0
+        code = commands.run(["report", *map(str, arguments)])
+        return code, capsys.readouterr().err
 
     (tmp_path / "other").mkdir()
     (tmp_path / "other/log.txt").write_text("nothing of ours\n")
     for folder, said in (("absent", "no such folder"), ("other", "not a run, nothing was found")):
-        message = call(tmp_path / folder)
+        code, message = call(tmp_path / folder)
+        assert code == 1 and len(message.splitlines()) == 1
         assert message.startswith(f"error: {tmp_path / folder}: ") and said in message
-        assert "\n" not in message
     with pytest.raises(UserError):
         read_folder(tmp_path)
-    assert call(copy, tmp_path / "other") != 0
-    assert call(copy) == 0 and (copy / "report.html").exists()
+    assert call(copy, tmp_path / "other")[0] == 1
+    assert call(copy)[0] == 0 and (copy / "report.html").exists()

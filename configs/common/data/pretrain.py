@@ -27,7 +27,7 @@ dataloader = dict(
                 L(T.RandomFlip)(prob=0.5),
             ],
             regions=L(StoredRegions)(
-                path=None,  # a folder made by tools/generate_regions.py
+                path=None,  # a folder made by rmae-d2 regions
                 # For images that are not in the store, or all where no path is given.
                 fallback=L(FelzenszwalbSource)(
                     scales=(500, 1000, 1500),

@@ -49,12 +49,12 @@ def write_crops(scenes: str | os.PathLike[str], output: str | os.PathLike[str]) 
 
     Raises:
         UserError: ``scenes`` holds no complete scenes.
-        FileExistsError: ``output`` holds something else.
+        UserError: ``output`` holds something else.
     """
     source, root = Path(scenes), Path(output)
     if not (source / STAMP).is_file():
         raise UserError(
-            f"{source} holds no complete scenes (no {STAMP}): python tools/make_scenes.py --output {source}"
+            f"{source} holds no complete scenes (no {STAMP}): rmae-d2 scenes --output {source}"
         )
     stamp = json.loads((source / STAMP).read_text())
     if _already_there(root, stamp):
@@ -76,7 +76,7 @@ def _already_there(root: Path, stamp: dict[str, Any]) -> bool:
     found = root / _CROPS_STAMP
     if found.is_file() and found.read_text() == json.dumps(stamp, indent=1) + "\n":
         return True
-    raise FileExistsError(
+    raise UserError(
         f"{root} already holds something other than the crops of these scenes: choose another output "
         "folder, or delete this one first"
     )

@@ -135,7 +135,7 @@ def write_scenes(
 
     Raises:
         UserError: A number is out of range.
-        FileExistsError: `output` holds something else, or these scenes with files missing.
+        UserError: `output` holds something else, or these scenes with files missing.
         FileNotFoundError: The scikit-image installed lacks the photographs.
     """
     _check_numbers(num_train, num_val, seed, workers)
@@ -178,13 +178,13 @@ def _already_there(root: Path, stamp: dict[str, Any]) -> bool:
         except ValueError:
             found = None  # unreadable: somebody else's file, as below
     if not isinstance(found, dict) or not stamp.keys() <= found.keys():
-        raise FileExistsError(f"{root} already holds something that is no scenes dataset: {remedy}")
+        raise UserError(f"{root} already holds something that is no scenes dataset: {remedy}")
     different = [f"{k}={found[k]} (asked: {v})" for k, v in stamp.items() if found[k] != v]
     if different:
-        raise FileExistsError(f"{root} already holds scenes with {', '.join(different)}: {remedy}")
+        raise UserError(f"{root} already holds scenes with {', '.join(different)}: {remedy}")
     for name, number in _expected_files(stamp):
         if sum(1 for _ in (root / name).glob("*.*")) < number:
-            raise FileExistsError(
+            raise UserError(
                 f"{root} holds these scenes, but files of {name}/ are missing: {remedy}"
             )
     return True
@@ -217,7 +217,7 @@ def taking_its_name(root: Path) -> Iterator[Path]:
         try:
             os.replace(folder, root)  # an empty folder may be replaced, a full one not
         except OSError as error:
-            raise FileExistsError(
+            raise UserError(
                 f"{root} was filled by another process meanwhile; run again to check it ({error})"
             ) from error
     finally:

@@ -5,6 +5,7 @@ the textures, objects of `scene_shapes.SHAPES` stand before it, posed, lit from 
 Letters: H W pixels, N objects. Frame: x right, y down, pixels.
 """
 
+from colorsys import hsv_to_rgb
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,7 +15,6 @@ import numpy as np
 import skimage
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from skimage.filters import gaussian
 
 from ...errors import UserError
 from .shapes import SHAPES, Points, Shape
@@ -58,9 +58,7 @@ _PLACEMENTS = 12  # places tried before an object is left out
 
 def _palette(count: int) -> list[list[int]]:
     """Distinct colours for the catalog, 0 to 255, hues a golden section apart."""
-    colors = [
-        skimage.color.hsv2rgb([0.61803 * i % 1.0, 0.75, 0.9 - 0.2 * (i % 2)]) for i in range(count)
-    ]
+    colors = [hsv_to_rgb(0.61803 * i % 1.0, 0.75, 0.9 - 0.2 * (i % 2)) for i in range(count)]
     return [[int(255 * channel) for channel in color] for color in colors]
 
 
@@ -209,7 +207,9 @@ def _view(rng: np.random.Generator, name: str, height: int, width: int) -> Float
     pixels = _tinted(rng, name, _floats(crop))
     if rng.random() < 0.5:
         pixels = pixels[:, ::-1]
-    return gaussian(pixels, sigma=rng.uniform(0.3, 1.1), channel_axis=-1).astype(np.float32)
+    return skimage.filters.gaussian(pixels, sigma=rng.uniform(0.3, 1.1), channel_axis=-1).astype(
+        np.float32
+    )
 
 
 def _floor(rng: np.random.Generator, name: str, height: int, width: int) -> Floats:
@@ -430,7 +430,7 @@ def _shading(alpha: Floats, height: Floats, size: float, light: NDArray[np.float
     """(h, w, 1) brightness of a rounded body whose parts stand out by `height` (h, w)."""
 
     def slope(surface: Floats, sigma: float) -> Floats:
-        dy, dx = np.gradient(gaussian(surface, sigma=sigma, mode="constant"))
+        dy, dx = np.gradient(skimage.filters.gaussian(surface, sigma=sigma, mode="constant"))
         return np.asarray(-(dx * light[0] + dy * light[1]) * sigma, dtype=np.float32)
 
     round_body = slope(alpha, 0.11 * size)
@@ -444,7 +444,9 @@ def _cast_shadow(
     """Darkens the picture (H, W, 3) behind the sprite, away from the light, in place."""
     height, width = image.shape[:2]
     dx, dy = (int(round(-v * (2.0 + 0.05 * sprite.size))) for v in light)
-    soft = gaussian(sprite.canvas(height, width, dx, dy), sigma=1.2 + 0.025 * sprite.size)
+    soft = skimage.filters.gaussian(
+        sprite.canvas(height, width, dx, dy), sigma=1.2 + 0.025 * sprite.size
+    )
     image *= (1.0 - darkness * soft)[:, :, None].astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Making and verifying a region store from the command line: what `tools/generate_regions.py` runs.
+"""Making and verifying a region store from the command line: what `rmae-d2 regions` runs.
 
 Shards that are there are left alone, so the same command goes on after anything that ended it. Any
 number of these commands may work on one folder at once. Shards are made in this process, in a pool

@@ -1,7 +1,7 @@
 """Segment Anything's automatic masks as regions, through the `segment-anything` package.
 
 The weights are the user's to get; they are never downloaded here. One image takes SAM ViT-H some
-seconds on a GPU, so make a store once (tools/generate_regions.py), with one process a GPU: several
+seconds on a GPU, so make a store once (rmae-d2 regions), with one process a GPU: several
 on one GPU are slower together than one.
 """
 

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 Fallback = Callable[[Mapping[str, Any], NDArray[np.uint8]], RegionRecord | EncodedRecord]
 
-_COMMAND = "python tools/generate_regions.py --dataset NAME (or --images FOLDER) --output DIR"
+_COMMAND = "rmae-d2 regions --dataset NAME (or --images FOLDER) --output DIR"
 _OPTION = "dataloader.train.mapper.regions.path"
 #: How many image files a process compares with those that the store was made of.
 FILES_CHECKED = 8

@@ -158,7 +158,7 @@ def _merge(folder: str) -> tuple[Index, ShardHeader]:
     if not numbers:
         raise StoreError(
             f"{folder} is no region store: it has no complete shard "
-            f"({shard_files(0)[1]} ...). To make one: tools/generate_regions.py --output {folder}"
+            f"({shard_files(0)[1]} ...). To make one: rmae-d2 regions --output {folder}"
         )
     header: ShardHeader | None = None
     columns: list[Index] = []
@@ -255,7 +255,7 @@ def _names(folder: str) -> list[str]:
     except OSError as error:
         raise StoreError(
             f"there is no region store {folder} ({error.strerror}). "
-            f"To make it: tools/generate_regions.py --output {folder}"
+            f"To make it: rmae-d2 regions --output {folder}"
         ) from error
 
 

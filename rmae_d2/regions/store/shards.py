@@ -32,7 +32,7 @@ from .tar_format import BLOCK, empty_folder, encode_key, global_header, header_s
 
 FORMAT_VERSION = 1
 DIGEST_SIZE = 16
-REMEDY = "run tools/generate_regions.py again with the same options: it makes what is missing"
+REMEDY = "run rmae-d2 regions again with the same options: it makes what is missing"
 
 
 def digest(data: bytes) -> bytes:

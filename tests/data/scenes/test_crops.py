@@ -95,23 +95,23 @@ def test_again_and_elsewhere(scenes, crops, tmp_path):
 
 
 def test_what_is_refused(scenes, crops, tmp_path):
-    with pytest.raises(UserError, match=r"no complete scenes.*make_scenes\.py --output"):
+    with pytest.raises(UserError, match=r"no complete scenes.*rmae-d2 scenes --output"):
         write_crops(tmp_path / "nothing", tmp_path / "crops")
     assert not (tmp_path / "crops").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/letter.txt").write_text("dear")
-    with pytest.raises(FileExistsError, match="choose another output"):
+    with pytest.raises(UserError, match="choose another output"):
         write_crops(scenes, tmp_path / "mine")
     write_scenes(tmp_path / "other", num_train=2, num_val=1, seed=6, workers=1)
-    with pytest.raises(FileExistsError, match="other than the crops of these scenes"):
+    with pytest.raises(UserError, match="other than the crops of these scenes"):
         write_crops(tmp_path / "other", crops)
 
 
 def test_the_command_line(tmp_path):
-    command = [sys.executable, str(ROOT / "tools/make_scenes.py"), "--output", str(tmp_path / "s")]
+    command = [sys.executable, "-m", "rmae_d2", "scenes", "--output", str(tmp_path / "s")]
     command += ["--num-train", "3", "--num-val", "2", "--workers", "1"]
     subprocess.run([*command, "--crops", str(tmp_path / "c")], check=True)
     assert json.loads((tmp_path / "c/crops.json").read_text())["num_train"] == 3
     assert list((tmp_path / "c/train").rglob("*.jpg"))
     again = subprocess.run([*command, "--crops", str(tmp_path / "s")], capture_output=True)
-    assert again.returncode == 1 and b"make_scenes: " in again.stderr
+    assert again.returncode == 1 and b"error: " in again.stderr

@@ -20,6 +20,7 @@ from rmae_d2.data.scenes.dataset import (
     render_scene,
     write_scenes,
 )
+from rmae_d2.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -102,14 +103,22 @@ def test_images_are_of_several_shapes_and_none_is_square(scenes):
 def test_a_second_run_is_skipped_and_other_parameters_are_refused(scenes):
     before = digest(scenes)
     assert not write_scenes(scenes, num_train=24, num_val=6, seed=3)
-    with pytest.raises(FileExistsError, match="already holds"):
+    with pytest.raises(UserError, match="already holds"):
         write_scenes(scenes, num_train=24, num_val=6, seed=4)
     assert digest(scenes) == before
 
 
 def test_a_killed_run_leaves_no_dataset(tmp_path):
-    script = "tools/make_scenes.py"
-    command = [sys.executable, script, "--output", str(tmp_path / "s"), "--num-train", "500"]
+    command = [
+        sys.executable,
+        "-m",
+        "rmae_d2",
+        "scenes",
+        "--output",
+        str(tmp_path / "s"),
+        "--num-train",
+        "500",
+    ]
     process = subprocess.Popen(command, cwd=Path(__file__).parents[3], stderr=subprocess.DEVNULL)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(timeout=4)

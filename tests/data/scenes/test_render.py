@@ -24,6 +24,7 @@ from rmae_d2.data.scenes.render import (
     photo_path,
     render_scene,
 )
+from rmae_d2.errors import UserError
 
 
 @settings(max_examples=12, deadline=None)
@@ -119,7 +120,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     for stamp in (None, "not json", "[]"):
         if stamp is not None:
             (tmp_path / "scenes.json").write_text(stamp)
-        with pytest.raises(FileExistsError, match="no scenes dataset"):
+        with pytest.raises(UserError, match="no scenes dataset"):
             write_scenes(tmp_path, 1, 1, workers=1)
     assert (tmp_path / "thesis.tex").read_text() == "precious"
 
@@ -127,7 +128,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 def test_missing_files_are_noticed(tmp_path: Path) -> None:
     write_scenes(tmp_path / "out", 2, 1, workers=1)
     (tmp_path / "out" / "train" / "000001.jpg").unlink()
-    with pytest.raises(FileExistsError, match="train/ are missing"):
+    with pytest.raises(UserError, match="train/ are missing"):
         write_scenes(tmp_path / "out", 2, 1, workers=1)
 
 

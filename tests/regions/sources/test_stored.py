@@ -306,7 +306,7 @@ def test_a_path_without_a_store_ends_the_run_before_it_begins(tmp_path):
     assert issubclass(StoreError, UserError)
     with pytest.raises(StoreError) as error:
         instantiate(cfg.dataloader.train.mapper)
-    for part in (f"mapper.regions.path={tmp_path / 'none'}", "tools/generate_regions.py --output"):
+    for part in (f"mapper.regions.path={tmp_path / 'none'}", "rmae-d2 regions --output"):
         assert part in str(error.value)
 
 

@@ -184,7 +184,7 @@ def test_no_store_there(tmp_path, kind):
         (folder / "regions-00000.0123456789abcdef.tar.tmp").write_text("")
     with pytest.raises(StoreError, match="region store") as error:
         RegionStore(folder)
-    assert f"tools/generate_regions.py --output {folder}" in str(error.value)
+    assert f"rmae-d2 regions --output {folder}" in str(error.value)
 
 
 # ---------------------------------------------------------------------------------- damage

@@ -16,22 +16,14 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as TF
 
-from rmae_d2.data import RandomResizedCrop as OurCrop
-from rmae_d2.data import RegionDatasetMapper, build_train_loader, read_image
-from rmae_d2.regions import RegionRecord, ShardHeader, ShardWriter, StoredRegions, write_index
-from rmae_d2.regions.sources.felzenszwalb import felzenszwalb
-from rmae_d2.regions.store.shards import digest
-
-from .common import SCALES, add_photograph_arguments, photographs, table
+from ...data import RandomResizedCrop as OurCrop
+from ...data import RegionDatasetMapper, build_train_loader, read_image
+from ...regions import RegionRecord, ShardHeader, ShardWriter, StoredRegions, write_index
+from ...regions.sources.felzenszwalb import felzenszwalb
+from ...regions.store.shards import digest
+from .common import SCALES, photographs, table
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``loader``."""
-    add_photograph_arguments(parser)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--batches", type=int, default=8, help="batches timed in a round")
 
 
 class PlainPipeline(Dataset):
@@ -116,14 +108,8 @@ def run(args: argparse.Namespace) -> None:
             our_bytes = (batch.images.nbytes + batch.regions.nbytes) // len(batch)
             del streams
             rows.append(
-                (
-                    name,
-                    f"{best['plain']:.0f}",
-                    f"{best['ours']:.0f}",
-                    f"{best['ours'] / best['plain']:.2f}",
-                    f"{plain_bytes:,}",
-                    f"{our_bytes:,}",
-                )
+                f"{name} | {best['plain']:.0f} | {best['ours']:.0f} | "
+                f"{best['ours'] / best['plain']:.2f} | {plain_bytes:,} | {our_bytes:,}"
             )
     print(f"one worker, batches of {args.batch}, best of {args.repeat}")
     table("images | plain img/s | ours img/s | ratio | plain bytes a sample | ours bytes", rows)

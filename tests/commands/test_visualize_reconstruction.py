@@ -1,8 +1,4 @@
-"""tools/visualize_reconstruction.py on a run's own files."""
-
-import subprocess
-import sys
-from pathlib import Path
+"""Reconstructions drawn of a run's own files."""
 
 import numpy as np
 import pytest
@@ -10,8 +6,6 @@ import torch
 from PIL import Image
 
 from rmae_d2.config import apply_overrides, get_config, save_config
-
-TOOL = Path(__file__).resolve().parents[2] / "tools/visualize_reconstruction.py"
 
 
 @pytest.fixture
@@ -37,12 +31,13 @@ def run(tmp_path):
     return tmp_path
 
 
-def test_a_photo(run):
-    command = [sys.executable, TOOL, "--weights", run / "model.pth", "--input", run / "photo.png"]
+def test_a_photo(run, cli):
+    command = ["visualize", "reconstruction", "--weights", run / "model.pth"]
+    command += ["--input", run / "photo.png"]
     command += ["--output", run / "out", "--mask-ratio", "0.5", "0.75", "--max-regions", "1"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("drawn: ") == 2
+    code, out, error = cli(*command)
+    assert code == 0, error
+    assert out.count("drawn: ") == 2
     assert np.asarray(Image.open(run / "out/photo.png")).shape[1] == 4 * 224 + 5 * 6
     # Two ratios of one photo.
     assert np.asarray(Image.open(run / "out/contact_sheet.png")).shape[1] == 7 * 160 + 8 * 6

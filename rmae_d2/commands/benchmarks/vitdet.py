@@ -7,9 +7,8 @@ import torch
 from detectron2.modeling import ViT as Detectron2ViT
 from torch import nn
 
-from rmae_d2.modeling import PRECISIONS, VIT_SIZES, ViT, vit_kwargs
-
-from .common import CLOCKS, device, in_fresh_process, machine, peak_bytes, race, table, train_step
+from ...modeling import ViT, vit_kwargs
+from .common import device, in_fresh_process, machine, peak_bytes, race, table, train_step
 
 THEIRS = "Detectron2's ViT"
 VARIANTS = {
@@ -17,24 +16,6 @@ VARIANTS = {
     "ours": (ViT, {}),
     "ours, use_act_checkpoint": (ViT, {"use_act_checkpoint": True}),
 }
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``vitdet``."""
-    parser.add_argument("--size", choices=list(VIT_SIZES), default="base")
-    parser.add_argument(
-        "--depth", type=int, help="only the first blocks; 3 of ViT-B are a quarter of it"
-    )
-    parser.add_argument("--image", type=int, default=1024, help="side of the images, pixels")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--precision", choices=list(PRECISIONS), default="fp32")
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument(
-        "--clock",
-        choices=list(CLOCKS),
-        default="wall",
-        help="cpu: seconds on this process's processors, where other work keeps the machine busy",
-    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -54,13 +35,8 @@ def run(args: argparse.Namespace) -> None:
     table(
         f"backbone | {args.clock} s a step | share | peak MiB | share",
         [
-            (
-                name,
-                f"{seconds[name]:.3f}",
-                f"{seconds[name] / seconds[THEIRS]:.3f}",
-                f"{memory[name] / 2**20:.0f}",
-                f"{memory[name] / memory[THEIRS]:.3f}",
-            )
+            f"{name} | {seconds[name]:.3f} | {seconds[name] / seconds[THEIRS]:.3f} | "
+            f"{memory[name] / 2**20:.0f} | {memory[name] / memory[THEIRS]:.3f}"
             for name in VARIANTS
         ],
     )

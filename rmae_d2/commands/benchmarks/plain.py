@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rmae_d2.modeling import RMAE, Batch, mask_from_order, patchify
-from rmae_d2.modeling.losses import patch_statistics
-from rmae_d2.modeling.patches import gather_patches, gather_region_patches
-from rmae_d2.noise import random_shuffle
+from ...modeling import RMAE, Batch, mask_from_order, patchify
+from ...modeling.losses import patch_statistics
+from ...modeling.patches import gather_patches, gather_region_patches
+from ...noise import random_shuffle
 
 
 class PlainRMAE(nn.Module):
@@ -27,6 +27,7 @@ class PlainRMAE(nn.Module):
     def __init__(self, model: RMAE) -> None:
         super().__init__()
         self.model = copy.deepcopy(model)
+        module: Any
         for module in self.model.modules():
             if hasattr(module, "fused_attn"):
                 module.fused_attn = False
@@ -79,8 +80,7 @@ class PlainRMAE(nn.Module):
         return losses
 
     def _regions(self, regions: Tensor, tokens: Tensor, visible: Tensor, every: Tensor) -> Tensor:
-        branch = self.model.region_branch
-        assert branch is not None
+        branch: Any = self.model.region_branch
         memory = branch.neck.norm(branch.neck(tokens, visible))
         encoder = branch.encoder
         x = encoder.patch_embed.proj(regions.flatten(0, 1)[:, None] - 0.5)

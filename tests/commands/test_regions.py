@@ -1,4 +1,4 @@
-"""tools/generate_regions.py: what users type, what they see, and what survives kill -9 and ctrl-C."""
+"""rmae-d2 regions: what users type, what they see, and what survives kill -9 and ctrl-C."""
 
 import contextlib
 import fcntl
@@ -19,13 +19,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rmae_d2.commands.regions import main, parse_source
+from rmae_d2 import commands
+from rmae_d2.commands.regions import parse_source
 from rmae_d2.errors import UserError
 from rmae_d2.regions import FelzenszwalbSource, RegionStore
 from rmae_d2.regions.jobs.manifest import MANIFEST, load_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
-TOOL = [sys.executable, str(ROOT / "tools/generate_regions.py")]
+TOOL = [sys.executable, "-m", "rmae_d2", "regions"]
 
 # Much as the README's own source, with a pause that leaves time to kill it; takes an hour for each
 # image from HOLD on.
@@ -70,6 +71,10 @@ def slic(tmp_path):
     path = tmp_path / "slic_source.py"
     path.write_text(SOURCE)
     return f"{path}:Slic"
+
+
+def main(words):
+    return commands.run(["regions", *words])
 
 
 def contents(folder):
@@ -156,7 +161,7 @@ def test_verify_tells_how_to_repair(photos, tmp_path, capsys):
     assert "regions-00002.idx.npz is missing" in out and "regions-00000" not in out
     (remove, make) = [line.strip() for line in out.splitlines() if line.startswith("  ")]
     subprocess.run(remove, shell=True, check=True)
-    assert make.startswith("python tools/generate_regions.py")
+    assert make.startswith("rmae-d2 regions")
     assert main([*make.split()[2:], "--workers", "0"]) == 0
     assert contents(store) == before
 
@@ -212,7 +217,7 @@ def test_errors_are_one_message_and_exit_code_1(photos, tmp_path, capsys):
         (fh(photos, store, "--shard-index", "2", "--num-shards", "2"), "--shard-index 2"),
         (fh(photos, store, "--workers", "-1"), "must not be negative"),
         (fh(photos, store, "--images-per-shard", "0"), "must be positive"),
-        (["--source", "hf", *fh(photos, store)[2:]], "did you mean fh"),
+        (["--source", "hf", *fh(photos, store)[2:]], "no region source 'hf'"),
         (["--source", "fh", "--dataset", "coco_2107_train", "--output", str(store)], "coco_2017"),
     ]:
         assert main(command) == 1

@@ -1,8 +1,7 @@
-"""tools/submit.py with submitit's local executor: real jobs, interrupted as Slurm interrupts them."""
+"""rmae-d2 submit with submitit's local executor: real jobs, interrupted as Slurm interrupts them."""
 
 import os
 import re
-import runpy
 import signal
 import subprocess
 import sys
@@ -13,17 +12,26 @@ import pytest
 import torch
 
 pytest.importorskip("submitit", reason="needs submitit (pip install 'rmae_d2[slurm]')")
-ROOT = Path(__file__).resolve().parents[2]
-TOOL = ROOT / "tools/submit.py"
 
 
 def submit(runs, out, *overrides, gpus=1):
     """The tool as a process, which ends at once; the job's id is that of its controller."""
-    line = [sys.executable, str(TOOL), "--cluster", "local", "--gpus-per-node", str(gpus)]
+    line = [
+        sys.executable,
+        "-m",
+        "rmae_d2",
+        "submit",
+        "--cluster",
+        "local",
+        "--gpus-per-node",
+        str(gpus),
+    ]
     line += ["--time", "10", *runs.command(out, *overrides)[2:]]
     # The job inherits standard output, so a pipe would stay open as long as it runs.
     with open(out.with_suffix(".txt"), "w+") as file:
-        code = subprocess.call(line, cwd=ROOT, env=runs.env, stdout=file, stderr=file, timeout=120)
+        code = subprocess.call(
+            line, cwd=out.parent, env=runs.env, stdout=file, stderr=file, timeout=120
+        )
         file.seek(0)
         output = file.read()
     assert code == 0, output
@@ -70,27 +78,18 @@ def test_an_interrupted_job_is_requeued_and_finishes(runs, tmp_path, gpus):
             torch.testing.assert_close(value, other["model"][name], **close)
 
 
-def run_here(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", [str(TOOL), *arguments])
-    with pytest.raises(SystemExit) as stopped:
-        runpy.run_path(str(TOOL), run_name="__main__")
-    return str(stopped.value.code)
-
-
-def test_what_would_fail_in_the_queue_fails_before(runs, tmp_path, monkeypatch):
-    config = ["--config-file", str(runs.config)]
+def test_what_would_fail_in_the_queue_fails_before(runs, tmp_path, cli):
+    config = ["submit", "--config-file", runs.config]
     out = f"train.output_dir={tmp_path}"
-    message = run_here(monkeypatch, *config, out, "train.max_itr=3")
-    assert message.startswith("error: ") and "max_itr" in message
-    message = run_here(monkeypatch, "--slurm", "=x", *config, out)
-    assert message == "error: --slurm '=x': KEY=VALUE, or KEY for a switch"
+    code, _, error = cli(*config, out, "train.max_itr=3")
+    assert code == 1 and error.startswith("error: ") and "max_itr" in error
+    _, _, error = cli(*config, "--slurm", "=x", out)
+    assert error == "error: --slurm '=x': KEY=VALUE, or KEY for a switch\n"
     (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
-    assert "already holds a run: add --resume" in run_here(monkeypatch, *config, out)
+    assert "already holds a run: add --resume" in cli(*config, out)[2]
 
 
-def test_without_slurm(runs, tmp_path, monkeypatch):
+def test_without_slurm(runs, tmp_path, monkeypatch, cli):
     monkeypatch.setenv("PATH", str(tmp_path))
-    message = run_here(
-        monkeypatch, "--config-file", str(runs.config), f"train.output_dir={tmp_path}"
-    )
-    assert re.match("error: .*srun.*submit from a machine that has Slurm", message)
+    code, _, error = cli("submit", "--config-file", runs.config, f"train.output_dir={tmp_path}")
+    assert code == 1 and re.match("error: .*srun.*submit from a machine that has Slurm", error)

@@ -2,7 +2,7 @@
 
 import argparse
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,25 +12,18 @@ import torch
 from detectron2.data import transforms as T
 from PIL import Image
 
-from rmae_d2.data import RandomResizedCrop, read_image
-from rmae_d2.data.images import label_indices
-from rmae_d2.regions import EncodedRecord, RegionRecord
-from rmae_d2.regions.sources.felzenszwalb import felzenszwalb
-
+from ...data import RandomResizedCrop, read_image
+from ...data.images import label_indices
+from ...regions import EncodedRecord, RegionRecord
+from ...regions.sources.felzenszwalb import felzenszwalb
 from .common import (
     SCALES,
-    add_photograph_arguments,
     in_fresh_process,
     peak_bytes,
     photographs,
     race,
     table,
 )
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``regions``."""
-    add_photograph_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -47,39 +40,25 @@ def run(args: argparse.Namespace) -> None:
     for name, (size, scales) in settings.items():
         photos = photographs(args, size)
         images = [np.asarray(photo) for photo in photos]
+        kinds = ("scikit-image", "numba")
         best = race(
-            {
-                kind: lambda kind=kind, images=images, scales=scales: segment_with(
-                    kind, images, scales
-                )
-                for kind in ("scikit-image", "numba")
-            },
-            args.repeat,
+            {kind: partial(segment_with, kind, images, scales) for kind in kinds}, args.repeat
         )
-        ours, theirs = (segment_with(kind, images, scales) for kind in ("numba", "scikit-image"))
+        theirs, ours = (segment_with(kind, images, scales) for kind in kinds)
         same = sum(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
-        seconds = {kind: value / len(images) for kind, value in best.items()}
-        ratio = seconds["scikit-image"] / seconds["numba"]
+        slow, quick = (best[kind] / len(images) for kind in kinds)
         rows.append(
-            (
-                name,
-                f"{1e3 * seconds['scikit-image']:.0f}",
-                f"{1e3 * seconds['numba']:.1f}",
-                f"{ratio:.1f}",
-                f"{same} of {len(images)}",
-            )
+            f"{name} | {1e3 * slow:.0f} | {1e3 * quick:.1f} | {slow / quick:.1f} | {same} of {len(images)}"
         )
         records = [RegionRecord.from_labels(labels) for labels in ours]
-        spent[name] = (seconds["numba"], seconds["scikit-image"])
+        spent[name] = (quick, slow)
         stored[name] = (photos, records)
     print(f"{len(images)} photographs, one thread, minimum of {args.repeat}")
     table("FH | scikit-image ms | numba ms | ratio | same partition", rows)
-    memory = {
-        kind: in_fresh_process(peak_bytes_a_pixel, kind) for kind in ("scikit-image", "numba")
-    }
+    memory = {kind: in_fresh_process(peak_bytes_a_pixel, kind) for kind in kinds}
     table(
         "peak memory, 3 scales | bytes a pixel | share",
-        [(k, f"{v:.0f}", f"{v / memory['scikit-image']:.2f}") for k, v in memory.items()],
+        [f"{k} | {v:.0f} | {v / memory['scikit-image']:.2f}" for k, v in memory.items()],
     )
     table(
         "record | bytes | npy bytes | encode ms | into a 224x224 crop ms | npy into a crop ms",
@@ -98,6 +77,11 @@ def segment_with(
     return [felzenszwalb(image, scales, implementation=implementation) for image in images]
 
 
+def each(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    """A call for each."""
+    return [function(item) for item in items]
+
+
 def peak_bytes_a_pixel(implementation: str) -> float:
     """Peak memory of one segmentation beyond what this process held before."""
     generator = np.random.default_rng(0)
@@ -112,10 +96,12 @@ def crops(size: tuple[int, int], count: int) -> Iterator[tuple[np.ndarray, np.nd
     """Rows and columns of MAE's random crops of an (H, W) record."""
     image = np.broadcast_to(np.uint8(0), (*size, 3))
     for _ in range(count):
-        yield label_indices(T.TransformList([RandomResizedCrop(224).get_transform(image)]), size)
+        found = label_indices(T.TransformList([RandomResizedCrop(224).get_transform(image)]), size)
+        assert found is not None  # a crop moves whole pixels
+        yield found
 
 
-def _record_row(name: str, records: list[RegionRecord], repeat: int) -> tuple[Any, ...]:
+def _record_row(name: str, records: list[RegionRecord], repeat: int) -> str:
     datas = [record.to_bytes() for record in records]
     windows = [list(crops(record.size, 8)) for record in records]
     planes = [np.ascontiguousarray(record.labels) for record in records]
@@ -138,7 +124,7 @@ def _record_row(name: str, records: list[RegionRecord], repeat: int) -> tuple[An
 
         best = race(
             {
-                "encode": lambda: [record.to_bytes() for record in records],
+                "encode": partial(each, RegionRecord.to_bytes, records),
                 "crop": from_bytes,
                 "npy": from_npy,
             },
@@ -146,12 +132,10 @@ def _record_row(name: str, records: list[RegionRecord], repeat: int) -> tuple[An
         )
     count = len(records)
     return (
-        name,
-        f"{np.mean([len(data) for data in datas]):,.0f}",
-        f"{np.mean([labels.nbytes + 128 for labels in planes]):,.0f}",
-        f"{1e3 * best['encode'] / count:.2f}",
-        f"{1e3 * best['crop'] / count / 8:.3f}",
-        f"{1e3 * best['npy'] / count / 8:.3f}",
+        f"{name} | {np.mean([len(data) for data in datas]):,.0f} | "
+        f"{np.mean([labels.nbytes + 128 for labels in planes]):,.0f} | "
+        f"{1e3 * best['encode'] / count:.2f} | {1e3 * best['crop'] / count / 8:.3f} | "
+        f"{1e3 * best['npy'] / count / 8:.3f}"
     )
 
 
@@ -169,8 +153,8 @@ def _extrapolate(spent: dict, stored: dict, repeat: int) -> None:
                 photo.save(file, quality=90)
             best = race(
                 {
-                    "decode": lambda files=files: [read_image(file) for file in files],
-                    "encode": lambda records=records: [record.to_bytes() for record in records],
+                    "decode": partial(each, read_image, files),
+                    "encode": partial(each, RegionRecord.to_bytes, records),
                 },
                 repeat,
             )
@@ -179,7 +163,7 @@ def _extrapolate(spent: dict, stored: dict, repeat: int) -> None:
         ours, theirs = ((value + rest) * count / 3600 for value in spent[setting])
         tar = (-(-size // 512) * 512 + 512) * count / 1e9
         npy = np.mean([record.labels.nbytes + 128 for record in records]) * count / 1e9
-        rows.append((name, f"{theirs:.1f}", f"{ours:.2f}", f"{npy:.0f}", f"{tar:.2f}"))
+        rows.append(f"{name} | {theirs:.1f} | {ours:.2f} | {npy:.0f} | {tar:.2f}")
     table("data set | scikit-image core-hours | ours core-hours | npy GB | ours GB", rows)
     print(
         "Assumes: every image costs what these photographs cost on average (COCO 640x480 at 3 scales,\n"

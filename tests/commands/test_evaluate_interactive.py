@@ -1,9 +1,6 @@
 """IoU curves from the command line: photos with masks, a small untrained model, both protocols."""
 
 import json
-import runpy
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +12,7 @@ from rmae_d2.errors import UserError
 from rmae_d2.inference import RegionPromptPredictor
 from rmae_d2.inference.interactive_evaluation import evaluate_interactive, read_photo
 
-TOOL = Path(__file__).resolve().parents[2] / "tools/evaluate_interactive.py"
+COMMAND = "evaluate-interactive"
 SIZES = {"img_size": 64, "patch_size": 16, "embed_dim": 32, "depth": 1, "num_heads": 4}
 
 
@@ -46,24 +43,9 @@ def run(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Runs the tool in this process: its exit code or message, and what it printed."""
-
-    def run_tool(*arguments):
-        monkeypatch.setattr(sys, "argv", [str(TOOL), *map(str, arguments)])
-        try:
-            runpy.run_path(str(TOOL), run_name="__main__")
-        except SystemExit as stop:
-            return stop.code, capsys.readouterr().out
-        return 0, capsys.readouterr().out
-
-    return run_tool
-
-
-def test_a_curve_and_its_picture(call, run, tmp_path):
-    code, output = call(
-        *("--weights", run / "model.pth", "--json", run / "things.json", "--root", run),
+def test_a_curve_and_its_picture(cli, run, tmp_path):
+    code, output, _ = cli(
+        *(COMMAND, "--weights", run / "model.pth", "--json", run / "things.json", "--root", run),
         *("--protocol", "patches", "--max-objects", 3, "--mask-ratio", 0.5, "--device", "cpu"),
         *("--output", tmp_path / "new/curves"),
     )
@@ -107,10 +89,14 @@ def test_a_photo_of_another_size_than_its_masks(run):
         read_photo(sample)
 
 
-def test_one_line_for_what_is_wrong(call, run, tmp_path):
-    stopped, _ = call("--weights", run / "model.pth", "--json", tmp_path / "absent.json")
-    assert stopped.startswith("error: ") and "absent.json" in stopped
-    stopped, _ = call("--weights", tmp_path / "absent.pth", "--dataset", "scenes_val")
-    assert stopped.startswith("error: ") and "absent.pth" in stopped
-    stopped, _ = call("--weights", run / "model.pth")
-    assert stopped.startswith("error: which data?")
+def test_one_line_for_what_is_wrong(cli, run, tmp_path):
+    weights = ("--weights", run / "model.pth")
+    for words, message in (
+        ((*weights, "--json", tmp_path / "absent.json"), "absent.json"),
+        (("--weights", tmp_path / "absent.pth", "--dataset", "scenes_val"), "absent.pth"),
+        (weights, "error: which data?"),
+    ):
+        code, _, error = cli(COMMAND, *words)
+        assert code == 1 and error.startswith("error: ") and message in error
+    code, _, error = cli(COMMAND, *weights, "--max-objects", "0")
+    assert code == 2 and "--max-objects 0: one or more" in error

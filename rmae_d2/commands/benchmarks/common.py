@@ -3,7 +3,7 @@
 import argparse
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from rmae_d2.data import images_from, read_image
-from rmae_d2.modeling import PRECISIONS
+from ...data import images_from, read_image
+from ...modeling import PRECISIONS
 
 Result = TypeVar("Result")
 
@@ -25,7 +25,7 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def race(
-    variants: dict[str, Callable[[], Any]], repeat: int, clock: str = "wall"
+    variants: Mapping[str, Callable[[], Any]], repeat: int, clock: str = "wall"
 ) -> dict[str, float]:
     """Seconds of each variant: the minimum over rounds in which they take turns.
 
@@ -126,16 +126,8 @@ def photographs(args: argparse.Namespace, size: tuple[int, int]) -> list[Image.I
     ]
 
 
-def add_photograph_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which photographs, and how often."""
-    parser.add_argument("--images", help="a folder, a .txt list or a COCO json of photographs")
-    parser.add_argument("--max-images", type=int, default=16, help="of --images")
-    parser.add_argument("--repeat", type=int, default=3)
-
-
-def table(header: str, rows: list[tuple[Any, ...]]) -> None:
-    """Prints a Markdown table; the header's columns are separated by |."""
-    columns = [column.strip() for column in header.split("|")]
-    print("\n| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
+def table(header: str, rows: list[str]) -> None:
+    """Prints a Markdown table; columns are separated by |."""
+    print(f"\n| {header} |\n|" + "---|" * len(header.split("|")))
     for row in rows:
-        print("| " + " | ".join(map(str, row)) + " |")
+        print(f"| {row} |")

@@ -1,7 +1,6 @@
-"""tools/benchmark.py: that each command runs and that its measures measure."""
+"""rmae-d2 benchmark: that each command runs and that its measures measure."""
 
 import os
-import runpy
 import subprocess
 import sys
 from functools import partial
@@ -12,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from rmae_d2.commands.benchmarks import common, step, vitdet
+from rmae_d2.commands.benchmarks.plain import PlainRMAE
 from rmae_d2.config import get_config
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
 MB = 2**20
 COLUMNS = ("s", "images/s", "GFLOP an image", "MFU", "saved activations, MiB", "GPU memory, MiB")
 COLUMNS += ("time / MAE", "plain / time")
@@ -23,32 +23,10 @@ needs_linux = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-def benchmarks(monkeypatch):
-    """The package that the script imports."""
-    monkeypatch.syspath_prepend(TOOLS)
-    from benchmarks import common, plain, step, vitdet
-
-    return SimpleNamespace(common=common, plain=plain, step=step, vitdet=vitdet)
-
-
-@pytest.fixture
-def photos(tmp_path):
-    """Four small photographs."""
-    from PIL import Image
-    from skimage import data
-
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for i, image in enumerate((data.astronaut(), data.coffee(), data.chelsea(), data.rocket())):
-        Image.fromarray(image[:200, :240]).save(folder / f"{i}.jpg")
-    return folder
-
-
 def run(cwd, *arguments):
-    """What the script prints, run from elsewhere: lines, and the cells of its tables' rows."""
+    """What the command prints, run from elsewhere: lines, and the cells of its tables' rows."""
     done = subprocess.run(
-        [sys.executable, str(TOOLS / "benchmark.py"), *arguments],
+        [sys.executable, "-m", "rmae_d2", "benchmark", *arguments],
         cwd=cwd,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -61,7 +39,7 @@ def run(cwd, *arguments):
     return lines, {cells[0]: cells[1:] for cells in rows}
 
 
-def test_the_minimum_of_alternating_rounds_counts(benchmarks, monkeypatch):
+def test_the_minimum_of_alternating_rounds_counts(monkeypatch):
     clock, calls = iter(range(1000)), []
 
     def take(name, times):
@@ -69,8 +47,8 @@ def test_the_minimum_of_alternating_rounds_counts(benchmarks, monkeypatch):
         for _ in range(times.pop(0)):
             next(clock)
 
-    monkeypatch.setitem(benchmarks.common.CLOCKS, "counted", lambda: next(clock))
-    best = benchmarks.common.race(
+    monkeypatch.setitem(common.CLOCKS, "counted", lambda: next(clock))
+    best = common.race(
         {"a": partial(take, "a", [0, 7, 5, 9]), "b": partial(take, "b", [0, 3, 4, 8])}, 3, "counted"
     )
     assert calls == ["a", "b"] * 4
@@ -78,39 +56,32 @@ def test_the_minimum_of_alternating_rounds_counts(benchmarks, monkeypatch):
 
 
 @needs_linux
-def test_a_peak_is_the_calls_own(benchmarks):
+def test_a_peak_is_the_calls_own():
     """What the parent process needed earlier does not count; what a call frees again does.
 
     Not in this process, whose allocator may have room left from other tests.
     """
 
-    peak_bytes, fresh = benchmarks.common.peak_bytes, benchmarks.common.in_fresh_process
+    peak_bytes, fresh = common.peak_bytes, common.in_fresh_process
     np.ones(200 * MB // 8)
     ones = partial(np.ones, 64 * MB // 8)
     assert 60 * MB < fresh(peak_bytes, ones) < 80 * MB
 
 
-def test_variants_of_vitdet_are_the_recipes(benchmarks):
+def test_variants_of_vitdet_are_the_recipes():
     args = SimpleNamespace(size="tiny", depth=None, image=1024)
     recipe = get_config("common/models/mask_rcnn_vitdet.py").model.backbone.net
-    for name in benchmarks.vitdet.VARIANTS:
-        net = benchmarks.vitdet.build(name, args)
+    for name in vitdet.VARIANTS:
+        net = vitdet.build(name, args)
         assert len(net.blocks) == recipe.depth
         windows = {i: block.window_size for i, block in enumerate(net.blocks) if block.window_size}
         assert windows == dict.fromkeys(recipe.window_block_indexes, recipe.window_size)
         assert net.blocks[2].attn.rel_pos_h.shape == (2 * recipe.img_size // 16 - 1, 64)
 
 
-@pytest.mark.parametrize("command", ["step", "vitdet", "regions", "loader"])
-def test_commands_are_explained(benchmarks, command, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", command, "--help"])
-    with pytest.raises(SystemExit, match="^0$"):
-        runpy.run_path(str(TOOLS / "benchmark.py"), run_name="__main__")
-    assert "--repeat" in capsys.readouterr().out
-
-
 @pytest.mark.slow
-def test_step(tmp_path, photos):
+def test_step(tmp_path, make_photos):
+    photos = make_photos(tmp_path / "photos")
     shown = ["--arch", "tiny", "--batch", "2", "--repeat", "1", "--peak-tflops", "0.5"]
     lines, rows = run(tmp_path, "step", *shown, "--data", str(photos), "--workers", "1")
     assert "MFU of 0.5 TFLOP/s" in next(line for line in lines if "ViT-tiny" in line)
@@ -135,14 +106,14 @@ def test_step(tmp_path, photos):
     assert saved["MAE"] < saved["R-MAE"] < saved["R-MAE, plain"] < 2 * saved["R-MAE"]
 
 
-def test_the_plain_step_has_the_same_losses_and_gradients(benchmarks):
+def test_the_plain_step_has_the_same_losses_and_gradients():
     options = SimpleNamespace(arch="tiny", precision="fp32", compile=False, checkpointing=False)
     small = ["model.backbone.net.depth=2", "model.pixel_decoder.depth=1"]
     depths = ["model.region_branch.neck_depth=2", "model.region_branch.decoder_depth=2"]
-    batch = benchmarks.step.synthetic(2)
+    batch = step.synthetic(2)
     for overrides in ([*small, *depths], [*small, "model.region_branch=null"]):
-        model = benchmarks.step.build(overrides, options)
-        plain = benchmarks.plain.PlainRMAE(model)
+        model = step.build(overrides, options)
+        plain = PlainRMAE(model)
         ours, theirs = model(batch), plain(plain.prepare(batch))
         assert ours.keys() == theirs.keys()
         for name, loss in ours.items():
@@ -157,11 +128,11 @@ def test_the_plain_step_has_the_same_losses_and_gradients(benchmarks):
                 )
 
 
-def test_saved_bytes_are_those_of_activations(benchmarks):
+def test_saved_bytes_are_those_of_activations():
     linear = torch.nn.Linear(10, 20)
     x = torch.randn(5, 10)
     # exp keeps its result, 5 x 20 of 4 bytes, and the layer its input; the weight is nobody's activation.
-    count = benchmarks.common.saved_bytes(linear, lambda: linear(x).exp().sum())
+    count = common.saved_bytes(linear, lambda: linear(x).exp().sum())
     assert count == 4 * (5 * 20 + 5 * 10)
 
 
@@ -187,3 +158,11 @@ def test_regions_and_loader(tmp_path):
     _, rows = run(tmp_path, "loader", "--repeat", "1", "--batch", "4", "--batches", "2")
     plain, ours = (int(cell.replace(",", "")) for cell in rows["500x375, 1 scale"][-2:])
     assert ours < plain / 5
+
+
+@pytest.mark.slow
+def test_startup(tmp_path):
+    """That it measures; how much is right, test_commands.py says by what is imported."""
+    _, rows = run(tmp_path, "startup", "--repeat", "1")
+    assert rows["import torch"][1] == "1.000"
+    assert {"rmae-d2: --help", "rmae-d2: a misspelt override"} < rows.keys()

@@ -4,16 +4,16 @@ import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from math import nan
 from typing import Any
 
 import torch
 from detectron2.config import instantiate
 from torch import nn
 
-from rmae_d2.config import apply_overrides, get_config
-from rmae_d2.engine.throughput import device_peak, step_flops, tune_for
-from rmae_d2.modeling import PRECISIONS, VIT_SIZES, Batch, StepResult, vit_kwargs
-
+from ...config import apply_overrides, get_config
+from ...engine.throughput import device_peak, step_flops, tune_for
+from ...modeling import PRECISIONS, RMAE, Batch, StepResult, vit_kwargs
 from .common import device, machine, race, saved_bytes, table
 from .plain import PlainRMAE
 
@@ -25,25 +25,6 @@ VARIANTS = {
     "RAE": ["model.pixel_decoder=null"],
 }
 PLAIN = {"MAE, plain": "MAE", "R-MAE, plain": "R-MAE"}
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``step``."""
-    parser.add_argument("--arch", choices=list(VIT_SIZES), default="base", help="of the ViT")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--precision", choices=list(PRECISIONS), default="fp32")
-    parser.add_argument("--compile", action="store_true", help="ours with torch.compile")
-    parser.add_argument("--checkpointing", action="store_true", help="ours with less memory")
-    parser.add_argument("--variants", nargs="+", choices=[*VARIANTS, *PLAIN])
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--synthetic", action="store_true", help="random images (the default)")
-    source.add_argument(
-        "--data", help="photographs, for a row of R-MAE fed by the loader from there"
-    )
-    parser.add_argument("--regions", help="of --data, as tools/generate_regions.py stores them")
-    parser.add_argument("--workers", type=int, default=8, help="of --data")
-    parser.add_argument("--peak-tflops", type=float, default=0.0, help="default: measured")
-    parser.add_argument("--repeat", type=int, default=5)
 
 
 @dataclass
@@ -58,7 +39,7 @@ class Step:
     def __post_init__(self) -> None:
         params = [p for p in self.model.parameters() if p.requires_grad]
         # The loop over parameters is what torch.optim.AdamW does where nothing else is asked for on a CPU.
-        options: dict[str, bool] = {"fused": True} if self.fused else {"foreach": False}
+        options: dict[str, Any] = {"fused": True} if self.fused else {"foreach": False}
         self.optimizer = torch.optim.AdamW(params, lr=1e-6, **options)
         self.scaler = torch.amp.GradScaler(device(), enabled=self.precision == "fp16")
 
@@ -88,42 +69,36 @@ def run(args: argparse.Namespace) -> None:
     batch = synthetic(args.batch)
     names = args.variants or [*VARIANTS, *PLAIN]
     steps = {name: make_step(name, args, batch) for name in names}
-    flops = {name: step_flops(step.model, next(step.batches)) for name, step in steps.items()}
+    flops = {
+        name: step_flops(step.model, next(step.batches)) or nan for name, step in steps.items()
+    }
     if args.data:
         name = f"R-MAE, from {args.data}"
         steps[name] = Step(build([], args), loaded(args), args.precision, fused=True)
-        flops[name] = step_flops(steps[name].model, batch)
+        flops[name] = step_flops(steps[name].model, batch) or nan
     peak = device_peak(torch.device(device()), args.precision, args.peak_tflops)
     saved = {name: saved_bytes(step.model, step.loss) for name, step in steps.items()}
-    memory = {name: gpu_bytes(step) for name, step in steps.items()}
+    held = {name: gpu_bytes(step) for name, step in steps.items()}
+    memory = {name: f"{size / 2**20:.0f}" if size else "-" for name, size in held.items()}
     best = race(steps, args.repeat)
-    options = [
-        f"batch {args.batch}",
-        args.precision,
-        *(o for o in ("compile", "checkpointing") if getattr(args, o)),
-    ]
-    print(f"ViT-{args.arch}, {', '.join(options)}, {machine()}; MFU of {peak}")
+    options = [o for o in ("compile", "checkpointing") if getattr(args, o)]
+    shown = ", ".join([f"batch {args.batch}", args.precision, *options, machine()])
+    print(f"ViT-{args.arch}, {shown}; MFU of {peak}")
     table(
         "step | s | images/s | GFLOP an image | MFU | saved activations, MiB | GPU memory, MiB | "
         "time / MAE | plain / time",
         [
-            (
-                name,
-                f"{seconds:.3f}",
-                f"{args.batch / seconds:.4g}",
-                f"{flops[name] / 1e9:.2f}",
-                f"{flops[name] * args.batch / seconds / peak.flops:.1%}",
-                f"{saved[name] / 2**20:.0f}",
-                f"{memory[name] / 2**20:.0f}" if memory[name] else "-",
-                ratio(seconds, best.get("MAE")),
-                ratio(best.get("R-MAE, plain"), seconds) if name.startswith("R-MAE") else "-",
-            )
-            for name, seconds in best.items()
+            f"{name} | {s:.3f} | {args.batch / s:.4g} | {flops[name] / 1e9:.2f} | "
+            f"{flops[name] * args.batch / s / peak.flops:.1%} | {saved[name] / 2**20:.0f} | "
+            f"{memory[name]} | "
+            f"{ratio(s, best.get('MAE'))} | "
+            + (ratio(best.get("R-MAE, plain"), s) if name.startswith("R-MAE") else "-")
+            for name, s in best.items()
         ],
     )
     updates = optimizers(steps[names[0]].model)
     best = race(updates, args.repeat)
-    rows = [(name, f"{s:.4f}", ratio(best["a loop"], s)) for name, s in best.items()]
+    rows = [f"{name} | {s:.4f} | {ratio(best['a loop'], s)}" for name, s in best.items()]
     table(f"AdamW for {names[0]} | s | loop / time", rows)
 
 
@@ -132,7 +107,8 @@ def optimizers(model: nn.Module) -> dict[str, Callable[[], None]]:
     params = [nn.Parameter(p.detach().clone()) for p in model.parameters() if p.requires_grad]
     for p in params:
         p.grad = torch.full_like(p, 1e-3)
-    kinds = {"a loop": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
+    kinds: dict[str, dict[str, Any]] = {kind: {kind: True} for kind in ("foreach", "fused")}
+    kinds = {"a loop": {"foreach": False}, **kinds}
 
     def update(optimizer: torch.optim.Optimizer) -> None:
         optimizer.step()
@@ -172,14 +148,14 @@ def forever(batch: Any) -> Iterator[Any]:
         yield batch
 
 
-def build(overrides: list[str], args: argparse.Namespace) -> nn.Module:
+def build(overrides: list[str], args: argparse.Namespace) -> RMAE:
     """A pre-training model of a named ViT size, with what a run would set."""
     net = [f"model.backbone.net.{key}={value}" for key, value in vit_kwargs(args.arch).items()]
     if args.arch == "huge":
         net.append("model.backbone.net.patch_size=14")
     recompute = f"train.activation_checkpointing={str(args.checkpointing).lower()}"
     cfg = apply_overrides(get_config(CONFIG), [*net, recompute, *overrides])
-    model = instantiate(cfg.model).to(device()).train()
+    model: RMAE = instantiate(cfg.model).to(device()).train()
     tune_for(model, torch.device(device()), args.precision)
     if args.compile:
         model.compile()

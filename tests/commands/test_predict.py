@@ -14,7 +14,7 @@ from detectron2.config import instantiate
 from PIL import ExifTags, Image
 from pycocotools.coco import COCO
 
-from rmae_d2.commands.predict import main
+from rmae_d2 import commands
 from rmae_d2.config import apply_overrides, load_config, save_config
 from rmae_d2.data import build_eval_loader, read_image
 from rmae_d2.data.datasets import semantic_classes, semantic_dataset
@@ -26,6 +26,7 @@ from rmae_d2.inference.prediction_outputs import SemanticOutput
 from rmae_d2.visualization.semantic import class_palette
 
 ROOT = Path(__file__).resolve().parents[2]
+PREDICT = [sys.executable, "-m", "rmae_d2", "predict"]
 CONFIG = str(ROOT / "configs/demo/vitdet_tiny_coco.py")
 SMALL = [
     "train.device=cpu",
@@ -77,8 +78,9 @@ def predict(weights, caplog):
     def run(given, output, *more, weights=weights, small=True):
         caplog.set_level(logging.INFO)
         given = [given] if isinstance(given, str | Path) else given
-        return main(
-            ["--config-file", CONFIG, "--weights", str(weights)]
+        return commands.run(
+            ["predict"]
+            + ["--config-file", CONFIG, "--weights", str(weights)]
             + ["--input", *map(str, given), "--output", str(output)]
             + [*more, *(SMALL if small else ())]
         )
@@ -215,7 +217,7 @@ def test_the_config_that_training_saved(photos, tmp_path, weights):
     saved = tmp_path / "config.yaml"
     save_config(apply_overrides(load_config(CONFIG), SMALL), saved)
     line = ["--config-file", str(saved), "--weights", weights, "--output", str(tmp_path / "out")]
-    assert main([*line, "--no-pictures", "--input", str(photos)]) == 0
+    assert commands.run(["predict", *line, "--no-pictures", "--input", str(photos)]) == 0
     assert len(load(tmp_path / "out")[1].anns) == 15
 
 
@@ -228,7 +230,7 @@ def test_nothing_detected(photos, tmp_path, predict):
 
 
 def test_as_a_process_with_overrides_anywhere(photos, tmp_path, weights):
-    line = [sys.executable, str(ROOT / "tools/predict.py"), "--config-file", CONFIG]
+    line = [*PREDICT, "--config-file", CONFIG]
     line += [SMALL[0], "--weights", weights, "--output", "out", *SMALL[1:5]]
     line += ["--input", "photos/a.jpg", "photos/b.jpg", *SMALL[5:]]
     result = subprocess.run(
@@ -322,8 +324,9 @@ def segment(semantic_weights, caplog):
     def run(given, output, *more, weights=semantic_weights, config=SEMANTIC):
         caplog.set_level(logging.INFO)
         small = SMALL_SEMANTIC if config == SEMANTIC else ()
-        return main(
-            ["--config-file", str(config), "--weights", str(weights), "--input", str(given)]
+        return commands.run(
+            ["predict"]
+            + ["--config-file", str(config), "--weights", str(weights), "--input", str(given)]
             + ["--output", str(output), *more, *small]
         )
 
@@ -398,7 +401,7 @@ def test_labels_are_what_training_reads(
 def test_values_of_the_folder_that_detectron2_converted(photos, tmp_path, semantic_weights):
     """A process, for the data sets' folder is fixed when Detectron2 is imported."""
     data = tmp_path / "data/ADEChallengeData2016"
-    line = [sys.executable, str(ROOT / "tools/predict.py"), "--config-file", SEMANTIC]
+    line = [*PREDICT, "--config-file", SEMANTIC]
     line += ["--weights", semantic_weights, "--input", str(photos / "a.jpg"), "--no-pictures"]
     env = {
         "OMP_NUM_THREADS": "1",

@@ -1,10 +1,9 @@
-"""tools/install_detectron2.py, run for real on the geowatch wheel (fetched by pip if it can be)."""
+"""The Detectron2 installer, run for real on the geowatch wheel (fetched by pip if it can be)."""
 
 import base64
 import csv
 import email.parser
 import hashlib
-import importlib.util
 import io
 import os
 import re
@@ -12,24 +11,14 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+
+from rmae_d2.commands import install_detectron2 as tool
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "install_detectron2.py"
 CLOSED_PORT = "http://127.0.0.1:9/simple"  # the discard port: nothing listens there
-
-
-def load_tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("install_detectron2", TOOL)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-tool = load_tool()
 
 
 def run_tool(

@@ -1,0 +1,77 @@
+"""Times our parts against the straightforward ones, side by side in one run, and prints the ratios.
+
+    rmae-d2 benchmark step                   R-MAE's step, MAE's and a plain one, ViT-B/16, batch 8
+    rmae-d2 benchmark step --batch 256 --precision bf16 --compile
+    rmae-d2 benchmark step --batch 256 --precision bf16 --data /photos --regions regions/photos
+    rmae-d2 benchmark vitdet                 our ViT against Detectron2's, ViT-B at 1024 pixels
+    rmae-d2 benchmark vitdet --batch 4 --precision bf16
+    rmae-d2 benchmark regions                FH, its memory, records, and what COCO and ImageNet cost
+    rmae-d2 benchmark regions --images /photos
+    rmae-d2 benchmark loader                 a data-loading worker, images a second and bytes a sample
+    rmae-d2 benchmark startup                what commands cost before they do anything, in CPU seconds
+
+Variants take turns and the minimum of the repetitions counts, for other work on the machine only ever adds
+time. Ratios carry over to other machines better than seconds. Networks run on a GPU where there is one.
+Without --images the photographs that the scikit-image wheel carries are used, at 640x480.
+"""
+
+import argparse
+from importlib import import_module
+
+SIZES = ("tiny", "small", "base", "large", "huge")
+PRECISIONS = ("fp32", "bf16", "fp16")
+CLOCKS = ("wall", "cpu")
+VARIANTS = ("MAE", "R-MAE", "R-MAE, neck depth 8", "RAE", "MAE, plain", "R-MAE, plain")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(dest="benchmark", required=True)
+    step = commands.add_parser("step", help="a training step against MAE's and a plain one")
+    _network(step, "--arch", batch=8, repeat=5)
+    add = step.add_argument
+    add("--compile", action="store_true", help="ours with torch.compile")
+    add("--checkpointing", action="store_true", help="ours with less memory")
+    add("--variants", nargs="+", choices=VARIANTS)
+    source = step.add_mutually_exclusive_group()
+    source.add_argument("--synthetic", action="store_true", help="random images (the default)")
+    source.add_argument("--data", help="photographs, for a row of R-MAE fed by the loader")
+    add("--regions", help="of --data, as rmae-d2 regions stores them")
+    add("--workers", type=int, default=8, help="of --data")
+    add("--peak-tflops", type=float, default=0.0, help="default: measured")
+
+    vitdet = commands.add_parser("vitdet", help="a training step of our ViT against Detectron2's")
+    _network(vitdet, "--size", batch=1, repeat=3)
+    add = vitdet.add_argument
+    add("--depth", type=int, help="only the first blocks; 3 of ViT-B are a quarter of it")
+    add("--image", type=int, default=1024, help="side of the images, pixels")
+    add(
+        "--clock",
+        choices=CLOCKS,
+        default="wall",
+        help="cpu: seconds on this process's processors, where other work keeps the machine busy",
+    )
+
+    regions = commands.add_parser("regions", help="FH's time and memory, records, whole data sets")
+    loader = commands.add_parser("loader", help="a worker's images a second")
+    for command in (regions, loader):
+        add = command.add_argument
+        add("--images", help="a folder, a .txt list or a COCO json of photographs")
+        add("--max-images", type=int, default=16, help="of --images")
+        add("--repeat", type=int, default=3)
+    add("--batch", type=int, default=32)
+    add("--batches", type=int, default=8, help="batches timed in a round")
+
+    startup = commands.add_parser("startup", help="CPU seconds of commands that end at once")
+    startup.add_argument("--repeat", type=int, default=3)
+
+
+def _network(parser: argparse.ArgumentParser, size: str, batch: int, repeat: int) -> None:
+    add = parser.add_argument
+    add(size, choices=SIZES, default="base", help="of the ViT")
+    add("--batch", type=int, default=batch)
+    add("--precision", choices=PRECISIONS, default="fp32")
+    add("--repeat", type=int, default=repeat)
+
+
+def run(args: argparse.Namespace) -> None:
+    import_module(f".benchmarks.{args.benchmark}", __package__).run(args)

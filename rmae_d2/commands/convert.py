@@ -1,0 +1,60 @@
+"""Turns weights of one project into another's.
+
+    rmae-d2 convert --input output/model_final.pth --output backbone.pth --to detectron2
+    rmae-d2 convert --input mae_pretrain_vit_base.pth --output rmae.pth --to rmae
+    rmae-d2 convert --input model_final.pth --output model.safetensors --to huggingface
+
+Reads MAE, R-MAE reference, timm, Hugging Face ViTMAE, Detectron2 (.pkl too) and our own files, told apart by
+their keys; no code of a file is run. Prints what was copied, what the target has besides (new by design),
+what it has no use for (not taken by design), and what is refused: then nothing is written and the exit
+status is 1 (2 where the command line is wrong).
+
+What the files are: detectron2, a backbone that any Detectron2 ViTDet loads, in a .pth; mae, the official
+names; rmae, a checkpoint of this package; timm, a state dict of VisionTransformer with num_classes=0
+(class_token=False where the input has no cls token); huggingface, of ViTMAEForPreTraining, or of ViTMAEModel
+where the input has no decoder.
+"""
+
+import argparse
+
+from .options import UsageError
+
+TARGETS = ("detectron2", "mae", "rmae", "timm", "huggingface")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--input", required=True, help="a weight file")
+    add("--output", required=True, help="the .pth, .pt, .bin or .safetensors to write")
+    add("--to", required=True, choices=TARGETS, help="whose weights to write")
+    size = parser.add_mutually_exclusive_group()
+    for name, what in (("--grid", "GH [GW] patches"), ("--img-size", "those of H [W] pixels")):
+        size.add_argument(
+            name, type=int, nargs="+", metavar="N", help=f"resize position embeddings to {what}"
+        )
+    what = "leave out input tensors of this name, e.g. '*.rel_pos_?'; repeatable"
+    add("--drop", action="append", default=[], metavar="PATTERN", help=what)
+    what = (
+        "make up a cls token and a final norm where only the target has them, to go on pre-training"
+    )
+    add("--fill", action="store_true", help=what)
+    what = "whose names --to huggingface writes: 4 as on the hub, 5 as in a state_dict (default: installed)"
+    add("--transformers", type=int, choices=(4, 5), help=what)
+    add("--force", action="store_true", help="overwrite the output")
+
+
+def run(args: argparse.Namespace) -> None:
+    sizes = {"--grid": args.grid, "--img-size": args.img_size}
+    for name, values in sizes.items():
+        if values and (len(values) > 2 or min(values) < 1):
+            raise UsageError(f"{name} takes one or two positive numbers")
+    grid, img_size = ((values[0], values[-1]) if values else None for values in sizes.values())
+    from ..checkpoint import check_output, convert, save_conversion
+
+    check_output(args.output, args.to, args.force)
+    conversion = convert(
+        args.input, args.to, grid, img_size, args.drop, args.fill, args.transformers
+    )
+    print(conversion)
+    save_conversion(conversion, args.output, args.force)
+    print(f"written: {args.output}")

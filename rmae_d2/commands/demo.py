@@ -1,0 +1,41 @@
+r"""Interactive segmentation in a browser: mark a few patches, see the region that the model completes.
+
+    rmae-d2 demo --weights output/demo/rmae_tiny_scenes/model_final.pth
+
+prints an address to open. The config.yaml beside the weights says what the model is. Images stay on the
+machine that serves them, in memory only. Needs `pip install rmae_d2[demo]`.
+"""
+
+import argparse
+import contextlib
+
+from . import options
+from .evaluate_interactive import prompting
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    options.trained(parser)
+    prompting(parser)
+    add = parser.add_argument
+    add("--port", type=int, default=7860, help="0 for any that is free")
+    add("--host", default="127.0.0.1", help="default: reached from here only")
+    add("--examples", nargs="+", default=[], help="images to offer, or folders")
+    add("--max-megabytes", type=float, default=20, help="of an uploaded file")
+    add("--max-megapixels", type=float, default=25, help="of an uploaded image")
+
+
+def run(args: argparse.Namespace) -> None:
+    from ..demo import Limits, run_demo
+
+    given = ("host", "port", "examples", "mask_ratio", "resolution", "device")
+    limits = Limits(
+        upload_bytes=int(args.max_megabytes * 1e6), pixels=int(args.max_megapixels * 1e6)
+    )
+    with contextlib.suppress(KeyboardInterrupt):
+        run_demo(
+            args.weights,
+            args.config_file,
+            limits=limits,
+            **{name: getattr(args, name) for name in given},
+        )
+    print("stopped")  # without an interrupt, too: a caller may have told this process to ignore it

@@ -1,0 +1,95 @@
+"""Says what is installed here, and what to do about each thing that is missing.
+
+The exit code is 1 where something is missing that training needs.
+"""
+
+import argparse
+import platform
+import re
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, requires, version
+
+from .. import __version__
+from .install_detectron2 import age_problem, find_detectron2
+
+INSTALL = "pip install"
+# Package, extra, and what it gives.
+EXTRAS = (
+    ("numba", "fast", "FH regions and region records compiled; else scikit-image and numpy"),
+    ("simplejpeg", "fast", "JPEGs decoded with fewer copies; else Pillow"),
+    ("ray", "ray", "regions made on a Ray cluster"),
+    ("segment-anything", "sam", "SAM's masks as regions"),
+    ("submitit", "slurm", "rmae-d2 submit"),
+    ("starlette", "demo", "rmae-d2 demo"),
+    ("uvicorn", "demo", "rmae-d2 demo"),
+)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """None."""
+
+
+def run(args: argparse.Namespace) -> int:
+    print(f"rmae_d2 {__version__}, Python {platform.python_version()} at {sys.executable}")
+    good = True
+    for line, remedy, needed in (*_required(), _detectron2(), _device(), *_extras()):
+        print(f"{'missing ' if remedy else 'ok      '} {line}")
+        if remedy:
+            print(f"         remedy: {remedy}")
+        good = good and not (remedy and needed)
+    return 0 if good else 1
+
+
+Finding = tuple[str, str, bool]
+
+
+def _required() -> Iterator[Finding]:
+    """What the installed package requires."""
+    try:
+        texts = requires("rmae_d2") or []
+    except PackageNotFoundError:
+        yield "rmae_d2 as an installed package", f"{INSTALL} -e . in its repository", True
+        texts = ["torch", "torchvision", "numpy"]
+    for text in texts:
+        if "extra ==" not in text:
+            name = re.split(r"[<>=!~ ;(\[]", text)[0]
+            found = _version(name)
+            yield f"{name} {found}", "" if found else f"{INSTALL} '{text}'", True
+
+
+def _detectron2() -> Finding:
+    found = find_detectron2()
+    if found is None:
+        return "Detectron2", "rmae-d2 install-detectron2", True
+    text, folder = found
+    problem = age_problem(folder)
+    remedy = f"{INSTALL[:3]} uninstall detectron2, then rmae-d2 install-detectron2"
+    operators = "with" if any(folder.glob("_C.*")) else "without"
+    line = f"Detectron2 {text} at {folder}, {operators} compiled operators"
+    return f"{line}: too old, {problem}" if problem else line, remedy if problem else "", True
+
+
+def _device() -> Finding:
+    try:
+        import torch
+    except Exception as error:  # whatever a broken installation raises
+        return f"torch: {error}", f"{INSTALL} torch torchvision", True
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    if names:
+        return f"devices: {', '.join(names)}; CUDA {torch.version.cuda}", "", True
+    built = "torch's build is for CPUs only" if torch.version.cuda is None else "torch sees no GPU"
+    return f"devices: the CPU, {torch.get_num_threads()} threads ({built})", "", True
+
+
+def _extras() -> Iterator[Finding]:
+    for name, extra, what in EXTRAS:
+        found = _version(name)
+        yield f"{name} {found}: {what}", "" if found else f"{INSTALL} 'rmae_d2[{extra}]'", False
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""

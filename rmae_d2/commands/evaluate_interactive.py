@@ -1,0 +1,64 @@
+r"""Measures interactive segmentation: mask IoU against the number of patches or clicks, with baselines.
+
+    rmae-d2 evaluate-interactive --weights output/rmae/model_final.pth \
+        --dataset scenes_val --protocol clicks --output output/interactive
+
+Writes interactive_PROTOCOL.json (mean IoU and standard error for each count, and every object's own) and a
+plot, and prints a table. The model is pre-trained only; the random walker, Felzenszwalb segments and the
+shown patches alone get what the model gets.
+"""
+
+import argparse
+from pathlib import Path
+
+from . import options
+from .options import UsageError
+
+PROTOCOLS = ("patches", "clicks")
+RESOLUTIONS = ("resize", "interpolate", "window")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    options.trained(parser)
+    prompting(parser)
+    add = parser.add_argument
+    add("--dataset", help="registered name, such as coco_2017_val")
+    add("--json", help="own annotations in COCO's format")
+    add("--root", help="folder of the json's images; by default near the json")
+    add("--protocol", choices=PROTOCOLS, default="clicks")
+    add("--max-objects", type=int, default=100, help="drawn at random")
+    add("--seed", type=int, default=0)
+    add("--output", type=Path, default=Path("interactive"), help="folder")
+
+
+def prompting(parser: argparse.ArgumentParser) -> None:
+    """How a model sees images; of the demo too."""
+    add = parser.add_argument
+    add("--mask-ratio", type=float, default=0.0, help="pixel patches hidden at first")
+    add(
+        "--resolution",
+        choices=RESOLUTIONS,
+        default="resize",
+        help="how images of another size than the model's are taken",
+    )
+    options.device(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.max_objects < 1:
+        raise UsageError(f"--max-objects {args.max_objects}: one or more")
+    from ..inference import RegionPromptPredictor
+    from ..inference.interactive_evaluation import evaluate_interactive
+
+    shown = {name: getattr(args, name) for name in ("device", "resolution", "mask_ratio", "seed")}
+    asked = ("dataset", "root", "protocol", "max_objects", "seed")
+    print(
+        evaluate_interactive(
+            RegionPromptPredictor.from_files(args.weights, args.config_file, **shown),
+            args.output,
+            json_file=args.json,
+            settings={"weights": args.weights},
+            **{name: getattr(args, name) for name in asked},
+        )
+    )
+    print(f"written: {args.output.resolve()}")

@@ -1,0 +1,31 @@
+"""Shows what a region store holds: statistics, and a contact sheet to look at.
+
+rmae-d2 inspect DIR                              evenly spread images
+rmae-d2 inspect DIR 000000000009.jpg 42          these images, by id
+rmae-d2 inspect DIR --images /new/place          where the images are now
+"""
+
+import argparse
+from pathlib import Path
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("store", metavar="DIR", help="folder of the store")
+    add("keys", metavar="ID", nargs="*", help="image ids; default: spread evenly")
+    add("--images", help="folder, list or json, where they have moved")
+    add(
+        "--output",
+        type=Path,
+        default=Path("regions.png"),
+        help="picture to write (default: %(default)s)",
+    )
+    add("--rows", type=int, default=12, help="images on the sheet")
+    add("--sample", type=int, default=1000, help="images that are measured")
+    add("--num-regions", type=int, default=8, help="K of pre-training")
+
+
+def run(args: argparse.Namespace) -> None:
+    from ..visualization.store_sheet import inspect_store
+
+    print(inspect_store(**vars(args)))

@@ -1,0 +1,44 @@
+r"""Submits a training run to Slurm, which starts it again where it was when its time was up.
+
+    rmae-d2 submit --nodes 4 --gpus-per-node 8 --partition gpu --time 1440 --job-name rmae_b \
+        --config-file pretrain/rmae_vitb.py train.output_dir=/shared/runs/rmae_b
+    rmae-d2 submit --slurm account=vision --slurm qos=low --config-file FILE --resume
+    rmae-d2 submit --cluster local --config-file demo/rmae_tiny_scenes.py
+
+Needs submitit (pip install 'rmae_d2[slurm]') and folders that all machines share: the run's output folder
+and this installation. The configuration is checked before anything is queued.
+
+--save-before seconds before the time is up, and when the cluster preempts with a warning signal, the run
+saves, is queued again, and continues with --resume. scancel saves too, and ends it. A machine that fails
+brings the job back to its newest checkpoint. Logs: OUTPUT_DIR/jobs/JOB_ID/JOB_ID_RANK_log.{out,err}.
+"""
+
+import argparse
+
+from .train import run_arguments
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    run_arguments(parser)
+    add = parser.add_argument_group("the job").add_argument
+    add("--nodes", type=int, default=1, help="machines")
+    add("--gpus-per-node", type=int, default=1, help="and as many processes")
+    add("--cpus-per-gpu", type=int, default=8, help="for the loader's workers")
+    add("--partition", help="of the cluster; its default where not given")
+    add("--time", type=int, default=24 * 60, metavar="MINUTES", help="until a requeue")
+    add("--job-name", default="rmae_d2")
+    add("--save-before", type=int, default=180, metavar="SECONDS", help="save and requeue so early")
+    add(
+        "--slurm",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any other option of sbatch, e.g. account=vision; may be repeated",
+    )
+    add("--cluster", choices=("slurm", "local"), default="slurm", help="local: here")
+
+
+def run(args: argparse.Namespace) -> None:
+    from ..engine.submit import submit
+
+    submit(args)

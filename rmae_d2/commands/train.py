@@ -1,0 +1,59 @@
+"""Trains or evaluates what a config describes.
+
+    rmae-d2 train --config-file pretrain/rmae_vitb.py --num-gpus 8
+    rmae-d2 train --config-file demo/rmae_tiny_scenes.py train.max_iter=100
+    rmae-d2 train --config-file FILE --resume
+    rmae-d2 train --config-file FILE --eval-only train.init_checkpoint=WEIGHTS
+
+`python tools/train_net.py` in the repository is the same. Several machines, the same line on each:
+
+    rmae-d2 train --num-gpus 8 --num-machines M --machine-rank I --dist-url tcp://HOST0:PORT ...
+    torchrun --nnodes M --nproc-per-node 8 --node-rank I --master-addr HOST0 -m rmae_d2 train ...
+
+or once for all of them, in a Slurm allocation (rmae-d2 submit makes one):
+
+    srun --nodes M --ntasks-per-node 8 --gpus-per-node 8 --distribution=block rmae-d2 train ...
+
+The first line of the log says how the run was started. All machines share the run's output folder.
+
+SIGTERM, SIGUSR1 and SIGUSR2 save a checkpoint and end the run on all machines; --resume continues it, on
+as many processes as you like. torchrun passes SIGTERM on and kills what is left after 30 s; other signals it
+passes on if told so: --signals-to-handle SIGTERM,SIGINT,SIGUSR1 (in older releases by the variable
+TORCHELASTIC_SIGNALS_TO_HANDLE). With its --max-restarts, add --resume from the start.
+
+A rank that fails or is lost ends all ranks within a minute, with the first error shown.
+"""
+
+import argparse
+
+from . import options
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of Detectron2's ``default_argument_parser``, which takes seconds to import, and ``--profile``."""
+    run_arguments(parser)
+    add = parser.add_argument
+    add("--profile", action="store_true", help="write a trace of a few steps")
+    add("--num-gpus", type=int, default=1, help="of this machine, a process each")
+    add("--num-machines", type=int, default=1)
+    add("--machine-rank", type=int, default=0, help="this machine's number, from 0")
+    add("--dist-url", default="auto", help="tcp://HOST:PORT of machine 0; auto on one machine")
+
+
+def run_arguments(parser: argparse.ArgumentParser) -> None:
+    """What says which run; a Slurm job takes it too."""
+    options.config_file(parser, required=True)
+    add = parser.add_argument
+    add("--resume", action="store_true", help="continue the run in its folder")
+    add("--eval-only", action="store_true", help="evaluate train.init_checkpoint")
+    options.overrides(parser, "opts")
+
+
+def run(args: argparse.Namespace) -> None:
+    from ..config import apply_overrides, load_config
+
+    # Told here, before the rest is imported and processes are started.
+    apply_overrides(load_config(args.config_file), args.opts)
+    from ..engine import launch_training, main
+
+    launch_training(main, args)

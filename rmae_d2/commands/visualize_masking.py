@@ -1,0 +1,25 @@
+r"""Draws the masks that a pre-training model chooses for photos, and what it predicts behind them.
+
+    rmae-d2 visualize masking --weights output/automae_vitb_coco/model_final.pth --input PHOTOS
+
+A row a photo: the image, for a learned policy the probability with which each patch is marked for hiding
+(white is the image's own highest, black 0), what stays visible, the pixels predicted, and some regions where
+the model has them.
+"""
+
+import argparse
+
+from . import options
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    options.trained(parser)
+    options.photos(parser, "masks.png", 8)
+
+
+def run(args: argparse.Namespace) -> None:
+    from ..inference.mask_pictures import draw_masking
+
+    drawn = {name: getattr(args, name) for name in ("overrides", "max_images", "seed")}
+    picture = draw_masking(args.config_file, args.weights, args.input, args.output, **drawn)
+    print(f"drawn: {picture.resolve()}")

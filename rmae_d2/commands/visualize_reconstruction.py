@@ -1,0 +1,47 @@
+r"""Draws what a pre-trained model makes of photos of which most is hidden: the paper's figure 5.
+
+    rmae-d2 visualize reconstruction --weights output/rmae/model_final.pth --input PHOTOS
+    rmae-d2 visualize reconstruction --weights output/rmae/model_final.pth \
+        --input coco/val2017/000000000139.jpg --mask-ratio 0.5 0.75 0.9 \
+        --regions json --json coco/annotations/instances_val2017.json
+
+Columns: masked image, pixels predicted, image; masked region, region predicted, region, all regions. Without
+a region branch (MAE) or a pixel decoder (RAE) its pictures are left out. One PNG a photo with several
+regions, and contact_sheet.png with the first region of each photo.
+"""
+
+import argparse
+
+from . import options
+
+SOURCES = ("fh", "json", "sam")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    options.trained(parser)
+    options.photos(parser, "reconstructions", 8)
+    add = parser.add_argument
+    add("--regions", choices=SOURCES, default="fh", help="where regions come from")
+    add("--json", help="instance masks, for --regions json")
+    add("--sam-checkpoint", help="weights of SAM, for --regions sam")
+    add("--sam-model", default="vit_h", help="vit_h, vit_l or vit_b")
+    add("--mask-ratio", type=float, nargs="+", default=[], help="hidden share, a row each")
+    add("--max-regions", type=int, default=3, help="of a photo")
+
+
+def run(args: argparse.Namespace) -> None:
+    from ..inference.reconstruction_pictures import draw_reconstruction_pictures, region_source
+
+    for path in draw_reconstruction_pictures(
+        args.weights,
+        args.input,
+        args.output,
+        region_source(args.regions, args.json, args.sam_checkpoint, args.sam_model),
+        config_file=args.config_file,
+        overrides=args.overrides,
+        mask_ratios=args.mask_ratio,
+        seed=args.seed,
+        max_images=args.max_images,
+        max_regions=args.max_regions,
+    ):
+        print(f"drawn: {path.resolve()}")

@@ -1,0 +1,176 @@
+"""What all commands have in common: names, help, errors, and what is not imported for them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rmae_d2 import __version__, commands
+from rmae_d2.errors import UserError
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+#: Modules none of which a command line that does nothing may import.
+HEAVY = {"torch", "numpy", "detectron2", "omegaconf", "PIL", "yaml", "scipy", "matplotlib", "timm"}
+
+
+def python(code, cwd, *flags):
+    """What a fresh interpreter prints."""
+    done = subprocess.run(
+        [sys.executable, *flags, "-c", code], cwd=cwd, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", commands.COMMANDS)
+def test_help(cli, name):
+    code, out, _ = cli(*name.split(), "--help")
+    assert (
+        code == 0
+        and out.startswith(f"usage: rmae-d2 {name} ")
+        and "tools/"
+        not in out.replace("python tools/train_net.py", "").replace(
+            "python tools/install_detectron2.py", ""
+        )
+    )
+
+
+@pytest.mark.parametrize("name", ["step", "vitdet", "regions", "loader", "startup"])
+def test_help_of_benchmarks(cli, name):
+    code, out, _ = cli("benchmark", name, "--help")
+    assert code == 0 and "--repeat" in out
+
+
+def test_what_is_there(cli):
+    assert cli("--version") == (0, f"rmae_d2 {__version__}\n", "")
+    _, out, _ = cli("--help")
+    assert all(f"  {name} " in out for name in commands.COMMANDS)
+    _, out, _ = cli("visualize", "--help")
+    assert "visualize attention" in out and "doctor" not in out
+    assert cli()[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["trian"], 2, "no command 'trian'; did you mean train?"),
+        (["visualize", "masks"], 2, "did you mean visualize masking"),
+        (["xyz"], 2, "rmae-d2 --help names them"),
+        (["train"], 2, "--config-file"),
+        (["train", "--config-file", "demo/rmae_tiny_scnes.py"], 1, "mean demo/rmae_tiny_scenes.py"),
+        (["analyze", "--config-file", "pretrain/rmae_vitd.py"], 1, "pretrain/rmae_vitb.py"),
+        (
+            ["train", "--config-file", "demo/rmae_tiny_scenes.py", "trian.x=1"],
+            1,
+            "trian.x: unknown",
+        ),
+    ],
+)
+def test_mistakes(cli, words, code, message):
+    found, out, error = cli(*words)
+    assert (found, out) == (code, "") and message in error
+    assert code == 2 or error.startswith("error: ")
+
+
+def test_nothing_heavy_is_imported_to_say_so(tmp_path):
+    lines = [["--help"], ["--version"], ["trian"], ["train", "--config-file", "nothing.py"]]
+    lines += [[*name.split(), "--help"] for name in commands.COMMANDS]
+    code = (
+        "import contextlib, io, sys\nfrom rmae_d2 import commands\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):\n"
+        f"    for words in {lines!r}:\n"
+        "        with contextlib.suppress(SystemExit): commands.run(words)\n"
+        f"print(sorted({HEAVY!r} & set(sys.modules)))"
+    )
+    assert python(code, tmp_path) == "[]\n"
+
+
+def test_only_what_a_user_can_set_right_is_told_in_one_line(cli, monkeypatch):
+    from rmae_d2.commands import scenes
+
+    def fail(error):
+        def run(args):
+            raise error
+
+        monkeypatch.setattr(scenes, "run", run)
+        return cli("scenes")
+
+    assert fail(UserError("x: do y")) == (1, "", "error: x: do y\n")
+    assert fail(KeyboardInterrupt()) == (130, "", "stopped\n")
+    with pytest.raises(ValueError, match="a mistake of ours"):
+        fail(ValueError("a mistake of ours"))
+
+
+def test_tools_are_the_commands_by_their_old_names(tmp_path):
+    for tool in sorted(TOOLS.glob("*.py")):
+        done = subprocess.run(
+            [sys.executable, str(tool), "--help"], cwd=tmp_path, capture_output=True, text=True
+        )
+        name = tool.read_text().split("`rmae-d2 ")[1].split("`")[0]
+        assert done.returncode == 0, done.stderr
+        own = tool.name if name == "install-detectron2" else f"rmae-d2 {name}"
+        assert done.stdout.startswith(f"usage: {own}") or name == "install-detectron2"
+
+
+def test_choices_are_those_of_the_library():
+    """Written out in the commands, which import nothing."""
+    from rmae_d2.checkpoint import TARGETS
+    from rmae_d2.commands import (
+        benchmark,
+        convert,
+        evaluate_interactive,
+        visualize_attention,
+        visualize_reconstruction,
+    )
+    from rmae_d2.commands.benchmarks import common, step
+    from rmae_d2.evaluation.interactive import PROTOCOLS
+    from rmae_d2.inference import attention_models, reconstruction_pictures, region_views
+    from rmae_d2.modeling import PRECISIONS, VIT_SIZES
+
+    assert set(convert.TARGETS) == set(TARGETS)
+    assert evaluate_interactive.PROTOCOLS == PROTOCOLS
+    assert evaluate_interactive.RESOLUTIONS == region_views.RESOLUTIONS
+    assert set(visualize_attention.NORMALIZATIONS) == set(attention_models.NORMALIZATIONS)
+    assert visualize_reconstruction.SOURCES == reconstruction_pictures.SOURCES
+    assert set(benchmark.SIZES) == set(VIT_SIZES) and set(benchmark.PRECISIONS) == set(PRECISIONS)
+    assert (*step.VARIANTS, *step.PLAIN) == benchmark.VARIANTS
+    assert set(benchmark.CLOCKS) == set(common.CLOCKS)
+
+
+def test_registered_when_detectron2_is_imported(tmp_path):
+    """And not before; in a process of its own, where nothing has imported it yet."""
+    code = (
+        "import json, sys, rmae_d2\n"
+        "before = 'torch' in sys.modules\n"
+        "from detectron2.data import DatasetCatalog\n"
+        "from detectron2.modeling import META_ARCH_REGISTRY\n"
+        "print(json.dumps([before, 'RMAE' in META_ARCH_REGISTRY, 'scenes_train' in DatasetCatalog]))"
+    )
+    assert json.loads(python(code, tmp_path)) == [False, True, True]
+
+
+def test_doctor(cli):
+    code, out, _ = cli("doctor")
+    assert out.startswith(f"rmae_d2 {__version__}, Python ")
+    assert "ok       Detectron2 " in out and "ok       devices: " in out and "simplejpeg" in out
+    assert code == int("missing" in "".join(x for x in out.splitlines() if "rmae_d2[" not in x))
+
+
+def test_doctor_without_anything(tmp_path):
+    """No site-packages: every missing thing has a remedy, and nothing fails."""
+    package = Path(commands.__file__).resolve().parents[2]
+    code = (
+        f"import sys; sys.path.insert(0, {str(package)!r})\n"
+        "from rmae_d2 import commands\nprint(commands.run(['doctor']))"
+    )
+    lines = python(code, tmp_path, "-S", "-E").splitlines()
+    assert lines[-1] == "1"
+    for missing, remedy in (
+        ("missing  Detectron2", "rmae-d2 install-detectron2"),
+        ("missing  simplejpeg", "pip install 'rmae_d2[fast]'"),
+        ("missing  torch: ", "pip install torch torchvision"),
+    ):
+        (number,) = (i for i, line in enumerate(lines) if line.startswith(missing))
+        assert remedy in lines[number + 1]
