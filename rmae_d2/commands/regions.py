@@ -10,8 +10,8 @@ A Slurm array runs the same line in all tasks, with
     --shard-index $SLURM_ARRAY_TASK_ID --num-shards $SLURM_ARRAY_TASK_COUNT (an array from 0)
 and a Ray cluster takes it with --engine ray.
 
-The exit code is 1 for an error, suspiciously many failures, or something that --verify found; 130 and 143 when
-stopped by ctrl-C or SIGTERM.
+The exit code is 1 for an error, suspiciously many failures, or something that --verify found;
+130 and 143 when stopped by ctrl-C or SIGTERM.
 """
 
 import argparse
