@@ -10,6 +10,7 @@ computed: a large model takes as long as a small one.
 
 import argparse
 
+from ..config import find_config
 from . import options
 
 
@@ -23,6 +24,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    for file in args.table or ():
+        find_config(file)  # before anything slow
     from ..config import apply_overrides, load_config
     from ..modeling.analysis import analyze_config, comparison_table, parts_table
 

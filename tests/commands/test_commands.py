@@ -61,6 +61,7 @@ def test_what_is_there(cli):
         (["train"], 2, "--config-file"),
         (["train", "--config-file", "demo/rmae_tiny_scnes.py"], 1, "mean demo/rmae_tiny_scenes.py"),
         (["analyze", "--config-file", "pretrain/rmae_vitd.py"], 1, "pretrain/rmae_vitb.py"),
+        (["analyze", "--table", "pretrain/rmae_vitd.py"], 1, "pretrain/rmae_vitb.py"),
         (
             ["train", "--config-file", "demo/rmae_tiny_scenes.py", "trian.x=1"],
             1,
@@ -146,6 +147,7 @@ def test_registered_when_detectron2_is_imported(tmp_path):
         "before = 'torch' in sys.modules\n"
         "from detectron2.data import DatasetCatalog\n"
         "from detectron2.modeling import META_ARCH_REGISTRY\n"
+        "rmae_d2.data.read_image, rmae_d2.modeling.RMAE\n"
         "print(json.dumps([before, 'RMAE' in META_ARCH_REGISTRY, 'scenes_train' in DatasetCatalog]))"
     )
     assert json.loads(python(code, tmp_path)) == [False, True, True]

@@ -202,7 +202,6 @@ def _expected_files(stamp: dict[str, Any]) -> Iterator[tuple[str, int]]:
 def taking_its_name(root: Path) -> Iterator[Path]:
     """A new folder beside `root` that becomes `root` when the block ends well, and goes when it does not."""
     root = root.absolute()
-    root.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{root.name}.incomplete-"
     for left in root.parent.glob(f"{prefix}*"):
         logger.warning(
@@ -211,7 +210,10 @@ def taking_its_name(root: Path) -> Iterator[Path]:
     folder = root.parent / f"{prefix}{os.getpid()}"
     if folder.exists():
         shutil.rmtree(folder)  # of a killed run that had this process's number
-    folder.mkdir()
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{root} cannot be made: {error}") from error
     try:
         yield folder
         try:
