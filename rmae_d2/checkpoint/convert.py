@@ -21,24 +21,10 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .expected import (
-    Shapes,
-    encoder_size,
-    expected_decoder,
-    expected_encoder,
-    expected_regions,
-)
+from .expected import Shapes, encoder_size, expected_decoder, expected_encoder, expected_regions
 from .formats import StateDict, our_names, read_weights, translate
 from .positions import Grid, grid_of_table, resample_table
-from .targets import (
-    DECODER,
-    ENCODER,
-    MASKING,
-    REGIONS,
-    REGIONS_TO_PIXELS,
-    TARGETS,
-    target_name,
-)
+from .targets import DECODER, ENCODER, MASKING, REGIONS, REGIONS_TO_PIXELS, TARGETS, target_name
 
 _POS_EMBED = ENCODER + "pos_embed"
 _CLS_TOKEN = ENCODER + "cls_token"
@@ -51,10 +37,7 @@ _OF_TRANSFER = re.compile(
 )
 _CLASSIFIER = re.compile(r"^(head|fc_norm)\.")
 # What formats.our_names leaves out.
-_NEVER_TAKEN = {
-    "hf_vitmae": "a pooler",
-    "moco_v3": "projector, predictor and momentum encoder",
-}
+_NEVER_TAKEN = {"hf_vitmae": "a pooler", "moco_v3": "projector, predictor and momentum encoder"}
 # Kinds whose position embedding always has a row for the cls token.
 _WITH_CLS_ROW = ("rmae_d2", "rmae_reference", "mae", "hf_vitmae", "moco_v3")
 
@@ -292,11 +275,7 @@ def _find_missing(out: Conversion, taken: StateDict, shapes: Shapes) -> None:
 
 
 def _fit_tables(
-    out: Conversion,
-    taken: StateDict,
-    cls_rows: int,
-    grid: Grid | None,
-    img_size: Grid | None,
+    out: Conversion, taken: StateDict, cls_rows: int, grid: Grid | None, img_size: Grid | None
 ) -> None:
     """Gives the position embeddings the grid and the cls row that the target wants."""
     target = TARGETS[out.target]

@@ -27,10 +27,7 @@ _HF: Rules = [
 ]
 _HF_BLOCK: Rules = [(r"\.norm1\.", ".layernorm_before."), (r"\.norm2\.", ".layernorm_after.")]
 # As on the hub and in transformers up to 4; from_pretrained of 5 reads them too.
-_HF_4: Rules = [
-    *_HF,
-    (r"^backbone\.net\.blocks\.", "vit.encoder.layer."),
-]
+_HF_4: Rules = [*_HF, (r"^backbone\.net\.blocks\.", "vit.encoder.layer.")]
 _HF_4_BLOCK: Rules = [
     *_HF_BLOCK,
     (r"\.attn\.proj\.", ".attention.output.dense."),

@@ -7,11 +7,7 @@ from detectron2.modeling import SimpleFeaturePyramid, ViT
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from rmae_d2.checkpoint import (
-    convert,
-    load_pretrained,
-    load_weights,
-)
+from rmae_d2.checkpoint import convert, load_pretrained, load_weights
 from rmae_d2.errors import CheckpointError
 
 SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}

@@ -15,7 +15,7 @@ from PIL import ExifTags, Image
 
 from ...annotations.coco_json import OWN_DATA, examples, mask_of, read_coco_json
 from ...annotations.missing import missing_dataset, unknown_dataset
-from .images_only import (coco_image_name, image_folder, without_absent)
+from .images_only import coco_image_name, image_folder, without_absent
 from ...errors import UserError, AnnotationError
 
 logger = logging.getLogger(__name__)
@@ -191,9 +191,7 @@ def _load_own(json: str, root: str | None) -> list[dict[str, Any]]:
     try:
         folder = image_folder(json, names, None if root is None else os.path.expanduser(root))
     except UserError as error:  # pre-training's key has another name
-        raise UserError(
-            str(error).replace("dataset.image_root", "dataset.root")
-        ) from None
+        raise UserError(str(error).replace("dataset.image_root", "dataset.root")) from None
     return [
         {
             "file_name": os.path.join(folder, name),

@@ -174,9 +174,7 @@ def _from_text(path: str) -> list[dict[str, Any]]:
         lines = [line.strip() for line in file]
     lines = [line for line in lines if line and not line.startswith("#")]
     if not lines:
-        raise UserError(
-            f"{os.path.abspath(path)} names no image: one path a line is expected"
-        )
+        raise UserError(f"{os.path.abspath(path)} names no image: one path a line is expected")
     return [
         {"file_name": line if "://" in line else os.path.join(folder, line), "image_id": line}
         for line in lines
@@ -192,9 +190,7 @@ def _from_json(path: str, image_root: str | None) -> list[dict[str, Any]]:
     images = content.get("images") if isinstance(content, dict) else None
     if not isinstance(images, list) or not images:
         found = sorted(content) if isinstance(content, dict) else type(content).__name__
-        raise UserError(
-            f"{path} is not in COCO's format: it needs a list 'images', it has {found}"
-        )
+        raise UserError(f"{path} is not in COCO's format: it needs a list 'images', it has {found}")
     names = [coco_image_name(image, path) for image in images]
     folder = image_folder(path, names, image_root)
     dicts = []

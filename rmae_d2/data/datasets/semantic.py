@@ -13,7 +13,7 @@ from detectron2.utils.file_io import PathManager
 from ...annotations.missing import missing_dataset, unknown_dataset
 from ...annotations.coco_json import examples
 from .detection import check_same_registered, upright_size
-from .images_only import (_walk, images_from)
+from .images_only import _walk, images_from
 from .label_images import IGNORE_LABEL, MAX_CLASSES, read_labels
 from ...errors import UserError, AnnotationError
 
@@ -146,9 +146,7 @@ def _named(names: Sequence[str] | str) -> tuple[str, ...]:
         )
     for name in named:
         if name not in DatasetCatalog:
-            raise unknown_dataset(
-                name, DatasetCatalog.list(), "dataset.images and dataset.labels"
-            )
+            raise unknown_dataset(name, DatasetCatalog.list(), "dataset.images and dataset.labels")
     return named
 
 

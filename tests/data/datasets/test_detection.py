@@ -212,9 +212,7 @@ def test_rle_masks(own):
 def test_absent_images(own, tmp_path, caplog):
     path = own()
     (tmp_path / "photos/2.png").unlink()
-    with pytest.raises(
-        UserError, match="1 of the 3 files .* are absent.*2.png.*At most 1%"
-    ):
+    with pytest.raises(UserError, match="1 of the 3 files .* are absent.*2.png.*At most 1%"):
         detection_dataset(json=path)
     assert _ids(detection_dataset(json=path, allow_missing=0.5)) == [1, 3]
     assert "They are left out" in caplog.text

@@ -130,9 +130,7 @@ def test_imagenets_flat_validation_folder(root):
         for file in folder.iterdir():
             file.rename(root / "val" / file.name)
         folder.rmdir()
-    with pytest.raises(
-        UserError, match=r"3 images, such as v\.jpg, w\.jpg, x\.jpg, lie in"
-    ):
+    with pytest.raises(UserError, match=r"3 images, such as v\.jpg, w\.jpg, x\.jpg, lie in"):
         classification_dataset(root, "val")
 
 
@@ -144,9 +142,7 @@ def test_empty_folders(tmp_path, root, caplog):
     with pytest.raises(UserError, match=r"no image in the 1 class folders .*\.jpeg"):
         classification_dataset(tmp_path / "bare")
     (root / "train/bee").mkdir()
-    with pytest.raises(
-        UserError, match="1 of the 4 class folders .* no image, such as bee"
-    ):
+    with pytest.raises(UserError, match="1 of the 4 class folders .* no image, such as bee"):
         classification_dataset(root)
     # Nobody is hurt where these are only tested, be the folder empty or absent.
     (root / "val/bee").mkdir()
