@@ -155,7 +155,8 @@ def shaded(color: Color, factor: float) -> Color:
 
 
 # ------------------------------------------------------------------------------------------------ objects
-# fmt: off  (outlines are tables: a line holds as many points as fit)
+# Outlines are tables: a line holds as many points as fit.
+# fmt: off
 
 
 def _eye(cx: float, cy: float, radius: float) -> list[Part]:
@@ -476,10 +477,18 @@ def _teapot(rng: np.random.Generator) -> list[Part]:
     return parts
 
 
-SHAPES: tuple[Shape, ...] = (Shape("bird", "animal", _bird, 20, airborne=True),
-    Shape("fish", "animal", _fish, 40), Shape("butterfly", "animal", _butterfly, 180, airborne=True),
-    Shape("tree", "plant", _tree, 8), Shape("flower", "plant", _flower, 20),
-    Shape("mushroom", "plant", _mushroom, 15), Shape("car", "vehicle", _car, 14),
-    Shape("sailboat", "vehicle", _sailboat, 12), Shape("balloon", "vehicle", _balloon, 12, airborne=True),
-    Shape("house", "building", _house, 6), Shape("umbrella", "household", _umbrella, 50),
-    Shape("teapot", "household", _teapot, 20))
+# fmt: on
+SHAPES: tuple[Shape, ...] = (
+    Shape("bird", "animal", _bird, 20, airborne=True),
+    Shape("fish", "animal", _fish, 40),
+    Shape("butterfly", "animal", _butterfly, 180, airborne=True),
+    Shape("tree", "plant", _tree, 8),
+    Shape("flower", "plant", _flower, 20),
+    Shape("mushroom", "plant", _mushroom, 15),
+    Shape("car", "vehicle", _car, 14),
+    Shape("sailboat", "vehicle", _sailboat, 12),
+    Shape("balloon", "vehicle", _balloon, 12, airborne=True),
+    Shape("house", "building", _house, 6),
+    Shape("umbrella", "household", _umbrella, 50),
+    Shape("teapot", "household", _teapot, 20),
+)
