@@ -105,6 +105,7 @@ def test_every_photograph_is_in_the_wheel() -> None:
 
 
 def test_the_metadata_covers_every_category() -> None:
+    assert [c["name"] for c in CATEGORIES if c["isthing"]] == list(THING_CLASSES)
     metadata = panoptic_metadata()
     things = metadata["thing_dataset_id_to_contiguous_id"]
     stuff = metadata["stuff_dataset_id_to_contiguous_id"]
