@@ -45,19 +45,11 @@ _HF_5_BLOCK: Rules = [
 
 @dataclass(frozen=True)
 class Target:
-    """One project's form of the weights.
+    """One project's form of the weights: what it is called, and which parts it takes."""
 
-    Args:
-        name: as on the command line.
-        whole: what its model is called, for messages.
-        cls_token: takes the cls token and the final norm.
-        decoder: takes the pixel decoder.
-        regions: takes the region branch.
-    """
-
-    name: str
-    whole: str
-    cls_token: bool = True
+    name: str  #: as on the command line
+    whole: str  #: what its model is called, for messages
+    cls_token: bool = True  #: and the final norm
     decoder: bool = False
     regions: bool = False
 
