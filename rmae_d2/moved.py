@@ -14,6 +14,7 @@ from typing import Any
 
 #: Modules, old and new place below ``rmae_d2``.
 MODULES = {
+    "checkpoint.expected": "checkpoint.encoder",
     "checkpoint.files": "files",
     "data.datasets.coco_json": "annotations.coco_json",
     "data.datasets.scene_crops": "data.scenes.crops",
@@ -32,10 +33,10 @@ MODULES = {
     "engine.interactive_command": "inference.interactive_evaluation",
     "engine.lars": "solver.lars",
     "engine.mask_pictures": "inference.mask_pictures",
-    "engine.num_classes": "data.recipes.num_classes",
+    "engine.num_classes": "data.recipes.own_data",
     "engine.optimizer": "solver.optimizer",
     "engine.own_data": "data.recipes.own_data",
-    "engine.own_labels": "data.recipes.own_labels",
+    "engine.own_labels": "data.recipes.own_data",
     "engine.predict_command": "inference.prediction_run",
     "engine.predict_inputs": "inference.predict_inputs",
     "engine.prediction_outputs": "inference.prediction_outputs",

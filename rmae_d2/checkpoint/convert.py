@@ -21,24 +21,10 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .expected import (
-    Shapes,
-    encoder_size,
-    expected_decoder,
-    expected_encoder,
-    expected_regions,
-)
+from .encoder import Shapes, encoder_size, expected_shapes
 from .formats import StateDict, our_names, read_weights, translate
 from .positions import Grid, grid_of_table, resample_table
-from .targets import (
-    DECODER,
-    ENCODER,
-    MASKING,
-    REGIONS,
-    REGIONS_TO_PIXELS,
-    TARGETS,
-    target_name,
-)
+from .targets import DECODER, ENCODER, MASKING, REGIONS, REGIONS_TO_PIXELS, TARGETS, target_name
 
 _POS_EMBED = ENCODER + "pos_embed"
 _CLS_TOKEN = ENCODER + "cls_token"
@@ -51,10 +37,7 @@ _OF_TRANSFER = re.compile(
 )
 _CLASSIFIER = re.compile(r"^(head|fc_norm)\.")
 # What formats.our_names leaves out.
-_NEVER_TAKEN = {
-    "hf_vitmae": "a pooler",
-    "moco_v3": "projector, predictor and momentum encoder",
-}
+_NEVER_TAKEN = {"hf_vitmae": "a pooler", "moco_v3": "projector, predictor and momentum encoder"}
 # Kinds whose position embedding always has a row for the cls token.
 _WITH_CLS_ROW = ("rmae_d2", "rmae_reference", "mae", "hf_vitmae", "moco_v3")
 
@@ -129,7 +112,12 @@ def convert(
     kind, given = read_weights(weights)
     source = weights if isinstance(weights, str) else "the given state dict"
     out = Conversion(source, kind, to)
-    given = _without_dropped(out, given, drop)
+    for pattern in drop:
+        hits = [key for key in given if fnmatch(key, pattern)]
+        if not hits:
+            raise CheckpointError(f"{source}: no tensor is called like {pattern!r}")
+        out.not_taken.update(dict.fromkeys(hits, "left out as asked"))
+    given = {key: value for key, value in given.items() if key not in out.not_taken}
     names = our_names(kind, given)
     ours = translate(kind, given)
     theirs: dict[str, str] = {}
@@ -146,9 +134,10 @@ def convert(
             taken[name] = tensor
         else:
             out.not_taken[theirs[name]] = reason
-    if _POS_EMBED in taken and taken[_POS_EMBED].dim() != 3:
+    table = taken.get(_POS_EMBED)
+    if table is not None and table.dim() != 3:
         raise CheckpointError(
-            f"{source}: {theirs[_POS_EMBED]} is {tuple(taken[_POS_EMBED].shape)}, not (1, rows, width)"
+            f"{source}: {theirs[_POS_EMBED]} is {tuple(table.shape)}, not (1, rows, width)"
         )
     cls_rows = _cls_rows(kind, taken)
     if fill:
@@ -160,15 +149,6 @@ def convert(
     if out.refused:
         out.tensors.clear()  # half a network is of no use
     return out
-
-
-def _without_dropped(out: Conversion, given: StateDict, drop: Sequence[str]) -> StateDict:
-    for pattern in drop:
-        hits = [key for key in given if fnmatch(key, pattern)]
-        if not hits:
-            raise CheckpointError(f"{out.source}: no tensor is called like {pattern!r}")
-        out.not_taken.update(dict.fromkeys(hits, "left out as asked"))
-    return {key: value for key, value in given.items() if key not in out.not_taken}
 
 
 def _leave_out(out: Conversion, name: str, tensor: Tensor) -> str | None:
@@ -223,12 +203,14 @@ def _cls_rows(kind: str, taken: StateDict) -> int:
 
 def _check(out: Conversion, taken: StateDict, theirs: dict[str, str], cls_rows: int) -> None:
     """Takes out and refuses what the target's network has no place for, and finds what it has besides."""
-    length = _num_patches(taken, cls_rows)
+    if _POS_EMBED in taken:
+        length = taken[_POS_EMBED].shape[1] - cls_rows
+    else:  # by the decoder's table where the encoder's is missing, which is refused below
+        table = taken.get(DECODER + "pos_embed")
+        length = 1 if table is None or table.dim() != 3 else table.shape[1] - 1
     try:
         dim, in_chans, patch_size = encoder_size(taken)
-        shapes = expected_encoder(taken, length) | expected_decoder(taken, length)
-        if out.kind == "rmae_reference":
-            shapes |= expected_regions(taken, length)
+        shapes = expected_shapes(taken, length, out.kind == "rmae_reference")
     except (CheckpointError, ValueError) as error:
         raise CheckpointError(f"{out.source}: {error}") from error
     shapes[_POS_EMBED] = (1, length + cls_rows, dim)
@@ -240,14 +222,6 @@ def _check(out: Conversion, taken: StateDict, theirs: dict[str, str], cls_rows: 
         if problem:
             out.refused[theirs[name]] = problem
             del taken[name]
-
-
-def _num_patches(taken: StateDict, cls_rows: int) -> int:
-    """L, by the decoder's table where the encoder's is missing, which is refused later."""
-    if _POS_EMBED in taken:
-        return taken[_POS_EMBED].shape[1] - cls_rows
-    table = taken.get(DECODER + "pos_embed")
-    return 1 if table is None or table.dim() != 3 else table.shape[1] - 1
 
 
 def _problem(out: Conversion, name: str, tensor: Tensor, shapes: Shapes, length: int) -> str | None:
@@ -292,11 +266,7 @@ def _find_missing(out: Conversion, taken: StateDict, shapes: Shapes) -> None:
 
 
 def _fit_tables(
-    out: Conversion,
-    taken: StateDict,
-    cls_rows: int,
-    grid: Grid | None,
-    img_size: Grid | None,
+    out: Conversion, taken: StateDict, cls_rows: int, grid: Grid | None, img_size: Grid | None
 ) -> None:
     """Gives the position embeddings the grid and the cls row that the target wants."""
     target = TARGETS[out.target]
@@ -322,8 +292,7 @@ def _fit_tables(
         return
     length = taken[_POS_EMBED].shape[1] - cls_rows
     for name in [name for name in taken if name.endswith("pos_embed")]:
-        before = taken[name].shape[1] - length
-        after = before
+        before = after = taken[name].shape[1] - length
         if name == _POS_EMBED:
             # Without a cls token a timm ViT has no row for it either (class_token=False).
             after = int(_CLS_TOKEN in taken) if target.name == "timm" else 1
@@ -387,7 +356,11 @@ def _grouped(names: Mapping[str, str]) -> list[str]:
         reasons.setdefault(why, {}).setdefault(stem, []).append(leaf)
     lines = []
     for why, stems in reasons.items():
-        shown = [_with_leaves(stem, leaves) for stem, leaves in stems.items()]
+        shown = []
+        for stem, leaves in stems.items():
+            kinds = list(dict.fromkeys(leaves))
+            leaf = f".{{{','.join(kinds)}}}" if len(kinds) > 1 else f".{kinds[0]}".rstrip(".")
+            shown.append(f"{stem}{leaf}{f' ({len(leaves)})' if len(leaves) > 1 else ''}")
         if not why:
             lines += [f"  {name}" for name in shown]
         elif len(shown) == 1:
@@ -395,9 +368,3 @@ def _grouped(names: Mapping[str, str]) -> list[str]:
         else:
             lines += [f"  {why}:", *(f"    {name}" for name in shown)]
     return lines
-
-
-def _with_leaves(stem: str, leaves: list[str]) -> str:
-    kinds = list(dict.fromkeys(leaves))
-    leaf = f".{{{','.join(kinds)}}}" if len(kinds) > 1 else f".{kinds[0]}".rstrip(".")
-    return f"{stem}{leaf}{f' ({len(leaves)})' if len(leaves) > 1 else ''}"

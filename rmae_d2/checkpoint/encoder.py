@@ -1,20 +1,22 @@
-"""A ViT of whatever size a weight file holds, built and loaded."""
+"""Networks of the size that weights are for: names and shapes of their tensors, a ViT built and loaded."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from ..modeling.pixel_encoder import VIT_SIZES, LayerNorm, MaskedViT
+from ..modeling import MaskedViT, PixelDecoder, RegionBranch
+from ..modeling.pixel_encoder import VIT_SIZES, LayerNorm
 from ..modeling.transfer.vit import ViT
-from .expected import encoder_size
-from .formats import load_weights
+from .formats import StateDict, load_weights
 from .positions import grid_of_table
-from .targets import ENCODER
+from .targets import DECODER, ENCODER, REGIONS
+
+Shapes = dict[str, tuple[int, ...]]
 
 _NORM = ("norm.weight", "norm.bias")
 _REL_POS = re.compile(r"blocks\.(\d+)\.attn\.rel_pos_h$")
@@ -25,30 +27,21 @@ _MOCO_SMALL = (384, 12)
 
 @dataclass(frozen=True)
 class EncoderSize:
-    """All that it takes to build a ViT.
+    """All that it takes to build a ViT."""
 
-    Attributes:
-        grid: (Gh, Gw) of the position embedding.
-        cls_token: whether there is one; without it the net is the transfer backbone.
-        cls_row: whether the position embedding has a row for it all the same.
-        norm: whether there is a final norm.
-        window: side in patches of the windows of ``windowed`` blocks.
-        rel_grid: side in patches that relative positions are for; 0 for none.
-    """
-
-    grid: tuple[int, int]
+    grid: tuple[int, int]  #: (Gh, Gw) of the position embedding
     patch_size: int
     in_chans: int
     embed_dim: int
     depth: int
     num_heads: int
     mlp_ratio: float
-    cls_token: bool
-    cls_row: bool = True
-    norm: bool = True
-    window: int = 0
+    cls_token: bool  #: without one the net is the transfer backbone
+    cls_row: bool = True  #: whether the position embedding has a row for it all the same
+    norm: bool = True  #: whether there is a final norm
+    window: int = 0  #: side in patches of the windows of ``windowed`` blocks
     windowed: tuple[int, ...] = ()
-    rel_grid: int = 0
+    rel_grid: int = 0  #: side in patches that relative positions are for; 0 for none
 
     @property
     def img_size(self) -> tuple[int, int]:
@@ -60,41 +53,25 @@ class EncoderSize:
 
     def build(self, seed: int = 0) -> MaskedViT | ViT:
         """The network with random weights; torch's generator is left as it was."""
+        names = ("patch_size", "in_chans", "embed_dim", "depth", "num_heads", "mlp_ratio")
+        sizes: dict[str, Any] = {name: getattr(self, name) for name in names}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            net = self._masked_vit() if self.cls_token else self._backbone()
-        return net.eval()
-
-    def _masked_vit(self) -> MaskedViT:
-        net = MaskedViT(
-            self.img_size,
-            self.patch_size,
-            self.in_chans,
-            self.embed_dim,
-            self.depth,
-            self.num_heads,
-            self.mlp_ratio,
-        )
+            if not self.cls_token:
+                return ViT(
+                    img_size=(self.rel_grid or self.grid[0]) * self.patch_size,
+                    norm_layer=LayerNorm,
+                    use_rel_pos=self.rel_grid > 0,
+                    window_size=self.window,
+                    window_block_indexes=self.windowed,
+                    pretrain_img_size=self.img_size[0],
+                    pretrain_use_cls_token=self.cls_row,
+                    **sizes,
+                ).eval()
+            net = MaskedViT(self.img_size, **sizes)
         if not self.norm:
-            net.norm = torch.nn.Identity()  # type: ignore[assignment]
-        return net
-
-    def _backbone(self) -> ViT:
-        return ViT(
-            img_size=(self.rel_grid or self.grid[0]) * self.patch_size,
-            patch_size=self.patch_size,
-            in_chans=self.in_chans,
-            embed_dim=self.embed_dim,
-            depth=self.depth,
-            num_heads=self.num_heads,
-            mlp_ratio=self.mlp_ratio,
-            norm_layer=LayerNorm,
-            use_rel_pos=self.rel_grid > 0,
-            window_size=self.window,
-            window_block_indexes=self.windowed,
-            pretrain_img_size=self.img_size[0],
-            pretrain_use_cls_token=self.cls_row,
-        )
+            net.norm = nn.Identity()  # type: ignore[assignment]
+        return net.eval()
 
 
 def load_encoder(
@@ -122,11 +99,8 @@ def load_encoder(
     """
     kind, ours = load_weights(weights)
     source = weights if isinstance(weights, str) else "the given state dict"
-    own = {
-        name.removeprefix(ENCODER): tensor.float()
-        for name, tensor in ours.items()
-        if name.startswith(ENCODER)
-    }
+    inner = {name: name.removeprefix(ENCODER) for name in ours if name.startswith(ENCODER)}
+    own = {short: ours[name].float() for name, short in inner.items()}
     try:
         size = _size(kind, ours, own, num_heads, window)
     except CheckpointError as error:
@@ -216,3 +190,75 @@ def _check(source: str, own: Mapping[str, Tensor], wanted: Mapping[str, Tensor])
         raise CheckpointError(
             f"{source}: {name} is {tuple(own[name].shape)}, should be {tuple(wanted[name].shape)}"
         )
+
+
+def expected_shapes(weights: StateDict, num_patches: int, regions: bool) -> Shapes:
+    """The pixel encoder's tensors, its table with one cls row; the decoder's and the region branch's, if any.
+
+    Args:
+        weights: under our names; widths, depths, patch size and channels are read off them.
+        num_patches: L.
+        regions: whether the region branch is one of the reference's (length variant), else it is left out.
+
+    Raises:
+        CheckpointError: where they hold no pixel encoder.
+    """
+    dim, in_chans, patch = encoder_size(weights)
+    hidden = weights.get(ENCODER + "blocks.0.mlp.fc1.weight")
+    # Half a unit more, for int(dim * ratio) must not round down.
+    ratio = (len(hidden) + 0.5) / dim if hidden is not None else 4.0
+    depth = _count(weights, ENCODER + "blocks")
+    with torch.device("meta"):
+        net = MaskedViT((patch, patch * num_patches), patch, in_chans, dim, depth, 1, ratio)
+        shapes = _shapes(net, ENCODER)
+        grid = (1, num_patches)
+        mask_token = weights.get(DECODER + "mask_token")
+        if mask_token is not None:
+            depth = _count(weights, DECODER + "blocks")
+            decoder = PixelDecoder(
+                dim, grid, patch, in_chans, mask_token.shape[-1], depth, num_heads=1
+            )
+            shapes |= _shapes(decoder, DECODER)
+        mask_token = weights.get(REGIONS + "neck.mask_token")
+        patch_embed = weights.get(REGIONS + "encoder.patch_embed.proj.weight")
+        if regions and mask_token is not None and patch_embed is not None:
+            branch = RegionBranch(
+                *(dim, grid, patch),
+                neck_depth=_count(weights, REGIONS + "neck.blocks"),
+                encoder_dim=len(patch_embed),
+                encoder_depth=_count(weights, REGIONS + "encoder.blocks"),
+                encoder_num_heads=1,
+                decoder_dim=mask_token.shape[-1],
+                decoder_depth=1 + _count(weights, REGIONS + "decoder"),
+                decoder_num_heads=1,
+            )
+            shapes |= _shapes(branch, REGIONS)
+    return shapes
+
+
+def encoder_size(weights: StateDict) -> tuple[int, int, int]:
+    """Width, channels and patch side of the pixel encoder.
+
+    Raises:
+        CheckpointError: where there is none, or it embeds no square patches.
+    """
+    kernel = weights.get(ENCODER + "patch_embed.proj.weight")
+    if kernel is None:
+        raise CheckpointError("no pixel encoder in these weights: nothing to convert")
+    if kernel.dim() != 4 or kernel.shape[2] != kernel.shape[3]:
+        raise CheckpointError(
+            f"patch_embed.proj.weight is {tuple(kernel.shape)}, not (width, channels, patch, patch)"
+        )
+    if len(kernel) % 4:
+        raise CheckpointError(f"an encoder of width {len(kernel)}: not a multiple of 4")
+    return len(kernel), kernel.shape[1], kernel.shape[2]
+
+
+def _count(names: Iterable[str], stem: str) -> int:
+    """One more than the highest number after ``stem.``, so that a gap shows as missing tensors."""
+    found = (re.match(rf"{re.escape(stem)}\.(\d+)\.", name) for name in names)
+    return max((int(match[1]) + 1 for match in found if match), default=0)
+
+
+def _shapes(module: nn.Module, prefix: str) -> Shapes:
+    return {prefix + name: tuple(value.shape) for name, value in module.state_dict().items()}

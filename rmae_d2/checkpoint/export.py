@@ -34,9 +34,19 @@ def save_conversion(conversion: Conversion, path: str, force: bool = False) -> N
             f"{first[0]}: {first[1]}"
         )
     check_output(path, conversion.target, force)
-    _make_folder(path)
+    if "://" not in path:
+        try:
+            os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"{path}: its folder can't be made ({error})") from error
     if path.endswith(".safetensors"):
-        data = _safetensors(conversion)
+        try:
+            from safetensors.torch import save
+        except ImportError as error:
+            raise CheckpointError(
+                "writing .safetensors needs the package safetensors: pip install safetensors, or name a .pth"
+            ) from error
+        data = save(conversion.tensors, metadata={"format": "pt"})
         with atomic_file(path) as file:
             file.write(data)
         return
@@ -64,16 +74,6 @@ def check_output(path: str, target: str, force: bool = False) -> None:
         raise CheckpointError(f"{path}: is there already; --force overwrites it")
 
 
-def _make_folder(path: str) -> None:
-    if "://" in path:
-        return
-    folder = os.path.dirname(os.path.abspath(path))
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"{path}: its folder can't be made ({error})") from error
-
-
 def export_backbone(weights: str | Mapping[str, Any], path: str) -> list[str]:
     """Writes the pixel encoder for a plain Detectron2 ViTDet, over a file that may be there.
 
@@ -98,13 +98,3 @@ def export_backbone(weights: str | Mapping[str, Any], path: str) -> list[str]:
         conversion = convert(weights, "detectron2", grid=(side, side))
     save_conversion(conversion, path, force=True)
     return sorted(conversion.tensors)
-
-
-def _safetensors(conversion: Conversion) -> bytes:
-    try:
-        from safetensors.torch import save
-    except ImportError as error:
-        raise CheckpointError(
-            "writing .safetensors needs the package safetensors: pip install safetensors, or name a .pth"
-        ) from error
-    return save(conversion.tensors, metadata={"format": "pt"})

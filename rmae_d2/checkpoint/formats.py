@@ -158,7 +158,10 @@ def our_names(kind: str, keys: Iterable[str]) -> dict[str, str]:
     if kind == "detectron2":
         return {key: _ENCODER + key for key in keys}
     if kind == "hf_vitmae":
-        return {key: _our_name_of_hf(key) for key in keys if not _HF_POOLER.search(key)}
+        names = {key: rename(key, _HF_RULES) for key in keys if not _HF_POOLER.search(key)}
+        for rule in _HF_BLOCK:
+            names = {key: rename(name, [rule]) for key, name in names.items()}
+        return names
     if kind == "moco_v3":
         return {key: _MOCO.sub(_ENCODER, key) for key in keys if _MOCO.match(key)}
     rules = _RMAE_RULES if kind == "rmae_reference" else _MAE_RULES
@@ -200,13 +203,6 @@ def rename(key: str, rules: Rules) -> str:
     return key
 
 
-def _our_name_of_hf(key: str) -> str:
-    key = rename(key, _HF_RULES)
-    for rule in _HF_BLOCK:
-        key = rename(key, [rule])
-    return key
-
-
 def translate(kind: str, state_dict: StateDict) -> StateDict:
     """A state dict of a known kind under our names.
 
@@ -238,10 +234,9 @@ def _join_qkv(name: str, keys: list[str], state_dict: StateDict) -> Tensor:
         if role in parts:
             raise CheckpointError(f"{' and '.join(keys)} are too many tensors for {name}")
         parts[role] = state_dict[key]
-    missing = {"q", "k", "v"} - parts.keys()
-    if missing:
-        words = {"q": "query", "k": "key", "v": "value"}
-        lacking = ", ".join(words[role] for role in sorted(missing))
+    words = {"k": "key", "q": "query", "v": "value"}
+    lacking = ", ".join(word for role, word in words.items() if role not in parts)
+    if lacking:
         raise CheckpointError(f"a Hugging Face ViT whose {name} lacks its {lacking}: incomplete")
     shapes = [tuple(parts[role].shape) for role in "qkv"]
     if len(set(shapes)) > 1:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from ..errors import CheckpointError
 from .formats import load_weights
 from .positions import Grid, grid_of_table, resample_table, sincos_grid, square_grid
+from .targets import ENCODER
 
 logger = logging.getLogger(__name__)
 
-_ENCODER = "backbone.net."
 # Parameters that ViTDet adds to a pre-trained encoder (ViTDet, section 3: relative positions are
 # used in fine-tuning only).
 _NEW_IN_TRANSFER = re.compile(r"\.rel_pos_[hw]$")
@@ -35,7 +35,7 @@ class LoadReport:
     unused: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        encoder = sum(k.startswith(_ENCODER) for k in self.copied)
+        encoder = sum(k.startswith(ENCODER) for k in self.copied)
         lines = [
             f"loaded {self.source} (recognised as {self.kind}):",
             f"  copied: {len(self.copied)} tensors, {encoder} of them of the pixel encoder",
@@ -80,7 +80,7 @@ def load_pretrained(
     update: dict[str, Tensor] = {}
     for key, tensor in own.items():
         if key not in state_dict or key in report.unused:
-            essential = key.startswith(_ENCODER) and not _NEW_IN_TRANSFER.search(key)
+            essential = key.startswith(ENCODER) and not _NEW_IN_TRANSFER.search(key)
             if essential or require_all:
                 report.refused.append(f"{key}: not in the file")
             else:
@@ -91,7 +91,8 @@ def load_pretrained(
             update[key] = state_dict[key]
             report.copied.append(key)
         elif key.endswith("pos_embed") and state_dict[key].shape[-1] == tensor.shape[-1]:
-            update[key] = _resample(state_dict[key], tensor, model)
+            grids = grid_of_table(state_dict[key]), _grid_of_model(tensor, model)
+            update[key] = resample_table(state_dict[key], *grids)
             report.resampled.append(key)
         else:
             report.refused.append(
@@ -105,16 +106,16 @@ def load_pretrained(
         else:
             report.unused.append(key)
     if report.refused:
+        few = report.refused[:8] + ["..."] * (len(report.refused) > 8)
         raise CheckpointError(
-            f"{report}\n{report.source} does not fit this model: nothing was loaded. Refused:\n  "
-            + "\n  ".join(report.refused[:8])
-            + ("\n  ..." if len(report.refused) > 8 else "")
+            f"{report}\n{source} does not fit this model: nothing was loaded. Refused:\n  "
+            + "\n  ".join(few)
             + f"\n{_remedy(own, state_dict, report.refused, require_all)}"
         )
     try:
         model.load_state_dict(update, strict=False)
     except RuntimeError as error:  # a part of the model that looks at more than shapes
-        raise CheckpointError(f"{report.source} does not fit this model: {error}") from error
+        raise CheckpointError(f"{source} does not fit this model: {error}") from error
     logger.info(str(report))
     return report
 
@@ -162,15 +163,10 @@ def _changes_encoder(key: str) -> bool:
     Deeper blocks, layer scale, register tokens; not the cls token and final norm that ViTDet drops, nor
     a fine-tuned ViTDet's relative positions when its encoder is pre-trained further.
     """
-    inner = key.removeprefix(_ENCODER)
+    inner = key.removeprefix(ENCODER)
     if inner == key or inner in ("cls_token", "norm.weight", "norm.bias"):
         return False
     return not _NEW_IN_TRANSFER.search(key)
-
-
-def _resample(source: Tensor, target: Tensor, model: nn.Module) -> Tensor:
-    """Resamples a position embedding of a file to the model's grid and cls row."""
-    return resample_table(source, grid_of_table(source), _grid_of_model(target, model))
 
 
 def _on_other_grid(key: str, source: Tensor, model: nn.Module) -> bool:
@@ -200,11 +196,9 @@ def _summary(names: list[str]) -> str:
     groups: dict[str, int] = {}
     for name in names:
         name = name.partition(":")[0]
+        stem = ".".join(name.split(".")[: 3 if name.startswith(ENCODER) else 2])
         if _NEW_IN_TRANSFER.search(name):
             stem = "rel_pos"
-        else:
-            parts = name.split(".")
-            stem = ".".join(parts[: 3 if name.startswith(_ENCODER) else 2])
         groups[stem] = groups.get(stem, 0) + 1
     shown = [f"{stem}: {count}" for stem, count in list(groups.items())[:12]]
     return ", ".join(shown) + (", ..." if len(groups) > 12 else "")

@@ -67,28 +67,20 @@ def _from_buffer(data: bytes, dtype: _Type, shape: tuple[int, ...], order: str) 
     return array
 
 
-def _scalar(dtype: _Type, data: bytes | str) -> Any:
-    return dtype.read(data, (), False).item()
-
-
 def _encode(text: str, encoding: str) -> bytes:
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"bytes in {encoding!r}")
     return text.encode("latin1")
 
 
-def _empty() -> bytes:
-    return b""  # protocol 2 has no literal for it
-
-
 _STAND_INS: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Type,
     ("numpy.core.multiarray", "_reconstruct"): _Array,
-    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy.core.multiarray", "scalar"): lambda dtype, data: dtype.read(data, (), False).item(),
     ("numpy.core.numeric", "_frombuffer"): _from_buffer,
     ("_codecs", "encode"): _encode,
-    ("__builtin__", "bytes"): _empty,
+    ("__builtin__", "bytes"): lambda: b"",  # protocol 2 has no literal for it
     ("collections", "OrderedDict"): OrderedDict,
 }
 

@@ -11,14 +11,6 @@ from .load import load_pretrained
 _GENERATOR = ".generator."
 
 
-class _Encoder(nn.Module):
-    """Gives a ViT the name that it has in a model."""
-
-    def __init__(self, net: MaskedViT) -> None:
-        super().__init__()
-        self.backbone = PixelEncoder(net)
-
-
 def load_scorer(net: MaskedViT, weights: str, block: int = -1) -> FrozenViT:
     """A frozen ViT whose attention a masking policy uses.
 
@@ -39,7 +31,8 @@ def load_scorer(net: MaskedViT, weights: str, block: int = -1) -> FrozenViT:
                 "AutoMAE model.masking.generator.scorer.weights=FILE"
             )
         try:
-            load_pretrained(_Encoder(net), weights)
+            # The ViT under the name that it has in a model.
+            load_pretrained(nn.ModuleDict({"backbone": PixelEncoder(net)}), weights)
         except CheckpointError as error:
             raise CheckpointError(
                 f"the masking policy's frozen scorer: {error}\n(Its size is that of its own net in the "

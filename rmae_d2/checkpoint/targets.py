@@ -27,10 +27,7 @@ _HF: Rules = [
 ]
 _HF_BLOCK: Rules = [(r"\.norm1\.", ".layernorm_before."), (r"\.norm2\.", ".layernorm_after.")]
 # As on the hub and in transformers up to 4; from_pretrained of 5 reads them too.
-_HF_4: Rules = [
-    *_HF,
-    (r"^backbone\.net\.blocks\.", "vit.encoder.layer."),
-]
+_HF_4: Rules = [*_HF, (r"^backbone\.net\.blocks\.", "vit.encoder.layer.")]
 _HF_4_BLOCK: Rules = [
     *_HF_BLOCK,
     (r"\.attn\.proj\.", ".attention.output.dense."),
@@ -48,19 +45,11 @@ _HF_5_BLOCK: Rules = [
 
 @dataclass(frozen=True)
 class Target:
-    """One project's form of the weights.
+    """One project's form of the weights: what it is called, and which parts it takes."""
 
-    Args:
-        name: as on the command line.
-        whole: what its model is called, for messages.
-        cls_token: takes the cls token and the final norm.
-        decoder: takes the pixel decoder.
-        regions: takes the region branch.
-    """
-
-    name: str
-    whole: str
-    cls_token: bool = True
+    name: str  #: as on the command line
+    whole: str  #: what its model is called, for messages
+    cls_token: bool = True  #: and the final norm
     decoder: bool = False
     regions: bool = False
 

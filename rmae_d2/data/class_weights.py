@@ -35,8 +35,7 @@ class FederatedClassWeights:
         """The weights, float32 (classes,).
 
         Raises:
-            UserError: no dataset of this name is registered, or its images a class are not known.
-            UserError: the json is not there.
+            UserError: there is no json, or no dataset of this name whose images a class are known.
         """
         counts = (
             self._registered_counts() if self.json is None else json_facts(self.json).image_counts

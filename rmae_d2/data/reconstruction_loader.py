@@ -63,12 +63,9 @@ def build_reconstruction_loader(
         )
     loaders = {"": own}
     for source in also:
-        name = _name(source)
+        name = getattr(source, "params", {}).get("source", type(source).__name__)
+        name = str(name).replace(" ", "_")
         if name in loaders:
             raise UserError(f"dataloader.test.also has two region sources named {name!r}")
         loaders[name] = build_eval_loader(dataset, mapper.with_regions(source), **options)
     return SeveralSourcesLoader(loaders)
-
-
-def _name(source: RegionSource) -> str:
-    return str(getattr(source, "params", {}).get("source", type(source).__name__)).replace(" ", "_")

@@ -21,16 +21,13 @@ logger = logging.getLogger(__name__)
 def category_repeat_factors(
     dataset_dicts: Sequence[dict[str, Any]], threshold: float
 ) -> NDArray[np.float64]:
-    """How often each image should appear an epoch: max(1, sqrt(threshold / f)), 1 or more.
+    """How often each image should appear an epoch: max(1, sqrt(threshold / f)), float64 (N,).
 
     f is the share of images that show the image's rarest class, as in Detectron2.
 
     Args:
         dataset_dicts: N dicts with ``annotations``.
         threshold: classes in a smaller share of the images are repeated (0.001 for LVIS).
-
-    Returns:
-        float64 (N,).
     """
     if threshold <= 0:
         raise UserError(f"repeat_threshold={threshold} must be positive; for no repeats, null")
@@ -51,19 +48,15 @@ class RepeatedOrder:
 
     The whole part of a factor always counts. Fractions are drawn by systematic sampling: one random
     offset u, image i once more where its cumulated fraction plus u passes a whole number. So each
-    image's chance is its fraction, and the number drawn is the same in every epoch.
+    image's chance is its fraction, and the number drawn, with which an epoch has ``length`` positions, is
+    the same in every epoch.
 
-    Attributes:
-        length: positions an epoch.
+    Args:
+        factors: (N,), 0 or more; the fractions are scaled, by less than 1 / their sum, to add up to a whole
+            number.
     """
 
     def __init__(self, factors: NDArray[np.float64]) -> None:
-        """Prepares the orders.
-
-        Args:
-            factors: (N,), 0 or more; the fractions are scaled, by less than 1 / their sum, to add up
-                to a whole number.
-        """
         self._whole = np.floor(factors).astype(np.int64)
         self._fractions = factors - self._whole
         total = float(self._fractions.sum())

@@ -70,21 +70,13 @@ class PhotometricDistortion(T.Augmentation):
 
 
 class PhotometricTransform(T.Transform):
-    """A fixed change of colours; places and labels stay.
+    """A fixed change of colours; places and labels stay."""
 
-    Args:
-        brightness: added to all values, of 255.
-        contrast: factor of all values.
-        saturation: factor of HSV's S.
-        hue: degrees.
-        contrast_first: before saturation and hue, else after.
-    """
-
-    brightness: float
-    contrast: float
-    saturation: float
-    hue: float
-    contrast_first: bool
+    brightness: float  #: added to all values, of 255
+    contrast: float  #: factor of all values
+    saturation: float  #: factor of HSV's S
+    hue: float  #: degrees
+    contrast_first: bool  #: before saturation and hue, else after
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..data.datasets.semantic import first_label, semantic_classes, semantic_dataset
-from ..data.recipes.num_classes import dataset_node
+from ..data.recipes.own_data import dataset_node
 from ..errors import UserError
 from ..evaluation.classes import classes_of
 from ..files import atomic_file

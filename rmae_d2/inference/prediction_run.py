@@ -15,8 +15,7 @@ from ..annotations.coco_json import examples
 from ..config import apply_overrides, load_config
 from ..data import read_image
 from ..data.datasets import json_facts
-from ..data.recipes.num_classes import set_num_classes
-from ..data.recipes.own_labels import follow_own_labels
+from ..data.recipes.own_data import follow_own_labels, set_num_classes
 from ..errors import ImageReadError, ImageSizeError, UserError
 from ..files import atomic_file
 from .predict_inputs import InputImage, check_apart, list_inputs

@@ -3,22 +3,11 @@ import re
 
 import pytest
 import torch
-from detectron2.modeling import SimpleFeaturePyramid, ViT
 from timm.models.vision_transformer import VisionTransformer
-from torch import nn
 
-from rmae_d2.checkpoint import (
-    convert,
-    load_pretrained,
-    load_weights,
-)
+from rmae_d2.checkpoint import convert, load_pretrained, load_weights
 from rmae_d2.errors import CheckpointError
-
-SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+from tests.checkpoint.helpers import SIZE, detector, detectron2_vit, hugging_face, same
 
 
 @pytest.fixture
@@ -31,50 +20,21 @@ def ours(mae):
     return mae.state_dict()
 
 
+def mae_names(state_dict):
+    return convert(state_dict, "mae").tensors
+
+
+def hub_names(state_dict):
+    """The names in facebook/vit-mae-base on the hub and in transformers 4."""
+    return convert(state_dict, "huggingface", transformers=4).tensors
+
+
 def rename(state_dict, rules):
     out = {}
     for key, value in state_dict.items():
         for pattern, replacement in rules:
             key = re.sub(pattern, replacement, key)
         out[key] = value
-    return out
-
-
-def mae_names(state_dict):
-    return rename(
-        state_dict,
-        [
-            (r"^backbone\.net\.", ""),
-            (r"^pixel_decoder\.mask_token$", "mask_token"),
-            (r"^pixel_decoder\.", "decoder_"),
-        ],
-    )
-
-
-def hub_names(state_dict):
-    """The names in facebook/vit-mae-base on the hub and in transformers 4."""
-    out = rename(
-        state_dict,
-        [
-            (r"^backbone\.net\.cls_token$", "vit.embeddings.cls_token"),
-            (r"^backbone\.net\.pos_embed$", "vit.embeddings.position_embeddings"),
-            (r"^backbone\.net\.patch_embed\.proj\.", "vit.embeddings.patch_embeddings.projection."),
-            (r"^backbone\.net\.norm\.", "vit.layernorm."),
-            (r"^backbone\.net\.blocks\.", "vit.encoder.layer."),
-            (r"^pixel_decoder\.mask_token$", "decoder.mask_token"),
-            (r"^pixel_decoder\.blocks\.", "decoder.decoder_layers."),
-            (r"^pixel_decoder\.(embed|pos_embed|norm|pred)\b", r"decoder.decoder_\1"),
-            (r"\.norm1\.", ".layernorm_before."),
-            (r"\.norm2\.", ".layernorm_after."),
-            (r"\.attn\.proj\.", ".attention.output.dense."),
-            (r"\.mlp\.fc1\.", ".intermediate.dense."),
-            (r"\.mlp\.fc2\.", ".output.dense."),
-        ],
-    )
-    for key in [k for k in out if ".attn.qkv." in k]:
-        parts = out.pop(key).chunk(3)
-        for name, part in zip(("query", "key", "value"), parts, strict=True):
-            out[key.replace(".attn.qkv.", f".attention.attention.{name}.")] = part
     return out
 
 
@@ -160,48 +120,18 @@ def test_moco_v3(tmp_path):
     assert len(left) == len(theirs) + 3
 
 
-def test_hugging_face_as_installed():
-    transformers = pytest.importorskip("transformers")
-    config = transformers.ViTMAEConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=128,
-        image_size=32,
-        patch_size=8,
-        decoder_hidden_size=16,
-        decoder_num_hidden_layers=1,
-        decoder_num_attention_heads=4,
-        decoder_intermediate_size=64,
-    )
-    theirs = transformers.ViTMAEForPreTraining(config)
-    for parameter in theirs.parameters():
-        nn.init.normal_(parameter)
-    check_hugging_face(theirs.state_dict())
-    # The encoder class by itself has the same keys without the prefix.
-    kind, encoder = load_weights(theirs.vit.state_dict())
-    assert kind == "hf_vitmae"
-    assert all(k.startswith("backbone.net.") for k in encoder)
-
-
-def check_hugging_face(theirs):
+def test_hugging_face(mae, ours):
+    theirs = hub_names(ours)
+    name = "vit.encoder.layer.1.attention.attention.query.weight"
+    assert torch.equal(theirs[name], ours["backbone.net.blocks.1.attn.qkv.weight"][:32])
     from_file = {k: v.clone() for k, v in theirs.items()}
     kind, state_dict = load_weights(theirs)
-    assert kind == "hf_vitmae"
+    assert kind == "hf_vitmae" and same(state_dict, ours)
     assert same(theirs, from_file)  # the caller's own is left alone
-    assert not [k for k in state_dict if "attention" in k or k.startswith(("vit", "decoder"))]
-    qkv = state_dict["backbone.net.blocks.1.attn.qkv.weight"]
-    query = next(
-        v for k, v in theirs.items() if re.search(r"[sr]\.1\.att.*q(uery|_proj).weight", k)
-    )
-    assert torch.equal(qkv[:32], query)
-    return state_dict
-
-
-def test_hugging_face_as_on_the_hub(mae, ours):
-    theirs = hub_names(ours)
-    assert "vit.encoder.layer.1.attention.attention.query.weight" in theirs
-    assert same(check_hugging_face(theirs), ours)
+    # The encoder class by itself has the same keys without the prefix, and as it is installed.
+    kind, encoder = load_weights(hugging_face().vit.state_dict())
+    assert kind == "hf_vitmae"
+    assert all(k.startswith("backbone.net.") and "attention" not in k for k in encoder)
     head = {"weight": torch.zeros(2, 32), "bias": torch.zeros(2)}
     with_head = {**theirs, "vit.pooler.dense.weight": torch.zeros(32, 32)}
     with_head |= {f"classifier.{k}": v for k, v in head.items()}
@@ -218,10 +148,8 @@ def test_a_hugging_face_file_without_its_keys(ours):
 
 
 def test_detectron2():
-    net = ViT(**SIZE, pretrain_img_size=32, use_rel_pos=True)
-    detector = nn.Module()
-    detector.backbone = SimpleFeaturePyramid(net, "last_feat", 16, [2.0, 1.0])
-    expected = detector.state_dict()
+    net = detectron2_vit(use_rel_pos=True)
+    expected = detector(net).state_dict()
     kind, state_dict = load_weights({"model": expected, "iteration": 9})
     assert kind == "detectron2"
     assert same(state_dict, expected)
@@ -327,11 +255,3 @@ def test_other_vits_are_refused(mae, arguments, part):
     with pytest.raises(CheckpointError, match=rf"{part}\S*: the model has no such part"):
         load_pretrained(mae, theirs.state_dict())
     assert same(mae.state_dict(), before)
-
-
-def test_a_distilled_deit_is_refused(mae):
-    from timm.models.deit import VisionTransformerDistilled
-
-    theirs = VisionTransformerDistilled(**{**SIZE, "img_size": (24, 40)}, num_classes=3)
-    with pytest.raises(CheckpointError, match="dist_token: the model has no such part"):
-        load_pretrained(mae, theirs.state_dict())

@@ -1,10 +1,8 @@
 import logging
 import re
-from functools import partial
 
 import pytest
 import torch
-from detectron2.modeling import SimpleFeaturePyramid, ViT
 from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -12,30 +10,16 @@ from torch import nn
 from rmae_d2.checkpoint import LoadReport, load_pretrained
 from rmae_d2.errors import CheckpointError
 from rmae_d2.modeling import sincos_position_embedding
+from tests.checkpoint.helpers import SIZE, detector, detectron2_vit
 
 POS = "backbone.net.pos_embed"
 
 
-def vitdet(embed_dim=32, depth=2, pretrain_img_size=32, cls_row=True, **arguments):
-    """A ViTDet with its two additions, relative positions and pyramid, and something like a head."""
-    net = ViT(
-        img_size=64,
-        patch_size=8,
-        embed_dim=embed_dim,
-        depth=depth,
-        num_heads=4,
-        use_rel_pos=True,
-        window_size=2,
-        window_block_indexes=[0],
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),
-        pretrain_img_size=pretrain_img_size,
-        pretrain_use_cls_token=cls_row,
-        **arguments,
-    )
-    model = nn.Module()
-    model.backbone = SimpleFeaturePyramid(net, "last_feat", 16, [2.0, 1.0])
-    model.roi_heads = nn.Linear(16, 3)
-    return model
+def vitdet(cls_row=True, **arguments):
+    """A ViTDet with its two additions, relative positions and pyramid."""
+    windows = {"use_rel_pos": True, "window_size": 2, "window_block_indexes": [0]}
+    arguments = {"img_size": 64, "pretrain_use_cls_token": cls_row, **windows, **arguments}
+    return detector(detectron2_vit(**arguments))
 
 
 def snapshot(model):
@@ -164,12 +148,12 @@ def test_square_to_square(make_rmae):
     nn.init.normal_(source.backbone.net.pos_embed)
     table = source.backbone.net.pos_embed.data
     for side in (6, 2):
-        detector = vitdet(pretrain_img_size=8 * side)
-        report = load_pretrained(detector, source.state_dict())
+        model = vitdet(pretrain_img_size=8 * side)
+        report = load_pretrained(model, source.state_dict())
         assert report.resampled == [POS]
         assert "copied: 26 tensors, 26 of them of the pixel encoder" in str(report)
         assert "position embedding resampled: 1 (backbone.net.pos_embed: 1)" in str(report)
-        loaded = detector.state_dict()[POS]
+        loaded = model.state_dict()[POS]
         assert torch.equal(loaded[:, :1], table[:, :1])
         assert torch.allclose(loaded[:, 1:], resampled(table[:, 1:], (4, 4), (side, side)))
 
@@ -240,16 +224,7 @@ def test_to_a_model_without_a_cls_row(make_rmae):
 
 def test_from_a_file_without_a_cls_row():
     """timm's ViTs pooled by average: nothing for the cls row, which Detectron2 drops anyway."""
-    theirs = VisionTransformer(
-        img_size=32,
-        patch_size=8,
-        embed_dim=32,
-        depth=2,
-        num_heads=4,
-        num_classes=5,
-        class_token=False,
-        global_pool="avg",
-    )
+    theirs = VisionTransformer(**SIZE, num_classes=5, class_token=False, global_pool="avg")
     nn.init.normal_(theirs.pos_embed)
     detector = vitdet()
     report = load_pretrained(detector, theirs.state_dict())

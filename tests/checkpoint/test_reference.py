@@ -45,16 +45,6 @@ def test_every_entry_arrives():
     assert model.pixel_decoder.pred.weight.shape == (192, 16)
 
 
-def test_the_released_configurations_have_no_regions():
-    model = build_from_reference({**CONFIG, "num_region": 0})
-    assert model.region_branch is None and model.pixel_decoder is not None
-
-
-def test_without_the_pixel_loss():
-    model = build_from_reference({**CONFIG, "use_mae_loss": False})
-    assert model.pixel_decoder is None and model.region_branch is not None
-
-
 def test_a_missing_entry_is_named():
     with pytest.raises(KeyError, match="region_cross_layer"):
         build_from_reference({k: v for k, v in CONFIG.items() if k != "region_cross_layer"})

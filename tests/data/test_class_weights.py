@@ -24,18 +24,15 @@ def own(tmp_path):
     """Class 4 on two images, class 9 on one though twice, class 5 on none."""
     box = {"bbox": [0, 0, 2, 2]}
     path = tmp_path / "own.json"
-    path.write_text(
-        json.dumps(
-            {
-                "images": [{"id": i, "height": 4, "width": 4} for i in (1, 2)],
-                "categories": [{"id": i, "name": str(i)} for i in (9, 4, 5)],
-                "annotations": [
-                    {"id": k, "image_id": image, "category_id": category, **box}
-                    for k, (image, category) in enumerate([(1, 4), (2, 4), (1, 9), (1, 9)])
-                ],
-            }
-        )
-    )
+    content = {
+        "images": [{"id": i, "height": 4, "width": 4} for i in (1, 2)],
+        "categories": [{"id": i, "name": str(i)} for i in (9, 4, 5)],
+        "annotations": [
+            {"id": k, "image_id": image, "category_id": category, **box}
+            for k, (image, category) in enumerate([(1, 4), (2, 4), (1, 9), (1, 9)])
+        ],
+    }
+    path.write_text(json.dumps(content))
     return str(path)
 
 

@@ -1,14 +1,9 @@
 """Datasets: importing this package registers ours beside Detectron2's."""
 
 from . import builtin as _builtin  # noqa: F401  (registration)
-from .detection import (
-    check_same_classes,
-    detection_dataset,
-    json_facts,
-    own_dataset_name,
-)
+from .detection import check_same_classes, detection_dataset, json_facts, own_dataset_name
 from .image_folder import class_names, classification_dataset, knn_dataset
-from .images_only import (images_from, pretrain_dataset)
+from .images_only import images_from, pretrain_dataset
 from .semantic import first_label, semantic_classes, semantic_dataset
 
 __all__ = [

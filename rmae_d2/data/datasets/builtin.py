@@ -4,14 +4,11 @@ import os
 from functools import partial
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import (
-    load_sem_seg,
-    register_coco_instances,
-    register_coco_panoptic,
-)
+from detectron2.data.datasets import load_sem_seg, register_coco_instances, register_coco_panoptic
 
 from .images_only import images_from
-from ..scenes.dataset import THING_CLASSES, panoptic_metadata
+from ..scenes.dataset import panoptic_metadata
+from ..scenes.render import THING_CLASSES
 
 
 def register_all(root: str) -> None:

@@ -15,7 +15,7 @@ from PIL import ExifTags, Image
 
 from ...annotations.coco_json import OWN_DATA, examples, mask_of, read_coco_json
 from ...annotations.missing import missing_dataset, unknown_dataset
-from .images_only import (coco_image_name, image_folder, without_absent)
+from .images_only import coco_image_name, image_folder, without_absent
 from ...errors import UserError, AnnotationError
 
 logger = logging.getLogger(__name__)
@@ -25,19 +25,12 @@ _SIZES_CHECKED = 64
 
 
 class JsonFacts(NamedTuple):
-    """What a config has to know of a json.
+    """What a config has to know of a json."""
 
-    Attributes:
-        classes: their names, in the model's order.
-        image_counts: of each class, the images that show it.
-        has_masks: whether any instance has one.
-        has_rle: whether the mask of any instance is an RLE; crowds, which nobody learns from, aside.
-    """
-
-    classes: tuple[str, ...]
-    image_counts: tuple[int, ...]
+    classes: tuple[str, ...]  #: in the model's order
+    image_counts: tuple[int, ...]  #: of each class, the images that show it
     has_masks: bool
-    has_rle: bool
+    has_rle: bool  #: crowds, which nobody learns from, aside
 
 
 def detection_dataset(
@@ -68,9 +61,9 @@ def detection_dataset(
         dataset dicts in the order of the image ids, of each dataset.
 
     Raises:
-        UserError: json or images are not there; how to get them.
+        UserError: json or images are not there, and how to get them; a name that is not registered, or names
+            whose classes differ.
         AnnotationError: the json cannot be used, sizes differ from the images', or nothing is left.
-        UserError: a name that is not registered, or names whose classes differ.
     """
     if json is not None:
         json = os.path.expanduser(json)
@@ -102,12 +95,7 @@ def own_dataset_name(json: str) -> str:
 
 
 def json_facts(json: str) -> JsonFacts:
-    """What a json holds; read once as long as the file does not change.
-
-    Raises:
-        UserError: no such file.
-        AnnotationError: it cannot be used.
-    """
+    """What a json holds; read once as long as the file does not change. For errors see :func:`read_coco_json`."""
     path = os.path.expanduser(json)
     status = os.stat(path) if os.path.isfile(path) else None
     return _facts(path, (status.st_mtime_ns, status.st_size) if status else None)
@@ -133,11 +121,7 @@ def _facts(path: str, version: tuple[int, int] | None) -> JsonFacts:
 
 
 def check_same_classes(train_json: str, test_json: str) -> None:
-    """Refuses a test set whose classes are numbered in another way than those of training.
-
-    Raises:
-        AnnotationError: names the classes that differ. See also :func:`json_facts`.
-    """
+    """Refuses, naming them, classes of a test set that are numbered in another way than those of training."""
     train, test = json_facts(train_json).classes, json_facts(test_json).classes
     if train != test:
         differing = [f"{k}: {a} / {b}" for k, (a, b) in enumerate(zip(train, test)) if a != b]  # noqa: B905
@@ -149,15 +133,7 @@ def check_same_classes(train_json: str, test_json: str) -> None:
 
 
 def check_same_registered(key: str, names: Sequence[str]) -> None:
-    """Refuses registered datasets that are not to be concatenated.
-
-    Args:
-        key: of their metadata, ``thing_classes`` or ``stuff_classes``.
-        names: of the datasets.
-
-    Raises:
-        UserError: names the first two that differ.
-    """
+    """Refuses to concatenate datasets whose metadata differ in ``thing_classes`` or ``stuff_classes``, the key."""
     first, *others = names
     expected = MetadataCatalog.get(first).get(key)
     for name in others:
@@ -170,12 +146,10 @@ def check_same_registered(key: str, names: Sequence[str]) -> None:
 
 def _load_own(json: str, root: str | None) -> list[dict[str, Any]]:
     content = read_coco_json(json)
-    if "annotations" not in content:
-        content["annotations"] = []
-    numbers = {identifier: k for k, identifier in enumerate(_category_ids(content))}
+    numbers = {k: n for n, k in enumerate(sorted(c["id"] for c in content["categories"]))}
     by_image: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
     astray = []
-    for annotation in content["annotations"]:
+    for annotation in content.get("annotations", []):
         members = by_image.get(annotation["image_id"])
         if members is None:
             astray.append(annotation["id"])
@@ -191,9 +165,7 @@ def _load_own(json: str, root: str | None) -> list[dict[str, Any]]:
     try:
         folder = image_folder(json, names, None if root is None else os.path.expanduser(root))
     except UserError as error:  # pre-training's key has another name
-        raise UserError(
-            str(error).replace("dataset.image_root", "dataset.root")
-        ) from None
+        raise UserError(str(error).replace("dataset.image_root", "dataset.root")) from None
     return [
         {
             "file_name": os.path.join(folder, name),
@@ -219,10 +191,6 @@ def _instance(annotation: dict[str, Any], numbers: dict[Any, int]) -> dict[str, 
             mask = mask_util.frPyObjects(mask, *mask["size"])
         instance["segmentation"] = mask
     return instance
-
-
-def _category_ids(content: dict[str, Any]) -> list[Any]:
-    return sorted(category["id"] for category in content["categories"])
 
 
 def _register(json: str, root: str | None) -> None:
@@ -263,7 +231,7 @@ def _load_named(name: str, allow_missing: float) -> list[dict[str, Any]]:
 
 def _check_sizes(dicts: list[dict[str, Any]], source: str) -> None:
     """Compares the sizes of a few images, spread over the dataset, with what the annotations say."""
-    few = dicts[:: -(-len(dicts) // _SIZES_CHECKED)] if dicts else []
+    few = dicts[:: -(-len(dicts) // _SIZES_CHECKED) or 1]
     few = [sample for sample in few if "height" in sample and "://" not in sample["file_name"]]
     wrong = []
     for sample in few:
@@ -305,8 +273,11 @@ def _with_usable_annotations(
             source,
         )
     keep_masks = has_masks and masks is not False
-    flat: list[Any] = []
-    bare: list[Any] = []
+    left_out: dict[str, list[Any]] = {
+        "boxes have no area": [],
+        "instances have no mask, nor a polygon of three points": [],
+    }
+    flat, bare = left_out.values()
     cleaned = []
     for sample in dicts:
         kept = []
@@ -320,10 +291,7 @@ def _with_usable_annotations(
                 rest = {k: v for k, v in annotation.items() if k != "segmentation"}
                 kept.append({**rest, "segmentation": mask} if keep_masks else rest)
         cleaned.append({**sample, "annotations": kept})
-    for images, what in (
-        (flat, "boxes have no area"),
-        (bare, "instances have no mask, nor a polygon of three points"),
-    ):
+    for what, images in left_out.items():
         if images:
             logger.warning(
                 "%s: %d %s, such as in the images %s: left out",
@@ -341,14 +309,9 @@ def _is_flat(annotation: dict[str, Any]) -> bool:
 
 def _without_empty(dicts: list[dict[str, Any]], source: str) -> list[dict[str, Any]]:
     """Without images on which there is nothing to learn: no annotation, or crowds only."""
-    kept, bare, crowds = [], 0, 0
-    for sample in dicts:
-        if any(not a.get("iscrowd") for a in sample["annotations"]):
-            kept.append(sample)
-        elif sample["annotations"]:
-            crowds += 1
-        else:
-            bare += 1
+    kept = [s for s in dicts if any(not a.get("iscrowd") for a in s["annotations"])]
+    bare = sum(not sample["annotations"] for sample in dicts)
+    crowds = len(dicts) - len(kept) - bare
     if bare or crowds:
         logger.info(
             "%s: %d images without annotations and %d with crowds only are left out",

@@ -8,9 +8,8 @@ import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..images import IMAGE_EXTENSIONS
 from ...errors import UserError, AnnotationError
@@ -20,13 +19,8 @@ logger = logging.getLogger(__name__)
 _EXAMPLES = 5
 # Folders listed at once: storage over a network answers each after a while, but many together.
 _LISTERS = 16
-
-
-class _ClassFolder(NamedTuple):
-    """What is below a class's folder: images, and other visible files; relative, forward slashes."""
-
-    images: list[str]
-    others: list[str]
+# What is below a class's folder: images, and other visible files; relative, forward slashes.
+_ClassFolder = tuple[list[str], list[str]]
 
 
 def classification_dataset(
@@ -54,9 +48,9 @@ def classification_dataset(
         ``label``, an int from 0.
 
     Raises:
-        UserError: what is missing, where it was looked for, how to get it.
+        UserError: what is missing, where it was looked for, how to get it; another number of classes than
+            the model's, or a ``per_class`` below 1.
         AnnotationError: classes that the training images have not.
-        UserError: another number of them than the model's, or a ``per_class`` below 1.
     """
     if per_class is not None and (not isinstance(per_class, int) or per_class < 1):
         raise UserError(f"per_class={per_class}: images of each class, 1 or more; null for all")
@@ -76,7 +70,7 @@ def classification_dataset(
     _check_contents(folder, names, listed, trained=split == classes_from)
     dicts = []
     for label, name in enumerate(names):
-        images = listed[name].images if name in listed else []
+        images = listed[name][0] if name in listed else []
         place, key = os.path.join(folder, name, ""), f"{split}/{name}/".lstrip("/")
         dicts += [
             {"file_name": place + image, "image_id": key + image, "label": label}
@@ -114,19 +108,15 @@ def knn_dataset(
     Raises:
         UserError, AnnotationError: see :func:`classification_dataset`.
     """
-    voters = classification_dataset(
-        root, bank_split, classes_from=bank_split, per_class=bank_per_class
-    )
-    asked = (
-        []
-        if query_split is None
-        else classification_dataset(
-            root, query_split, classes_from=bank_split, per_class=query_per_class
-        )
-    )
-    return [sample | {"bank": True} for sample in voters] + [
-        sample | {"bank": False} for sample in asked
-    ]
+    dicts = []
+    for bank, split, count in (
+        (True, bank_split, bank_per_class),
+        (False, query_split, query_per_class),
+    ):
+        if bank or split is not None:
+            listed = classification_dataset(root, split, classes_from=bank_split, per_class=count)
+            dicts += [{**sample, "bank": bank} for sample in listed]
+    return dicts
 
 
 def _split_folder(root: str | Path | None, split: str) -> str:
@@ -136,11 +126,7 @@ def _split_folder(root: str | Path | None, split: str) -> str:
 
 
 def _class_names(folder: str) -> list[str]:
-    """Sorted names of the folders in a folder.
-
-    Raises:
-        UserError: there are none.
-    """
+    """Sorted names of the folders in a folder, which must have some."""
     if not os.path.isdir(folder):
         raise UserError(_missing_message(folder, "there is no such folder"))
     try:
@@ -190,11 +176,7 @@ def _missing_message(folder: str, detail: str) -> str:
 
 
 def _numbering(root: str | Path | None, split: str, classes_from: str, own: list[str]) -> list[str]:
-    """All classes in the order of their numbers, those of the training images.
-
-    Raises:
-        AnnotationError: for classes that those have not.
-    """
+    """All classes in the order of their numbers: those of the training images, which must have all."""
     reference = _split_folder(root, classes_from)
     if split == classes_from:
         return own
@@ -215,12 +197,9 @@ def _numbering(root: str | Path | None, split: str, classes_from: str, own: list
 
 
 def _list_class(folder: str) -> _ClassFolder:
-    """Lists a class's folder and all below it.
-
-    Raises:
-        UserError: this user may not.
-    """
-    found = _ClassFolder([], [])
+    """Lists a class's folder and all below it."""
+    images: list[str] = []
+    others: list[str] = []
     seen: set[tuple[int, int]] = set()
     waiting = [(folder, "")]
     while waiting:
@@ -238,13 +217,12 @@ def _list_class(folder: str) -> _ClassFolder:
             if name.startswith("."):
                 continue
             if _is_image(name):
-                found.images.append(prefix + name)
+                images.append(prefix + name)
             elif os.path.isdir(os.path.join(parent, name)):
                 waiting.append((os.path.join(parent, name), f"{prefix}{name}/"))
             else:
-                found.others.append(prefix + name)
-    found.images.sort()
-    return found
+                others.append(prefix + name)
+    return sorted(images), others
 
 
 def _is_image(name: str) -> bool:
@@ -255,7 +233,7 @@ def _check_contents(
     folder: str, names: list[str], listed: dict[str, _ClassFolder], trained: bool
 ) -> None:
     """Warns of files that are no images, and of classes without any; these end a training."""
-    empty = [name for name in names if name not in listed or not listed[name].images]
+    empty = [name for name in names if name not in listed or not listed[name][0]]
     if len(empty) == len(names):
         raise UserError(
             f"no image in the {len(listed)} class folders of {os.path.abspath(folder)}: looked for files "
@@ -271,12 +249,11 @@ def _check_contents(
             "%d of %d classes have no image in %s, such as %s: accuracy is that of the others",
             *(len(empty), len(names), folder, _few(empty)),
         )
-    strays = (f"{name}/{file}" for name, found in listed.items() for file in found.others)
-    count = sum(len(found.others) for found in listed.values())
-    if count:
+    strays = [f"{name}/{file}" for name, (_, others) in listed.items() for file in others]
+    if strays:
         logger.warning(
             "%d files in %s are no images by their names, such as %s: they are left out",
-            *(count, folder, _few(list(islice(strays, _EXAMPLES)))),
+            *(len(strays), folder, _few(strays)),
         )
 
 

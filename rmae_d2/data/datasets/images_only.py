@@ -54,8 +54,8 @@ def images_from(
         json has them.
 
     Raises:
-        UserError: nothing there, no image in it, or too many of its files absent.
-        UserError: a list or json that is not understood.
+        UserError: nothing there, no image in it, too many of its files absent, or a list or json that is
+            not understood.
     """
     path = os.path.expanduser(str(root))
     if os.path.isdir(path):
@@ -69,9 +69,8 @@ def images_from(
     if suffix == ".txt":
         dicts = _from_text(path)
     elif suffix == ".json":
-        dicts = _from_json(
-            path, None if image_root is None else os.path.expanduser(str(image_root))
-        )
+        folder = None if image_root is None else os.path.expanduser(str(image_root))
+        dicts = _from_json(path, folder)
     else:
         raise UserError(f"root={root} must be a folder of images, a .txt list or a COCO .json")
     return without_absent(dicts, path, allow_missing)
@@ -96,9 +95,8 @@ def pretrain_dataset(
         dataset dicts. With several names whose image ids collide, ids become ``name/id``.
 
     Raises:
-        UserError: what is missing, where it was looked for, how to get it, what to try
-            instead.
-        UserError: a name that is not registered (names the nearest ones), or an unreadable list.
+        UserError: what is missing, where it was looked for, how to get it, what to try instead; a name that
+            is not registered (names the nearest ones), or an unreadable list.
     """
     if root is not None:
         dicts = images_from(root, image_root)
@@ -123,11 +121,8 @@ def _by_name(name: str) -> list[dict[str, Any]]:
     if absent:
         raise missing_dataset(name, absent, _OWN)
     try:
-        return (
-            _from_folder(metadata.image_root)
-            if name in _WHOLE_FOLDERS
-            else DatasetCatalog.get(name)
-        )
+        whole = name in _WHOLE_FOLDERS
+        return _from_folder(metadata.image_root) if whole else DatasetCatalog.get(name)
     except FileNotFoundError as error:
         raise missing_dataset(name, places, _OWN, str(error)) from error
 
@@ -174,9 +169,7 @@ def _from_text(path: str) -> list[dict[str, Any]]:
         lines = [line.strip() for line in file]
     lines = [line for line in lines if line and not line.startswith("#")]
     if not lines:
-        raise UserError(
-            f"{os.path.abspath(path)} names no image: one path a line is expected"
-        )
+        raise UserError(f"{os.path.abspath(path)} names no image: one path a line is expected")
     return [
         {"file_name": line if "://" in line else os.path.join(folder, line), "image_id": line}
         for line in lines
@@ -192,9 +185,7 @@ def _from_json(path: str, image_root: str | None) -> list[dict[str, Any]]:
     images = content.get("images") if isinstance(content, dict) else None
     if not isinstance(images, list) or not images:
         found = sorted(content) if isinstance(content, dict) else type(content).__name__
-        raise UserError(
-            f"{path} is not in COCO's format: it needs a list 'images', it has {found}"
-        )
+        raise UserError(f"{path} is not in COCO's format: it needs a list 'images', it has {found}")
     names = [coco_image_name(image, path) for image in images]
     folder = image_folder(path, names, image_root)
     dicts = []
@@ -224,10 +215,7 @@ def image_folder(path: str, names: Sequence[str], image_root: str | None) -> str
     """The folder of the json's images: of the candidates, the one that has most of a few files."""
     candidates = _candidate_folders(path) if image_root is None else [image_root]
     few = names[:: -(-len(names) // 16)]
-    hits = [
-        sum(os.path.exists(os.path.join(candidate, name)) for name in few)
-        for candidate in candidates
-    ]
+    hits = [sum(os.path.exists(os.path.join(place, name)) for name in few) for place in candidates]
     if max(hits):
         return candidates[hits.index(max(hits))]
     tried = "\n  ".join(os.path.abspath(candidate) for candidate in candidates)

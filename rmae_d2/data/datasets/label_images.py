@@ -40,7 +40,17 @@ def read_labels(path: str, num_classes: int, zero_is_ignored: bool = False) -> N
     if labels.max(initial=0) > largest or labels.min(initial=0) < 0:
         wrong = ((labels > largest) | (labels < 0)) & (labels != IGNORE_LABEL)
         if wrong.any():
-            raise AnnotationError(_out_of_range(path, labels, wrong, num_classes, zero_is_ignored))
+            first = int(zero_is_ignored)
+            row, column = np.argwhere(wrong)[0]
+            message = (
+                f"{path} has the label {labels[row, column]} at row {row}, column {column} "
+                f"({int(wrong.sum())} pixels are out of range, largest {labels[wrong].max()}). Allowed are "
+                f"{first} to {largest} for the {num_classes} classes, and 255{' or 0' * first} for pixels "
+                "without a class: set the right num_classes, or repair the file"
+            )
+            if not zero_is_ignored and labels[wrong].max() == num_classes:
+                message += ". If 0 means no class, as in ADE20K's release, set dataset.zero_is_ignored=true"
+            raise AnnotationError(message)
     if not zero_is_ignored:
         return labels.astype(np.uint8)
     table = np.arange(-1, 255, dtype=np.int16)
@@ -57,36 +67,12 @@ def _read(path: str) -> NDArray[Any]:
                     "channel whose values are the classes (a palette PNG keeps colours for viewers)"
                 )
             return np.asarray(image.convert("L") if image.mode == "1" else image)
-    except AnnotationError:
+    except (AnnotationError, MemoryError):
         raise
     except OSError as error:
         if error.errno in MACHINE_ERRNOS:
             raise
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise ImageReadError(path, f"these labels cannot be read ({reason})") from error
-    except MemoryError:
-        raise
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
         raise ImageReadError(path, f"it is damaged ({type(error).__name__}: {error})") from error
-
-
-def _out_of_range(
-    path: str,
-    labels: NDArray[Any],
-    wrong: NDArray[np.bool_],
-    num_classes: int,
-    zero_is_ignored: bool,
-) -> str:
-    row, column = np.argwhere(wrong)[0]
-    first = int(zero_is_ignored)
-    allowed = f"{first} to {num_classes - 1 + first} for the {num_classes} classes, and 255"
-    if zero_is_ignored:
-        allowed += " or 0"
-    message = (
-        f"{path} has the label {labels[row, column]} at row {row}, column {column} ({int(wrong.sum())} "
-        f"pixels are out of range, largest {labels[wrong].max()}). Allowed are {allowed} for pixels "
-        "without a class: set the right num_classes, or repair the file"
-    )
-    if not zero_is_ignored and labels[wrong].max() == num_classes:
-        message += ". If 0 means no class, as in ADE20K's release, set dataset.zero_is_ignored=true"
-    return message

@@ -13,7 +13,7 @@ from detectron2.utils.file_io import PathManager
 from ...annotations.missing import missing_dataset, unknown_dataset
 from ...annotations.coco_json import examples
 from .detection import check_same_registered, upright_size
-from .images_only import (_walk, images_from)
+from .images_only import _walk, images_from
 from .label_images import IGNORE_LABEL, MAX_CLASSES, read_labels
 from ...errors import UserError, AnnotationError
 
@@ -59,16 +59,16 @@ def semantic_dataset(
         ``zero_is_ignored``. Labels are still those of the files; mapper and evaluator shift them.
 
     Raises:
-        UserError: folders or files that are not there; what was looked for and how to get it.
+        UserError: folders or files that are not there, and how to get them; a name that is not registered,
+            names whose classes differ, or arguments that do not belong together.
         AnnotationError: a few labels are read: out of range, colours, or of another size than the image.
-        UserError: a name that is not registered, names whose classes differ, or arguments that do not
-            belong together.
     """
     if images is not None:
-        lacking = [k for k, v in (("labels", labels), ("num_classes", num_classes)) if v is None]
         if labels is None or num_classes is None:
+            given = {"dataset.labels": labels, "dataset.num_classes": num_classes}
+            lacking = " and ".join(key for key, value in given.items() if value is None)
             raise UserError(
-                f"dataset.images={images} lacks {' and '.join('dataset.' + key for key in lacking)}: own "
+                f"dataset.images={images} lacks {lacking}: own "
                 "data need all of dataset.images, dataset.labels (two folders) and dataset.num_classes"
             )
         _check_num_classes(num_classes)
@@ -90,7 +90,8 @@ def semantic_dataset(
                 f"model.sem_seg_head.num_classes={known}"
             )
     _check_few(dicts, source)
-    logger.info("%s: %d images with labels of %d classes", source, len(dicts), _classes_of(dicts))
+    known = dicts[0]["num_classes"]
+    logger.info("%s: %d images with labels of %d classes", source, len(dicts), known)
     return dicts
 
 
@@ -146,9 +147,7 @@ def _named(names: Sequence[str] | str) -> tuple[str, ...]:
         )
     for name in named:
         if name not in DatasetCatalog:
-            raise unknown_dataset(
-                name, DatasetCatalog.list(), "dataset.images and dataset.labels"
-            )
+            raise unknown_dataset(name, DatasetCatalog.list(), "dataset.images and dataset.labels")
     return named
 
 
@@ -158,10 +157,6 @@ def _check_num_classes(num_classes: int) -> None:
             f"num_classes={num_classes}: 1 to {MAX_CLASSES} are possible, for label {IGNORE_LABEL} is that "
             "of pixels without a class"
         )
-
-
-def _classes_of(dicts: list[dict[str, Any]]) -> int:
-    return int(dicts[0]["num_classes"])
 
 
 def _load_named(name: str, allow_missing: float) -> list[dict[str, Any]]:
@@ -183,15 +178,8 @@ def _load_named(name: str, allow_missing: float) -> list[dict[str, Any]]:
         raise missing_dataset(name, [], _OWN, str(error)) from error
     if not dicts or "sem_seg_file_name" not in dicts[0]:
         raise UserError(f"the dataset {name} has no label images (no sem_seg_file_name)")
-    return [
-        {
-            **sample,
-            "image_id": sample.get("image_id", sample["file_name"]),
-            "num_classes": num_classes,
-            "zero_is_ignored": False,
-        }
-        for sample in dicts
-    ]
+    rest = {"num_classes": num_classes, "zero_is_ignored": False}
+    return [{"image_id": sample["file_name"], **sample, **rest} for sample in dicts]
 
 
 def _ade20k_labels(name: str) -> tuple[str, bool]:
@@ -247,7 +235,7 @@ def _pairs(images: str, labels: str, allow_missing: float) -> list[dict[str, Any
 
 
 def _check_few(dicts: list[dict[str, Any]], source: str) -> None:
-    """Reads a few label images, spread over the dataset, and compares their sizes with the images'."""
+    """Reads a few label images, spread over the dataset, for their sizes and classes."""
     few = dicts[:: -(-len(dicts) // _LABELS_CHECKED)]
     few = [sample for sample in few if "://" not in sample["sem_seg_file_name"]]
     found: set[int] = set()
@@ -259,35 +247,28 @@ def _check_few(dicts: list[dict[str, Any]], source: str) -> None:
         if size is not None:
             check_label_size(sample, size, labels.shape)
         found.update(np.unique(labels).tolist())
-    if few:
-        _check_found(found - {IGNORE_LABEL}, few, whole=len(few) == len(dicts), source=source)
-
-
-def _check_found(classes: set[int], few: list[dict[str, Any]], *, whole: bool, source: str) -> None:
-    """Refuses labels without any class, and warns of those with a single one."""
+    if not few:
+        return
+    classes = found - {IGNORE_LABEL}
     void = f"0 or {IGNORE_LABEL}" if few[0]["zero_is_ignored"] else str(IGNORE_LABEL)
-    if not classes and whole:
+    if not classes and len(few) == len(dicts):
         raise AnnotationError(
             f"{source}: all pixels of the {len(few)} label images are {void}, which is no class: there is "
             "nothing to learn"
         )
-    if len(classes) < 2 <= _classes_of(few):
+    num_classes = few[0]["num_classes"]
+    if len(classes) < 2 <= num_classes:
         logger.warning(
             "%s: the %d label images looked at show %d of the %d classes; %s is no class. (Masks of 0 and "
             "255 are to be saved as 0 and 1)",
-            *(source, len(few), len(classes), _classes_of(few), void),
+            *(source, len(few), len(classes), num_classes, void),
         )
 
 
 def check_label_size(
     sample: dict[str, Any], image_size: Sequence[int], label_size: Sequence[int]
 ) -> None:
-    """Refuses labels of another size than their image.
-
-    Args:
-        sample: dataset dict, for its file names.
-        image_size: (height, width), EXIF's turn applied.
-        label_size: (height, width).
+    """Refuses labels of another (height, width) than their image, EXIF's turn applied.
 
     Raises:
         AnnotationError: names both files and sizes.

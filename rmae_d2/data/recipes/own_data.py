@@ -3,21 +3,23 @@
 import copy
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
 from detectron2.data import MetadataCatalog
+from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 
 from ...errors import UserError
 from ..datasets import (
     check_same_classes,
+    class_names,
     classification_dataset,
     detection_dataset,
     json_facts,
     semantic_dataset,
 )
-from .num_classes import dataset_node, set_num_classes, without_evaluation
-from .own_labels import adapt_classification, adapt_semantic
 
 logger = logging.getLogger(__name__)
 
@@ -55,21 +57,108 @@ def adapt_to_data(
 
     Raises:
         UserError: an override of a number of classes contradicts the data; own labels to train on come
-            without a number; those for training and test differ; or eval_only, and the test data are not
-            those that belong to the training data.
+            without a number; those for training and test differ; a json or a folder is not there; or
+            eval_only, and the test data are not those that belong to the training data.
         AnnotationError: a json cannot be used, or those for training and test differ in their classes.
-        UserError: a json or a folder is not there.
     """
     for dataset, adapt in (
         (detection_dataset, _adapt_detection),
-        (semantic_dataset, adapt_semantic),
-        (classification_dataset, adapt_classification),
+        (semantic_dataset, _adapt_semantic),
+        (classification_dataset, _adapt_classification),
     ):
         if any(dataset_node(cfg, split, dataset) for split in ("train", "test")):
             cfg = copy.deepcopy(cfg)
             train, test = (dataset_node(cfg, split, dataset) for split in ("train", "test"))
             adapt(cfg, train, test, overrides, eval_only)
     return cfg
+
+
+# --------------------------------------------------------------------------------------------------- any task
+
+
+def dataset_node(cfg: DictConfig, split: str, function: Callable[..., Any]) -> DictConfig | None:
+    """``dataloader.SPLIT.dataset`` where it is a call of the function."""
+    node = OmegaConf.select(cfg, f"dataloader.{split}.dataset")
+    if not isinstance(node, DictConfig) or "_target_" not in node:
+        return None
+    target = locate(node._target_) if isinstance(node._target_, str) else node._target_
+    return node if target is function else None
+
+
+def _names_of(data: DictConfig) -> tuple[str, ...]:
+    """The registered datasets that a dataset node names."""
+    names = data.get("names") or ()
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _shown_name(data: DictConfig, own: str) -> str:
+    """For messages: the own data, given under this key, or the registered names."""
+    return str(data[own]) if data.get(own) else ", ".join(_names_of(data))
+
+
+def _registered_classes(data: DictConfig, key: str) -> tuple[str, ...] | None:
+    """Of the first registered name; None where they are known only once it is loaded."""
+    first = next(iter(_names_of(data)), "")
+    # Not MetadataCatalog.get, which would make metadata for any name.
+    classes = MetadataCatalog.get(first).get(key) if first in MetadataCatalog else None
+    return None if classes is None else tuple(classes)
+
+
+def set_num_classes(
+    cfg: DictConfig, count: int, source: str, overrides: Sequence[str] = ()
+) -> None:
+    """Makes every number of classes in ``cfg.model``, which is changed, that of the data.
+
+    Raises:
+        UserError: one of the overrides of the command line says another number.
+    """
+    for key, before in _numbers_of_classes(OmegaConf.to_container(cfg.model, resolve=False)):
+        if before == count:
+            continue
+        if any(_sets(override, key) for override in overrides):
+            raise UserError(
+                f"{key}={before} contradicts {source}, which has {count} classes: leave it out, the "
+                "number follows the data"
+            )
+        OmegaConf.update(cfg, key, count)
+        logger.info("%s: %s -> %d, the classes of %s", key, before, count, source)
+
+
+def _overridden(cfg: DictConfig, overrides: Sequence[str]) -> bool:
+    """Whether the command line says a number of classes of ``cfg.model``."""
+    keys = [key for key, _ in _numbers_of_classes(OmegaConf.to_container(cfg.model, resolve=False))]
+    return any(_sets(override, key) for override in overrides for key in keys)
+
+
+def _without_evaluation(cfg: DictConfig, train: str, test: str, remedy: str) -> None:
+    """Switches evaluation off, with a warning of the data and the keys that name other test data."""
+    if cfg.train.eval_period > 0:
+        logger.warning(
+            "NO EVALUATION: %s has other classes than %s, on which this run trains. To evaluate set %s, "
+            "or later use --eval-only",
+            *(test, train, remedy),
+        )
+    cfg.train.eval_period = 0
+
+
+def _numbers_of_classes(node: Any, name: str = "model") -> Iterator[tuple[str, int]]:
+    """Full names and values of the keys ``num_classes``; not of those that refer to another key."""
+    children = node.items() if isinstance(node, dict) else enumerate(node)
+    for key, child in children:
+        if key == "num_classes" and isinstance(child, int):
+            yield f"{name}.{key}", child
+        elif isinstance(child, dict | list):
+            yield from _numbers_of_classes(child, f"{name}.{key}")
+
+
+def _sets(override: str, key: str) -> bool:
+    """Whether an override sets a key, by its name or as part of ``parent={child: value}``."""
+    name, _, value = override.partition("=")
+    name = name.strip()
+    return name == key or (key.startswith(f"{name}.") and key.rpartition(".")[2] in value)
+
+
+# -------------------------------------------------------------------------------------------------- detection
 
 
 def _adapt_detection(
@@ -100,23 +189,14 @@ def _adapt_detection(
         _load_bitmasks(cfg)
 
 
-def _name(data: DictConfig) -> str:
-    """For messages."""
-    if data.get("json"):
-        return str(data.json)
-    names = data.get("names") or ()
-    return names if isinstance(names, str) else ", ".join(names)
+_name = partial(_shown_name, own="json")
 
 
 def _classes(data: DictConfig) -> tuple[str, ...] | None:
-    """In the model's order; None for a registered dataset whose classes are known only once it is loaded."""
+    """In the model's order; None where they are not known yet."""
     if data.get("json"):
         return json_facts(data.json).classes
-    names = data.get("names") or ()
-    first = names if isinstance(names, str) else next(iter(names), "")
-    # Not MetadataCatalog.get, which would make metadata for any name.
-    classes = MetadataCatalog.get(first).get("thing_classes") if first in MetadataCatalog else None
-    return None if classes is None else tuple(classes)
+    return _registered_classes(data, "thing_classes")
 
 
 def _has_masks(data: DictConfig) -> bool:
@@ -153,7 +233,7 @@ def _evaluate_on_fitting_data(cfg: DictConfig, train: DictConfig, test: DictConf
             f"{_name(test)} has {len(tested)} classes, which are not the {len(classes)} of {_name(train)}: "
             "set dataloader.train.dataset.json too"
         )
-    without_evaluation(
+    _without_evaluation(
         *(cfg, _name(train), _name(test)),
         "dataloader.test.dataset.json and dataloader.test.dataset.root",
     )
@@ -196,3 +276,135 @@ def _fit_federated_loss(cfg: DictConfig, data: DictConfig, classes: Sequence[str
             weights.json = data.json
         if classes is not None and predictor.get("fed_loss_num_classes", 50) > len(classes):
             predictor.fed_loss_num_classes = len(classes)
+
+
+# -------------------------------------------------------------------------------------- semantic segmentation
+
+
+_semantic_name = partial(_shown_name, own="images")
+
+
+def _adapt_semantic(
+    cfg: DictConfig,
+    train: DictConfig | None,
+    test: DictConfig | None,
+    overrides: Sequence[str],
+    eval_only: bool,
+) -> None:
+    lead, other = (test, train) if eval_only else (train, test)
+    if lead is None:
+        return
+    count = _known_number(lead)
+    if count is None and other is not None and _is_own(other):
+        count = _known_number(other)
+    if count is None:
+        count = lead.get("num_classes")
+        # Own data to train on need a number: the recipe's would be that of its own dataset.
+        borrowed = _is_own(lead) and count is not None and count == _registered_number(lead)
+        if borrowed and not eval_only and not _overridden(cfg, overrides):
+            raise UserError(
+                f"how many classes has {_semantic_name(lead)}? Set dataloader.train.dataset.num_classes=N "
+                f"(the config's {count} are those of {', '.join(_names_of(lead))})"
+            )
+    if count is None:
+        return
+    set_num_classes(cfg, count, _semantic_name(lead), overrides)
+    others = None if other is None else _known_number(other)
+    if other is None or others in (None, count):
+        return
+    if eval_only:
+        if _is_own(other):
+            raise UserError(
+                f"--eval-only would evaluate on {_semantic_name(lead)}, which has {count} classes, and "
+                f"{_semantic_name(other)}, the training data, {others}: set dataloader.test.dataset.images "
+                "and labels, and one num_classes"
+            )
+    elif "evaluator" in cfg.dataloader and _is_own(other):
+        remedy = "set dataloader.train.dataset.images and labels too"
+        if _is_own(lead):
+            remedy = "give both the same num_classes, or leave out one of them"
+        raise UserError(
+            f"{_semantic_name(other)} has {others} classes, {_semantic_name(lead)}, the training data, "
+            f"{count}: {remedy}"
+        )
+    elif "evaluator" in cfg.dataloader:
+        _without_evaluation(
+            *(cfg, _semantic_name(lead), _semantic_name(other)),
+            "dataloader.test.dataset.images and dataloader.test.dataset.labels",
+        )
+
+
+def follow_own_labels(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """For prediction: the number of classes that own data of a ``semantic_dataset`` have, in the model."""
+    for split in ("test", "train"):
+        data = dataset_node(cfg, split, semantic_dataset)
+        count = None if data is None or not _is_own(data) else _known_number(data)
+        if data is not None and count is not None:
+            set_num_classes(cfg, count, _semantic_name(data), overrides)
+            return
+
+
+def _is_own(data: DictConfig) -> bool:
+    return data.get("images") is not None
+
+
+def _known_number(data: DictConfig) -> int | None:
+    """What the data have by themselves: own data's literal number, or the count of registered names."""
+    if _is_own(data):
+        raw: Any = OmegaConf.to_container(data, resolve=False)
+        return raw["num_classes"] if isinstance(raw.get("num_classes"), int) else None
+    return _registered_number(data)
+
+
+def _registered_number(data: DictConfig) -> int | None:
+    return len(_registered_classes(data, "stuff_classes") or ()) or None
+
+
+# --------------------------------------------------------------------------------------------- classification
+
+
+def _adapt_classification(
+    cfg: DictConfig,
+    train: DictConfig | None,
+    test: DictConfig | None,
+    overrides: Sequence[str],
+    eval_only: bool,
+) -> None:
+    lead = test if eval_only else train
+    if lead is None:
+        return
+    if train is not None and test is not None and train.get("root") != test.get("root"):
+        # What is not used need not be there.
+        if eval_only:
+            compared = train.get("root") is not None and os.path.isdir(_class_folder(train))
+        else:
+            compared = "evaluator" in cfg.dataloader and cfg.train.eval_period > 0
+        # Names give classes their numbers, so both must have the same.
+        if compared and (trained := _folder_classes(train)) != (tested := _folder_classes(test)):
+            odd = sorted(set(trained) ^ set(tested))
+            raise UserError(
+                f"{_class_folder(train)}, for training, has {len(trained)} class folders, "
+                f"{_class_folder(test)}, for testing, {len(tested)}; only one of them has "
+                f"{', '.join(odd[:5])}: set dataloader.{{train,test}}.dataset.root to data of the same "
+                "classes"
+            )
+    if lead.get("root") is not None:
+        set_num_classes(cfg, len(_folder_classes(lead)), _class_folder(lead), overrides)
+
+
+def _folder_classes(data: DictConfig) -> list[str]:
+    return class_names(data.get("root"), _numbering_split(data))
+
+
+def _numbering_split(data: DictConfig) -> str:
+    """The split whose folders number the classes, as in ``classification_dataset``."""
+    split, reference = (data.get(key, "train") or "" for key in ("split", "classes_from"))
+    root = data.get("root")
+    if root is None or os.path.isdir(os.path.join(os.path.expanduser(root), reference)):
+        return str(reference)
+    return str(split)
+
+
+def _class_folder(data: DictConfig) -> str:
+    """For messages."""
+    return os.path.join(str(data.get("root") or "imagenet"), _numbering_split(data)).rstrip("/")

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...errors import UserError
-from .dataset import SPLITS, STAMP, THING_CLASSES, taking_its_name
+from .dataset import SPLITS, STAMP, taking_its_name
+from .render import THING_CLASSES
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def write_crops(scenes: str | os.PathLike[str], output: str | os.PathLike[str]) 
         raise UserError(
             f"{source} holds no complete scenes (no {STAMP}): rmae-d2 scenes --output {source}"
         )
-    stamp = json.loads((source / STAMP).read_text())
+    stamp = json.dumps(json.loads((source / STAMP).read_text()), indent=1) + "\n"
     if _already_there(root, stamp):
         logger.info("%s already holds the crops of these scenes: nothing to do", root)
         return {}
@@ -65,16 +66,16 @@ def write_crops(scenes: str | os.PathLike[str], output: str | os.PathLike[str]) 
         for split in SPLITS:
             counts[split] = _write_split(source, folder, split)
             logger.info("%s: %d crops of single objects", split, counts[split])
-        (folder / _CROPS_STAMP).write_text(json.dumps(stamp, indent=1) + "\n")
+        (folder / _CROPS_STAMP).write_text(stamp)
     return counts
 
 
-def _already_there(root: Path, stamp: dict[str, Any]) -> bool:
+def _already_there(root: Path, stamp: str) -> bool:
     """True if `root` holds the crops of the scenes of the stamp, False if nothing, else an error."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     found = root / _CROPS_STAMP
-    if found.is_file() and found.read_text() == json.dumps(stamp, indent=1) + "\n":
+    if found.is_file() and found.read_text() == stamp:
         return True
     raise UserError(
         f"{root} already holds something other than the crops of these scenes: choose another output "

@@ -18,7 +18,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,26 +29,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...errors import UserError
-from .render import (
-    CATEGORIES,
-    PHOTOS,
-    STUFF_CLASSES,
-    THING_CLASSES,
-    Scene,
-    photo_path,
-    render_scene,
-)
-
-__all__ = [
-    "CATEGORIES",
-    "STUFF_CLASSES",
-    "THING_CLASSES",
-    "Scene",
-    "panoptic_metadata",
-    "panoptic_of",
-    "render_scene",
-    "write_scenes",
-]
+from .render import CATEGORIES, PHOTOS, Scene, photo_path, render_scene
 
 logger = logging.getLogger(__name__)
 
@@ -92,15 +73,7 @@ def panoptic_of(scene: Scene) -> tuple[NDArray[np.int32], Segments]:
     def add(region: NDArray[np.bool_], category_id: int) -> None:
         segment_id = len(segments) + 1
         ids[region] = segment_id
-        segments.append(
-            {
-                "id": segment_id,
-                "category_id": category_id,
-                "area": int(region.sum()),
-                "bbox": _bbox(region),
-                "iscrowd": 0,
-            }
-        )
+        segments.append({"id": segment_id, "category_id": category_id, **_extent(region)})
 
     for mask, category_id in zip(scene.masks, scene.category_ids, strict=True):
         add(mask, int(category_id))
@@ -121,12 +94,11 @@ def write_scenes(
 
     Everything is written into a hidden folder beside `output` that takes its name at the end, so an
     interrupted run never leaves something that looks complete. The files do not depend on `workers`.
-    Validation scenes have the indices that follow the training scenes'.
 
     Args:
         output: Folder to make; it may exist if it is empty or holds this very dataset.
         num_train: Images in the training split.
-        num_val: Images in the validation split.
+        num_val: Images in the validation split, whose scenes have the indices that follow.
         seed: Non-negative; another seed gives another dataset.
         workers: Processes; all usable cores by default, at most 16.
 
@@ -138,24 +110,6 @@ def write_scenes(
         UserError: `output` holds something else, or these scenes with files missing.
         FileNotFoundError: The scikit-image installed lacks the photographs.
     """
-    _check_numbers(num_train, num_val, seed, workers)
-    root = Path(output)
-    stamp = {"version": VERSION, "seed": seed, "num_train": num_train, "num_val": num_val}
-    if _already_there(root, stamp):
-        logger.info("%s already holds these scenes: nothing to do", root)
-        return False
-    for name in PHOTOS:
-        photo_path(name)
-    count = workers or min(16, _usable_cores())
-    logger.info("rendering %d scenes into %s with %d processes", num_train + num_val, root, count)
-    with taking_its_name(root) as folder:
-        _write_split(folder, "train", 0, num_train, seed, count)
-        _write_split(folder, "val", num_train, num_val, seed, count)
-        (folder / STAMP).write_text(json.dumps(stamp, indent=1) + "\n")
-    return True
-
-
-def _check_numbers(num_train: int, num_val: int, seed: int, workers: int | None) -> None:
     if num_train < 1 or num_val < 1:
         raise UserError(
             f"num_train and num_val must be at least 1, got {num_train} and {num_val} images"
@@ -164,6 +118,21 @@ def _check_numbers(num_train: int, num_val: int, seed: int, workers: int | None)
         raise UserError(f"seed must not be negative, got {seed}")
     if workers is not None and workers < 1:
         raise UserError(f"workers must be at least 1, got {workers}")
+    root = Path(output)
+    stamp = {"version": VERSION, "seed": seed, "num_train": num_train, "num_val": num_val}
+    if _already_there(root, stamp):
+        logger.info("%s already holds these scenes: nothing to do", root)
+        return False
+    for name in PHOTOS:
+        photo_path(name)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    count = workers or min(16, cores or 1)
+    logger.info("rendering %d scenes into %s with %d processes", num_train + num_val, root, count)
+    with taking_its_name(root) as folder:
+        _write_split(folder, "train", 0, num_train, seed, count)
+        _write_split(folder, "val", num_train, num_val, seed, count)
+        (folder / STAMP).write_text(json.dumps(stamp, indent=1) + "\n")
+    return True
 
 
 def _already_there(root: Path, stamp: dict[str, Any]) -> bool:
@@ -172,30 +141,23 @@ def _already_there(root: Path, stamp: dict[str, Any]) -> bool:
         return False
     remedy = "choose another output folder, or delete this one first"
     found: Any = None
-    if (root / STAMP).is_file():
-        try:
-            found = json.loads((root / STAMP).read_text())
-        except ValueError:
-            found = None  # unreadable: somebody else's file, as below
+    with suppress(OSError, ValueError):  # absent or unreadable: somebody else's folder
+        found = json.loads((root / STAMP).read_text())
     if not isinstance(found, dict) or not stamp.keys() <= found.keys():
         raise UserError(f"{root} already holds something that is no scenes dataset: {remedy}")
     different = [f"{k}={found[k]} (asked: {v})" for k, v in stamp.items() if found[k] != v]
     if different:
         raise UserError(f"{root} already holds scenes with {', '.join(different)}: {remedy}")
-    for name, number in _expected_files(stamp):
+    expected = {"annotations": 2 * len(SPLITS)}
+    for split in SPLITS:
+        folders = (split, f"panoptic_{split}", f"stuff_{split}")
+        expected |= dict.fromkeys(folders, stamp[f"num_{split}"])
+    for name, number in expected.items():
         if sum(1 for _ in (root / name).glob("*.*")) < number:
             raise UserError(
                 f"{root} holds these scenes, but files of {name}/ are missing: {remedy}"
             )
     return True
-
-
-def _expected_files(stamp: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    """The subfolders and how many files each holds."""
-    yield "annotations", 2 * len(SPLITS)
-    for split in SPLITS:
-        for folder in (split, f"panoptic_{split}", f"stuff_{split}"):
-            yield folder, stamp[f"num_{split}"]
 
 
 @contextmanager
@@ -226,20 +188,12 @@ def taking_its_name(root: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _write_split(root: Path, split: str, first: int, number: int, seed: int, workers: int) -> None:
     """Renders scenes first, first + 1 ... as one split and writes its json files."""
     for folder in (split, f"panoptic_{split}", f"stuff_{split}", "annotations"):
         (root / folder).mkdir(exist_ok=True)
-    instances: dict[str, Any] = _json_head(seed, split)
-    instances["categories"] = [_without(c, "isthing", "color") for c in CATEGORIES if c["isthing"]]
-    panoptic: dict[str, Any] = _json_head(seed, split)
-    panoptic["categories"] = list(CATEGORIES)
+    things = [c for c in CATEGORIES if c["isthing"]]
+    keys = ("id", "name", "supercategory")
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     segmentations: list[dict[str, Any]] = []
@@ -252,10 +206,14 @@ def _write_split(root: Path, split: str, first: int, number: int, seed: int, wor
         if len(images) * 10 // number > (len(images) - 1) * 10 // number:
             rate = len(images) / max(time.monotonic() - start, 1e-6)
             logger.info("%s: %d of %d, %.0f images a second", split, len(images), number, rate)
-    instances |= {"images": images, "annotations": annotations}
-    panoptic |= {"images": images, "annotations": segmentations}
-    _write_json(root / "annotations" / f"instances_{split}.json", instances)
-    _write_json(root / "annotations" / f"panoptic_{split}.json", panoptic)
+    head = _json_head(seed, split)
+    for form, categories, records in (
+        ("instances", [{key: c[key] for key in keys} for c in things], annotations),
+        ("panoptic", list(CATEGORIES), segmentations),
+    ):
+        content = {**head, "categories": categories, "images": images, "annotations": records}
+        text = json.dumps(content, separators=(",", ":"))
+        (root / "annotations" / f"{form}_{split}.json").write_text(text)
 
 
 def _records(
@@ -287,21 +245,14 @@ def _write_image(
     Image.fromarray(_id_to_rgb(ids)).save(root / f"panoptic_{split}" / f"{stem}.png")
 
     height, width = ids.shape
-    image = {
-        "id": number,
-        "file_name": f"{stem}.jpg",
-        "height": height,
-        "width": width,
-        "photos": list(scene.photos),
-    }
+    image = {"id": number, "file_name": f"{stem}.jpg", "height": height, "width": width}
+    image["photos"] = list(scene.photos)
     objects = [
         {
             "image_id": number,
             "category_id": int(category_id),
             "segmentation": _rle(mask),
-            "area": int(mask.sum()),
-            "bbox": _bbox(mask),
-            "iscrowd": 0,
+            **_extent(mask),
         }
         for mask, category_id in zip(scene.masks, scene.category_ids, strict=True)
     ]
@@ -309,11 +260,12 @@ def _write_image(
     return image, objects, panoptic
 
 
-def _bbox(mask: NDArray[np.bool_]) -> list[int]:
-    """COCO's tight box [x, y, width, height] of a mask with at least one pixel."""
+def _extent(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """COCO's entries on a mask with at least one pixel, whose box is tight [x, y, width, height]."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     x, y = int(columns[0]), int(rows[0])
-    return [x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1]
+    box = [x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1]
+    return {"area": int(mask.sum()), "bbox": box, "iscrowd": 0}
 
 
 def _rle(mask: NDArray[np.bool_]) -> dict[str, Any]:
@@ -339,11 +291,3 @@ def _json_head(seed: int, split: str) -> dict[str, Any]:
         },
         "licenses": [],
     }
-
-
-def _without(record: dict[str, Any], *keys: str) -> dict[str, Any]:
-    return {k: v for k, v in record.items() if k not in keys}
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, separators=(",", ":")))

@@ -56,24 +56,18 @@ _MIN_VISIBLE_FRACTION = 0.3  # of the object's own area; a more hidden object is
 _PLACEMENTS = 12  # places tried before an object is left out
 
 
-def _palette(count: int) -> list[list[int]]:
-    """Distinct colours for the catalog, 0 to 255, hues a golden section apart."""
-    colors = [hsv_to_rgb(0.61803 * i % 1.0, 0.75, 0.9 - 0.2 * (i % 2)) for i in range(count)]
-    return [[int(255 * channel) for channel in color] for color in colors]
-
-
-def _categories() -> tuple[dict[str, Any], ...]:
-    things = [(shape.name, shape.supercategory, 1) for shape in SHAPES]
-    stuff = [(name, "background", 0) for name in STUFF_CLASSES]
-    colors = _palette(len(things) + len(stuff))
-    return tuple(
-        {"id": i + 1, "name": name, "supercategory": group, "isthing": isthing, "color": colors[i]}
-        for i, (name, group, isthing) in enumerate(things + stuff)
-    )
+def _category(number: int, name: str, group: str, isthing: int) -> dict[str, Any]:
+    # Colours for the catalog, hues a golden section apart.
+    color = hsv_to_rgb(0.61803 * number % 1.0, 0.75, 0.9 - 0.2 * (number % 2))
+    of = {"id": number + 1, "name": name, "supercategory": group, "isthing": isthing}
+    return {**of, "color": [int(255 * channel) for channel in color]}
 
 
 # COCO's panoptic style: things 1..12, then stuff. Semantic PNGs hold id - 1.
-CATEGORIES: tuple[dict[str, Any], ...] = _categories()
+CATEGORIES: tuple[dict[str, Any], ...] = (
+    *(_category(i, shape.name, shape.supercategory, 1) for i, shape in enumerate(SHAPES)),
+    *(_category(i, name, "background", 0) for i, name in enumerate(STUFF_CLASSES, len(SHAPES))),
+)
 _FIRST_STUFF_ID = len(THING_CLASSES) + 1
 
 
@@ -121,8 +115,7 @@ def render_scene(
             left out altogether, so every object in the picture is annotated.
 
     Raises:
-        UserError: An argument is out of range.
-        UserError: The scikit-image installed lacks one of the photographs.
+        UserError: An argument is out of range, or the scikit-image installed lacks one of the photographs.
     """
     if seed < 0 or index < 0:
         raise UserError(f"seed and index must not be negative, got seed={seed}, index={index}")
@@ -241,15 +234,13 @@ def _background(
         return image, ids, (name,)
     floor_name = GROUNDS[int(rng.integers(len(GROUNDS)))]
     x = np.linspace(0.0, 2.0 * np.pi, width)
-    horizon = height * (
-        rng.uniform(0.4, 0.72) + rng.uniform(0.0, 0.03) * np.sin(x + rng.uniform(0, 6.28))
-    )
+    level, swing = rng.uniform(0.4, 0.72), rng.uniform(0.0, 0.03)
+    horizon = height * (level + swing * np.sin(x + rng.uniform(0, 6.28)))
     top = max(0, int(horizon.min()) - 1)
     floor = np.zeros_like(image)
     floor[top:] = _floor(rng, floor_name, height - top, width)
-    cover = np.clip(np.arange(height)[:, None] + 1.0 - horizon[None, :], 0.0, 1.0).astype(
-        np.float32
-    )
+    cover = np.clip(np.arange(height)[:, None] + 1.0 - horizon[None, :], 0.0, 1.0)
+    cover = cover.astype(np.float32)
     ids[cover >= 0.5] = _stuff_id(floor_name)
     return image + (floor - image) * cover[:, :, None], ids, (name, floor_name)
 
@@ -417,9 +408,7 @@ def _texture(rng: np.random.Generator, h: int, w: int, strength: Floats) -> Floa
     affine = (c, -s, x - c * w / 2 + s * h / 2, s, c, y - s * w / 2 - c * h / 2)
     crop = photo.transform((w, h), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
     pixels = _floats(crop)
-    if (
-        rng.random() < 0.7
-    ):  # most objects keep their paint's hue; the others take on the photo's colours
+    if rng.random() < 0.7:  # most keep their paint's hue; the others take on the photo's colours
         pixels = np.repeat(pixels.mean(axis=2, keepdims=True), 3, axis=2)
     factors = np.clip(pixels / max(float(pixels.mean()), 0.05), 0.4, 1.7)
     amount = np.float32(rng.uniform(0.3, 0.85)) * strength[:, :, None]

@@ -2,7 +2,7 @@
 
 Every category is a function that draws the parameters of one instance (proportions, articulation, colours)
 and returns its parts in painter's order. Local frame: x right, y down, about one unit from the centre to
-the edge; `scenes.py` recentres, poses and rasterises them.
+the edge; `render.py` recentres, poses and rasterises them.
 """
 
 import colorsys
@@ -155,13 +155,13 @@ def shaded(color: Color, factor: float) -> Color:
 
 
 # ------------------------------------------------------------------------------------------------ objects
+# Outlines are tables: a line holds as many points as fit.
+# fmt: off
 
 
 def _eye(cx: float, cy: float, radius: float) -> list[Part]:
-    return [
-        Part(ellipse(cx, cy, radius, radius), WHITE, 0.0, 0.8),
-        Part(ellipse(cx, cy, 0.55 * radius, 0.55 * radius), INK, 0.0, 0.8),
-    ]
+    return [Part(ellipse(cx, cy, radius, radius), WHITE, 0.0, 0.8),
+        Part(ellipse(cx, cy, 0.55 * radius, 0.55 * radius), INK, 0.0, 0.8)]
 
 
 def _bird(rng: np.random.Generator) -> list[Part]:
@@ -181,21 +181,18 @@ def _bird(rng: np.random.Generator) -> list[Part]:
     head_x, head_y = -0.58, -0.36 + nod
     parts += [
         Part(polygon((head_x - 0.2, head_y - 0.08), (head_x - 0.52, head_y + 0.05),
-                     (head_x - 0.2, head_y + 0.1)), beak, 0.1, 0.5),
+            (head_x - 0.2, head_y + 0.1)), beak, 0.1, 0.5),
         Part(smooth((-0.72, -0.2 + nod), (-0.35, -0.42 + nod), (0.2, -fat), (0.62, -0.08), (0.6, 0.08),
-                    (0.15, fat), (-0.4, fat * 0.8)), body, 0.7, 0.6),
+            (0.15, fat), (-0.4, fat * 0.8)), body, 0.7, 0.6),
         Part(ellipse(head_x, head_y, 0.27, 0.25), body, 0.5, 0.65),
         Part(smooth((-0.62, 0.0), (-0.3, 0.12), (0.1, fat * 0.6), (0.05, fat * 0.93), (-0.38, fat * 0.7)),
-             belly, 0.4, 0.6),
+            belly, 0.4, 0.6),
         *_eye(head_x - 0.07, head_y - 0.05, 0.075),
-    ]  # fmt: skip
-    feather = smooth(
-        (-0.22, 0.05), (0.05, -0.2), (0.5, -0.14), (0.92, 0.06), (0.5, 0.14), (0.05, 0.2)
-    )
+    ]
+    feather = smooth((-0.22, 0.05), (0.05, -0.2), (0.5, -0.14), (0.92, 0.06), (0.5, 0.14), (0.05, 0.2))
     parts.append(Part(turned(feather, -lift, -0.1, -0.05), wing, 0.9, 0.95))
-    parts.append(
-        Part(turned(feather * 0.6 + (0.05, 0.0), -lift, -0.1, -0.05), shaded(wing, 1.25), 0.9, 1.0)
-    )
+    parts.append(Part(turned(feather * 0.6 + (0.05, 0.0), -lift, -0.1, -0.05), shaded(wing, 1.25), 0.9,
+        1.0))
     return parts
 
 
@@ -205,75 +202,28 @@ def _fish(rng: np.random.Generator) -> list[Part]:
     h = rng.uniform(0.34, 0.56)
     sweep = rng.uniform(0.1, 0.45)
     parts = [
-        Part(
-            smooth(
-                (0.5, 0.0),
-                (0.95, -0.2 - sweep),
-                (1.1, -0.15 - sweep),
-                (0.92, 0.0),
-                (1.1, 0.15 + sweep),
-                (0.95, 0.2 + sweep),
-            ),
-            fin,
-            0.8,
-            0.4,
-        ),
-        Part(
-            smooth(
-                (-0.35, -h * 0.8),
-                (0.0, -h - rng.uniform(0.15, 0.4)),
-                (0.4, -h * 0.95),
-                (0.35, -h * 0.4),
-            ),
-            fin,
-            0.8,
-            0.4,
-        ),
-        Part(
-            smooth(
-                (-0.1, h * 0.8), (0.15, h + rng.uniform(0.1, 0.3)), (0.3, h * 0.9), (0.2, h * 0.5)
-            ),
-            fin,
-            0.8,
-            0.4,
-        ),
-        Part(
-            smooth(
-                (-1.0, 0.03),
-                (-0.75, -h * 0.62),
-                (-0.2, -h),
-                (0.35, -h * 0.55),
-                (0.68, -0.1),
-                (0.68, 0.1),
-                (0.35, h * 0.55),
-                (-0.2, h),
-                (-0.75, h * 0.62),
-            ),
-            body,
-            0.9,
-            0.7,
-        ),
+        Part(smooth((0.5, 0.0), (0.95, -0.2 - sweep), (1.1, -0.15 - sweep), (0.92, 0.0),
+            (1.1, 0.15 + sweep), (0.95, 0.2 + sweep)), fin, 0.8, 0.4),
+        Part(smooth((-0.35, -h * 0.8), (0.0, -h - rng.uniform(0.15, 0.4)), (0.4, -h * 0.95),
+            (0.35, -h * 0.4)), fin, 0.8, 0.4),
+        Part(smooth((-0.1, h * 0.8), (0.15, h + rng.uniform(0.1, 0.3)), (0.3, h * 0.9), (0.2, h * 0.5)),
+            fin, 0.8, 0.4),
+        Part(smooth((-1.0, 0.03), (-0.75, -h * 0.62), (-0.2, -h), (0.35, -h * 0.55), (0.68, -0.1),
+            (0.68, 0.1), (0.35, h * 0.55), (-0.2, h), (-0.75, h * 0.62)), body, 0.9, 0.7),
     ]
     stripe = WHITE if rng.random() < 0.5 else shaded(body, 0.45)
     for x in np.linspace(-0.25, 0.4, int(rng.integers(0, 4))):
         reach = 0.86 * h * (1.0 - 1.1 * max(0.0, x) - 0.2 * abs(x))
-        parts.append(
-            Part(stroke([(x, -reach), (x + 0.07, 0.0), (x, reach)], 0.13), stripe, 0.6, 0.7)
-        )
-    parts.append(
-        Part(
-            stroke([(-0.52, -0.22), (-0.44, 0.0), (-0.52, 0.24)], 0.04), shaded(body, 0.5), 0.2, 0.6
-        )
-    )
+        parts.append(Part(stroke([(x, -reach), (x + 0.07, 0.0), (x, reach)], 0.13), stripe, 0.6, 0.7))
+    parts.append(Part(stroke([(-0.52, -0.22), (-0.44, 0.0), (-0.52, 0.24)], 0.04), shaded(body, 0.5), 0.2,
+        0.6))
     parts.append(Part(turned(smooth((-0.2, 0.06), (0.05, 0.02), (0.16, 0.12), (0.05, 0.24)),
-                             rng.uniform(-0.5, 0.7), -0.2, 0.1), fin, 0.8, 1.0))  # fmt: skip
+        rng.uniform(-0.5, 0.7), -0.2, 0.1), fin, 0.8, 1.0))
     parts += _eye(-0.7, -0.1 * h / 0.4, 0.1)
     bend = rng.uniform(-0.25, 0.25)  # the swimming stroke: the tail swings, the head stays
-    return [
-        Part(p.outline + np.stack([0 * p.outline[:, 0], bend * np.maximum(p.outline[:, 0] + 0.3, 0) ** 2], 1),
-             p.color, p.texture, p.height)
-        for p in parts
-    ]  # fmt: skip
+    for part in parts:
+        part.outline[:, 1] += bend * np.maximum(part.outline[:, 0] + 0.3, 0) ** 2
+    return parts
 
 
 def _butterfly(rng: np.random.Generator) -> list[Part]:
@@ -281,23 +231,16 @@ def _butterfly(rng: np.random.Generator) -> list[Part]:
     rim = shaded(wing, 0.35)
     spread = rng.uniform(0.6, 1.0)
     lean = rng.uniform(-0.2, 0.2)
-    fore = smooth(
-        (0.04, -0.15), (0.35, -0.75), (0.85, -0.95), (1.02, -0.6), (0.75, -0.1), (0.1, 0.05)
-    )
+    fore = smooth((0.04, -0.15), (0.35, -0.75), (0.85, -0.95), (1.02, -0.6), (0.75, -0.1), (0.1, 0.05))
     hind = smooth((0.04, 0.0), (0.6, 0.02), (0.82, 0.35), (0.6, 0.75), (0.35, 0.8), (0.08, 0.3))
     parts = []
     for side, width in ((mirrored, spread), (lambda p: p, spread * rng.uniform(0.75, 1.0))):
-        for lobe, tilt, centre, color in (
-            (hind, lean, (0.45, 0.38), shaded(wing, 0.85)),
-            (fore, -lean, (0.62, -0.5), wing),
-        ):
+        for lobe, tilt, centre, color in ((hind, lean, (0.45, 0.38), shaded(wing, 0.85)),
+            (fore, -lean, (0.62, -0.5), wing)):
             around = np.array(centre)
             inner = around + (lobe - around) * 0.78
-            for outline, paint, height in (
-                (lobe, rim, 0.5),
-                (inner, color, 0.6),
-                (ellipse(centre[0] + 0.08, centre[1], 0.13, 0.16), spot, 0.65),
-            ):
+            for outline, paint, height in ((lobe, rim, 0.5), (inner, color, 0.6),
+                (ellipse(centre[0] + 0.08, centre[1], 0.13, 0.16), spot, 0.65)):
                 placed = side(turned(outline, tilt) * (width, 1.0))
                 parts.append(Part(placed, paint, 0.7, height))
     for sign in (-1.0, 1.0):
@@ -309,20 +252,11 @@ def _butterfly(rng: np.random.Generator) -> list[Part]:
 
 def _tree(rng: np.random.Generator) -> list[Part]:
     bark = shaded(WOOD, rng.uniform(0.7, 1.2))
-    leaf = hsv(
-        rng.choice([0.30, 0.27, 0.22, 0.08]) + rng.uniform(-0.03, 0.03),
-        0.75,
-        rng.uniform(0.45, 0.7),
-    )
+    leaf = hsv(rng.choice([0.30, 0.27, 0.22, 0.08]) + rng.uniform(-0.03, 0.03), 0.75,
+        rng.uniform(0.45, 0.7))
     lean = rng.uniform(-0.12, 0.12)
-    trunk = polygon(
-        (-0.16, 1.1),
-        (-0.09, 0.5),
-        (-0.06 + lean, -0.2),
-        (0.06 + lean, -0.2),
-        (0.09, 0.5),
-        (0.16, 1.1),
-    )
+    trunk = polygon((-0.16, 1.1), (-0.09, 0.5), (-0.06 + lean, -0.2), (0.06 + lean, -0.2), (0.09, 0.5),
+        (0.16, 1.1))
     parts = [Part(trunk, bark, 1.0, 0.4)]
     if rng.random() < 0.4:  # conifer
         levels = int(rng.integers(3, 6))
@@ -331,10 +265,8 @@ def _tree(rng: np.random.Generator) -> list[Part]:
             half = (0.75 - 0.5 * i / levels) * rng.uniform(0.9, 1.1)
             tip = low - 0.75
             skirt = [(lean - half, low), (lean, tip), (lean + half, low)]
-            skirt += [
-                (lean + half * x, low + 0.07 * (k % 2))
-                for k, x in enumerate((0.6, 0.3, 0.0, -0.3, -0.6))
-            ]
+            skirt += [(lean + half * x, low + 0.07 * (k % 2)) for k, x in enumerate((0.6, 0.3, 0.0, -0.3,
+                -0.6))]
             parts.append(Part(polygon(*skirt), shaded(leaf, 0.75 + 0.12 * i), 1.0, 0.4 + 0.12 * i))
         return parts
     for sign in (-1.0, 1.0):
@@ -345,9 +277,7 @@ def _tree(rng: np.random.Generator) -> list[Part]:
     for i in range(8):  # a crown of leaf clumps around one big clump, those above lighter
         a = turn + 2 * np.pi * i / 8
         x, y, r = lean + 0.5 * wide * np.cos(a), -0.42 + 0.4 * np.sin(a), rng.uniform(0.27, 0.4)
-        parts.append(
-            Part(ellipse(x, y, r * wide, r), shaded(leaf, 0.95 - 0.25 * np.sin(a)), 1.0, 0.6)
-        )
+        parts.append(Part(ellipse(x, y, r * wide, r), shaded(leaf, 0.95 - 0.25 * np.sin(a)), 1.0, 0.6))
     parts.append(Part(ellipse(lean, -0.45, 0.45 * wide, 0.4), shaded(leaf, 1.1), 1.0, 0.8))
     return parts
 
@@ -360,10 +290,7 @@ def _flower(rng: np.random.Generator) -> list[Part]:
     parts = [Part(stroke(stem, (0.09, 0.12)), green, 0.5, 0.3)]
     for sign, at in ((-1.0, rng.uniform(0.3, 0.6)), (1.0, rng.uniform(0.4, 0.8))):
         blade = smooth((0.0, 0.0), (0.25, -0.16), (0.6, -0.05), (0.3, 0.1))
-        blade = turned(blade, rng.uniform(-0.7, 0.1)) * (sign, 1.0) + (
-            bow * (1.0 - at) + 0.2 * bow,
-            at,
-        )
+        blade = turned(blade, rng.uniform(-0.7, 0.1)) * (sign, 1.0) + (bow * (1.0 - at) + 0.2 * bow, at)
         parts.append(Part(blade, shaded(green, 1.15), 0.8, 0.5))
     count = int(rng.integers(5, 10))
     long, turn, tilt = rng.uniform(0.4, 0.5), rng.uniform(0, 2 * np.pi), rng.uniform(0.6, 1.0)
@@ -371,69 +298,31 @@ def _flower(rng: np.random.Generator) -> list[Part]:
     for i in range(count):
         a = turn + 2 * np.pi * i / count
         one = ellipse(0.36 * np.cos(a), 0.36 * np.sin(a), long * 0.62, wide, a)
-        parts.append(
-            Part(
-                one * (1.0, tilt) + (0.0, -0.5),
-                shaded(petal, 0.9 + 0.2 * (i % 2)),
-                0.5,
-                0.6 + 0.1 * (i % 2),
-            )
-        )
+        parts.append(Part(one * (1.0, tilt) + (0.0, -0.5), shaded(petal, 0.9 + 0.2 * (i % 2)), 0.5,
+            0.6 + 0.1 * (i % 2)))
     heart = hsv(rng.uniform(0.06, 0.15), 0.85, rng.uniform(0.4, 0.95))
     parts.append(Part(ellipse(0.0, -0.5, 0.2, 0.2 * tilt), heart, 1.0, 1.0))
     return parts
 
 
 def _mushroom(rng: np.random.Generator) -> list[Part]:
-    cap = hsv(
-        rng.choice([0.0, 0.03, 0.07, 0.1, 0.75]) + rng.uniform(-0.02, 0.02),
-        0.8,
-        rng.uniform(0.6, 0.9),
-    )
+    cap = hsv(rng.choice([0.0, 0.03, 0.07, 0.1, 0.75]) + rng.uniform(-0.02, 0.02), 0.8,
+        rng.uniform(0.6, 0.9))
     cream = (0.93, 0.88, 0.76)
     tall, thick, dome = rng.uniform(0.7, 1.1), rng.uniform(0.16, 0.28), rng.uniform(0.6, 0.95)
     lean = rng.uniform(-0.15, 0.15)
     parts = [
-        Part(
-            smooth(
-                (-thick * 0.8 + lean, -0.1),
-                (thick * 0.8 + lean, -0.1),
-                (thick, 0.4 * tall),
-                (thick * 1.35, tall * 0.9),
-                (0.0, tall),
-                (-thick * 1.35, tall * 0.9),
-                (-thick, 0.4 * tall),
-            ),
-            cream,
-            0.5,
-            0.4,
-        ),
+        Part(smooth((-thick * 0.8 + lean, -0.1), (thick * 0.8 + lean, -0.1), (thick, 0.4 * tall),
+            (thick * 1.35, tall * 0.9), (0.0, tall), (-thick * 1.35, tall * 0.9), (-thick, 0.4 * tall)),
+            cream, 0.5, 0.4),
         Part(ellipse(lean, 0.0, 0.72, 0.17), shaded(cream, 0.75), 0.8, 0.45),
-        Part(
-            smooth(
-                (-0.85 + lean, 0.0),
-                (-0.72 + lean, -0.45 * dome),
-                (-0.3 + lean, -0.88 * dome),
-                (0.3 + lean, -0.88 * dome),
-                (0.72 + lean, -0.45 * dome),
-                (0.85 + lean, 0.0),
-                (0.4 + lean, 0.06),
-                (-0.4 + lean, 0.06),
-            ),
-            cap,
-            0.6,
-            0.8,
-        ),
+        Part(smooth((-0.85 + lean, 0.0), (-0.72 + lean, -0.45 * dome), (-0.3 + lean, -0.88 * dome),
+            (0.3 + lean, -0.88 * dome), (0.72 + lean, -0.45 * dome), (0.85 + lean, 0.0), (0.4 + lean, 0.06),
+            (-0.4 + lean, 0.06)), cap, 0.6, 0.8),
     ]
     if rng.random() < 0.7:
-        for x, y in (
-            (-0.5, -0.22),
-            (-0.15, -0.55),
-            (0.28, -0.3),
-            (0.45, -0.52),
-            (0.6, -0.12),
-            (-0.12, -0.15),
-        ):
+        for x, y in ((-0.5, -0.22), (-0.15, -0.55), (0.28, -0.3), (0.45, -0.52), (0.6, -0.12),
+            (-0.12, -0.15)):
             r = rng.uniform(0.06, 0.13)
             parts.append(Part(ellipse(x + lean, y * dome, r, r * 0.8), WHITE, 0.2, 0.95))
     return parts
@@ -446,38 +335,18 @@ def _car(rng: np.random.Generator) -> list[Part]:
     wheel = rng.uniform(0.19, 0.25)
     bonnet = rng.uniform(-0.12, -0.04)
     a, b = -front, back - 0.15
-    shell = polygon(
-        (-1.05, 0.25), (-1.08, 0.08), (-1.0, bonnet + 0.04), (a, bonnet - 0.06), (a + 0.28, roof),
-        (a + 0.36, roof - 0.04), (b - 0.28, roof - 0.04), (b - 0.2, roof), (min(b + 0.12, 1.0), -0.1),
-        (1.02, -0.06), (1.08, 0.1), (1.05, 0.27),
-    )  # fmt: skip
+    shell = polygon((-1.05, 0.25), (-1.08, 0.08), (-1.0, bonnet + 0.04), (a, bonnet - 0.06),
+        (a + 0.28, roof), (a + 0.36, roof - 0.04), (b - 0.28, roof - 0.04), (b - 0.2, roof),
+        (min(b + 0.12, 1.0), -0.1), (1.02, -0.06), (1.08, 0.1), (1.05, 0.27))
     mid = (a + b) / 2 + 0.03
     window_top, window_low = roof + 0.08, -0.1
     pane = shaded(GLASS, rng.uniform(0.5, 1.05))
     parts = [
         Part(shell, body, 0.35, 0.6),
-        Part(
-            polygon(
-                (a + 0.1, window_low),
-                (a + 0.32, window_top),
-                (mid - 0.03, window_top),
-                (mid - 0.03, window_low),
-            ),
-            pane,
-            0.5,
-            0.4,
-        ),
-        Part(
-            polygon(
-                (mid + 0.03, window_low),
-                (mid + 0.03, window_top),
-                (b - 0.26, window_top),
-                (b - 0.06, window_low),
-            ),
-            pane,
-            0.5,
-            0.4,
-        ),
+        Part(polygon((a + 0.1, window_low), (a + 0.32, window_top), (mid - 0.03, window_top),
+            (mid - 0.03, window_low)), pane, 0.5, 0.4),
+        Part(polygon((mid + 0.03, window_low), (mid + 0.03, window_top), (b - 0.26, window_top),
+            (b - 0.06, window_low)), pane, 0.5, 0.4),
         Part(box(-1.04, 0.17, 1.04, 0.27), shaded(body, 0.55), 0.2, 0.6),
         Part(box(mid - 0.015, -0.08, mid + 0.015, 0.16), shaded(body, 0.6), 0.0, 0.55),
         Part(box(mid + 0.08, -0.02, mid + 0.22, 0.02), INK, 0.0, 0.7),
@@ -485,11 +354,7 @@ def _car(rng: np.random.Generator) -> list[Part]:
         Part(box(0.98, 0.0, 1.06, 0.12), (0.85, 0.1, 0.08), 0.0, 0.8),
     ]
     for x in (-0.62, 0.62):
-        for scale, paint, height in (
-            (1.0, INK, 0.7),
-            (0.62, (0.75, 0.76, 0.8), 0.8),
-            (0.2, INK, 0.8),
-        ):
+        for scale, paint, height in ((1.0, INK, 0.7), (0.62, (0.75, 0.76, 0.8), 0.8), (0.2, INK, 0.8)):
             parts.append(Part(ellipse(x, 0.27, wheel * scale, wheel * scale), paint, 0.3, height))
     return parts
 
@@ -500,32 +365,16 @@ def _sailboat(rng: np.random.Generator) -> list[Part]:
     mast = rng.uniform(-0.15, 0.1)
     top = -rng.uniform(0.95, 1.2)
     stripe = shaded(vivid(rng), 0.9)
-    main = [
-        (mast + 0.06, top + 0.08),
-        (mast + 0.4 + belly, -0.25),
-        (mast + 0.85, 0.36),
-        (mast + 0.06, 0.36),
-    ]
+    main = [(mast + 0.06, top + 0.08), (mast + 0.4 + belly, -0.25), (mast + 0.85, 0.36),
+        (mast + 0.06, 0.36)]
     parts = [
         Part(polygon((-0.95, 0.5), (1.0, 0.5), (0.78, 0.92), (-0.62, 0.92)), hull, 0.5, 0.7),
         Part(polygon((-0.95, 0.5), (1.0, 0.5), (0.965, 0.58), (-0.89, 0.58)), WHITE, 0.2, 0.8),
         Part(stroke([(mast, 0.55), (mast, top)], 0.07), WOOD, 0.8, 0.5),
         Part(np.concatenate([curve(*main[:3]), polygon(main[3])]), cloth, 0.5, 0.6),
-        Part(
-            stroke([(mast + 0.08, 0.05), (mast + 0.55 + 0.7 * belly, 0.05)], 0.1), stripe, 0.3, 0.6
-        ),
-        Part(
-            smooth(
-                (mast - 0.05, top + 0.25),
-                (mast - 0.35 - 0.6 * belly, -0.1),
-                (-0.82, 0.36),
-                (mast - 0.07, 0.34),
-                (mast - 0.04, 0.0),
-            ),
-            shaded(cloth, 0.9),
-            0.5,
-            0.6,
-        ),
+        Part(stroke([(mast + 0.08, 0.05), (mast + 0.55 + 0.7 * belly, 0.05)], 0.1), stripe, 0.3, 0.6),
+        Part(smooth((mast - 0.05, top + 0.25), (mast - 0.35 - 0.6 * belly, -0.1), (-0.82, 0.36),
+            (mast - 0.07, 0.34), (mast - 0.04, 0.0)), shaded(cloth, 0.9), 0.5, 0.6),
         Part(polygon((mast, top), (mast + 0.3, top + 0.08), (mast, top + 0.16)), stripe, 0.2, 0.5),
     ]
     return parts
@@ -537,11 +386,8 @@ def _balloon(rng: np.random.Generator) -> list[Part]:
     # Half-width of the envelope from crown to mouth: a round top running straight into the mouth.
     y = np.linspace(-1.05, 0.5, 24)
     t = (y + 1.05) / 1.55
-    half = wide * np.where(
-        t < 0.45,
-        np.sqrt(np.clip(1 - ((t - 0.45) / 0.45) ** 2, 0, 1)),
-        1 - 0.8 * (np.maximum(t - 0.45, 0.0) / 0.55) ** 1.6,
-    )
+    half = wide * np.where(t < 0.45, np.sqrt(np.clip(1 - ((t - 0.45) / 0.45) ** 2, 0, 1)),
+        1 - 0.8 * (np.maximum(t - 0.45, 0.0) / 0.55) ** 1.6)
     parts = []
     for x in (-0.13, 0.13):
         parts.append(Part(stroke([(x * 1.2, 0.48), (x, 0.9)], 0.035), INK, 0.0, 0.3))
@@ -571,14 +417,8 @@ def _house(rng: np.random.Generator) -> list[Part]:
         parts.append(Part(box(x - 0.1, peak - 0.05, x + 0.1, eave), (0.55, 0.25, 0.2), 1.0, 0.4))
         parts.append(Part(box(x - 0.13, peak - 0.1, x + 0.13, peak), (0.4, 0.2, 0.17), 0.6, 0.5))
     parts.append(Part(box(-half, eave - 0.05, half, 0.9), wall, 0.9, 0.5))
-    parts.append(
-        Part(
-            polygon((-half - 0.15, eave), (-ridge, peak), (ridge, peak), (half + 0.15, eave)),
-            roof,
-            1.0,
-            0.8,
-        )
-    )
+    parts.append(Part(polygon((-half - 0.15, eave), (-ridge, peak), (ridge, peak), (half + 0.15, eave)),
+        roof, 1.0, 0.8))
     door = rng.uniform(-0.35, 0.35) * half
     parts.append(Part(box(door - 0.16, 0.3, door + 0.16, 0.9), shaded(vivid(rng), 0.7), 0.8, 0.4))
     parts.append(Part(ellipse(door + 0.1, 0.62, 0.03, 0.03), (0.95, 0.85, 0.4), 0.0, 0.7))
@@ -610,9 +450,7 @@ def _umbrella(rng: np.random.Generator) -> list[Part]:
         left = np.stack([edges[i] * np.sin(t), -dome * np.cos(t)], 1)
         right = np.stack([edges[i + 1] * np.sin(t), -dome * np.cos(t)], 1)
         mid = (edges[i] + edges[i + 1]) / 2
-        scallop = polygon(
-            (0.5 * (mid + edges[i]), -0.07), (mid, -0.1), (0.5 * (mid + edges[i + 1]), -0.07)
-        )
+        scallop = polygon((0.5 * (mid + edges[i]), -0.07), (mid, -0.1), (0.5 * (mid + edges[i + 1]), -0.07))
         panel = np.concatenate([left, scallop, right[::-1]])
         parts.append(Part(panel, one if i % 2 == 0 else two, 0.5, 0.7 + 0.06 * (i % 2)))
     return parts
@@ -624,46 +462,22 @@ def _teapot(rng: np.random.Generator) -> list[Part]:
     fat, lift = rng.uniform(0.5, 0.68), rng.uniform(-0.1, 0.15)
     loop = rng.uniform(0.9, 1.15)
     parts = [
-        Part(
-            stroke(
-                [(0.42, -0.22), (0.75, -0.42), (loop, -0.2), (0.95, 0.18), (0.5, 0.34)], (0.14, 0.1)
-            ),
-            glaze,
-            0.4,
-            0.4,
-        ),
-        Part(
-            smooth(
-                (-0.4, 0.3),
-                (-0.68, 0.08),
-                (-0.86, -0.3 - lift),
-                (-1.08, -0.42 - lift),
-                (-0.92, -0.5 - lift),
-                (-0.72, -0.42 - lift),
-                (-0.56, -0.2),
-                (-0.35, -0.1),
-            ),
-            glaze,
-            0.4,
-            0.45,
-        ),
+        Part(stroke([(0.42, -0.22), (0.75, -0.42), (loop, -0.2), (0.95, 0.18), (0.5, 0.34)],
+            (0.14, 0.1)), glaze, 0.4, 0.4),
+        Part(smooth((-0.4, 0.3), (-0.68, 0.08), (-0.86, -0.3 - lift), (-1.08, -0.42 - lift),
+            (-0.92, -0.5 - lift), (-0.72, -0.42 - lift), (-0.56, -0.2), (-0.35, -0.1)), glaze, 0.4, 0.45),
         Part(box(-0.36, fat - 0.08, 0.36, fat + 0.06, 0.04), shaded(glaze, 0.7), 0.3, 0.5),
         Part(ellipse(0.0, 0.08, 0.64, fat - 0.02), glaze, 0.5, 0.75),
         Part(stroke([(-0.57, 0.2), (0.0, 0.32), (0.57, 0.2)], 0.09), trim, 0.3, 0.75),
-        Part(
-            smooth(
-                (-0.36, -0.3), (-0.26, -0.5), (0.0, -0.58), (0.26, -0.5), (0.36, -0.3), (0.0, -0.26)
-            ),
-            shaded(glaze, 0.85),
-            0.4,
-            0.85,
-        ),
+        Part(smooth((-0.36, -0.3), (-0.26, -0.5), (0.0, -0.58), (0.26, -0.5), (0.36, -0.3), (0.0, -0.26)),
+            shaded(glaze, 0.85), 0.4, 0.85),
         Part(ellipse(0.0, -0.64, 0.09, 0.09), trim, 0.2, 0.9),
         Part(ellipse(-0.24, -0.08, 0.09, 0.15, 0.5), shaded(glaze, 1.7), 0.0, 0.75),
     ]
     return parts
 
 
+# fmt: on
 SHAPES: tuple[Shape, ...] = (
     Shape("bird", "animal", _bird, 20, airborne=True),
     Shape("fish", "animal", _fish, 40),

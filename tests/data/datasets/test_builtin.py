@@ -9,7 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 import rmae_d2.data.datasets.builtin as builtin
-from rmae_d2.data.scenes.dataset import THING_CLASSES
+from rmae_d2.data.scenes.render import THING_CLASSES
 
 NAMES = [
     "coco_2017_unlabeled",

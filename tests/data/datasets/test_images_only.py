@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-from pathlib import Path
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -11,12 +10,6 @@ from PIL import Image
 
 from rmae_d2.data.datasets.images_only import (images_from, pretrain_dataset)
 from rmae_d2.errors import UserError
-
-DATA = Path(
-    os.environ.get("DETECTRON2_DATASETS")
-    or Path(__file__).resolve().parents[4] / "shared" / "data"
-)
-
 
 @pytest.fixture
 def photos(tmp_path):
@@ -217,22 +210,15 @@ def test_missing_dataset_says_what_to_do(tmp_path, monkeypatch, name, get_it):
             monkeypatch.setitem(metadata.__dict__, key, str(tmp_path / "datasets" / key))
     with pytest.raises(UserError) as caught:
         pretrain_dataset((name,))
-    for part in (
-        name,
-        str(tmp_path),
-        "DETECTRON2_DATASETS",
-        get_it,
-        "dataset.root=/photos",
-        "make demo",
-    ):
+    own = "dataset.root=/photos"
+    for part in (name, str(tmp_path), "DETECTRON2_DATASETS", get_it, own, "make demo"):
         assert part in str(caught.value)
 
 
-@pytest.mark.skipif(not (DATA / "coco/train2017").is_dir(), reason="needs the COCO sample data")
-def test_real_folders_and_jsons():
-    train = images_from(DATA / "coco/train2017")
-    labelled = images_from(DATA / "coco/annotations/instances_train2017.json")
+def test_real_folders_and_jsons(shared_data):
+    train = images_from(shared_data / "coco/train2017")
+    labelled = images_from(shared_data / "coco/annotations/instances_train2017.json")
     assert {sample["file_name"] for sample in train} >= {sample["file_name"] for sample in labelled}
     assert all({"height", "width"} <= set(sample) for sample in labelled)
-    assert images_from(DATA / "lvis/lvis_v1_train.json", allow_missing=1.0)
-    assert len(images_from(DATA / "imagenet/train")) > 10
+    assert images_from(shared_data / "lvis/lvis_v1_train.json", allow_missing=1.0)
+    assert len(images_from(shared_data / "imagenet/train")) > 10

@@ -25,28 +25,19 @@ def write(tmp_path):
     """Writes a json of some classes; each has one instance, on an image of its own."""
 
     def write(name, classes=("cat", "dog", "bird"), mask=POLYGON, crowd_mask=None):
-        annotations = [
-            {"id": i + 1, "image_id": i, "category_id": 10 * i + 7, "bbox": [1, 1, 8, 8]}
-            | ({"segmentation": mask} if mask else {})
-            | {"iscrowd": 0, "area": 32}
-            for i in range(len(classes))
-        ]
+        fixed = {"bbox": [1, 1, 8, 8], "iscrowd": 0, "area": 32}
+        fixed |= {"segmentation": mask} if mask else {}
+        content = {"images": [], "categories": [], "annotations": []}
+        for i, c in enumerate(classes):
+            image = {"id": i, "file_name": f"{i}.png", "height": 20, "width": 30}
+            content["images"].append(image)
+            content["categories"].append({"id": 10 * i + 7, "name": c})
+            instance = {"id": i + 1, "image_id": i, "category_id": 10 * i + 7, **fixed}
+            content["annotations"].append(instance)
         if crowd_mask:
-            annotations[0] |= {"iscrowd": 1, "segmentation": crowd_mask}
-        path = tmp_path / name
-        path.write_text(
-            json.dumps(
-                {
-                    "images": [
-                        {"id": i, "file_name": f"{i}.png", "height": 20, "width": 30}
-                        for i in range(len(classes))
-                    ],
-                    "categories": [{"id": 10 * i + 7, "name": c} for i, c in enumerate(classes)],
-                    "annotations": annotations,
-                }
-            )
-        )
-        return str(path)
+            content["annotations"][0] |= {"iscrowd": 1, "segmentation": crowd_mask}
+        (tmp_path / name).write_text(json.dumps(content))
+        return str(tmp_path / name)
 
     return write
 
@@ -153,10 +144,8 @@ def test_training_data_without_test_data(write, caplog):
     # The evaluator stays, for --eval-only with the config that training saves.
     assert "evaluator" in cfg.dataloader
     caplog.clear()
-    assert (
-        adapt(MASK_RCNN, train_json(write("train.json")), "train.eval_period=0").train.eval_period
-        == 0
-    )
+    cfg = adapt(MASK_RCNN, train_json(write("train.json")), "train.eval_period=0")
+    assert cfg.train.eval_period == 0
     assert "NO EVALUATION" not in caplog.text
 
 
@@ -220,13 +209,10 @@ def test_rle_is_loaded_as_bitmasks(write):
 @pytest.mark.parametrize("name", [LVIS, LVIS_CASCADE])
 def test_the_federated_loss_draws_from_the_data_at_hand(name, write):
     path = write("train.json")
-    cfg = adapt(name, train_json(path), test_json(write("val.json")))
     for eval_only in (False, True):
         cfg = adapt(name, train_json(path), test_json(write("val.json")), eval_only=eval_only)
         heads = cfg.model.roi_heads
-        for predictor in (
-            [heads.box_predictor] if "box_predictor" in heads else heads.box_predictors
-        ):
+        for predictor in heads.get("box_predictors") or [heads.box_predictor]:
             assert predictor.fed_loss_num_classes == 3
             weights = instantiate(predictor.get_fed_loss_cls_weights)
             assert weights().tolist() == [1, 1, 1]
@@ -239,12 +225,10 @@ def test_an_adapted_config_is_saved_whole(write, tmp_path):
 
 def test_real_annotations(shared_data):
     """The subset's jsons list all of COCO's classes, LVIS's all of LVIS's."""
-    coco = shared_data / "coco/annotations"
-    cfg = adapt(
-        MASK_RCNN,
-        train_json(coco / "instances_train2017.json"),
-        test_json(coco / "instances_val2017.json"),
+    train, val = (
+        shared_data / f"coco/annotations/instances_{split}2017.json" for split in ("train", "val")
     )
+    cfg = adapt(MASK_RCNN, train_json(train), test_json(val))
     assert numbers(cfg) == [80] * 3 and "instance_mask_format" not in cfg.dataloader.train.mapper
     lvis = adapt(MASK_RCNN, train_json(shared_data / "lvis/lvis_v1_train.json"))
     assert numbers(lvis) == [1203] * 3

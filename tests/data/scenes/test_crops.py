@@ -13,7 +13,8 @@ from pycocotools.coco import COCO
 
 from rmae_d2.data.datasets import class_names, classification_dataset
 from rmae_d2.data.scenes.crops import single_objects, write_crops
-from rmae_d2.data.scenes.dataset import THING_CLASSES, write_scenes
+from rmae_d2.data.scenes.dataset import write_scenes
+from rmae_d2.data.scenes.render import THING_CLASSES
 from rmae_d2.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -1,5 +1,7 @@
-"""Rendering: what a scene promises, how scenes vary, and the refusals of the writer."""
+"""Scenes: what each promises, how they vary, the files, the refusals of the writer."""
 
+import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +14,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from pycocotools.coco import COCO
 
 from rmae_d2.data.scenes.dataset import panoptic_metadata, panoptic_of, write_scenes
 from rmae_d2.data.scenes.render import (
@@ -29,7 +33,7 @@ from rmae_d2.errors import UserError
 
 @settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 2**63), index=st.integers(0, 2**40))
-def test_every_scene_keeps_the_promises(seed: int, index: int) -> None:
+def test_every_scene_keeps_the_promises(seed: int, index: int):
     scene = render_scene(seed, index)
     assert scene.image.dtype == np.uint8 and scene.image.shape[:2] in SIZES
     assert scene.masks.dtype == bool and scene.masks.shape[1:] == scene.image.shape[:2]
@@ -46,7 +50,7 @@ def test_every_scene_keeps_the_promises(seed: int, index: int) -> None:
         assert np.all(semantic[ids == segment["id"]] == segment["category_id"] - 1)
 
 
-def test_a_scene_is_a_pure_function_of_seed_and_index() -> None:
+def test_a_scene_is_a_pure_function_of_seed_and_index():
     first = render_scene(5, 9)
     render_scene(5, 10)
     again = render_scene(5, 9)
@@ -55,7 +59,7 @@ def test_a_scene_is_a_pure_function_of_seed_and_index() -> None:
     assert not np.array_equal(first.image[:100, :100], render_scene(6, 9).image[:100, :100])
 
 
-def test_mask_borders_lie_on_edges_of_the_picture() -> None:
+def test_mask_borders_lie_on_edges_of_the_picture():
     inside = border = 0.0
     for index in range(6):
         scene = render_scene(0, index)
@@ -69,7 +73,7 @@ def test_mask_borders_lie_on_edges_of_the_picture() -> None:
     assert border > 2.5 * inside
 
 
-def test_scenes_vary() -> None:
+def test_scenes_vary():
     made = [render_scene(0, i) for i in range(60)]
     assert len(set(np.concatenate([s.category_ids for s in made]))) == len(THING_CLASSES) >= 8
     assert {len(s.masks) for s in made} >= {3, 4, 5, 6, 7, 8}
@@ -81,7 +85,7 @@ def test_scenes_vary() -> None:
     assert np.percentile(areas, 95) > 5 * np.percentile(areas, 5), "little variation of scale"
 
 
-def test_other_sizes_and_numbers() -> None:
+def test_other_sizes_and_numbers():
     for index in range(5):
         scene = render_scene(1, index, sizes=((64, 70),), num_objects=(1, 1))
         assert scene.image.shape == (64, 70, 3) and len(scene.masks) == 1
@@ -96,16 +100,17 @@ def test_other_sizes_and_numbers() -> None:
         lambda: render_scene(0, 0, num_objects=(4, 3)),
     ],
 )
-def test_arguments_out_of_range(call: Callable[[], object]) -> None:
+def test_arguments_out_of_range(call: Callable[[], object]):
     with pytest.raises(ValueError, match="got"):
         call()
 
 
-def test_every_photograph_is_in_the_wheel() -> None:
+def test_every_photograph_is_in_the_wheel():
     assert all(photo_path(name).stat().st_size > 1000 for name in PHOTOS)
 
 
-def test_the_metadata_covers_every_category() -> None:
+def test_the_metadata_covers_every_category():
+    assert [c["name"] for c in CATEGORIES if c["isthing"]] == list(THING_CLASSES)
     metadata = panoptic_metadata()
     things = metadata["thing_dataset_id_to_contiguous_id"]
     stuff = metadata["stuff_dataset_id_to_contiguous_id"]
@@ -115,7 +120,7 @@ def test_the_metadata_covers_every_category() -> None:
         assert metadata["stuff_classes"][category["id"] - 1] == category["name"]
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_a_folder_of_something_else_is_refused(tmp_path: Path):
     (tmp_path / "thesis.tex").write_text("precious")
     for stamp in (None, "not json", "[]"):
         if stamp is not None:
@@ -125,14 +130,14 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.tex").read_text() == "precious"
 
 
-def test_missing_files_are_noticed(tmp_path: Path) -> None:
+def test_missing_files_are_noticed(tmp_path: Path):
     write_scenes(tmp_path / "out", 2, 1, workers=1)
     (tmp_path / "out" / "train" / "000001.jpg").unlink()
     with pytest.raises(UserError, match="train/ are missing"):
         write_scenes(tmp_path / "out", 2, 1, workers=1)
 
 
-def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
+def test_an_empty_folder_is_filled(tmp_path: Path):
     (tmp_path / "out").mkdir()
     assert write_scenes(tmp_path / "out", 1, 1, workers=1)
     assert (tmp_path / "out" / "scenes.json").is_file()
@@ -140,13 +145,13 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("numbers", [(0, 1), (1, 0), (1, 1, -1), (1, 1, 0, 0)])
-def test_bad_numbers(tmp_path: Path, numbers: tuple[int, ...]) -> None:
+def test_bad_numbers(tmp_path: Path, numbers: tuple[int, ...]):
     with pytest.raises(ValueError, match="got"):
         write_scenes(tmp_path / "out", *numbers)
     assert not any(tmp_path.iterdir())
 
 
-def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+def test_ctrl_c_leaves_nothing(tmp_path: Path):
     # A job in the background begins with SIGINT ignored, and hands that on.
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
@@ -172,3 +177,65 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
         child.kill()
         child.wait()
     assert not any(tmp_path.iterdir())
+
+
+# ---- the files
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "scenes"
+    assert write_scenes(folder, num_train=24, num_val=6, seed=3, workers=2)
+    return folder
+
+
+def digest(folder: Path) -> str:
+    total = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        total.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+    return total.hexdigest()
+
+
+def test_any_number_of_workers_writes_the_same_bytes(scenes, tmp_path):
+    write_scenes(tmp_path / "one", num_train=24, num_val=6, seed=3, workers=1)
+    assert digest(tmp_path / "one") == digest(scenes)
+
+
+def test_annotations_are_the_rendered_masks(scenes):
+    coco = COCO(str(scenes / "annotations/instances_train.json"))
+    for number in range(4):
+        scene = render_scene(3, number)
+        annotations = coco.loadAnns(coco.getAnnIds(imgIds=[number]))
+        assert len(annotations) == len(scene.masks)
+        for item, mask, category in zip(annotations, scene.masks, scene.category_ids, strict=True):
+            assert np.array_equal(coco.annToMask(item).astype(bool), mask)
+            assert item["area"] == mask.sum() and item["category_id"] == category
+            rows, columns = np.nonzero(mask)
+            box = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
+            assert item["bbox"] == box
+    # Validation images go on where training images end.
+    image = np.asarray(Image.open(scenes / "val/000000.jpg"), np.float64)
+    assert np.abs(image - render_scene(3, 24).image).mean() < 4  # JPEG
+
+
+def test_panoptic_and_semantic_maps_agree_with_the_json(scenes):
+    content = json.loads((scenes / "annotations/panoptic_val.json").read_text())
+    for annotation in content["annotations"]:
+        name = annotation["file_name"]
+        picture = np.asarray(Image.open(scenes / "panoptic_val" / name)).astype(int)
+        ids = picture @ [1, 256, 65536]
+        semantic = np.asarray(Image.open(scenes / "stuff_val" / name))
+        segments = {s["id"]: s for s in annotation["segments_info"]}
+        assert set(np.unique(ids)) == set(segments)  # every pixel has a segment
+        for segment_id, segment in segments.items():
+            mask = ids == segment_id
+            assert mask.sum() == segment["area"]
+            assert set(np.unique(semantic[mask])) == {segment["category_id"] - 1}
+
+
+def test_a_second_run_is_skipped_and_other_parameters_are_refused(scenes):
+    before = digest(scenes)
+    assert not write_scenes(scenes, num_train=24, num_val=6, seed=3)
+    with pytest.raises(UserError, match="already holds"):
+        write_scenes(scenes, num_train=24, num_val=6, seed=4)
+    assert digest(scenes) == before
