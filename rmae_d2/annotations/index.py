@@ -6,8 +6,6 @@ annotations of an image are read from the file when they are asked for, so proce
 the one copy in the system's file cache.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -6,8 +6,6 @@ polygons from a file. Version 2.0.11 decodes counts that end early into uninitia
 crashes on a polygon with NaN or very large coordinates.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -9,8 +9,6 @@ renames them when they are whole, and so may be killed and repeated anywhere, an
     failures-00042.json    only where images of a shard gave no record: file and reason
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -27,15 +25,18 @@ from ...files import atomic_file
 from ..record.record import EncodedRecord, RegionRecord
 from ..store.merged_index import local_path
 from ..store.shards import (
+    BLOCK,
     ShardIndex,
     ShardWriter,
     check_same,
     digest,
+    empty_folder,
     encode_index,
+    global_header,
+    member_header,
     read_index,
     shard_files,
 )
-from ..store.tar_format import BLOCK, empty_folder, global_header, member_header
 from .manifest import (
     Manifest,
     describe_difference,

@@ -4,8 +4,6 @@ manifest.json holds everything that a store's bytes depend on besides the bytes 
 It is written once, before the first shard, and is the same whoever writes it.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -57,7 +55,7 @@ class Manifest:
         source: SourceSpec,
         dataset_dicts: Iterable[Mapping[str, Any]],
         images_per_shard: int = IMAGES_PER_SHARD,
-    ) -> Manifest:
+    ) -> "Manifest":
         """The manifest of a data set; builds the source once, for its parameters.
 
         Args:
@@ -92,7 +90,7 @@ class Manifest:
             raise IndexError(f"shard {number} of a manifest of {self.num_shards} shards")
         return min(self.images_per_shard, self.num_images - number * self.images_per_shard)
 
-    def part(self, number: int) -> Manifest:
+    def part(self, number: int) -> "Manifest":
         """The same manifest with the images of one shard only: small enough to send around."""
         start = number * self.images_per_shard
         end = start + self.shard_size(number)
@@ -108,7 +106,7 @@ class Manifest:
         """Its images as `create` takes them."""
         return [{"image_id": id_, "file_name": self.path(name)} for id_, name in self.images]
 
-    def moved(self, dataset_dicts: Iterable[Mapping[str, Any]]) -> Manifest:
+    def moved(self, dataset_dicts: Iterable[Mapping[str, Any]]) -> "Manifest":
         """The same manifest for the same data set elsewhere.
 
         Raises:
@@ -140,7 +138,7 @@ class Manifest:
         return text + ',\n "images": [\n' + ",\n".join(map(_image_text, self.images)) + "\n]}\n"
 
     @classmethod
-    def from_text(cls, text: str, file: str) -> Manifest:
+    def from_text(cls, text: str, file: str) -> "Manifest":
         """Undo `to_text`.
 
         Raises:

@@ -26,6 +26,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ...errors import UserError
 from ..sources.spec import SourceSpec
@@ -41,7 +43,6 @@ from .generate import (
     verify_shard,
 )
 from .manifest import Manifest, describe_trouble, save_manifest
-from .progress import Show, progress
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ _DRAFT_SECONDS = 3600.0
 
 #: `generate_shard` or `verify_shard` with all but manifest, number and report given; picklable.
 Work = Callable[..., Any]
+#: Called with the images, bytes and failures that this run has counted so far.
+Show = Callable[[Sequence[int]], None]
 #: Called with a shard's number and what its work returned, as soon as it ends.
 Done = Callable[[int, Any], None]
 
@@ -57,6 +60,7 @@ _ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
 )
 _SHOW_SECONDS = 0.2
+_LOG_SECONDS = 30.0
 _STOP_SECONDS = 10.0
 _RAY_RETRIES = 3
 _RAY_STORE_BYTES = 100_000_000  # results are a few hundred bytes each
@@ -250,6 +254,51 @@ def _suspicious(
         for number, count in failures.items()
         if count > limit or count == manifest.shard_size(number)
     }
+
+
+@contextmanager
+def progress(total: int, done: int = 0) -> Iterator[Show]:
+    """Show images done: as a bar on a terminal, else as a line in the log every half a minute.
+
+    Args:
+        total: images of the share.
+        done: those that earlier runs did.
+    """
+    if sys.stderr.isatty():
+        options = {"unit": "img", "dynamic_ncols": True, "smoothing": 0.05}
+        with logging_redirect_tqdm(), tqdm(total=total, initial=done, **options) as bar:
+
+            def draw(counts: Sequence[int]) -> None:
+                bar.set_postfix_str(_details(*counts), refresh=False)
+                bar.update(done + counts[0] - bar.n)
+
+            yield draw
+        return
+    start = logged = time.monotonic()
+    last: Sequence[int] = (0, 0, 0)
+
+    def log() -> None:
+        nonlocal logged
+        logged = time.monotonic()
+        rate = last[0] / max(logged - start, 1e-9)
+        eta = tqdm.format_interval((total - done - last[0]) / rate) if rate else "?"
+        logger.info(
+            "%d of %d images, %.1f img/s, %s left, %s",
+            done + last[0], total, rate, eta, _details(*last),
+        )  # fmt: skip
+
+    def show(counts: Sequence[int]) -> None:
+        nonlocal last
+        last = counts
+        if time.monotonic() - logged > _LOG_SECONDS:
+            log()
+
+    yield show
+    log()
+
+
+def _details(images: int, num_bytes: int, failures: int) -> str:
+    return f"{num_bytes / max(1, images - failures):,.0f} B/img, {failures} failed"
 
 
 # ------------------------------------------------------------------------------------ engines

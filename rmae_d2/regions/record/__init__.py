@@ -1,13 +1,1 @@
 """One image's regions, and their bytes."""
-
-from .masks import pack_bits, patch_coverage, unpack_bits
-from .record import EncodedRecord, RegionRecord, RegionTable
-
-__all__ = [
-    "EncodedRecord",
-    "RegionRecord",
-    "RegionTable",
-    "pack_bits",
-    "patch_coverage",
-    "unpack_bits",
-]

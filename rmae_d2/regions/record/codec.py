@@ -10,8 +10,6 @@ Bytes are not trusted, a right checksum included: every size is compared with th
 before memory is taken for it, and whatever does not fit together is a `StoreError`.
 """
 
-from __future__ import annotations
-
 import json
 import struct
 import zlib

@@ -5,9 +5,7 @@ K chosen regions, H W pixels, L patches in raster order. Nothing here expands ev
 flip or resize touches S + ceil(M / 8) planes, and `select` makes masks of the K regions asked for.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -33,6 +31,7 @@ from .masks import (
     areas_of_histograms,
     count_bits,
     describe,
+    num_planes,
     pack_bits,
     patch_grid,
     unpack_bits,
@@ -102,7 +101,7 @@ class RegionRecord:
         *,
         ignore_label: int | None = None,
         params: Mapping[str, Any] | None = None,
-    ) -> RegionRecord:
+    ) -> "RegionRecord":
         """Record of non-negative integer label planes (S, H, W), or of one plane (H, W)."""
         labels = labels[None] if labels.ndim == 2 else labels
         bits = np.zeros((0, *labels.shape[1:]), np.uint8)
@@ -111,13 +110,13 @@ class RegionRecord:
     @classmethod
     def from_masks(
         cls, masks_MHW: Bools, *, params: Mapping[str, Any] | None = None
-    ) -> RegionRecord:
+    ) -> "RegionRecord":
         """Record of overlapping bool masks (M, H, W)."""
         bits = pack_bits(masks_MHW)
         labels = np.zeros((0, *masks_MHW.shape[1:]), np.uint8)
         return cls(labels, bits, len(masks_MHW), None, params or {})
 
-    def merge(self, other: RegionRecord) -> RegionRecord:
+    def merge(self, other: "RegionRecord") -> "RegionRecord":
         """Both records' regions: label planes of self then other, likewise the masks.
 
         Parameters of `other` are laid over those of `self`.
@@ -146,7 +145,7 @@ class RegionRecord:
 
     # ------------------------------------------------------------------ geometry
 
-    def crop(self, y: int, x: int, h: int, w: int) -> RegionRecord:
+    def crop(self, y: int, x: int, h: int, w: int) -> "RegionRecord":
         """The h x w window whose top left pixel is (y, x); a view, no pixel is copied."""
         height, width = self.size
         if min(y, x) < 0 or min(h, w) < 1 or y + h > height or x + w > width:
@@ -156,18 +155,18 @@ class RegionRecord:
         window = (slice(None), slice(y, y + h), slice(x, x + w))
         return replace(self, labels=self.labels[window], mask_bits=self.mask_bits[window])
 
-    def flip(self) -> RegionRecord:
+    def flip(self) -> "RegionRecord":
         """Mirrored left to right; a view."""
         return replace(self, labels=self.labels[..., ::-1], mask_bits=self.mask_bits[..., ::-1])
 
-    def resize(self, size: tuple[int, int]) -> RegionRecord:
+    def resize(self, size: tuple[int, int]) -> "RegionRecord":
         """Nearest neighbour to (H, W), the pixels `F.interpolate(mode="nearest")` takes."""
         if min(size) < 1:
             raise UserError(f"cannot resize a record to {size}")
         pairs = zip(self.size, size, strict=True)
         return self.take(*(nearest_indices(old, new) for old, new in pairs))
 
-    def take(self, rows: ArrayLike, columns: ArrayLike) -> RegionRecord:
+    def take(self, rows: ArrayLike, columns: ArrayLike) -> "RegionRecord":
         """The pixels at some rows and columns: crop, nearest resize and flip at once.
 
         Args:
@@ -186,7 +185,7 @@ class RegionRecord:
         bits = self.mask_bits.take(y, axis=1).take(x, axis=2)
         return replace(self, labels=labels, mask_bits=bits)
 
-    def map_planes(self, fn: Callable[[Bytes], Bytes]) -> RegionRecord:
+    def map_planes(self, fn: Callable[[Bytes], Bytes]) -> "RegionRecord":
         """Apply a geometric operation that knows uint8 (H, W) planes only.
 
         A plane of wider labels goes through one byte at a time, so labels above 255 survive
@@ -318,7 +317,7 @@ class RegionRecord:
         return seal(header, label_runs + mask_runs)
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> RegionRecord:
+    def from_bytes(cls, data: bytes) -> "RegionRecord":
         """Undo `to_bytes`. Safe for bytes of any origin: nothing in them is run.
 
         Raises:
@@ -350,7 +349,7 @@ class EncodedRecord:
         self.size = self._header.shape[1:]
         self.params = self._header.params
 
-    def __reduce__(self) -> tuple[type[EncodedRecord], tuple[bytes]]:
+    def __reduce__(self) -> tuple[type["EncodedRecord"], tuple[bytes]]:
         return EncodedRecord, (self.data,)
 
     def decode(self) -> RegionRecord:
@@ -491,3 +490,42 @@ def label_coverage(plane: Labels, wanted: Ints, patch: int) -> Bools:
     covered = np.zeros((len(labels), plane.size // patch**2), np.bool_)
     covered[row[hit], (y[hit] // patch) * grid_w + x[hit] // patch] = True
     return covered[row_of_wanted]
+
+
+# ---------------------------------------------------------------- masks given as run counts
+
+
+def largest_first(counts: Iterable[Ints], at_most: int | None = None) -> list[Ints]:
+    """The masks by falling area, then by position: the same for any order of the input.
+
+    Args:
+        counts: run counts of masks of one size.
+        at_most: how many to keep; None for all.
+    """
+
+    def key(mask: Ints) -> tuple[int, bytes]:
+        return -int(mask[1::2].sum()), mask.astype(">i8").tobytes()
+
+    return sorted(counts, key=key)[:at_most]
+
+
+def record_of_counts(
+    counts: Sequence[Ints], size: tuple[int, int], params: Mapping[str, Any]
+) -> RegionRecord:
+    """Record of overlapping masks given by run counts; never holds them unpacked."""
+    labels = np.zeros((0, *size), np.uint8)
+    return RegionRecord(labels, _pack(counts, size), len(counts), None, params)
+
+
+def _pack(counts: Sequence[Ints], size: tuple[int, int]) -> Bytes:
+    """What `pack_bits` makes of the masks, uint8 (ceil(M/8), H, W)."""
+    height, width = size
+    bits = np.empty((num_planes(len(counts)), height, width), np.uint8)
+    for number, plane in enumerate(bits):
+        # A mask's bit changes at the ends of its runs; adding changes up gives eight masks at once.
+        changes = np.zeros(height * width + 1, np.uint8)
+        for k, mask in enumerate(counts[8 * number : 8 * number + 8]):
+            np.bitwise_xor.at(changes, np.cumsum(mask), np.uint8(1 << k))
+        columns = np.bitwise_xor.accumulate(changes[:-1])
+        plane[:] = columns.reshape(width, height).T
+    return bits

@@ -1,7 +1,5 @@
 """What a set of region records holds, in the numbers that decide whether it suits pre-training."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

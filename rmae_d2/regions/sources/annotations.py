@@ -3,8 +3,6 @@
 Both are read while training; a store is possible but saves little.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -18,8 +16,7 @@ from ...annotations.segmentation import run_counts
 from ...errors import UserError
 from ..record.codec import Labels
 from ..record.masks import Ints
-from ..record.record import RegionRecord, narrow_labels
-from ..record.run_lengths import record_of_counts
+from ..record.record import RegionRecord, narrow_labels, record_of_counts
 from .companions import check_folder, check_size, find_companion
 
 logger = logging.getLogger(__name__)

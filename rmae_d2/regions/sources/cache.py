@@ -9,8 +9,6 @@ starts another one beside it:
 Any number of processes and machines may share a folder. Trouble with it costs time, never a run.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

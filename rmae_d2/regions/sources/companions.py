@@ -1,7 +1,5 @@
 """Files that belong to images one by one: `<same relative path>.npy`, `.json` or `.png`."""
 
-from __future__ import annotations
-
 import os
 import posixpath
 from collections.abc import Mapping

@@ -7,8 +7,6 @@ numba (`fh_numba.py`, extra `fast`) gives the same partition about 15 times fast
 and 8 times faster at one, in a third of the memory.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import warnings

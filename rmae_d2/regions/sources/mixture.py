@@ -1,7 +1,5 @@
 """Several region sources in one training run, one of them drawn for each sample."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -6,8 +6,6 @@ segments a plane, labels above 255 have wrapped around and unrelated segments sh
 cannot be undone; segmenting anew (FelzenszwalbSource) keeps them apart.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Mapping

@@ -5,8 +5,6 @@ seconds on a GPU, so make a store once (tools/generate_regions.py), with one pro
 on one GPU are slower together than one.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Mapping
@@ -19,8 +17,7 @@ from numpy.typing import NDArray
 from ...annotations.segmentation import run_counts
 from ...errors import UserError
 from ..record.masks import describe
-from ..record.record import RegionRecord
-from ..record.run_lengths import largest_first, record_of_counts
+from ..record.record import RegionRecord, largest_first, record_of_counts
 from .sam_json import MAX_MASKS, check_max_masks
 
 _URL = "https://dl.fbaipublicfiles.com/segment_anything/"

@@ -1,7 +1,5 @@
 """Masks that SAM made elsewhere: SA-1B's json files, or those of SAM's own command line."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping
@@ -13,8 +11,7 @@ from numpy.typing import NDArray
 from ...annotations.segmentation import run_counts
 from ...errors import UserError
 from ..record.masks import Ints
-from ..record.record import RegionRecord
-from ..record.run_lengths import largest_first, record_of_counts
+from ..record.record import RegionRecord, largest_first, record_of_counts
 from .companions import check_folder, check_size, find_companion
 
 #: Masks kept of an image. SA-1B has about 100 an image, SAM's default settings rarely more.

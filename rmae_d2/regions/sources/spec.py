@@ -1,7 +1,5 @@
 """Naming a region source and its arguments as text, so that any process can build the same one."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import json
@@ -39,7 +37,7 @@ class SourceSpec:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def named(cls, name: str, arguments: Mapping[str, Any] | None = None) -> SourceSpec:
+    def named(cls, name: str, arguments: Mapping[str, Any] | None = None) -> "SourceSpec":
         """The specification of a source by its name, a key of `SOURCES`, or by its target.
 
         Raises:

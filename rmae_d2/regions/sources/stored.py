@@ -1,7 +1,5 @@
 """The region source of the pre-training configs: a store, and another source for what it lacks."""
 
-from __future__ import annotations
-
 import functools
 import json
 import logging

@@ -7,8 +7,6 @@ of the key, number of the shard, offset, size. It is made of the shards' own ind
 be made of them again.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import sys

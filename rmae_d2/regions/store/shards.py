@@ -9,13 +9,12 @@ readers such as WebDataset's see nothing but records. The index is renamed into 
 whose index is there is complete, and whatever a killed writer leaves is named *.tmp.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import os
 import re
 import secrets
+import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,15 +22,22 @@ from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
+from urllib.parse import quote, unquote
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import StoreError, UserError
-from .tar_format import BLOCK, empty_folder, encode_key, global_header, header_size, member_header
 
 FORMAT_VERSION = 1
 DIGEST_SIZE = 16
+BLOCK = 512
+SUFFIX = ".regions"
+# name, mode, uid, gid, size, mtime, checksum, type, link, magic, version, user, group, device
+# numbers, prefix: the fields of POSIX ustar.
+_USTAR = struct.Struct("100s8s8s8s12s12s8s1s100s6s2s32s32s8s8s155s12x")
+_MAX_SIZE = 8**11 - 1
+_ODD_SLASHES = re.compile("^/+|//+|/+$")
 REMEDY = "run tools/generate_regions.py again with the same options: it makes what is missing"
 
 
@@ -83,7 +89,7 @@ class ShardHeader:
         return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
     @classmethod
-    def from_json(cls, text: str, number: int, file: str) -> ShardHeader:
+    def from_json(cls, text: str, number: int, file: str) -> "ShardHeader":
         """Undo `to_json`.
 
         Raises:
@@ -174,7 +180,7 @@ class ShardWriter:
         self._idx_draft = self._folder / f"{draft}.idx.tmp"
         self._tar: IO[bytes] | None = None
 
-    def __enter__(self) -> ShardWriter:
+    def __enter__(self) -> "ShardWriter":
         self._tar = open(self._tar_draft, "xb")
         self._tar.write(global_header(self._header.to_json(self._number)))
         return self
@@ -409,3 +415,85 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+# ------------------------------------------------------------------- names and headers in tars
+
+
+def encode_key(key: str) -> bytes:
+    """UTF-8 of a key; also of file names that are no valid text."""
+    return key.encode("utf-8", "surrogatepass")
+
+
+def escape_key(key: str) -> str:
+    """A key as a tar member's name without its suffix; ASCII, relative, undone by `unescape_key`.
+
+    Percent-encodes all but letters, digits and `-_~/`. Dots go too, because WebDataset ends a key
+    at the first one, and with them every `..`; so do slashes that make a path absolute or that
+    file systems would drop.
+
+    Raises:
+        StoreError: an empty key.
+    """
+    if not key:
+        raise StoreError("a key of a region store must not be empty")
+    name = quote(key, safe="/", errors="surrogatepass").replace(".", "%2E")
+    return _ODD_SLASHES.sub(lambda slashes: "%2F" * len(slashes[0]), name)
+
+
+def unescape_key(name: str) -> str:
+    """Undo `escape_key`; with a WebDataset reader: `unescape_key(sample["__key__"])`."""
+    return unquote(name, errors="surrogatepass")
+
+
+def member_header(key: str, size: int) -> bytes:
+    """What precedes a record of `size` bytes in the tar: a function of key and size alone.
+
+    A member's name of more than 100 characters stands in a pax header of its own.
+    """
+    if size > _MAX_SIZE:
+        raise StoreError(f"record of {key!r} has {size} bytes, at most {_MAX_SIZE} fit in a tar")
+    name = (escape_key(key) + SUFFIX).encode()
+    header = _ustar(name[:100], size, b"0")
+    if len(name) > 100:
+        return _pax(b"pax_header", b"x", b"path", name) + header
+    return header
+
+
+def header_size(data: bytes) -> int:
+    """Bytes that a shard's header takes up, from the tar's first 512; 0 if these are no header."""
+    if len(data) < BLOCK or data[156:157] != b"g":
+        return 0
+    digits = data[124:135]
+    length = int(digits, 8) if re.fullmatch(rb"[0-7]{11}", digits) else 0
+    return BLOCK + length + -length % BLOCK
+
+
+def global_header(text: str) -> bytes:
+    """The header that a tar begins with: `text` as a comment that tar readers pass over."""
+    return _pax(b"pax_global_header", b"g", b"comment", text.encode())
+
+
+def empty_folder() -> bytes:
+    """A member that holds nothing: Python's tarfile refuses a tar of a global header alone."""
+    return _ustar(b"empty/", 0, b"5")
+
+
+def _pax(name: bytes, kind: bytes, field: bytes, value: bytes) -> bytes:
+    """A pax header with one record, `length field=value`, whose length counts its own digits."""
+    rest = b" " + field + b"=" + value + b"\n"
+    length = len(rest)
+    while length != len(rest) + len(str(length)):
+        length = len(rest) + len(str(length))
+    record = str(length).encode() + rest
+    return _ustar(name, len(record), kind) + record + bytes(-len(record) % BLOCK)
+
+
+def _ustar(name: bytes, size: int, kind: bytes) -> bytes:
+    zero, mode = b"0000000\0", b"0000755\0" if kind == b"5" else b"0000644\0"
+    fields = [
+        name, mode, zero, zero, b"%011o\0" % size, b"00000000000\0", b" " * 8, kind,
+        b"", b"ustar\0", b"00", b"", b"", zero, zero, b"",
+    ]  # fmt: skip
+    fields[6] = b"%06o\0 " % sum(_USTAR.pack(*fields))
+    return _USTAR.pack(*fields)

@@ -7,8 +7,6 @@ The index finds a key by its hash, which may be another key's: what is found cou
 header before the record is the one that this key has.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from collections import OrderedDict
@@ -28,15 +26,18 @@ from .merged_index import (
     write_index,
 )
 from .shards import (
+    BLOCK,
     REMEDY,
     ShardHeader,
     ShardIndex,
     check_same,
+    encode_key,
+    header_size,
+    member_header,
     read_header,
     redo,
     shard_files,
 )
-from .tar_format import BLOCK, encode_key, header_size, member_header
 
 __all__ = ["RegionStore", "StoreError", "local_path", "write_index"]
 
@@ -162,7 +163,7 @@ class RegionStore:
             raise KeyError(key)
         return found[0].path
 
-    def _find(self, key: str) -> tuple[_TarFile, int, bytes] | None:
+    def _find(self, key: str) -> "tuple[_TarFile, int, bytes] | None":
         """The file, offset and bytes of a key's record."""
         if not key:
             return None
@@ -180,14 +181,14 @@ class RegionStore:
             row += 1
         return None
 
-    def _check_is_another_key(self, tar: _TarFile, offset: int, key: str) -> None:
+    def _check_is_another_key(self, tar: "_TarFile", offset: int, key: str) -> None:
         shard = self.shard(tar.number)
         for found, place in zip(shard.keys(), shard.offsets.tolist(), strict=True):
             if place == offset and found != key:
                 return
         raise StoreError(f"{tar.path} is damaged at byte {offset}; {redo(tar.number)}")
 
-    def _tar(self, number: int) -> _TarFile:
+    def _tar(self, number: int) -> "_TarFile":
         tar = self._files.pop(number, None)
         if tar is None:
             tar = _TarFile(self.folder, self._shards[number])

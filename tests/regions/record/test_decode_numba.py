@@ -59,13 +59,6 @@ def test_a_cache_compiles_all_that_decoding_needs(tmp_path):
     assert decode_numba.gather_runs.signatures == compiled
 
 
-def test_compiles_where_no_cache_can_be_kept():
-    decode_numba = pytest.importorskip("rmae_d2.regions.record.decode_numba", reason="needs numba")
-    namespace = {}
-    exec("def double(x):\n    return 2 * x", namespace)  # code without a file cannot be cached
-    assert decode_numba._compile(namespace["double"])(4) == 8
-
-
 def test_the_kernel_refuses_what_does_not_fit():
     decode_numba = pytest.importorskip("rmae_d2.regions.record.decode_numba", reason="needs numba")
     planes, histograms = np.empty((1, 2, 2), np.uint8), np.zeros((1, 256), np.int64)

@@ -356,8 +356,8 @@ def test_package_imports_without_detectron2_and_torch():
     program = (
         "import sys; sys.modules['detectron2'] = sys.modules['torch'] = None; "
         "import rmae_d2.regions; assert 'numba' not in sys.modules; "
-        "loaded = [m for m in sys.modules if m.startswith('rmae_d2.')]; "
-        "assert all(m.startswith('rmae_d2.regions') for m in loaded), loaded"
+        "print({m.split('.')[1] for m in sys.modules if m.startswith('rmae_d2.')})"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert eval(done.stdout) <= {"regions", "annotations", "errors", "files", "moved"}

@@ -19,7 +19,7 @@ from pycocotools.coco import COCO
 from rmae_d2.annotations.segmentation import run_counts
 from rmae_d2.errors import UserError
 from rmae_d2.regions.record.masks import unpack_bits
-from rmae_d2.regions.record.run_lengths import record_of_counts
+from rmae_d2.regions.record.record import record_of_counts
 from rmae_d2.regions.sources.annotations import InstanceSource, PanopticSource
 
 SIZE = (20, 30)

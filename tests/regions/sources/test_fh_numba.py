@@ -21,10 +21,9 @@ from skimage.segmentation import felzenszwalb as by_skimage
 from rmae_d2.regions import FelzenszwalbSource
 
 pytest.importorskip("numba", reason="pip install rmae_d2[fast]")
-from rmae_d2.regions import fh_numba
-from rmae_d2.regions.sources.fh_numba import segment
-from rmae_d2.regions.sources.jit import compiled
-from rmae_d2.regions.sources.smooth_numba import smooth
+from rmae_d2.regions.jit import compiled
+from rmae_d2.regions.sources import fh_numba
+from rmae_d2.regions.sources.fh_numba import segment, smooth
 
 ALL_SCALES = (50, 100, 500, 1000, 1500, 3000)
 

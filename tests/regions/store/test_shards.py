@@ -16,8 +16,14 @@ from hypothesis import strategies as st
 
 from rmae_d2.errors import StoreError
 from rmae_d2.regions import ShardHeader, ShardWriter, write_index
-from rmae_d2.regions.store.shards import digest, has_shard, read_index, shard_files
-from rmae_d2.regions.store.tar_format import escape_key, unescape_key
+from rmae_d2.regions.store.shards import (
+    digest,
+    escape_key,
+    has_shard,
+    read_index,
+    shard_files,
+    unescape_key,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 HEADER = ShardHeader({"source": "test", "scales": (1, 2), "name": "ü"}, 3, "list")

@@ -1,7 +1,5 @@
 """How the package compiles with numba. Importing this module needs numba."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, TypeVar
 
