@@ -27,27 +27,19 @@ _MANIFEST_FORMAT = 1
 class Manifest:
     """Everything that a store's bytes depend on, besides the bytes of the image files.
 
-    Attributes:
-        source: how to make the region source.
-        params: of the source.
-        images: of the store, or of the shards that `part` kept: (image id, file name), the id an
-            int or text, the name relative to `root`.
-        root: folder of the files; empty where names are whole addresses.
-        num_images: of the whole store.
-        images_per_shard: of all shards but the last.
-        hash: of parameters, images and division into shards, not of `root` nor of arguments of the
-            source that regions do not depend on; so a moved data set goes on.
-        first: position in the store of the first of `images`.
+    The hash is of parameters, images and division into shards, not of `root` nor of arguments of the
+    source that regions do not depend on; so a moved data set goes on.
     """
 
     source: SourceSpec
-    params: Mapping[str, Any]
+    params: Mapping[str, Any]  # of the source
+    #: Of the store, or of the shards that `part` kept: (image id, file name relative to `root`).
     images: Sequence[tuple[int | str, str]]
-    root: str
-    num_images: int
-    images_per_shard: int
+    root: str  # folder of the files; empty where names are whole addresses
+    num_images: int  # of the whole store
+    images_per_shard: int  # of all shards but the last
     hash: str
-    first: int = 0
+    first: int = 0  # position in the store of the first of `images`
 
     @classmethod
     def create(
@@ -107,11 +99,7 @@ class Manifest:
         return [{"image_id": id_, "file_name": self.path(name)} for id_, name in self.images]
 
     def moved(self, dataset_dicts: Iterable[Mapping[str, Any]]) -> "Manifest":
-        """The same manifest for the same data set elsewhere.
-
-        Raises:
-            UserError: the data set is another; the message names what differs.
-        """
+        """The same manifest for the same data set elsewhere; UserError where it is another."""
         images, root = _images(dataset_dicts)
         hash_ = _hash(self.params, self.images_per_shard, images)
         other = replace(self, images=images, root=root, num_images=len(images), hash=hash_)
@@ -139,11 +127,7 @@ class Manifest:
 
     @classmethod
     def from_text(cls, text: str, file: str) -> "Manifest":
-        """Undo `to_text`.
-
-        Raises:
-            UserError: no manifest, damaged, or of another format; names `file`.
-        """
+        """Undo `to_text`; UserError, naming `file`, where it is none, damaged or of another format."""
         try:
             content = json.loads(text)
             if content["format"] != _MANIFEST_FORMAT:
@@ -157,12 +141,12 @@ class Manifest:
             ]
             manifest = cls(
                 SourceSpec(content["source"]["target"], content["source"]["arguments"]),
-                content["params"],
+                params := content["params"],
                 images,
                 content["root"],
                 len(images),
-                content["images_per_shard"],
-                _hash(content["params"], content["images_per_shard"], images),
+                per_shard := content["images_per_shard"],
+                _hash(params, per_shard, images),
             )
             known = content["manifest_hash"]
         except (ValueError, LookupError, TypeError) as error:
@@ -173,11 +157,7 @@ class Manifest:
 
 
 def load_manifest(folder: str | os.PathLike[str]) -> Manifest | None:
-    """The manifest of a store's folder, None where there is none.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """The manifest of a store's folder, None where there is none."""
     path = Path(folder, MANIFEST)
     try:
         text = path.read_text(encoding="ascii", errors="replace")
@@ -194,8 +174,7 @@ def save_manifest(manifest: Manifest, folder: str | os.PathLike[str]) -> None:
     Any number of processes may do so at once: one of them writes, the others compare.
 
     Raises:
-        UserError: the folder cannot be written, or holds a store of something else; the
-            message names what differs.
+        UserError: the folder cannot be written, or holds a store of something else, and of what.
     """
     path = Path(folder, MANIFEST)
     found = load_manifest(folder)
@@ -204,8 +183,11 @@ def save_manifest(manifest: Manifest, folder: str | os.PathLike[str]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_file(path, replace=False) as file:
                 file.write(manifest.to_text().encode("ascii"))
+        except (FileExistsError, NotADirectoryError) as error:
+            reason = "there is a file in place of the folder; give another --output"
+            raise UserError(f"cannot write {folder}: {reason}") from error
         except OSError as error:
-            raise UserError(_cannot_write(folder, error)) from error
+            raise UserError(f"cannot write {folder}: {describe_trouble(error)}") from error
         found = load_manifest(folder)
     if found is None or found.hash != manifest.hash:
         raise UserError(
@@ -216,9 +198,7 @@ def save_manifest(manifest: Manifest, folder: str | os.PathLike[str]) -> None:
 
 def describe_difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """The parameters that differ, with both values."""
-    keys = [
-        k for k in (*there, *(k for k in here if k not in there)) if there.get(k) != here.get(k)
-    ]
+    keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]
     return ", ".join(f"{key}={there.get(key)!r} there, {here.get(key)!r} here" for key in keys)
 
 
@@ -244,12 +224,6 @@ def _images(
 ) -> tuple[list[tuple[int | str, str]], str]:
     """Ids with names below a root, and the root."""
     pairs = [(d["image_id"], str(d["file_name"])) for d in dataset_dicts]
-    _check_ids(pairs)
-    root, names = _relative([name for _, name in pairs])
-    return [(image_id, name) for (image_id, _), name in zip(pairs, names, strict=True)], root
-
-
-def _check_ids(pairs: Sequence[tuple[Any, str]]) -> None:
     if not pairs:
         raise UserError("the data set has no image")
     seen: dict[str, str] = {}
@@ -261,6 +235,8 @@ def _check_ids(pairs: Sequence[tuple[Any, str]]) -> None:
                 f"{seen[str(image_id)]} and {name} have the same image_id {image_id!r}: "
                 "give each image of the data set its own"
             )
+    root, names = _relative([name for _, name in pairs])
+    return [(image_id, name) for (image_id, _), name in zip(pairs, names, strict=True)], root
 
 
 def _relative(names: Sequence[str]) -> tuple[str, list[str]]:
@@ -283,14 +259,6 @@ def _hash(
 ) -> str:
     head = json.dumps([FORMAT_VERSION, params, images_per_shard], sort_keys=True)
     return digest("\n".join([head, *map(_image_text, images)]).encode()).hex()
-
-
-def _cannot_write(folder: str | os.PathLike[str], error: OSError) -> str:
-    if isinstance(error, FileExistsError | NotADirectoryError):
-        return (
-            f"cannot write {folder}: there is a file in place of the folder; give another --output"
-        )
-    return f"cannot write {folder}: {describe_trouble(error)}"
 
 
 def _difference(found: Manifest | None, asked: Manifest) -> str:

@@ -36,10 +36,7 @@ class RegionCache:
     """
 
     def __init__(self, folder: str | os.PathLike[str], params: Mapping[str, Any]) -> None:
-        """Remember where entries belong, and get ready to decode them.
-
-        Nothing is created before the first entry. To be made before worker processes start, which
-        inherit the compiled decoder.
+        """Creates nothing, but compiles the decoder, which workers forked later inherit.
 
         Args:
             folder: shared by all sources, made when missing.
@@ -58,19 +55,14 @@ class RegionCache:
         return self.folder / name[:2] / f"{name}.regions"
 
     def get(
-        self,
-        image_HWC: NDArray[np.uint8],
-        compute: Callable[[NDArray[np.uint8]], RegionRecord],
+        self, image_HWC: NDArray[np.uint8], compute: Callable[[NDArray[np.uint8]], RegionRecord]
     ) -> RegionRecord | EncodedRecord:
         """The record of an image: from disk, encoded as it lies there, else computed and written.
 
         An entry that is cut short, damaged or of another size is reported and replaced. A folder
         that cannot be read or written is reported once a process; from the first failed write on,
         records are computed without being kept.
-
-        Args:
-            image_HWC: the whole decoded image, uint8 (H, W, C) or (H, W).
-            compute: makes the record of that image; its errors pass through.
+        Errors of `compute` pass through.
         """
         path = self.path(image_HWC)
         size = image_HWC.shape[:2]
@@ -86,23 +78,18 @@ class RegionCache:
     def _read(self, path: Path, size: tuple[int, ...]) -> EncodedRecord | None:
         try:
             record = EncodedRecord(path.read_bytes())
+            if record.size == size:
+                return record
+            fault = f"it is of size {record.size}, the image of {size}"
         except FileNotFoundError:
             return None
         except OSError as error:
             self._report("read", error)
             return None
         except StoreError as error:
-            logger.warning(
-                "Region cache entry %s is unusable (%s); computing it anew.", path, error
-            )
-            return None
-        if record.size != size:
-            logger.warning(
-                "Region cache entry %s is unusable (it is of size %s, the image of %s); "
-                "computing it anew.", path, record.size, size,
-            )  # fmt: skip
-            return None
-        return record
+            fault = str(error)
+        logger.warning("Region cache entry %s is unusable (%s); computing it anew.", path, fault)
+        return None
 
     def _write(self, path: Path, record: RegionRecord) -> None:
         if "write" in self._failed:

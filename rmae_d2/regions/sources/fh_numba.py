@@ -55,16 +55,12 @@ def segment(image_HWC: NDArray[np.uint8], scales: Sequence[float], sigma: float)
     Needs at most about 105 bytes a pixel for three channels, and 8 more for each further channel.
 
     Args:
-        image_HWC: uint8, any strides, any size from 1x1.
+        image_HWC: uint8, any strides, any size from 1x1; UserError above 2**30 pixels.
         scales: positive, on the 0..255 intensity scale.
         sigma: Gaussian smoothing in pixels, 0 for none.
 
     Returns:
-        One plane (H, W) a scale: labels 0..n-1 in the order of appearance in raster order, uint8,
-        uint16 or uint32.
-
-    Raises:
-        UserError: the image has more than 2**30 pixels.
+        One plane (H, W) a scale: labels 0..n-1 in the order of appearance in raster order.
     """
     height, width = image_HWC.shape[:2]
     if height * width > _MAX_PIXELS:
@@ -109,14 +105,10 @@ def warm_up() -> None:
 
 
 def smooth(image_HWC: NDArray[np.uint8], sigma: float) -> Floats:
-    """The image in 0..1, smoothed, float64 (C, H, W).
+    """The image, uint8 of any strides, in 0..1 and smoothed by sigma pixels, float64 (C, H, W).
 
     Equals `scipy.ndimage.gaussian_filter` with scipy's defaults (mirrored borders, cut off at four
     sigma) on the image divided by 255.
-
-    Args:
-        image_HWC: uint8, any strides, any size from 1x1.
-        sigma: in pixels, 0 for no smoothing.
     """
     height, width, channels = image_HWC.shape
     radius = int(4 * sigma + 0.5)

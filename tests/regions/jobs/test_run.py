@@ -298,15 +298,6 @@ def test_drafts_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
     assert set(contents(tmp_path)) == {"young.idx.tmp", "old.tar"}
 
 
-def test_moved_images_go_on(manifest_of, tmp_path, photos, expected):
-    manifest, folder = manifest_of(), str(tmp_path / "store")
-    make_regions(manifest, folder, HERE, read_image, share=(0, 2))
-    moved = tmp_path / "moved"
-    moved.symlink_to(photos)
-    assert make_regions(manifest.moved(images_from(moved)), folder, HERE, read_image).complete
-    assert_equals(folder, expected)
-
-
 # -------------------------------------------------------------------------------------------- Ray
 
 

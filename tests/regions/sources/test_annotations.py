@@ -208,7 +208,7 @@ def test_what_gives_no_region_is_left_out_and_counted(tmp_path, caplog):
     entries = [annotation(s, id=n) for n, s in enumerate(segmentations)]
     entries.append(annotation([BOX], id=9, iscrowd=1))
     file = write(tmp_path, entries, [photo(), photo("b.jpg", 6)])
-    with caplog.at_level(logging.INFO, "rmae_d2.regions"):
+    with caplog.at_level(logging.INFO, "rmae_d2"):
         source = InstanceSource(file)
         text = caplog.text
         record = source(SAMPLE, IMAGE)

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -123,26 +122,12 @@ def test_read_only_folder_still_serves_its_entries(tmp_path, caplog):
     assert source.calls == 1
 
 
-@pytest.fixture
-def full_disk(tmp_path):
-    """A mounted file system of 16 kB with nothing left on it."""
-    folder = tmp_path / "full"
-    folder.mkdir()
-    mount = shutil.which("mount")
-    command = [mount or "mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(folder)]
-    if mount is None or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("may not mount a tmpfs here")
-    try:
-        RegionCache(folder, PARAMS).path(IMAGE).parent.mkdir(parents=True)
-        with pytest.raises(OSError), open(folder / "ballast", "wb", buffering=0) as file:
-            while True:
-                file.write(bytes(4096))
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-def test_full_disk(full_disk, caplog):
+def test_full_disk(mount, caplog):
+    full_disk = mount("16k")
+    RegionCache(full_disk, PARAMS).path(IMAGE).parent.mkdir(parents=True)
+    with pytest.raises(OSError), open(full_disk / "ballast", "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
     assert_goes_on_with_one_warning(RegionCache(full_disk, PARAMS), full_disk, caplog)
     assert [p.name for p in full_disk.rglob("*") if p.is_file()] == ["ballast"]
 

@@ -43,17 +43,6 @@ def test_other_integers_and_one_plane(tmp_path, dtype):
     np.testing.assert_array_equal(read(tmp_path, plane).labels, plane[None])
 
 
-def test_wide_labels_stay_apart(tmp_path):
-    planes = np.arange(240, dtype=np.int64).reshape(1, 12, 20) * 300
-    record = read(tmp_path, planes)
-    np.testing.assert_array_equal(record.labels, planes)
-    assert len(record.regions()) == 240
-
-
-def test_order_of_axes_in_memory_does_not_matter(tmp_path):
-    np.testing.assert_array_equal(read(tmp_path, np.asfortranarray(PLANES)).labels, PLANES)
-
-
 def test_files_lie_as_the_images_or_in_one_folder(tmp_path):
     (tmp_path / "n01").mkdir()
     sample = {"file_name": "/photos/n01/b.JPEG", "image_id": "n01/b.JPEG"}

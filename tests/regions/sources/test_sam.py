@@ -99,10 +99,6 @@ def test_masks_are_those_of_the_library_by_falling_area(source, checkpoint, imag
     assert record.params == source.params
 
 
-def test_the_same_bytes_again(source, checkpoint, image):
-    assert pickle.loads(pickle.dumps(source))({}, image).to_bytes() == source({}, image).to_bytes()
-
-
 def test_batches_change_rounding_only(source, checkpoint, image):
     other = SamSource(checkpoint, "small", device="cpu", points_per_batch=3, **OPEN)
     assert other.params == source.params
@@ -230,14 +226,6 @@ def test_uncompressed_counts(tmp_path, checkpoint, image, source):
     np.testing.assert_array_equal(record.mask_bits, source({}, image).mask_bits)
 
 
-def test_files_lie_in_sub_folders_or_in_one(tmp_path, sa1b, image):
-    sample = {"file_name": "/photos/sa_000000/sa_1.jpg", "image_id": "sa_000000/sa_1.jpg"}
-    write(tmp_path / "flat", sa1b)
-    write(tmp_path / "deep", sa1b, "sa_000000/sa_1.json")
-    bits = [SamJsonSource(tmp_path / f)(sample, image).mask_bits for f in ("flat", "deep")]
-    np.testing.assert_array_equal(*bits)
-
-
 def test_json_masks_are_bounded(tmp_path, sa1b, image):
     sample = write(tmp_path, sa1b)
     few = SamJsonSource(tmp_path, max_masks=9)(sample, image)
@@ -280,10 +268,3 @@ def test_damaged_files_are_named(tmp_path, image, content, message):
     sample = write(tmp_path, content)
     with pytest.raises(ValueError, match=rf"(?s)sa_1\.json.*{message}"):
         SamJsonSource(tmp_path)(sample, image)
-
-
-def test_missing_files_are_named(tmp_path, image):
-    with pytest.raises(FileNotFoundError, match=r"sa_9\.json.*Name the folder"):
-        SamJsonSource(tmp_path)({"file_name": "sa_9.jpg", "image_id": 9}, image)
-    with pytest.raises(UserError, match="no folder"):
-        SamJsonSource(tmp_path / "absent")
