@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -193,11 +193,8 @@ def test_files_that_are_no_manifest(photos, tmp_path, text):
 def test_many_writers_of_one_manifest(photos, tmp_path):
     manifest = Manifest.create(FH, photos, 3)
     folder = tmp_path / "made" / "by" / "them"
-    threads = [threading.Thread(target=save_manifest, args=(manifest, folder)) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(save_manifest, [manifest] * 8, [folder] * 8))
     assert contents(folder) == {MANIFEST: manifest.to_text().encode()}
     assert load_manifest(folder) == manifest
 

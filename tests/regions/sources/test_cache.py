@@ -1,7 +1,6 @@
 """Region cache: hits, damaged entries, folders that do not work, many writers."""
 
 import logging
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,6 @@ from rmae_d2.regions import EncodedRecord, FelzenszwalbSource, RegionCache, Regi
 ROOT = Path(__file__).resolve().parents[3]
 PARAMS = {"source": "test", "scales": [1, 2]}
 IMAGE = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
-BLIND_TO_PERMISSIONS = hasattr(os, "geteuid") and os.geteuid() == 0
 
 
 def labels_of(image):
@@ -104,22 +102,6 @@ def test_folder_that_is_a_file(tmp_path, caplog):
     folder = tmp_path / "cache"
     folder.write_text("not a folder")
     assert_goes_on_with_one_warning(RegionCache(folder, PARAMS), folder, caplog)
-
-
-@pytest.mark.skipif(BLIND_TO_PERMISSIONS, reason="root may write anywhere")
-def test_read_only_folder_still_serves_its_entries(tmp_path, caplog):
-    cache, source = RegionCache(tmp_path, PARAMS), Source()
-    cache.get(IMAGE, source)
-    for folder in (tmp_path, cache.folder, cache.path(IMAGE).parent):
-        folder.chmod(0o555)
-    try:
-        fresh = RegionCache(tmp_path, PARAMS)
-        assert_goes_on_with_one_warning(RegionCache(tmp_path, {}), tmp_path, caplog)
-        assert_right(fresh.get(IMAGE, source))
-    finally:
-        for folder in (tmp_path, cache.folder, cache.path(IMAGE).parent):
-            folder.chmod(0o755)
-    assert source.calls == 1
 
 
 def test_full_disk(mount, caplog):

@@ -61,13 +61,6 @@ def test_tiny_images_are_one_region(shape):
     assert labels.shape == (2, *shape[:2]) and labels.dtype == np.uint8 and not labels.any()
 
 
-@pytest.mark.parametrize("shape", [(1, 3000, 3), (3000, 1, 3), (2, 1500, 3)])
-def test_lines_have_the_partition_of_skimage(shape):
-    image = noise(*shape)
-    assert_partition_of_skimage(image, (1, 50))
-    assert felzenszwalb(image, (50,)).max() > 0
-
-
 def test_grey_and_other_channel_counts(recwarn):
     grey = small_photo("coffee")[..., 0]
     labels = felzenszwalb(grey, (100,))
@@ -123,19 +116,6 @@ def test_every_large_shape_fits_under_the_limit(shape, monkeypatch):
     monkeypatch.setattr(module, "_partitions", spy)
     assert felzenszwalb(noise(*shape), (100,), max_pixels=5000).shape == (1, *shape[:2])
     assert seen[0][0] * seen[0][1] <= 5000 and min(seen[0]) >= 1
-
-
-@pytest.mark.parametrize("name", ["astronaut", "coffee", "rocket"])
-def test_both_implementations_agree_on_photos(name):
-    pytest.importorskip("numba")
-    image = small_photo(name)
-    ours, theirs = (
-        felzenszwalb(image, (30, 100, 500, 1500), implementation=kind)
-        for kind in ("numba", "scikit-image")
-    )
-    np.testing.assert_array_equal(ours, theirs)
-    one = felzenszwalb(image, (500,), implementation="numba")
-    np.testing.assert_array_equal(one[0], ours[2])
 
 
 def test_unknown_implementations_are_refused():

@@ -1,8 +1,6 @@
 """FH compiled by numba: scikit-image's partition to the last bit, its cost, its compiled code."""
 
 import multiprocessing
-import subprocess
-import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -199,51 +197,11 @@ def test_too_many_pixels_are_refused():
 # ------------------------------------------------------------------------------------ cost
 
 
-MEMORY = """
-import warnings
-import numpy as np
-from rmae_d2.regions.sources.felzenszwalb import felzenszwalb
-
-def status(key):
-    with open("/proc/self/status") as lines:
-        return next(int(line.split()[1]) for line in lines if line.startswith(key))
-
-def peak(image, implementation):
-    felzenszwalb(image[:9, :9], (500, 1000, 1500), implementation=implementation)
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # forget the peak so far
-    before = status("VmRSS")
-    felzenszwalb(image, (500, 1000, 1500), implementation=implementation)
-    return status("VmHWM") - before
-
-image = np.random.default_rng(0).integers(0, 256, (1000, 1200, 3), dtype=np.uint8)
-print(peak(image, "numba") / peak(image, "scikit-image"))
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
-@pytest.mark.slow
-def test_a_third_of_the_memory_of_skimage():
-    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 1 / 3
-
-
 # --------------------------------------------------------------------------- compiled code
 
 
 def loops():
     return {name: f for name, f in vars(fh_numba).items() if hasattr(f, "signatures")}
-
-
-def test_each_loop_is_compiled_for_one_kind_of_arrays():
-    read_only = photos.coffee()[:20, ::3]
-    read_only.flags.writeable = False
-    for image in (read_only, read_only[::-1, :, :1], np.zeros((1, 1, 3), np.uint8)):
-        segment(image, (10, 20.5), 0.8)
-        segment(image, (10,), 0)
-    assert {len(loop.signatures) for loop in loops().values()} <= {0, 1}
-    assert len(fh_numba._merge.signatures) == 1
 
 
 def _signatures_of_a_new_process(source, queue):

@@ -29,14 +29,6 @@ def test_planes_of_a_file(tmp_path):
     assert record.labels.dtype == np.uint8 and not record.labels.flags.owndata  # mapped
 
 
-def test_every_label_is_a_region(tmp_path):
-    planes = np.array([[0, 0, 1, 2], [0, 0, 5, 5]], np.uint8).reshape(2, 1, 4)
-    np.save(tmp_path / "a.npy", planes.repeat(12, 1).repeat(5, 2))
-    table = NpySource(tmp_path)(SAMPLE, IMAGE).regions()
-    assert table.label.tolist() == [0, 1, 2, 0, 5]
-    assert table.plane.tolist() == [0, 0, 0, 1, 1]
-
-
 @pytest.mark.parametrize("dtype", [np.int8, np.int64, np.uint16, np.uint32, ">i4"])
 def test_other_integers_and_one_plane(tmp_path, dtype):
     plane = (PLANES[0] // 2).astype(dtype)

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import tarfile
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
 
@@ -159,11 +159,8 @@ def test_a_killed_writer_leaves_drafts_that_the_next_index_sweeps_away(tmp_path)
 
 
 def test_twins_may_write_the_same_shard(tmp_path):
-    threads = [threading.Thread(target=write, args=(tmp_path,)) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: write(tmp_path), range(8)))
     assert has_shard(tmp_path, 1, HEADER)
     assert sorted(os.listdir(tmp_path)) == sorted(shard_files(1))
 

@@ -7,8 +7,8 @@ import pickle
 import shutil
 import subprocess
 import sys
-import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
 
@@ -107,19 +107,13 @@ def test_open_files_are_few_and_closed(tmp_path, make_store):
 def test_threads_share_a_store(tmp_path, make_store):
     contents = {str(i): os.urandom(300) for i in range(2 * MAX_OPEN_SHARDS)}
     store = RegionStore(make_store(tmp_path / "store", contents, per_shard=1))
-    wrong = []
 
     def read(seed):
-        for i in np.random.default_rng(seed).integers(0, len(contents), 400).tolist():
-            if store.get(str(i)) != contents[str(i)]:
-                wrong.append(i)
+        keys = [str(i) for i in np.random.default_rng(seed).integers(0, len(contents), 400)]
+        return all(store.get(key) == contents[key] for key in keys)
 
-    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(read, range(8)))
 
 
 # ------------------------------------------------------------------------------- incomplete
