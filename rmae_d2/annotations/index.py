@@ -45,14 +45,11 @@ class CocoJson:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, include_crowd: bool) -> None:
-        """Read the whole file once, needing twice its size in memory.
+        """Read the whole file once (UserError where unusable), needing twice its size in memory.
 
         Args:
             path: local, or whatever iopath's `g_pathmgr` opens.
             include_crowd: keep annotations with `iscrowd`.
-
-        Raises:
-            UserError: no such file, or one not in COCO's format or without a single mask.
         """
         self.path = os.fspath(path)
         self._file = _PreadFile(self.path)
@@ -80,12 +77,8 @@ class CocoJson:
         Found by `image_id` where that is an integer, else by the longest end of its path that is
         an image's `file_name` (`coco_url` in LVIS), else by the file's name alone.
 
-        Returns:
-            None where the json does not have the image.
-
-        Raises:
-            UserError: the image with this id is another file, or several have this name.
-            RuntimeError: the file was changed since it was indexed.
+        None where the json does not have the image. UserError: the image with this id is another file,
+        or several have this name. RuntimeError: the file was changed since it was indexed.
         """
         row = self._row(dataset_dict)
         if row is None:

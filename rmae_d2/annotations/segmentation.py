@@ -30,8 +30,6 @@ def run_counts(segmentation: Any, size: tuple[int, int]) -> Ints | None:
 
     Returns:
         Counts; None where there is no polygon of three points or more, or no pixel in the mask.
-
-    Raises:
         UserError: what is wrong, a clause without the file's name.
     """
     if isinstance(segmentation, Mapping):

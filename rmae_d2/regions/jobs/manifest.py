@@ -50,14 +50,13 @@ class Manifest:
     ) -> "Manifest":
         """The manifest of a data set; builds the source once, for its parameters.
 
+        UserError: no image, an image id twice or of another type, no positive shard size, or a source
+        that cannot be built.
+
         Args:
             source: how to make the region source.
             dataset_dicts: with `file_name` and, an int or text and unique, `image_id`.
             images_per_shard: what a killed process loses at most.
-
-        Raises:
-            UserError: no image, an image id twice or of another type, no positive shard
-                size, or a source that cannot be built.
         """
         if images_per_shard < 1:
             raise UserError(f"images_per_shard={images_per_shard} must be positive")

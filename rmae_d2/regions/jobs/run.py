@@ -121,9 +121,8 @@ def make_regions(
         retry_failures: whether shards with failures are made again.
         max_failures: share of a full shard's images whose failure is taken for chance.
 
-    Raises:
-        UserError: the folder cannot be used, or trouble of the machine or the source.
-        StoreError: the folder has shards of another store.
+    UserError: the folder cannot be used, or trouble of the machine or the source.
+    StoreError: the folder has shards of another store.
     """
     save_manifest(manifest, folder)
     sweep_drafts(folder)
@@ -292,19 +291,9 @@ def run_shards(
     done: Done,
     gpus: Sequence[str | None] = (),
 ) -> None:
-    """Do the work of shards, at least one, wherever the engine says.
+    """Do the work of shards, at least one, wherever the engine says; `gpus`: see `gpus_of`.
 
-    Args:
-        work: what to do.
-        manifest: of all shards.
-        numbers: of the shards.
-        engine: where.
-        show: told of the progress.
-        done: told of each shard that ends.
-        gpus: see `gpus_of`.
-
-    Raises:
-        UserError: one that the work raised, a worker died, or there is no such cluster.
+    UserError: one that the work raised, a worker died, or there is no such cluster.
     """
     if engine.name == "ray":
         _run_ray(work, manifest, numbers, engine, show, done, bool(gpus))

@@ -105,12 +105,9 @@ class RegionRecord:
         return cls(labels, bits, len(masks_MHW), None, params or {})
 
     def merge(self, other: "RegionRecord") -> "RegionRecord":
-        """Both records' regions: label planes of self then other, likewise the masks.
+        """Both records' regions and parameters: label planes of self then other, likewise the masks.
 
-        Parameters of `other` are laid over those of `self`.
-
-        Raises:
-            UserError: sizes differ, or both hold label planes with different ignore labels.
+        UserError: sizes differ, or both hold label planes with different ignore labels.
         """
         if self.size != other.size:
             raise UserError(f"cannot merge records of sizes {self.size} and {other.size}")
@@ -157,10 +154,8 @@ class RegionRecord:
     def take(self, rows: ArrayLike, columns: ArrayLike) -> "RegionRecord":
         """The pixels at some rows and columns, in any order: crop, nearest resize and flip at once.
 
-        Pixel (i, j) of the result is pixel (rows[i], columns[j]) of this one.
-
-        Raises:
-            IndexError: no index, or one outside.
+        Pixel (i, j) of the result is pixel (rows[i], columns[j]) of this one. IndexError: no index, or
+        one outside.
         """
         y, x = (pixel_indices(*axis) for axis in zip((rows, columns), self.size, strict=True))
         # Two `take`s are several times faster than one fancy index with both axes.
@@ -210,8 +205,7 @@ class RegionRecord:
     def select(self, indices: ArrayLike) -> Bools:
         """Masks, bool (K, H, W), of K regions given by their indices into `regions()`; any may repeat.
 
-        Raises:
-            IndexError: an index outside the table.
+        IndexError: an index outside the table.
         """
         chosen = self._chosen(indices)
         masks = np.empty((len(chosen), *self.size), np.bool_)
@@ -274,8 +268,7 @@ class RegionRecord:
     def to_bytes(self) -> bytes:
         """The record as bytes (layout: `codec.py`), a pure function of the record.
 
-        Raises:
-            UserError: `params` holds something JSON cannot, or the limits of `codec.py` are passed.
+        UserError: `params` holds something JSON cannot, or the limits of `codec.py` are passed.
         """
         label_runs, label_count = encode_runs(self.labels)
         mask_runs, mask_count = encode_runs(self.mask_bits)
@@ -293,8 +286,7 @@ class RegionRecord:
     def from_bytes(cls, data: bytes) -> "RegionRecord":
         """Undo `to_bytes`. Safe for bytes of any origin: nothing in them is run.
 
-        Raises:
-            StoreError: cut short, damaged, of another format version, or beyond `codec.py`'s limits.
+        StoreError: cut short, damaged, of another format version, or beyond `codec.py`'s limits.
         """
         return EncodedRecord(data).decode()
 
@@ -311,11 +303,7 @@ class EncodedRecord:
     """
 
     def __init__(self, data: bytes) -> None:
-        """Check envelope, checksum and header; the runs are looked at when they are decoded.
-
-        Raises:
-            StoreError: as `RegionRecord.from_bytes`.
-        """
+        """Check envelope, checksum and header (StoreError); runs are looked at when decoded."""
         self.data = data
         self._header, self._payload = unseal(data)
         self.size = self._header.shape[1:]
@@ -333,14 +321,10 @@ class EncodedRecord:
         return RegionRecord(labels, bits, header.num_masks, header.ignore_label, header.params)
 
     def take(self, rows: ArrayLike, columns: ArrayLike) -> RegionRecord:
-        """Equals `decode().take(rows, columns)`, without the whole planes.
+        """Equals `decode().take(rows, columns)`, errors too, without the whole planes.
 
         Fast where numba is installed, labels stay below 256, rows do not fall, and columns do not
         fall or do not rise: what crop, nearest resize and flip need.
-
-        Raises:
-            StoreError: the runs do not fill the planes.
-            IndexError: no index, or one outside.
         """
         header = self._header
         y, x = (pixel_indices(*axis) for axis in zip((rows, columns), self.size, strict=True))

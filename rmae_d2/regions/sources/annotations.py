@@ -43,15 +43,12 @@ class InstanceSource:
     def __init__(
         self, json_file: str | os.PathLike[str] | None = None, include_crowd: bool = False
     ) -> None:
-        """Index the json, so that processes forked later share the index.
+        """Index the json (UserError where unusable); processes forked later share the index.
 
         Args:
             json_file: COCO or LVIS instance json, local or whatever iopath's `g_pathmgr` opens.
                 None takes `annotations` of the dataset dicts, as Detectron2's datasets have them.
             include_crowd: make regions of annotations with `iscrowd` too.
-
-        Raises:
-            UserError: no such file, or one that is not in COCO's format or has no mask.
         """
         self.include_crowd = bool(include_crowd)
         self.json = None if json_file is None else CocoJson(json_file, include_crowd=include_crowd)

@@ -59,10 +59,9 @@ class RegionCache:
     ) -> RegionRecord | EncodedRecord:
         """The record of an image: from disk, encoded as it lies there, else computed and written.
 
-        An entry that is cut short, damaged or of another size is reported and replaced. A folder
-        that cannot be read or written is reported once a process; from the first failed write on,
-        records are computed without being kept.
-        Errors of `compute` pass through.
+        An entry that is damaged or of another size is reported and replaced. A folder that cannot be
+        read or written is reported once a process; from the first failed write on, records are
+        computed without being kept. Errors of `compute` pass through.
         """
         path = self.path(image_HWC)
         size = image_HWC.shape[:2]

@@ -29,14 +29,11 @@ class MixtureOfSources:
     """
 
     def __init__(self, sources: Sequence[Source], weights: Sequence[float] | None = None) -> None:
-        """Checks the weights.
+        """UserError: no source, another number of weights, or weights that are none.
 
         Args:
             sources: one or more.
             weights: one a source, not negative, of any positive sum; None for equal ones.
-
-        Raises:
-            UserError: no source, another number of weights, or weights that are none.
         """
         self.sources = list(sources)
         given = [1.0] * len(self.sources) if weights is None else [float(w) for w in weights]

@@ -56,7 +56,7 @@ class SamSource:
         max_side: int | None = 1024,
         max_masks: int | None = MAX_MASKS,
     ) -> None:
-        """Check the settings and read the weights once, for their digest.
+        """Check settings and packages (UserError), and read the weights once, for their digest.
 
         Args:
             checkpoint: file of SAM's weights, local or whatever iopath's `g_pathmgr` opens.
@@ -73,10 +73,6 @@ class SamSource:
                 enlarged by nearest neighbour. SAM itself sees 1024 pixels of the whole image, so
                 1024 loses sharpness of edges only. None for no limit.
             max_masks: the largest so many masks are kept; None for all.
-
-        Raises:
-            UserError: no such checkpoint or model type, a limit that is not positive, or
-                segment-anything, or OpenCV where it is needed, is not installed.
         """
         if max_side is not None and max_side < 1:
             raise UserError(f"max_side={max_side} must be positive, or None for no limit")

@@ -283,9 +283,7 @@ def encode_index(index: ShardIndex, number: int) -> bytes:
 def read_index(path: str, number: int) -> ShardIndex:
     """Reads the idx.npz of shard `number`.
 
-    Raises:
-        FileNotFoundError: it is not there.
-        StoreError: it is damaged or of another shard.
+    FileNotFoundError: it is not there. StoreError: it is damaged or of another shard.
     """
     try:
         data = Path(path).read_bytes()
@@ -303,9 +301,9 @@ def read_index(path: str, number: int) -> ShardIndex:
                 for info in archive.infolist()
             }
         header = ShardHeader.from_json(arrays["header"].tobytes().decode(), number, path)
-        columns = [arrays[name] for name in _COLUMNS]
+        columns = {name: arrays[name] for name in _COLUMNS}
         size = int(arrays["tar_size"][0])
-        index = ShardIndex(header, arrays["keys"].tobytes(), *columns, size)
+        index = ShardIndex(header, arrays["keys"].tobytes(), tar_size=size, **columns)
         _check_index(index)
     except StoreError:
         raise
