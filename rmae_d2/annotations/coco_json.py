@@ -37,8 +37,7 @@ def read_coco_json(path: str, name: str | None = None) -> dict[str, Any]:
 
     Raises:
         UserError: no such file.
-        AnnotationError: not complete JSON, not in COCO's format, duplicate ids, annotations without a
-            box or of a category that is not listed.
+        AnnotationError: not complete JSON, not in COCO's format, duplicate ids, or bad annotations.
     """
     path = os.path.expanduser(path)
     if not PathManager.isfile(path):
@@ -71,15 +70,7 @@ def _parse(path: str) -> Any:
 
 
 def check_coco(content: Any, path: str) -> None:
-    """Refuses content that is not in COCO's format or contradicts itself.
-
-    Args:
-        content: of an annotation file.
-        path: of the file, for messages.
-
-    Raises:
-        AnnotationError: see :func:`read_coco_json`.
-    """
+    """Refuses content that is not in COCO's format or contradicts itself: `read_coco_json`'s errors."""
     if not isinstance(content, dict):
         raise AnnotationError(
             f"{path} is not in COCO's format: it holds a {type(content).__name__}, not an object with "
@@ -142,14 +133,9 @@ def _check_annotations(content: dict[str, Any], path: str) -> None:
 
 
 def mask_of(annotation: dict[str, Any]) -> list[list[float]] | dict[str, Any] | None:
-    """An annotation's mask, without what cannot be one.
+    """Polygons of three points or more, or an RLE; None where an annotation has neither.
 
-    Args:
-        annotation: in COCO's format.
-
-    Returns:
-        polygons of three points or more, or an RLE; None where there is neither. (pycocotools takes a
-        polygon of two points, four numbers, for a box, and fails.)
+    pycocotools takes a polygon of two points, four numbers, for a box, and fails.
     """
     segmentation = annotation.get("segmentation")
     if isinstance(segmentation, dict) and segmentation.get("counts"):

@@ -6,8 +6,6 @@ annotations of an image are read from the file when they are asked for, so proce
 the one copy in the system's file cache.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os
@@ -47,15 +45,11 @@ class CocoJson:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, include_crowd: bool) -> None:
-        """Read the whole file once, needing twice its size in memory.
+        """Read the whole file once (UserError where unusable), needing twice its size in memory.
 
         Args:
             path: local, or whatever iopath's `g_pathmgr` opens.
             include_crowd: keep annotations with `iscrowd`.
-
-        Raises:
-            UserError: no such file.
-            UserError: not in COCO's format, or without a single mask.
         """
         self.path = os.fspath(path)
         self._file = _PreadFile(self.path)
@@ -83,18 +77,14 @@ class CocoJson:
         Found by `image_id` where that is an integer, else by the longest end of its path that is
         an image's `file_name` (`coco_url` in LVIS), else by the file's name alone.
 
-        Returns:
-            None where the json does not have the image.
-
-        Raises:
-            UserError: the image with this id is another file, or several have this name.
-            RuntimeError: the file was changed since it was indexed.
+        None where the json does not have the image. UserError: the image with this id is another file,
+        or several have this name. RuntimeError: the file was changed since it was indexed.
         """
         row = self._row(dataset_dict)
         if row is None:
             return None
         spans = self._spans[self._first[row] : self._first[row + 1]]
-        return self._image(row), [self._read(span) for span in spans]
+        return self._read(self._image_spans[row]), [self._read(span) for span in spans]
 
     def _row(self, dataset_dict: Mapping[str, Any]) -> int | None:
         image_id = dataset_dict.get("image_id")
@@ -102,7 +92,8 @@ class CocoJson:
         if isinstance(image_id, int | np.integer):
             rows = self._id_rows[_equal_range(self._ids, image_id)]
             if len(rows):
-                return self._checked(int(rows[0]), int(image_id), file_name)
+                self._check_name(int(rows[0]), int(image_id), file_name)
+                return int(rows[0])
         parts = file_name.split("/")
         for first in range(len(parts)):
             rows = self._names.rows("/".join(parts[first:]))
@@ -116,20 +107,15 @@ class CocoJson:
             )
         return int(rows[0]) if len(rows) else None
 
-    def _checked(self, row: int, image_id: int, file_name: str) -> int:
-        """The row, unless it is of another photo; another extension passes."""
-        there = _name(self._image(row))
-        stems = [posixpath.splitext(posixpath.basename(path))[0] for path in (there, file_name)]
-        if stems[0] != stems[1]:
+    def _check_name(self, row: int, image_id: int, file_name: str) -> None:
+        """UserError where the row is of another photo; another extension passes."""
+        there = _name(self._read(self._image_spans[row]))
+        stems = {posixpath.splitext(posixpath.basename(path))[0] for path in (there, file_name)}
+        if len(stems) > 1:
             raise UserError(
                 f"{self.path} says that image {image_id} is {there}, the data set says {file_name}: "
                 "they are different data sets. Name the json of this data set"
             )
-        return row
-
-    def _image(self, row: int) -> dict[str, Any]:
-        entry: dict[str, Any] = self._read(self._image_spans[row])
-        return entry
 
     def _read(self, span: NDArray[np.int64]) -> Any:
         start, end = span.tolist()
@@ -256,11 +242,11 @@ def _entries(text: str) -> Iterator[_Entry]:
                 if not isinstance(content, dict):
                     raise UserError(f"its {section} hold a {type(content).__name__}")
                 yield _Entry(section, content, position, end)
-                position = _after_comma(text, end)
+                position = _end(_NEXT, text, end)
             position += 1
         else:
             position = _DECODER.raw_decode(text, position)[1]
-        position = _after_comma(text, position)
+        position = _end(_NEXT, text, position)
 
 
 def _opened(text: str, position: int, character: str) -> int:
@@ -269,10 +255,6 @@ def _opened(text: str, position: int, character: str) -> int:
     if text[position] != character:
         raise UserError(f"it has {text[position]!r} instead of {character!r} at byte {position}")
     return _end(_SPACE, text, position + 1)
-
-
-def _after_comma(text: str, position: int) -> int:
-    return _end(_NEXT, text, position)
 
 
 def _end(pattern: re.Pattern[str], text: str, position: int) -> int:

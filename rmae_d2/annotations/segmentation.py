@@ -6,8 +6,6 @@ polygons from a file. Version 2.0.11 decodes counts that end early into uninitia
 crashes on a polygon with NaN or very large coordinates.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,17 +23,13 @@ _LONGEST_COUNT = 12  # characters of a compressed count: 60 bits
 def run_counts(segmentation: Any, size: tuple[int, int]) -> Ints | None:
     """Run counts of one segmentation of an image of (H, W) pixels.
 
-    The mask is that of pycocotools' `annToMask`: several polygons are joined.
-
     Args:
-        segmentation: list of polygons `[x0, y0, x1, y1, ...]`, or run lengths `{"size", "counts"}`
-            with counts as a list, or compressed as str or bytes.
+        segmentation: list of polygons `[x0, y0, x1, y1, ...]`, joined as by pycocotools' `annToMask`,
+            or run lengths `{"size", "counts"}` with counts as a list, or compressed as str or bytes.
         size: (H, W) of the image.
 
     Returns:
         Counts; None where there is no polygon of three points or more, or no pixel in the mask.
-
-    Raises:
         UserError: what is wrong, a clause without the file's name.
     """
     if isinstance(segmentation, Mapping):
@@ -44,7 +38,9 @@ def run_counts(segmentation: Any, size: tuple[int, int]) -> Ints | None:
         polygons = [_polygon(polygon, size) for polygon in segmentation if not is_short(polygon)]
         if not polygons:
             return None
-        counts = _polygon_counts(polygons, size)
+        from pycocotools import mask as mask_util
+
+        counts = _rle_counts(mask_util.merge(mask_util.frPyObjects(polygons, *size)), size)
     else:
         raise UserError(
             f"segmentation is {type(segmentation).__name__}, it must be polygons or run lengths"
@@ -72,12 +68,6 @@ def _polygon(polygon: Any, size: tuple[int, int]) -> list[float]:
             f"{size[1]}x{size[0]} pixels"
         )
     return points.tolist()
-
-
-def _polygon_counts(polygons: list[list[float]], size: tuple[int, int]) -> Ints:
-    from pycocotools import mask as mask_util
-
-    return _rle_counts(mask_util.merge(mask_util.frPyObjects(polygons, *size)), size)
 
 
 def _rle_counts(rle: Mapping[str, Any], size: tuple[int, int]) -> Ints:

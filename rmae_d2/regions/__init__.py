@@ -12,8 +12,9 @@ from .sources.npy import NpySource
 from .sources.sam import SamSource
 from .sources.sam_json import SamJsonSource
 from .sources.stored import StoredRegions
+from .store.merged_index import write_index
 from .store.shards import ShardHeader, ShardWriter
-from .store.store import RegionStore, write_index
+from .store.store import RegionStore
 
 __all__ = [
     "EncodedRecord",

@@ -1,4 +1,7 @@
-"""What the tests of region stores share."""
+"""What the tests of regions share."""
+
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -43,3 +46,20 @@ def make_store():
         return folder
 
     return make
+
+
+@pytest.fixture
+def mount(tmp_path):
+    """Mounts a file system of a few kB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+
+    def make(size):
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+        if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("may not mount a tmpfs here")
+        return folder
+
+    yield make
+    if folder.is_mount():
+        subprocess.run(["umount", str(folder)], check=True)

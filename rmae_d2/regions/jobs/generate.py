@@ -9,8 +9,6 @@ renames them when they are whole, and so may be killed and repeated anywhere, an
     failures-00042.json    only where images of a shard gave no record: file and reason
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -27,20 +25,19 @@ from ...files import atomic_file
 from ..record.record import EncodedRecord, RegionRecord
 from ..store.merged_index import local_path
 from ..store.shards import (
+    BLOCK,
     ShardIndex,
     ShardWriter,
     check_same,
     digest,
+    empty_folder,
     encode_index,
+    global_header,
+    member_header,
     read_index,
     shard_files,
 )
-from ..store.tar_format import BLOCK, empty_folder, global_header, member_header
-from .manifest import (
-    Manifest,
-    describe_difference,
-    describe_trouble,
-)
+from .manifest import Manifest, describe_difference, describe_trouble
 
 #: A callable from a file's path to its image, uint8 (H, W, C). It raises OSError or MemoryError for
 #: trouble of the machine and anything else for a file that is no image (as `rmae_d2.data.read_image`).
@@ -54,17 +51,11 @@ _IMAGE_ERRORS = (ValueError, LookupError, ArithmeticError, FileNotFoundError)
 
 @dataclass(frozen=True)
 class Failure:
-    """An image without a record.
+    """An image without a record."""
 
-    Attributes:
-        key: the image's key in the store.
-        file: its file name, relative to the manifest's root.
-        reason: what is wrong with it.
-    """
-
-    key: str
-    file: str
-    reason: str
+    key: str  # of the image in the store
+    file: str  # its name, relative to the manifest's root
+    reason: str  # what is wrong with it
 
 
 def generate_shard(
@@ -77,14 +68,8 @@ def generate_shard(
     """Make one shard of a store; returns its failures. The same bytes whoever runs it.
 
     An image that cannot be read, or that the source refuses with a ValueError, LookupError,
-    ArithmeticError or FileNotFoundError, is recorded in the shard's failures file.
-
-    Args:
-        manifest: whole, or the part of this shard.
-        number: of the shard.
-        folder: of the store; must exist.
-        read_image: see `ReadImage`.
-        report: called after each image.
+    ArithmeticError or FileNotFoundError, is recorded in the shard's failures file. The folder must
+    exist; `report` is called after each image.
 
     Raises:
         UserError: trouble of the machine (disk full, out of memory, too many open files) or
@@ -118,11 +103,7 @@ def failures_name(number: int) -> str:
 
 
 def read_failures(folder: str | os.PathLike[str], number: int) -> tuple[Failure, ...]:
-    """The failures of a shard, none where it has no such file.
-
-    Raises:
-        UserError: the file is damaged.
-    """
+    """The failures of a shard, none where it has no such file; UserError where it is damaged."""
     path = Path(folder, failures_name(number))
     try:
         return tuple(Failure(**entry) for entry in json.loads(path.read_bytes()))
@@ -140,15 +121,10 @@ def digest_file(path: str) -> bytes:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something in a store that is not as it should be.
-
-    Attributes:
-        shard: its number.
-        what: what is wrong, naming key and file where it is about one image.
-    """
+    """Something in a store that is not as it should be."""
 
     shard: int
-    what: str
+    what: str  # is wrong, naming key and file where it is about one image
 
 
 def verify_shard(
@@ -158,13 +134,7 @@ def verify_shard(
     read_image: ReadImage,
     report: Report = lambda num_bytes: None,
 ) -> tuple[Problem, ...]:
-    """Check every byte of a shard, every record, and each against its image.
-
-    Arguments as for `generate_shard`.
-
-    Raises:
-        UserError: trouble of the machine.
-    """
+    """Check every byte of a shard, every record, and each against its image; see `generate_shard`."""
     part = manifest.part(number)
     tar, idx = (os.path.join(folder, name) for name in shard_files(number))
     try:

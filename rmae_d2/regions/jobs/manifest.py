@@ -4,8 +4,6 @@ manifest.json holds everything that a store's bytes depend on besides the bytes 
 It is written once, before the first shard, and is the same whoever writes it.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -29,27 +27,19 @@ _MANIFEST_FORMAT = 1
 class Manifest:
     """Everything that a store's bytes depend on, besides the bytes of the image files.
 
-    Attributes:
-        source: how to make the region source.
-        params: of the source.
-        images: of the store, or of the shards that `part` kept: (image id, file name), the id an
-            int or text, the name relative to `root`.
-        root: folder of the files; empty where names are whole addresses.
-        num_images: of the whole store.
-        images_per_shard: of all shards but the last.
-        hash: of parameters, images and division into shards, not of `root` nor of arguments of the
-            source that regions do not depend on; so a moved data set goes on.
-        first: position in the store of the first of `images`.
+    The hash is of parameters, images and division into shards, not of `root` nor of arguments of the
+    source that regions do not depend on; so a moved data set goes on.
     """
 
     source: SourceSpec
-    params: Mapping[str, Any]
+    params: Mapping[str, Any]  # of the source
+    #: Of the store, or of the shards that `part` kept: (image id, file name relative to `root`).
     images: Sequence[tuple[int | str, str]]
-    root: str
-    num_images: int
-    images_per_shard: int
+    root: str  # folder of the files; empty where names are whole addresses
+    num_images: int  # of the whole store
+    images_per_shard: int  # of all shards but the last
     hash: str
-    first: int = 0
+    first: int = 0  # position in the store of the first of `images`
 
     @classmethod
     def create(
@@ -57,17 +47,16 @@ class Manifest:
         source: SourceSpec,
         dataset_dicts: Iterable[Mapping[str, Any]],
         images_per_shard: int = IMAGES_PER_SHARD,
-    ) -> Manifest:
+    ) -> "Manifest":
         """The manifest of a data set; builds the source once, for its parameters.
+
+        UserError: no image, an image id twice or of another type, no positive shard size, or a source
+        that cannot be built.
 
         Args:
             source: how to make the region source.
             dataset_dicts: with `file_name` and, an int or text and unique, `image_id`.
             images_per_shard: what a killed process loses at most.
-
-        Raises:
-            UserError: no image, an image id twice or of another type, no positive shard
-                size, or a source that cannot be built.
         """
         if images_per_shard < 1:
             raise UserError(f"images_per_shard={images_per_shard} must be positive")
@@ -92,7 +81,7 @@ class Manifest:
             raise IndexError(f"shard {number} of a manifest of {self.num_shards} shards")
         return min(self.images_per_shard, self.num_images - number * self.images_per_shard)
 
-    def part(self, number: int) -> Manifest:
+    def part(self, number: int) -> "Manifest":
         """The same manifest with the images of one shard only: small enough to send around."""
         start = number * self.images_per_shard
         end = start + self.shard_size(number)
@@ -108,12 +97,8 @@ class Manifest:
         """Its images as `create` takes them."""
         return [{"image_id": id_, "file_name": self.path(name)} for id_, name in self.images]
 
-    def moved(self, dataset_dicts: Iterable[Mapping[str, Any]]) -> Manifest:
-        """The same manifest for the same data set elsewhere.
-
-        Raises:
-            UserError: the data set is another; the message names what differs.
-        """
+    def moved(self, dataset_dicts: Iterable[Mapping[str, Any]]) -> "Manifest":
+        """The same manifest for the same data set elsewhere; UserError where it is another."""
         images, root = _images(dataset_dicts)
         hash_ = _hash(self.params, self.images_per_shard, images)
         other = replace(self, images=images, root=root, num_images=len(images), hash=hash_)
@@ -140,12 +125,8 @@ class Manifest:
         return text + ',\n "images": [\n' + ",\n".join(map(_image_text, self.images)) + "\n]}\n"
 
     @classmethod
-    def from_text(cls, text: str, file: str) -> Manifest:
-        """Undo `to_text`.
-
-        Raises:
-            UserError: no manifest, damaged, or of another format; names `file`.
-        """
+    def from_text(cls, text: str, file: str) -> "Manifest":
+        """Undo `to_text`; UserError, naming `file`, where it is none, damaged or of another format."""
         try:
             content = json.loads(text)
             if content["format"] != _MANIFEST_FORMAT:
@@ -159,12 +140,12 @@ class Manifest:
             ]
             manifest = cls(
                 SourceSpec(content["source"]["target"], content["source"]["arguments"]),
-                content["params"],
+                params := content["params"],
                 images,
                 content["root"],
                 len(images),
-                content["images_per_shard"],
-                _hash(content["params"], content["images_per_shard"], images),
+                per_shard := content["images_per_shard"],
+                _hash(params, per_shard, images),
             )
             known = content["manifest_hash"]
         except (ValueError, LookupError, TypeError) as error:
@@ -175,11 +156,7 @@ class Manifest:
 
 
 def load_manifest(folder: str | os.PathLike[str]) -> Manifest | None:
-    """The manifest of a store's folder, None where there is none.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """The manifest of a store's folder, None where there is none."""
     path = Path(folder, MANIFEST)
     try:
         text = path.read_text(encoding="ascii", errors="replace")
@@ -196,8 +173,7 @@ def save_manifest(manifest: Manifest, folder: str | os.PathLike[str]) -> None:
     Any number of processes may do so at once: one of them writes, the others compare.
 
     Raises:
-        UserError: the folder cannot be written, or holds a store of something else; the
-            message names what differs.
+        UserError: the folder cannot be written, or holds a store of something else, and of what.
     """
     path = Path(folder, MANIFEST)
     found = load_manifest(folder)
@@ -206,8 +182,11 @@ def save_manifest(manifest: Manifest, folder: str | os.PathLike[str]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_file(path, replace=False) as file:
                 file.write(manifest.to_text().encode("ascii"))
+        except (FileExistsError, NotADirectoryError) as error:
+            reason = "there is a file in place of the folder; give another --output"
+            raise UserError(f"cannot write {folder}: {reason}") from error
         except OSError as error:
-            raise UserError(_cannot_write(folder, error)) from error
+            raise UserError(f"cannot write {folder}: {describe_trouble(error)}") from error
         found = load_manifest(folder)
     if found is None or found.hash != manifest.hash:
         raise UserError(
@@ -218,9 +197,7 @@ def save_manifest(manifest: Manifest, folder: str | os.PathLike[str]) -> None:
 
 def describe_difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """The parameters that differ, with both values."""
-    keys = [
-        k for k in (*there, *(k for k in here if k not in there)) if there.get(k) != here.get(k)
-    ]
+    keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]
     return ", ".join(f"{key}={there.get(key)!r} there, {here.get(key)!r} here" for key in keys)
 
 
@@ -246,12 +223,6 @@ def _images(
 ) -> tuple[list[tuple[int | str, str]], str]:
     """Ids with names below a root, and the root."""
     pairs = [(d["image_id"], str(d["file_name"])) for d in dataset_dicts]
-    _check_ids(pairs)
-    root, names = _relative([name for _, name in pairs])
-    return [(image_id, name) for (image_id, _), name in zip(pairs, names, strict=True)], root
-
-
-def _check_ids(pairs: Sequence[tuple[Any, str]]) -> None:
     if not pairs:
         raise UserError("the data set has no image")
     seen: dict[str, str] = {}
@@ -263,6 +234,8 @@ def _check_ids(pairs: Sequence[tuple[Any, str]]) -> None:
                 f"{seen[str(image_id)]} and {name} have the same image_id {image_id!r}: "
                 "give each image of the data set its own"
             )
+    root, names = _relative([name for _, name in pairs])
+    return [(image_id, name) for (image_id, _), name in zip(pairs, names, strict=True)], root
 
 
 def _relative(names: Sequence[str]) -> tuple[str, list[str]]:
@@ -285,14 +258,6 @@ def _hash(
 ) -> str:
     head = json.dumps([FORMAT_VERSION, params, images_per_shard], sort_keys=True)
     return digest("\n".join([head, *map(_image_text, images)]).encode()).hex()
-
-
-def _cannot_write(folder: str | os.PathLike[str], error: OSError) -> str:
-    if isinstance(error, FileExistsError | NotADirectoryError):
-        return (
-            f"cannot write {folder}: there is a file in place of the folder; give another --output"
-        )
-    return f"cannot write {folder}: {describe_trouble(error)}"
 
 
 def _difference(found: Manifest | None, asked: Manifest) -> str:

@@ -26,11 +26,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ...errors import UserError
 from ..sources.spec import SourceSpec
+from ..store.merged_index import write_index
 from ..store.shards import has_shard, shard_files, shard_name
-from ..store.store import write_index
 from .generate import (
     Failure,
     Problem,
@@ -41,7 +43,6 @@ from .generate import (
     verify_shard,
 )
 from .manifest import Manifest, describe_trouble, save_manifest
-from .progress import Show, progress
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ _DRAFT_SECONDS = 3600.0
 
 #: `generate_shard` or `verify_shard` with all but manifest, number and report given; picklable.
 Work = Callable[..., Any]
+#: Called with the images, bytes and failures that this run has counted so far.
+Show = Callable[[Sequence[int]], None]
 #: Called with a shard's number and what its work returned, as soon as it ends.
 Done = Callable[[int, Any], None]
 
@@ -57,6 +60,7 @@ _ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
 )
 _SHOW_SECONDS = 0.2
+_LOG_SECONDS = 30.0
 _STOP_SECONDS = 10.0
 _RAY_RETRIES = 3
 _RAY_STORE_BYTES = 100_000_000  # results are a few hundred bytes each
@@ -88,19 +92,12 @@ class Engine:
 
 @dataclass(frozen=True)
 class Summary:
-    """How a store stands after a run, within the run's share of it.
+    """How a store stands after a run, within the run's share of it."""
 
-    Attributes:
-        failures: of all shards of the share, whenever they were made.
-        suspicious: shards with too many failures to be chance, with how many they have.
-        num_there: shards of the whole store that are there.
-        complete: whether the whole store is there.
-    """
-
-    failures: Sequence[Failure]
-    suspicious: Mapping[int, int]
-    num_there: int
-    complete: bool
+    failures: Sequence[Failure]  # of all shards of the share, whenever they were made
+    suspicious: Mapping[int, int]  # shards with too many failures to be chance: how many
+    num_there: int  # shards of the whole store
+    complete: bool  # the whole store is there
 
 
 def make_regions(
@@ -124,9 +121,8 @@ def make_regions(
         retry_failures: whether shards with failures are made again.
         max_failures: share of a full shard's images whose failure is taken for chance.
 
-    Raises:
-        UserError: the folder cannot be used, or trouble of the machine or the source.
-        StoreError: the folder has shards of another store.
+    UserError: the folder cannot be used, or trouble of the machine or the source.
+    StoreError: the folder has shards of another store.
     """
     save_manifest(manifest, folder)
     sweep_drafts(folder)
@@ -162,9 +158,14 @@ def make_regions(
         except OSError as error:
             raise UserError(f"cannot write {folder}: {describe_trouble(error)}") from error
     failures = {number: read_failures(folder, number) for number in numbers}
+    limit = max_failures * min(manifest.images_per_shard, manifest.num_images)
     return Summary(
         [failure for number in failures for failure in failures[number]],
-        _suspicious(manifest, {n: len(f) for n, f in failures.items()}, max_failures),
+        {
+            number: len(found)
+            for number, found in failures.items()
+            if len(found) > limit or len(found) == manifest.shard_size(number)
+        },
         num_there,
         complete,
     )
@@ -178,11 +179,7 @@ def verify_regions(
     *,
     share: tuple[int, int] = (0, 1),
 ) -> list[Problem]:
-    """Check every record of a store against its digest and its image; arguments as above.
-
-    Raises:
-        UserError: trouble of the machine.
-    """
+    """Check every record of a store against its digest and its image; arguments as above."""
     numbers = _share(manifest, share)
     work = partial(verify_shard, folder=os.path.abspath(folder), read_image=read_image)
     problems: dict[int, Sequence[Problem]] = {}
@@ -192,10 +189,10 @@ def verify_regions(
 
 
 def gpus_of(spec: SourceSpec) -> list[str | None]:
-    """CUDA_VISIBLE_DEVICES of the workers that a source needs, [] where it computes on CPUs.
+    """CUDA_VISIBLE_DEVICES of the workers of a source with an argument `device`, [] of one on CPUs.
 
-    A source computes on a GPU if its class takes an argument `device`. Left out, or "cuda", it
-    means the one GPU that each worker sees; "cuda:1" is taken as it is, for one worker.
+    Left out, or "cuda", it means the one GPU that each worker sees; "cuda:1" is taken as it is, for
+    one worker.
     """
     import torch
 
@@ -210,10 +207,9 @@ def gpus_of(spec: SourceSpec) -> list[str | None]:
 
 
 def sweep_drafts(folder: str) -> None:
-    """Remove drafts of dead runs: those that nobody has written to for an hour.
+    """Remove drafts that nobody, on any machine, has written to for an hour by the file system's clock.
 
-    A living run may be on another machine, so no process table tells; but it writes to its draft
-    after each image. The clock is that of the file system, which all machines see.
+    A living run writes to its draft after each image.
     """
     drafts = list(Path(folder).glob("*.tmp"))
     if not drafts:
@@ -240,16 +236,47 @@ def _share(manifest: Manifest, share: tuple[int, int]) -> list[int]:
     return list(range(index, manifest.num_shards, count))
 
 
-def _suspicious(
-    manifest: Manifest, failures: Mapping[int, int], max_failures: float
-) -> dict[int, int]:
-    """Shards with more failures than a full shard may have, or with nothing else."""
-    limit = max_failures * min(manifest.images_per_shard, manifest.num_images)
-    return {
-        number: count
-        for number, count in failures.items()
-        if count > limit or count == manifest.shard_size(number)
-    }
+@contextmanager
+def progress(total: int, done: int = 0) -> Iterator[Show]:
+    """Show images done, of a share's `total`: a bar on a terminal, else a log line every half a minute.
+
+    `done` are those that earlier runs did.
+    """
+    if sys.stderr.isatty():
+        options = {"unit": "img", "dynamic_ncols": True, "smoothing": 0.05}
+        with logging_redirect_tqdm(), tqdm(total=total, initial=done, **options) as bar:
+
+            def draw(counts: Sequence[int]) -> None:
+                bar.set_postfix_str(_details(*counts), refresh=False)
+                bar.update(done + counts[0] - bar.n)
+
+            yield draw
+        return
+    start = logged = time.monotonic()
+    last: Sequence[int] = (0, 0, 0)
+
+    def log() -> None:
+        nonlocal logged
+        logged = time.monotonic()
+        rate = last[0] / max(logged - start, 1e-9)
+        eta = tqdm.format_interval((total - done - last[0]) / rate) if rate else "?"
+        logger.info(
+            "%d of %d images, %.1f img/s, %s left, %s",
+            done + last[0], total, rate, eta, _details(*last),
+        )  # fmt: skip
+
+    def show(counts: Sequence[int]) -> None:
+        nonlocal last
+        last = counts
+        if time.monotonic() - logged > _LOG_SECONDS:
+            log()
+
+    yield show
+    log()
+
+
+def _details(images: int, num_bytes: int, failures: int) -> str:
+    return f"{num_bytes / max(1, images - failures):,.0f} B/img, {failures} failed"
 
 
 # ------------------------------------------------------------------------------------ engines
@@ -264,19 +291,9 @@ def run_shards(
     done: Done,
     gpus: Sequence[str | None] = (),
 ) -> None:
-    """Do the work of shards, wherever the engine says.
+    """Do the work of shards, at least one, wherever the engine says; `gpus`: see `gpus_of`.
 
-    Args:
-        work: what to do.
-        manifest: of all shards.
-        numbers: of the shards, at least one.
-        engine: where.
-        show: told of the progress.
-        done: told of each shard that ends.
-        gpus: see `gpus_of`.
-
-    Raises:
-        UserError: one that the work raised, a worker died, or there is no such cluster.
+    UserError: one that the work raised, a worker died, or there is no such cluster.
     """
     if engine.name == "ray":
         _run_ray(work, manifest, numbers, engine, show, done, bool(gpus))
@@ -290,7 +307,10 @@ def run_shards(
         for number in numbers:
             done(number, work(manifest, number, report=report))
     else:
-        workers = min(engine.workers or len(gpus) or _usable_cores(), len(numbers))
+        # This process may have fewer cores than the machine; not every system tells.
+        affinity = getattr(os, "sched_getaffinity", None)
+        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+        workers = min(engine.workers or len(gpus) or cores, len(numbers))
         _run_pool(work, manifest, numbers, workers, show, done, gpus or [None])
 
 
@@ -390,12 +410,6 @@ def _single_threaded() -> Iterator[None]:
         for name in _ONE_THREAD:
             del os.environ[name]
         os.environ.update(before)
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _run_ray(

@@ -10,8 +10,6 @@ Bytes are not trusted, a right checksum included: every size is compared with th
 before memory is taken for it, and whatever does not fit together is a `StoreError`.
 """
 
-from __future__ import annotations
-
 import json
 import struct
 import zlib
@@ -50,29 +48,21 @@ _UINT8 = LABEL_DTYPES[0]
 class Header:
     """What stands in front of the runs of a record.
 
-    Attributes:
-        shape: (S, H, W) of the label planes; H and W are at least 1.
-        dtype: of the labels.
-        num_masks: M; the mask planes are uint8 (ceil(M / 8), H, W).
-        ignore_label: as in the record.
-        runs: number of runs of the label planes and of the mask planes.
-        params: as in the record.
-
     Raises:
         UserError: more than the limits of this module allow, more runs than pixels, or an
             `ignore_label` beyond 64 bits.
     """
 
-    shape: tuple[int, int, int]
-    dtype: np.dtype[Any]
-    num_masks: int
+    shape: tuple[int, int, int]  # (S, H, W) of the label planes; H and W are at least 1
+    dtype: np.dtype[Any]  # of the labels
+    num_masks: int  # M; the mask planes are uint8 (ceil(M / 8), H, W)
     ignore_label: int | None
-    runs: tuple[int, int]
+    runs: tuple[int, int]  # of the label planes and of the mask planes
     params: Mapping[str, Any]
 
     def __post_init__(self) -> None:
         pixels = self.shape[1] * self.shape[2]
-        planes = (self.shape[0], -(-self.num_masks // 8))
+        planes = (self.shape[0], self.mask_shape[0])
         size = pixels * (planes[0] * self.dtype.itemsize + planes[1])
         if sum(planes) > MAX_PLANES or max(self.shape[1:]) > MAX_SIDE:
             raise UserError(
@@ -94,7 +84,6 @@ class Header:
 
     @property
     def mask_shape(self) -> tuple[int, int, int]:
-        """Shape of the mask planes."""
         return -(-self.num_masks // 8), self.shape[1], self.shape[2]
 
     @property
@@ -114,8 +103,7 @@ class Header:
 def seal(header: Header, streams: bytes) -> bytes:
     """Envelope around a header and run streams; the opposite of `unseal` and `inflate`.
 
-    Raises:
-        UserError: the header holds something JSON cannot, or more than `MAX_HEADER_BYTES`.
+    UserError: the header holds something JSON cannot, or more than `MAX_HEADER_BYTES`.
     """
     fields = {name: getattr(header, name) for name in _FIELDS} | {"dtype": header.dtype.name}
     try:
@@ -131,11 +119,7 @@ def seal(header: Header, streams: bytes) -> bytes:
 
 
 def unseal(data: bytes) -> tuple[Header, memoryview]:
-    """Header and compressed payload of an envelope whose checksum is right.
-
-    Raises:
-        StoreError: cut short, damaged, of another format version, or no envelope at all.
-    """
+    """Header and compressed payload of an envelope whose checksum is right, else StoreError."""
     start = _HEAD.size + _CRC.size
     if data[:4] != _MAGIC[: len(data)]:
         raise StoreError(f"not a region record: starts with {data[:4]!r}, not {_MAGIC!r}")
@@ -158,12 +142,9 @@ def unseal(data: bytes) -> tuple[Header, memoryview]:
 
 
 def inflate(header: Header, payload: memoryview) -> tuple[Bytes, Bytes]:
-    """Run streams of the label planes and of the mask planes, uint8, read-only.
+    """Run streams of the label planes and of the mask planes, uint8, read-only; else StoreError.
 
     Takes memory for as many bytes as the header announces, whatever the payload would give.
-
-    Raises:
-        StoreError: the payload is no zlib stream of the length that the header announces.
     """
     inflater = zlib.decompressobj()
     try:
@@ -198,14 +179,8 @@ def _parse_header(text: bytes) -> Header:
     ):
         raise StoreError(f"region record whose header is of other types: {text[:200]!r}")
     try:
-        return Header(
-            tuple(shape),
-            _DTYPE_OF_NAME[dtype],
-            fields["num_masks"],
-            ignore_label,
-            tuple(runs),
-            params,
-        )
+        dtype = _DTYPE_OF_NAME[dtype]
+        return Header(tuple(shape), dtype, fields["num_masks"], ignore_label, tuple(runs), params)
     except ValueError as error:
         raise StoreError(f"region record beyond the limits: {error}") from error
 
@@ -250,11 +225,7 @@ def decode_runs(stream: Bytes, shape: tuple[int, int, int], dtype: np.dtype[Any]
 def gather(
     header: Header, payload: memoryview, rows: Ints, columns: Ints
 ) -> list[tuple[Labels, Ints | None]]:
-    """Label planes and mask planes at some rows and columns, each as `gather_runs` gives them.
-
-    Raises:
-        StoreError: as `inflate` and `gather_runs`.
-    """
+    """Label planes and mask planes at some rows and columns, each as `gather_runs` gives them."""
     streams = inflate(header, payload)
     shapes = ((header.shape, header.dtype), (header.mask_shape, _UINT8))
     return [
@@ -270,12 +241,7 @@ def gather_runs(
 ) -> tuple[Labels, Ints | None]:
     """Planes at some rows and columns, without the planes: `decode_runs(...)[:, rows][..., columns]`.
 
-    Args:
-        stream: as `encode_runs` gives it, for planes (S, H, W).
-        shape: (S, H, W).
-        dtype: of the values.
-        rows: (h,), each within 0..H-1.
-        columns: (w,), each within 0..W-1.
+    Rows (h,) lie within 0..H-1, columns (w,) within 0..W-1, in any order.
 
     Returns:
         (S, h, w) planes, and int64 (S, 256), how many pixels of a plane have each value; None where
@@ -296,10 +262,7 @@ def gather_runs(
 
 
 def warm_up() -> None:
-    """Compile or load what decodes crops, where numba is installed; costs seconds the first time.
-
-    To be called before worker processes start, so that they inherit it.
-    """
+    """Compile or load what decodes crops, seconds the first time: before workers start, to inherit."""
     if (kernel := _numba_kernel()) is not None:
         kernel.warm_up()
 

@@ -3,14 +3,9 @@
 The only user is `codec.gather_runs`, which has the same in numpy for all other cases.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
-
-import numba
 import numpy as np
 
+from ..jit import compiled
 from .masks import Bytes, Ints
 
 RUNS_DO_NOT_FILL = 1
@@ -18,14 +13,7 @@ NOT_MONOTONE = 2
 _BLOCK = 16
 
 
-def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
-    try:
-        return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # no folder for the cache may be written: compile in each process
-        return numba.njit(nogil=True)(function)
-
-
-@_compile
+@compiled
 def gather_runs(
     stream: Bytes,
     height: int,

@@ -1,7 +1,5 @@
 """Boolean masks (K, H, W): packed eight to a byte plane, and which patches they touch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -5,9 +5,7 @@ K chosen regions, H W pixels, L patches in raster order. Nothing here expands ev
 flip or resize touches S + ceil(M / 8) planes, and `select` makes masks of the K regions asked for.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -33,6 +31,7 @@ from .masks import (
     areas_of_histograms,
     count_bits,
     describe,
+    num_planes,
     pack_bits,
     patch_grid,
     unpack_bits,
@@ -43,17 +42,11 @@ _NO_AREAS = np.zeros(0, np.int64)
 
 @dataclass(frozen=True, eq=False)
 class RegionTable:
-    """The N distinct regions present in a record, planes in order, labels rising.
+    """The N distinct regions present in a record, planes in order, labels rising."""
 
-    Attributes:
-        plane: int64 (N,): 0..S-1 is a label plane, S means the overlapping masks.
-        label: int64 (N,): label in its plane, or index of the overlapping mask.
-        area: int64 (N,): pixels, never 0.
-    """
-
-    plane: Ints
-    label: Ints
-    area: Ints
+    plane: Ints  # (N,): 0..S-1 is a label plane, S means the overlapping masks
+    label: Ints  # (N,): label in its plane, or index of the overlapping mask
+    area: Ints  # (N,): pixels, never 0
 
     def __len__(self) -> int:
         return len(self.area)
@@ -63,21 +56,15 @@ class RegionTable:
 class RegionRecord:
     """Regions of one image (design contract 4).
 
-    Attributes:
-        labels: uint8, uint16 or uint32 (S, H, W); each label of a plane is one region.
-        mask_bits: uint8 (ceil(M/8), H, W), overlapping masks as `pack_bits` lays them out.
-        num_masks: M.
-        ignore_label: pixels with this label belong to no region of that label plane.
-        params: how the regions were made; JSON types only, travels with the bytes.
-
     Raises:
         UserError: planes of another type or of unequal size.
     """
 
-    labels: Labels
-    mask_bits: Bytes
+    labels: Labels  # uint8, uint16 or uint32 (S, H, W); each label of a plane is one region
+    mask_bits: Bytes  # uint8 (ceil(M/8), H, W), overlapping masks as `pack_bits` lays them out
     num_masks: int = 0
-    ignore_label: int | None = None
+    ignore_label: int | None = None  # pixels with it belong to no region of their label plane
+    #: How the regions were made; JSON types only, travels with the bytes.
     params: Mapping[str, Any] = field(default_factory=dict)
     _table: RegionTable | None = field(default=None, init=False, repr=False)
 
@@ -102,7 +89,7 @@ class RegionRecord:
         *,
         ignore_label: int | None = None,
         params: Mapping[str, Any] | None = None,
-    ) -> RegionRecord:
+    ) -> "RegionRecord":
         """Record of non-negative integer label planes (S, H, W), or of one plane (H, W)."""
         labels = labels[None] if labels.ndim == 2 else labels
         bits = np.zeros((0, *labels.shape[1:]), np.uint8)
@@ -111,19 +98,16 @@ class RegionRecord:
     @classmethod
     def from_masks(
         cls, masks_MHW: Bools, *, params: Mapping[str, Any] | None = None
-    ) -> RegionRecord:
+    ) -> "RegionRecord":
         """Record of overlapping bool masks (M, H, W)."""
         bits = pack_bits(masks_MHW)
         labels = np.zeros((0, *masks_MHW.shape[1:]), np.uint8)
         return cls(labels, bits, len(masks_MHW), None, params or {})
 
-    def merge(self, other: RegionRecord) -> RegionRecord:
-        """Both records' regions: label planes of self then other, likewise the masks.
+    def merge(self, other: "RegionRecord") -> "RegionRecord":
+        """Both records' regions and parameters: label planes of self then other, likewise the masks.
 
-        Parameters of `other` are laid over those of `self`.
-
-        Raises:
-            UserError: sizes differ, or both hold label planes with different ignore labels.
+        UserError: sizes differ, or both hold label planes with different ignore labels.
         """
         if self.size != other.size:
             raise UserError(f"cannot merge records of sizes {self.size} and {other.size}")
@@ -146,7 +130,7 @@ class RegionRecord:
 
     # ------------------------------------------------------------------ geometry
 
-    def crop(self, y: int, x: int, h: int, w: int) -> RegionRecord:
+    def crop(self, y: int, x: int, h: int, w: int) -> "RegionRecord":
         """The h x w window whose top left pixel is (y, x); a view, no pixel is copied."""
         height, width = self.size
         if min(y, x) < 0 or min(h, w) < 1 or y + h > height or x + w > width:
@@ -156,29 +140,22 @@ class RegionRecord:
         window = (slice(None), slice(y, y + h), slice(x, x + w))
         return replace(self, labels=self.labels[window], mask_bits=self.mask_bits[window])
 
-    def flip(self) -> RegionRecord:
+    def flip(self) -> "RegionRecord":
         """Mirrored left to right; a view."""
         return replace(self, labels=self.labels[..., ::-1], mask_bits=self.mask_bits[..., ::-1])
 
-    def resize(self, size: tuple[int, int]) -> RegionRecord:
+    def resize(self, size: tuple[int, int]) -> "RegionRecord":
         """Nearest neighbour to (H, W), the pixels `F.interpolate(mode="nearest")` takes."""
         if min(size) < 1:
             raise UserError(f"cannot resize a record to {size}")
         pairs = zip(self.size, size, strict=True)
         return self.take(*(nearest_indices(old, new) for old, new in pairs))
 
-    def take(self, rows: ArrayLike, columns: ArrayLike) -> RegionRecord:
-        """The pixels at some rows and columns: crop, nearest resize and flip at once.
+    def take(self, rows: ArrayLike, columns: ArrayLike) -> "RegionRecord":
+        """The pixels at some rows and columns, in any order: crop, nearest resize and flip at once.
 
-        Args:
-            rows: (h,) integers within 0..H-1, in any order; h > 0.
-            columns: (w,) integers within 0..W-1, likewise.
-
-        Returns:
-            record of (h, w) pixels; its pixel (i, j) is pixel (rows[i], columns[j]) of this one.
-
-        Raises:
-            IndexError: no index, or one outside.
+        Pixel (i, j) of the result is pixel (rows[i], columns[j]) of this one. IndexError: no index, or
+        one outside.
         """
         y, x = pixel_indices(rows, self.size[0]), pixel_indices(columns, self.size[1])
         # Two `take`s are several times faster than one fancy index with both axes.
@@ -186,17 +163,13 @@ class RegionRecord:
         bits = self.mask_bits.take(y, axis=1).take(x, axis=2)
         return replace(self, labels=labels, mask_bits=bits)
 
-    def map_planes(self, fn: Callable[[Bytes], Bytes]) -> RegionRecord:
+    def map_planes(self, fn: Callable[[Bytes], Bytes]) -> "RegionRecord":
         """Apply a geometric operation that knows uint8 (H, W) planes only.
 
         A plane of wider labels goes through one byte at a time, so labels above 255 survive
         operations such as Detectron2's `Transform.apply_segmentation`, provided that `fn` copies
-        pixels (nearest neighbour) and is the same at each call. A value that `fn` fills in, as a
-        padding does, stands in every byte: fill 0 joins label 0 and no mask, fill 255 joins the
-        largest label of the dtype and every mask.
-
-        Args:
-            fn: uint8 (H, W) to uint8 (H', W'), the same size for every plane.
+        pixels (nearest neighbour) and gives the same size at each call. What it fills in, as a padding
+        does, stands in every byte: 0 joins label 0 and no mask, 255 the largest label and every mask.
         """
         labels = [map_label_plane(plane, fn) for plane in self.labels]
         bits = [map_label_plane(plane, fn) for plane in self.mask_bits]
@@ -220,17 +193,19 @@ class RegionRecord:
         A crop or resize is another record with another table: what left the picture is not in it.
         """
         if self._table is None:
-            found = [count_labels(plane, self.ignore_label) for plane in self.labels]
-            self._table = table_of_counts(found, count_bits(self.mask_bits)[: self.num_masks])
+            counts = [count_labels(plane, self.ignore_label) for plane in self.labels]
+            mask_areas = count_bits(self.mask_bits)[: self.num_masks]
+            present = np.flatnonzero(mask_areas)
+            counts.append((present, mask_areas[present]))
+            plane = np.repeat(np.arange(len(counts)), [len(area) for _, area in counts])
+            label, area = (np.concatenate(column) for column in zip(*counts, strict=True))
+            self._table = RegionTable(plane, label, area)
         return self._table
 
     def select(self, indices: ArrayLike) -> Bools:
-        """Masks, bool (K, H, W), of K regions given by their indices into `regions()`.
+        """Masks, bool (K, H, W), of K regions given by their indices into `regions()`; any may repeat.
 
-        Indices may repeat. No index gives (0, H, W).
-
-        Raises:
-            IndexError: an index outside the table.
+        IndexError: an index outside the table.
         """
         chosen = self._chosen(indices)
         masks = np.empty((len(chosen), *self.size), np.bool_)
@@ -260,13 +235,9 @@ class RegionRecord:
         return bits
 
     def coverage(self, indices: ArrayLike, patch: int) -> Bools:
-        """Bool (K, L): whether region k has a pixel in patch l.
+        """Bool (K, L): whether region k has a pixel in patch l; `patch` pixels divide height and width.
 
         Equals `patch_coverage(select(indices), patch)` without making the masks.
-
-        Args:
-            indices: (K,) indices into `regions()`.
-            patch: side of a patch in pixels; must divide height and width.
         """
         grid_h, grid_w = patch_grid(self.size, patch)
         chosen = self._chosen(indices)
@@ -283,10 +254,6 @@ class RegionRecord:
                 covered[rows] = bits[wanted // 8] >> (wanted % 8)[:, None] & 1
         return covered
 
-    def touched_patches(self, indices: ArrayLike, patch: int) -> Ints:
-        """Number of patches that each region touches, int64 (K,), as `filter_small_patches`."""
-        return np.count_nonzero(self.coverage(indices, patch), axis=1)
-
     def _chosen(self, indices: ArrayLike) -> RegionTable:
         index = np.asarray(indices, dtype=np.int64).reshape(-1)
         table = self.regions()
@@ -301,9 +268,7 @@ class RegionRecord:
     def to_bytes(self) -> bytes:
         """The record as bytes (layout: `codec.py`), a pure function of the record.
 
-        Raises:
-            UserError: `params` holds something JSON cannot, or the record is beyond the limits of
-                `codec.py`.
+        UserError: `params` holds something JSON cannot, or the limits of `codec.py` are passed.
         """
         label_runs, label_count = encode_runs(self.labels)
         mask_runs, mask_count = encode_runs(self.mask_bits)
@@ -318,12 +283,10 @@ class RegionRecord:
         return seal(header, label_runs + mask_runs)
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> RegionRecord:
+    def from_bytes(cls, data: bytes) -> "RegionRecord":
         """Undo `to_bytes`. Safe for bytes of any origin: nothing in them is run.
 
-        Raises:
-            StoreError: cut short, damaged, of another format version, beyond the limits of
-                `codec.py`, or no record at all.
+        StoreError: cut short, damaged, of another format version, or beyond `codec.py`'s limits.
         """
         return EncodedRecord(data).decode()
 
@@ -340,25 +303,17 @@ class EncodedRecord:
     """
 
     def __init__(self, data: bytes) -> None:
-        """Check envelope, checksum and header; the runs are looked at when they are decoded.
-
-        Raises:
-            StoreError: as `RegionRecord.from_bytes`.
-        """
+        """Check envelope, checksum and header (StoreError); runs are looked at when decoded."""
         self.data = data
         self._header, self._payload = unseal(data)
         self.size = self._header.shape[1:]
         self.params = self._header.params
 
-    def __reduce__(self) -> tuple[type[EncodedRecord], tuple[bytes]]:
+    def __reduce__(self) -> tuple[type["EncodedRecord"], tuple[bytes]]:
         return EncodedRecord, (self.data,)
 
     def decode(self) -> RegionRecord:
-        """The whole record.
-
-        Raises:
-            StoreError: the runs do not fill the planes.
-        """
+        """The whole record; StoreError where the runs do not fill the planes."""
         header = self._header
         label_stream, mask_stream = inflate(header, self._payload)
         labels = decode_runs(label_stream, header.shape, header.dtype)
@@ -366,14 +321,10 @@ class EncodedRecord:
         return RegionRecord(labels, bits, header.num_masks, header.ignore_label, header.params)
 
     def take(self, rows: ArrayLike, columns: ArrayLike) -> RegionRecord:
-        """Equals `decode().take(rows, columns)`, without the whole planes.
+        """Equals `decode().take(rows, columns)`, errors too, without the whole planes.
 
         Fast where numba is installed, labels stay below 256, rows do not fall, and columns do not
         fall or do not rise: what crop, nearest resize and flip need.
-
-        Raises:
-            StoreError: the runs do not fill the planes.
-            IndexError: no index, or one outside.
         """
         header = self._header
         y, x = pixel_indices(rows, self.size[0]), pixel_indices(columns, self.size[1])
@@ -412,11 +363,7 @@ def nearest_indices(length: int, new_length: int) -> Ints:
 
 
 def pixel_indices(indices: ArrayLike, length: int) -> Ints:
-    """Indices of rows or columns as a fresh int64 (n,) array, n > 0.
-
-    Raises:
-        IndexError: none, more than one axis, no integers, or one outside 0..length-1.
-    """
+    """Indices of rows or columns as a fresh int64 (n,) array; IndexError where they are none."""
     given = np.asarray(indices)
     if given.ndim != 1 or not given.size or given.dtype.kind not in "iu":
         raise IndexError(f"rows and columns must be non-empty 1-d integers, got {describe(given)}")
@@ -451,19 +398,10 @@ def count_labels(plane: Labels, ignore_label: int | None) -> tuple[Ints, Ints]:
     return label[kept], area[kept]
 
 
-def table_of_counts(counts: list[tuple[Ints, Ints]], mask_areas: Ints) -> RegionTable:
-    """Table from what `count_labels` gives of each label plane, and the masks' areas (M,)."""
-    present = np.flatnonzero(mask_areas)
-    counts = [*counts, (present, mask_areas[present])]
-    plane = np.repeat(np.arange(len(counts), dtype=np.int64), [len(area) for _, area in counts])
-    label, area = (np.concatenate(column) for column in zip(*counts, strict=True))
-    return RegionTable(plane, label, area)
-
-
 def table_of_histograms(
     histograms: Ints, ignore_label: int | None, mask_areas: Ints
 ) -> RegionTable:
-    """As `table_of_counts`, from the pixels of each label below 256, int64 (S, 256)."""
+    """Table from the pixels of each label below 256, int64 (S, 256), and the masks' areas (M,)."""
     plane, label = np.nonzero(histograms)
     if ignore_label is not None:
         kept = label != ignore_label
@@ -491,3 +429,31 @@ def label_coverage(plane: Labels, wanted: Ints, patch: int) -> Bools:
     covered = np.zeros((len(labels), plane.size // patch**2), np.bool_)
     covered[row[hit], (y[hit] // patch) * grid_w + x[hit] // patch] = True
     return covered[row_of_wanted]
+
+
+# Masks as run counts: see `rmae_d2.annotations.segmentation.run_counts`.
+
+
+def largest_first(counts: Iterable[Ints], at_most: int | None = None) -> list[Ints]:
+    """The masks by falling area, then by position: the same for any order of the input."""
+
+    def key(mask: Ints) -> tuple[int, bytes]:
+        return -int(mask[1::2].sum()), mask.astype(">i8").tobytes()
+
+    return sorted(counts, key=key)[:at_most]
+
+
+def record_of_counts(
+    counts: Sequence[Ints], size: tuple[int, int], params: Mapping[str, Any]
+) -> RegionRecord:
+    """Record of overlapping masks given by run counts; never holds them unpacked."""
+    height, width = size
+    bits = np.empty((num_planes(len(counts)), height, width), np.uint8)
+    for number, plane in enumerate(bits):
+        # A mask's bit changes at the ends of its runs; adding changes up gives eight masks at once.
+        changes = np.zeros(height * width + 1, np.uint8)
+        for k, mask in enumerate(counts[8 * number : 8 * number + 8]):
+            np.bitwise_xor.at(changes, np.cumsum(mask), np.uint8(1 << k))
+        columns = np.bitwise_xor.accumulate(changes[:-1])
+        plane[:] = columns.reshape(width, height).T
+    return RegionRecord(np.zeros((0, *size), np.uint8), bits, len(counts), None, params)

@@ -1,7 +1,5 @@
 """What a set of region records holds, in the numbers that decide whether it suits pre-training."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -18,22 +16,14 @@ _BAR = 40
 
 @dataclass(frozen=True)
 class RegionStatistics:
-    """Statistics of N records.
+    """Statistics of N records."""
 
-    Attributes:
-        sizes: int64 (N,), bytes of each record.
-        counts: int64 (N,), regions of each whole image.
-        areas: int64 (len(AREA_EDGES) - 1,), regions by share of their image; an area on an edge
-            counts above it.
-        crop_counts: int64 (C,), regions of each random crop.
-        num_regions: K, what a crop should offer.
-    """
-
-    sizes: NDArray[np.int64]
-    counts: NDArray[np.int64]
+    sizes: NDArray[np.int64]  # (N,), bytes of each record
+    counts: NDArray[np.int64]  # (N,), regions of each whole image
+    #: (len(AREA_EDGES) - 1,), regions by share of their image; an area on an edge counts above it.
     areas: NDArray[np.int64]
-    crop_counts: NDArray[np.int64]
-    num_regions: int
+    crop_counts: NDArray[np.int64]  # (C,), regions of each random crop
+    num_regions: int  # K, what a crop should offer
 
     @property
     def few(self) -> float:
@@ -67,13 +57,10 @@ def measure(
     """Statistics of records and of MAE's random resized crops of them (224 x 224 pixels).
 
     Args:
-        records: one an image; each is decoded once.
+        records: one or more, one an image; each is decoded once.
         num_regions: K, regions that pre-training takes of a crop.
         crops_per_image: crops drawn of each, with MAE's scale 0.2-1 and ratio 3/4-4/3.
         seed: of the crops.
-
-    Raises:
-        UserError: no record.
     """
     sizes, counts, crop_counts = [], [], []
     areas = np.zeros(len(AREA_EDGES) - 1, np.int64)

@@ -3,8 +3,6 @@
 Both are read while training; a store is possible but saves little.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -18,8 +16,7 @@ from ...annotations.segmentation import run_counts
 from ...errors import UserError
 from ..record.codec import Labels
 from ..record.masks import Ints
-from ..record.record import RegionRecord, narrow_labels
-from ..record.run_lengths import record_of_counts
+from ..record.record import RegionRecord, narrow_labels, record_of_counts
 from .companions import check_folder, check_size, find_companion
 
 logger = logging.getLogger(__name__)
@@ -36,10 +33,8 @@ class InstanceSource:
     """Region source of instance masks, one overlapping mask an object, from COCO or LVIS.
 
     An image without annotations has a record of 0 masks; how many there are is logged at the
-    start. Polygons of fewer than three points, and masks without a pixel, are left out.
-
-    Crowds are left out by default: such an annotation is a rough outline around many objects, and
-    a region is to be one.
+    start. Polygons of fewer than three points, and masks without a pixel, are left out; so are crowds
+    by default, for such an annotation is a rough outline around many objects.
 
     Attributes:
         params: what the regions depend on, among it the digest of the json.
@@ -48,16 +43,12 @@ class InstanceSource:
     def __init__(
         self, json_file: str | os.PathLike[str] | None = None, include_crowd: bool = False
     ) -> None:
-        """Index the json, so that processes forked later share the index.
+        """Index the json (UserError where unusable); processes forked later share the index.
 
         Args:
             json_file: COCO or LVIS instance json, local or whatever iopath's `g_pathmgr` opens.
                 None takes `annotations` of the dataset dicts, as Detectron2's datasets have them.
             include_crowd: make regions of annotations with `iscrowd` too.
-
-        Raises:
-            FileNotFoundError: no such file.
-            UserError: a file that is not in COCO's format or has no mask.
         """
         self.include_crowd = bool(include_crowd)
         self.json = None if json_file is None else CocoJson(json_file, include_crowd=include_crowd)
@@ -77,9 +68,8 @@ class InstanceSource:
     ) -> RegionRecord:
         """Record of the masks of an image, uint8 (H, W, C).
 
-        Raises:
-            UserError: the image is not in the json or has another size than there, or a
-                segmentation is damaged; names the file, the annotation and the remedy.
+        UserError: the image is not in the json or has another size than there, or a segmentation is
+        damaged; names the file, the annotation and the remedy.
         """
         size = (image_HWC.shape[0], image_HWC.shape[1])
         name = dataset_dict.get("file_name")
@@ -125,14 +115,11 @@ class InstanceSource:
                 ) from error
             if counts is not None:
                 masks.append(counts)
-            else:
-                self._report_empty(place, name)
+                continue
+            log = logger.debug if self._empty_reported else logger.warning
+            log(f"{place}, {name}: no pixel in its mask, no region. Further ones are not reported.")
+            self._empty_reported = True
         return masks
-
-    def _report_empty(self, place: str, name: str) -> None:
-        log = logger.debug if self._empty_reported else logger.warning
-        log("%s, %s: no pixel in its mask, no region. Further ones are not reported.", place, name)
-        self._empty_reported = True
 
 
 class PanopticSource:
@@ -146,15 +133,11 @@ class PanopticSource:
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
-        """Remember where the files are.
+        """UserError: no such local folder.
 
         Args:
             folder: of panoptic PNGs named as the images (`000000000009.png`), local or whatever
-                iopath's `g_pathmgr` opens. None takes `pan_seg_file_name` of the dataset dicts, as
-                Detectron2's panoptic datasets have it.
-
-        Raises:
-            FileNotFoundError: no such local folder.
+                iopath's `g_pathmgr` opens. None takes `pan_seg_file_name` of the dataset dicts.
         """
         self.folder = None if folder is None else check_folder(folder, _PANOPTIC_REMEDY)
         self.params: dict[str, Any] = {"source": "panoptic"}
@@ -167,9 +150,8 @@ class PanopticSource:
     ) -> RegionRecord:
         """Record of the segments of an image, uint8 (H, W, C).
 
-        Raises:
-            FileNotFoundError: no panoptic file for the image.
-            UserError: a damaged file, no panoptic PNG, or one of another size than the image.
+        FileNotFoundError: no panoptic file for the image. UserError: a damaged file, no panoptic PNG,
+        or one of another size than the image.
         """
         path = self._path(dataset_dict)
         ids = _read_segment_ids(path)

@@ -1,7 +1,5 @@
 """Files that belong to images one by one: `<same relative path>.npy`, `.json` or `.png`."""
 
-from __future__ import annotations
-
 import os
 import posixpath
 from collections.abc import Mapping
@@ -11,11 +9,7 @@ from ...errors import UserError
 
 
 def check_folder(folder: str | os.PathLike[str], remedy: str) -> str:
-    """The folder as text; a local one must exist, lest every image fail instead.
-
-    Raises:
-        UserError: names the folder and the remedy, one sentence.
-    """
+    """The folder as text; a local one must exist, lest every image fail instead."""
     path = os.fspath(folder)
     if "://" not in path and not os.path.isdir(path):
         raise UserError(f"there is no folder {os.path.abspath(path)}. {remedy}")
@@ -29,12 +23,6 @@ def find_companion(
 
     Tried in turn: the image's path relative to its data set (`image_id`) with the extension
     replaced, then the name of its file alone.
-
-    Args:
-        folder: that holds the files; local, or whatever iopath's `g_pathmgr` opens.
-        dataset_dict: with `file_name` and perhaps `image_id`.
-        extension: with its dot.
-        remedy: what to do when there is none, one sentence.
 
     Raises:
         FileNotFoundError: names the image, the places tried and the remedy.
@@ -53,31 +41,19 @@ def find_companion(
 
 
 def _names(dataset_dict: Mapping[str, Any], extension: str) -> list[str]:
-    names = []
+    names = [str(dataset_dict["file_name"]).rpartition("/")[2]]
     image_id = dataset_dict.get("image_id")
     if isinstance(image_id, str):
         relative = posixpath.normpath(image_id)
         if not posixpath.isabs(relative) and not relative.startswith(".."):
-            names.append(posixpath.splitext(relative)[0] + extension)
-    file_name = posixpath.basename(str(dataset_dict["file_name"]))
-    names.append(posixpath.splitext(file_name)[0] + extension)
-    return list(dict.fromkeys(names))
+            names.insert(0, relative)
+    return list(dict.fromkeys(posixpath.splitext(name)[0] + extension for name in names))
 
 
 def check_size(
     path: str, found: tuple[int, ...], image: tuple[int, ...], remedy: str | None = None
 ) -> None:
-    """Refuse regions of another size than their image.
-
-    Args:
-        path: the file of the regions.
-        found: (H, W) of the regions.
-        image: (H, W) of the upright image, or its shape.
-        remedy: what to do, one sentence.
-
-    Raises:
-        UserError: names the file, both sizes and the remedy.
-    """
+    """UserError where a file's regions (H, W) are not of the size of the upright image (H, W, ...)."""
     if tuple(found) == tuple(image[:2]):
         return
     turned = " They are turned against each other: the photo is turned by its EXIF orientation."

@@ -1,10 +1,8 @@
 """Felzenszwalb-Huttenlocher (FH) regions: the paper's region source.
 
 R-MAE takes scales 500, 1000 and 1500 on COCO and 1000 alone on ImageNet, with the minimum size of
-a segment equal to its scale and sigma 0.8. Segmentation runs on the image as it is stored, before
-any crop. scikit-image needs about 0.8 s for a 640x480 photo at three scales. Our version compiled by
-numba (`fh_numba.py`, extra `fast`) gives the same partition about 15 times faster at three scales
-and 8 times faster at one, in a third of the memory.
+a segment equal to its scale and sigma 0.8, on the image as it is stored, before any crop.
+`fh_numba.py` (extra `fast`) gives scikit-image's partition 8 to 15 times faster, in a third of the memory.
 """
 
 from __future__ import annotations
@@ -53,12 +51,10 @@ def felzenszwalb(
     implementations give the same partition of photographs; where edges weigh exactly the same, as
     in drawn images, scikit-image's depends on the processor and ours does not.
 
-    scikit-image peaks at about 330 bytes a pixel, 4 GB for a 12-megapixel photo, and numba at about
-    90 (75 for one scale), 1.1 GB; every worker takes that much. An image of more than `max_pixels`,
-    whatever the implementation, is therefore averaged down to that many and its labels are enlarged to full
-    size by nearest neighbour. Scale and minimum size stay as they are, in pixels of the smaller
-    image: the result is that of a data set which holds the photo at the smaller size, as COCO and
-    ImageNet do (an adapted scale would not give the full-size partition either).
+    scikit-image peaks at about 330 bytes a pixel, numba at about 90; every worker takes that much. An
+    image of more than `max_pixels` is therefore averaged down to that many, and its labels are enlarged
+    by nearest neighbour. Scale and minimum size stay, in pixels of the smaller image: the result is that
+    of a data set which holds the photo at the smaller size, as COCO and ImageNet do.
 
     Args:
         image_HWC: uint8 (H, W, C) or (H, W), any number of channels, any size from 1x1.
@@ -71,9 +67,8 @@ def felzenszwalb(
         (S, H, W) labels, one plane a scale, uint8, or uint16 and uint32 where labels need it.
 
     Raises:
-        UserError: no uint8 image, an empty one, scales that are not positive, a negative sigma, or
-            an unknown implementation.
-        UserError: numba was asked for and cannot be imported.
+        UserError: no uint8 image, an empty one, scales that are not positive, a negative sigma, an
+            unknown implementation, or numba was asked for and cannot be imported.
     """
     implementation = resolve_implementation(implementation)
     if image_HWC.dtype != np.uint8 or image_HWC.ndim not in (2, 3) or 0 in image_HWC.shape:
@@ -96,12 +91,7 @@ def felzenszwalb(
 
 
 def resolve_implementation(name: str | None) -> str:
-    """The implementation that `name` stands for: one of IMPLEMENTATIONS.
-
-    Raises:
-        UserError: an unknown name.
-        UserError: numba was asked for and cannot be imported.
-    """
+    """The implementation that `name` stands for; UserError where unknown or numba is not importable."""
     global _warned_slow
     if name not in (None, *IMPLEMENTATIONS):
         raise UserError(f"implementation={name!r} must be one of {IMPLEMENTATIONS} or None")
@@ -235,9 +225,7 @@ class RegionCache:
 
 
 class FelzenszwalbSource:
-    """Region source of FH partitions, one label plane a scale.
-
-    Picklable, so it travels to data-loading workers.
+    """Region source of FH partitions, one label plane a scale. Picklable.
 
     Attributes:
         params: what the regions depend on; stands in each record and keys the cache.
@@ -251,14 +239,10 @@ class FelzenszwalbSource:
         max_pixels: int | None = MAX_PIXELS,
         implementation: str | None = None,
     ) -> None:
-        """Remember the settings. Compiles, so that data-loading workers forked later need not.
+        """Takes arguments as `felzenszwalb`. Compiles, so that workers forked later need not.
 
         Args:
-            scales: FH scales, one label plane each.
-            sigma: Gaussian smoothing before segmentation, in pixels.
             cache_dir: folder that keeps records between epochs and runs; None computes each time.
-            max_pixels: largest image segmented at full size; None for no limit.
-            implementation: "numba", "scikit-image", or None for numba where it is installed.
         """
         self.scales = tuple(int(scale) for scale in scales)
         self.sigma = float(sigma)
@@ -313,19 +297,12 @@ def _partitions(
         from .fh_numba import segment  # imports numba
 
         return list(segment(image_HWC, scales, sigma))
-    return [_segment(image_HWC, scale, sigma) for scale in scales]
-
-
-def _segment(image_HWC: NDArray[np.uint8], scale: int, sigma: float) -> NDArray[np.int64]:
-    from skimage.segmentation import felzenszwalb as segment
+    from skimage.segmentation import felzenszwalb as by_skimage
 
     with warnings.catch_warnings():
         # It warns that other than 3 channels are taken as channels, which is what we want.
         warnings.filterwarnings("ignore", message=".*third dimension")
-        labels: NDArray[np.int64] = segment(
-            image_HWC, scale=scale, sigma=sigma, min_size=int(scale)
-        )
-    return labels
+        return [by_skimage(image_HWC, scale, sigma, min_size=int(scale)) for scale in scales]
 
 
 def _shrink(
@@ -347,10 +324,6 @@ def _shrink(
         height * width * _BYTES_A_PIXEL[implementation] / 1e9, max_pixels,
     )  # fmt: skip
     _warned_large = True
-    channels = [
-        Image.fromarray(np.ascontiguousarray(channel)).resize(
-            (new_width, new_height), Image.Resampling.BOX
-        )
-        for channel in np.moveaxis(image_HWC, -1, 0)
-    ]
-    return np.stack([np.asarray(channel) for channel in channels], axis=-1)
+    size = (new_width, new_height)
+    channels = map(Image.fromarray, map(np.ascontiguousarray, np.moveaxis(image_HWC, -1, 0)))
+    return np.stack([c.resize(size, Image.Resampling.BOX) for c in channels], axis=-1)

@@ -1,7 +1,5 @@
 """Several region sources in one training run, one of them drawn for each sample."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,15 +17,11 @@ class MixtureOfSources:
     """Region source that asks one of several sources, each as often as its weight says.
 
     One number of numpy's global generator decides. The loaders seed it from (seed, position), so the
-    choice is a function of these, and an image gets another source's regions in another epoch. The
-    mapper asks after crop and flip: these and the masks are as with any other source.
+    choice is a function of these; crops, flips and masks are as with any other source. An error of the
+    chosen source is not hidden by asking the next, which would shift the weights unnoticed: where one
+    source is to stand in for another, that is :class:`~rmae_d2.regions.StoredRegions` with a fallback.
 
-    What the chosen source says holds. A record without regions stays one; an error of an image that the
-    source does not have is not hidden by asking the next, which would shift the weights unnoticed. Where
-    one source is to stand in for another, that is :class:`~rmae_d2.regions.StoredRegions` with a fallback.
-
-    Picklable where its sources are. It is no source for a store, whose records are functions of the image
-    alone: make a store of each source and mix the stores.
+    Picklable where its sources are. It is no source for a store: make one of each source and mix those.
 
     Attributes:
         probabilities: of the sources, float64, sum 1.
@@ -35,14 +29,11 @@ class MixtureOfSources:
     """
 
     def __init__(self, sources: Sequence[Source], weights: Sequence[float] | None = None) -> None:
-        """Set the mixture.
+        """UserError: no source, another number of weights, or weights that are none.
 
         Args:
             sources: one or more.
             weights: one a source, not negative, of any positive sum; None for equal ones.
-
-        Raises:
-            UserError: no source, another number of weights, or weights that are none.
         """
         self.sources = list(sources)
         given = [1.0] * len(self.sources) if weights is None else [float(w) for w in weights]
@@ -67,11 +58,7 @@ class MixtureOfSources:
     def __call__(
         self, dataset_dict: Mapping[str, Any], image_HWC: NDArray[np.uint8]
     ) -> RegionRecord | EncodedRecord:
-        """Record of the whole image, uint8 (H, W, C), by a source drawn at each call.
-
-        Raises:
-            whatever the drawn source raises.
-        """
+        """Record of the whole image, uint8 (H, W, C), by a source drawn at each call; its errors pass."""
         bounds = self.probabilities.cumsum()
         drawn = int(np.searchsorted(bounds, np.random.random_sample() * bounds[-1], side="right"))
         return self.sources[drawn](dataset_dict, image_HWC)

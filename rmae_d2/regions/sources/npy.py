@@ -1,12 +1,9 @@
 """Region maps of the R-MAE reference code: one `.npy` an image, a uint8 stack of label planes.
 
-Its scripts write `<same relative path>.npy` with shape (S, H, W), one plane a scale of FH, about
-900 KB for a COCO photo at three scales. They cast labels to 8 bits: in a file with more than 256
-segments a plane, labels above 255 have wrapped around and unrelated segments share a label. That
-cannot be undone; segmenting anew (FelzenszwalbSource) keeps them apart.
+Its scripts write `<same relative path>.npy` with shape (S, H, W), one plane a scale of FH, cast to 8
+bits: with more than 256 segments a plane, labels have wrapped around and unrelated segments share one.
+That cannot be undone; segmenting anew (FelzenszwalbSource) keeps them apart.
 """
-
-from __future__ import annotations
 
 import logging
 import os
@@ -37,14 +34,11 @@ class NpySource:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        """Remember where the files are.
+        """UserError: no such local folder.
 
         Args:
             folder: with the sub-folders of the images, or all files in one; local, or whatever
                 iopath's `g_pathmgr` opens.
-
-        Raises:
-            FileNotFoundError: no such local folder.
         """
         self.folder = check_folder(folder, _REMEDY)
         self.params: dict[str, Any] = {"source": "npy"}
@@ -58,18 +52,12 @@ class NpySource:
     ) -> RegionRecord:
         """Record of the label planes of an image, uint8 (H, W, C).
 
-        Raises:
-            FileNotFoundError: no file for the image.
-            UserError: a damaged file, other contents than integer planes (S, H, W) or (H, W), or
-                planes of another size than the image.
+        FileNotFoundError: no file for the image. UserError: a file that is damaged, of another size
+        than the image, or of other contents than integer planes (S, H, W) or (H, W).
         """
         path = find_companion(self.folder, dataset_dict, ".npy", _REMEDY)
         labels = _read_planes(path)
         check_size(path, labels.shape[1:], image_HWC.shape)
-        self._report_wrap(path, labels)
-        return RegionRecord.from_labels(labels, params=self.params)
-
-    def _report_wrap(self, path: str, labels: Labels) -> None:
         if labels.dtype == np.uint8 and not self._wrap_reported and (labels == 255).any():
             self._wrap_reported = True
             logger.warning(
@@ -77,6 +65,7 @@ class NpySource:
                 "unrelated ones were merged when the file was written, and that cannot be undone. "
                 "FelzenszwalbSource makes them anew. Further files are not reported.", path,
             )  # fmt: skip
+        return RegionRecord.from_labels(labels, params=self.params)
 
 
 def _read_planes(path: str) -> Labels:

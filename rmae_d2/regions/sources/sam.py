@@ -5,8 +5,6 @@ seconds on a GPU, so make a store once (rmae-d2 regions), with one process a GPU
 on one GPU are slower together than one.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Mapping
@@ -19,8 +17,7 @@ from numpy.typing import NDArray
 from ...annotations.segmentation import run_counts
 from ...errors import UserError
 from ..record.masks import describe
-from ..record.record import RegionRecord
-from ..record.run_lengths import largest_first, record_of_counts
+from ..record.record import RegionRecord, largest_first, record_of_counts
 from .sam_json import MAX_MASKS, check_max_masks
 
 _URL = "https://dl.fbaipublicfiles.com/segment_anything/"
@@ -35,10 +32,8 @@ class SamSource:
     """Region source of SAM's automatic masks: overlapping, by falling area, then by position.
 
     Picklable: the network is built when the first image comes, and neither it nor its weights
-    travel. Defaults are those of SAM's automatic mask generator.
-
-    Memory: a batch of points needs `points_per_batch` x 3 masks x 4 bytes a pixel several times
-    over, which `max_side` bounds; masks are run lengths from then on, and bits in the record.
+    travel. Defaults are those of SAM's automatic mask generator. A batch of points needs
+    `points_per_batch` x 3 masks x 4 bytes a pixel several times over, which `max_side` bounds.
 
     Attributes:
         params: what the regions depend on, among it a digest of the weights. Device and
@@ -61,7 +56,7 @@ class SamSource:
         max_side: int | None = 1024,
         max_masks: int | None = MAX_MASKS,
     ) -> None:
-        """Check the settings and read the weights once, for their digest.
+        """Check settings and packages (UserError), and read the weights once, for their digest.
 
         Args:
             checkpoint: file of SAM's weights, local or whatever iopath's `g_pathmgr` opens.
@@ -78,11 +73,6 @@ class SamSource:
                 enlarged by nearest neighbour. SAM itself sees 1024 pixels of the whole image, so
                 1024 loses sharpness of edges only. None for no limit.
             max_masks: the largest so many masks are kept; None for all.
-
-        Raises:
-            UserError: no such checkpoint.
-            UserError: segment-anything, or OpenCV where it is needed, is not installed.
-            UserError: no such model type, or a limit that is not positive.
         """
         if max_side is not None and max_side < 1:
             raise UserError(f"max_side={max_side} must be positive, or None for no limit")
@@ -131,35 +121,29 @@ class SamSource:
     ) -> RegionRecord:
         """Record of the masks of an image, uint8 RGB (H, W, 3); `dataset_dict` plays no part.
 
-        Raises:
-            UserError: no RGB image.
-            RuntimeError: a checkpoint that is damaged or of another model.
-            MemoryError: the device has too little; says which settings to lower.
+        UserError: no RGB image. RuntimeError: a checkpoint that is damaged or of another model.
+        MemoryError: the device has too little; says which settings to lower.
         """
         if image_HWC.dtype != np.uint8 or image_HWC.ndim != 3 or image_HWC.shape[2] != 3:
             raise UserError(f"SAM needs a uint8 RGB (H, W, 3) image, got {describe(image_HWC)}")
         if self._generator is None:
             self._generator = self._build()
+        import torch
+
         image = self._shrunk(image_HWC)
         size = (image.shape[0], image.shape[1])
-        found = [run_counts(mask["segmentation"], size) for mask in self._generate(image)]
+        try:
+            generated = self._generator.generate(image)
+        except torch.cuda.OutOfMemoryError as error:
+            raise MemoryError(
+                f"SAM has too little memory for an image of {size[1]}x{size[0]} pixels ({error}): lower "
+                f"points_per_batch={self.points_per_batch} or max_side={self.max_side}"
+            ) from error
+        found = [run_counts(mask["segmentation"], size) for mask in generated]
         masks = largest_first((counts for counts in found if counts is not None), self.max_masks)
         record = record_of_counts(masks, size, self.params)
         whole = (image_HWC.shape[0], image_HWC.shape[1])
         return record if size == whole else record.resize(whole)
-
-    def _generate(self, image_HWC: NDArray[np.uint8]) -> list[dict[str, Any]]:
-        import torch
-
-        try:
-            masks: list[dict[str, Any]] = self._generator.generate(image_HWC)
-        except torch.cuda.OutOfMemoryError as error:
-            raise MemoryError(
-                f"SAM has too little memory for an image of {image_HWC.shape[1]}x"
-                f"{image_HWC.shape[0]} pixels ({error}): lower points_per_batch="
-                f"{self.points_per_batch} or max_side={self.max_side}"
-            ) from error
-        return masks
 
     def _shrunk(self, image_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The image with no side above `max_side`, by SAM's own rule for its input."""

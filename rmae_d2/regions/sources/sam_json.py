@@ -1,7 +1,5 @@
 """Masks that SAM made elsewhere: SA-1B's json files, or those of SAM's own command line."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping
@@ -13,14 +11,14 @@ from numpy.typing import NDArray
 from ...annotations.segmentation import run_counts
 from ...errors import UserError
 from ..record.masks import Ints
-from ..record.record import RegionRecord
-from ..record.run_lengths import largest_first, record_of_counts
+from ..record.record import RegionRecord, largest_first, record_of_counts
 from .companions import check_folder, check_size, find_companion
 
 #: Masks kept of an image. SA-1B has about 100 an image, SAM's default settings rarely more.
 MAX_MASKS = 256
 
 _REMEDY = "Name the folder of SAM's json files for this data set."
+_SMALLER = "Masks are for the photo as SA-1B has it: where photos were made smaller, let SAM segment those."
 
 
 class SamJsonSource:
@@ -35,16 +33,12 @@ class SamJsonSource:
     """
 
     def __init__(self, folder: str | os.PathLike[str], max_masks: int | None = MAX_MASKS) -> None:
-        """Remember where the files are.
+        """UserError: no such local folder, or `max_masks` is not positive.
 
         Args:
             folder: with the sub-folders of the images, or all files in one; local, or whatever
                 iopath's `g_pathmgr` opens.
             max_masks: the largest so many masks are kept; None for all.
-
-        Raises:
-            FileNotFoundError: no such local folder.
-            UserError: max_masks is not positive.
         """
         self.folder = check_folder(folder, _REMEDY)
         self.max_masks = check_max_masks(max_masks)
@@ -58,9 +52,8 @@ class SamJsonSource:
     ) -> RegionRecord:
         """Record of the masks of an image, uint8 (H, W, C).
 
-        Raises:
-            FileNotFoundError: no file for the image.
-            UserError: a damaged file, other contents, or masks of another size than the image.
+        FileNotFoundError: no file for the image. UserError: a damaged file, other contents, or masks
+        of another size than the image.
         """
         path = find_companion(self.folder, dataset_dict, ".json", _REMEDY)
         size = (image_HWC.shape[0], image_HWC.shape[1])
@@ -90,8 +83,9 @@ def _read_masks(path: str, size: tuple[int, int]) -> list[Ints]:
             f"{path} is neither SA-1B's format (a dict with a list `annotations`) nor that of "
             "amg.py --convert-to-rle (a list of masks): take files of one of them"
         )
-    if isinstance(content, dict):
-        _check_image(path, content.get("image"), size)
+    image = content.get("image") if isinstance(content, dict) else None
+    if isinstance(image, dict) and "height" in image and "width" in image:
+        check_size(path, (image["height"], image["width"]), size, _SMALLER)
     masks = []
     for number, annotation in enumerate(annotations):
         segmentation = annotation.get("segmentation") if isinstance(annotation, dict) else None
@@ -105,12 +99,3 @@ def _read_masks(path: str, size: tuple[int, int]) -> list[Ints]:
         if counts is not None:
             masks.append(counts)
     return masks
-
-
-def _check_image(path: str, image: Any, size: tuple[int, int]) -> None:
-    if isinstance(image, dict) and "height" in image and "width" in image:
-        remedy = (
-            "Masks are for the photo as SA-1B has it: where photos were made smaller, let SAM "
-            "segment those."
-        )
-        check_size(path, (image["height"], image["width"]), size, remedy)

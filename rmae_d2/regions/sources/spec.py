@@ -1,7 +1,5 @@
 """Naming a region source and its arguments as text, so that any process can build the same one."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import json
@@ -39,12 +37,8 @@ class SourceSpec:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def named(cls, name: str, arguments: Mapping[str, Any] | None = None) -> SourceSpec:
-        """The specification of a source by its name, a key of `SOURCES`, or by its target.
-
-        Raises:
-            UserError: no such name or class; the message has the nearest.
-        """
+    def named(cls, name: str, arguments: Mapping[str, Any] | None = None) -> "SourceSpec":
+        """By a key of `SOURCES`, or by a target; UserError, with the nearest, where there is none."""
         target = SOURCES.get(name, name)
         place, _, class_name = target.rpartition(":")
         if not place or not class_name:
@@ -59,11 +53,7 @@ class SourceSpec:
         return spec
 
     def load(self) -> Callable[..., Any]:
-        """The class.
-
-        Raises:
-            UserError: no such module, file or class in it.
-        """
+        """The class; UserError where there is no such module, file or class in it."""
         place, _, class_name = self.target.rpartition(":")
         try:
             module = _load_file(place) if place.endswith(".py") else importlib.import_module(place)
@@ -82,19 +72,11 @@ class SourceSpec:
         return found  # type: ignore[no-any-return]
 
     def build(self) -> Callable[..., Any]:
-        """The source, built once a process: it may hold a network or a data set's annotations.
-
-        Raises:
-            UserError: it cannot be built.
-        """
+        """The source, built once a process: it may hold a network or a data set's annotations."""
         return _built(self.target, json.dumps(dict(self.arguments)))
 
     def params(self) -> dict[str, Any]:
-        """The source's `params`, as JSON gives them back.
-
-        Raises:
-            UserError: it cannot be built, has none, or none that JSON can hold.
-        """
+        """The source's `params`, as JSON gives them back; UserError where there are none."""
         params = getattr(self.build(), "params", None)
         try:
             if not isinstance(params, Mapping):

@@ -1,7 +1,5 @@
 """The region source of the pre-training configs: a store, and another source for what it lacks."""
 
-from __future__ import annotations
-
 import functools
 import json
 import logging
@@ -16,8 +14,9 @@ from numpy.typing import NDArray
 from ...errors import StoreError
 from ..record.codec import warm_up
 from ..record.record import EncodedRecord, RegionRecord
+from ..store.merged_index import local_path
 from ..store.shards import REMEDY, digest
-from ..store.store import RegionStore, local_path
+from ..store.store import RegionStore
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +33,8 @@ class StoredRegions:
 
     An image is looked up by its `image_id`, then by its file's name, then, where that is a number,
     by that number (COCO's 000000000139.jpg is image 139). The first few image files that a process
-    asks for are compared with those that the store was made of, since another data set's ids may
-    be there too. Picklable, so it travels to data-loading workers.
+    asks for are compared with those of the store, since another data set's ids may be there too.
+    Picklable.
 
     Attributes:
         store: None where no path was given.
@@ -46,14 +45,11 @@ class StoredRegions:
     def __init__(
         self, path: str | os.PathLike[str] | None = None, fallback: Fallback | None = None
     ) -> None:
-        """Opens the store.
+        """Opens the store; StoreError where it cannot, or where neither is given.
 
         Args:
             path: folder of the store, local or remote; None takes everything from the fallback.
             fallback: any region source.
-
-        Raises:
-            StoreError: no store at `path`, a damaged one, or neither path nor fallback.
         """
         if path is None and fallback is None:
             raise StoreError(
@@ -61,17 +57,20 @@ class StoredRegions:
                 "dataloader.train.mapper.regions=null"
             )
         self.fallback = fallback
-        self.store = None if path is None else _open(path)
+        try:
+            self.store = None if path is None else RegionStore(path)
+        except StoreError as error:
+            raise StoreError(f"{_OPTION}={path}: {error}") from error
         warm_up()  # once here, so that workers forked later need not compile
         fallback_params = dict(getattr(fallback, "params", {}))
         self.params = dict(self.store.params) if self.store else fallback_params
-        self._missing = 0
-        self._checked = 0
+        self._missing = self._checked = 0
         if self.store is None:
-            _warn_once(
+            _log_once(
+                logging.WARNING,
                 f"No region store is given: regions are computed when an image is first seen. FH "
                 "takes about 0.06 s (numba) or 0.8 s (scikit-image) of a core for a 640x480 image "
-                f"at three scales. To compute them once for all runs: {_COMMAND}, then {_OPTION}=DIR"
+                f"at three scales. To compute them once for all runs: {_COMMAND}, then {_OPTION}=DIR",
             )
         elif fallback is not None:
             self._compare_params(fallback_params)
@@ -86,9 +85,7 @@ class StoredRegions:
     ) -> RegionRecord | EncodedRecord:
         """Record of the whole image, uint8 (H, W, C).
 
-        Raises:
-            StoreError: the image's record is damaged or of another size, or there is none and no
-                fallback.
+        StoreError: its record is damaged or of another size, or there is none and no fallback.
         """
         if self.store is None:
             assert self.fallback is not None
@@ -134,15 +131,17 @@ class StoredRegions:
         except OSError:  # nothing is known then; whoever reads the image will report it
             return True
         if not exact and same:
-            _inform_once(
+            _log_once(
+                logging.INFO,
                 f"Images are found in {self.store.folder} under other names than their ids: "
-                f"{file_name} as {key!r}"
+                f"{file_name} as {key!r}",
             )
         if exact and not same:
-            _warn_once(
+            _log_once(
+                logging.WARNING,
                 f"REGIONS MAY BE THOSE OF OTHER IMAGES: {file_name} is not the file that "
                 f"{self.store.folder} has as {key!r}. If images were not just re-encoded, make a "
-                f"store of these: {_COMMAND}"
+                f"store of these: {_COMMAND}",
             )
         return exact or same
 
@@ -152,13 +151,10 @@ class StoredRegions:
         assert self.store is not None
         file_name = dataset_dict["file_name"]
         tried = ", ".join(repr(key) for key, _ in _keys(dataset_dict))
-        if self.store.complete:
-            remedy = f"it was made of other images, or failed on this one. Make another: {_COMMAND}"
-        else:
-            remedy = (
-                f"it has {self.store.present} of {self.store.num_shards} shards; to complete it, "
-                f"{REMEDY}"
-            )
+        remedy = f"it was made of other images, or failed on this one. Make another: {_COMMAND}"
+        if not self.store.complete:
+            there = f"it has {self.store.present} of {self.store.num_shards} shards"
+            remedy = f"{there}; to complete it, {REMEDY}"
         if self.fallback is None:
             raise StoreError(
                 f"{file_name} has no regions in {self.store.folder} (keys tried: {tried}): {remedy}"
@@ -183,18 +179,12 @@ class StoredRegions:
             if ours.get(name) != theirs.get(name)
         ]
         if different:
-            _warn_once(
+            _log_once(
+                logging.WARNING,
                 f"THE REGION STORE {self.store.folder if self.store else ''} WAS MADE WITH OTHER "
                 f"PARAMETERS THAN THE CONFIG'S: {'; '.join(different)}. Training uses the store's; "
-                f"images not in it, the config's"
+                f"images not in it, the config's",
             )
-
-
-def _open(path: str | os.PathLike[str]) -> RegionStore:
-    try:
-        return RegionStore(path)
-    except StoreError as error:
-        raise StoreError(f"{_OPTION}={os.fspath(path)}: {error}") from error
 
 
 def _keys(dataset_dict: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
@@ -211,10 +201,5 @@ def _keys(dataset_dict: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
 
 # A config makes its mapper twice, for training and for evaluation: one report is enough.
 @functools.cache
-def _warn_once(message: str) -> None:
-    logger.warning("%s", message)
-
-
-@functools.cache
-def _inform_once(message: str) -> None:
-    logger.info("%s", message)
+def _log_once(level: int, message: str) -> None:
+    logger.log(level, "%s", message)

@@ -1,5 +1,6 @@
-"""Region records in indexed tar shards."""
+"""Region records in indexed tar shards. In 0.1 a module, whose names stay."""
 
-from .store import RegionStore, write_index
+from .merged_index import write_index
+from .store import RegionStore
 
 __all__ = ["RegionStore", "write_index"]

@@ -7,8 +7,6 @@ of the key, number of the shard, offset, size. It is made of the shards' own ind
 be made of them again.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import sys
@@ -54,9 +52,8 @@ def write_index(folder: str | os.PathLike[str]) -> None:
     """
     folder = os.fspath(folder)
     index, header = _merge(folder)
-    missing = sorted(
-        set(range(header.num_shards)) - set(index[0, 1 : 1 + int(index[1, 0])].tolist())
-    )
+    there = set(index[0, 1 : 1 + int(index[1, 0])].tolist())
+    missing = sorted(set(range(header.num_shards)) - there)
     if missing:
         raise StoreError(
             f"{folder} has {header.num_shards - len(missing)} of {header.num_shards} shards, "
@@ -79,11 +76,7 @@ def write_index(folder: str | os.PathLike[str]) -> None:
 
 
 def load_index(folder: str) -> Index:
-    """index.npy where it is whole and of these shards, else the same made of the shards' indexes.
-
-    Raises:
-        StoreError: no store, or damaged shards.
-    """
+    """index.npy where it is whole and of these shards, else the same made of the shards' indexes."""
     try:
         path = local_path(os.path.join(folder, INDEX_NAME))
         index = _map_index(path)
@@ -104,16 +97,12 @@ def load_index(folder: str) -> Index:
 def _map_index(path: str) -> Index:
     try:
         index = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise
     except (ValueError, EOFError, OSError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
         raise UserError(f"it is damaged ({error})") from error
-    if (
-        index.dtype != "<u8"
-        or index.ndim != 2
-        or index.shape[0] != 4
-        or not index.flags.c_contiguous
-    ):
+    shaped = index.ndim == 2 and index.shape[0] == 4
+    if index.dtype != "<u8" or not shaped or not index.flags.c_contiguous:
         raise UserError(f"it is no index, but {index.dtype} {index.shape}")
     index = np.asarray(index)  # the same mapped memory without np.memmap's slow slices
     version, shards, keys, crc = index[:, 0].tolist() if index.shape[1] else (0, 0, 0, 0)
@@ -169,7 +158,11 @@ def _merge(folder: str) -> tuple[Index, ShardHeader]:
         header = header or shard.header
         check_same(header, shard.header, idx)
         if not _is_remote(folder):
-            _check_tar(tar, number, shard)
+            try:
+                size = os.path.getsize(tar)
+            except OSError as error:
+                raise StoreError(f"{tar} is missing beside its index; {redo(number)}") from error
+            check_tar_size(tar, number, size, shard.tar_size)
         hashes = b"".join(key_hash(key) for key in shard.key_bytes())
         shards[:, position] = number, shard.tar_size, _end_crc(local_path(idx)), len(shard)
         place = np.full(len(shard), number, np.uint64)
@@ -203,14 +196,6 @@ def _check_unique(folder: str, index: Index) -> None:
             )
 
 
-def _check_tar(path: str, number: int, shard: ShardIndex) -> None:
-    try:
-        size = os.path.getsize(path)
-    except OSError as error:
-        raise StoreError(f"{path} is missing beside its index; {redo(number)}") from error
-    check_tar_size(path, number, size, shard.tar_size)
-
-
 def check_tar_size(path: str, number: int, size: int, expected: int) -> None:
     """Raise StoreError where a tar is not as long as its index says."""
     if size != expected:
@@ -236,11 +221,7 @@ def key_hash(key: bytes) -> bytes:
 
 
 def local_path(path: str) -> str:
-    """A local copy of a file; local files as they are, `s3://` and the like through iopath.
-
-    Raises:
-        FileNotFoundError: it is not there.
-    """
+    """A local copy of a file, of `s3://` and the like through iopath; FileNotFoundError if none."""
     if not _is_remote(path):
         return path
     manager = _path_manager()

@@ -9,29 +9,35 @@ readers such as WebDataset's see nothing but records. The index is renamed into 
 whose index is there is complete, and whatever a killed writer leaves is named *.tmp.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import os
 import re
 import secrets
+import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
+from urllib.parse import quote, unquote
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import StoreError, UserError
-from .tar_format import BLOCK, empty_folder, encode_key, global_header, header_size, member_header
 
 FORMAT_VERSION = 1
 DIGEST_SIZE = 16
+_COLUMNS = ("ends", "offsets", "sizes", "record_digests", "image_digests")
+BLOCK = 512
+SUFFIX = ".regions"
+# name, mode, uid, gid, size, mtime, checksum, type, link, magic, version, user, group, device
+# numbers, prefix: the fields of POSIX ustar.
+_USTAR = struct.Struct("100s8s8s8s12s12s8s1s100s6s2s32s32s8s8s155s12x")
+_MAX_SIZE = 8**11 - 1
+_ODD_SLASHES = re.compile("^/+|//+|/+$")
 REMEDY = "run rmae-d2 regions again with the same options: it makes what is missing"
 
 
@@ -58,17 +64,11 @@ def shard_numbers(names: Iterator[str] | list[str]) -> list[int]:
 
 @dataclass(frozen=True)
 class ShardHeader:
-    """What all shards of a store have in common.
+    """What all shards of a store have in common."""
 
-    Attributes:
-        params: of the region source; JSON types.
-        num_shards: shards of the whole store, made already or not.
-        manifest: hash of the list of images; any text.
-    """
-
-    params: Mapping[str, Any]
-    num_shards: int
-    manifest: str = ""
+    params: Mapping[str, Any]  # of the region source; JSON types
+    num_shards: int  # of the whole store, made already or not
+    manifest: str = ""  # hash of the list of images; any text
 
     def to_json(self, number: int) -> str:
         """The JSON that stands in shard `number`."""
@@ -83,12 +83,8 @@ class ShardHeader:
         return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
     @classmethod
-    def from_json(cls, text: str, number: int, file: str) -> ShardHeader:
-        """Undo `to_json`.
-
-        Raises:
-            StoreError: not such JSON, of another format, or of another shard than `number`.
-        """
+    def from_json(cls, text: str, number: int, file: str) -> "ShardHeader":
+        """Undo `to_json`; StoreError: not such JSON, of another format, or of another shard."""
         try:
             content = json.loads(text)
             header = cls(content["params"], content["num_shards"], content["manifest"])
@@ -111,26 +107,15 @@ class ShardHeader:
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """Where the n records of a shard lie.
-
-    Attributes:
-        header: the shard's.
-        blob: the keys' UTF-8 bytes, joined.
-        ends: uint64 (n,), where each key ends in `blob`.
-        offsets: uint64 (n,), of the record's first byte in the tar.
-        sizes: uint64 (n,), bytes of the record.
-        record_digests: uint8 (n, 16), see `digest`.
-        image_digests: uint8 (n, 16), of the bytes of the image files.
-        tar_size: bytes of the whole tar.
-    """
+    """Where the n records of a shard lie."""
 
     header: ShardHeader
-    blob: bytes
-    ends: NDArray[np.uint64]
-    offsets: NDArray[np.uint64]
-    sizes: NDArray[np.uint64]
-    record_digests: NDArray[np.uint8]
-    image_digests: NDArray[np.uint8]
+    blob: bytes  # the keys' UTF-8 bytes, joined
+    ends: NDArray[np.uint64]  # (n,), where each key ends in `blob`
+    offsets: NDArray[np.uint64]  # (n,), of the record's first byte in the tar
+    sizes: NDArray[np.uint64]  # (n,), bytes of the record
+    record_digests: NDArray[np.uint8]  # (n, 16), see `digest`
+    image_digests: NDArray[np.uint8]  # (n, 16), of the bytes of the image files
     tar_size: int
 
     def __len__(self) -> int:
@@ -155,13 +140,7 @@ class ShardWriter:
     """
 
     def __init__(self, folder: str | os.PathLike[str], number: int, header: ShardHeader) -> None:
-        """Sets what to write; the folder must exist.
-
-        Args:
-            folder: of the store; a local path.
-            number: of the shard, 0 ... header.num_shards - 1.
-            header: the same for all shards of a store.
-        """
+        """The folder must exist; the header is the same for all shards of a store."""
         if not 0 <= number < header.num_shards:
             raise StoreError(f"shard {number} of a store of {header.num_shards} shards")
         self._folder = Path(folder)
@@ -174,21 +153,15 @@ class ShardWriter:
         self._idx_draft = self._folder / f"{draft}.idx.tmp"
         self._tar: IO[bytes] | None = None
 
-    def __enter__(self) -> ShardWriter:
+    def __enter__(self) -> "ShardWriter":
         self._tar = open(self._tar_draft, "xb")
         self._tar.write(global_header(self._header.to_json(self._number)))
         return self
 
     def add(self, key: str, record: bytes, image_digest: bytes) -> None:
-        """Appends a record.
+        """Appends a record of any key, with `digest` of its image file's bytes.
 
-        Args:
-            key: any text, once a store.
-            record: bytes of a `RegionRecord`.
-            image_digest: `digest` of the image file's bytes.
-
-        Raises:
-            StoreError: an empty or repeated key, a digest of another length, 8 GB or more.
+        StoreError: an empty or repeated key, a digest of another length, 8 GB or more.
         """
         if self._tar is None:
             raise StoreError("ShardWriter.add works only within its with block")
@@ -204,12 +177,7 @@ class ShardWriter:
         self._tar.write(header + record + bytes(-len(record) % BLOCK))
         self._rows.append((offset, len(record), digest(record), image_digest))
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         assert self._tar is not None
         try:
             with self._tar:
@@ -251,7 +219,11 @@ class ShardWriter:
             # `write_index` of a twin swept our drafts away, which it does to a whole store only.
             if not has_shard(self._folder, self._number, self._header):
                 raise
-        _sync_folder(self._folder)
+        handle = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def shard_files(number: int) -> tuple[str, str]:
@@ -262,8 +234,7 @@ def shard_files(number: int) -> tuple[str, str]:
 def has_shard(folder: str | os.PathLike[str], number: int, header: ShardHeader) -> bool:
     """Whether a shard is complete; False also where a damaged one must be made again.
 
-    Raises:
-        StoreError: there is a shard, but of other parameters or of another list of images.
+    StoreError where there is a shard, but of other parameters or of another list of images.
     """
     tar, idx = (os.path.join(folder, name) for name in shard_files(number))
     try:
@@ -295,11 +266,7 @@ def encode_index(index: ShardIndex, number: int) -> bytes:
     arrays: dict[str, NDArray[Any]] = {
         "header": np.frombuffer(index.header.to_json(number).encode(), np.uint8),
         "keys": np.frombuffer(index.blob, np.uint8),
-        "ends": index.ends,
-        "offsets": index.offsets,
-        "sizes": index.sizes,
-        "record_digests": index.record_digests,
-        "image_digests": index.image_digests,
+        **{name: getattr(index, name) for name in _COLUMNS},
         "tar_size": np.array([index.tar_size], np.uint64),
     }
     out = io.BytesIO()
@@ -316,13 +283,10 @@ def encode_index(index: ShardIndex, number: int) -> bytes:
 def read_index(path: str, number: int) -> ShardIndex:
     """Reads the idx.npz of shard `number`.
 
-    Raises:
-        FileNotFoundError: it is not there.
-        StoreError: it is damaged or of another shard.
+    FileNotFoundError: it is not there. StoreError: it is damaged or of another shard.
     """
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        data = Path(path).read_bytes()
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -337,16 +301,9 @@ def read_index(path: str, number: int) -> ShardIndex:
                 for info in archive.infolist()
             }
         header = ShardHeader.from_json(arrays["header"].tobytes().decode(), number, path)
-        index = ShardIndex(
-            header,
-            arrays["keys"].tobytes(),
-            arrays["ends"],
-            arrays["offsets"],
-            arrays["sizes"],
-            arrays["record_digests"],
-            arrays["image_digests"],
-            int(arrays["tar_size"][0]),
-        )
+        columns = {name: arrays[name] for name in _COLUMNS}
+        size = int(arrays["tar_size"][0])
+        index = ShardIndex(header, arrays["keys"].tobytes(), tar_size=size, **columns)
         _check_index(index)
     except StoreError:
         raise
@@ -368,12 +325,10 @@ def _parse_array(data: bytes) -> NDArray[Any]:
 
 def _check_index(index: ShardIndex) -> None:
     count = len(index.ends)
-    columns = (index.ends, index.offsets, index.sizes)
-    digests = (index.record_digests, index.image_digests)
     ends = index.ends.astype(np.int64)
+    shapes = [getattr(index, name).shape for name in _COLUMNS]
     if (
-        any(column.shape != (count,) for column in columns)
-        or any(array.shape != (count, DIGEST_SIZE) for array in digests)
+        shapes != [(count,)] * 3 + [(count, DIGEST_SIZE)] * 2
         or (count and ends[-1] != len(index.blob))
         or (np.diff(ends, prepend=0) <= 0).any()
         or (index.offsets + index.sizes > index.tar_size).any()
@@ -382,11 +337,7 @@ def _check_index(index: ShardIndex) -> None:
 
 
 def read_header(data: bytes, number: int, file: str) -> ShardHeader:
-    """The shard's header from the first bytes of its tar, see `header_size`.
-
-    Raises:
-        StoreError: no tar of a region store, or of another shard.
-    """
+    """The header from the first bytes of a shard's tar, see `header_size`; StoreError where none."""
     text = b""
     if header_size(data):
         _, _, text = data[BLOCK : header_size(data)].rstrip(b"\0").partition(b" comment=")
@@ -403,9 +354,79 @@ def _sync(file: IO[bytes]) -> None:
     os.fsync(file.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+# ------------------------------------------------------------------- names and headers in tars
+
+
+def encode_key(key: str) -> bytes:
+    """UTF-8 of a key; also of file names that are no valid text."""
+    return key.encode("utf-8", "surrogatepass")
+
+
+def escape_key(key: str) -> str:
+    """A key as a tar member's name without its suffix; ASCII, relative, undone by `unescape_key`.
+
+    Percent-encodes all but letters, digits and `-_~/`: dots too, because WebDataset ends a key at the
+    first one, and slashes that make a path absolute or that file systems would drop.
+    """
+    if not key:
+        raise StoreError("a key of a region store must not be empty")
+    name = quote(key, safe="/", errors="surrogatepass").replace(".", "%2E")
+    return _ODD_SLASHES.sub(lambda slashes: "%2F" * len(slashes[0]), name)
+
+
+def unescape_key(name: str) -> str:
+    """Undo `escape_key`; with a WebDataset reader: `unescape_key(sample["__key__"])`."""
+    return unquote(name, errors="surrogatepass")
+
+
+def member_header(key: str, size: int) -> bytes:
+    """What precedes a record of `size` bytes in the tar: a function of key and size alone.
+
+    A member's name of more than 100 characters stands in a pax header of its own.
+    """
+    if size > _MAX_SIZE:
+        raise StoreError(f"record of {key!r} has {size} bytes, at most {_MAX_SIZE} fit in a tar")
+    name = (escape_key(key) + SUFFIX).encode()
+    header = _ustar(name[:100], size, b"0")
+    if len(name) > 100:
+        return _pax(b"pax_header", b"x", b"path", name) + header
+    return header
+
+
+def header_size(data: bytes) -> int:
+    """Bytes that a shard's header takes up, from the tar's first 512; 0 if these are no header."""
+    if len(data) < BLOCK or data[156:157] != b"g":
+        return 0
+    digits = data[124:135]
+    length = int(digits, 8) if re.fullmatch(rb"[0-7]{11}", digits) else 0
+    return BLOCK + length + -length % BLOCK
+
+
+def global_header(text: str) -> bytes:
+    """The header that a tar begins with: `text` as a comment that tar readers pass over."""
+    return _pax(b"pax_global_header", b"g", b"comment", text.encode())
+
+
+def empty_folder() -> bytes:
+    """A member that holds nothing: Python's tarfile refuses a tar of a global header alone."""
+    return _ustar(b"empty/", 0, b"5")
+
+
+def _pax(name: bytes, kind: bytes, field: bytes, value: bytes) -> bytes:
+    """A pax header with one record, `length field=value`, whose length counts its own digits."""
+    rest = b" " + field + b"=" + value + b"\n"
+    length = len(rest)
+    while length != len(rest) + len(str(length)):
+        length = len(rest) + len(str(length))
+    record = str(length).encode() + rest
+    return _ustar(name, len(record), kind) + record + bytes(-len(record) % BLOCK)
+
+
+def _ustar(name: bytes, size: int, kind: bytes) -> bytes:
+    zero, mode = b"0000000\0", b"0000755\0" if kind == b"5" else b"0000644\0"
+    fields = [
+        name, mode, zero, zero, b"%011o\0" % size, b"00000000000\0", b" " * 8, kind,
+        b"", b"ustar\0", b"00", b"", b"", zero, zero, b"",
+    ]  # fmt: skip
+    fields[6] = b"%06o\0 " % sum(_USTAR.pack(*fields))
+    return _USTAR.pack(*fields)

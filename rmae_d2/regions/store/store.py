@@ -7,12 +7,10 @@ The index finds a key by its hash, which may be another key's: what is found cou
 header before the record is the one that this key has.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -25,20 +23,20 @@ from .merged_index import (
     load_index,
     local_path,
     read_shard,
-    write_index,
 )
 from .shards import (
+    BLOCK,
     REMEDY,
     ShardHeader,
     ShardIndex,
     check_same,
+    encode_key,
+    header_size,
+    member_header,
     read_header,
     redo,
     shard_files,
 )
-from .tar_format import BLOCK, encode_key, header_size, member_header
-
-__all__ = ["RegionStore", "StoreError", "local_path", "write_index"]
 
 logger = logging.getLogger(__name__)
 
@@ -54,17 +52,18 @@ class RegionStore:
     Attributes:
         folder: as given; where it has a scheme (`s3://`), files are fetched through iopath.
         header: parameters of the source, number of shards, hash of the list of images.
+        params: of the region source; JSON types.
+        num_shards: shards that the store will have.
+        present: shards that it has.
+        complete: whether all shards are there.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        """Opens a store.
+        """StoreError where there is no store, or a damaged one; names the file and what to do.
 
         Args:
             folder: local, or a path that a handler registered with Detectron2's (without
                 Detectron2: iopath's own) PathManager understands.
-
-        Raises:
-            StoreError: no store, or a damaged one; names the file and what to do.
         """
         self.folder = os.path.expanduser(os.fspath(folder))
         self._open()
@@ -84,6 +83,9 @@ class RegionStore:
         self._last_shard: tuple[int, ShardIndex] | None = None
         first = min(self._shards)
         self.header = _TarFile(self.folder, self._shards[first]).header()
+        self.params, self.num_shards = self.header.params, self.header.num_shards
+        self.present = len(self._shards)
+        self.complete = self.present == self.num_shards
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder}
@@ -92,26 +94,6 @@ class RegionStore:
         self.folder = state["folder"]
         self._open()
 
-    @property
-    def params(self) -> Mapping[str, Any]:
-        """Parameters of the region source; JSON types."""
-        return self.header.params
-
-    @property
-    def num_shards(self) -> int:
-        """Shards that the store will have."""
-        return self.header.num_shards
-
-    @property
-    def present(self) -> int:
-        """Shards that it has."""
-        return len(self._shards)
-
-    @property
-    def complete(self) -> bool:
-        """Whether all shards are there."""
-        return self.present == self.num_shards
-
     def __len__(self) -> int:
         return len(self._hashes)
 
@@ -119,16 +101,8 @@ class RegionStore:
         return isinstance(key, str) and self._find(key) is not None
 
     def get(self, key: str) -> bytes:
-        """The bytes of a record.
-
-        Raises:
-            KeyError: no such key.
-            StoreError: a shard was damaged or removed since the store was opened.
-        """
-        found = self._find(key)
-        if found is None:
-            raise KeyError(key)
-        return found[2]
+        """The bytes of a record; KeyError if none, StoreError where a shard was damaged or removed."""
+        return self._located(key)[2]
 
     def keys(self) -> Iterator[str]:
         """All keys, shard by shard, in the order in which their images were listed."""
@@ -136,11 +110,7 @@ class RegionStore:
             yield from self.shard(number).keys()
 
     def shard(self, number: int) -> ShardIndex:
-        """The index of one shard: keys, offsets, digests.
-
-        Raises:
-            StoreError: it is not there, or damaged.
-        """
+        """The index of one shard: keys, offsets, digests; StoreError where it is absent or damaged."""
         last = self._last_shard
         if last is None or last[0] != number:
             last = self._last_shard = number, read_shard(self.folder, number)
@@ -148,21 +118,21 @@ class RegionStore:
 
     def image_digest(self, key: str) -> bytes:
         """`shards.digest` of the image file whose regions stand under a key; KeyError if none."""
-        found = self._find(key)
-        if found is None:
-            raise KeyError(key)
-        tar, offset, _ = found
+        tar, offset, _ = self._located(key)
         shard = self.shard(tar.number)
         return shard.image_digests[int(np.flatnonzero(shard.offsets == offset)[0])].tobytes()
 
     def where(self, key: str) -> str:
         """The tar that holds a key's record, for messages; KeyError if none does."""
+        return self._located(key)[0].path
+
+    def _located(self, key: str) -> "tuple[_TarFile, int, bytes]":
         found = self._find(key)
         if found is None:
             raise KeyError(key)
-        return found[0].path
+        return found
 
-    def _find(self, key: str) -> tuple[_TarFile, int, bytes] | None:
+    def _find(self, key: str) -> "tuple[_TarFile, int, bytes] | None":
         """The file, offset and bytes of a key's record."""
         if not key:
             return None
@@ -176,18 +146,13 @@ class RegionStore:
             data = tar.read(offset - len(header), len(header) + size)
             if data.startswith(header):
                 return tar, offset, data[len(header) :]
-            self._check_is_another_key(tar, offset, key)
+            places = zip(self.shard(tar.number).keys(), self.shard(tar.number).offsets, strict=True)
+            if not any(place == offset and other != key for other, place in places):
+                raise StoreError(f"{tar.path} is damaged at byte {offset}; {redo(tar.number)}")
             row += 1
         return None
 
-    def _check_is_another_key(self, tar: _TarFile, offset: int, key: str) -> None:
-        shard = self.shard(tar.number)
-        for found, place in zip(shard.keys(), shard.offsets.tolist(), strict=True):
-            if place == offset and found != key:
-                return
-        raise StoreError(f"{tar.path} is damaged at byte {offset}; {redo(tar.number)}")
-
-    def _tar(self, number: int) -> _TarFile:
+    def _tar(self, number: int) -> "_TarFile":
         tar = self._files.pop(number, None)
         if tar is None:
             tar = _TarFile(self.folder, self._shards[number])

@@ -10,8 +10,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -228,20 +228,12 @@ def test_shares_make_the_store_of_one_run(manifest_of, tmp_path, expected, order
 
 def test_shares_at_the_same_time_in_one_folder(manifest_of, tmp_path, expected):
     manifest = manifest_of(seconds=0.005)
-    summaries = []
 
     def run(share):
-        summaries.append(
-            make_regions(manifest, str(tmp_path / "store"), HERE, read_image, share=share)
-        )
+        return make_regions(manifest, str(tmp_path / "store"), HERE, read_image, share=share)
 
-    # Two tasks of three, and all of it once more.
-    threads = [threading.Thread(target=run, args=(s,)) for s in ((0, 3), (1, 3), (0, 1))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(summaries) == 3
+    with ThreadPoolExecutor(3) as pool:  # two tasks of three, and all of it once more
+        list(pool.map(run, ((0, 3), (1, 3), (0, 1))))
     assert_equals(tmp_path / "store", expected)
 
 
@@ -296,15 +288,6 @@ def test_drafts_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
         os.utime(path, (time.time() - 4000,) * 2)
     sweep_drafts(str(tmp_path))
     assert set(contents(tmp_path)) == {"young.idx.tmp", "old.tar"}
-
-
-def test_moved_images_go_on(manifest_of, tmp_path, photos, expected):
-    manifest, folder = manifest_of(), str(tmp_path / "store")
-    make_regions(manifest, folder, HERE, read_image, share=(0, 2))
-    moved = tmp_path / "moved"
-    moved.symlink_to(photos)
-    assert make_regions(manifest.moved(images_from(moved)), folder, HERE, read_image).complete
-    assert_equals(folder, expected)
 
 
 # -------------------------------------------------------------------------------------------- Ray

@@ -67,22 +67,6 @@ def test_the_envelope_of_this_test_is_a_record():
 
 
 @FUZZ
-@given(
-    st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=4),
-    st.integers(0, 200),
-    st.binary(max_size=3),
-)
-def test_mutated_and_truncated(edits, cut, tail):
-    labels = np.random.default_rng(0).integers(0, 9, (2, 5, 6))
-    good = RegionRecord.from_labels(labels, params={"scales": [1]}).to_bytes()
-    data = bytearray(good)
-    for position, value in edits:
-        data[position % len(data)] = value
-    data = bytes(data[: len(data) - cut % len(data)]) + tail
-    assert (assert_alike(data) is not None) == (data == good)
-
-
-@FUZZ
 @given(st.integers(0, 10_000), st.integers(0, 255), st.booleans())
 def test_mutated_with_a_right_checksum(position, value, of_header):
     text, payload = bytearray(json.dumps(HEADER).encode()), bytearray(zlib.compress(STREAMS))
@@ -130,45 +114,24 @@ def test_any_runs_with_a_right_checksum(runs, planes, dtype):
     assert (assert_alike(data) is not None) == fills
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"shape": [2, 6]},
-        {"shape": [2, 0, 8]},
-        {"shape": [2, 6, 8.0]},
-        {"shape": [2, 6, True]},
-        {"shape": "268"},
-        {"shape": [-2, -6, 8]},
-        {"dtype": "int64"},
-        {"dtype": "float32"},
-        {"dtype": ["uint8"]},
-        {"num_masks": -1},
-        {"num_masks": 3.0},
-        {"num_masks": True},
-        {"num_masks": 9},
-        {"ignore_label": 1.5},
-        {"ignore_label": False},
-        {"ignore_label": 2**63},
-        {"runs": [2]},
-        {"runs": [2, -1]},
-        {"runs": [1, 2]},
-        {"runs": [3, 1]},
-        {"params": []},
-        {"params": None},
-        {"params": {"a": float("nan")}},
-        {"params": {"a": float("inf")}},
-        {"extra": 1},
-    ],
-)
-def test_headers_are_checked_strictly(fields):
-    assert assert_alike(sealed(**fields)) is None
+WRONG = {
+    "shape": ([2, 6], [2, 0, 8], [2, 6, 8.0], [2, 6, True], "268", [-2, -6, 8]),
+    "dtype": ("int64", "float32", ["uint8"]),
+    "num_masks": (-1, 3.0, True, 9),
+    "ignore_label": (1.5, False, 2**63),
+    "runs": ([2], [2, -1], [1, 2], [3, 1]),
+    "params": ([], None, {"a": float("nan")}, {"a": float("inf")}),
+}
 
 
-@pytest.mark.parametrize("missing", sorted(HEADER))
-def test_no_field_may_be_missing(missing):
-    fields = {name: value for name, value in HEADER.items() if name != missing}
+@pytest.mark.parametrize("name", sorted(HEADER))
+def test_headers_are_checked_strictly(name):
+    for value in WRONG[name]:
+        assert assert_alike(sealed(**{name: value})) is None
+    fields = {key: value for key, value in HEADER.items() if key != name}
     data = envelope(json.dumps(fields).encode(), zlib.compress(STREAMS))
     assert assert_alike(data) is None
+    assert assert_alike(sealed(extra=1)) is None
 
 
 class Runs:

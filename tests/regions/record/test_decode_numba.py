@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from rmae_d2.regions import EncodedRecord, RegionCache, RegionRecord
-from rmae_d2.regions.record import codec
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -57,43 +56,3 @@ def test_a_cache_compiles_all_that_decoding_needs(tmp_path):
         for columns in (range(30), np.arange(30)[::-1], np.arange(30, dtype=np.int32)[::2], [3]):
             encoded.take(range(2, 9), columns)
     assert decode_numba.gather_runs.signatures == compiled
-
-
-def test_compiles_where_no_cache_can_be_kept():
-    decode_numba = pytest.importorskip("rmae_d2.regions.record.decode_numba", reason="needs numba")
-    namespace = {}
-    exec("def double(x):\n    return 2 * x", namespace)  # code without a file cannot be cached
-    assert decode_numba._compile(namespace["double"])(4) == 8
-
-
-def test_the_kernel_refuses_what_does_not_fit():
-    decode_numba = pytest.importorskip("rmae_d2.regions.record.decode_numba", reason="needs numba")
-    planes, histograms = np.empty((1, 2, 2), np.uint8), np.zeros((1, 256), np.int64)
-    rising = np.arange(2)
-
-    def gather(stream, rows=rising, columns=rising):
-        stream = np.frombuffer(stream, np.uint8)
-        return decode_numba.gather_runs(stream, 3, 4, rows, columns, planes, histograms)
-
-    assert gather(b"\x0c\0\x01") == 0
-    for stream in (
-        b"",
-        b"\x0c\0",
-        b"\x0c\0\x01\x01",
-        b"\x0b\0\x01",
-        b"\x0c\x01\x01",
-        b"\x0c\0\0\0\x01\x01",
-    ):
-        assert gather(stream) == decode_numba.RUNS_DO_NOT_FILL
-    for axes in (
-        {"rows": np.array([1, 0])},
-        {"columns": np.array([0, 2, 1])},
-        {"columns": np.array([2, 0, 1])},
-    ):
-        assert gather(b"\x0c\0\x01", **axes) == decode_numba.NOT_MONOTONE
-    stream = np.frombuffer(b"\x0c\0\x01", np.uint8)
-    any_order = np.array([2, 0, 1])
-    gathered, counts = codec.gather_runs(
-        stream, (1, 3, 4), np.dtype(np.uint8), any_order, any_order
-    )
-    assert counts is None and (gathered == 1).all()

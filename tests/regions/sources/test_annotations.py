@@ -19,7 +19,7 @@ from pycocotools.coco import COCO
 from rmae_d2.annotations.segmentation import run_counts
 from rmae_d2.errors import UserError
 from rmae_d2.regions.record.masks import unpack_bits
-from rmae_d2.regions.record.run_lengths import record_of_counts
+from rmae_d2.regions.record.record import record_of_counts
 from rmae_d2.regions.sources.annotations import InstanceSource, PanopticSource
 
 SIZE = (20, 30)
@@ -92,18 +92,6 @@ def test_detectron2_datasets_give_the_same(shared_data):
             np.testing.assert_array_equal(*bits)
 
 
-def test_crowds_are_left_out_unless_asked_for(shared_data):
-    file = shared_data / "coco/annotations/instances_train2017.json"
-    coco = COCO(file)
-    (number, *_) = [each["image_id"] for each in coco.anns.values() if each["iscrowd"]]
-    sample = {"file_name": coco.imgs[number]["file_name"], "image_id": number}
-    image = blank(coco.imgs[number])
-    every = coco.imgToAnns[number]
-    crowd = sum(each["iscrowd"] for each in every)
-    assert InstanceSource(file)(sample, image).num_masks == len(every) - crowd
-    assert InstanceSource(file, include_crowd=True)(sample, image).num_masks == len(every)
-
-
 def test_panoptic_segments_are_those_of_the_json(shared_data):
     content = json.loads((shared_data / "coco/annotations/panoptic_train2017.json").read_text())
     source = PanopticSource(shared_data / "coco/panoptic_train2017")
@@ -143,20 +131,6 @@ def test_run_lengths_in_every_form(data):
     for form in zip(*forms, strict=True):
         record = record_of_counts([run_counts(rle, size) for rle in form], size, {})
         np.testing.assert_array_equal(masks_of(record), masks)
-
-
-def test_long_runs_and_zero_runs():
-    size = (3000, 4000)
-    lengths = [0, 5_000_000, 0, 0, 1, 0, 6_999_999]
-    (mask,) = masks_of(
-        record_of_counts([run_counts({"size": size, "counts": lengths}, size)], size, {})
-    )
-    expected = mask_util.decode(mask_util.frPyObjects({"size": size, "counts": lengths}, *size))
-    np.testing.assert_array_equal(mask, expected)
-    packed = mask_util.encode(np.asfortranarray(expected))
-    np.testing.assert_array_equal(
-        masks_of(record_of_counts([run_counts(packed, size)], size, {}))[0], expected
-    )
 
 
 @given(st.lists(st.lists(st.floats(-30, 60), min_size=6, max_size=20), min_size=1, max_size=3))
@@ -208,7 +182,7 @@ def test_what_gives_no_region_is_left_out_and_counted(tmp_path, caplog):
     entries = [annotation(s, id=n) for n, s in enumerate(segmentations)]
     entries.append(annotation([BOX], id=9, iscrowd=1))
     file = write(tmp_path, entries, [photo(), photo("b.jpg", 6)])
-    with caplog.at_level(logging.INFO, "rmae_d2.regions"):
+    with caplog.at_level(logging.INFO, "rmae_d2"):
         source = InstanceSource(file)
         text = caplog.text
         record = source(SAMPLE, IMAGE)

@@ -29,29 +29,10 @@ def test_planes_of_a_file(tmp_path):
     assert record.labels.dtype == np.uint8 and not record.labels.flags.owndata  # mapped
 
 
-def test_every_label_is_a_region(tmp_path):
-    planes = np.array([[0, 0, 1, 2], [0, 0, 5, 5]], np.uint8).reshape(2, 1, 4)
-    np.save(tmp_path / "a.npy", planes.repeat(12, 1).repeat(5, 2))
-    table = NpySource(tmp_path)(SAMPLE, IMAGE).regions()
-    assert table.label.tolist() == [0, 1, 2, 0, 5]
-    assert table.plane.tolist() == [0, 0, 0, 1, 1]
-
-
 @pytest.mark.parametrize("dtype", [np.int8, np.int64, np.uint16, np.uint32, ">i4"])
 def test_other_integers_and_one_plane(tmp_path, dtype):
     plane = (PLANES[0] // 2).astype(dtype)
     np.testing.assert_array_equal(read(tmp_path, plane).labels, plane[None])
-
-
-def test_wide_labels_stay_apart(tmp_path):
-    planes = np.arange(240, dtype=np.int64).reshape(1, 12, 20) * 300
-    record = read(tmp_path, planes)
-    np.testing.assert_array_equal(record.labels, planes)
-    assert len(record.regions()) == 240
-
-
-def test_order_of_axes_in_memory_does_not_matter(tmp_path):
-    np.testing.assert_array_equal(read(tmp_path, np.asfortranarray(PLANES)).labels, PLANES)
 
 
 def test_files_lie_as_the_images_or_in_one_folder(tmp_path):

@@ -25,8 +25,7 @@ SCALES = (50, 100)
 @pytest.fixture(autouse=True)
 def _reports_anew():
     """What is said once a process is said once a test."""
-    stored._warn_once.cache_clear()
-    stored._inform_once.cache_clear()
+    stored._log_once.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -112,19 +111,6 @@ def assert_same_samples(one, other):
     assert one.keys() == other.keys()
     for key, value in one.items():
         assert torch.equal(value, other[key]) if torch.is_tensor(value) else value == other[key]
-
-
-def test_real_photos_give_the_samples_of_the_source(shared_data, tmp_path, make_store):
-    files = sorted((shared_data / "coco/val2017").glob("*.jpg"))[:3]
-    dicts = [{"file_name": str(path), "image_id": int(path.stem)} for path in files]
-    source = FelzenszwalbSource((500, 1000, 1500), cache_dir=tmp_path / "cache")
-    folder = store_of(make_store, tmp_path / "store", dicts, source)
-    computed, stored_ = mapper_of(source), mapper_of(StoredRegions(folder))
-    for dataset_dict in dicts:
-        for seed in range(3):
-            one, other = (sample_of(m, dataset_dict, seed) for m in (computed, stored_))
-            assert_same_samples(one, other)
-            assert one["regions"].any()
 
 
 class Mapped:

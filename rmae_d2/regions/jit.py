@@ -1,7 +1,5 @@
 """How the package compiles with numba. Importing this module needs numba."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -13,12 +11,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 def compiled(function: F, inline: str = "never") -> F:
     """Compile at the first call, for threads without Python's lock, and keep the code on disk.
 
-    numba keeps it beside the function's file, else in the user's cache folder, or first of all
-    where NUMBA_CACHE_DIR says. Where none of them may be written it refuses to cache; each process
-    then compiles for itself.
-
-    numba notices a change of the function's own file only, so a compiled function calls none of
-    another file: old code of that one would stay in use.
+    Where neither the function's folder, nor the user's cache folder, nor NUMBA_CACHE_DIR may be
+    written, numba refuses to cache; each process then compiles for itself. It notices a change of the
+    function's own file only, so a compiled function calls none of another file.
     """
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "inline": inline}
     try:
