@@ -326,4 +326,4 @@ def _shrink(
     _warned_large = True
     size = (new_width, new_height)
     channels = map(Image.fromarray, map(np.ascontiguousarray, np.moveaxis(image_HWC, -1, 0)))
-    return np.stack([c.resize(size, Image.Resampling.BOX) for c in channels], axis=-1)
+    return np.stack([np.asarray(c.resize(size, Image.Resampling.BOX)) for c in channels], axis=-1)
