@@ -1,20 +1,14 @@
 """What separates the length, batch and channel variants, and which branch hears of which."""
 
-import logging
-
 import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
-from fvcore.nn import FlopCountAnalysis
-from torch import nn
 
 from rmae_d2.checkpoint import load_pretrained
 from rmae_d2.modeling import (
     BatchRegionBranch,
-    ChannelRegionBranch,
     IndependentMasking,
-    RegionBranch,
     add_rmae_config,
     patchify,
     random_shuffle,
@@ -141,51 +135,6 @@ def test_hidden_only_computing_changes_nothing(make_rmae, name):
     out = predict(model, images, regions, ids)
     hidden = out["mask"][:, None, :, None].expand_as(expected)
     assert torch.allclose(out["pred_regions"][hidden], expected[hidden], rtol=1e-4, atol=1e-5)
-
-
-# ---- cost
-
-
-class Alone(nn.Module):
-    """A branch on tensors, as the tracer wants it."""
-
-    def __init__(self, branch):
-        super().__init__()
-        self.branch = branch
-
-    def forward(self, tokens, ids, maps):
-        return self.branch(tokens, ids[:, :49], maps, ids[:, :49], ids[:, 49:])[0]
-
-
-def mmacs(branch, number):
-    """Of a branch behind a ViT-B of 224 pixels, 75 % hidden."""
-    for part in branch.modules():
-        if hasattr(part, "fused_attn"):
-            part.fused_attn = False
-    arguments = (
-        torch.zeros(1, 50, 768),
-        random_shuffle(torch.zeros(1, dtype=torch.int64), 196),
-        torch.zeros(1, number, 196, 256),
-    )
-    logging.getLogger("fvcore").setLevel(logging.ERROR)
-    counter = FlopCountAnalysis(Alone(branch), arguments).unsupported_ops_warnings(False)
-    with torch.no_grad():
-        return counter.total() / 1e6
-
-
-def test_cost_over_the_number_of_regions():
-    """Multiply-adds of the region branch alone, in millions; MAE ViT-B has 9,688."""
-    numbers = (1, 2, 4, 8, 16, 32)
-    length = [mmacs(RegionBranch(768, (14, 14)), k) for k in numbers]
-    batch = [mmacs(BatchRegionBranch(768, (14, 14)), k) for k in numbers]
-    channel = [mmacs(ChannelRegionBranch(768, (14, 14), num_regions=k), k) for k in numbers]
-    assert length == pytest.approx([78, 100, 143, 230, 404, 752], rel=0.01)
-    assert batch == pytest.approx([125, 196, 338, 623, 1192, 2329], rel=0.01)
-    assert channel == pytest.approx([125, 132, 144, 170, 221, 324], rel=0.01)
-    a_region = (batch[-1] - batch[0]) / 31
-    assert batch == pytest.approx([batch[0] + (k - 1) * a_region for k in numbers], rel=1e-4)
-    # A query's own pass is its small encoder; its decoder has no attention over patches.
-    assert (length[-1] - length[0]) / 31 < a_region / 3
 
 
 # ---- learning
