@@ -1,4 +1,4 @@
-"""The one way in which operations are counted: those of matrix products and convolutions, attention included."""
+"""How operations are counted: those of matrix products and convolutions, attention included."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
