@@ -5,7 +5,6 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
-from rmae_d2.checkpoint import load_pretrained
 from rmae_d2.modeling import (
     BatchRegionBranch,
     IndependentMasking,
@@ -14,6 +13,7 @@ from rmae_d2.modeling import (
     random_shuffle,
     unpatchify,
 )
+from tests.helpers import region_samples
 
 B, K = 2, 5
 VARIANTS = {
@@ -173,14 +173,7 @@ def test_bf16_autocast_is_close_to_fp32(make_rmae, name):
 def test_what_is_compiled_computes_the_same(make_rmae, name):
     """Captured as one graph; the compiler's own code is not the point, so none is made."""
     model = make_rmae(regions=VARIANTS[name], feeding="both", masking=IndependentMasking()).train()
-    samples = [
-        {
-            "image": torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8),
-            "regions": torch.rand(K, 32, 32) > 0.6,
-            "mask_seed": i,
-        }
-        for i in range(B)
-    ]
+    samples = region_samples(regions=K)
     expected = model(samples)
     torch.compiler.reset()
     model.compile(backend="aot_eager", fullgraph=True)
@@ -208,15 +201,6 @@ def test_overlapping_and_nested_regions_are_learned(make_rmae):
     predicted = (out["pred_regions"] > 0) & hidden
     iou = (predicted & target).sum(dim=(2, 3)) / ((predicted | (target & hidden)).sum(dim=(2, 3)))
     assert iou.min() > 0.8
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_a_checkpoint_comes_back(make_rmae, name):
-    first = make_rmae(regions=VARIANTS[name], feeding="both")
-    second = make_rmae(regions=VARIANTS[name], feeding="both")
-    report = load_pretrained(second, first.state_dict(), require_all=True)
-    assert not report.unused and not report.new
-    assert torch.equal(predict(first, *inputs())["loss"], predict(second, *inputs())["loss"])
 
 
 def test_attention_pooling_adds_only_its_own_tensors(make_rmae):
