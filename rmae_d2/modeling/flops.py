@@ -43,26 +43,22 @@ def count_by_part(model: nn.Module, parts: Mapping[str, str]) -> Iterator[dict[s
         operations by part, complete when all is computed.
     """
     flops = dict.fromkeys(parts, 0)
-    open_parts: list[str] = []
+    entered: list[str] = []
 
-    def settle() -> None:
-        """What was counted since the last module was entered or left is the innermost one's."""
-        if open_parts:
-            flops[open_parts[-1]] += counter.get_total_flops() - sum(flops.values())
-
-    def enter(part: str) -> None:
-        settle()
-        open_parts.append(part)
-
-    def leave() -> None:
-        settle()
-        open_parts.pop()
+    def change(part: str | None) -> None:
+        """Enters a module or leaves one; what was counted since the last change is the innermost's."""
+        if entered:
+            flops[entered[-1]] += counter.get_total_flops() - sum(flops.values())
+        if part is None:
+            entered.pop()
+        else:
+            entered.append(part)
 
     hooks = []
     for name, module in model.named_modules():
         part = part_of(name, parts)
-        hooks.append(module.register_forward_pre_hook(lambda *_, part=part: enter(part)))
-        hooks.append(module.register_forward_hook(lambda *_: leave()))
+        hooks.append(module.register_forward_pre_hook(lambda *_, part=part: change(part)))
+        hooks.append(module.register_forward_hook(lambda *_: change(None)))
     try:
         with count_flops(model) as counter:
             yield flops
