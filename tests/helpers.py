@@ -53,6 +53,46 @@ def write_photos(folder: Path, count: int = 12, name: str = "photo") -> Path:
     return folder
 
 
+def region_samples(count: int = 2, size=(32, 32), regions: int = 3) -> list[dict[str, Any]]:
+    """What a mapper gives for photos with region maps; the same at every call."""
+    generator = torch.Generator().manual_seed(1)
+    return [
+        {
+            "image": torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator),
+            "mask_seed": 7 + i,
+            "regions": torch.rand(regions, *size, generator=generator) > 0.6,
+        }
+        for i in range(count)
+    ]
+
+
+def hf_mae_config(**changes):
+    """Hugging Face's config of the small MAE that ``make_rmae(regions=None)`` builds."""
+    import pytest
+
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 128,
+        "image_size": 32,
+        "patch_size": 8,
+        "decoder_hidden_size": 16,
+        "decoder_num_hidden_layers": 1,
+        "decoder_num_attention_heads": 4,
+        "decoder_intermediate_size": 64,
+        "layer_norm_eps": 1e-6,
+    }
+    return pytest.importorskip("transformers").ViTMAEConfig(**{**sizes, **changes})
+
+
+def jittered(module, std: float = 0.2):
+    """The module with noise on every parameter, so that none can be mistaken for another."""
+    for parameter in module.parameters():
+        parameter.data += std * torch.randn_like(parameter)
+    return module
+
+
 class Runs:
     """Starts runs over one folder of photos."""
 

@@ -22,6 +22,7 @@ LEAVES = [name for name in ALL if not name.startswith("common/")]
 PRETRAIN = [name for name in LEAVES if name.startswith("pretrain/")]
 SELF_SUPERVISED = [*PRETRAIN, "demo/rmae_tiny_scenes.py", "demo/mae_tiny_scenes.py"]
 FINETUNE = [name for name in LEAVES if name.startswith(("coco/", "lvis/"))]
+IMAGENET = [name for name in LEAVES if name.startswith("imagenet/")]
 DETECTION = [*FINETUNE, "demo/vitdet_tiny_scenes.py", "demo/vitdet_tiny_coco.py"]
 
 
@@ -65,15 +66,7 @@ def test_every_leaf_builds_its_model(name):
     assert known_keys(train) == known_keys(cfg.train)
 
 
-@pytest.mark.parametrize(
-    "name, millions", [("pretrain/mae_vitb.py", (110, 113)), ("pretrain/rmae_vitl.py", (325, 335))]
-)
-def test_sizes(name, millions):
-    count = sum(shape.numel() for shape in shapes_of(name).values()) / 1e6
-    assert millions[0] < count < millions[1]
-
-
-@pytest.mark.parametrize("name", [*PRETRAIN, *FINETUNE])
+@pytest.mark.parametrize("name", [*PRETRAIN, *FINETUNE, *IMAGENET])
 def test_recipe_headers_are_lab_notes(name):
     text = ast.get_docstring(ast.parse((ROOT / name).read_text()))
     for part in ("Command:", "Batch, GPUs:", "Reproduces:", "Measured:"):

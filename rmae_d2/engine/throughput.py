@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -11,11 +10,10 @@ from typing import Any
 import torch
 from detectron2.utils.events import EventStorage
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import UserError
 from ..modeling import PRECISIONS, RMAE
+from ..modeling.flops import count_flops
 
 logger = logging.getLogger(__name__)
 
@@ -94,13 +92,7 @@ def step_flops(model: nn.Module, samples: Iterable[dict[str, Any]]) -> float | N
     samples = list(islice(samples, 2))
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
-        with (
-            FlopCounterMode(display=False) as counter,
-            torch.no_grad(),
-            sdpa_kernel(SDPBackend.MATH),  # the CPU's fused attention is not counted
-            _eager(),
-            EventStorage(),
-        ):
+        with count_flops(model) as counter, EventStorage():
             model(samples)
     except Exception as error:  # a number in the log is not worth a run
         logger.warning("MFU is not reported, operations could not be counted: %s", error)
@@ -109,12 +101,6 @@ def step_flops(model: nn.Module, samples: Iterable[dict[str, Any]]) -> float | N
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])
     return 3 * counter.get_total_flops() / len(samples)
-
-
-def _eager() -> AbstractContextManager[Any]:
-    """Compiled parts are run as they are written, for the counter to see."""
-    set_stance = getattr(torch.compiler, "set_stance", None)  # since torch 2.6
-    return set_stance("force_eager") if set_stance else nullcontext()
 
 
 def tune_for(model: nn.Module, device: torch.device, precision: str) -> None:

@@ -5,20 +5,18 @@ takes as long as a small network and no memory. What a masking policy computes i
 scorer of AutoMAE adds a forward pass of its ViT over all patches.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from detectron2.config import instantiate
 from detectron2.utils.registry import locate
-from fvcore.nn import FlopCountAnalysis
 from omegaconf import DictConfig
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..errors import UserError
+from .flops import count_by_part, part_of
 from .rmae import RMAE
 
 # A part is what lies below its prefix, less the parts that lie below it too.
@@ -58,18 +56,18 @@ def analyze(build: Callable[[], RMAE], num_regions: int = 8) -> Analysis:
     """
     with torch.device("meta"):
         model = build().train()
-        macs = _macs_by_module(model, num_regions)
-    trainable = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
-    parameters = {part: _below(prefix, trainable) for part, prefix in PARTS.items()}
+        with count_by_part(model, PARTS) as flops:
+            _loss(model, num_regions, 1)
+    parameters = dict.fromkeys(PARTS, 0)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameters[part_of(name, PARTS)] += parameter.numel()
     with FakeTensorMode():
         model = build().train()
         # What one more image adds: copies of weights are kept once, and of one image fewer transposed ones.
         saved = [_saved_bytes(model, num_regions, batch) for batch in (2, 3)]
-    return Analysis(
-        _without_nested(parameters),
-        _without_nested({part: macs.get(prefix, 0) for part, prefix in PARTS.items()}),
-        saved[1] - saved[0],
-    )
+    macs = {part: n // 2 for part, n in flops.items()}
+    return Analysis(parameters, macs, saved[1] - saved[0])
 
 
 def analyze_config(cfg: DictConfig) -> Analysis:
@@ -125,42 +123,13 @@ def comparison_table(models: dict[str, Analysis]) -> str:
     return _markdown(header, rows)
 
 
-class _Loss(nn.Module):
-    """The model from tensors to its loss, as the tracer wants it."""
-
-    def __init__(self, model: RMAE) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images_BCHW: Tensor, regions_BKHW: Tensor) -> Tensor:
-        L = self.model.backbone.net.num_patches
-        ids_BL = torch.arange(L, device=images_BCHW.device).repeat(len(images_BCHW), 1)
-        return self.model.forward_tensors(images_BCHW, regions_BKHW, ids_BL)["loss"]
-
-
-def _inputs(model: RMAE, num_regions: int, batch: int) -> tuple[Tensor, Tensor]:
+def _loss(model: RMAE, num_regions: int, batch: int) -> Tensor:
+    """The loss of black images and empty regions."""
     net = model.backbone.net
-    return (
-        torch.zeros(batch, net.in_chans, *net.img_size),
-        torch.zeros(batch, num_regions, *net.img_size, dtype=torch.bool),
-    )
-
-
-def _macs_by_module(model: RMAE, num_regions: int) -> dict[str, int]:
-    """Counts of fvcore, nested, "" being all; with those of fused attention, which it does not know."""
-    logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
-    counter = FlopCountAnalysis(_Loss(model), _inputs(model, num_regions, 1))
-    counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    counter.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
-    with torch.no_grad():
-        counts = counter.by_module()
-    return {name.removeprefix("model").removeprefix("."): int(n) for name, n in counts.items()}
-
-
-def _attention_macs(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
-    """Two matrix products: queries by keys, weights by values."""
-    (batch, heads, queries, dim), keys = (x.type().sizes() for x in inputs[:2])
-    return 2 * batch * heads * queries * keys[2] * dim
+    images = torch.zeros(batch, net.in_chans, *net.img_size)
+    regions = torch.zeros(batch, num_regions, *net.img_size, dtype=torch.bool)
+    ids = torch.arange(net.num_patches).repeat(batch, 1)
+    return model.forward_tensors(images, regions, ids)["loss"]
 
 
 def _saved_bytes(model: RMAE, num_regions: int, batch: int) -> int:
@@ -176,27 +145,9 @@ def _saved_bytes(model: RMAE, num_regions: int, batch: int) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         # The loss holds on to all that was kept, so no address is used twice.
-        loss = _Loss(model)(*_inputs(model, num_regions, batch))
+        loss = _loss(model, num_regions, batch)
     del loss
     return sum(kept.values())
-
-
-def _below(prefix: str, counts: dict[str, int]) -> int:
-    return sum(n for name, n in counts.items() if not prefix or f"{name}.".startswith(f"{prefix}."))
-
-
-def _without_nested(counts: dict[str, int]) -> dict[str, int]:
-    """By part, each less the parts directly below it."""
-    out = dict(counts)
-    for part, prefix in PARTS.items():
-        holders = [
-            other
-            for other, outer in PARTS.items()
-            if other != part and (not outer or prefix.startswith(f"{outer}."))
-        ]
-        if holders:
-            out[max(holders, key=lambda other: len(PARTS[other]))] -= counts[part]
-    return out
 
 
 def _mib(analysis: Analysis) -> str:

@@ -19,6 +19,7 @@ from rmae_d2.engine.throughput import (
 )
 from rmae_d2.errors import UserError
 from rmae_d2.modeling import rmae
+from rmae_d2.modeling.analysis import analyze
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -42,11 +43,15 @@ def batch_of(size, side=64, seed=0):
     ]
 
 
+def small_model(*more):
+    torch.manual_seed(0)
+    overrides = [*(f"{key}={value}" for key, value in SMALL.items()), *more]
+    return instantiate(apply_overrides(get_config("pretrain/rmae_vitb.py"), overrides).model)
+
+
 @pytest.fixture
 def model():
-    torch.manual_seed(0)
-    overrides = [f"{key}={value}" for key, value in SMALL.items()]
-    return instantiate(apply_overrides(get_config("pretrain/rmae_vitb.py"), overrides).model)
+    return small_model()
 
 
 def losses_and_gradients(model, batch, autocast=False):
@@ -66,13 +71,14 @@ def assert_close(one, other, tolerance=1e-5):
         assert (grad - other[1][name]).abs().max() <= tolerance * 10 * scale, name
 
 
-@pytest.mark.parametrize(("neck_depth", "gmacs"), [(1, 9.918), (8, 10.261)])
-def test_operations_are_those_that_fvcore_counts(neck_depth, gmacs):
-    """ViT-B at 224 pixels; tests/modeling/test_flops.py has the same numbers from fvcore."""
-    neck = f"model.region_branch.neck_depth={neck_depth}"
-    model = instantiate(apply_overrides(get_config("pretrain/rmae_vitb.py"), [neck]).model)
-    flops = step_flops(model, batch_of(3, 224))
-    assert flops == pytest.approx(6e9 * gmacs, rel=2e-3)
+@pytest.mark.parametrize("pool", ["mean", "attention"])
+def test_operations_are_those_of_the_analysis(pool):
+    def build():
+        return small_model(f"model.region_branch.query_pool={pool}")
+
+    model = build()
+    assert step_flops(model, batch_of(3)) == 6 * sum(analyze(build, 8).macs.values())
+    assert any(p.requires_grad for p in model.parameters())
 
 
 def test_counting_leaves_a_model_as_it_was(caplog):

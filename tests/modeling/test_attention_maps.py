@@ -5,21 +5,16 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from rmae_d2.checkpoint.encoder import load_encoder
-from rmae_d2.modeling import MaskedViT, ViT
+from rmae_d2.modeling import MaskedViT, ViT, patchify
 from rmae_d2.modeling.attention_maps import AttentionViT, roll_out
+from tests.helpers import hf_mae_config, jittered
 
 SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 4}
 
 
-def randomised(module):
-    for parameter in module.parameters():
-        parameter.data += 0.2 * torch.randn_like(parameter)
-    return module.eval()
-
-
 def test_timms_unfused_attention():
     """All layers; a hook where timm has the weights before it applies them."""
-    theirs = randomised(VisionTransformer(**SIZE, num_classes=0))
+    theirs = jittered(VisionTransformer(**SIZE, num_classes=0)).eval()
     seen = []
     for block in theirs.blocks:
         block.attn.fused_attn = False
@@ -37,19 +32,8 @@ def test_timms_unfused_attention():
 
 def test_hugging_faces_vit_mae():
     """All layers of the eager implementation, its patches in raster order and none hidden."""
-    transformers = pytest.importorskip("transformers")
-    config = transformers.ViTMAEConfig(
-        hidden_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        intermediate_size=128,
-        image_size=32,
-        patch_size=8,
-        mask_ratio=0.0,
-        layer_norm_eps=1e-6,
-        attn_implementation="eager",
-    )
-    theirs = randomised(transformers.ViTMAEModel(config))
+    config = hf_mae_config(num_hidden_layers=3, mask_ratio=0.0, attn_implementation="eager")
+    theirs = jittered(pytest.importorskip("transformers").ViTMAEModel(config)).eval()
     _, net, kind = load_encoder(theirs.state_dict(), num_heads=4)
     assert kind == "hf_vitmae"
     images = torch.randn(2, 3, 32, 32)
@@ -64,16 +48,8 @@ def test_hugging_faces_vit_mae():
 @pytest.mark.parametrize("rel_pos", [False, True])
 def test_the_backbone_without_a_cls_token(rel_pos):
     """The weights, applied to the values, give what the block's own attention gives; on another grid too."""
-    net = ViT(
-        img_size=32,
-        patch_size=8,
-        embed_dim=32,
-        depth=3,
-        num_heads=4,
-        use_rel_pos=rel_pos,
-        pretrain_img_size=32,
-    )
-    vit = AttentionViT(randomised(net))
+    net = ViT(**SIZE, use_rel_pos=rel_pos, pretrain_img_size=32)
+    vit = AttentionViT(jittered(net))
     images = torch.randn(2, 3, 40, 24)
     with torch.no_grad():
         x, *_ = vit._states(images)
@@ -93,16 +69,7 @@ def test_the_backbone_without_a_cls_token(rel_pos):
 
 
 def test_blocks_with_windows_are_refused():
-    net = ViT(
-        img_size=32,
-        patch_size=8,
-        embed_dim=32,
-        depth=3,
-        num_heads=4,
-        window_size=2,
-        window_block_indexes=[0, 1],
-        pretrain_img_size=32,
-    )
+    net = ViT(**SIZE, window_size=2, window_block_indexes=[0, 1], pretrain_img_size=32)
     vit, images = AttentionViT(net), torch.randn(1, 3, 32, 32)
     assert vit.attention(images, 2).shape == (1, 4, 16, 16)
     with pytest.raises(ValueError, match=r"block 1 .* window only; .* whole image are 2"):
@@ -114,7 +81,7 @@ def test_blocks_with_windows_are_refused():
 
 
 def test_twice_the_resolution_and_the_same_one():
-    net = randomised(MaskedViT(**SIZE))
+    net = jittered(MaskedViT(**SIZE))
     vit = AttentionViT(net)
     images = torch.randn(1, 3, 64, 64)
     weights = vit.attention(images, -1)
@@ -123,8 +90,6 @@ def test_twice_the_resolution_and_the_same_one():
     assert vit.rollout(images).shape == (1, 65, 65)
     assert vit.features(images).shape == (1, 64, 32)
     with torch.no_grad():
-        from rmae_d2.modeling import patchify
-
         small = images[:, :, :32, :32]
         assert torch.equal(vit.features(small), net(patchify(small, 8))[:, 1:])
     with pytest.raises(ValueError, match="no positive multiple of the patch size"):
@@ -143,7 +108,7 @@ def test_rollout_in_closed_form():
 
 
 def test_rollout_is_of_the_blocks_attention():
-    vit = AttentionViT(randomised(MaskedViT(**SIZE)))
+    vit = AttentionViT(jittered(MaskedViT(**SIZE)))
     images = torch.randn(2, 3, 32, 32)
     expected = torch.eye(17).expand(2, -1, -1)
     for block in range(3):

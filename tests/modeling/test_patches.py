@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from rmae_d2.modeling import patchify, sincos_position_embedding, unpatchify
 from rmae_d2.modeling.patches import PatchEmbed, gather_patches, grid_of, to_pair
+from tests.helpers import hf_mae_config
 
 SIDES = st.integers(1, 5)
 
@@ -51,19 +52,7 @@ def test_position_table_is_that_of_hugging_face():
 
 def hf_model():
     transformers = pytest.importorskip("transformers")
-    config = transformers.ViTMAEConfig(
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        intermediate_size=64,
-        image_size=32,
-        patch_size=8,
-        decoder_hidden_size=16,
-        decoder_num_hidden_layers=1,
-        decoder_num_attention_heads=4,
-        decoder_intermediate_size=32,
-    )
-    return transformers.ViTMAEForPreTraining(config)
+    return transformers.ViTMAEForPreTraining(hf_mae_config(num_hidden_layers=1))
 
 
 @given(st.integers(1, 8), st.integers(1, 8), st.sampled_from([4, 12, 16, 64]))

@@ -79,16 +79,6 @@ def test_hidden_patches_have_no_influence(make_rmae):
     assert torch.equal(net(patches, ids), out)
 
 
-def test_names_are_those_of_a_vitdet(make_rmae):
-    ours = {k for k in make_rmae().state_dict() if k.startswith("backbone.net.")}
-    theirs = {
-        f"backbone.net.{k}" for k in ViT(**{**SIZE, "depth": 2}, pretrain_img_size=32).state_dict()
-    }
-    extra = {"cls_token", "norm.weight", "norm.bias"}
-    assert ours - theirs == {f"backbone.net.{k}" for k in extra}
-    assert theirs <= ours
-
-
 def test_stochastic_depth_grows_linearly():
     net = MaskedViT(**SIZE, drop_path_rate=0.2)
     rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in net.blocks]
@@ -113,19 +103,15 @@ def millions(module, trainable=True):
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable) / 1e6
 
 
-@pytest.mark.parametrize(("neck_depth", "total"), [(1, 112.35), (8, 113.74)])
-def test_parameters_of_the_papers_vit_b(neck_depth, total):
+def test_parameters_of_the_papers_vit_b():
     """Trainable numbers, as in reference/papers.md and performance.md: fixed positions do not count."""
-    model = RMAE(
-        **build_parts(
-            **vit_kwargs("base"), pixel_decoder={}, region_branch={"neck_depth": neck_depth}
-        )
-    )
+    with torch.device("meta"):
+        model = RMAE(**build_parts(**vit_kwargs("base"), pixel_decoder={}, region_branch={}))
     encoder = millions(model.backbone)
     mae = encoder + millions(model.pixel_decoder)
     assert encoder == pytest.approx(85.65, abs=0.005)
     assert mae == pytest.approx(111.66, abs=0.005)
-    assert millions(model) == pytest.approx(total, abs=0.005)
+    assert millions(model) == pytest.approx(112.35, abs=0.005)
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
     assert frozen == {
         "backbone.net.pos_embed",

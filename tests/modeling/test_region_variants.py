@@ -1,25 +1,19 @@
 """What separates the length, batch and channel variants, and which branch hears of which."""
 
-import logging
-
 import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
-from fvcore.nn import FlopCountAnalysis
-from torch import nn
 
-from rmae_d2.checkpoint import load_pretrained
 from rmae_d2.modeling import (
     BatchRegionBranch,
-    ChannelRegionBranch,
     IndependentMasking,
-    RegionBranch,
     add_rmae_config,
     patchify,
     random_shuffle,
     unpatchify,
 )
+from tests.helpers import region_samples
 
 B, K = 2, 5
 VARIANTS = {
@@ -143,51 +137,6 @@ def test_hidden_only_computing_changes_nothing(make_rmae, name):
     assert torch.allclose(out["pred_regions"][hidden], expected[hidden], rtol=1e-4, atol=1e-5)
 
 
-# ---- cost
-
-
-class Alone(nn.Module):
-    """A branch on tensors, as the tracer wants it."""
-
-    def __init__(self, branch):
-        super().__init__()
-        self.branch = branch
-
-    def forward(self, tokens, ids, maps):
-        return self.branch(tokens, ids[:, :49], maps, ids[:, :49], ids[:, 49:])[0]
-
-
-def mmacs(branch, number):
-    """Of a branch behind a ViT-B of 224 pixels, 75 % hidden."""
-    for part in branch.modules():
-        if hasattr(part, "fused_attn"):
-            part.fused_attn = False
-    arguments = (
-        torch.zeros(1, 50, 768),
-        random_shuffle(torch.zeros(1, dtype=torch.int64), 196),
-        torch.zeros(1, number, 196, 256),
-    )
-    logging.getLogger("fvcore").setLevel(logging.ERROR)
-    counter = FlopCountAnalysis(Alone(branch), arguments).unsupported_ops_warnings(False)
-    with torch.no_grad():
-        return counter.total() / 1e6
-
-
-def test_cost_over_the_number_of_regions():
-    """Multiply-adds of the region branch alone, in millions; MAE ViT-B has 9,688."""
-    numbers = (1, 2, 4, 8, 16, 32)
-    length = [mmacs(RegionBranch(768, (14, 14)), k) for k in numbers]
-    batch = [mmacs(BatchRegionBranch(768, (14, 14)), k) for k in numbers]
-    channel = [mmacs(ChannelRegionBranch(768, (14, 14), num_regions=k), k) for k in numbers]
-    assert length == pytest.approx([78, 100, 143, 230, 404, 752], rel=0.01)
-    assert batch == pytest.approx([125, 196, 338, 623, 1192, 2329], rel=0.01)
-    assert channel == pytest.approx([125, 132, 144, 170, 221, 324], rel=0.01)
-    a_region = (batch[-1] - batch[0]) / 31
-    assert batch == pytest.approx([batch[0] + (k - 1) * a_region for k in numbers], rel=1e-4)
-    # A query's own pass is its small encoder; its decoder has no attention over patches.
-    assert (length[-1] - length[0]) / 31 < a_region / 3
-
-
 # ---- learning
 
 
@@ -224,14 +173,7 @@ def test_bf16_autocast_is_close_to_fp32(make_rmae, name):
 def test_what_is_compiled_computes_the_same(make_rmae, name):
     """Captured as one graph; the compiler's own code is not the point, so none is made."""
     model = make_rmae(regions=VARIANTS[name], feeding="both", masking=IndependentMasking()).train()
-    samples = [
-        {
-            "image": torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8),
-            "regions": torch.rand(K, 32, 32) > 0.6,
-            "mask_seed": i,
-        }
-        for i in range(B)
-    ]
+    samples = region_samples(regions=K)
     expected = model(samples)
     torch.compiler.reset()
     model.compile(backend="aot_eager", fullgraph=True)
@@ -259,15 +201,6 @@ def test_overlapping_and_nested_regions_are_learned(make_rmae):
     predicted = (out["pred_regions"] > 0) & hidden
     iou = (predicted & target).sum(dim=(2, 3)) / ((predicted | (target & hidden)).sum(dim=(2, 3)))
     assert iou.min() > 0.8
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_a_checkpoint_comes_back(make_rmae, name):
-    first = make_rmae(regions=VARIANTS[name], feeding="both")
-    second = make_rmae(regions=VARIANTS[name], feeding="both")
-    report = load_pretrained(second, first.state_dict(), require_all=True)
-    assert not report.unused and not report.new
-    assert torch.equal(predict(first, *inputs())["loss"], predict(second, *inputs())["loss"])
 
 
 def test_attention_pooling_adds_only_its_own_tensors(make_rmae):

@@ -9,12 +9,12 @@ Letters: B images, K regions or parts, N rectangles, L patches, V visible patche
 import torch
 from torch import Tensor
 
-from ...errors import UserError
 from ...noise import hash_noise, random_shuffle, uniform_noise
 from ..patches import patchify
 from .base import MaskingPolicy, MaskPlan, MaskRequest, sorted_by
 from .generator import FrozenViT, UsesScorer
 from .rectangles import Range, check_range, sample_rectangles
+from .regions import needed_regions
 
 # "grid" in ASCII: takes an image's seed to another stream of noise.
 _GRID_STREAM = 0x67726964
@@ -95,12 +95,9 @@ class BoxPriorMasking(MaskingPolicy):
         Raises:
             UserError: where the batch has no regions.
         """
-        if request.regions is None:
-            raise UserError(
-                "BoxPriorMasking was given no regions: give the mapper objects "
-                "(dataloader.train.mapper.regions, InstanceSource)"
-            )
-        boxes_BHW = filled_boxes(request.regions).any(dim=1)
+        objects = "objects (dataloader.train.mapper.regions, InstanceSource)"
+        regions = needed_regions(request, "BoxPriorMasking", objects)
+        boxes_BHW = filled_boxes(regions).any(dim=1)
         patch_size = boxes_BHW.shape[1] // request.grid[0]
         inside_BL = patchify(boxes_BHW[:, None], patch_size).any(dim=2)
         noise_BL = uniform_noise(request.seeds, request.num_patches)

@@ -24,6 +24,7 @@ from .generator import (
     rectangle_masks,
 )
 from .rectangles import AREA, SIDE, Range, check_range
+from .regions import needed_regions
 
 
 class LearnedMasking(MaskingPolicy):
@@ -168,12 +169,13 @@ def foreground_shares(
     Raises:
         UserError: where the batch has no regions.
     """
-    if request.regions is None:
-        raise UserError(
-            "foreground=True of LearnedMasking was given no regions: give the mapper objects "
-            "(dataloader.train.mapper.regions, InstanceSource) or set model.masking.foreground=false"
-        )
-    inside_BL = foreground_patches(request.regions, request.grid).float()
+    regions = needed_regions(
+        request,
+        "foreground=True of LearnedMasking",
+        "objects (dataloader.train.mapper.regions, InstanceSource) or set "
+        "model.masking.foreground=false",
+    )
+    inside_BL = foreground_patches(regions, request.grid).float()
     hidden_BN = ids_shuffle_BL[:, request.visible :]
     return {
         "hidden_foreground": inside_BL.gather(1, hidden_BN).mean(),

@@ -68,15 +68,15 @@ class RegionGuidedMasking(MaskingPolicy):
         Raises:
             UserError: where the batch has no regions.
         """
-        if request.regions is None:
-            raise UserError(
-                "RegionGuidedMasking was given no regions: give the mapper a region source "
-                "(dataloader.train.mapper.regions) or set model.masking=null"
-            )
-        L, K = request.num_patches, request.regions.shape[1]
+        regions = needed_regions(
+            request,
+            "RegionGuidedMasking",
+            "a region source (dataloader.train.mapper.regions) or set model.masking=null",
+        )
+        L, K = request.num_patches, regions.shape[1]
         noise = hash_noise(request.seeds, L + K)
         random_BL = noise[:, :L].argsort(dim=1)
-        turn_BL = _turns(request, noise[:, L:].argsort(dim=1))
+        turn_BL = _turns(regions, request.grid, noise[:, L:].argsort(dim=1))
         by_turn_BL = sorted_by(-turn_BL, random_BL)
         guided = round(self.share * (L - request.visible))
         hidden_BG = by_turn_BL[:, L - guided :]
@@ -85,10 +85,20 @@ class RegionGuidedMasking(MaskingPolicy):
         return MaskPlan(torch.cat([others_BL[:, : L - guided], hidden_BG], dim=1))
 
 
-def _turns(request: MaskRequest, order_BK: Tensor) -> Tensor:
+def needed_regions(request: MaskRequest, who: str, source: str) -> Tensor:
+    """The region maps of the batch.
+
+    Raises:
+        UserError: where it has none, with what to give the mapper.
+    """
+    if request.regions is None:
+        raise UserError(f"{who} was given no regions: give the mapper {source}")
+    return request.regions
+
+
+def _turns(regions_BKHW: Tensor, grid: tuple[int, int], order_BK: Tensor) -> Tensor:
     """When each patch's turn to be hidden comes, int64 (B, L): that of its first region, K without any."""
-    assert request.regions is not None
-    patch_size = request.regions.shape[2] // request.grid[0]
-    touched_BKL = (patchify_regions(request.regions, patch_size) > 0).any(dim=3)
+    patch_size = regions_BKHW.shape[2] // grid[0]
+    touched_BKL = (patchify_regions(regions_BKHW, patch_size) > 0).any(dim=3)
     turn_BK1 = order_BK.argsort(dim=1)[:, :, None]
     return torch.where(touched_BKL, turn_BK1, order_BK.shape[1]).amin(dim=1)

@@ -16,6 +16,7 @@ from rmae_d2.modeling import (
 )
 from rmae_d2.modeling.masking.baselines import filled_boxes
 from rmae_d2.modeling.masking.rectangles import sample_rectangles
+from tests.helpers import jittered, region_samples
 
 P = 8
 
@@ -23,9 +24,7 @@ P = 8
 def make_scorer(grid):
     torch.manual_seed(3)
     net = MaskedViT((grid[0] * P, grid[1] * P), P, embed_dim=32, depth=2, num_heads=4)
-    for parameter in net.parameters():
-        parameter.data += 0.3 * torch.randn_like(parameter)
-    return FrozenViT(net)
+    return FrozenViT(jittered(net, 0.3))
 
 
 POLICIES = {
@@ -75,14 +74,7 @@ def test_orders_are_permutations_and_functions_of_their_own_image(
 @pytest.mark.parametrize("ratio", [0.3, 0.75])
 def test_in_the_model(make_rmae, name, ratio):
     model = make_rmae(masking=POLICIES[name]((4, 4)), mask_ratio=ratio).train()
-    batch = [
-        {
-            "image": torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8),
-            "mask_seed": i,
-            "regions": torch.rand(3, 32, 32) > 0.6,
-        }
-        for i in range(2)
-    ]
+    batch = region_samples()
     losses = model(batch)
     assert set(losses) == {"loss_pixel", "loss_region"}
     sum(losses.values()).backward()

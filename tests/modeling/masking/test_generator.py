@@ -13,13 +13,12 @@ from rmae_d2.modeling.masking.generator import (
     spectral_norm,
 )
 from rmae_d2.modeling.masking.rectangles import sample_rectangles
+from tests.helpers import jittered
 
 
 def make_scorer(img_size=32, heads=4, std=0.3):
     net = MaskedViT(img_size, patch_size=8, embed_dim=32, depth=3, num_heads=heads)
-    for parameter in net.parameters():
-        parameter.data += std * torch.randn_like(parameter)
-    return FrozenViT(net)
+    return FrozenViT(jittered(net, std))
 
 
 # ---- the frozen scorer
@@ -30,8 +29,7 @@ def test_attention_is_that_of_timms_block(make_rmae, block):
     theirs = VisionTransformer(
         img_size=(32, 48), patch_size=8, embed_dim=32, depth=3, num_heads=4, num_classes=0
     ).eval()
-    for parameter in theirs.parameters():
-        parameter.data += 0.2 * torch.randn_like(parameter)
+    jittered(theirs)
     holder = make_rmae(img_size=(32, 48), depth=3, regions=None)
     load_pretrained(holder, theirs.state_dict())
     attn, seen = theirs.blocks[block].attn, []

@@ -17,6 +17,7 @@ from rmae_d2.modeling import (
 )
 from rmae_d2.modeling.analysis import analyze
 from rmae_d2.modeling.masking.generator import gumbel_softmax, rectangle_masks
+from tests.helpers import jittered, region_samples
 
 P = 8
 
@@ -25,11 +26,7 @@ def make_policy(grid=(4, 4), discriminator=True, **options):
     """With random weights that make the generator's opinion strong."""
     torch.manual_seed(5)
     net = MaskedViT((grid[0] * P, grid[1] * P), P, embed_dim=32, depth=2, num_heads=4)
-    for parameter in net.parameters():
-        parameter.data += 0.3 * torch.randn_like(parameter)
-    generator = MaskGenerator(FrozenViT(net))
-    for parameter in generator.parameters():
-        parameter.data += torch.randn_like(parameter)
+    generator = jittered(MaskGenerator(FrozenViT(jittered(net, 0.3))), 1.0)
     return LearnedMasking(generator, MaskDiscriminator(grid) if discriminator else None, **options)
 
 
@@ -37,18 +34,6 @@ def request_of(seeds, grid=(4, 4), visible=4, regions=None):
     generator = torch.Generator().manual_seed(2)
     images = torch.randn(len(seeds), 3, grid[0] * P, grid[1] * P, generator=generator)
     return MaskRequest(torch.as_tensor(seeds), grid, visible, images, regions)
-
-
-def samples(n=2, size=(32, 32), regions=3):
-    generator = torch.Generator().manual_seed(1)
-    return [
-        {
-            "image": torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator),
-            "mask_seed": 7 + i,
-            "regions": torch.rand(regions, *size, generator=generator) > 0.6,
-        }
-        for i in range(n)
-    ]
 
 
 # ---- the order
@@ -122,7 +107,7 @@ def test_the_straight_through_gradient(make_rmae):
     policy = make_policy()
     model = make_rmae(regions=None, masking=policy)
     net = model.backbone.net
-    batch = samples()
+    batch = region_samples()
     seen = {}
 
     def note(module, args):
@@ -164,7 +149,7 @@ def model_request(model, batch):
 
 def test_gates_change_no_value(make_rmae):
     model = make_rmae(masking=make_policy())
-    batch = samples()
+    batch = region_samples()
     losses = model.train()(batch)
     ids = model.masking(model_request(model, batch)).ids_shuffle
     regions = torch.stack([sample["regions"] for sample in batch])
@@ -208,7 +193,7 @@ def test_one_step_of_rmae(make_rmae, ratio, size):
     """K regions, any ratio, grids that are not square: every trainable parameter has a gradient."""
     grid = (size[0] // P, size[1] // P)
     model = make_rmae(img_size=size, masking=make_policy(grid), mask_ratio=ratio).train()
-    losses, scalars, _ = model(Batch.of(samples(size=size)))
+    losses, scalars, _ = model(Batch.of(region_samples(size=size)))
     assert set(losses) == {"loss_pixel", "loss_region", "loss_generator", "loss_discriminator"}
     sum(losses.values()).backward()
     for name, parameter in model.named_parameters():
@@ -216,7 +201,7 @@ def test_one_step_of_rmae(make_rmae, ratio, size):
             assert parameter.grad is not None and parameter.grad.isfinite().all(), name
     assert set(scalars) == {"mask_entropy", "discriminator_accuracy"}
     assert not any(value.requires_grad for value in scalars.values())
-    for out in model.eval()(samples(size=size)):
+    for out in model.eval()(region_samples(size=size)):
         assert (~out["mask"]).sum() == num_visible(grid[0] * grid[1], ratio)
         assert torch.equal(out["mask"], out["region_mask"])
         assert out["mask_probability"].sum().item() == pytest.approx(1, abs=1e-5)
@@ -226,7 +211,7 @@ def test_one_step_of_rmae(make_rmae, ratio, size):
 def test_the_regions_own_order_leaves_the_gates(make_rmae):
     policy = make_policy()
     model = make_rmae(masking=IndependentMasking(policy)).train()
-    model(samples())["loss_pixel"].backward()
+    model(region_samples())["loss_pixel"].backward()
     assert policy.generator.conv1.weight.grad.abs().sum() > 0
     assert "masking.pixels.generator.conv1.weight" in model.state_dict()
 
@@ -237,7 +222,7 @@ def test_what_is_compiled_computes_the_same(make_rmae):
 
     def step():
         model.zero_grad()
-        losses = model(samples())
+        losses = model(region_samples())
         sum(losses.values()).backward()
         return losses, {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
 
@@ -260,7 +245,7 @@ def test_two_stages(make_rmae):
     assert torch.equal(plan.ids_shuffle, joint(request).ids_shuffle)
     assert plan.gates is None and not plan.losses
     model = make_rmae(masking=fixed).train()
-    sum(model(samples()).values()).backward()
+    sum(model(region_samples()).values()).backward()
     assert all(p.grad is None for p in fixed.parameters())
 
 
@@ -280,9 +265,9 @@ def test_foreground_shares(make_rmae):
     with pytest.raises(ValueError, match="foreground=True of LearnedMasking was given no regions"):
         policy(request_of([3]))
     model = make_rmae(regions=None, masking=policy).train()
-    scalars = model(Batch.of(samples())).scalars
+    scalars = model(Batch.of(region_samples())).scalars
     assert {"hidden_foreground", "chosen_foreground", "all_foreground"} <= set(scalars)
-    photos = [{k: v for k, v in sample.items() if k != "regions"} for sample in samples()]
+    photos = [{k: v for k, v in sample.items() if k != "regions"} for sample in region_samples()]
     assert not model.eval().needs_regions
     assert "mask_probability" in model(photos)[0]  # labels are for the report of training
     assert model.train().masking.needs_regions
@@ -303,7 +288,7 @@ def test_values_that_are_refused(make_rmae):
         LearnedMasking(make_policy().generator, MaskDiscriminator((5, 5)))
     model = make_rmae(img_size=(32, 40), masking=make_policy())
     with pytest.raises(ValueError, match="the model has a grid of"):
-        model.eval()(samples(size=(32, 40)))
+        model.eval()(region_samples(size=(32, 40)))
 
 
 def test_a_model_that_is_only_counted(make_rmae):

@@ -17,6 +17,7 @@ from rmae_d2.modeling import (
 )
 from rmae_d2.modeling.rmae import drop_regions
 from rmae_d2.noise import hash_noise, region_shuffle
+from tests.helpers import region_samples
 
 P = 4
 
@@ -133,7 +134,7 @@ def test_the_region_branchs_own_order_is_unrelated():
 def test_no_regions_for_a_policy_that_needs_them(make_rmae):
     model = make_rmae(regions=None, masking=RegionGuidedMasking())
     with pytest.raises(ValueError, match="RegionGuidedMasking was given no regions"):
-        model(batch(with_regions=False))
+        model([{"image": x["image"], "mask_seed": 7} for x in region_samples()])
     with pytest.raises(ValueError, match=r"share=1\.5"):
         RegionGuidedMasking(1.5)
 
@@ -141,25 +142,11 @@ def test_no_regions_for_a_policy_that_needs_them(make_rmae):
 # ---- in the model
 
 
-def batch(with_regions=True, n=2, regions=5):
-    torch.manual_seed(1)
-    out = []
-    for i in range(n):
-        sample = {
-            "image": torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8),
-            "mask_seed": 7 + i,
-        }
-        if with_regions:
-            sample["regions"] = torch.rand(regions, 32, 32) > 0.6
-        out.append(sample)
-    return out
-
-
 @pytest.mark.parametrize(("beta_i", "beta_r"), [(0.75, None), (0.5, 0.75)])
 @pytest.mark.parametrize("name", POLICIES)
 def test_the_models_masks_have_the_exact_ratio(make_rmae, name, beta_i, beta_r):
     model = make_rmae(mask_ratio=beta_i, masking=POLICIES[name], regions={"mask_ratio": beta_r})
-    for out in model.eval()(batch()):
+    for out in model.eval()(region_samples(regions=5)):
         assert (~out["mask"]).sum() == num_visible(16, beta_i)
         assert (~out["region_mask"]).sum() == num_visible(16, beta_r or beta_i)
         predicted = out["pred_regions"].abs().sum(dim=(0, 2)) > 0
@@ -169,14 +156,13 @@ def test_the_models_masks_have_the_exact_ratio(make_rmae, name, beta_i, beta_r):
 def test_independent_masks_in_the_model(make_rmae):
     model = make_rmae(masking=IndependentMasking())
     seeds = torch.tensor([7, 8])
-    for i, out in enumerate(model.eval()(batch())):
+    for i, out in enumerate(model.eval()(region_samples(regions=5))):
         for name, shuffle in (("mask", random_shuffle), ("region_mask", region_shuffle)):
             visible = shuffle(seeds, 16)[i, :4]
             assert not out[name][visible].any()
-    losses = model.train()(batch())
-    assert torch.allclose(
-        losses["loss_region"], torch.stack([x["loss_region"] for x in model.eval()(batch())]).mean()
-    )
+    losses = model.train()(region_samples(regions=5))
+    each = [x["loss_region"] for x in model.eval()(region_samples(regions=5))]
+    assert torch.allclose(losses["loss_region"], torch.stack(each).mean())
     # Orders that are given are shared, as in the published code.
     images, ids = torch.randn(2, 3, 32, 32), random_shuffle(seeds, 16)
     out = model.forward_tensors(images, torch.zeros(2, 3, 32, 32), ids)
@@ -186,7 +172,7 @@ def test_independent_masks_in_the_model(make_rmae):
 def test_mae_hides_regions_too(make_rmae):
     """The regions of the batch are read for the policy, though no branch predicts them."""
     model = make_rmae(regions=None, masking=RegionGuidedMasking()).eval()
-    samples = batch(regions=1)
+    samples = region_samples(regions=1)
     for sample in samples:
         sample["regions"] = torch.zeros(1, 32, 32, dtype=torch.bool)
         sample["regions"][:, :16, :16] = True
@@ -212,7 +198,7 @@ def test_a_policy_may_see_images_have_parameters_and_add_losses(make_rmae):
     assert "masking.scale" in model.state_dict()
     with torch.no_grad():
         model.masking.scale.fill_(2.0)
-    samples = batch()
+    samples = region_samples(regions=5)
     samples[0]["image"] = torch.zeros(3, 32, 32, dtype=torch.uint8)
     samples[0]["image"][:, 8:] = 200
     losses = model.train()(samples)
@@ -250,7 +236,7 @@ def test_dropout_keeps_every_number_equally_often():
 @pytest.mark.parametrize("variant", ["length", "batch"])
 def test_dropout_in_training_only(make_rmae, variant):
     model = make_rmae(region_dropout=True, regions={"variant": variant})
-    samples = batch()
+    samples = region_samples(regions=5)
     seeds = torch.tensor([7, 8])
     maps = torch.stack([x["regions"] for x in samples])
     kept = drop_regions(maps, seeds)

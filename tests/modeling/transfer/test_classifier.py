@@ -20,6 +20,7 @@ from rmae_d2.checkpoint import convert, load_pretrained
 from rmae_d2.errors import CheckpointError
 from rmae_d2.modeling import MaskedViT, PixelEncoder
 from rmae_d2.modeling.transfer.classifier import Classifier, FeatureExtractor, add_classifier_config
+from tests.helpers import jittered
 
 SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
 CLASSES = 7
@@ -32,10 +33,7 @@ def make(mode="finetune", pool="mean", drop_path_rate=0.0, **arguments):
     model = Classifier(
         backbone=PixelEncoder(net), num_classes=CLASSES, mode=mode, pool=pool, **arguments
     )
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.2 * torch.randn_like(parameter)
-    return model
+    return jittered(model)
 
 
 def batch(count=6, classes=CLASSES):
@@ -213,11 +211,8 @@ def test_an_own_checkpoint_is_complete():
 
 def timm_model(pool, classes=CLASSES, name="vit_tiny_patch16_224"):
     """As people fine-tune it, random in every parameter."""
-    model = timm.create_model(name, global_pool=pool, num_classes=classes).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.05 * torch.randn_like(parameter)
-    return model
+    model = timm.create_model(name, global_pool=pool, num_classes=classes)
+    return jittered(model, 0.05).eval()
 
 
 def tiny(mode="finetune", pool="mean", classes=CLASSES):
