@@ -20,9 +20,14 @@ import sys
 from pathlib import Path
 
 from rmae_d2.errors import UserError
-from rmae_d2.inference.attention_evaluation import measure_attention, share_table
-from rmae_d2.inference.attention_models import NORMALIZATIONS, load_models
-from rmae_d2.inference.attention_pictures import draw_attention_pictures, parse_query
+from rmae_d2.inference.attention import (
+    NORMALIZATIONS,
+    draw_attention_pictures,
+    load_models,
+    measure_attention,
+    parse_query,
+    share_table,
+)
 from rmae_d2.inference.device import pick_device
 
 

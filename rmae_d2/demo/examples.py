@@ -11,7 +11,7 @@ from PIL import Image
 from ..data.scenes.render import PHOTOS, photo_path, render_scene
 from ..errors import UserError
 from ..inference.predict_inputs import list_inputs
-from .uploads import Limits, RefusedError, decode_image
+from .requests import Limits, RefusedError, decode_image
 
 MOST = 12
 _DEFAULTS = ("chelsea.png", "astronaut.png", "coffee.png", "rocket.jpg")

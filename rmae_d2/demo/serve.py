@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..errors import UserError
 from ..inference.region_prompt import RegionPromptPredictor
 from .examples import default_examples, examples_from
-from .uploads import Limits
+from .requests import Limits
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp

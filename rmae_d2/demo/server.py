@@ -31,12 +31,10 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from ..inference.region_prompt import RegionPrediction, RegionPromptPredictor
-from .downloads import coco_json, label_png, mask_png
 from .examples import Example
-from .queries import MAX_BYTES, Query, parse_query
+from .requests import MAX_BYTES, Limits, Query, RefusedError, decode_image, parse_query, read_body
 from .security import SameOriginOnly
-from .sessions import OpenImage, Segmenter, describe_model
-from .uploads import Limits, RefusedError, decode_image, read_body
+from .sessions import OpenImage, Segmenter, coco_json, describe_model, label_png, mask_png
 
 PAGE = Path(__file__).parent / "page"
 MASK_RATIOS = (0.0, 0.5, 0.75, 0.9)

@@ -17,11 +17,11 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
-from tabulate import tabulate
 
 from ..data.datasets.label_images import IGNORE_LABEL, read_labels
 from ..data.datasets.semantic import check_label_size, semantic_classes
 from ..errors import UserError
+from ..tables import table
 
 logger = logging.getLogger(__name__)
 
@@ -156,13 +156,8 @@ class SemSegEvaluator(DatasetEvaluator):
     ) -> None:
         absent = [row[0] for row in rows if not row[1]]
         present = [row for row in rows if row[1]]
-        table = tabulate(
-            sorted(present, key=lambda row: -row[1]),
-            headers=_HEADERS,
-            floatfmt=".2f",
-            numalign="right",
-        )
-        lines = [f"inference: {how}", table]
+        present.sort(key=lambda row: -row[1])
+        lines = [f"inference: {how}", table(_HEADERS, present)]
         if absent:
             some = "; ".join(absent[:_ABSENT_LOGGED])
             some += " ..." if len(absent) > _ABSENT_LOGGED else ""

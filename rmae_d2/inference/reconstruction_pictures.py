@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
-from PIL import Image
 
 from ..data import CropResizeTransform, read_image
 from ..data.images import label_indices
@@ -18,7 +17,8 @@ from ..errors import UserError
 from ..modeling import RMAE, ChannelRegionBranch, num_visible
 from ..regions import FelzenszwalbSource, InstanceSource, RegionRecord, SamSource
 from ..visualization import draw_regions
-from ..visualization.reconstruction_panels import Panel, draw_contact_sheet, draw_panel
+from ..visualization.reconstruction import Panel, draw_contact_sheet, draw_panel
+from ..visualization.sheets import save_picture
 from .finished_run import load_run
 from .predict_inputs import list_inputs
 
@@ -123,12 +123,12 @@ def draw_reconstruction_pictures(
             for ratio in ratios
         ]
         path = output / f"{os.path.splitext(photo.picture)[0]}.png"
-        written.append(_save(draw_panel(panels, model.norm_pix_loss), path))
+        written.append(save_picture(draw_panel(panels, model.norm_pix_loss), path))
         of_all += panels
     if not of_all:
         raise UserError("no photos among --input")
     sheet = draw_contact_sheet(of_all, model.norm_pix_loss)
-    return [*written, _save(sheet, output / SHEET)]
+    return [*written, save_picture(sheet, output / SHEET)]
 
 
 def _check(model: RMAE, ratios: Sequence[float]) -> None:
@@ -204,9 +204,3 @@ def _predict(model: RMAE, sample: dict[str, Any], ratio: float) -> dict[str, tor
     with torch.no_grad():
         (output,) = model([sample], mask_ratio=ratio)
     return {key: value.cpu() for key, value in output.items()}
-
-
-def _save(picture: NDArray[np.uint8], path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path)
-    return path

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rmae_d2.data import read_image
-from rmae_d2.demo.queries import parse_query
-from rmae_d2.demo.uploads import RefusedError, decode_image, read_body
+from rmae_d2.demo.requests import RefusedError, decode_image, parse_query, read_body
 from tests.demo.files import encoded, picture
 
 JSON = st.recursive(

@@ -6,7 +6,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from rmae_d2.config import get_config, save_config
 from rmae_d2.errors import CheckpointError, UserError
-from rmae_d2.inference.attention_models import describe_layer, load_models, patch_attention
+from rmae_d2.inference.attention import describe_layer, load_models, patch_attention
 
 SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 1}
 

@@ -8,9 +8,14 @@ import torch
 from PIL import Image
 
 from rmae_d2.errors import UserError
-from rmae_d2.inference.attention_evaluation import measure_attention, share_table
-from rmae_d2.inference.attention_models import load_models
-from rmae_d2.inference.attention_pictures import Query, draw_attention_pictures, parse_query
+from rmae_d2.inference.attention import (
+    Query,
+    draw_attention_pictures,
+    load_models,
+    measure_attention,
+    parse_query,
+    share_table,
+)
 
 
 @pytest.fixture(scope="module")

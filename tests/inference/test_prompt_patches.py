@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rmae_d2.errors import UserError
-from rmae_d2.inference.prompt_patches import label_patches
+from rmae_d2.inference.region_prompt import label_patches
 
 GRID, SIZE = (4, 6), (40, 120)  # patches of 10 rows and 20 columns of pixels
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from rmae_d2.config import get_config, save_config
 from rmae_d2.errors import CheckpointError, UserError
 from rmae_d2.inference import RegionPrompt, RegionPromptPredictor
-from rmae_d2.inference.region_completion import mask_confidence
 from rmae_d2.inference.region_views import (
     at_grid,
     blend_weights,
+    mask_confidence,
     near_grid,
     window_grid,
     window_starts,

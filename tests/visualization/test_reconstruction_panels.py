@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rmae_d2.visualization.reconstruction_panels import (
+from rmae_d2.visualization.reconstruction import (
     Panel,
     draw_contact_sheet,
     draw_panel,
