@@ -51,12 +51,7 @@ def default_examples() -> list[Example]:
 
 
 def examples_from(given: Sequence[str], limits: Limits) -> list[Example]:
-    """Examples from files, folders, lists and COCO jsons, the first ``MOST`` of them.
-
-    Raises:
-        UserError: a file that users could not upload.
-        UserError: a folder or list that is not there or has no image.
-    """
+    """Examples from files, folders, lists and COCO jsons, the first ``MOST`` of them."""
     inputs = list_inputs(given)
     if len(inputs) > MOST:
         print(f"--examples: the first {MOST} of {len(inputs)} images", file=sys.stderr)

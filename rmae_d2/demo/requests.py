@@ -28,9 +28,6 @@ class Limits:
     """What one user may ask of the server.
 
     Attributes:
-        upload_bytes: of an image file.
-        pixels: of an image.
-        regions: of one prediction.
         kept_images: images of all users whose encodings are kept; the one unused for longest goes.
     """
 
@@ -57,11 +54,7 @@ class RefusedError(Exception):
 
 
 async def read_body(chunks: AsyncIterable[bytes], limit: int) -> bytes:
-    """A request's body, counted as it arrives: no header is believed.
-
-    Raises:
-        RefusedError: more than ``limit`` bytes (413).
-    """
+    """A request's body, counted as it arrives: no header is believed."""
     body = bytearray()
     received = 0
     async for chunk in chunks:
@@ -80,9 +73,6 @@ async def read_body(chunks: AsyncIterable[bytes], limit: int) -> bytes:
 
 def decode_image(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     """An upload as upright RGB, see :func:`rmae_d2.data.read_image`.
-
-    Returns:
-        uint8 (H, W, 3).
 
     Raises:
         RefusedError: no PNG, JPEG or WebP (415), too many pixels (413), too few or damaged (422).
@@ -170,11 +160,6 @@ def parse_query(body: bytes, grid: tuple[int, int], max_regions: int) -> Query:
     """Reads ``{"regions": [{"positive": [[row, column], ...], "negative": [...]}], "threshold": 0.5}``.
 
     ``"chosen"`` and ``"name"`` may be there too, see :class:`Query`.
-
-    Args:
-        body: JSON, UTF-8.
-        grid: (Gh, Gw) of the image's patches.
-        max_regions: more are refused.
 
     Raises:
         RefusedError: 400 for what is no JSON object, 422 for values; the text names the value.

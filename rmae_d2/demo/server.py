@@ -49,8 +49,6 @@ class Demo:
 
     Args:
         predictor: its ``mask_ratio`` is the one that the page begins with.
-        examples: offered by the page.
-        limits: of every user.
     """
 
     def __init__(
@@ -195,9 +193,6 @@ def build_app(
     """The demo as an ASGI application, for any server.
 
     Args:
-        predictor: the model; see :class:`Demo`.
-        examples: see :mod:`.examples`.
-        limits: None for the defaults.
         allowed_hosts: names under which browsers may reach it; ``["*"]`` for any. Only own names keep
             other people's pages from reaching a local server by a name that they let point here.
     """

@@ -61,11 +61,7 @@ class ImageStore:
         return image
 
     def get(self, key: str) -> OpenImage:
-        """The image of a key.
-
-        Raises:
-            RefusedError: never there, or gone for others (404, code ``gone``).
-        """
+        """The image of a key."""
         with self._lock:
             image = self._images.get(key)
             if image is None:
@@ -77,12 +73,7 @@ class ImageStore:
 
 
 class Segmenter:
-    """The model, one caller at a time.
-
-    Args:
-        predictor: with its model and resolution.
-        capacity: images kept.
-    """
+    """The model, one caller at a time."""
 
     def __init__(self, predictor: RegionPromptPredictor, capacity: int) -> None:
         self.predictor = predictor
@@ -90,12 +81,7 @@ class Segmenter:
         self._lock = threading.Lock()
 
     def open(self, image_HWC: NDArray[np.uint8], mask_ratio: float) -> OpenImage:
-        """Encodes an image.
-
-        Args:
-            image_HWC: uint8 RGB.
-            mask_ratio: share of patches hidden from the encoder.
-        """
+        """Encodes an image."""
         with self._lock:
             embedding = self.predictor.embed(image_HWC, mask_ratio=mask_ratio)
         return self.images.add(embedding)
@@ -175,12 +161,6 @@ def coco_json(
 
     Segmentations are compressed run lengths. Beside COCO's own keys each annotation has its ``score``, see
     :class:`~rmae_d2.inference.region_prompt.RegionPrediction`.
-
-    Args:
-        predictions: one region each.
-        name: the image's file.
-        size: (H, W).
-        threshold: of the masks, repeated in ``info``.
     """
     annotations = [
         {"id": number, **_annotation(prediction)}

@@ -205,14 +205,9 @@ def choose_objects(
     Args:
         samples: Detectron2's dataset dicts with ``annotations``, ``height`` and ``width``.
         least_share, most_share: bounds of mask area / image area, both included.
-        max_objects: how many at most, a random choice of all.
-        seed: of the choice.
 
     Returns:
         number of the sample -> its objects, samples without any left out.
-
-    Raises:
-        UserError: no object is of such an area.
     """
     found = [
         (i, j)

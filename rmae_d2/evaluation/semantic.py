@@ -63,7 +63,6 @@ class SemSegEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        """Forgets everything."""
         count = len(self._classes)
         self._confusion_CC = np.zeros((count, count), np.int64)
         self._images = 0
@@ -204,7 +203,6 @@ def confusion_matrix(
     Args:
         truth: (H, W), 0 to C - 1 and 255.
         predicted: (H, W), 0 to C - 1.
-        num_classes: C.
     """
     counted = truth != IGNORE_LABEL
     pairs = truth[counted].astype(np.int64) * num_classes + predicted[counted]
@@ -212,12 +210,7 @@ def confusion_matrix(
 
 
 def semantic_metrics(confusion_CC: NDArray[np.int64], classes: Sequence[str]) -> dict[str, float]:
-    """Metrics of a confusion matrix in percent, under Detectron2's names.
-
-    Args:
-        confusion_CC: rows are the ground truth.
-        classes: C names.
-    """
+    """Metrics of a confusion matrix in percent, under Detectron2's names."""
     hits = confusion_CC.diagonal().astype(float)
     truth, predicted = (confusion_CC.sum(axis=axis).astype(float) for axis in (1, 0))
     present = truth > 0

@@ -39,7 +39,6 @@ class NamedViT:
     """One model of a comparison.
 
     Attributes:
-        name: title of its column.
         kind: of its file; "random" for none.
         normalization: key of :data:`NORMALIZATIONS`.
     """
@@ -152,9 +151,6 @@ def patch_attention(
 
     Returns:
         float32 (T, T) on the CPU, the cls token first where ``model.vit.prefix`` is 1.
-
-    Raises:
-        UserError: for a layer or head that the model has not.
     """
     check_layer(layer, head)
     if head is not None and not 0 <= head < model.vit.num_heads:
@@ -171,11 +167,7 @@ def patch_attention(
 
 
 def check_layer(layer: str, head: int | None) -> None:
-    """Refuses what no model could have.
-
-    Raises:
-        UserError: naming it.
-    """
+    """Refuses what no model could have."""
     if layer == "rollout":
         if head is not None:
             raise UserError("--head with --layer rollout, which is of the mean over the heads")
@@ -202,11 +194,7 @@ _CAPTION = (
 
 
 def parse_query(text: str) -> Query:
-    """``x,y`` in pixels of the photo, or ``cls``.
-
-    Raises:
-        UserError: for anything else.
-    """
+    """``x,y`` in pixels of the photo, or ``cls``."""
     if text == "cls":
         return Query(None, None)
     try:
@@ -231,19 +219,11 @@ def draw_attention_pictures(
 
     Args:
         models: see :func:`.load_models`.
-        inputs: image files, folders, lists and COCO jsons.
         output: folder for the PNGs, named as the photos.
         queries: none for the middle of each photo.
         layer, head: see :func:`.patch_attention`.
         side: shorter side of what the models see, see :meth:`.NamedViT.prepare`.
         tile: longest side of a photo in the picture, pixels.
-
-    Returns:
-        the files written.
-
-    Raises:
-        UserError: for a query outside of a photo, and for a cls token or a layer that a model has not.
-        ImageReadError: for a broken photo.
     """
     check_layer(layer, head)
     written = []
@@ -338,17 +318,11 @@ def measure_attention(
         layer, head: see :func:`.patch_attention`.
         side: shorter side of what the models see, see :meth:`.NamedViT.prepare`.
         max_images: the first so many with instances; 0 for all.
-        seed: of random weights.
-        output: file to write the result to.
 
     Returns:
         ``data``, ``layer``, ``definition``; ``models``, for each its ``name``, ``network``, ``attention`` and
         what :meth:`.AttentionShare.evaluate` gives; ``differences`` of the first model to each other over the
         same instances, of the share and of what it is more than elsewhere's.
-
-    Raises:
-        UserError, AnnotationError: for a dataset or layer that is not there.
-        ImageReadError: for a broken photo.
     """
     check_layer(layer, head)
     dicts = detection_dataset(names, json=json, root=root, filter_empty=True, masks=True)

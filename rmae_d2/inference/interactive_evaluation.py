@@ -41,12 +41,7 @@ _TABLE = (0, 1, 2, 3, 5, 10, 20)
 
 
 class PredictorMethod:
-    """A :class:`RegionPromptPredictor` as a method under test.
-
-    Args:
-        predictor: with the settings to be tested.
-        assume_background: see :meth:`RegionPrompt.with_background`.
-    """
+    """A :class:`RegionPromptPredictor` as a method under test."""
 
     by_patches = True
 
@@ -82,12 +77,9 @@ def evaluate_interactive(
     model's grid and at most 60 % of the image.
 
     Args:
-        predictor: the model and its settings.
-        output: folder to write to.
         dataset: registered name; used where there is no json.
         json_file, root: own data in COCO's format.
         protocol: one of :data:`rmae_d2.evaluation.interactive.PROTOCOLS`.
-        max_objects: how many objects.
         seed: of the choice of objects and of patches.
         settings: told in the json beside this call's own.
 
@@ -160,11 +152,7 @@ def evaluate_interactive(
 
 
 def read_photo(sample: dict[str, Any]) -> NDArray[np.uint8]:
-    """A sample's image.
-
-    Raises:
-        UserError: it has another size than its annotations were made for.
-    """
+    """A sample's image, refused where it has another size than its annotations."""
     image = read_image(sample["file_name"])
     if image.shape[:2] != (sample["height"], sample["width"]):
         raise UserError(

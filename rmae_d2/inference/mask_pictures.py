@@ -34,16 +34,7 @@ def draw_masking(
     Args:
         config_file: of a pre-training run; None for the config.yaml beside its weights.
         weights: its checkpoint, masking policy included; every tensor must fit.
-        inputs: image files, folders, lists and COCO jsons.
-        output: the PNG to write.
-        overrides: ``key=value`` of the config.
-        max_images: rows at most, the first of the inputs.
         seed: of crops and masks.
-
-    Raises:
-        UserError: where the config describes another model than an RMAE, or its region source has nothing
-            for these photos.
-        CheckpointError: where weights are missing or do not fit.
     """
     photos = list_inputs(inputs)[:max_images]
     cfg, model = load_run(weights, config_file, overrides)

@@ -41,9 +41,6 @@ def region_source(
     Args:
         name: ``fh``, the paper's unsupervised one; ``json``, instance masks in COCO's or LVIS's format;
             ``sam``.
-
-    Raises:
-        UserError: a file or package that it needs is not there.
     """
     if name == "fh":
         return FelzenszwalbSource(scales=_FH_SCALES)
@@ -75,24 +72,14 @@ def draw_reconstruction_pictures(
 
     Args:
         weights: checkpoint of a pre-training run: R-MAE, MAE (no regions are drawn), or RAE (no pixels).
-        inputs: image files, folders, lists and COCO jsons.
         output: folder for the PNGs, named as the photos, and :data:`SHEET`.
         source: of the regions; not asked where the model needs none.
         config_file: of the run; None for the config.yaml beside its weights.
-        overrides: ``key=value`` of the config.
         mask_ratios: shares of hidden pixel patches, a row each; none for the model's own. The region branch
             follows, unless its config gives it a ratio of its own.
         seed: of the masks; photo i has seed + i, whatever the ratio, so a higher one hides more patches.
         max_images: the first so many inputs.
         max_regions: drawn of a photo.
-
-    Returns:
-        the files written, the sheet last.
-
-    Raises:
-        UserError: for a config or ratio that the model can't have, or regions that do not fit a photo.
-        CheckpointError: where weights are missing or do not fit.
-        ImageReadError: for a broken photo.
     """
     if max_images < 1 or max_regions < 1:
         raise UserError(f"--max-images {max_images}, --max-regions {max_regions}: 1 or more")
@@ -144,11 +131,7 @@ def _check(model: RMAE, ratios: Sequence[float]) -> None:
 def _centre(
     model: RMAE, photo: dict[str, Any], source: RegionSource
 ) -> tuple[NDArray[np.uint8], RegionRecord | None]:
-    """The largest centred part of the model's shape, at its size, and the regions there.
-
-    Args:
-        photo: ``file_name`` and, where its data set has one, ``image_id``.
-    """
+    """The largest centred part of the model's shape, at its size, and the regions there."""
     whole = read_image(photo["file_name"])
     height, width = whole.shape[:2]
     high, wide = model.backbone.net.img_size

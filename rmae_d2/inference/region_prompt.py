@@ -359,9 +359,6 @@ def label_patches(
 
     Returns:
         (Gh, Gw): 1 inside the region, 0 outside, -1 unknown.
-
-    Raises:
-        UserError: points, patches or a box outside the image, and lengths that differ.
     """
     known = np.full(grid, UNKNOWN, np.int8)
     if box is not None:

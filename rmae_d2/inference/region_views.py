@@ -127,11 +127,7 @@ def window_starts(length: int, window: int) -> list[int]:
 
 
 def blend_weights(grid: Grid, patch_size: int) -> Tensor:
-    """Weights of a view's pixels where views overlap: a pyramid, highest in the middle, nowhere 0.
-
-    Returns:
-        float32 (rows * P, columns * P).
-    """
+    """Weights of a view's pixels where views overlap: a pyramid, highest in the middle, nowhere 0."""
     sides = []
     for length in (grid[0] * patch_size, grid[1] * patch_size):
         ramp = torch.arange(length, dtype=torch.float32) + 0.5

@@ -29,11 +29,7 @@ class Query(NamedTuple):
 
 
 def patch_of(query: Query, size: tuple[int, int], grid: tuple[int, int]) -> tuple[int, int]:
-    """(row, column) of the patch with a pixel of an image of (H, W), where the grid covers all of it.
-
-    Raises:
-        UserError: outside of the image.
-    """
+    """(row, column) of the patch with a pixel of an image of (H, W), where the grid covers all of it."""
     if query.x is None or query.y is None:
         raise UserError("the cls token is no patch")
     if not (0 <= query.x < size[1] and 0 <= query.y < size[0]):

@@ -15,12 +15,7 @@ from ..events import Point, read_run, results, step_values
 
 
 def draw_loss_curve(folder: str | Path, path: str | Path) -> Path:
-    """Draws every ``loss*`` and the learning rate over iterations, as a PNG.
-
-    Args:
-        folder: of the run.
-        path: where to.
-    """
+    """Draws every ``loss*`` and the learning rate over iterations, as a PNG."""
     values = step_values(read_run(folder)[0])
     names = sorted(name for name in values if name.startswith("loss"))
     figure, (axes,) = _figure(7, 4)
@@ -46,7 +41,6 @@ def draw_metrics(
     Args:
         runs: label and folder of each; runs of one label, such as seeds, share a colour.
         names: of results, such as ``bbox/AP``, or of values of steps.
-        path: where to.
 
     Raises:
         UserError: a run has no such value; names those near it.
@@ -92,8 +86,6 @@ def draw_iou_curves(
 
     Args:
         curves: name of a method -> counts, mean IoU in [0, 1], its standard errors.
-        path: where to.
-        title: above the picture.
         unit: what is counted, such as "clicks".
     """
     figure, (axes,) = _figure(7, 4.5)

@@ -108,8 +108,6 @@ class Panel:
     """One photo through the model, at one mask ratio.
 
     Attributes:
-        title: of the photo.
-        mask_ratio: of the pixel patches.
         image: uint8 (H, W, 3), as the model was given it.
         output: of the model in evaluation mode, on the CPU.
         regions: bool (K, H, W), those that are shown: the first K of the output's.
@@ -128,7 +126,6 @@ def draw_panel(panels: list[Panel], norm_pix_loss: bool, side: int = 224) -> Pic
     """One photo: for each mask ratio a row of pixels, then one for each region.
 
     Args:
-        panels: of one photo, one a mask ratio.
         norm_pix_loss: whether the model predicts normalised pixels.
         side: of a picture on the sheet, pixels.
     """

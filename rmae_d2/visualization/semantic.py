@@ -29,12 +29,7 @@ class ClassShare(NamedTuple):
 
 
 def class_shares(labels_HW: NDArray[np.uint8], class_names: Sequence[str]) -> list[ClassShare]:
-    """The classes that are there and their share of the pixels, 0-1, the largest first.
-
-    Args:
-        labels_HW: uint8, class numbers.
-        class_names: by class number; must have all of them.
-    """
+    """The classes that are there and their share of the pixels, 0-1, the largest first."""
     counts = np.bincount(labels_HW.reshape(-1), minlength=len(class_names))
     order = np.argsort(-counts, kind="stable")
     return [
