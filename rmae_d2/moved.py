@@ -27,6 +27,7 @@ MODULES = {
     "data.worker_errors": "data.loader",
     "demo.downloads": "demo.sessions",
     "demo.queries": "demo.requests",
+    "demo.security": "demo.server",
     "demo.uploads": "demo.requests",
     "engine.attention_evaluation": "inference.attention",
     "engine.attention_models": "inference.attention",

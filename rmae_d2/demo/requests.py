@@ -108,8 +108,7 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
         raise RefusedError(413, _too_many(count, max_pixels))
     if min(size) < MIN_SIDE:
         raise RefusedError(
-            422,
-            f"This image has {width} × {height} pixels: each side needs at least {MIN_SIDE}.",
+            422, f"This image has {width} × {height} pixels: each side needs at least {MIN_SIDE}."
         )
 
 
@@ -164,7 +163,11 @@ def parse_query(body: bytes, grid: tuple[int, int], max_regions: int) -> Query:
     Raises:
         RefusedError: 400 for what is no JSON object, 422 for values; the text names the value.
     """
-    fields = _object(_decoded(body), "the request", {"regions", "threshold", "chosen", "name"})
+    try:
+        decoded = json.loads(body)
+    except (ValueError, RecursionError):
+        raise RefusedError(400, "The request is not JSON.") from None
+    fields = _object(decoded, "the request", {"regions", "threshold", "chosen", "name"})
     given = fields.get("regions")
     if not isinstance(given, list) or not 1 <= len(given) <= max_regions:
         raise RefusedError(422, f"regions must be a list of 1 to {max_regions} regions.")
@@ -175,13 +178,6 @@ def parse_query(body: bytes, grid: tuple[int, int], max_regions: int) -> Query:
         _chosen(fields.get("chosen"), len(regions)),
         _name(fields.get("name", "")),
     )
-
-
-def _decoded(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        raise RefusedError(400, "The request is not JSON.") from None
 
 
 def _object(value: Any, what: str, known: set[str]) -> Mapping[str, Any]:

@@ -151,11 +151,7 @@ def label_png(predictions: Iterable[RegionPrediction]) -> bytes:
 
 
 def coco_json(
-    predictions: Iterable[RegionPrediction],
-    *,
-    name: str,
-    size: tuple[int, int],
-    threshold: float,
+    predictions: Iterable[RegionPrediction], *, name: str, size: tuple[int, int], threshold: float
 ) -> bytes:
     """Regions as a data set in COCO's format that ``pycocotools.coco.COCO`` opens.
 

@@ -143,16 +143,12 @@ class AttentionShare:
     def _add_displacements(
         self, attention: Floats, queries: NDArray[np.int64], grid: tuple[int, int]
     ) -> None:
-        self._make_room(grid)
+        pads = [(max(0, g - 1 - n // 2),) * 2 for g, n in zip(grid, self._sums.shape, strict=True)]
+        self._sums, self._counts = np.pad(self._sums, pads), np.pad(self._counts, pads)
         for query in queries:
             window = self._window(int(query), grid)
             self._sums[window] += attention[query].reshape(grid) * len(attention)
             self._counts[window] += 1
-
-    def _make_room(self, grid: tuple[int, int]) -> None:
-        pads = [(max(0, g - 1 - n // 2),) * 2 for g, n in zip(grid, self._sums.shape, strict=True)]
-        if any(pad for pad, _ in pads):
-            self._sums, self._counts = np.pad(self._sums, pads), np.pad(self._counts, pads)
 
     def _window(self, query: int, grid: tuple[int, int]) -> tuple[slice, slice]:
         """Where the patches of an image lie in the table of displacements from a query."""

@@ -47,10 +47,7 @@ class ForegroundEvaluator(DatasetEvaluator):
             if not 0 < inside.mean() < 1:
                 self._left_out += 1
                 continue
-            shares = {
-                "hidden_foreground": inside[hidden].mean(),
-                "all_foreground": inside.mean(),
-            }
+            shares = {"hidden_foreground": inside[hidden].mean(), "all_foreground": inside.mean()}
             if "mask_probability" in output:
                 shares["chosen_foreground"] = (
                     output["mask_probability"].float().cpu() * inside

@@ -115,6 +115,8 @@ def _samples(path: str, image_root: str | None) -> list[dict[str, Any]]:
     try:
         # Absent files are skipped and counted like those that cannot be read.
         return images_from(path, image_root, allow_missing=1.0)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: {error}") from error
     except UserError as error:  # pre-training's key has another name
         raise UserError(
             str(error).replace("dataset.image_root=/folder", "--image-root /folder")

@@ -164,7 +164,8 @@ def _choose(
     for index in order.tolist():
         if len(shown) == max_regions:
             break
-        if all(_iou(record, index, other) < _SAME_IOU for other in shown):
+        pairs = (record.select([index, other]) for other in shown)
+        if all((a & b).sum() < _SAME_IOU * max(1, (a | b).sum()) for a, b in pairs):
             shown.append(index)
     wanted = OmegaConf.select(cfg, "dataloader.train.mapper.num_regions", default=_NUM_REGIONS)
     if isinstance(model.region_branch, ChannelRegionBranch):  # which takes exactly as many
@@ -176,11 +177,6 @@ def _choose(
         return np.zeros((0, *size), np.bool_), np.zeros((count, *size), np.bool_)
     filled = [pool[k % len(pool)] for k in range(count)]
     return record.select(shown), record.select(filled)
-
-
-def _iou(record: RegionRecord, one: int, other: int) -> float:
-    a, b = record.select([one, other])
-    return float((a & b).sum() / max(1, (a | b).sum()))
 
 
 def _predict(model: RMAE, sample: dict[str, Any], ratio: float) -> dict[str, torch.Tensor]:

@@ -47,17 +47,6 @@ def test_numbers_equal_a_hand_computation():
     assert found["region_iou"] == pytest.approx(both / either)
 
 
-def test_perfect_and_worst_predictions():
-    samples, outputs = make(1)
-    planes = samples[0]["regions"]
-    truth = torch.stack([(planes[k // 8] >> (k % 8)) & 1 for k in range(K)])
-    evaluator = ReconstructionEvaluator()
-    for probability, expected in ((truth.float(), 1.0), (1.0 - truth, 0.0)):
-        evaluator.reset()
-        evaluator.process(samples, [{**outputs[0], "region_probability": probability}])
-        assert evaluator.evaluate()["reconstruction"]["region_iou"] == expected
-
-
 def test_mae_has_no_iou_and_reset_forgets():
     evaluator = ReconstructionEvaluator()
     evaluator.reset()
@@ -157,39 +146,3 @@ def test_nearest_visible_of_what_it_can_know():
     mask[[6, 11]] = False  # the ends of the second row
     assert torch.equal(nearest_visible(halves, mask), halves)
     assert nearest_visible(torch.ones_like(halves), mask).all()
-
-
-def test_fh_and_instances_of_real_photos(shared_data, make_rmae):
-    """Real COCO photos and their instances, through loader, model and evaluator."""
-    from rmae_d2.data import (
-        RandomResizedCrop,
-        RegionDatasetMapper,
-        build_reconstruction_loader,
-        images_from,
-    )
-    from rmae_d2.regions import FelzenszwalbSource, InstanceSource
-
-    coco = shared_data / "coco"
-    labels = coco / "annotations" / "instances_val2017.json"
-    photos = images_from(labels, coco / "val2017")[:6]
-    mapper = RegionDatasetMapper(
-        augmentations=[RandomResizedCrop(64)], regions=FelzenszwalbSource((500,))
-    )
-    instances = InstanceSource(labels)
-    loader = build_reconstruction_loader(
-        photos, mapper, also=[instances], batch_size=4, num_workers=0
-    )
-    model = make_rmae((64, 64), 8).eval()
-    evaluator = ReconstructionEvaluator()
-    evaluator.reset()
-    with torch.no_grad():
-        for samples in loader:
-            evaluator.process(samples, model(samples))
-    found = evaluator.evaluate()["reconstruction"]
-    assert found.keys() == {
-        *("loss_pixel", "loss_region", "region_iou", "region_iou_nearest"),
-        *("loss_region_instances", "region_iou_instances", "region_iou_instances_nearest"),
-    }
-    # Random weights know nothing, the nearest patch a good deal.
-    for name in ("region_iou", "region_iou_instances"):
-        assert 0 < found[name] < found[f"{name}_nearest"] < 1
