@@ -2,7 +2,6 @@
 
 import io
 import json
-import math
 from collections.abc import AsyncIterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -143,7 +142,6 @@ class Query:
     """Regions to predict.
 
     Attributes:
-        regions: at least one, each with a positive patch.
         threshold: probability from which on a pixel belongs to the mask.
         chosen: the region to write, an index of ``regions``; None for all.
         name: of the image's file, as the user's machine calls it; only ever repeated.
@@ -172,12 +170,18 @@ def parse_query(body: bytes, grid: tuple[int, int], max_regions: int) -> Query:
     if not isinstance(given, list) or not 1 <= len(given) <= max_regions:
         raise RefusedError(422, f"regions must be a list of 1 to {max_regions} regions.")
     regions = tuple(_marks(region, number, grid) for number, region in enumerate(given, 1))
-    return Query(
-        regions,
-        _threshold(fields.get("threshold", 0.5)),
-        _chosen(fields.get("chosen"), len(regions)),
-        _name(fields.get("name", "")),
-    )
+    threshold = fields.get("threshold", 0.5)
+    number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
+    if not number or not 0 < threshold < 1:  # nan neither
+        raise RefusedError(422, "threshold must be a number between 0 and 1.")
+    chosen = fields.get("chosen")
+    if chosen is not None and not (type(chosen) is int and 0 <= chosen < len(regions)):
+        text = f"chosen must be null or the index of one of the {len(regions)} regions."
+        raise RefusedError(422, text)
+    name = fields.get("name", "")
+    if not isinstance(name, str) or len(name) > MAX_NAME:
+        raise RefusedError(422, f"name must be a text of at most {MAX_NAME} characters.")
+    return Query(regions, float(threshold), chosen, name)
 
 
 def _object(value: Any, what: str, known: set[str]) -> Mapping[str, Any]:
@@ -217,22 +221,3 @@ def _patches(value: Any, what: str, grid: tuple[int, int]) -> tuple[Patch, ...]:
     if len(set(patches)) < len(patches):
         raise RefusedError(422, f"{what}: a patch is there twice.")
     return tuple(patches)
-
-
-def _threshold(value: Any) -> float:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not 0 < value < 1:
-        raise RefusedError(422, "threshold must be a number between 0 and 1.")
-    return float(value)
-
-
-def _chosen(value: Any, count: int) -> int | None:
-    if value is None or (type(value) is int and 0 <= value < count):
-        return value
-    raise RefusedError(422, f"chosen must be null or the index of one of the {count} regions.")
-
-
-def _name(value: Any) -> str:
-    if not isinstance(value, str) or len(value) > MAX_NAME:
-        raise RefusedError(422, f"name must be a text of at most {MAX_NAME} characters.")
-    return value

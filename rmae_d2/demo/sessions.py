@@ -2,7 +2,6 @@
 
 import io
 import json
-import math
 import secrets
 import threading
 from collections import OrderedDict
@@ -116,15 +115,10 @@ def describe_model(predictor: RegionPromptPredictor) -> str:
     """One line for the page: how large the model is and what it looks at; honest where it is small."""
     net = predictor.model.backbone.net
     millions = sum(p.numel() for p in net.parameters()) / 1e6
+    shown = float(f"{millions:.2g}")
     height, width = net.img_size
-    text = f"R-MAE with an encoder of {_rounded(millions)} million parameters, {width} × {height} pixels"
+    text = f"R-MAE with an encoder of {shown:g} million parameters, {width} × {height} pixels"
     return f"{text}: a small demo model, so expect rough masks." if millions < 20 else f"{text}."
-
-
-def _rounded(value: float, digits: int = 2) -> str:
-    if value <= 0:
-        return "0"
-    return f"{round(value, digits - 1 - math.floor(math.log10(value))):g}"
 
 
 def mask_png(prediction: RegionPrediction) -> bytes:

@@ -26,6 +26,8 @@ from ..visualization.attention import Query, draw_attention, draw_components, dr
 from ..visualization.sheets import Picture, SheetRow, contact_sheet, save_picture
 from .predict_inputs import list_inputs
 
+logger = logging.getLogger(__name__)
+
 #: Mean and standard deviation of RGB pixels, 0-255, that networks want: those of ImageNet (ours, MAE, MoCo
 #: v3, DINO, most of timm), and a half (timm's augreg and other Inception-style weights).
 NORMALIZATIONS = {
@@ -248,6 +250,9 @@ def _rows(
     head: int | None,
     side: int | None,
 ) -> list[SheetRow]:
+    for model in models:
+        if not model.vit.prefix and any(query.x is None for query in queries):
+            raise UserError(f"--query cls: {model.name} has no cls token")
     size = (image.shape[0], image.shape[1])
     maps: list[list[Picture]] = [[] for _ in queries]
     components = []
@@ -256,7 +261,7 @@ def _rows(
         grid = model.vit.grid(pixels)
         weights = patch_attention(model, pixels, layer, head).numpy()
         for place, query in zip(maps, queries, strict=True):
-            patch = _patch(query, size, grid, model)
+            patch = patch_of(query, size, grid)
             row = 0 if patch is None else model.vit.prefix + patch[0] * grid[1] + patch[1]
             seen = weights[row, model.vit.prefix :].reshape(grid)
             place.append(draw_attention(image, seen, patch))
@@ -264,25 +269,11 @@ def _rows(
         components.append(draw_components(features.reshape(*grid, -1), size))
     first = models[0].vit.grid(models[0].prepare(image, side))
     rows = [
-        SheetRow(
-            str(query), [draw_query(image, _patch(query, size, first, models[0]), first), *drawn]
-        )
+        SheetRow(str(query), [draw_query(image, patch_of(query, size, first), first), *drawn])
         for query, drawn in zip(queries, maps, strict=True)
     ]
     return [*rows, SheetRow("features of the last block", [image, *components])]
 
-
-def _patch(
-    query: Query, size: tuple[int, int], grid: tuple[int, int], model: NamedViT
-) -> tuple[int, int] | None:
-    if query.x is None:
-        if not model.vit.prefix:
-            raise UserError(f"--query cls: {model.name} has no cls token")
-        return None
-    return patch_of(query, size, grid)
-
-
-logger = logging.getLogger(__name__)
 
 _DEFINITION = (
     "share: of the attention of the patches that an instance covers by half or more, the part that falls on "

@@ -24,13 +24,18 @@ def make(images, regions=True):
     return samples, outputs
 
 
-def test_numbers_equal_a_hand_computation():
-    samples, outputs = make(5)
+def report(*parts):
+    """Of pairs of samples and outputs."""
     evaluator = ReconstructionEvaluator()
     evaluator.reset()
-    evaluator.process(samples[:2], outputs[:2])
-    evaluator.process(samples[2:], outputs[2:])
-    found = evaluator.evaluate()["reconstruction"]
+    for samples, outputs in parts:
+        evaluator.process(samples, outputs)
+    return evaluator.evaluate()["reconstruction"]
+
+
+def test_numbers_equal_a_hand_computation():
+    samples, outputs = make(5)
+    found = report((samples[:2], outputs[:2]), (samples[2:], outputs[2:]))
     for name in ("loss_pixel", "loss_region"):
         assert found[name] == pytest.approx(np.mean([o[name].item() for o in outputs]))
     both = either = 0
@@ -73,10 +78,7 @@ def test_the_models_own_outputs(make_rmae):
     ]
     with torch.no_grad():
         outputs = model(samples)
-    evaluator = ReconstructionEvaluator()
-    evaluator.reset()
-    evaluator.process(samples, outputs)
-    found = evaluator.evaluate()["reconstruction"]
+    found = report((samples, outputs))
     model.train()
     with torch.no_grad():
         losses = model(samples)
@@ -89,14 +91,6 @@ def test_sources_are_reported_apart():
     """What one source gives alone is what it gives beside another, whose images count for pixels once."""
     first, second = make(3), make(4)
     tagged = [{**sample, "region_source": "instances"} for sample in second[0]]
-    evaluator = ReconstructionEvaluator()
-
-    def report(*parts):
-        evaluator.reset()
-        for samples, outputs in parts:
-            evaluator.process(samples, outputs)
-        return evaluator.evaluate()["reconstruction"]
-
     both = report(first, (tagged, second[1]))
     alone, other = report(first), report(second)
     assert {k: v for k, v in both.items() if "instances" not in k} == alone
@@ -108,20 +102,10 @@ def test_sources_are_reported_apart():
 
 def test_maps_without_a_region_do_not_count():
     samples, outputs = make(2)
-    found = []
-    for planes in (samples[0]["regions"].clone(), torch.zeros_like(samples[0]["regions"])):
-        evaluator = ReconstructionEvaluator()
-        evaluator.reset()
-        evaluator.process(samples, outputs)
-        evaluator.process([{"regions": planes}], outputs[:1])
-        found.append(evaluator.evaluate()["reconstruction"]["region_iou"])
-        if not planes.any():
-            evaluator.reset()
-            evaluator.process([{"regions": planes}], outputs[:1])
-            assert "region_iou" not in evaluator.evaluate()["reconstruction"]
-    evaluator.reset()
-    evaluator.process(samples, outputs)
-    assert evaluator.evaluate()["reconstruction"]["region_iou"] == found[1]
+    empty = [{"regions": torch.zeros_like(samples[0]["regions"])}], outputs[:1]
+    assert "region_iou" not in report(empty)
+    alone = report((samples, outputs))["region_iou"]
+    assert report((samples, outputs), empty)["region_iou"] == alone
 
 
 def test_nearest_visible_pixel_by_pixel():

@@ -53,6 +53,6 @@ def make_run(tmp_path_factory):
         torch.manual_seed(0)
         torch.save({"model": instantiate(cfg.model).state_dict()}, folder / "model_final.pth")
         save_config(cfg, folder / "config.yaml")
-        return folder / "model_final.pth"
+        return str(folder / "model_final.pth")
 
     return make

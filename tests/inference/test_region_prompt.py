@@ -1,5 +1,7 @@
 """Masks from a few visible patches, with small networks of random weights."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -268,7 +270,7 @@ def test_models_that_cannot_do_it(make_rmae):
 @pytest.fixture(scope="module")
 def run(make_run):
     """A folder as runs leave it: config.yaml and weights, untrained."""
-    return make_run().parent
+    return Path(make_run()).parent
 
 
 def test_from_the_files_of_a_run(run):
