@@ -259,7 +259,7 @@ def patches_protocol(
     counts: Sequence[int],
     seed: int,
 ) -> NDArray[np.float64]:
-    """IoU (K, n) with the true content of random patches, see :func:`.interactive_hints.patch_order`.
+    """IoU (K, n) with the true content of random patches, see :func:`patch_order`.
 
     Patches are nested: those of a smaller count are among those of a larger one. An object's order is a
     function of the seed and its ids, so all methods see the same patches.

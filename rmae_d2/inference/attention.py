@@ -402,16 +402,8 @@ def share_table(result: dict[str, Any]) -> str:
         )
         for entry in result["models"]
     ]
-    headers = [
-        "model",
-        "share",
-        "area",
-        "elsewhere",
-        "position",
-        "share-elsewhere",
-        "share-position",
-        "instances",
-    ]
+    headers = ["model", "share", "area", "elsewhere", "position"]
+    headers += ["share-elsewhere", "share-position", "instances"]
     differences = [
         f"{entry['value']}: {entry['of']} less {entry['to']}: "
         f"{_percent(entry['difference'], entry['error'], sign=True)} (paired, {entry['instances']})"

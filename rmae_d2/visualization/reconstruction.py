@@ -3,6 +3,7 @@
 Letters: K regions, C channels, H W pixels, L patches.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ _MIN_WIDTH = 112  # of a tile, for its title
 
 
 def draw_reconstructions(
-    samples: list[dict[str, Any]], outputs: list[dict[str, Tensor]], max_regions: int = 3
+    samples: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]], max_regions: int = 3
 ) -> NDArray[np.uint8]:
     """Draws samples and an RMAE's evaluation outputs, a row a sample.
 
