@@ -50,9 +50,13 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError("nothing to do: give --input, --evaluate or --json")
     if args.size is not None and args.size < 1:
         raise UserError(f"--size {args.size}: pixels, more than 0")
-    from ..inference.attention_evaluation import measure_attention, share_table
-    from ..inference.attention_models import load_models
-    from ..inference.attention_pictures import draw_attention_pictures, parse_query
+    from ..inference.attention import (
+        draw_attention_pictures,
+        load_models,
+        measure_attention,
+        parse_query,
+        share_table,
+    )
     from ..inference.device import pick_device
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")

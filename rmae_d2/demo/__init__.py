@@ -4,7 +4,7 @@ Needs ``pip install rmae_d2[demo]`` (Starlette and uvicorn), of which nothing is
 starts. The page in ``page/`` is plain HTML, CSS and JavaScript without anything from a network.
 """
 
+from .requests import Limits
 from .serve import run_demo
-from .uploads import Limits
 
 __all__ = ["Limits", "run_demo"]

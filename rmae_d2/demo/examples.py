@@ -11,7 +11,7 @@ from PIL import Image
 from ..data.scenes.render import PHOTOS, photo_path, render_scene
 from ..errors import UserError
 from ..inference.predict_inputs import list_inputs
-from .uploads import Limits, RefusedError, decode_image
+from .requests import Limits, RefusedError, decode_image
 
 MOST = 12
 _DEFAULTS = ("chelsea.png", "astronaut.png", "coffee.png", "rocket.jpg")
@@ -51,12 +51,7 @@ def default_examples() -> list[Example]:
 
 
 def examples_from(given: Sequence[str], limits: Limits) -> list[Example]:
-    """Examples from files, folders, lists and COCO jsons, the first ``MOST`` of them.
-
-    Raises:
-        UserError: a file that users could not upload.
-        UserError: a folder or list that is not there or has no image.
-    """
+    """Examples from files, folders, lists and COCO jsons, the first ``MOST`` of them."""
     inputs = list_inputs(given)
     if len(inputs) > MOST:
         print(f"--examples: the first {MOST} of {len(inputs)} images", file=sys.stderr)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..errors import UserError
 from ..inference.region_prompt import RegionPromptPredictor
 from .examples import default_examples, examples_from
-from .uploads import Limits
+from .requests import Limits
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -50,17 +50,15 @@ def run_demo(
     limits = limits or Limits()
     with _listen(host, port) as listener:
         predictor = RegionPromptPredictor.from_files(
-            weights,
-            config_file,
-            device=device,
-            resolution=resolution,
-            mask_ratio=mask_ratio,
+            weights, config_file, device=device, resolution=resolution, mask_ratio=mask_ratio
         )
         offered = examples_from(examples, limits) if examples else default_examples()
         from .server import build_app
 
         app = build_app(predictor, offered, limits, names_of(host))
-        address = _url(host, listener.getsockname()[1])
+        shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        shown = f"[{shown}]" if ":" in shown else shown
+        address = f"http://{shown}:{listener.getsockname()[1]}"
         print(f"serving {weights} at {address} (Ctrl-C ends it)", flush=True)
         _serve(app, listener)
 
@@ -117,11 +115,6 @@ def _listen(host: str, port: int) -> socket.socket:
             "is free"
         ) from error
     return listener
-
-
-def _url(host: str, port: int) -> str:
-    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
 
 
 def _serve(app: "ASGIApp", listener: socket.socket) -> None:

@@ -4,7 +4,7 @@
     GET  /api/info                           the model, limits, examples
     GET  /api/examples/N[/thumbnail]         an example's file
     POST /api/images?mask_ratio=0.75         a file's bytes -> its key, size, grid and hidden patches
-    POST /api/images/KEY/predict             marks (queries.py) -> scores and probabilities
+    POST /api/images/KEY/predict             marks (requests.py) -> scores and probabilities
     POST /api/images/KEY/{mask.png,labels.png,regions.json}    marks -> a file at the image's size
 
 Every refusal is ``{"error": text for the user, "code": ...}``.
@@ -19,9 +19,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import numpy as np
 from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -29,14 +31,59 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..inference.region_prompt import RegionPrediction, RegionPromptPredictor
-from .downloads import coco_json, label_png, mask_png
 from .examples import Example
-from .queries import MAX_BYTES, Query, parse_query
-from .security import SameOriginOnly
-from .sessions import OpenImage, Segmenter, describe_model
-from .uploads import Limits, RefusedError, decode_image, read_body
+from .requests import MAX_BYTES, Limits, Query, RefusedError, decode_image, parse_query, read_body
+from .sessions import OpenImage, Segmenter, coco_json, describe_model, label_png, mask_png
+
+HEADERS = {
+    # Nothing from elsewhere, no inline scripts or styles; pictures also from the page's own memory.
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-cache",  # a newer version's page and scripts never mix with an older one's
+}
+
+
+class SameOriginOnly:
+    """Adds the headers to every answer and refuses what other pages' scripts and forms send.
+
+    Browsers name the page's origin with every POST, and no page can change it. Programs such as curl send
+    none; they are served.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers[name] = value
+            await send(message)
+
+        foreign = scope["method"] not in ("GET", "HEAD") and _is_foreign(Headers(scope=scope))
+        refusal = JSONResponse({"error": "This request comes from another web page."}, 403)
+        await (refusal if foreign else self.app)(scope, receive, send_with_headers)
+
+
+def _is_foreign(headers: Headers) -> bool:
+    if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+        return True
+    origin = headers.get("origin")
+    # Only the host: a proxy in front may well have turned http into https.
+    return origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower()
+
 
 PAGE = Path(__file__).parent / "page"
 MASK_RATIOS = (0.0, 0.5, 0.75, 0.9)
@@ -51,8 +98,6 @@ class Demo:
 
     Args:
         predictor: its ``mask_ratio`` is the one that the page begins with.
-        examples: offered by the page.
-        limits: of every user.
     """
 
     def __init__(
@@ -197,9 +242,6 @@ def build_app(
     """The demo as an ASGI application, for any server.
 
     Args:
-        predictor: the model; see :class:`Demo`.
-        examples: see :mod:`.examples`.
-        limits: None for the defaults.
         allowed_hosts: names under which browsers may reach it; ``["*"]`` for any. Only own names keep
             other people's pages from reaching a local server by a name that they let point here.
     """
@@ -218,14 +260,11 @@ def build_app(
         Mount("/", StaticFiles(directory=PAGE, html=True)),
     ]
     middleware = [
-        Middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts), www_redirect=False),
+        Middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts), www_redirect=False)
     ]
     handlers = {RefusedError: _refused, HTTPException: _http_error, Exception: _failed}
     app = Starlette(
-        routes=routes,
-        middleware=middleware,
-        exception_handlers=handlers,
-        lifespan=demo.lifespan,
+        routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=demo.lifespan
     )
     app.state.demo = demo
     return SameOriginOnly(app)  # around Starlette's own answers to errors, too

@@ -1,19 +1,22 @@
-"""One model for all users: what is known of each opened image, and predictions from it."""
+"""One model for all users: what is known of each opened image, predictions from it, and files of them."""
 
-import math
+import io
+import json
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import pycocotools.mask as mask_util
 from numpy.typing import NDArray
+from PIL import Image
 
 from ..inference.region_prompt import RegionPrediction, RegionPromptPredictor
 from ..inference.region_views import ImageEmbedding
-from .queries import Query
-from .uploads import RefusedError
+from .requests import Query, RefusedError
 
 #: Longest side of the probabilities that the page draws; the model's own maps are coarser still.
 DISPLAY_SIDE = 768
@@ -57,11 +60,7 @@ class ImageStore:
         return image
 
     def get(self, key: str) -> OpenImage:
-        """The image of a key.
-
-        Raises:
-            RefusedError: never there, or gone for others (404, code ``gone``).
-        """
+        """The image of a key."""
         with self._lock:
             image = self._images.get(key)
             if image is None:
@@ -73,12 +72,7 @@ class ImageStore:
 
 
 class Segmenter:
-    """The model, one caller at a time.
-
-    Args:
-        predictor: with its model and resolution.
-        capacity: images kept.
-    """
+    """The model, one caller at a time."""
 
     def __init__(self, predictor: RegionPromptPredictor, capacity: int) -> None:
         self.predictor = predictor
@@ -86,12 +80,7 @@ class Segmenter:
         self._lock = threading.Lock()
 
     def open(self, image_HWC: NDArray[np.uint8], mask_ratio: float) -> OpenImage:
-        """Encodes an image.
-
-        Args:
-            image_HWC: uint8 RGB.
-            mask_ratio: share of patches hidden from the encoder.
-        """
+        """Encodes an image."""
         with self._lock:
             embedding = self.predictor.embed(image_HWC, mask_ratio=mask_ratio)
         return self.images.add(embedding)
@@ -126,12 +115,70 @@ def describe_model(predictor: RegionPromptPredictor) -> str:
     """One line for the page: how large the model is and what it looks at; honest where it is small."""
     net = predictor.model.backbone.net
     millions = sum(p.numel() for p in net.parameters()) / 1e6
+    shown = float(f"{millions:.2g}")
     height, width = net.img_size
-    text = f"R-MAE with an encoder of {_rounded(millions)} million parameters, {width} × {height} pixels"
+    text = f"R-MAE with an encoder of {shown:g} million parameters, {width} × {height} pixels"
     return f"{text}: a small demo model, so expect rough masks." if millions < 20 else f"{text}."
 
 
-def _rounded(value: float, digits: int = 2) -> str:
-    if value <= 0:
-        return "0"
-    return f"{round(value, digits - 1 - math.floor(math.log10(value))):g}"
+def mask_png(prediction: RegionPrediction) -> bytes:
+    """One region: 255 in the mask, 0 elsewhere, at the image's size."""
+    return _png(prediction.masks[0].astype(np.uint8) * np.uint8(255))
+
+
+def label_png(predictions: Iterable[RegionPrediction]) -> bytes:
+    """All regions in one image: 1 for the first, 2 for the second ..., 0 for none.
+
+    Where masks overlap, the region of the higher probability has the pixel.
+    """
+    labels: NDArray[np.uint8] | None = None
+    highest = np.zeros(())
+    for number, prediction in enumerate(predictions, 1):
+        if labels is None:
+            labels = np.zeros(prediction.masks.shape[1:], np.uint8)
+            highest = np.zeros(labels.shape, np.float32)
+        wins = prediction.masks[0] & (prediction.probabilities[0] > highest)
+        labels[wins] = number
+        highest[wins] = prediction.probabilities[0][wins]
+    assert labels is not None
+    return _png(labels)
+
+
+def coco_json(
+    predictions: Iterable[RegionPrediction], *, name: str, size: tuple[int, int], threshold: float
+) -> bytes:
+    """Regions as a data set in COCO's format that ``pycocotools.coco.COCO`` opens.
+
+    Segmentations are compressed run lengths. Beside COCO's own keys each annotation has its ``score``, see
+    :class:`~rmae_d2.inference.region_prompt.RegionPrediction`.
+    """
+    annotations = [
+        {"id": number, **_annotation(prediction)}
+        for number, prediction in enumerate(predictions, 1)
+    ]
+    content = {
+        "info": {"description": "regions predicted by R-MAE (rmae_d2)", "threshold": threshold},
+        "images": [{"id": 1, "file_name": name, "height": size[0], "width": size[1]}],
+        "categories": [{"id": 1, "name": "region"}],
+        "annotations": annotations,
+    }
+    return json.dumps(content, indent=1).encode()
+
+
+def _annotation(prediction: RegionPrediction) -> dict[str, Any]:
+    encoded = mask_util.encode(np.asfortranarray(prediction.masks[0].astype(np.uint8)))
+    return {
+        "image_id": 1,
+        "category_id": 1,
+        "iscrowd": 0,
+        "area": int(mask_util.area(encoded)),
+        "bbox": [float(x) for x in mask_util.toBbox(encoded)],
+        "score": round(float(prediction.scores[0]), 4),
+        "segmentation": {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")},
+    }
+
+
+def _png(values: NDArray[np.uint8]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, "PNG")
+    return file.getvalue()

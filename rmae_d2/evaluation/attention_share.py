@@ -71,9 +71,6 @@ class AttentionShare:
             attention_LL: of each patch (row) to each, in raster order, without the cls token; rows are
                 divided by their sums here.
             coverage_KGG: w of its instances, (K, Gh, Gw), see :func:`patch_cover`.
-
-        Raises:
-            UserError: the attention is of another number of patches than the coverage.
         """
         grid = (coverage_KGG.shape[1], coverage_KGG.shape[2])
         covers_KL = coverage_KGG.reshape(len(coverage_KGG), -1)
@@ -116,9 +113,6 @@ class AttentionShare:
             [0, 1]; ``beyond_elsewhere`` and ``beyond_position``, the mean differences of share to these; and
             of the share and the differences ``*_error``, see :func:`clustered_error`. Instances that are
             everywhere do not count for ``elsewhere``; where there are no others, its values are None.
-
-        Raises:
-            UserError: there is no instance.
         """
         if not self._instances:
             raise UserError(
@@ -149,16 +143,12 @@ class AttentionShare:
     def _add_displacements(
         self, attention: Floats, queries: NDArray[np.int64], grid: tuple[int, int]
     ) -> None:
-        self._make_room(grid)
+        pads = [(max(0, g - 1 - n // 2),) * 2 for g, n in zip(grid, self._sums.shape, strict=True)]
+        self._sums, self._counts = np.pad(self._sums, pads), np.pad(self._counts, pads)
         for query in queries:
             window = self._window(int(query), grid)
             self._sums[window] += attention[query].reshape(grid) * len(attention)
             self._counts[window] += 1
-
-    def _make_room(self, grid: tuple[int, int]) -> None:
-        pads = [(max(0, g - 1 - n // 2),) * 2 for g, n in zip(grid, self._sums.shape, strict=True)]
-        if any(pad for pad, _ in pads):
-            self._sums, self._counts = np.pad(self._sums, pads), np.pad(self._counts, pads)
 
     def _window(self, query: int, grid: tuple[int, int]) -> tuple[slice, slice]:
         """Where the patches of an image lie in the table of displacements from a query."""
@@ -227,9 +217,6 @@ def paired_difference(
 
     Returns:
         ``difference``, its standard ``error``, ``instances``.
-
-    Raises:
-        UserError: they have none in common.
     """
     common = [key for key in one if key in other]
     if not common:

@@ -43,12 +43,8 @@ def classes_of(cfg: DictConfig) -> Classes:
     (or the evaluator's). A registered dataset needs no file on disk where the ids are known without, as
     COCO's and LVIS's are.
 
-    Args:
-        cfg: a LazyConfig of a detector.
-
     Raises:
         UserError: the config names no dataset, or one whose classes are not known.
-        UserError: the json that the config names is not there.
         AnnotationError: the json cannot be used.
     """
     json = _of_config(cfg, "dataloader.test.dataset.json")

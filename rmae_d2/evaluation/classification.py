@@ -40,16 +40,11 @@ class ClassificationEvaluator(DatasetEvaluator):
     """Accuracy over a data set, of the ``logits`` of a :class:`.Classifier`."""
 
     def reset(self) -> None:
-        """Forgets everything."""
         self._counts = torch.zeros(3, dtype=torch.int64)
         self._num_classes = 0
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Tensor]]) -> None:
-        """Takes samples with their ``label`` and a classifier's outputs.
-
-        Raises:
-            UserError: for scores that are not finite.
-        """
+        """Takes samples with their ``label`` and a classifier's outputs."""
         logits = torch.stack([output["logits"] for output in outputs])
         labels = torch.tensor([int(sample["label"]) for sample in inputs], device=logits.device)
         if not torch.isfinite(logits).all():

@@ -1,10 +1,9 @@
 """Interactive segmentation measured: mask IoU against the number of patches or clicks that are given.
 
-The R-MAE paper shows such masks in pictures only (figure 6). Letters: H W pixels, P patch side, K objects
-of an image, n patches or clicks.
+The R-MAE paper shows such masks in pictures only (figure 6). Letters: H W pixels, P patch side, Gh Gw grid of
+patches over the image, K objects of an image, n patches or clicks.
 """
 
-import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,36 +11,151 @@ from typing import Any, Protocol
 
 import numpy as np
 import pycocotools.mask as mask_util
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
+from skimage.segmentation import random_walker
+from skimage.transform import resize
 
 from ..annotations.coco_json import mask_of
 from ..errors import UserError
-from .interactive_hints import (
-    Click,
-    Hints,
-    Mask,
-    hints_of_clicks,
-    hints_of_patches,
-    next_click,
-    patch_order,
-)
+from ..regions.record.record import nearest_indices
+from ..regions.sources.felzenszwalb import felzenszwalb
+from ..tables import table
 
-logger = logging.getLogger(__name__)
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Click:
+    """A pixel (x, y) that is in the object, or not."""
+
+    x: int
+    y: int
+    positive: bool
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What is known of one object, in both forms that methods take.
+
+    Args:
+        visible: bool (Gh, Gw), patches that are shown.
+        region: bool (Gh*P, Gw*P), the object's map there.
+        seeds: int8 (H, W) on the image: 1 in the object, 0 outside it, -1 not known.
+    """
+
+    visible: Mask
+    region: Mask
+    seeds: NDArray[np.int8]
+
+    @property
+    def shown(self) -> tuple[Mask, Mask]:
+        """``visible`` and ``region`` on the image, bool (H, W) each, by nearest neighbour."""
+        side = self.region.shape[0] // self.visible.shape[0]
+        known = self.visible.repeat(side, axis=0).repeat(side, axis=1)
+        return resize_mask(known, self.seeds.shape), resize_mask(self.region, self.seeds.shape)
+
+
+def resize_mask(mask: Mask, size: tuple[int, ...]) -> Mask:
+    """A mask at another size, by nearest neighbour, as pre-training resizes region maps."""
+    rows, columns = (nearest_indices(old, new) for old, new in zip(mask.shape, size, strict=True))
+    return mask[rows].take(columns, axis=1)
+
+
+def patch_order(
+    mask: Mask, grid: tuple[int, int], patch_size: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """A random order in which patches are revealed, int64 (Gh*Gw,).
+
+    The first one is drawn among those that lie at least half in the object, or is the fullest where none
+    does: whoever points at an object shows some of it. The others come in uniformly random order.
+    """
+    (Gh, Gw), P = grid, patch_size
+    map_ = resize_mask(mask, (Gh * P, Gw * P))
+    share = map_.reshape(Gh, P, Gw, P).mean(axis=(1, 3)).ravel()
+    first = rng.choice(np.flatnonzero(share >= min(0.5, share.max())))
+    others = rng.permutation(Gh * Gw)
+    return np.concatenate([[first], others[others != first]])
+
+
+def hints_of_patches(
+    mask: Mask, ids: NDArray[np.int64], grid: tuple[int, int], patch_size: int
+) -> Hints:
+    """The true content of some patches of a mask (H, W)."""
+    visible = np.zeros(grid, bool)
+    visible.ravel()[ids] = True
+    region = resize_mask(mask, (grid[0] * patch_size, grid[1] * patch_size))
+    known = resize_mask(visible.repeat(patch_size, axis=0).repeat(patch_size, axis=1), mask.shape)
+    return Hints(visible, region, np.where(known, mask, -1).astype(np.int8))
+
+
+def hints_of_clicks(
+    clicks: Sequence[Click], size: tuple[int, int], grid: tuple[int, int], patch_size: int
+) -> Hints:
+    """Clicked pixels are seeds, clicked patches lie wholly in the object or outside; later clicks win."""
+    known = np.full(grid, -1, np.int8)
+    seeds = np.full(size, -1, np.int8)
+    for click in clicks:
+        row = int((click.y + 0.5) * grid[0] / size[0])
+        column = int((click.x + 0.5) * grid[1] / size[1])
+        known[row, column] = seeds[click.y, click.x] = click.positive
+    blocks = (known == 1).repeat(patch_size, axis=0).repeat(patch_size, axis=1)
+    return Hints(known >= 0, blocks, seeds)
+
+
+def next_click(truth: Mask, predicted: Mask, spent: Mask) -> Click | None:
+    """The click that a person would make next, as interactive segmentation is usually simulated.
+
+    In the middle of the largest error: the pixel farthest from the border of the missing or the surplus
+    pixels, whichever holds the larger circle (missing ones where equal, the first in raster order).
+    Beyond the image's border there is no error (RITM, Sofiiuk et al. 2021, and earlier work).
+
+    Args:
+        truth, predicted: bool (H, W).
+        spent: pixels where no further click can be made.
+
+    Returns:
+        None where no error is left.
+    """
+    best: tuple[float, Click | None] = (0.0, None)
+    for positive, wrong in ((True, truth & ~predicted), (False, predicted & ~truth)):
+        distance, (y, x) = _deepest(wrong & ~spent)
+        if distance > best[0]:
+            best = (distance, Click(x, y, positive))
+    return best[1]
+
+
+def _deepest(wrong: Mask) -> tuple[float, tuple[int, int]]:
+    """The pixel farthest from everything that is not ``wrong``, and how far; 0 where nothing is wrong."""
+    rows, columns = np.flatnonzero(wrong.any(axis=1)), np.flatnonzero(wrong.any(axis=0))
+    if not len(rows):
+        return 0.0, (0, 0)
+    top, left = rows[0], columns[0]
+    box = np.pad(wrong[top : rows[-1] + 1, left : columns[-1] + 1], 1)
+    distance = distance_transform_edt(box)
+    y, x = np.unravel_index(distance.argmax(), box.shape)
+    return float(distance[y, x]), (int(y + top - 1), int(x + left - 1))
+
 
 PROTOCOLS = ("patches", "clicks")
 
 
 class InteractiveMethod(Protocol):
-    """A segmenter under test."""
+    """A segmenter under test.
+
+    Attributes:
+        by_patches: a further click in a patch that was clicked could tell it nothing new.
+    """
+
+    by_patches: bool
 
     def start(self, image_HWC: NDArray[np.uint8]) -> None:
         """Takes the image, uint8 RGB, that the next calls are about."""
 
     def segment(self, hints: Sequence[Hints]) -> Mask:
         """Masks of K objects, bool (K, H, W)."""
-
-    def spent(self, hints: Hints) -> Mask:
-        """Where a further click could tell it nothing new, bool (H, W)."""
 
 
 @dataclass(frozen=True)
@@ -91,14 +205,9 @@ def choose_objects(
     Args:
         samples: Detectron2's dataset dicts with ``annotations``, ``height`` and ``width``.
         least_share, most_share: bounds of mask area / image area, both included.
-        max_objects: how many at most, a random choice of all.
-        seed: of the choice.
 
     Returns:
         number of the sample -> its objects, samples without any left out.
-
-    Raises:
-        UserError: no object is of such an area.
     """
     found = [
         (i, j)
@@ -106,22 +215,20 @@ def choose_objects(
         for j, annotation in enumerate(sample["annotations"])
         if not annotation.get("iscrowd") and mask_of(annotation) is not None
     ]
-    chosen: list[tuple[int, int]] = []
     targets: dict[tuple[int, int], Target] = {}
     for k in np.random.default_rng(seed).permutation(len(found)):
-        if len(chosen) == max_objects:
+        if len(targets) == max_objects:
             break
         i, j = found[k]
         mask = decode(samples[i]["annotations"][j], samples[i])
         if least_share <= mask.mean() <= most_share:
-            chosen.append((i, j))
             targets[i, j] = Target(samples[i].get("image_id", i), j, mask)
-    if not chosen:
+    if not targets:
         raise UserError(
             f"none of {len(found)} objects covers {least_share:.1%} to {most_share:.1%} of its image"
         )
     by_sample: dict[int, list[Target]] = {}
-    for i, j in sorted(chosen):
+    for i, j in sorted(targets):
         by_sample.setdefault(i, []).append(targets[i, j])
     return by_sample
 
@@ -152,7 +259,7 @@ def patches_protocol(
     counts: Sequence[int],
     seed: int,
 ) -> NDArray[np.float64]:
-    """IoU (K, n) with the true content of random patches, see :func:`.interactive_hints.patch_order`.
+    """IoU (K, n) with the true content of random patches, see :func:`patch_order`.
 
     Patches are nested: those of a smaller count are among those of a larger one. An object's order is a
     function of the seed and its ids, so all methods see the same patches.
@@ -186,7 +293,9 @@ def clicks_protocol(
         masks = method.segment(hints)
         for k, target in enumerate(targets):
             result[k, n] = iou(masks[k], target.mask)
-            spent = method.spent(hints[k]) | (hints[k].seeds >= 0)
+            spent = hints[k].seeds >= 0
+            if method.by_patches:
+                spent |= hints[k].shown[0]
             click = next_click(target.mask, masks[k], spent)
             if click is not None:
                 clicks[k].append(click)
@@ -198,11 +307,8 @@ def summary(curves: Mapping[str, Curve], targets: Iterable[Target]) -> dict[str,
     return {
         "counts": list(next(iter(curves.values())).counts),
         "methods": {
-            name: {
-                "mean_iou": _rounded(curve.mean),
-                "standard_error": _rounded(curve.standard_error),
-            }
-            for name, curve in curves.items()
+            name: {"mean_iou": _rounded(c.mean), "standard_error": _rounded(c.standard_error)}
+            for name, c in curves.items()
         },
         "per_object": [
             {
@@ -216,15 +322,118 @@ def summary(curves: Mapping[str, Curve], targets: Iterable[Target]) -> dict[str,
     }
 
 
-def table(curves: Mapping[str, Curve], counts: Sequence[int]) -> str:
-    """Mean IoU in percent as a Markdown table, a row a method and a column a count."""
-    lines = ["| method | " + " | ".join(map(str, counts)) + " |", "|---" * (len(counts) + 1) + "|"]
-    for name, curve in curves.items():
-        places = [list(curve.counts).index(n) for n in counts]
-        values = " | ".join(f"{100 * curve.mean[i]:.1f}" for i in places)
-        lines.append(f"| {name} | {values} |")
-    return "\n".join(lines)
+def iou_table(curves: Mapping[str, Curve], counts: Sequence[int]) -> str:
+    """Mean IoU in percent, a row a method and a column a count."""
+    rows = [
+        [name, *(100 * curve.mean[list(curve.counts).index(n)] for n in counts)]
+        for name, curve in curves.items()
+    ]
+    return table(["method", *counts], rows, digits=1)
 
 
 def _rounded(values: NDArray[np.float64]) -> list[float]:
     return [round(float(value), 4) for value in values]
+
+
+class GivenPatches:
+    """What is shown of the object and nothing else: the floor of every method that keeps it."""
+
+    by_patches = True
+
+    def start(self, image_HWC: NDArray[np.uint8]) -> None:
+        """The image is not looked at."""
+
+    def segment(self, hints: Sequence[Hints]) -> Mask:
+        return np.stack([np.logical_and(*h.shown) for h in hints])
+
+
+class FHSegments:
+    """The Felzenszwalb-Huttenlocher segments in which seeds of the object lie.
+
+    A segment with seeds of both kinds is divided: each of its pixels goes with the nearest seed in it.
+
+    Args:
+        scale: of the partition, the finest of the paper's; the minimum size of a segment equals it.
+    """
+
+    by_patches = False
+
+    def __init__(self, scale: int = 500) -> None:
+        self.scale = scale
+        self._labels: NDArray[np.int64] | None = None
+
+    def start(self, image_HWC: NDArray[np.uint8]) -> None:
+        self._labels = felzenszwalb(image_HWC, [self.scale])[0].astype(np.int64)
+
+    def segment(self, hints: Sequence[Hints]) -> Mask:
+        assert self._labels is not None, "start comes first"
+        return np.stack([_join(self._labels, h.seeds) for h in hints])
+
+
+class RandomWalker:
+    """scikit-image's random walker from the seeds (Grady, PAMI 2006), on a smaller image.
+
+    Without a seed outside the object, the image's rim counts as outside; without one inside, nothing is in.
+
+    Args:
+        longest_side: of the image that it works on; its probabilities are enlarged bilinearly.
+    """
+
+    by_patches = False
+
+    def __init__(self, longest_side: int = 96) -> None:
+        self.longest_side = longest_side
+        self._image: NDArray[np.float64] | None = None
+
+    def start(self, image_HWC: NDArray[np.uint8]) -> None:
+        height, width = image_HWC.shape[:2]
+        factor = min(self.longest_side / max(height, width), 1)
+        size = (max(round(height * factor), 1), max(round(width * factor), 1))
+        self._image = resize(image_HWC / 255.0, size, anti_aliasing=factor < 1)
+
+    def segment(self, hints: Sequence[Hints]) -> Mask:
+        return np.stack([self._walk(h.seeds) for h in hints])
+
+    def _walk(self, seeds: NDArray[np.int8]) -> Mask:
+        assert self._image is not None, "start comes first"
+        labels = _smaller(seeds, self._image.shape[:2])
+        if not (labels == 1).any():
+            return np.zeros(seeds.shape, bool)
+        if not (labels == 2).any():
+            rim = np.ones_like(labels, bool)
+            rim[1:-1, 1:-1] = False
+            labels[rim & (labels == 0)] = 2
+        if not (labels == 0).any() or not (labels == 2).any():
+            inside = (labels == 1).astype(np.float64)
+        else:
+            # "bf" solves directly: the iterative modes took 2 to 80 times as long where seeds are few.
+            inside = random_walker(
+                self._image, labels, mode="bf", return_full_prob=True, channel_axis=-1
+            )[0]
+        tensor = torch.from_numpy(inside)[None, None]
+        mask = F.interpolate(tensor, seeds.shape, mode="bilinear")[0, 0].numpy() > 0.5
+        return np.where(seeds < 0, mask, seeds == 1)
+
+
+def _join(labels: NDArray[np.int64], seeds: NDArray[np.int8]) -> Mask:
+    """The segments with seeds in the object; see :class:`FHSegments`."""
+    inside = np.bincount(labels[seeds == 1], minlength=labels.max() + 1) > 0
+    outside = np.bincount(labels[seeds == 0], minlength=labels.max() + 1) > 0
+    mask = (inside & ~outside)[labels]
+    for label in np.flatnonzero(inside & outside):
+        segment = labels == label
+        rows, columns = np.flatnonzero(segment.any(axis=1)), np.flatnonzero(segment.any(axis=0))
+        box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        own = np.where(segment[box], seeds[box], -1)
+        nearest = distance_transform_edt(own < 0, return_distances=False, return_indices=True)
+        mask[box] |= segment[box] & (own[tuple(nearest)] == 1)
+    return mask
+
+
+def _smaller(seeds: NDArray[np.int8], size: tuple[int, ...]) -> NDArray[np.int64]:
+    """Seeds on a smaller image, none lost: 1 in the object (it wins), 2 outside, 0 not known."""
+    labels = np.zeros(size, np.int64)
+    for value, label in ((0, 2), (1, 1)):
+        rows, columns = np.nonzero(seeds == value)
+        labels[rows * size[0] // seeds.shape[0], columns * size[1] // seeds.shape[1]] = label
+    return labels

@@ -79,9 +79,6 @@ class KNNEvaluator(DatasetEvaluator):
     Args:
         k, temperature: see :func:`knn_votes`.
         query_chunk, bank_chunk: images compared at a time.
-
-    Raises:
-        UserError: for values that make no sense.
     """
 
     def __init__(
@@ -103,17 +100,12 @@ class KNNEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        """Forgets everything."""
         self._features: list[Tensor] = []
         self._labels: list[int] = []
         self._bank: list[bool] = []
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Tensor]]) -> None:
-        """Takes samples with ``label`` and ``bank``, and their features.
-
-        Raises:
-            UserError: for features that are not finite.
-        """
+        """Takes samples with ``label`` and ``bank``, and their features."""
         features = torch.stack([output["features"] for output in outputs]).float()
         if not torch.isfinite(features).all():
             raise UserError(
@@ -125,11 +117,7 @@ class KNNEvaluator(DatasetEvaluator):
         self._bank += [bool(sample["bank"]) for sample in inputs]
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
-        """``{"knn": {"top1": ..., "top5": ...}}`` in percent on rank 0.
-
-        Raises:
-            UserError: where nobody votes, or a process had no image.
-        """
+        """``{"knn": {"top1": ..., "top5": ...}}`` in percent on rank 0."""
         features, labels, bank = self._gathered()
         voters = features[bank]
         voter_labels = labels[bank]

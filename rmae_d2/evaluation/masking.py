@@ -27,16 +27,11 @@ class ForegroundEvaluator(DatasetEvaluator):
     """
 
     def reset(self) -> None:
-        """Forgets everything."""
         self._shares: list[dict[str, float]] = []
         self._left_out = 0
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Tensor]]) -> None:
-        """Takes samples with ``regions`` and an RMAE's evaluation outputs.
-
-        Raises:
-            UserError: where samples have no regions.
-        """
+        """Takes samples with ``regions`` and an RMAE's evaluation outputs."""
         for sample, output in zip(inputs, outputs, strict=True):
             if "regions" not in sample:
                 raise UserError(
@@ -52,10 +47,7 @@ class ForegroundEvaluator(DatasetEvaluator):
             if not 0 < inside.mean() < 1:
                 self._left_out += 1
                 continue
-            shares = {
-                "hidden_foreground": inside[hidden].mean(),
-                "all_foreground": inside.mean(),
-            }
+            shares = {"hidden_foreground": inside[hidden].mean(), "all_foreground": inside.mean()}
             if "mask_probability" in output:
                 shares["chosen_foreground"] = (
                     output["mask_probability"].float().cpu() * inside

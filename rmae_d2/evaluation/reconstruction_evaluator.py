@@ -31,7 +31,6 @@ class ReconstructionEvaluator(DatasetEvaluator):
     """
 
     def reset(self) -> None:
-        """Forgets everything."""
         self._losses: list[tuple[str, dict[str, float]]] = []
         # Intersection and union, in pixels, by the name in the report.
         self._overlaps: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])

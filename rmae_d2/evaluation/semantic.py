@@ -17,11 +17,11 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
-from tabulate import tabulate
 
 from ..data.datasets.label_images import IGNORE_LABEL, read_labels
 from ..data.datasets.semantic import check_label_size, semantic_classes
 from ..errors import UserError
+from ..tables import table
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,6 @@ class SemSegEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        """Forgets everything."""
         count = len(self._classes)
         self._confusion_CC = np.zeros((count, count), np.int64)
         self._images = 0
@@ -156,13 +155,8 @@ class SemSegEvaluator(DatasetEvaluator):
     ) -> None:
         absent = [row[0] for row in rows if not row[1]]
         present = [row for row in rows if row[1]]
-        table = tabulate(
-            sorted(present, key=lambda row: -row[1]),
-            headers=_HEADERS,
-            floatfmt=".2f",
-            numalign="right",
-        )
-        lines = [f"inference: {how}", table]
+        present.sort(key=lambda row: -row[1])
+        lines = [f"inference: {how}", table(_HEADERS, present)]
         if absent:
             some = "; ".join(absent[:_ABSENT_LOGGED])
             some += " ..." if len(absent) > _ABSENT_LOGGED else ""
@@ -209,7 +203,6 @@ def confusion_matrix(
     Args:
         truth: (H, W), 0 to C - 1 and 255.
         predicted: (H, W), 0 to C - 1.
-        num_classes: C.
     """
     counted = truth != IGNORE_LABEL
     pairs = truth[counted].astype(np.int64) * num_classes + predicted[counted]
@@ -217,12 +210,7 @@ def confusion_matrix(
 
 
 def semantic_metrics(confusion_CC: NDArray[np.int64], classes: Sequence[str]) -> dict[str, float]:
-    """Metrics of a confusion matrix in percent, under Detectron2's names.
-
-    Args:
-        confusion_CC: rows are the ground truth.
-        classes: C names.
-    """
+    """Metrics of a confusion matrix in percent, under Detectron2's names."""
     hits = confusion_CC.diagonal().astype(float)
     truth, predicted = (confusion_CC.sum(axis=axis).astype(float) for axis in (1, 0))
     present = truth > 0

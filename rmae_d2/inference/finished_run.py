@@ -15,11 +15,7 @@ from .device import pick_device
 
 
 def config_beside(weights: str, config_file: str | None = None) -> str:
-    """The config that is named, else the config.yaml beside the weights.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The config that is named, else the config.yaml beside the weights."""
     if config_file is not None:
         return config_file
     beside = Path(weights).parent / "config.yaml"

@@ -18,17 +18,20 @@ from ..errors import UserError
 from ..evaluation.interactive import (
     PROTOCOLS,
     Curve,
+    FHSegments,
+    GivenPatches,
+    Hints,
     InteractiveMethod,
+    Mask,
+    RandomWalker,
     Target,
     choose_objects,
     clicks_protocol,
+    iou_table,
     patches_protocol,
     summary,
-    table,
 )
-from ..evaluation.interactive_baselines import FHSegments, GivenPatches, RandomWalker
-from ..evaluation.interactive_hints import Hints, Mask
-from ..visualization.interactive import draw_iou_curves
+from ..visualization.curves import draw_iou_curves
 from .region_prompt import RegionPrompt, RegionPromptPredictor
 
 COUNTS = tuple(range(21))
@@ -38,31 +41,22 @@ _TABLE = (0, 1, 2, 3, 5, 10, 20)
 
 
 class PredictorMethod:
-    """A :class:`RegionPromptPredictor` as a method under test.
+    """A :class:`RegionPromptPredictor` as a method under test."""
 
-    Args:
-        predictor: with the settings to be tested.
-        assume_background: see :meth:`RegionPrompt.with_background`.
-    """
+    by_patches = True
 
     def __init__(self, predictor: RegionPromptPredictor, assume_background: bool = False) -> None:
         self.predictor = predictor
         self.assume_background = assume_background
 
     def start(self, image_HWC: NDArray[np.uint8]) -> None:
-        """Embeds the image."""
         self.predictor.set_image(image_HWC)
 
     def segment(self, hints: Sequence[Hints]) -> Mask:
-        """Bool (K, H, W)."""
         prompts = [RegionPrompt(h.visible, h.region) for h in hints]
         if self.assume_background:
             prompts = [prompt.with_background() for prompt in prompts]
         return self.predictor.predict(prompts).masks
-
-    def spent(self, hints: Hints) -> Mask:
-        """Bool (H, W): the clicked patches."""
-        return hints.shown[0]
 
 
 def evaluate_interactive(
@@ -83,21 +77,18 @@ def evaluate_interactive(
     model's grid and at most 60 % of the image.
 
     Args:
-        predictor: the model and its settings.
-        output: folder to write to.
         dataset: registered name; used where there is no json.
         json_file, root: own data in COCO's format.
         protocol: one of :data:`rmae_d2.evaluation.interactive.PROTOCOLS`.
-        max_objects: how many objects.
         seed: of the choice of objects and of patches.
         settings: told in the json beside this call's own.
 
     Returns:
-        a Markdown table of mean IoU in percent.
+        a table of mean IoU in percent.
 
     Raises:
-        UserError: neither dataset nor json, or an unknown protocol.
-        UserError: no such objects, or an image of another size than its annotations.
+        UserError: neither dataset nor json, an unknown protocol, no such objects, or an image of another
+            size than its annotations.
     """
     if protocol not in PROTOCOLS:
         raise UserError(f"protocol={protocol!r}: one of {', '.join(PROTOCOLS)}")
@@ -144,16 +135,24 @@ def evaluate_interactive(
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         **summary(curves, targets),
     }
-    _write(output, protocol, report, curves)
-    return table(curves, _TABLE)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / f"interactive_{protocol}.json").write_text(json.dumps(report, indent=1))
+    draw_iou_curves(
+        {
+            name: (c.counts, c.mean.tolist(), c.standard_error.tolist())
+            for name, c in curves.items()
+        },
+        output / f"interactive_{protocol}.png",
+        title=f"{Path(str(json_file or dataset)).name}: {len(targets)} objects in {len(chosen)} images",
+        unit="simulated clicks"
+        if protocol == "clicks"
+        else "random patches with their true content",
+    )
+    return iou_table(curves, _TABLE)
 
 
 def read_photo(sample: dict[str, Any]) -> NDArray[np.uint8]:
-    """A sample's image.
-
-    Raises:
-        UserError: it has another size than its annotations were made for.
-    """
+    """A sample's image, refused where it has another size than its annotations."""
     image = read_image(sample["file_name"])
     if image.shape[:2] != (sample["height"], sample["width"]):
         raise UserError(
@@ -161,21 +160,3 @@ def read_photo(sample: dict[str, Any]) -> NDArray[np.uint8]:
             f"annotations are for {sample['height']} x {sample['width']}"
         )
     return image
-
-
-def _write(output: Path, protocol: str, report: dict[str, Any], curves: dict[str, Curve]) -> None:
-    output.mkdir(parents=True, exist_ok=True)
-    (output / f"interactive_{protocol}.json").write_text(json.dumps(report, indent=1))
-    title = (
-        f"{Path(report['dataset']).name}: {report['objects']} objects in {report['images']} images"
-    )
-    unit = "simulated clicks" if protocol == "clicks" else "random patches with their true content"
-    draw_iou_curves(
-        {
-            name: (c.counts, c.mean.tolist(), c.standard_error.tolist())
-            for name, c in curves.items()
-        },
-        output / f"interactive_{protocol}.png",
-        title=title,
-        unit=unit,
-    )

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from detectron2.config import instantiate
-from omegaconf import DictConfig
-from PIL import Image
+from omegaconf import OmegaConf
 
 from ..data.loader import seeded
 from ..errors import UserError
 from ..visualization import draw_reconstructions
+from ..visualization.sheets import save_picture
 from .finished_run import load_run
 from .predict_inputs import list_inputs
 
@@ -34,20 +34,15 @@ def draw_masking(
     Args:
         config_file: of a pre-training run; None for the config.yaml beside its weights.
         weights: its checkpoint, masking policy included; every tensor must fit.
-        inputs: image files, folders, lists and COCO jsons.
-        output: the PNG to write.
-        overrides: ``key=value`` of the config.
-        max_images: rows at most, the first of the inputs.
         seed: of crops and masks.
-
-    Raises:
-        UserError: where the config describes another model than an RMAE, or its region source has nothing
-            for these photos.
-        CheckpointError: where weights are missing or do not fit.
     """
     photos = list_inputs(inputs)[:max_images]
     cfg, model = load_run(weights, config_file, overrides)
-    node = _test_mapper(cfg, config_file or weights)
+    node = OmegaConf.select(cfg, "dataloader.test.mapper")
+    if node is None:
+        raise UserError(
+            f"{config_file or weights} has no dataloader.test.mapper to read photos with"
+        )
     if not model.needs_regions:
         node.regions = None
     mapper = instantiate(node)
@@ -62,13 +57,4 @@ def draw_masking(
             ) from error
     with torch.no_grad():
         outputs = model(samples)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(draw_reconstructions(samples, outputs)).save(output)
-    return output
-
-
-def _test_mapper(cfg: DictConfig, source: str) -> DictConfig:
-    node = cfg.dataloader.get("test")
-    if node is None or "mapper" not in node:
-        raise UserError(f"{source} has no dataloader.test.mapper to read photos with")
-    return node.mapper
+    return save_picture(draw_reconstructions(samples, outputs), output)

@@ -17,7 +17,6 @@ class InputImage(NamedTuple):
     """One image to predict.
 
     Attributes:
-        path: file to read.
         image_id: of a COCO json its own, else a number from 1.
         picture: name of its picture, with forward slashes, unique whatever the case of its letters.
         size: (height, width) that the json says, where there is one.
@@ -53,7 +52,6 @@ def list_inputs(given: Sequence[str], image_root: str | None = None) -> list[Inp
     Raises:
         UserError: a folder or list that is not there or has no image.
         AnnotationError: a json with image ids that stand for several images.
-        UserError: a list or json that is not understood.
     """
     dicts = [sample for path in given for sample in _samples(path, image_root)]
     own_ids = len(given) == 1 and given[0].lower().endswith(".json")
@@ -84,18 +82,7 @@ def check_apart(
     pictures: bool,
     labels: bool = False,
 ) -> None:
-    """Refuses an output folder in which results would replace inputs or be taken for inputs later.
-
-    Args:
-        output: the folder.
-        given: as :func:`list_inputs` takes them.
-        images: what it made of them.
-        pictures: whether pictures are written.
-        labels: whether label images are written.
-
-    Raises:
-        UserError: naming what is in the way.
-    """
+    """Refuses an output folder in which results would replace inputs or be taken for inputs later."""
     files = [*given, *(image.path for image in images)]
     written = ["predictions.json", "images.json"]
     if pictures:
@@ -128,6 +115,8 @@ def _samples(path: str, image_root: str | None) -> list[dict[str, Any]]:
     try:
         # Absent files are skipped and counted like those that cannot be read.
         return images_from(path, image_root, allow_missing=1.0)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: {error}") from error
     except UserError as error:  # pre-training's key has another name
         raise UserError(
             str(error).replace("dataset.image_root=/folder", "--image-root /folder")

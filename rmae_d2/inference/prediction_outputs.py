@@ -53,8 +53,6 @@ class InstanceOutput:
 
     Args:
         cfg: the model's config, for names and ids of the classes.
-        model: whose outputs these are.
-        folder: to write to; must exist.
         score_threshold: of the pictures.
 
     Raises:
@@ -74,11 +72,7 @@ class InstanceOutput:
         self._file.write(b"[")
 
     def add(self, image: InputImage, value: Instances) -> dict[str, Any]:
-        """Keeps the detections of an image.
-
-        Raises:
-            UserError: a class that the dataset does not have.
-        """
+        """Keeps the detections of an image."""
         if len(value):
             self._check_count(max(value.pred_classes.tolist()) + 1, exactly=False)
         for detection in instances_to_coco_json(value, image.image_id):
@@ -89,22 +83,18 @@ class InstanceOutput:
         return {}
 
     def draw(self, image_HWC: NDArray[np.uint8], value: Instances) -> NDArray[np.uint8]:
-        """The image under the objects that reach the threshold."""
         return draw_instances(image_HWC, value, self._classes.names, self._score_threshold)
 
     def close(self) -> None:
-        """Gives the file its name, once it is whole."""
         self._file.write(b"\n]\n")
         self._whole.close()
 
     @property
     def categories(self) -> list[dict[str, Any]]:
-        """The classes, as in a COCO json."""
         return self._classes.categories
 
     @property
     def summary(self) -> str:
-        """Numbers of objects."""
         text = f"{self._total} objects, {self._above} of them of score {self._score_threshold:g} or more"
         if self._total and not self._above:
             text += ": pictures show none of them, unless --score-threshold is lower"
@@ -132,8 +122,6 @@ class SemanticOutput:
 
     Args:
         cfg: the model's config, for names and values of the classes.
-        model: whose outputs these are.
-        folder: to write to; must exist.
         score_threshold: of no meaning here.
 
     Raises:
@@ -149,12 +137,7 @@ class SemanticOutput:
         self._pixels_C = np.zeros(len(self._names))
 
     def add(self, image: InputImage, value: Tensor) -> dict[str, Any]:
-        """Writes the labels of an image; their file is named in ``images.json``.
-
-        Raises:
-            UserError: scores that are nan.
-            UserError: a class that the dataset does not have.
-        """
+        """Writes the labels of an image; their file is named in ``images.json``."""
         labels = self._labels(value)
         path = self._folder / image.label_image
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -165,7 +148,6 @@ class SemanticOutput:
         return {"labels": image.label_image}
 
     def draw(self, image_HWC: NDArray[np.uint8], value: Tensor) -> NDArray[np.uint8]:
-        """The image under the colours of the classes, and a legend."""
         return draw_semantic(image_HWC, self._labels(value), self._names)
 
     def close(self) -> None:
@@ -173,12 +155,10 @@ class SemanticOutput:
 
     @property
     def categories(self) -> list[dict[str, Any]]:
-        """The classes, their ids the values in the label images."""
         return [{"id": k, "name": name} for k, name in enumerate(self._names, self._first)]
 
     @property
     def summary(self) -> str:
-        """Values of the files, and the most frequent classes."""
         largest = [k for k in np.argsort(-self._pixels_C, kind="stable")[:5] if self._pixels_C[k]]
         shares = ", ".join(
             f"{self._names[k]} {self._pixels_C[k] / self._images:.1%}" for k in largest
@@ -261,11 +241,7 @@ OUTPUTS: dict[str, Callable[[DictConfig, nn.Module, Path, float], PredictionOutp
 
 
 def output_key(output: dict[str, Any]) -> str:
-    """The key of a model's output that is written.
-
-    Raises:
-        UserError: there is none that prediction knows.
-    """
+    """The key of a model's output that is written."""
     for key in OUTPUTS:
         if key in output:
             return key

@@ -93,7 +93,7 @@ class Predictor:
             sample["original"] = torch.from_numpy(original.transpose(2, 0, 1).copy())
         with torch.no_grad():
             (output,) = self.model([sample])
-        return {key: _on_cpu(value) for key, value in output.items()}
+        return {k: v.to("cpu") if hasattr(v, "to") else v for k, v in output.items()}
 
 
 def _preparation(cfg: DictConfig) -> tuple[T.Augmentation, str]:
@@ -114,7 +114,3 @@ def _preparation(cfg: DictConfig) -> tuple[T.Augmentation, str]:
     if not isinstance(augmentations, T.Augmentation):  # a plain list, as own mappers may have it
         augmentations = T.AugmentationList(augmentations)
     return augmentations, image_format
-
-
-def _on_cpu(value: Any) -> Any:
-    return value.to("cpu") if hasattr(value, "to") else value

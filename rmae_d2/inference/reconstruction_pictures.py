@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
-from PIL import Image
 
 from ..data import CropResizeTransform, read_image
 from ..data.images import label_indices
@@ -18,7 +17,8 @@ from ..errors import UserError
 from ..modeling import RMAE, ChannelRegionBranch, num_visible
 from ..regions import FelzenszwalbSource, InstanceSource, RegionRecord, SamSource
 from ..visualization import draw_regions
-from ..visualization.reconstruction_panels import Panel, draw_contact_sheet, draw_panel
+from ..visualization.reconstruction import Panel, draw_contact_sheet, draw_panel
+from ..visualization.sheets import save_picture
 from .finished_run import load_run
 from .predict_inputs import list_inputs
 
@@ -41,9 +41,6 @@ def region_source(
     Args:
         name: ``fh``, the paper's unsupervised one; ``json``, instance masks in COCO's or LVIS's format;
             ``sam``.
-
-    Raises:
-        UserError: a file or package that it needs is not there.
     """
     if name == "fh":
         return FelzenszwalbSource(scales=_FH_SCALES)
@@ -75,24 +72,14 @@ def draw_reconstruction_pictures(
 
     Args:
         weights: checkpoint of a pre-training run: R-MAE, MAE (no regions are drawn), or RAE (no pixels).
-        inputs: image files, folders, lists and COCO jsons.
         output: folder for the PNGs, named as the photos, and :data:`SHEET`.
         source: of the regions; not asked where the model needs none.
         config_file: of the run; None for the config.yaml beside its weights.
-        overrides: ``key=value`` of the config.
         mask_ratios: shares of hidden pixel patches, a row each; none for the model's own. The region branch
             follows, unless its config gives it a ratio of its own.
         seed: of the masks; photo i has seed + i, whatever the ratio, so a higher one hides more patches.
         max_images: the first so many inputs.
         max_regions: drawn of a photo.
-
-    Returns:
-        the files written, the sheet last.
-
-    Raises:
-        UserError: for a config or ratio that the model can't have, or regions that do not fit a photo.
-        CheckpointError: where weights are missing or do not fit.
-        ImageReadError: for a broken photo.
     """
     if max_images < 1 or max_regions < 1:
         raise UserError(f"--max-images {max_images}, --max-regions {max_regions}: 1 or more")
@@ -123,12 +110,12 @@ def draw_reconstruction_pictures(
             for ratio in ratios
         ]
         path = output / f"{os.path.splitext(photo.picture)[0]}.png"
-        written.append(_save(draw_panel(panels, model.norm_pix_loss), path))
+        written.append(save_picture(draw_panel(panels, model.norm_pix_loss), path))
         of_all += panels
     if not of_all:
         raise UserError("no photos among --input")
     sheet = draw_contact_sheet(of_all, model.norm_pix_loss)
-    return [*written, _save(sheet, output / SHEET)]
+    return [*written, save_picture(sheet, output / SHEET)]
 
 
 def _check(model: RMAE, ratios: Sequence[float]) -> None:
@@ -144,11 +131,7 @@ def _check(model: RMAE, ratios: Sequence[float]) -> None:
 def _centre(
     model: RMAE, photo: dict[str, Any], source: RegionSource
 ) -> tuple[NDArray[np.uint8], RegionRecord | None]:
-    """The largest centred part of the model's shape, at its size, and the regions there.
-
-    Args:
-        photo: ``file_name`` and, where its data set has one, ``image_id``.
-    """
+    """The largest centred part of the model's shape, at its size, and the regions there."""
     whole = read_image(photo["file_name"])
     height, width = whole.shape[:2]
     high, wide = model.backbone.net.img_size
@@ -181,7 +164,8 @@ def _choose(
     for index in order.tolist():
         if len(shown) == max_regions:
             break
-        if all(_iou(record, index, other) < _SAME_IOU for other in shown):
+        pairs = (record.select([index, other]) for other in shown)
+        if all((a & b).sum() < _SAME_IOU * max(1, (a | b).sum()) for a, b in pairs):
             shown.append(index)
     wanted = OmegaConf.select(cfg, "dataloader.train.mapper.num_regions", default=_NUM_REGIONS)
     if isinstance(model.region_branch, ChannelRegionBranch):  # which takes exactly as many
@@ -195,18 +179,7 @@ def _choose(
     return record.select(shown), record.select(filled)
 
 
-def _iou(record: RegionRecord, one: int, other: int) -> float:
-    a, b = record.select([one, other])
-    return float((a & b).sum() / max(1, (a | b).sum()))
-
-
 def _predict(model: RMAE, sample: dict[str, Any], ratio: float) -> dict[str, torch.Tensor]:
     with torch.no_grad():
         (output,) = model([sample], mask_ratio=ratio)
     return {key: value.cpu() for key, value in output.items()}
-
-
-def _save(picture: NDArray[np.uint8], path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path)
-    return path

@@ -28,14 +28,10 @@ class Query(NamedTuple):
         return "cls token" if self.x is None else f"patch at {self.x},{self.y}"
 
 
-def patch_of(query: Query, size: tuple[int, int], grid: tuple[int, int]) -> tuple[int, int]:
-    """(row, column) of the patch with a pixel of an image of (H, W), where the grid covers all of it.
-
-    Raises:
-        UserError: outside of the image.
-    """
+def patch_of(query: Query, size: tuple[int, int], grid: tuple[int, int]) -> tuple[int, int] | None:
+    """(row, column) of the patch with a pixel of an image of (H, W) that the grid covers; None for cls."""
     if query.x is None or query.y is None:
-        raise UserError("the cls token is no patch")
+        return None
     if not (0 <= query.x < size[1] and 0 <= query.y < size[0]):
         raise UserError(
             f"query {query.x},{query.y} lies outside of the image of {size[1]}x{size[0]} (width x height)"

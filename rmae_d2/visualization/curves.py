@@ -1,28 +1,24 @@
-"""Pictures of what runs measured."""
+"""Pictures of what runs and evaluations measured."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..events import Point, read_run, results, step_values
 
 
 def draw_loss_curve(folder: str | Path, path: str | Path) -> Path:
-    """Draws every ``loss*`` and the learning rate over iterations, as a PNG.
-
-    Args:
-        folder: of the run.
-        path: where to.
-    """
+    """Draws every ``loss*`` and the learning rate over iterations, as a PNG."""
     values = step_values(read_run(folder)[0])
     names = sorted(name for name in values if name.startswith("loss"))
-    figure = Figure(figsize=(7, 4), dpi=120)
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    figure, (axes,) = _figure(7, 4)
     for name in names:
         axes.plot(*zip(*values[name], strict=True), label=name)
     rate = axes.twinx()
@@ -34,9 +30,7 @@ def draw_loss_curve(folder: str | Path, path: str | Path) -> Path:
     if names:
         axes.legend(loc="upper right")
     axes.grid(alpha=0.3)
-    figure.tight_layout()
-    figure.savefig(path)
-    return Path(path)
+    return _saved(figure, path)
 
 
 def draw_metrics(
@@ -47,15 +41,12 @@ def draw_metrics(
     Args:
         runs: label and folder of each; runs of one label, such as seeds, share a colour.
         names: of results, such as ``bbox/AP``, or of values of steps.
-        path: where to.
 
     Raises:
         UserError: a run has no such value; names those near it.
     """
     labels = list(dict.fromkeys(label for label, _ in runs))
-    figure = Figure(figsize=(5.5 * len(names), 4), dpi=120)
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(names), squeeze=False)[0]
+    figure, panels = _figure(5.5 * len(names), 4, len(names))
     for axes, name in zip(panels, names, strict=True):
         seen = set()
         for label, folder in runs:
@@ -70,9 +61,7 @@ def draw_metrics(
         axes.set_ylabel(name)
         axes.legend()
         axes.grid(alpha=0.3)
-    figure.tight_layout()
-    figure.savefig(path)
-    return Path(path)
+    return _saved(figure, path)
 
 
 def _points(folder: str | Path, name: str) -> list[Point]:
@@ -84,3 +73,46 @@ def _points(folder: str | Path, name: str) -> list[Point]:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:10]
     hint = f"did you mean {', '.join(near)}?" if near else "it has no values at all"
     raise UserError(f"{folder} has no {name}: {hint}")
+
+
+def draw_iou_curves(
+    curves: Mapping[str, tuple[Sequence[int], Sequence[float], Sequence[float]]],
+    path: str | Path,
+    *,
+    title: str,
+    unit: str,
+) -> Path:
+    """Draws mean IoU with bands of one standard error, as a PNG.
+
+    Args:
+        curves: name of a method -> counts, mean IoU in [0, 1], its standard errors.
+        unit: what is counted, such as "clicks".
+    """
+    figure, (axes,) = _figure(7, 4.5)
+    for i, (name, (counts, mean, error)) in enumerate(curves.items()):
+        low = [m - e for m, e in zip(mean, error, strict=True)]
+        high = [m + e for m, e in zip(mean, error, strict=True)]
+        axes.fill_between(counts, low, high, color=f"C{i}", alpha=0.2, linewidth=0)
+        axes.plot(counts, mean, color=f"C{i}", marker=".", label=name)
+    axes.set_xlabel(unit)
+    axes.set_ylabel("mean IoU (band: standard error)")
+    axes.set_ylim(0, 1)
+    axes.margins(x=0.02)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_title(title, fontsize=10)
+    axes.legend(loc="best", fontsize=9)
+    axes.grid(alpha=0.3)
+    return _saved(figure, path)
+
+
+def _figure(width: float, height: float, panels: int = 1) -> tuple[Figure, NDArray[Any]]:
+    """A figure of inches, and its panels side by side."""
+    figure = Figure(figsize=(width, height), dpi=120)
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(1, panels, squeeze=False)[0]
+
+
+def _saved(figure: Figure, path: str | Path) -> Path:
+    figure.tight_layout()
+    figure.savefig(path)
+    return Path(path)

@@ -12,11 +12,7 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 from .palette import class_palette
-
-# Pixels. On smaller pictures names would cover the objects.
-_SHORTEST_LONG_SIDE = 640
-# The Visualizer's letters vanish at 10.
-_LARGEST_SCALE = 5.0
+from .sheets import enlargement
 
 
 def draw_instances(
@@ -50,7 +46,8 @@ def draw_instances(
             f"pictures need OpenCV ({error}): pip install opencv-python-headless"
         ) from error
     shown = instances[instances.scores >= score_threshold]
-    scale = min(max(1.0, _SHORTEST_LONG_SIDE / max(image_HWC.shape[:2])), _LARGEST_SCALE)
+    # On small pictures names would cover the objects; the Visualizer's letters vanish at 10 times.
+    scale = enlargement(*image_HWC.shape[:2])
     visualizer = Visualizer(image_HWC, Metadata(), scale=scale)
     if len(shown):
         visualizer.overlay_instances(

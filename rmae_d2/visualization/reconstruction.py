@@ -1,29 +1,31 @@
-"""Reconstructions as one picture: what the model was given, and what it made of it.
+"""What a model was given of a photo and its regions, and what it made of that.
 
-A row a sample: image, mask probability (of a masking policy that learned one), masked image, pixel
-reconstruction; then for a few regions: region, masked region, predicted region.
+Letters: K regions, C channels, H W pixels, L patches.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ..modeling import mask_to_pixels
 from ..regions import unpack_bits
-from .sheets import SheetRow, contact_sheet
+from .sheets import Picture, SheetRow, contact_sheet
 
 _GRAY = 128  # of hidden patches
 _MIN_WIDTH = 112  # of a tile, for its title
 
 
 def draw_reconstructions(
-    samples: Sequence[dict[str, Any]], outputs: list[dict[str, Tensor]], max_regions: int = 3
+    samples: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]], max_regions: int = 3
 ) -> NDArray[np.uint8]:
-    """Draws samples and an RMAE's evaluation outputs.
+    """Draws samples and an RMAE's evaluation outputs, a row a sample.
+
+    A row has the image, the mask probability (of a masking policy that learned one), the masked image and the
+    pixels predicted; then for a few regions: region, masked region, predicted region.
 
     Args:
         samples: as the mapper gives them, ``image`` (C, H, W) 0-255; of other than three channels the first
@@ -40,51 +42,176 @@ def draw_reconstructions(
         titles.insert(1, "mask probability")
     if "reconstruction" in outputs[0]:
         titles.append("pixels predicted")
-    if "region_probability" in outputs[0]:
-        shown = (len(rows[0]) - len(titles)) // 3
-        for k in range(shown):
-            titles += [f"region {k + 1}", "visible patches", "region predicted"]
+    for k in range((len(rows[0]) - len(titles)) // 3):
+        titles += [f"region {k + 1}", "visible patches", "region predicted"]
     side = max(rows[0][0].shape[:2])
     return contact_sheet([SheetRow("", row) for row in rows], titles, side=side)
 
 
 def _row(sample: dict[str, Any], output: dict[str, Tensor], max_regions: int) -> list[NDArray[Any]]:
     image = _rgb(sample["image"])
-    hidden = _pixel_mask(output["mask"], sample["image"].shape[1:])
-    tiles = [image, np.where(hidden, _GRAY, image)]
+    tiles = [image, _masked(image, output["mask"])]
     if "mask_probability" in output:
-        tiles.insert(1, _heat(output["mask_probability"], sample["image"].shape[1:]))
+        tiles.insert(1, _heat(output["mask_probability"], image))
     if "reconstruction" in output:
         tiles.append(_rgb(output["reconstruction"]))
     if "region_probability" in output:
         probability = output["region_probability"].float().cpu().numpy()
-        hidden = _pixel_mask(output["region_mask"], sample["image"].shape[1:])
         truths = unpack_bits(sample["regions"].cpu().numpy(), len(probability))
         largest = sorted(range(len(truths)), key=lambda k: int(truths[k].sum()), reverse=True)
         # A region that no scale splits is found at every scale: repeats come last.
         first = set({truths[k].tobytes(): k for k in reversed(largest)}.values())
         for k in sorted(largest, key=lambda k: k not in first)[:max_regions]:
-            truth = truths[k]
-            region = np.repeat(np.where(truth, 255, 0)[:, :, None], 3, axis=2)
-            predicted = np.repeat((probability[k] * 255)[:, :, None], 3, axis=2)
-            tiles += [region, np.where(hidden, _GRAY, region), predicted]
+            region = _three(np.where(truths[k], 255, 0))
+            tiles += [region, _masked(region, output["region_mask"]), _three(probability[k] * 255)]
     enlarge = -(-_MIN_WIDTH // tiles[0].shape[1])
     return [tile.astype(np.uint8).repeat(enlarge, 0).repeat(enlarge, 1) for tile in tiles]
 
 
 def _rgb(image_CHW: Tensor) -> NDArray[Any]:
     image = image_CHW.float().cpu().round().numpy().transpose(1, 2, 0)
-    return image if image.shape[2] == 3 else np.repeat(image[:, :, :1], 3, axis=2)
+    return image if image.shape[2] == 3 else _three(image[:, :, 0])
 
 
-def _pixel_mask(mask_L: Tensor, size: torch.Size) -> NDArray[np.bool_]:
-    """(H, W, 1), to choose between pictures."""
-    return mask_to_pixels(mask_L.cpu(), (size[0], size[1])).numpy()[:, :, None]
+def _three(values_HW: NDArray[Any]) -> NDArray[Any]:
+    return np.repeat(values_HW[:, :, None], 3, axis=2)
 
 
-def _heat(probability_L: Tensor, size: torch.Size) -> NDArray[Any]:
+def _pixels_of(values_L: Tensor, picture: NDArray[Any]) -> NDArray[Any]:
+    """What patches have, at the picture's size, (H, W)."""
+    size = (picture.shape[0], picture.shape[1])
+    return np.asarray(mask_to_pixels(values_L.cpu(), size))
+
+
+def _masked(picture_HWC: NDArray[Any], mask_L: Tensor) -> NDArray[Any]:
+    return np.where(_pixels_of(mask_L, picture_HWC)[:, :, None], _GRAY, picture_HWC)
+
+
+def _heat(probability_L: Tensor, picture: NDArray[Any]) -> NDArray[Any]:
     """Black for 0, through red and yellow to white for the highest, (H, W, 3)."""
     from matplotlib import colormaps
 
-    share = mask_to_pixels((probability_L / probability_L.max()).float().cpu(), (size[0], size[1]))
-    return (colormaps["hot"](share.numpy())[:, :, :3] * 255).round()
+    share = _pixels_of((probability_L / probability_L.max()).float(), picture)
+    return (colormaps["hot"](share)[:, :, :3] * 255).round()
+
+
+_NORMALISED = (
+    "Pixels predicted: the model predicts patches normalised to zero mean and unit variance; they are shown "
+    "with the mean and variance that each patch has in the original, which the model does not predict."
+)
+_AS_THEY_ARE = "Pixels predicted: as the model predicts them."
+_VISIBLE = "Visible patches are shown as they were given, in the predictions too."
+_REGIONS = "Regions predicted: white for probability 1, black for 0."
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One photo through the model, at one mask ratio.
+
+    Attributes:
+        image: uint8 (H, W, 3), as the model was given it.
+        output: of the model in evaluation mode, on the CPU.
+        regions: bool (K, H, W), those that are shown: the first K of the output's.
+        all_regions: a picture of them; None where the model gets none.
+    """
+
+    title: str
+    mask_ratio: float
+    image: Picture
+    output: dict[str, Tensor]
+    regions: NDArray[np.bool_]
+    all_regions: Picture | None = None
+
+
+def draw_panel(panels: list[Panel], norm_pix_loss: bool, side: int = 224) -> Picture:
+    """One photo: for each mask ratio a row of pixels, then one for each region.
+
+    Args:
+        norm_pix_loss: whether the model predicts normalised pixels.
+        side: of a picture on the sheet, pixels.
+    """
+    output = panels[0].output
+    has_regions = "region_probability" in output
+    rows = []
+    for panel in panels:
+        pixels = _pixels(panel)
+        if "reconstruction" not in output:
+            pixels.insert(1, None)
+        rows.append(SheetRow(_title(panel), [*pixels, *([panel.all_regions] * has_regions)]))
+        for k in range(len(panel.regions) if has_regions else 0):
+            # In the photo: the region as it is, the rest dim.
+            dim = np.where(panel.regions[k][:, :, None], panel.image, panel.image // 4)
+            rows.append(SheetRow(_region_title(panel, k), [*_region(panel, k), dim]))
+    titles = ["given", "predicted", "original", *(["regions in the image"] * has_regions)]
+    return contact_sheet(rows, titles, _caption(output, norm_pix_loss), side)
+
+
+def draw_contact_sheet(panels: list[Panel], norm_pix_loss: bool, side: int = 160) -> Picture:
+    """Several photos: a row a photo and mask ratio, with the first of its regions, as the paper has it."""
+    output = panels[0].output
+    titles = ["masked image", "pixels predicted", "image"]
+    if "reconstruction" not in output:
+        titles.remove("pixels predicted")
+    if "region_probability" in output:
+        titles += ["masked region", "region predicted", "region", "all regions"]
+    rows = []
+    for panel in panels:
+        title, pictures = _title(panel), _pixels(panel)
+        if "region_probability" in output:
+            found = len(panel.regions) > 0
+            title += f"; {_region_title(panel, 0) if found else 'no region'}"
+            pictures += [*(_region(panel, 0) if found else [None] * 3), panel.all_regions]
+        rows.append(SheetRow(title, pictures))
+    return contact_sheet(rows, titles, _caption(output, norm_pix_loss), side)
+
+
+def region_iou(truth_HW: NDArray[np.bool_], predicted_HW: Any, hidden_HW: Any) -> float:
+    """Intersection over union of a region and its prediction (probability 1/2), of hidden pixels only.
+
+    Returns:
+        in [0, 1]; 1 where both are empty.
+    """
+    truth, predicted = truth_HW & hidden_HW, (predicted_HW >= 0.5) & hidden_HW
+    union = int((truth | predicted).sum())
+    return int((truth & predicted).sum()) / union if union else 1.0
+
+
+def _title(panel: Panel) -> str:
+    return f"{panel.title}: {panel.mask_ratio:.0%} of the patches hidden"
+
+
+def _pixels(panel: Panel) -> list[Picture | None]:
+    """Masked image, prediction where there is one, image."""
+    pictures: list[Picture | None] = [_bytes(_masked(panel.image, panel.output["mask"]))]
+    if "reconstruction" in panel.output:
+        pictures.append(_bytes(panel.output["reconstruction"].numpy().transpose(1, 2, 0)))
+    return [*pictures, panel.image]
+
+
+def _region(panel: Panel, k: int) -> list[Picture]:
+    """Masked region, prediction, region."""
+    region = _three(np.where(panel.regions[k], 255, 0))
+    predicted = _three(panel.output["region_probability"][k].float().numpy() * 255)
+    masked = _masked(region, panel.output["region_mask"])
+    return [_bytes(tile) for tile in (masked, predicted, region)]
+
+
+def _region_title(panel: Panel, k: int) -> str:
+    probability = panel.output["region_probability"][k].float().numpy()
+    hidden = _pixels_of(panel.output["region_mask"], panel.image)
+    iou = region_iou(panel.regions[k], probability, hidden)
+    return f"region {k + 1}, IoU {iou:.2f} on hidden patches"
+
+
+def _bytes(values: NDArray[Any]) -> Picture:
+    picture: Picture = values.round().clip(0, 255).astype(np.uint8)
+    return picture
+
+
+def _caption(output: dict[str, Tensor], norm_pix_loss: bool) -> str:
+    parts = []
+    if "reconstruction" in output:
+        parts.append(_NORMALISED if norm_pix_loss else _AS_THEY_ARE)
+    if "region_probability" in output:
+        parts.append(_REGIONS)
+    return " ".join([*parts, _VISIBLE])

@@ -47,12 +47,6 @@ def is_kept(done: int, period: int) -> bool:
 def keep_sample(run: Path, picture: NDArray[Any], done: int, period: int) -> Path:
     """Writes a picture, then deletes those of this period that are now too many.
 
-    Args:
-        run: the run's folder.
-        picture: RGB, (height, width, 3) uint8.
-        done: iterations before it.
-        period: iterations between two pictures.
-
     Raises:
         OSError: it could not be written.
     """

@@ -8,10 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from .palette import class_palette, label_edges
+from .sheets import enlargement
 
-# Pixels. Smaller pictures are enlarged to it, at most so many times.
-_SHORTEST_LONG_SIDE = 640
-_LARGEST_SCALE = 5.0
 # Share of the colour over the image; edges between classes have it pure.
 _OPACITY = 0.55
 # Of letters, pixels: a part of the picture's long side.
@@ -31,12 +29,7 @@ class ClassShare(NamedTuple):
 
 
 def class_shares(labels_HW: NDArray[np.uint8], class_names: Sequence[str]) -> list[ClassShare]:
-    """The classes that are there and their share of the pixels, 0-1, the largest first.
-
-    Args:
-        labels_HW: uint8, class numbers.
-        class_names: by class number; must have all of them.
-    """
+    """The classes that are there and their share of the pixels, 0-1, the largest first."""
     counts = np.bincount(labels_HW.reshape(-1), minlength=len(class_names))
     order = np.argsort(-counts, kind="stable")
     return [
@@ -61,7 +54,7 @@ def draw_semantic(
         is longer than the photo, white fills the rest below that.
     """
     height, width = labels_HW.shape
-    scale = min(max(1.0, _SHORTEST_LONG_SIDE / max(height, width)), _LARGEST_SCALE)
+    scale = enlargement(height, width)
     size = (round(width * scale), round(height * scale))
     photo = Image.fromarray(image_HWC).resize(size, Image.Resampling.BICUBIC)
     labels = np.asarray(Image.fromarray(labels_HW).resize(size, Image.Resampling.NEAREST))

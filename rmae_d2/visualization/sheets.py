@@ -1,6 +1,7 @@
 """Pictures in rows and columns, with titles: what the picture tools write."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -55,6 +56,18 @@ def contact_sheet(
         sheet.paste(band, (0, top))
         top += band.height
     return np.asarray(sheet)
+
+
+def save_picture(picture: Picture, path: Path) -> Path:
+    """Writes a picture in the format of its name, in a new folder where need be; the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path)
+    return path
+
+
+def enlargement(height: int, width: int) -> float:
+    """How much a picture is enlarged for lines and letters to fit: its long side to 640, at most 5 times."""
+    return min(max(1.0, 640 / max(height, width)), 5.0)
 
 
 def _sized(picture: Picture, side: int) -> Image.Image:

@@ -127,13 +127,13 @@ def test_choices_are_those_of_the_library():
     )
     from rmae_d2.commands.benchmarks import common, step
     from rmae_d2.evaluation.interactive import PROTOCOLS
-    from rmae_d2.inference import attention_models, reconstruction_pictures, region_views
+    from rmae_d2.inference import attention, reconstruction_pictures, region_views
     from rmae_d2.modeling import PRECISIONS, VIT_SIZES
 
     assert set(convert.TARGETS) == set(TARGETS)
     assert evaluate_interactive.PROTOCOLS == PROTOCOLS
     assert evaluate_interactive.RESOLUTIONS == region_views.RESOLUTIONS
-    assert set(visualize_attention.NORMALIZATIONS) == set(attention_models.NORMALIZATIONS)
+    assert set(visualize_attention.NORMALIZATIONS) == set(attention.NORMALIZATIONS)
     assert visualize_reconstruction.SOURCES == reconstruction_pictures.SOURCES
     assert set(benchmark.SIZES) == set(VIT_SIZES) and set(benchmark.PRECISIONS) == set(PRECISIONS)
     assert (*step.VARIANTS, *step.PLAIN) == benchmark.VARIANTS

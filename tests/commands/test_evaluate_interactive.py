@@ -50,7 +50,7 @@ def test_a_curve_and_its_picture(cli, run, tmp_path):
         *("--output", tmp_path / "new/curves"),
     )
     assert code == 0, output
-    assert "| method | 0 | 1 | 2 | 3 | 5 | 10 | 20 |" in output
+    assert "| method | 0 | 1 | 2 | 3 | 5 | 10 | 20 |" in " ".join(output.split())
     report = json.loads((tmp_path / "new/curves/interactive_patches.json").read_text())
     assert report["objects"] == 3 and report["counts"] == list(range(21))
     assert report["predictor"] == {"resolution": "resize", "mask_ratio": 0.5, "seed": 0}

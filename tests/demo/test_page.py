@@ -317,18 +317,6 @@ def test_bad_files_are_refused_and_the_image_stays(user, tmp_path, data, name, t
     assert person.text("#error") == ""
 
 
-def test_two_users_at_once(user):
-    first, second = user(), user(color_scheme="dark")
-    first.example("coffee")
-    second.example("astronaut")
-    for column in range(3):
-        first.click(2, column)
-        second.click(5, column)
-    assert "coffee" in first.page.get_attribute("#canvas", "aria-label")
-    shapes = [array(person.download("Mask PNG")[1]).shape for person in (first, second)]
-    assert shapes == [(400, 600), (512, 512)]
-
-
 def test_an_image_that_is_gone_is_sent_again(browser, serve, predictor):
     from rmae_d2.demo import Limits
     from rmae_d2.demo.examples import default_examples

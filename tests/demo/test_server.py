@@ -110,20 +110,6 @@ def test_files_hold_the_predictors_masks(client, predictor):
         assert annotation["score"] == pytest.approx(score, abs=1e-4)
 
 
-def test_regions_open_with_pycocotools(client, tmp_path):
-    from pycocotools.coco import COCO
-
-    key = open_image(client, picture(3))["key"]
-    query = {"regions": [MARKS], "name": "a.png"}
-    (tmp_path / "regions.json").write_bytes(
-        client.post(f"/api/images/{key}/regions.json", json=query).content
-    )
-    coco = COCO(str(tmp_path / "regions.json"))
-    (annotation,) = coco.loadAnns(coco.getAnnIds())
-    mask = as_array(client.post(f"/api/images/{key}/mask.png", json={**query, "chosen": 0}))
-    assert np.array_equal(coco.annToMask(annotation) * 255, mask)
-
-
 def test_large_images_are_drawn_reduced_and_written_whole(client):
     image = open_image(client, picture(4, (40, 1000)))
     query = {"regions": [MARKS], "chosen": 0}

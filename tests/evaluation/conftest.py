@@ -144,10 +144,7 @@ def small():
             {"id": 20, "file_name": "b.jpg", "height": 30, "width": 60},
         ],
         "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}],
-        "annotations": [
-            _square(1, 10, 3, [5, 5, 20, 20]),
-            _square(2, 20, 7, [10, 4, 8, 12]),
-        ],
+        "annotations": [_square(1, 10, 3, [5, 5, 20, 20]), _square(2, 20, 7, [10, 4, 8, 12])],
     }
 
 

@@ -61,20 +61,16 @@ def test_names_without_their_json_stand_with_class_numbers(small, register, capl
 
 
 @pytest.mark.parametrize(
-    ("cfg", "error", "says"),
+    ("cfg", "says"),
     [
-        ({}, UserError, "does not say which classes"),
-        ({"dataloader": {"test": None, "evaluator": [1]}}, UserError, "does not say which"),
-        ({"dataloader": {"test": {"dataset": {"names": "coco_2018"}}}}, UserError, "'coco_2018'"),
-        (
-            {"dataloader": {"test": {"dataset": {"json": "/no/own.json"}}}},
-            UserError,
-            "/no/own.json",
-        ),
+        ({}, "does not say which classes"),
+        ({"dataloader": {"test": None, "evaluator": [1]}}, "does not say which"),
+        (config(names="coco_2018"), "'coco_2018'"),
+        (config(json="/no/own.json"), "/no/own.json"),
     ],
 )
-def test_unknown(cfg, error, says):
-    with pytest.raises(error, match=says):
+def test_unknown(cfg, says):
+    with pytest.raises(UserError, match=says):
         classes_of(OmegaConf.create(cfg))
 
 

@@ -7,23 +7,23 @@ from hypothesis import strategies as st
 
 from rmae_d2.errors import UserError
 from rmae_d2.evaluation.interactive import (
+    Click,
     Curve,
+    FHSegments,
+    GivenPatches,
+    RandomWalker,
     Target,
     choose_objects,
     clicks_protocol,
     decode,
-    iou,
-    patches_protocol,
-    summary,
-    table,
-)
-from rmae_d2.evaluation.interactive_baselines import FHSegments, GivenPatches, RandomWalker
-from rmae_d2.evaluation.interactive_hints import (
-    Click,
     hints_of_clicks,
     hints_of_patches,
+    iou,
+    iou_table,
     next_click,
     patch_order,
+    patches_protocol,
+    summary,
 )
 
 GRID, P, SIZE = (4, 5), 8, (32, 40)
@@ -41,6 +41,8 @@ NOTHING = np.zeros(SIZE, bool)
 class Oracle:
     """Knows the objects; answers with them from the first hint on."""
 
+    by_patches = False
+
     def __init__(self, *masks):
         self.masks = masks
         self.seen = []
@@ -54,40 +56,35 @@ class Oracle:
         pairs = zip(truth, hints, strict=True)
         return np.stack([m & bool((h.seeds >= 0).any()) for m, h in pairs])
 
-    def spent(self, hints):
-        return hints.seeds >= 0
-
 
 class TestClicks:
     def test_in_the_middle_of_what_is_missing(self):
         click = next_click(rectangle(4, 6, 9, 17), NOTHING, NOTHING)
         assert click.positive and click.y == 6 and 8 <= click.x <= 14
 
-    def test_on_what_is_too_much(self):
-        truth, found = rectangle(4, 6, 9, 17), rectangle(4, 6, 29, 17)
-        click = next_click(truth, found, NOTHING)
-        assert not click.positive and (click.y, click.x) == (14, 11)
-
-    def test_the_larger_circle_wins_not_the_larger_area(self):
-        truth = rectangle(0, 0, 2, 40) | rectangle(10, 10, 17, 17)
-        assert next_click(truth, NOTHING, NOTHING) == Click(13, 13, True)
-
-    def test_missing_before_surplus_where_equal(self):
-        click = next_click(rectangle(2, 2, 7, 7), rectangle(20, 20, 25, 25), NOTHING)
-        assert click == Click(4, 4, True)
-
-    def test_no_second_time_where_it_is_spent(self):
-        truth = rectangle(2, 2, 9, 9) | rectangle(20, 20, 23, 23)
-        assert next_click(truth, NOTHING, rectangle(0, 0, 10, 10)) == Click(21, 21, True)
-        assert next_click(truth, NOTHING, ~NOTHING) is None
-
-    def test_none_where_all_is_well(self):
-        assert next_click(rectangle(2, 2, 9, 9), rectangle(2, 2, 9, 9), NOTHING) is None
-
-    def test_one_pixel_and_whole_images(self):
-        assert next_click(rectangle(31, 39, 32, 40), NOTHING, NOTHING) == Click(39, 31, True)
-        click = next_click(~NOTHING, NOTHING, NOTHING)
-        assert click.y in (15, 16) and 15 <= click.x <= 24
+    @pytest.mark.parametrize(
+        ("truth", "found", "spent", "expected"),
+        [
+            (rectangle(4, 6, 9, 17), rectangle(4, 6, 29, 17), NOTHING, Click(11, 14, False)),
+            # The larger circle wins, not the larger area; what is missing before what is too much.
+            (
+                rectangle(0, 0, 2, 40) | rectangle(10, 10, 17, 17),
+                NOTHING,
+                NOTHING,
+                Click(13, 13, True),
+            ),
+            (rectangle(2, 2, 7, 7), rectangle(20, 20, 25, 25), NOTHING, Click(4, 4, True)),
+            (
+                rectangle(2, 2, 9, 9) | rectangle(20, 20, 23, 23),
+                *(NOTHING, rectangle(0, 0, 10, 10), Click(21, 21, True)),
+            ),
+            (rectangle(2, 2, 9, 9), NOTHING, ~NOTHING, None),
+            (rectangle(2, 2, 9, 9), rectangle(2, 2, 9, 9), NOTHING, None),
+            (rectangle(31, 39, 32, 40), NOTHING, NOTHING, Click(39, 31, True)),
+        ],
+    )
+    def test_where_the_next_one_is(self, truth, found, spent, expected):
+        assert next_click(truth, found, spent) == expected
 
     @given(st.integers(0, 10**6))
     def test_always_on_an_error(self, seed):
@@ -267,9 +264,4 @@ def test_means_and_their_errors():
     assert report["methods"]["A"] == {"mean_iou": [0, 0.7], "standard_error": [0, 0.1155]}
     assert report["per_object"][2]["iou"] == {"A": [0, 0.9]}
     assert report["per_object"][2]["area_share"] == 0.05
-    assert table({"A": curve}, (2,)).splitlines()[2] == "| A | 70.0 |"
-
-
-def test_iou():
-    assert iou(NOTHING, NOTHING) == 1
-    assert iou(rectangle(0, 0, 4, 4), rectangle(0, 0, 4, 8)) == 0.5
+    assert iou_table({"A": curve}, (2,)).splitlines()[2].split() == ["|", "A", "|", "70.0", "|"]

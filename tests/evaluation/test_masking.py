@@ -5,6 +5,13 @@ from rmae_d2.evaluation import ForegroundEvaluator
 from rmae_d2.regions import pack_bits
 
 
+@pytest.fixture
+def evaluator():
+    made = ForegroundEvaluator()
+    made.reset()
+    return made
+
+
 def sample(*maps):
     maps = torch.stack(maps)
     return {"regions": torch.from_numpy(pack_bits(maps.numpy())), "num_regions": len(maps)}
@@ -22,10 +29,8 @@ def hidden(*patches, L=24):
     return mask
 
 
-def test_shares_by_hand():
+def test_shares_by_hand(evaluator):
     """Patches of 8 pixels, a grid of 4 x 6; means are over images, not over patches."""
-    evaluator = ForegroundEvaluator()
-    evaluator.reset()
     # Rows 4 to 19 of two regions: patch rows 0 (half), 1 and, 3 of 8 pixel rows, not 2: 12 of 24.
     uneven = torch.zeros(24)
     uneven[:3] = torch.tensor([0.5, 0.25, 0.125])
@@ -49,9 +54,7 @@ def test_shares_by_hand():
     assert report["foreground_ratio"] == pytest.approx(0.625 / 0.375)
 
 
-def test_images_that_say_nothing_are_left_out():
-    evaluator = ForegroundEvaluator()
-    evaluator.reset()
+def test_images_that_say_nothing_are_left_out(evaluator):
     for maps in (rows(0, 0), rows(0, 32)):
         evaluator.process([sample(maps)], [{"mask": hidden(0)}])
     assert evaluator.evaluate() == {"masking": {}}
@@ -60,25 +63,6 @@ def test_images_that_say_nothing_are_left_out():
     assert report == {"hidden_foreground": 0.5, "all_foreground": 0.25, "foreground_ratio": 2.0}
 
 
-def test_random_masks_hide_as_much_of_objects_as_of_anything(make_rmae):
-    """A real model's masks, of 600 images: 18 of 24 patches each, of which 6 are on the object."""
-    model = make_rmae(img_size=(32, 48), regions=None).eval()
-    inputs = [
-        {"image": torch.zeros(3, 32, 48, dtype=torch.uint8), "mask_seed": i, **sample(rows(8, 16))}
-        for i in range(600)
-    ]
-    evaluator = ForegroundEvaluator()
-    evaluator.reset()
-    with torch.no_grad():
-        evaluator.process(inputs, model(inputs))
-    # The share's standard deviation: sqrt(.25 * .75 / 18 * 6 / 23) = 0.052 an image, 0.0021 of 600.
-    report = evaluator.evaluate()["masking"]
-    assert report["hidden_foreground"] == pytest.approx(0.25, abs=0.0085)
-    assert report["all_foreground"] == 0.25
-
-
-def test_samples_without_objects_are_refused():
-    evaluator = ForegroundEvaluator()
-    evaluator.reset()
+def test_samples_without_objects_are_refused(evaluator):
     with pytest.raises(ValueError, match="dataloader.test.mapper.regions, an InstanceSource"):
         evaluator.process([{}], [{"mask": hidden(0)}])

@@ -95,11 +95,7 @@ def test_equals_detectron2(same_data, tmp_path, caplog):
     assert float(rows[0]["IoU"]) == found["IoU-wall"] and rows[0]["class"] == "wall"
 
 
-@given(
-    size=st.integers(1, 60),
-    num_classes=st.integers(1, 7),
-    seed=st.integers(0, 2**31),
-)
+@given(size=st.integers(1, 60), num_classes=st.integers(1, 7), seed=st.integers(0, 2**31))
 def test_by_hand(size, num_classes, seed):
     """Against the definitions, class by class."""
     rng = np.random.default_rng(seed)
@@ -161,11 +157,7 @@ def test_nothing_evaluated(own, caplog):
 @pytest.mark.parametrize(
     "output, error, message",
     [
-        (
-            {"instances": 1},
-            UserError,
-            "needs the output 'sem_seg', the model gives instances",
-        ),
+        ({"instances": 1}, UserError, "needs the output 'sem_seg', the model gives instances"),
         (labels(0, 1, 3, 0), UserError, "predicts class 3, the dataset has 3"),
         (labels(0, -1, 1, 1), UserError, "x.jpg: the model's scores are nan"),
         ({"sem_seg": torch.full((3, 1, 4), torch.nan)}, UserError, "x.jpg.*scores are nan"),

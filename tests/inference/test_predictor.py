@@ -160,7 +160,7 @@ def test_the_file_has_its_name_once_it_is_whole(tmp_path):
     output = InstanceOutput(config(), torch.nn.Identity(), tmp_path, 0.95)
     output.add(input_image(7), instances([]))
     output.add(input_image(8), instances([11, 0]))
-    assert [path.name for path in tmp_path.iterdir()] == ["predictions.json.part"]
+    assert [path.suffix for path in tmp_path.iterdir()] == [".tmp"]
     output.close()
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.json"]
     assert "2 objects, 0 of them of score 0.95 or more: pictures show none" in output.summary

@@ -1,12 +1,11 @@
 """Points, boxes, lines and patches on an image, as patches of a grid."""
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rmae_d2.errors import UserError
-from rmae_d2.inference.prompt_patches import label_patches
+from rmae_d2.inference.region_prompt import label_patches
 
 GRID, SIZE = (4, 6), (40, 120)  # patches of 10 rows and 20 columns of pixels
 
@@ -14,11 +13,6 @@ GRID, SIZE = (4, 6), (40, 120)  # patches of 10 rows and 20 columns of pixels
 def drawn(**arguments):
     rows = label_patches(GRID, SIZE, **arguments)
     return ["".join({-1: ".", 0: "-", 1: "+"}[int(v)] for v in row) for row in rows]
-
-
-def test_nothing_is_known_of_nothing():
-    assert drawn() == ["......"] * 4
-    assert drawn(points=[], scribble=[], patches=[], negative_patches=[]) == ["......"] * 4
 
 
 def test_points():
@@ -90,7 +84,3 @@ def test_what_cannot_be_is_told(arguments, said):
     with pytest.raises(UserError) as error:
         label_patches(GRID, SIZE, **arguments)
     assert said in str(error.value)
-
-
-def test_arrays_are_taken_too():
-    assert label_patches(GRID, SIZE, patches=np.array([[1, 2]]))[1, 2] == 1

@@ -5,64 +5,23 @@ import json
 import numpy as np
 import pytest
 import torch
-from detectron2.config import instantiate
 from PIL import Image
 
-from rmae_d2.config import apply_overrides, get_config, save_config
+from rmae_d2.config import get_config
 from rmae_d2.errors import CheckpointError, UserError
 from rmae_d2.inference import reconstruction_pictures
 from rmae_d2.inference.finished_run import load_run
 from rmae_d2.inference.reconstruction_pictures import draw_reconstruction_pictures, region_source
 
-SIZES = [
-    "model.backbone.net.img_size=[32,48]",
-    "model.backbone.net.patch_size=8",
-    "model.backbone.net.embed_dim=32",
-    "model.backbone.net.depth=1",
-    "model.backbone.net.num_heads=4",
-    "train.device=cpu",
-]
+SIZE = "model.backbone.net.img_size=[32,48]"
 PIXELS = ["model.pixel_decoder.dim=16", "model.pixel_decoder.depth=1"]
 REGIONS = ["model.region_branch.encoder_dim=16", "model.region_branch.decoder_dim=16"]
 
 
 @pytest.fixture(scope="module")
-def make_run(tmp_path_factory):
-    """Writes config.yaml and model_final.pth of a tiny model into a new folder."""
-
-    def make(*overrides, name="demo/rmae_tiny_scenes.py"):
-        folder = tmp_path_factory.mktemp("run")
-        cfg = apply_overrides(get_config(name), [*SIZES, *overrides])
-        torch.manual_seed(0)
-        torch.save({"model": instantiate(cfg.model).state_dict()}, folder / "model_final.pth")
-        save_config(cfg, folder / "config.yaml")
-        return str(folder / "model_final.pth")
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """Two photos with a json: two instances in the first, none in the second."""
-    from skimage import data
-
-    folder = tmp_path_factory.mktemp("photos")
-    for name, photo in (("a.png", data.astronaut()), ("b.png", data.coffee())):
-        Image.fromarray(photo[:120, :160]).save(folder / name)
-    boxes = [[10, 10, 60, 10, 60, 70, 10, 70], [80, 40, 150, 40, 150, 110, 80, 110]]
-    content = {
-        "images": [
-            {"id": i, "file_name": f"{x}.png", "height": 120, "width": 160}
-            for i, x in enumerate("ab")
-        ],
-        "annotations": [
-            {"id": i, "image_id": 0, "segmentation": [box], "category_id": 1}
-            for i, box in enumerate(boxes)
-        ],
-        "categories": [{"id": 1, "name": "thing"}],
-    }
-    (folder / "labels.json").write_text(json.dumps(content))
-    return folder
+def photos(write_coco, tmp_path_factory):
+    """Two instances in the first photo, none in the others."""
+    return write_coco(tmp_path_factory.mktemp("photos"), [(0, 10, 10, 50, 60), (0, 80, 40, 70, 70)])
 
 
 def draw(run, photos, output, source="fh", **arguments):
@@ -72,7 +31,7 @@ def draw(run, photos, output, source="fh", **arguments):
 
 
 def test_rmae(make_run, photos, tmp_path):
-    run = make_run(*PIXELS, *REGIONS)
+    run = make_run(SIZE, *PIXELS, *REGIONS)
     written = draw(run, photos, tmp_path / "one", "json", mask_ratios=[0.5, 0.75], seed=3)
     assert [path.name for path in written] == ["a.png", "b.png", "contact_sheet.png"]
     # Four columns; the second photo has no region, only the pixels of two ratios.
@@ -83,13 +42,9 @@ def test_rmae(make_run, photos, tmp_path):
     assert [p.read_bytes() for p in written] == [p.read_bytes() for p in again]
     source = region_source("json", json=str(photos / "labels.json"))
     # A json's own ids count; those of files and folders do not.
+    given = [str(photos / "labels.json")]
     by_json, *_ = draw_reconstruction_pictures(
-        run,
-        [str(photos / "labels.json")],
-        tmp_path / "four",
-        source,
-        mask_ratios=[0.5, 0.75],
-        seed=3,
+        *(run, given, tmp_path / "four", source), mask_ratios=[0.5, 0.75], seed=3
     )
     assert by_json.read_bytes() == written[0].read_bytes()
     other = draw(run, photos, tmp_path / "three", "json", mask_ratios=[0.5, 0.75], seed=4)
@@ -105,13 +60,13 @@ def test_rmae(make_run, photos, tmp_path):
     ids=["MAE", "RAE"],
 )
 def test_mae_and_rae(make_run, photos, tmp_path, overrides, columns):
-    *_, sheet = draw(make_run(*overrides), photos, tmp_path)
+    *_, sheet = draw(make_run(SIZE, *overrides), photos, tmp_path)
     assert Image.open(sheet).width == columns * 160 + (columns + 1) * 6
 
 
 def test_what_the_model_is_given(make_run, photos, monkeypatch):
     """The middle of the photo; unlike regions first, then the others; nested masks."""
-    _, model = load_run(make_run(*PIXELS, *REGIONS))
+    _, model = load_run(make_run(SIZE, *PIXELS, *REGIONS))
     photo = {"file_name": str(photos / "a.png")}
     image, record = reconstruction_pictures._centre(model, photo, region_source("fh"))
     whole = np.asarray(Image.open(photos / "a.png"))
@@ -119,7 +74,9 @@ def test_what_the_model_is_given(make_run, photos, monkeypatch):
     middle = Image.fromarray(whole[6:113]).resize((48, 32), Image.Resampling.BICUBIC)
     assert image.shape == (32, 48, 3) and record.size == (32, 48)
     assert np.abs(image.astype(int) - np.asarray(middle)).mean() < 3
-    shown, given = reconstruction_pictures._choose(record, model, load_run_cfg(), 3)
+    shown, given = reconstruction_pictures._choose(
+        record, model, get_config("demo/rmae_tiny_scenes.py"), 3
+    )
     assert len(given) == 8 and np.array_equal(given[: len(shown)], shown)
     for k in range(len(shown)):
         for other in range(k):
@@ -130,12 +87,8 @@ def test_what_the_model_is_given(make_run, photos, monkeypatch):
     assert few.sum() == 12 and many.sum() == 18 and not (few & ~many).any()
 
 
-def load_run_cfg():
-    return get_config("demo/rmae_tiny_scenes.py")
-
-
 def test_errors(make_run, photos, tmp_path):
-    run = make_run(*PIXELS, *REGIONS)
+    run = make_run(SIZE, *PIXELS, *REGIONS)
     with pytest.raises(UserError, match="mask_ratio=1.5"):
         draw(run, photos, tmp_path, mask_ratios=[1.5])
     with pytest.raises(UserError, match="--regions sam needs --sam-checkpoint"):

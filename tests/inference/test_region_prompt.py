@@ -1,5 +1,7 @@
 """Masks from a few visible patches, with small networks of random weights."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,9 @@ from hypothesis import strategies as st
 from rmae_d2.config import get_config, save_config
 from rmae_d2.errors import CheckpointError, UserError
 from rmae_d2.inference import RegionPrompt, RegionPromptPredictor
-from rmae_d2.inference.region_completion import mask_confidence
 from rmae_d2.inference.region_views import (
-    at_grid,
     blend_weights,
+    mask_confidence,
     near_grid,
     window_grid,
     window_starts,
@@ -168,20 +169,6 @@ def test_a_model_of_one_size_is_the_same_in_every_resolution(make_rmae):
     np.testing.assert_allclose(found[2], found[0], atol=1e-6)
 
 
-def test_another_grid_shares_the_weights_and_leaves_the_model_alone(make_rmae):
-    model = make_rmae()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    twin = at_grid(model.backbone.net, GRID, (3, 5))
-    assert twin.grid == (3, 5) and twin.pos_embed.shape[1] == 16
-    assert model.backbone.net.grid == GRID
-    assert twin.blocks[0].attn.qkv.weight is model.backbone.net.blocks[0].attn.qkv.weight
-    assert torch.equal(twin.pos_embed[:, 0], model.backbone.net.pos_embed[:, 0])
-    after = model.state_dict()
-    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
-    branch = at_grid(model.region_branch, GRID, (3, 5))
-    assert branch.neck.grid == (3, 5) and branch.encoder.pos_embed.shape[1] == 15
-
-
 @given(st.integers(1, 60), st.integers(1, 12))
 def test_windows_cover_everything(length, window):
     if length < window:
@@ -238,13 +225,6 @@ def test_confidence_by_hand():
     torch.testing.assert_close(scores, torch.tensor([1.6 / 2.4, 0.0]))
 
 
-def test_the_threshold_bounds_the_mask(predictor):
-    prompt = random_prompt(GRID, 5)
-    for threshold in (0.0, 0.3, 0.9):
-        found = predictor.predict([prompt], threshold=threshold)
-        assert np.array_equal(found.masks, found.probabilities > threshold)
-
-
 def test_corners_count_as_outside_where_nothing_else_does(predictor):
     prompt = predictor.prompt(patches=[(1, 1), (0, 0)], assume_background=True)
     assert set(map(tuple, np.argwhere(prompt.visible))) == {(0, 0), (0, 3), (1, 1), (3, 0), (3, 3)}
@@ -258,13 +238,6 @@ def test_corners_count_as_outside_where_nothing_else_does(predictor):
 def test_no_prompts_no_masks(predictor):
     found = predictor.predict([])
     assert found.masks.shape == (0, 32, 32) and found.scores.shape == (0,)
-
-
-def test_many_images_at_a_time(predictor):
-    other = predictor.embed(photo(20, 60, seed=1))
-    prompt = predictor.prompt(points=[(59, 19)], embedding=other)
-    assert predictor.predict([prompt], embedding=other).masks.shape == (1, 20, 60)
-    assert predictor.image_size == (32, 32)
 
 
 def test_what_cannot_be_is_told(make_rmae, predictor):
@@ -295,18 +268,9 @@ def test_models_that_cannot_do_it(make_rmae):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(make_run):
     """A folder as runs leave it: config.yaml and weights, untrained."""
-    from detectron2.config import instantiate
-
-    from rmae_d2.config import apply_overrides
-
-    folder = tmp_path_factory.mktemp("run")
-    overrides = [f"model.backbone.net.{key}={value}" for key, value in SIZES.items()]
-    cfg = apply_overrides(get_config("demo/rmae_tiny_scenes.py"), overrides)
-    save_config(cfg, folder / "config.yaml")
-    torch.save({"model": instantiate(cfg.model).state_dict()}, folder / "model_final.pth")
-    return folder
+    return Path(make_run()).parent
 
 
 def test_from_the_files_of_a_run(run):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rmae_d2.visualization.semantic import class_palette, class_shares, draw_semantic
+from rmae_d2.visualization.semantic import class_palette, draw_semantic
 
 NAMES = ["wall", "tree", "sky"]
 
@@ -22,11 +22,6 @@ def test_a_number_has_its_colour_for_good():
     assert distance[~np.eye(256, dtype=bool)].min() >= 10
     follows = np.abs(np.diff(palette.astype(int), axis=0)).sum(axis=1)
     assert follows.min() > 100
-
-
-def test_shares_are_sorted_by_area(halves):
-    shares = class_shares(halves[1], NAMES)
-    assert [(s.number, s.name, s.share) for s in shares] == [(2, "sky", 0.75), (0, "wall", 0.25)]
 
 
 def test_classes_are_in_their_colours_beside_a_legend(halves):
@@ -86,13 +81,3 @@ def test_every_class_has_its_line():
     seen = set(map(tuple, legend[(legend != legend[:, :1]).any(axis=1)].tolist()))
     assert set(map(tuple, class_palette(255).tolist())) <= seen
     assert (picture[:, -1] == 255).all() and (picture[-1, 1000:] == 255).all()
-
-
-def test_letters_shrink_where_there_are_many_classes():
-    labels = np.repeat(np.arange(100, dtype=np.uint8), 20).reshape(1, 2000).repeat(1500, axis=0)
-    image = np.zeros((1500, 2000, 3), np.uint8)
-    few, many = (
-        draw_semantic(image, planes, [f"the name of class {k}" for k in range(100)])
-        for planes in (labels // 50, labels)
-    )
-    assert 2500 < few.shape[1] < 2900 and many.shape[1] < 1.6 * 2000

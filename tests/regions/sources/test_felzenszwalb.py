@@ -12,7 +12,7 @@ from skimage import data as photos
 from skimage.segmentation import felzenszwalb as by_skimage
 
 from rmae_d2.regions import FelzenszwalbSource, RegionRecord
-from rmae_d2.regions import felzenszwalb as module
+from rmae_d2.regions.sources import felzenszwalb as module
 from rmae_d2.regions.sources.felzenszwalb import felzenszwalb
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -1,0 +1,420 @@
+"""The attention of several models over the same photos, drawn and measured."""
+
+import json as json_module
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from ..checkpoint.encoder import EncoderSize, load_encoder
+from ..config import load_config
+from ..data import CropResizeTransform, read_image
+from ..data.datasets.detection import detection_dataset
+from ..errors import UserError
+from ..evaluation.attention_share import AttentionShare, paired_difference, patch_cover
+from ..modeling.attention_maps import AttentionViT
+from ..regions import InstanceSource
+from ..tables import table
+from ..visualization.attention import Query, draw_attention, draw_components, draw_query, patch_of
+from ..visualization.sheets import Picture, SheetRow, contact_sheet, save_picture
+from .predict_inputs import list_inputs
+
+logger = logging.getLogger(__name__)
+
+#: Mean and standard deviation of RGB pixels, 0-255, that networks want: those of ImageNet (ours, MAE, MoCo
+#: v3, DINO, most of timm), and a half (timm's augreg and other Inception-style weights).
+NORMALIZATIONS = {
+    "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    "half": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+}
+
+
+@dataclass(frozen=True)
+class NamedViT:
+    """One model of a comparison.
+
+    Attributes:
+        kind: of its file; "random" for none.
+        normalization: key of :data:`NORMALIZATIONS`.
+    """
+
+    name: str
+    kind: str
+    size: EncoderSize
+    vit: AttentionViT
+    normalization: str = "imagenet"
+
+    def prepare(self, image_HWC: Picture, side: int | None = None) -> Tensor:
+        """The photo as the model takes it: whole, resized, normalised; (1, 3, h, w) on the model's device.
+
+        Args:
+            image_HWC: uint8 RGB.
+            side: of the shorter side, pixels; None for that of the images the position embedding is for. Both
+                sides are rounded to whole patches.
+        """
+        height, width = image_HWC.shape[:2]
+        patch = self.size.patch_size
+        scale = (side or min(self.size.img_size)) / min(height, width) / patch
+        high, wide = (max(1, round(length * scale)) * patch for length in (height, width))
+        transform = CropResizeTransform(0, 0, width, height, high, wide, width, height)
+        resized = transform.apply_image(image_HWC)
+        mean, std = (torch.tensor(x).view(3, 1, 1) for x in NORMALIZATIONS[self.normalization])
+        pixels = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1))).float()
+        device = next(self.vit.net.parameters()).device
+        return ((pixels - mean) / std)[None].to(device)
+
+    def with_random_weights(self, name: str, seed: int = 0) -> "NamedViT":
+        """A net of the same size as it is before training."""
+        device = next(self.vit.net.parameters()).device
+        net = AttentionViT(self.size.build(seed).to(device))
+        return replace(self, name=name, kind="random", vit=net)
+
+
+def load_models(
+    weights: Sequence[str],
+    names: Sequence[str] = (),
+    *,
+    num_heads: int | None = None,
+    normalizations: Sequence[str] = (),
+    device: torch.device | None = None,
+) -> list[NamedViT]:
+    """Loads the files of a comparison.
+
+    A run's config.yaml beside its weights tells the number of heads and windows, which tensors do not.
+
+    Args:
+        weights: files of any kind that :func:`rmae_d2.checkpoint.load_weights` takes.
+        names: one a file; by default as the files and their folders are called.
+        num_heads: of all of them; None for what config.yaml says, else 64 channels a head.
+        normalizations: keys of :data:`NORMALIZATIONS`, one a file, or one for all.
+
+    Raises:
+        CheckpointError: for a file that is missing, no plain ViT, or does not tell its number of heads.
+        UserError: another number of names than of files, an unknown normalization, or images that are not
+            RGB.
+    """
+    titles = [*names] or _short_names(weights)
+    wanted = [*normalizations] or ["imagenet"]
+    wanted = wanted * len(weights) if len(wanted) == 1 else wanted
+    for option, given in (("--names", titles), ("--normalize", wanted)):
+        if len(given) != len(weights):
+            raise UserError(f"{option}: {len(given)} given for {len(weights)} weight files")
+    for name in wanted:
+        if name not in NORMALIZATIONS:
+            raise UserError(f"--normalize {name}: one of {', '.join(NORMALIZATIONS)}")
+    models = []
+    for path, name, normalization in zip(weights, titles, wanted, strict=True):
+        size, net, kind = load_encoder(path, *_hints(path, num_heads))
+        if size.in_chans != 3:
+            raise UserError(f"{path}: a ViT for images of {size.in_chans} channels, not RGB")
+        vit = AttentionViT(net if device is None else net.to(device))
+        models.append(NamedViT(name, kind, size, vit, normalization))
+    return models
+
+
+def _hints(weights: str, num_heads: int | None) -> tuple[int | None, Any]:
+    """Heads, and side and blocks of windows, as the config beside the weights says; None where none does."""
+    config = Path(weights).parent / "config.yaml"
+    if "://" in weights or not config.is_file():
+        return num_heads, None
+    net = OmegaConf.select(load_config(config), "model.backbone.net")
+    if net is None:
+        return num_heads, None
+    blocks = net.get("window_block_indexes") or ()
+    window = (int(net.get("window_size") or 0), [int(i) for i in blocks])
+    return num_heads or net.get("num_heads"), window if window[0] and window[1] else None
+
+
+def _short_names(weights: Sequence[str]) -> list[str]:
+    """File names without ending; where they repeat, with their folder."""
+    paths = [Path(path) for path in weights]
+    stems = [path.name.split(".")[0] for path in paths]
+    return [
+        stem if stems.count(stem) == 1 else f"{path.parent.name}/{stem}"
+        for path, stem in zip(paths, stems, strict=True)
+    ]
+
+
+def patch_attention(
+    model: NamedViT, images_1CHW: Tensor, layer: str = "-1", head: int | None = None
+) -> Tensor:
+    """What the tokens of one photo attend to.
+
+    Args:
+        layer: number of a block, "-1" for the last, or "rollout".
+        head: number of one; None for the mean of all.
+
+    Returns:
+        float32 (T, T) on the CPU, the cls token first where ``model.vit.prefix`` is 1.
+    """
+    check_layer(layer, head)
+    if head is not None and not 0 <= head < model.vit.num_heads:
+        raise UserError(
+            f"{model.name} has {model.vit.num_heads} heads, numbered from 0: no --head {head}"
+        )
+    try:
+        if layer == "rollout":
+            return model.vit.rollout(images_1CHW)[0].cpu()
+        weights = model.vit.attention(images_1CHW, int(layer))[0]
+    except UserError as error:
+        raise UserError(f"{model.name}: --layer {layer}: {error}") from error
+    return (weights.mean(dim=0) if head is None else weights[head]).cpu()
+
+
+def check_layer(layer: str, head: int | None) -> None:
+    """Refuses what no model could have."""
+    if layer == "rollout":
+        if head is not None:
+            raise UserError("--head with --layer rollout, which is of the mean over the heads")
+        return
+    try:
+        int(layer)
+    except ValueError as error:
+        raise UserError(f"--layer {layer}: the number of a block, -1, or rollout") from error
+
+
+def describe_layer(model: NamedViT, layer: str, head: int | None) -> str:
+    """For titles: "block 11, mean of 12 heads"."""
+    if layer == "rollout":
+        return "rollout"
+    heads = f"mean of {model.vit.num_heads} heads" if head is None else f"head {head}"
+    return f"block {int(layer) % model.vit.depth}, {heads}"
+
+
+_CAPTION = (
+    "Attention: from 0 (dark) to the 98th percentile of each map (light), so strengths do not compare "
+    "between maps; the query's patch is framed. Features: the first three principal components of the last "
+    "block's patches as red, green, blue; each picture has its own, so colours do not compare either."
+)
+
+
+def parse_query(text: str) -> Query:
+    """``x,y`` in pixels of the photo, or ``cls``."""
+    if text == "cls":
+        return Query(None, None)
+    try:
+        x, y = text.split(",")
+        return Query(int(x), int(y))
+    except ValueError as error:
+        raise UserError(f"--query {text}: two whole numbers x,y in pixels, or cls") from error
+
+
+def draw_attention_pictures(
+    models: Sequence[NamedViT],
+    inputs: Sequence[str],
+    output: Path,
+    *,
+    queries: Sequence[Query] = (),
+    layer: str = "-1",
+    head: int | None = None,
+    side: int | None = None,
+    tile: int = 320,
+) -> list[Path]:
+    """Draws one picture a photo: a row a query and one of features, a column a model.
+
+    Args:
+        models: see :func:`.load_models`.
+        output: folder for the PNGs, named as the photos.
+        queries: none for the middle of each photo.
+        layer, head: see :func:`.patch_attention`.
+        side: shorter side of what the models see, see :meth:`.NamedViT.prepare`.
+        tile: longest side of a photo in the picture, pixels.
+    """
+    check_layer(layer, head)
+    written = []
+    for photo in list_inputs(inputs):
+        image = read_image(photo.path)
+        try:
+            middle = Query(image.shape[1] // 2, image.shape[0] // 2)
+            rows = _rows(models, image, queries or [middle], layer, head, side)
+        except UserError as error:
+            raise UserError(f"{photo.path}: {error}") from error
+        titles = ["photo", *(f"{m.name}: {describe_layer(m, layer, head)}" for m in models)]
+        path = output / f"{os.path.splitext(photo.picture)[0]}_attention.png"
+        written.append(save_picture(contact_sheet(rows, titles, _CAPTION, tile), path))
+    return written
+
+
+def _rows(
+    models: Sequence[NamedViT],
+    image: Picture,
+    queries: Sequence[Query],
+    layer: str,
+    head: int | None,
+    side: int | None,
+) -> list[SheetRow]:
+    for model in models:
+        if not model.vit.prefix and any(query.x is None for query in queries):
+            raise UserError(f"--query cls: {model.name} has no cls token")
+    size = (image.shape[0], image.shape[1])
+    maps: list[list[Picture]] = [[] for _ in queries]
+    components = []
+    for model in models:
+        pixels = model.prepare(image, side)
+        grid = model.vit.grid(pixels)
+        weights = patch_attention(model, pixels, layer, head).numpy()
+        for place, query in zip(maps, queries, strict=True):
+            patch = patch_of(query, size, grid)
+            row = 0 if patch is None else model.vit.prefix + patch[0] * grid[1] + patch[1]
+            seen = weights[row, model.vit.prefix :].reshape(grid)
+            place.append(draw_attention(image, seen, patch))
+        features = model.vit.features(pixels)[0].cpu().numpy()
+        components.append(draw_components(features.reshape(*grid, -1), size))
+    first = models[0].vit.grid(models[0].prepare(image, side))
+    rows = [
+        SheetRow(str(query), [draw_query(image, patch_of(query, size, first), first), *drawn])
+        for query, drawn in zip(queries, maps, strict=True)
+    ]
+    return [*rows, SheetRow("features of the last block", [image, *components])]
+
+
+_DEFINITION = (
+    "share: of the attention of the patches that an instance covers by half or more, the part that falls on "
+    "that instance (patches by the part of them it covers; without the cls token), mean over its patches, "
+    "then over the instances. area: what uniform attention would give. elsewhere: the part of the attention "
+    "of patches that the instance does not touch. position: what the model's mean attention at each "
+    "displacement would give, whatever is in the picture. Errors: standard errors over instances, those of "
+    "one image taken together."
+)
+
+
+def measure_attention(
+    models: Sequence[NamedViT],
+    *,
+    names: Sequence[str] = (),
+    json: str | None = None,
+    root: str | None = None,
+    layer: str = "-1",
+    head: int | None = None,
+    side: int | None = None,
+    max_images: int = 0,
+    seed: int = 0,
+    output: Path | None = None,
+) -> dict[str, Any]:
+    """Measures models, and one of random weights of each size among them.
+
+    What is measured: :mod:`rmae_d2.evaluation.attention_share`.
+
+    Args:
+        models: see :func:`.load_models`.
+        names: registered datasets with instance masks, used where there is no ``json``.
+        json, root: own data in COCO's format, and the folder of its images.
+        layer, head: see :func:`.patch_attention`.
+        side: shorter side of what the models see, see :meth:`.NamedViT.prepare`.
+        max_images: the first so many with instances; 0 for all.
+
+    Returns:
+        ``data``, ``layer``, ``definition``; ``models``, for each its ``name``, ``network``, ``attention`` and
+        what :meth:`.AttentionShare.evaluate` gives; ``differences`` of the first model to each other over the
+        same instances, of the share and of what it is more than elsewhere's.
+    """
+    check_layer(layer, head)
+    dicts = detection_dataset(names, json=json, root=root, filter_empty=True, masks=True)
+    dicts = dicts[:max_images] if max_images else dicts
+    compared = [*models, *_random_ones(models, seed)]
+    collected = [AttentionShare() for _ in compared]
+    source = InstanceSource()
+    for number, sample in enumerate(dicts):
+        image = read_image(sample["file_name"])
+        record = source(sample, image)
+        masks = record.select(np.arange(len(record.regions())))
+        for model, share in zip(compared, collected, strict=True):
+            pixels = model.prepare(image, side)
+            weights = patch_attention(model, pixels, layer, head).double().numpy()
+            patches = weights[model.vit.prefix :, model.vit.prefix :]
+            cover = patch_cover(masks, model.vit.grid(pixels))
+            share.process(sample["file_name"], patches, cover)
+        if (number + 1) % 100 == 0:
+            logger.info("%d of %d images", number + 1, len(dicts))
+    result = _result(compared, collected, json or ", ".join(names), layer, head)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json_module.dumps(result, indent=1) + "\n")
+    return result
+
+
+def _random_ones(models: Sequence[NamedViT], seed: int) -> list[NamedViT]:
+    """One of each size and normalization."""
+    first = {(model.size, model.normalization): model for model in reversed(models)}
+    chosen = list(reversed(first.values()))
+    names = ["random weights"] if len(chosen) == 1 else [f"random, as {m.name}" for m in chosen]
+    return [m.with_random_weights(name, seed) for m, name in zip(chosen, names, strict=True)]
+
+
+def _result(
+    compared: Sequence[NamedViT],
+    collected: Sequence[AttentionShare],
+    data: str,
+    layer: str,
+    head: int | None,
+) -> dict[str, Any]:
+    try:
+        entries = [
+            {
+                "name": model.name,
+                "network": str(model.size),
+                "attention": describe_layer(model, layer, head),
+                **share.evaluate(),
+            }
+            for model, share in zip(compared, collected, strict=True)
+        ]
+        differences = [
+            {
+                "value": "share - elsewhere" if beyond else "share",
+                "of": compared[0].name,
+                "to": model.name,
+                **paired_difference(collected[0].shares(beyond), other.shares(beyond)),
+            }
+            for beyond in (False, True)
+            for model, other in zip(compared[1:], collected[1:], strict=True)
+            if collected[0].shares(beyond).keys() & other.shares(beyond).keys()
+        ]
+    except UserError as error:
+        raise UserError(f"{data}: {error}") from error
+    return {
+        "data": data,
+        "layer": layer,
+        "definition": _DEFINITION,
+        "models": entries,
+        "differences": differences,
+    }
+
+
+def share_table(result: dict[str, Any]) -> str:
+    """The result of :func:`measure_attention` as lines to print."""
+    rows = [
+        (
+            entry["name"],
+            _percent(entry["share"], entry["share_error"]),
+            *(_percent(entry[key]) for key in ("area", "elsewhere", "position")),
+            *(
+                _percent(entry[f"beyond_{key}"], entry[f"beyond_{key}_error"], sign=True)
+                for key in ("elsewhere", "position")
+            ),
+            f"{entry['instances']} ({entry['too_small']} too small)",
+        )
+        for entry in result["models"]
+    ]
+    headers = ["model", "share", "area", "elsewhere", "position"]
+    headers += ["share-elsewhere", "share-position", "instances"]
+    differences = [
+        f"{entry['value']}: {entry['of']} less {entry['to']}: "
+        f"{_percent(entry['difference'], entry['error'], sign=True)} (paired, {entry['instances']})"
+        for entry in result["differences"]
+    ]
+    title = f"{result['data']}: attention on the query's own instance, %"
+    return "\n".join([title, table(headers, rows), *differences, result["definition"]])
+
+
+def _percent(value: float | None, error: float | None = None, sign: bool = False) -> str:
+    if value is None:
+        return "-"
+    text = f"{100 * value:{'+' if sign else ''}.2f}"
+    return text if error is None else f"{text} ± {100 * error:.2f}"
