@@ -18,6 +18,7 @@ from torchvision.transforms import functional as TF
 
 from ...data import RandomResizedCrop as OurCrop
 from ...data import RegionDatasetMapper, build_train_loader, read_image
+from ...modeling import Batch
 from ...regions import RegionRecord, ShardHeader, ShardWriter, StoredRegions, write_index
 from ...regions.sources.felzenszwalb import felzenszwalb
 from ...regions.store.shards import digest
@@ -105,6 +106,7 @@ def run(args: argparse.Namespace) -> None:
                     best[kind] = max(best[kind], images_a_second(stream, args.batch, args.batches))
             batch = next(streams["ours"])
             plain_bytes = sum(tensor.nbytes for tensor in PlainPipeline(files, 1)[0])
+            assert isinstance(batch, Batch) and batch.regions is not None
             our_bytes = (batch.images.nbytes + batch.regions.nbytes) // len(batch)
             del streams
             rows.append(
