@@ -9,8 +9,7 @@ from detectron2.config import LazyCall as L
 from detectron2.config import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from rmae_d2.config import apply_overrides, config_root, get_config, load_config, save_config
-from rmae_d2.config import load as config
+from rmae_d2.config import apply_overrides, config_root, find, get_config, load_config, save_config
 from rmae_d2.errors import UserError
 
 COMMON = """
@@ -42,9 +41,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / "pretrain").mkdir()
     (root / "common" / "base.py").write_text(COMMON)
     (root / "pretrain" / "rmae_vitb.py").write_text(LEAF)
-    monkeypatch.setattr(
-        config, "__file__", str(tmp_path / "repo" / "rmae_d2" / "config" / "load.py")
-    )
+    monkeypatch.setattr(find, "__file__", str(tmp_path / "repo" / "rmae_d2" / "config" / "find.py"))
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
@@ -59,7 +56,7 @@ def test_config_root_prefers_the_installed_package(root: Path):
 
 
 def test_config_root_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(config, "__file__", str(tmp_path / "rmae_d2" / "config" / "load.py"))
+    monkeypatch.setattr(find, "__file__", str(tmp_path / "rmae_d2" / "config" / "find.py"))
     with pytest.raises(UserError, match="reinstall"):
         config_root()
 
