@@ -20,11 +20,8 @@ def build_from_reference(config: dict[str, Any]) -> RMAE:
     """
     pixel_decoder = None
     if config.get("use_mae_loss", True):
-        pixel_decoder = {
-            "dim": config["decoder_embed_dim"],
-            "depth": config["decoder_depth"],
-            "num_heads": config["decoder_num_heads"],
-        }
+        pixel_decoder = {size: config[f"decoder_{size}"] for size in ("depth", "num_heads")}
+        pixel_decoder["dim"] = config["decoder_embed_dim"]
     region_branch = None
     if config["num_region"] > 0:
         region_branch = {

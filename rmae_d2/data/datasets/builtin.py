@@ -38,17 +38,14 @@ def _register_scenes(name: str, root: str, split: str) -> None:
         annotations = os.path.join(root, "annotations", f"instances_{split}.json")
         metadata = {"thing_classes": list(THING_CLASSES)}
         register_coco_instances(name, metadata, annotations, images)
+        segments = os.path.join(root, f"panoptic_{split}")
+        segments_json = os.path.join(root, "annotations", f"panoptic_{split}.json")
+        classes = panoptic_metadata()
         register_coco_panoptic(
-            f"{name}_panoptic",
-            panoptic_metadata(),
-            images,
-            os.path.join(root, f"panoptic_{split}"),
-            os.path.join(root, "annotations", f"panoptic_{split}.json"),
-            annotations,
+            f"{name}_panoptic", classes, images, segments, segments_json, annotations
         )
         labels = os.path.join(root, f"stuff_{split}")
         DatasetCatalog.register(f"{name}_semantic", partial(load_sem_seg, labels, images))
-        classes = panoptic_metadata()
         MetadataCatalog.get(f"{name}_semantic").set(
             image_root=images,
             sem_seg_root=labels,

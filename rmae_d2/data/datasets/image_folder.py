@@ -64,9 +64,8 @@ def classification_dataset(
             f"{num_classes} classes: set model.num_classes={len(names)}"
         )
     with ThreadPoolExecutor(_LISTERS) as pool:
-        listed = dict(
-            zip(own, pool.map(_list_class, (os.path.join(folder, c) for c in own)), strict=True)
-        )
+        places = (os.path.join(folder, name) for name in own)
+        listed = dict(zip(own, pool.map(_list_class, places), strict=True))
     _check_contents(folder, names, listed, trained=split == classes_from)
     dicts = []
     for label, name in enumerate(names):
@@ -161,18 +160,15 @@ def _missing_message(folder: str, detail: str) -> str:
     if not os.path.isdir(folder) and os.path.isdir(above):
         beside = sorted(entry.name for entry in os.scandir(above) if entry.is_dir())
         if beside:
-            lines.append(
-                f"  found there: {_few(beside)} (choose with dataloader.*.dataset.split=NAME)"
-            )
-    return "\n".join(
-        [
-            *lines,
-            "  ImageNet:    https://image-net.org (free account), as imagenet/train/<class>/*.JPEG and "
-            "imagenet/val/<class>/*.JPEG",
-            "  own photos:  dataloader.train.dataset.root=/photos with /photos/train/<class>/*.jpg and "
-            "/photos/val/<class>/*.jpg",
-        ]
-    )
+            split = "(choose with dataloader.*.dataset.split=NAME)"
+            lines.append(f"  found there: {_few(beside)} {split}")
+    lines += [
+        "  ImageNet:    https://image-net.org (free account), as imagenet/train/<class>/*.JPEG and "
+        "imagenet/val/<class>/*.JPEG",
+        "  own photos:  dataloader.train.dataset.root=/photos with /photos/train/<class>/*.jpg and "
+        "/photos/val/<class>/*.jpg",
+    ]
+    return "\n".join(lines)
 
 
 def _numbering(root: str | Path | None, split: str, classes_from: str, own: list[str]) -> list[str]:

@@ -20,13 +20,8 @@ logger = logging.getLogger(__name__)
 #: Datasets whose images are one whole folder: listing it takes seconds, parsing COCO's json a
 #: minute and 2 GB.
 _WHOLE_FOLDERS = {
-    "coco_2017_train",
-    "coco_2017_val",
-    "coco_2017_unlabeled",
-    "imagenet_1k_train",
-    "imagenet_1k_val",
-    "scenes_train",
-    "scenes_val",
+    *("coco_2017_train", "coco_2017_val", "coco_2017_unlabeled"),
+    *("imagenet_1k_train", "imagenet_1k_val", "scenes_train", "scenes_val"),
 }
 
 _OWN = "dataloader.train.dataset.root=/photos (a folder, .txt list or COCO .json)"

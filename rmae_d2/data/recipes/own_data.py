@@ -23,6 +23,8 @@ from ..datasets import (
 
 logger = logging.getLogger(__name__)
 
+_Node = DictConfig | None
+
 
 def adapt_to_data(
     cfg: DictConfig, overrides: Sequence[str] = (), *, eval_only: bool = False
@@ -162,11 +164,7 @@ def _sets(override: str, key: str) -> bool:
 
 
 def _adapt_detection(
-    cfg: DictConfig,
-    train: DictConfig | None,
-    test: DictConfig | None,
-    overrides: Sequence[str],
-    eval_only: bool,
+    cfg: DictConfig, train: _Node, test: _Node, overrides: Sequence[str], eval_only: bool
 ) -> None:
     if eval_only:
         _check_test_data(train, test)
@@ -285,11 +283,7 @@ _semantic_name = partial(_shown_name, own="images")
 
 
 def _adapt_semantic(
-    cfg: DictConfig,
-    train: DictConfig | None,
-    test: DictConfig | None,
-    overrides: Sequence[str],
-    eval_only: bool,
+    cfg: DictConfig, train: _Node, test: _Node, overrides: Sequence[str], eval_only: bool
 ) -> None:
     lead, other = (test, train) if eval_only else (train, test)
     if lead is None:
@@ -364,11 +358,7 @@ def _registered_number(data: DictConfig) -> int | None:
 
 
 def _adapt_classification(
-    cfg: DictConfig,
-    train: DictConfig | None,
-    test: DictConfig | None,
-    overrides: Sequence[str],
-    eval_only: bool,
+    cfg: DictConfig, train: _Node, test: _Node, overrides: Sequence[str], eval_only: bool
 ) -> None:
     lead = test if eval_only else train
     if lead is None:

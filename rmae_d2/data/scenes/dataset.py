@@ -29,7 +29,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...errors import UserError
-from .render import CATEGORIES, PHOTOS, Scene, photo_path, render_scene
+from .render import (  # noqa: F401  (imported from here in 0.1)
+    CATEGORIES,
+    PHOTOS,
+    STUFF_CLASSES,
+    THING_CLASSES,
+    Scene,
+    photo_path,
+    render_scene,
+)
 
 logger = logging.getLogger(__name__)
 

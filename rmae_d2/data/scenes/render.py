@@ -239,8 +239,8 @@ def _background(
     top = max(0, int(horizon.min()) - 1)
     floor = np.zeros_like(image)
     floor[top:] = _floor(rng, floor_name, height - top, width)
-    share = np.clip(np.arange(height)[:, None] + 1.0 - horizon[None, :], 0.0, 1.0)
-    cover: Floats = share.astype(np.float32)
+    below = np.arange(height)[:, None] + 1.0 - horizon[None, :]
+    cover = np.clip(below, 0.0, 1.0).astype(np.float32)
     ids[cover >= 0.5] = _stuff_id(floor_name)
     return image + (floor - image) * cover[:, :, None], ids, (name, floor_name)
 
