@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tarfile
 import venv
 import zipfile
@@ -102,7 +101,8 @@ def test_an_environment_with_the_wheel_runs_the_demo_in_an_empty_folder(
     """The wheel comes before what is installed here, the checkout does not come at all."""
     venv.create(tmp_path / "venv", with_pip=False)
     (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")
-    (site / "present.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    present = [path for path in sys.path if path.endswith("site-packages")]
+    (site / "present.pth").write_text("\n".join(present) + "\n")
     pip = [sys.executable, "-m", "pip", "--python", str(tmp_path / "venv/bin/python"), "install"]
     subprocess.run([*pip, "--quiet", "--no-deps", "--no-index", str(wheel)], check=True)
     empty = tmp_path / "empty"
