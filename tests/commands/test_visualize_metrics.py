@@ -30,7 +30,7 @@ def test_draws_the_runs(run, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["a", "c"], "c/metrics.json: no such file"),
+        (["a", "c"], "c: no such folder"),
         (["a", "b", "--labels", "one"], "1 labels for 2 runs"),
         (["a", "--metric", "segm/APm"], "did you mean segm/AP"),
     ],

@@ -93,6 +93,7 @@ def worker_of(agent):
     return int(line)
 
 
+@pytest.mark.slow
 def test_torchrun_on_one_machine(runs, same, tmp_path):
     out = tmp_path / "run"
     agent = ["--standalone", "--nproc-per-node", "2"]

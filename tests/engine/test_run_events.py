@@ -89,6 +89,7 @@ def test_nothing_is_written_to_a_run_that_is_not_continued(finished, runs):
     assert (finished / "run.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_stopped_by_a_signal_and_taken_up(runs, tmp_path):
     out = tmp_path / "run"
 

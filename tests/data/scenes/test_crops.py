@@ -108,6 +108,7 @@ def test_what_is_refused(scenes, crops, tmp_path):
         write_crops(tmp_path / "other", crops)
 
 
+@pytest.mark.slow
 def test_the_command_line(tmp_path):
     command = [sys.executable, "-m", "rmae_d2", "scenes", "--output", str(tmp_path / "s")]
     command += ["--num-train", "3", "--num-val", "2", "--workers", "1"]

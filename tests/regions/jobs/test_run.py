@@ -150,6 +150,7 @@ def test_nothing_is_made_twice(manifest_of, tmp_path, expected):
     assert [name for name in times if times[name] != after[name]] == ["regions-00002.tar"]
 
 
+@pytest.mark.slow
 def test_killed_worker_ends_the_run_and_the_next_goes_on(manifest_of, tmp_path, expected):
     manifest = manifest_of(die_at="07.png", mark=str(tmp_path / "mark"))
     with pytest.raises(UserError, match="worker process died.*same command.*fewer --workers"):

@@ -206,7 +206,7 @@ def test_missing_images_are_reported_ever_more_rarely(folder, photos, source, ca
     assert len(messages) == 4
     assert all(f"{2**i} images so far" in message for i, message in enumerate(messages))
     assert "photos/absent0.png has no regions" in messages[0] and str(folder) in messages[0]
-    assert "computed in " in messages[0] and "generate_regions.py" in messages[0]
+    assert "computed in " in messages[0] and "rmae-d2 regions" in messages[0]
 
 
 def test_a_store_in_the_making_serves_what_it_has(tmp_path, make_store, photos, source, caplog):
@@ -229,7 +229,7 @@ def test_without_a_store_one_warning_says_what_it_costs(photos, source, caplog):
     assert regions.params == source.params and repr(regions) == repr(source)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING and "\n" not in record.getMessage()
-    for part in ("0.06 s", "0.8 s", "generate_regions.py", "mapper.regions.path=DIR"):
+    for part in ("0.06 s", "0.8 s", "rmae-d2 regions", "mapper.regions.path=DIR"):
         assert part in record.getMessage()
 
 
@@ -248,7 +248,7 @@ def test_an_image_of_another_size(folder, photos):
     image = read_image(photos[0]["file_name"])
     with pytest.raises(StoreError, match=r"regions-00000.tar \(key '139'\).*\(100, 140\)") as error:
         StoredRegions(folder)(photos[0], image[:50])
-    assert "(50, 140)" in str(error.value) and "generate_regions.py" in str(error.value)
+    assert "(50, 140)" in str(error.value) and "rmae-d2 regions" in str(error.value)
 
 
 def test_a_damaged_record(tmp_path, make_store, photos, source):

@@ -124,7 +124,7 @@ def test_a_store_in_the_making_is_read_with_a_warning(tmp_path, make_store, reco
     (folder / "regions-00001.0123456789abcdef.tar.tmp").write_bytes(b"a draft")
     (folder / "regions-00001.tar").write_bytes(b"killed between the two renames")
     store = RegionStore(folder)
-    assert "2 of 3 shards" in caplog.text and "generate_regions.py" in caplog.text
+    assert "2 of 3 shards" in caplog.text and "rmae-d2 regions" in caplog.text
     assert (store.present, store.num_shards, store.complete) == (2, 3, False)
     assert list(store.keys()) == KEYS[:3] + KEYS[6:]
     assert store.get("3") == records["3"] and KEYS[3] not in store
@@ -211,7 +211,7 @@ def test_damage_is_found_at_opening(folder, records, fault, message):
         with pytest.raises(StoreError, match=message) as error:
             RegionStore(folder)
         assert str(folder) in str(error.value)
-        assert "generate_regions.py" in str(error.value) or "another folder" in str(error.value)
+        assert "rmae-d2 regions" in str(error.value) or "another folder" in str(error.value)
 
 
 def test_a_tar_of_other_parameters_and_the_same_length_is_found_when_it_is_read(folder, records):
