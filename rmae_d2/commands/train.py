@@ -1,4 +1,4 @@
-"""Trains or evaluates what a config describes.
+r"""Trains or evaluates what a config describes.
 
     rmae-d2 train --config-file pretrain/rmae_vitb.py --num-gpus 8
     rmae-d2 train --config-file demo/rmae_tiny_scenes.py train.max_iter=100
@@ -12,9 +12,12 @@
 
 or once for all of them, in a Slurm allocation (rmae-d2 submit makes one):
 
-    srun --nodes M --ntasks-per-node 8 --gpus-per-node 8 --distribution=block rmae-d2 train ...
+    srun --nodes M --ntasks-per-node 8 --gpus-per-node 8 --distribution=block --kill-on-bad-exit=1 \
+        rmae-d2 train ...
 
-The first line of the log says how the run was started. All machines share the run's output folder.
+The first line of the log says how the run was started. MASTER_ADDR and MASTER_PORT, where they are set,
+replace what srun would have taken: the first host, and a port made from the job's id. All machines share
+the run's output folder.
 
 SIGTERM, SIGUSR1 and SIGUSR2 save a checkpoint and end the run on all machines; --resume continues it, on
 as many processes as you like. torchrun passes SIGTERM on and kills what is left after 30 s; other signals it

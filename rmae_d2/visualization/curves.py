@@ -1,6 +1,5 @@
 """Pictures of what runs and evaluations measured."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from ..errors import UserError
+from ..errors import UserError, did_you_mean
 from ..events import Point, read_run, results, step_values
 
 
@@ -69,9 +68,8 @@ def _points(folder: str | Path, name: str) -> list[Point]:
     curves = step_values(events) | results(events)
     if name in curves:
         return curves[name]
-    known = sorted(curves)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:10]
-    hint = f"did you mean {', '.join(near)}?" if near else "it has no values at all"
+    has = f"it has {', '.join(sorted(curves)[:10])}" if curves else "it has no values at all"
+    hint = did_you_mean(name, curves, has, sep="/")
     raise UserError(f"{folder} has no {name}: {hint}")
 
 
