@@ -27,6 +27,7 @@ def work(args):
     with open(f"{folder}/new{rank}", "w") as file:
         file.write(str(os.getpid()))
     os.rename(f"{folder}/new{rank}", f"{folder}/pid{rank}")
+    dist.barrier()  # both can log now
     if scenario == "wrong" and rank == 1:
         raise UserError("the label 200 is too many")
     if scenario == "bug" and rank == 1:
