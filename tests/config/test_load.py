@@ -136,8 +136,12 @@ def test_save_config_is_loud_about_missing_values(tmp_path: Path):
         save_config(OmegaConf.create({"train": {"x": "???"}}), tmp_path / "config.yaml")
 
 
-def test_save_config_is_loud_about_a_full_disk(tmp_path: Path):
-    cfg = OmegaConf.create({"train": {"max_iter": 3}})
-    (tmp_path / "config.yaml").symlink_to("/dev/full")
-    with pytest.raises(UserError, match="config.yaml"):
-        save_config(cfg, tmp_path / "config.yaml")
+def test_save_config_leaves_what_was_there_when_it_fails(tmp_path: Path):
+    file = tmp_path / "config.yaml"
+    save_config(OmegaConf.create({"train": {"max_iter": 3}}), file)
+    with pytest.raises(UserError, match="cannot be read back"):
+        save_config(OmegaConf.create({"f": lambda: 0}, flags={"allow_objects": True}), file)
+    assert load_config(file).train.max_iter == 3
+    with pytest.raises(UserError, match="its folder does not exist"):
+        save_config(OmegaConf.create({"train": {"max_iter": 3}}), tmp_path / "a" / "config.yaml")
+    assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
