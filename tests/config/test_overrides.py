@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from rmae_d2.config.overrides import apply_overrides, known_keys
-from rmae_d2.errors import UserError, did_you_mean
+from rmae_d2.errors import UserError
 
 
 class Head(nn.Module):
@@ -331,12 +331,6 @@ def test_a_struct_flag_stays_and_does_not_refuse_parameters():
 def test_no_overrides_is_the_same_config():
     assert OmegaConf.to_container(apply_overrides(make_config(), [])) == OmegaConf.to_container(
         make_config()
-    )
-
-
-def test_did_you_mean_prefers_the_same_last_component():
-    assert did_you_mean("depth", ["model.depth", "train.deep"]).startswith(
-        "did you mean model.depth"
     )
 
 
