@@ -93,6 +93,8 @@ def _plain(value: Any) -> Any:
         if math.isfinite(number):
             return number
         return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
+    if hasattr(value, "__qualname__"):  # classes and functions, by their names
+        return f"{value.__module__}.{value.__qualname__}"
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, Iterable):

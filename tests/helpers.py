@@ -1,15 +1,18 @@
 """What test files share: the checkout, and small real runs over a dozen photos."""
 
 import argparse
+import json
 import logging
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from rmae_d2.events import FILE, read_events, read_run, step_values
@@ -68,8 +71,6 @@ def region_samples(count: int = 2, size=(32, 32), regions: int = 3) -> list[dict
 
 def hf_mae_config(**changes):
     """Hugging Face's config of the small MAE that ``make_rmae(regions=None)`` builds."""
-    import pytest
-
     sizes = {
         "hidden_size": 32,
         "num_hidden_layers": 2,
@@ -165,6 +166,30 @@ class Runs:
             raise
         return process.returncode, output
 
+    def pair(self, folder: Path, scenarios, timeout: float = 400) -> dict[str, list[Any]]:
+        """Several runs in one pair of processes, for starting a pair takes longer than all of them.
+
+        Args:
+            folder: gets their results.
+            scenarios: of each run a name, the config, its overrides, and further arguments of ``main``.
+
+        Returns:
+            results by name, of both ranks; the message where a run ended by one that users can set right.
+        """
+        command = [
+            sys.executable,
+            "-m",
+            "tests.pair",
+            json.dumps(scenarios, default=str),
+            str(folder),
+        ]
+        code, output = self.run(command, timeout=timeout)
+        assert code == 0, output
+        found = {
+            name: [folder / f"{name}_rank{rank}.json" for rank in (0, 1)] for name, *_ in scenarios
+        }
+        return {name: [json.loads(f.read_text()) for f in files] for name, files in found.items()}
+
     def srun(self, tasks: int) -> list[dict[str, str]]:
         """The variables that srun sets, for processes that Slurm does not start."""
         number = str(tasks)
@@ -194,6 +219,48 @@ class Runs:
 def events(out: Path, kind: str) -> list[dict[str, Any]]:
     """What run.jsonl has of one kind, in its order."""
     return [event for event in read_events(out / FILE)[0] if event["event"] == kind]
+
+
+def records(out: Path) -> list[dict[str, Any]]:
+    """The lines of Detectron2's metrics.json."""
+    return [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
+
+
+def logs(out: Path, iteration: int) -> Callable[[], bool]:
+    """A condition to wait for: that a run has logged this step."""
+
+    def check() -> bool:
+        path = out / "metrics.json"
+        return path.exists() and f'"iteration": {iteration},' in path.read_text()
+
+    return check
+
+
+def final_state(out: Path) -> dict[str, Any]:
+    """The last checkpoint; biases of keys as 0.
+
+    No loss depends on them, for softmax is the same for shifted scores: their gradients are rounding alone,
+    which Adam enlarges to whole steps.
+    """
+    state = torch.load(out / "model_final.pth", weights_only=True)
+    for weights in (state["model"], state["ema"]):
+        for name, value in weights.items():
+            if name.endswith("qkv.bias"):
+                value[len(value) // 3 : -len(value) // 3] = 0
+            elif name.endswith("cross_attn.kv.bias"):
+                value[: len(value) // 2] = 0
+    return state
+
+
+def assert_close_runs(a: Path, b: Path, steps: int, rel=1e-5, rtol=1e-4, atol=2e-6) -> None:
+    """Two finished runs with an average: the same values of every step, and weights, but for rounding."""
+    expected, found = read_metrics(a), read_metrics(b)
+    assert expected.keys() == found.keys() == set(range(steps))
+    for step, values in expected.items():
+        assert found[step] == pytest.approx(values, rel=rel), step
+    one, other = final_state(a), final_state(b)
+    for part in ("model", "ema"):
+        torch.testing.assert_close(one[part], other[part], rtol=rtol, atol=atol)
 
 
 def read_metrics(out: Path) -> dict[int, dict[str, float]]:

@@ -1,15 +1,18 @@
 """Find, load and save LazyConfig files; `overrides.py` changes them from the command line."""
 
 import logging
+import tempfile
 from pathlib import Path
 
+import yaml
 from detectron2.config import LazyConfig
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import UserError, did_you_mean
+from ..files import atomic_file
 from .find import available, config_root, find_config
-from .overrides import known_keys, lost_targets
+from .overrides import lost_targets
 
 logger = logging.getLogger(__name__)
 
@@ -47,22 +50,22 @@ def save_config(cfg: DictConfig, path: str | Path) -> None:
     """Write a config as YAML that `load_config` reads again.
 
     Raises:
-        UserError: a "???" is left, or the file does not read back, e.g. for a lambda (Detectron2
-            then leaves a `.pkl` beside it) or a full disk.
+        UserError: a "???" is left, the file would not read back, e.g. for a lambda, or the disk is full.
     """
-    try:
-        LazyConfig.save(cfg, str(path))
-    except OmegaConfBaseException as error:  # a "???" without a value, a reference to nothing
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} cannot be written: {reason}") from error
     remedy = "use functools.partial of, or LazyCall on, a function that can be imported, no lambda"
-    try:
-        again = LazyConfig.load(str(path))
-        same = known_keys(again) == known_keys(cfg)
-    except Exception as error:  # whatever yaml's constructors raise
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} cannot be read back ({reason}): {remedy}") from error
-    if lost := lost_targets(again):
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Path(folder, "config.yaml")  # Detectron2 leaves a pickle beside one that fails
+        try:
+            LazyConfig.save(cfg, str(draft))
+            text = draft.read_bytes()
+            lost = lost_targets(yaml.unsafe_load(text))
+        except OmegaConfBaseException as error:  # a "???" without a value, a reference to nothing
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path} cannot be written: {reason}") from error
+        except Exception as error:  # whatever yaml's constructors raise
+            reason = " ".join(str(error).split())
+            raise UserError(f"{path} cannot be read back ({reason}): {remedy}") from error
+    if lost:
         raise UserError(f"{path} cannot be read back ({', '.join(lost)}): {remedy}")
-    if not same:
-        raise UserError(f"{path} was not written completely: is the disk full?")
+    with atomic_file(path) as file:
+        file.write(text)

@@ -34,13 +34,12 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     "{a: 1}" changes these keys of a part, "{_target_: x.Y, a: 1}" puts another part in its place.
 
     Returns:
-        A changed copy. Functions and other opaque objects in it are the same objects as in `cfg`.
+        A changed copy.
 
     Raises:
         UserError: with one line for each bad override.
     """
-    opaque = [value for _, value in _walk(cfg) if _kinds_of_value(value) == {"object"}]
-    cfg = copy.deepcopy(cfg, {id(value): value for value in opaque})
+    cfg = copy.deepcopy(cfg)
     errors = []
     for text in _join_spaced(overrides):
         try:
@@ -195,10 +194,20 @@ def known_keys(cfg: DictConfig) -> set[str]:
     return {name for name, _ in _walk(cfg)}
 
 
-def lost_targets(cfg: DictConfig) -> list[str]:
-    """The names of all parts whose `_target_` cannot be imported, such as a lambda once saved."""
-    targets = ((name, value) for name, value in _walk(cfg) if name.split(".")[-1] == "_target_")
-    return [name for name, value in targets if _locate(value) is None]
+def lost_targets(content: Any, name: str = "") -> list[str]:
+    """The parts of a config's plain dicts and lists whose `_target_` is not there to be imported.
+
+    A lambda, once saved, is one.
+    """
+    lost = []
+    if isinstance(content, list):
+        content = dict(enumerate(content))
+    for key, value in content.items() if isinstance(content, dict) else ():
+        child = f"{name}.{key}" if name else str(key)
+        if key == "_target_" and _locate(value) is None:
+            lost.append(child)
+        lost += lost_targets(value, child)
+    return lost
 
 
 def _walk(node: Node, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -126,42 +126,29 @@ class Profile(HookBase):
 
     Args:
         folder: gets ``trace_rank0.json`` and so on.
-        wait: steps after the first that are let pass, for they warm up.
+        wait: steps that are let pass, for they warm up; at least 1.
         steps: in the trace.
     """
 
     def __init__(self, folder: Path, wait: int = 5, steps: int = 3) -> None:
         self.folder = folder
-        self.wait = wait
         self.steps = steps
-        self._profiler: torch.profiler.profile | None = None
+        self._profiler = torch.profiler.profile(
+            schedule=torch.profiler.schedule(wait=wait - 1, warmup=1, active=steps, repeat=1),
+            on_trace_ready=self._write,
+            profile_memory=True,
+        )
 
-    def before_step(self) -> None:
-        """Begins at the first step of the trace."""
-        if self.trainer.iter != self.trainer.start_iter + self.wait:
-            return
-        activities = [torch.profiler.ProfilerActivity.CPU]
-        if torch.cuda.is_available():
-            activities.append(torch.profiler.ProfilerActivity.CUDA)
-        self._profiler = torch.profiler.profile(activities=activities, profile_memory=True)
+    def before_train(self) -> None:
         self._profiler.start()
 
     def after_step(self) -> None:
-        """Ends after the last."""
-        if self.trainer.iter + 1 >= self.trainer.start_iter + self.wait + self.steps:
-            self._finish()
+        self._profiler.step()
 
     def after_train(self) -> None:
-        """Ends with a run that was shorter."""
-        self._finish()
+        self._profiler.stop()
 
-    def _finish(self) -> None:
-        profiler, self._profiler = self._profiler, None
-        if profiler is None:
-            return
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        profiler.stop()
+    def _write(self, profiler: torch.profiler.profile) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"trace_rank{get_rank()}.json"
         profiler.export_chrome_trace(str(path))

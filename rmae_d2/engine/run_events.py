@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from detectron2.utils import comm
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from ..config import config_root
-from ..config.plain import differences, plain
 from ..events import EventWriter, last_iteration, outcome, read_run, split_starts
 from .hooks import StoppedBySignal
 from .provenance import describe_code
@@ -103,8 +103,37 @@ def write_config(writer: EventWriter, cfg: DictConfig, base: DictConfig, file: s
     """
     path, root = Path(file).resolve(), config_root()
     name = f"configs/{path.relative_to(root).as_posix()}" if path.is_relative_to(root) else file
-    changed = differences(plain(base, resolve=False), plain(cfg, resolve=False))
-    writer.write("config", config=plain(cfg), base=name, changed=changed)
+    try:
+        config = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException:  # refers to nothing, which building it would have told
+        config = OmegaConf.to_container(cfg)
+    changed = _differences(OmegaConf.to_container(base), OmegaConf.to_container(cfg))
+    writer.write("config", config=config, base=name, changed=changed)
+
+
+def _differences(base: Any, run: Any, key: str = "") -> dict[str, dict[str, Any]]:
+    """Dotted key -> values of ``base`` and ``run``, without that which has no such key."""
+    if str(base) == str(run):  # copies of a functools.partial are not equal
+        return {}
+    sides = {n: v for n, v in {"base": base, "run": run}.items() if v is not _ABSENT}
+    children = [_children(value) for value in sides.values()]
+    if not all(children):
+        return {key: sides}
+    found = {}
+    for name in sorted({name for values in children for name in values}):
+        old, new = (_children(v).get(name, _ABSENT) for v in (base, run))
+        found |= _differences(old, new, f"{key}.{name}" if key else name)
+    return found
+
+
+_ABSENT = object()
+
+
+def _children(value: Any) -> dict[str, Any]:
+    """By name; a list of plain values is one value."""
+    if isinstance(value, list) and any(isinstance(v, dict | list) for v in value):
+        value = dict(enumerate(value))
+    return {str(k): v for k, v in value.items()} if isinstance(value, dict) else {}
 
 
 def describe_before(folder: Path, iteration: int) -> str:

@@ -214,6 +214,7 @@ class Trainer(TrainerBase):
             json.dump(
                 {"iteration": bad_iter, "images": images[0] if images else []}, file, indent=1
             )
+        comm.synchronize()  # the first rank to fail ends the others, which are to have written theirs
         raise UserError(
             f"loss or gradient not finite at iteration {bad_iter}. The weights are those before that step, "
             f"and no later checkpoint was written; the batch's images are listed in {path}. Usual causes: "

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from rmae_d2.config.overrides import apply_overrides, known_keys
-from rmae_d2.errors import UserError, did_you_mean
+from rmae_d2.errors import UserError
 
 
 class Head(nn.Module):
@@ -310,20 +310,14 @@ def test_a_schedule_can_be_exchanged():
     assert schedule(1.0) == pytest.approx(0.0, abs=1e-6)
 
 
-def test_the_config_given_is_not_changed_and_objects_are_the_same():
+def test_the_config_given_is_not_changed():
     cfg = make_config()
     new = apply_overrides(cfg, ["train.max_iter=3"])
     assert (cfg.train.max_iter, new.train.max_iter) == (1000, 3)
-    assert new.model.backbone.net.norm_layer is NORM
+    assert new.model.backbone.net.norm_layer.keywords == {"eps": 1e-6}
     assert new.model.backbone.net._target_ is ViT
     assert new.model.loss is loss
     assert OmegaConf.is_interpolation(new.train, "eval_period")
-
-
-def test_objects_that_cannot_be_copied_are_kept():
-    cfg = make_config()
-    cfg.stream = (i for i in range(3))
-    assert apply_overrides(cfg, ["train.seed=1"]).stream is cfg.stream
 
 
 def test_a_struct_flag_stays_and_does_not_refuse_parameters():
@@ -337,12 +331,6 @@ def test_a_struct_flag_stays_and_does_not_refuse_parameters():
 def test_no_overrides_is_the_same_config():
     assert OmegaConf.to_container(apply_overrides(make_config(), [])) == OmegaConf.to_container(
         make_config()
-    )
-
-
-def test_did_you_mean_prefers_the_same_last_component():
-    assert did_you_mean("depth", ["model.depth", "train.deep"]).startswith(
-        "did you mean model.depth"
     )
 
 

@@ -21,7 +21,7 @@ from rmae_d2.modeling import (
     random_shuffle,
 )
 from rmae_d2.solver import adversarial_params, scaled_adamw
-from tests.helpers import events
+from tests.helpers import events, records
 
 CONFIG = config_root() / "pretrain/automae_rmae_vitb.py"
 SCORER = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
@@ -58,13 +58,13 @@ def reference(runs, options, tmp_path_factory):
     return out
 
 
-def records(out):
-    lines = (json.loads(line) for line in (out / "metrics.json").read_text().splitlines())
+def steps_of(out):
+    lines = records(out)
     return {line["iteration"]: line for line in lines if "total_loss" in line}
 
 
 def test_what_a_run_writes(reference):
-    logged = records(reference)
+    logged = steps_of(reference)
     assert len(logged) == 24
     for values in logged.values():
         assert set(SCALARS) <= set(values)
@@ -107,7 +107,7 @@ def test_resumed_bit_for_bit(runs, options, reference, tmp_path, assert_same_run
     runs.train(out, *options, config=CONFIG, resume=True)
     assert [e["iteration"] for e in events(out, "resume")] == [12]
     assert_same_runs(reference, out)
-    again, once = records(out), records(reference)
+    again, once = steps_of(out), steps_of(reference)
     assert all(again[i][name] == once[i][name] for i in once for name in SCALARS)
 
 
@@ -134,7 +134,7 @@ FEW = "train.max_iter=6"
 def few(runs, options, tmp_path_factory):
     out = tmp_path_factory.mktemp("few") / "run"
     runs.train(out, *options, FEW, config=CONFIG)
-    return records(out)
+    return steps_of(out)
 
 
 def assert_close(found, expected):
@@ -146,7 +146,7 @@ def assert_close(found, expected):
 
 def test_accumulation_is_as_one(runs, options, few, tmp_path):
     runs.train(tmp_path / "run", *options, FEW, "train.grad_accum=2", config=CONFIG)
-    assert_close(records(tmp_path / "run"), few)
+    assert_close(steps_of(tmp_path / "run"), few)
 
 
 @pytest.mark.slow
@@ -157,12 +157,12 @@ def test_two_processes_are_as_one(runs, options, few, tmp_path, two_processes, p
     command = runs.command(out, *options, FEW, parallel, flags=two_processes, config=CONFIG)
     code, output = runs.run(command, timeout=180)
     assert code == 0, output
-    assert_close(records(out), few)
+    assert_close(steps_of(out), few)
 
 
 def test_bf16(runs, options, few, tmp_path):
     runs.train(tmp_path / "run", *options, FEW, "train.precision=bf16", config=CONFIG)
-    for step, values in records(tmp_path / "run").items():
+    for step, values in steps_of(tmp_path / "run").items():
         assert values["total_loss"] == pytest.approx(few[step]["total_loss"], rel=2e-2)
 
 

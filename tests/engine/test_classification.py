@@ -1,14 +1,12 @@
 """Classification from the command line's main(): probes, fine-tuning and k-NN on small real runs."""
 
-import json
-
 import pytest
 import torch
 from PIL import Image
 
 from rmae_d2.config import config_root
 from rmae_d2.errors import CheckpointError
-from tests.helpers import events
+from tests.helpers import events, records
 
 CONFIGS = config_root() / "imagenet"
 LINEAR, FINETUNE, KNN = (CONFIGS / f"{name}_vitb.py" for name in ("linear", "finetune", "knn"))
@@ -65,8 +63,7 @@ def options(root, steps=30, model=True):
 
 
 def losses(out):
-    records = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
-    return {r["iteration"]: r["loss_cls"] for r in records if "loss_cls" in r}
+    return {r["iteration"]: r["loss_cls"] for r in records(out) if "loss_cls" in r}
 
 
 def encoder(path):
@@ -184,26 +181,6 @@ def test_real_imagenet_photos(runs, shared_data, pretrained, tmp_path):
     assert found["top1"] > 3 * 100 / classes and found["top5"] > found["top1"]
 
 
-DRIVER = """
-import argparse, json, sys
-from detectron2.utils import comm
-from rmae_d2.engine import main
-from rmae_d2.engine.launch import launch_training
-
-def runs(args):
-    for name, config, eval_only, opts in json.loads(args.opts[0]):
-        one = argparse.Namespace(config_file=config, resume=False, eval_only=eval_only, opts=opts)
-        results = main(one)
-        if comm.is_main_process():
-            with open(f"{args.opts[1]}/{name}.json", "w") as file:
-                json.dump(results, file)
-
-if __name__ == "__main__":
-    common = dict(num_gpus=2, num_machines=1, machine_rank=0, dist_url="auto")
-    launch_training(runs, argparse.Namespace(**common, opts=sys.argv[1:]))
-"""
-
-
 @pytest.mark.slow
 def test_two_processes(probed, runs, photos, pretrained, tmp_path):
     """The same accuracies as one; DDP trains both modes, for which each parameter needs a gradient."""
@@ -213,7 +190,7 @@ def test_two_processes(probed, runs, photos, pretrained, tmp_path):
 
     def scenario(name, config, eval_only, weights, *opts):
         opts = [*opts, f"train.output_dir={tmp_path / name}", f"train.init_checkpoint={weights}"]
-        return name, str(config), eval_only, opts
+        return name, config, opts, {"eval_only": eval_only}
 
     scenarios = [
         scenario("evaluate", LINEAR, True, out / "model_final.pth", *train),
@@ -221,12 +198,7 @@ def test_two_processes(probed, runs, photos, pretrained, tmp_path):
         scenario("linear", LINEAR, False, pretrained, *train),
         scenario("finetune", FINETUNE, False, pretrained, *train),
     ]
-    driver = tmp_path / "driver.py"
-    driver.write_text(DRIVER)
-    command = [runs.command(tmp_path)[0], str(driver), json.dumps(scenarios), str(tmp_path)]
-    code, output = runs.run(command, timeout=180)
-    assert code == 0, output
-    found = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name, *_ in scenarios}
+    found = {name: results for name, (results, _) in runs.pair(tmp_path, scenarios).items()}
     assert found["evaluate"]["classification"] == pytest.approx(results["classification"])
     alone = runs.train(
         *(tmp_path / "alone", *few, *test, f"train.init_checkpoint={pretrained}"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rmae_d2.errors import AnnotationError, CheckpointError, UserError
+from tests.helpers import records
 
 RECIPE = "configs/coco/mask_rcnn_vitdet_b_1x_small.py"
 CASCADE = "configs/coco/cascade_mask_rcnn_vitdet_b_100ep.py"
@@ -102,8 +103,7 @@ def losses():
     """Losses of every step, from metrics.json."""
 
     def read(out):
-        lines = map(json.loads, (out / "metrics.json").read_text().splitlines())
-        steps = [line for line in lines if "total_loss" in line]
+        steps = [record for record in records(out) if "total_loss" in record]
         return [{k: step[k] for k in (*LOSSES, "grad_norm") if k in step} for step in steps]
 
     return read

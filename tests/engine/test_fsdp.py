@@ -11,92 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers import events
-
-# Several runs in one pair of processes, for starting a pair takes longer than all of them.
-DRIVER = """
-import argparse, json, sys
-import torch
-from detectron2.engine import HookBase
-from detectron2.utils import comm
-from omegaconf import OmegaConf
-from timm.models.vision_transformer import Block
-from torch import nn
-from rmae_d2.engine import Trainer, main, parallelize
-from rmae_d2.engine.launch import launch_training
-from rmae_d2.errors import UserError
-from rmae_d2.engine.parallel import local
-
-class Toy(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.blocks = nn.ModuleList(Block(8, 2) for _ in range(2))
-
-    def forward(self, batch):
-        x = batch[0]["x"]
-        for block in self.blocks:
-            x = block(x)
-        return {"loss": (x - 1).pow(2).mean()}
-
-class Late(Trainer):
-    # Polls as it does where the device is not the host's.
-    def check_finite(self):
-        if (self.iter + 1) % self.log_period == 0:
-            super().check_finite()
-
-class Record(HookBase):
-    def __init__(self):
-        self.weights = []
-
-    def after_step(self):
-        self.weights.append([local(p).clone() for p in self.trainer.model.parameters()])
-
-def batches():
-    # A value of one rank is not finite at step 6.
-    for step in range(20):
-        x = torch.randn(2, 3, 8)
-        yield [{"x": x * float("nan") if step == 6 and comm.get_rank() == 1 else x}]
-
-def nan_on_one_rank(parallel, fused):
-    torch.manual_seed(comm.get_rank())  # the weights too are the main process's alone
-    cpu = torch.device("cpu")
-    train = OmegaConf.create({"parallel": parallel, "precision": "fp32", "ddp": {}})
-    model = parallelize(Toy(), train, cpu)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=fused)
-    record = Record()
-    trainer = Late(model, batches(), optimizer, device=cpu, log_period=5, output_dir=sys.argv[2])
-    trainer.register_hooks([record])
-    try:
-        trainer.train(0, 20)
-    except UserError as error:
-        message = str(error)
-    same = [
-        all(torch.equal(a, b) for a, b in zip(x, y, strict=True))
-        for x, y in zip(record.weights, record.weights[1:])
-    ]
-    steps = {float(state["step"]) for state in optimizer.state.values()}
-    now = [local(p) for p in model.parameters()]
-    same.append(all(torch.equal(a, b) for a, b in zip(record.weights[-1], now, strict=True)))
-    return {"message": message, "iter": trainer.iter, "same": same, "steps": sorted(steps)}
-
-def runs(args):
-    for name, config, opts in json.loads(args.opts[0]):
-        try:
-            if config is None:
-                results = nan_on_one_rank(*opts)
-            else:
-                results = main(
-                    argparse.Namespace(config_file=config, resume=False, eval_only=False, opts=opts)
-                )
-        except UserError as error:
-            results = str(error)
-        with open(f"{args.opts[1]}/{name}_rank{comm.get_rank()}.json", "w") as file:
-            json.dump(results, file)
-
-if __name__ == "__main__":
-    common = dict(num_gpus=2, num_machines=1, machine_rank=0, dist_url="auto")
-    launch_training(runs, argparse.Namespace(**common, opts=sys.argv[1:]))
-"""
+from tests.helpers import assert_close_runs, events, final_state, logs, records
 
 STEPS = 8
 SUM = (
@@ -119,99 +34,53 @@ def one(runs, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def start_pair(runs):
-    """Runs scenarios (name, config or None, overrides or arguments) in two processes."""
-
-    def start(folder, scenarios, timeout=400):
-        driver = folder / "driver.py"
-        driver.write_text(DRIVER)
-        command = [sys.executable, str(driver), json.dumps(scenarios), str(folder)]
-        code, output = runs.run(command, timeout=timeout)
-        assert code == 0, output
-        return output
-
-    return start
-
-
-@pytest.fixture(scope="module")
-def pair(runs, start_pair, tmp_path_factory):
-    """Folder of what two processes made."""
+def pair(runs, tmp_path_factory):
+    """Folder of what two processes made, and what their runs returned."""
     folder = tmp_path_factory.mktemp("pair")
 
     def scenario(name, *overrides):
         opts = [*runs.tiny, f"train.output_dir={folder / name}", DECODER, *overrides]
-        return name, str(runs.config), opts
+        return name, runs.config, opts, {}
 
     toys = [
-        (f"nan_{parallel}_{fused}", None, [parallel, fused])
+        (f"nan_{parallel}_{fused}", None, [parallel, fused], {})
         for parallel in ("ddp", "fsdp")
         for fused in (True, False)
     ]
-    start_pair(
-        folder,
-        [
-            scenario("fsdp", *SUM, *LOOK, FSDP),
-            scenario("accumulated", *SUM, FSDP, "train.grad_accum=2"),
-            scenario("bf16", *SUM, FSDP, BF16),
-            scenario("diverge", FSDP, "optimizer.base_lr=1e30"),
-            *toys,
-        ],
-    )
-    return folder
+    scenarios = [
+        scenario("fsdp", *SUM, *LOOK, FSDP),
+        scenario("accumulated", *SUM, FSDP, "train.grad_accum=2"),
+        scenario("bf16", *SUM, FSDP, BF16),
+        scenario("diverge", FSDP, "optimizer.base_lr=1e30"),
+    ]
+    return folder, runs.pair(folder, [*scenarios, *toys])
 
 
-def final(out):
-    """The last checkpoint; biases of keys as 0.
-
-    No loss depends on them, for softmax is the same for shifted scores: their gradients are rounding alone,
-    which Adam enlarges to whole steps.
-    """
-    state = torch.load(out / "model_final.pth", weights_only=True)
-    for weights in (state["model"], state["ema"]):
-        for name, value in weights.items():
-            if name.endswith("qkv.bias"):
-                value[len(value) // 3 : -len(value) // 3] = 0
-            elif name.endswith("cross_attn.kv.bias"):
-                value[: len(value) // 2] = 0
-    return state
-
-
-def assert_close_runs(a, b, metrics, rel=1e-5, atol=2e-6):
-    expected, found = metrics(a), metrics(b)
-    assert expected.keys() == found.keys() == set(range(STEPS))
-    for step, values in expected.items():
-        assert found[step] == pytest.approx(values, rel=rel), step
-    one, other = final(a), final(b)
-    for part in ("model", "ema"):
-        assert one[part].keys() == other[part].keys()
-        torch.testing.assert_close(one[part], other[part], rtol=1e-4, atol=atol)
-
-
-def test_shards_are_as_one(one, pair, metrics):
-    assert_close_runs(one[0], pair / "fsdp", metrics)
-    log = (pair / "fsdp/log.txt").read_text()
+def test_shards_are_as_one(one, pair):
+    assert_close_runs(one[0], pair[0] / "fsdp", STEPS)
+    log = (pair[0] / "fsdp/log.txt").read_text()
     assert "sharded over 2 processes (FSDP), in 6 blocks and the rest" in log
 
 
-def test_accumulated_shards_are_as_one(one, pair, metrics):
+def test_accumulated_shards_are_as_one(one, pair):
     """The gradient is clipped once, when it is whole."""
-    assert_close_runs(one[0], pair / "accumulated", metrics)
+    assert_close_runs(one[0], pair[0] / "accumulated", STEPS)
 
 
-def test_bf16_is_as_one(runs, pair, tmp_path, metrics):
+def test_bf16_is_as_one(runs, pair, tmp_path):
     """Master weights, moments and averages are fp32."""
     runs.train(tmp_path / "run", *SUM, DECODER, BF16)
-    assert_close_runs(tmp_path / "run", pair / "bf16", metrics, rel=2e-3, atol=1e-3)
-    state = final(pair / "bf16")
+    assert_close_runs(tmp_path / "run", pair[0] / "bf16", STEPS, rel=2e-3, atol=1e-3)
+    state = final_state(pair[0] / "bf16")
     dtypes = {v.dtype for s in state["trainer"]["optimizer"]["state"].values() for v in s.values()}
     assert {v.dtype for v in state["model"].values()} == dtypes == {torch.float32}
 
 
 def test_evaluation_and_pictures_see_the_whole_model(one, pair):
-    found = json.loads((pair / "fsdp_rank0.json").read_text())
+    folder, results = pair
+    found, nothing = results["fsdp"]
     assert found["reconstruction"] == pytest.approx(one[1]["reconstruction"], rel=1e-4)
-    assert json.loads((pair / "fsdp_rank1.json").read_text()) == {}
-    assert (pair / "fsdp/reconstruction.png").exists()
+    assert nothing == {} and (folder / "fsdp/reconstruction.png").exists()
 
 
 def test_the_final_file_is_that_of_one_process(one, pair, assert_same):
@@ -220,49 +89,39 @@ def test_the_final_file_is_that_of_one_process(one, pair, assert_same):
             return {k: shapes(v) for k, v in node.items()}
         return (node.shape, node.dtype) if isinstance(node, torch.Tensor) else type(node)
 
-    a, b = (torch.load(x / "model_final.pth", weights_only=True) for x in (one[0], pair / "fsdp"))
+    sharded = pair[0] / "fsdp"
+    a, b = (torch.load(x / "model_final.pth", weights_only=True) for x in (one[0], sharded))
     for part in ("model", "ema", "trainer"):
         assert_same(shapes(a[part]), shapes(b[part]))
-    exported = [torch.load(x / "backbone_final.pth") for x in (one[0], pair / "fsdp")]
+    exported = [torch.load(x / "backbone_final.pth") for x in (one[0], sharded)]
     torch.testing.assert_close(exported[0]["model"], exported[1]["model"], rtol=1e-4, atol=1e-5)
     # Both processes wrote into the folder of a numbered checkpoint, of which nothing else is left.
-    names = sorted(p.name for p in (pair / "fsdp/model_0000003").iterdir())
+    names = sorted(p.name for p in (sharded / "model_0000003").iterdir())
     assert names == [".metadata", "__0_0.distcp", "__1_0.distcp", "state.pth"]
-    assert not list((pair / "fsdp").glob("*.tmp*"))
+    assert not list(sharded.glob("*.tmp*"))
 
 
 def test_divergence_is_noticed_by_both(pair):
-    for rank in (0, 1):
-        message = json.loads((pair / f"diverge_rank{rank}.json").read_text())
+    folder, results = pair
+    for rank, message in enumerate(results["diverge"]):
         assert "not finite at iteration 2" in message
-        batch = json.loads((pair / f"diverge/nonfinite_batch_rank{rank}.json").read_text())
+        batch = json.loads((folder / f"diverge/nonfinite_batch_rank{rank}.json").read_text())
         assert batch["iteration"] == 2 and len(batch["images"]) == 2
 
 
 @pytest.mark.parametrize("fused", [True, False], ids=["fused", "plain"])
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_nan_of_one_rank_stops_both_with_weights_untouched(pair, parallel, fused):
-    for rank in (0, 1):
-        found = json.loads((pair / f"nan_{parallel}_{fused}_rank{rank}.json").read_text())
+    for found in pair[1][f"nan_{parallel}_{fused}"]:
         assert "not finite at iteration 6" in found["message"]
         assert found["iter"] == 9 and found["steps"] == [6]
         # Between weights after steps 0 and 1, ... 8 and 9 (the last one stops), and now.
         assert found["same"] == [False] * 5 + [True] * 4
 
 
-def later(out, iteration):
-    """Whether a step's metrics are written."""
-
-    def check():
-        path = out / "metrics.json"
-        return path.exists() and f'"iteration": {iteration},' in path.read_text()
-
-    return check
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="worker processes are found through /proc")
-def test_killed_while_two_processes_save(runs, pair, tmp_path, two_processes, metrics):
+def test_killed_while_two_processes_save(runs, pair, tmp_path, two_processes):
     """SIGKILL of everything as soon as the unfinished folder is there; --resume cleans up and continues."""
     out = tmp_path / "run"
     command = runs.command(out, *SUM, DECODER, FSDP, flags=two_processes)
@@ -281,7 +140,7 @@ def test_killed_while_two_processes_save(runs, pair, tmp_path, two_processes, me
     code, output = runs.run(again)
     assert code == 0, output
     assert not list(out.glob("*.tmp*"))
-    one, other = final(pair / "fsdp"), final(out)
+    one, other = final_state(pair[0] / "fsdp"), final_state(out)
     torch.testing.assert_close(one["model"], other["model"], rtol=1e-4, atol=2e-6)
 
 
@@ -291,14 +150,14 @@ def test_sigterm_saves_shards(runs, tmp_path, two_processes):
     out = tmp_path / "run"
     long = [*SUM, DECODER, "train.max_iter=24"]
     process = runs.start(runs.command(out, *long, FSDP, flags=two_processes))
-    code, output = runs.signal_when(process, later(out, 0), signal.SIGTERM)
+    code, output = runs.signal_when(process, logs(out, 0), signal.SIGTERM)
     assert code == 0 and "stopped by SIGTERM after iteration" in output, output
     marked = (out / "last_checkpoint").read_text()
     assert (out / marked).is_dir() and not (out / "model_final.pth").exists()
     runs.train(out, *long, FSDP, resume=True)
     assert [e["file"] for e in events(out, "resume")] == [marked]
     runs.train(tmp_path / "whole", *long)
-    one, other = final(tmp_path / "whole"), final(out)
+    one, other = final_state(tmp_path / "whole"), final_state(out)
     torch.testing.assert_close(one["model"], other["model"], rtol=1e-4, atol=2e-6)
 
 
@@ -406,15 +265,12 @@ def labelled(photos, folder):
 
 
 def losses(out):
-    lines = map(json.loads, (out / "metrics.json").read_text().splitlines())
-    records = [line for line in lines if "total_loss" in line]
-    return [
-        {k: v for k, v in r.items() if "loss" in k or k in ("grad_norm", "lr")} for r in records
-    ]
+    steps = [record for record in records(out) if "total_loss" in record]
+    return [{k: v for k, v in s.items() if "loss" in k or k in ("grad_norm", "lr")} for s in steps]
 
 
 @pytest.fixture(scope="module")
-def models(runs, start_pair, tmp_path_factory):
+def models(runs, tmp_path_factory):
     """Folder with every model's run in two processes, and in one with the same micro-batches."""
     folder = tmp_path_factory.mktemp("models")
     data = labelled(runs.photos, folder)
@@ -422,17 +278,16 @@ def models(runs, start_pair, tmp_path_factory):
     for name, (config, overrides) in MODELS.items():
         opts = [*SMALL, *overrides, *data[name]]
         two = [*opts, FSDP, "train.grad_accum=1", f"train.output_dir={folder / name}"]
-        scenarios.append((name, config, two))
+        scenarios.append((name, config, two, {}))
         alone = folder / f"{name}_one"
         found[name] = runs.train(alone, *opts, "train.grad_accum=2", config=config, tiny=False)
-    start_pair(folder, scenarios)
-    return folder, found
+    return folder, found, runs.pair(folder, scenarios)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(MODELS))
 def test_every_model_in_two_shares_is_as_one(models, name):
-    folder, found = models
+    folder, found, results = models
     expected, steps = losses(folder / f"{name}_one"), losses(folder / name)
     assert len(expected) == len(steps) == 4
     for step, (a, b) in enumerate(zip(expected, steps, strict=True)):
@@ -443,5 +298,4 @@ def test_every_model_in_two_shares_is_as_one(models, name):
     ]
     # A step of Adam is of the size of the rate even where a gradient is rounding alone.
     torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-4)
-    evaluated = json.loads((folder / f"{name}_rank0.json").read_text())
-    assert evaluated.keys() == found[name].keys()
+    assert results[name][0].keys() == found[name].keys()

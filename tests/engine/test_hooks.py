@@ -1,4 +1,4 @@
-"""Learning rate, checkpoint folder, launcher pieces: what needs no run; and pictures, which do."""
+"""Learning rate, which needs no run, and pictures, which do."""
 
 import logging
 import math
@@ -9,8 +9,7 @@ from detectron2.config import instantiate
 from torch import nn
 
 from rmae_d2.config import apply_overrides, get_config
-from rmae_d2.engine import Checkpointer, LRSchedule, Trainer, hooks
-from rmae_d2.errors import CheckpointError
+from rmae_d2.engine import LRSchedule, Trainer, hooks
 from rmae_d2.solver import scaled_adamw
 from rmae_d2.visualization.samples import keep_sample, kept_samples
 from tests.helpers import events
@@ -78,54 +77,6 @@ def test_the_rate_follows_the_batch(caplog):
     assert optimizer.param_groups[0]["weight_decay"] == 0.0
     assert optimizer.param_groups[0]["betas"] == (0.9, 0.95)
     assert "base 0.0001 per 256 images, actual 0.0016 for batches of 4096" in caplog.text
-
-
-class Part:
-    def __init__(self, value):
-        self.value = value
-
-    def state_dict(self):
-        return {"value": self.value}
-
-    def load_state_dict(self, state):
-        self.value = state["value"]
-
-
-def test_checkpointer_saves_and_restores_parts(tmp_path):
-    model = nn.Linear(2, 2)
-    written = Checkpointer(model, str(tmp_path), part=Part(5)).save("model_0000007", 7)
-    assert written == tmp_path / "model_0000007.pth"
-    other, part = nn.Linear(2, 2), Part(0)
-    assert Checkpointer(other, str(tmp_path), part=part).resume()[1] == 8
-    assert torch.equal(model.weight, other.weight) and part.value == 5
-
-
-def test_checkpointer_orders_by_number_not_by_name(tmp_path):
-    checkpointer = Checkpointer(nn.Linear(1, 1), str(tmp_path))
-    for iteration in (999_999_9, 100_000_00, 5):
-        checkpointer.save(f"model_{iteration:07d}", iteration)
-    names = [path.name for path in checkpointer.numbered()]
-    assert names == ["model_10000000.pth", "model_9999999.pth", "model_0000005.pth"]
-    assert checkpointer.candidates()[0].name == "model_0000005.pth"  # the marked one
-
-
-def test_checkpointer_ignores_what_it_did_not_write(tmp_path):
-    checkpointer = Checkpointer(nn.Linear(1, 1), str(tmp_path))
-    (tmp_path / "model_best.pth").write_bytes(b"mine")
-    (tmp_path / "model_12.pth").write_bytes(b"mine")
-    assert checkpointer.resume() is None
-    for iteration in range(3):
-        checkpointer.save(f"model_{iteration:07d}", iteration)
-        checkpointer.prune(1, iteration)
-    checkpointer.sweep()
-    names = sorted(path.name for path in tmp_path.glob("model*"))
-    assert names == ["model_0000002.pth", "model_12.pth", "model_best.pth"]
-
-
-def test_checkpointer_that_may_not_write(tmp_path):
-    checkpointer = Checkpointer(nn.Linear(1, 1), str(tmp_path / "absent"))
-    with pytest.raises(CheckpointError, match="could not be written.*--resume"):
-        checkpointer.save("model_0000000", 0)
 
 
 def test_pictures_over_a_run_that_is_interrupted_and_resumed(runs, tmp_path, monkeypatch):

@@ -1,13 +1,12 @@
 """k-NN while pre-training, on a small labelled folder, through the command line's main()."""
 
-import json
-
 import pytest
 import torch
 from PIL import Image
 
 from rmae_d2.config import get_config
 from rmae_d2.errors import UserError
+from tests.helpers import records
 
 STEPS = ("train.max_iter=4", "train.checkpointer.period=2")
 
@@ -36,10 +35,6 @@ def knn(root, period=2, workers=0):
         f"{loader}.num_workers={workers}",
         f"{loader}.batch_size=4",
     )
-
-
-def records(out):
-    return [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 1])

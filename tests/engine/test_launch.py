@@ -1,112 +1,156 @@
-"""What the command line says of errors that users can set right, from whichever process they come."""
+"""How a process learns what started it, from the environments that launchers really leave."""
 
-from pathlib import Path
+import argparse
 
-import numpy as np
 import pytest
-from PIL import Image
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from rmae_d2.engine.launch import Start, check_flags, first_host, how_started, wants_cpu
 from rmae_d2.errors import UserError
 
-CONFIG = Path(__file__).resolve().parents[2] / "configs/demo/semantic_tiny_ade20k.py"
-SMALL = [
-    "train.device=cpu",
-    "train.log_period=1",
-    "train.max_iter=20",
-    "dataloader.train.total_batch_size=8",
-    "dataloader.train.num_workers=2",
-    "dataloader.test.num_workers=1",
-    "dataloader.train.mapper.augmentations.0.short_edge_length=[32,64]",
-    "model.backbone.net.img_size=32",
-    "model.backbone.net.embed_dim=32",
-    "model.backbone.net.depth=4",
-    "model.backbone.net.num_heads=4",
-    "model.backbone.net.out_indices=[0,1,2,3]",
-    "model.backbone.in_features=[block0,block1,block2,block3]",
-    "model.sem_seg_head.channels=8",
-    "model.sem_seg_head.aux_channels=8",
-]
+TORCHRUN = {
+    "RANK": "5",
+    "WORLD_SIZE": "8",
+    "LOCAL_RANK": "1",
+    "LOCAL_WORLD_SIZE": "4",
+    "MASTER_ADDR": "node7",
+    "MASTER_PORT": "29500",
+}
+# Of a job of 8 tasks, as the shell of sbatch or salloc has it, and as a task of srun has it.
+SHELL = {
+    "SLURM_JOB_ID": "123456",
+    "SLURM_JOB_NODELIST": "node[07-08]",
+    "SLURM_NTASKS": "8",
+    "SLURM_TASKS_PER_NODE": "4(x2)",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+}
+SRUN = SHELL | {
+    "SLURM_PROCID": "5",
+    "SLURM_LOCALID": "1",
+    "SLURM_STEP_ID": "2",
+    "SLURM_STEP_NODELIST": "node[07-08]",
+    "SLURM_STEP_NUM_TASKS": "8",
+    "SLURM_STEP_TASKS_PER_NODE": "4(x2)",
+}
 
 
-@pytest.fixture
-def own(tmp_path):
-    """40 photos with labels of three classes, so many that only every other one is looked at beforehand."""
-    rng = np.random.default_rng(0)
-    for name in ("images", "labels"):
-        (tmp_path / name).mkdir()
-    for k in range(40):
-        photo = rng.integers(0, 256, (40, 40, 3), np.uint8)
-        Image.fromarray(photo).save(tmp_path / f"images/{k:02d}.jpg")
-        labels = rng.integers(0, 3, (40, 40)).astype(np.uint8)
-        Image.fromarray(labels).save(tmp_path / f"labels/{k:02d}.png")
-    return tmp_path
+def flags(**changes):
+    values = {"num_gpus": 1, "num_machines": 1, "machine_rank": 0, "opts": ["train.device=cpu"]}
+    return argparse.Namespace(**{**values, **changes})
 
 
-def command(runs, own, *more, flags=()):
-    line = [
-        part
-        for part in runs.command(own / "run", flags=flags, config=CONFIG)
-        if part not in runs.tiny
-    ]
-    data = [
-        f"dataloader.{split}.dataset.{key}={value}"
-        for split in ("train", "test")
-        for key, value in (("images", own / "images"), ("labels", own / "labels"))
-    ]
-    return [*line, *SMALL, *data, "dataloader.train.dataset.num_classes=3", *more]
+def without(env, *names):
+    return {key: value for key, value in env.items() if key not in names}
 
 
-def test_a_wrong_label_found_by_a_worker(runs, own):
-    wrong = own / "labels/07.png"
-    labels = np.array(Image.open(wrong))
-    labels[5, 6] = 200
-    Image.fromarray(labels).save(wrong)
-    code, output = runs.run(command(runs, own))
-    assert code == 1, output
-    last = output.rstrip().splitlines()[-1]
-    assert last.startswith(f"error: {wrong} has the label 200 at row 5, column 6")
-    for text in ("Traceback", "DataLoader worker", "Exception during training"):
-        assert text not in output
-    # It came while training, and the log has where from.
-    log = (own / "run/log.txt").read_text()
-    assert "Starting training from iteration 0" in log
-    assert "read_labels" in log and "Exception during training" in log
+def test_torchrun_and_srun():
+    assert how_started(TORCHRUN) == Start("torchrun", 5, 8, 1, 4, "node7", 29500)
+    start = how_started(SRUN)
+    assert start == Start("srun", 5, 8, 1, 4, "node07", start.port)
+    other_step = how_started({**SRUN, "SLURM_STEP_ID": "3"})
+    assert 1024 < start.port < 32768 and other_step.port != start.port
 
 
-def test_an_unreadable_photo_found_in_evaluation(runs, own):
-    photo = own / "images/09.jpg"
-    photo.write_bytes(photo.read_bytes()[:200])
-    code, output = runs.run(command(runs, own, "train.max_iter=1", "train.eval_period=1"))
-    assert code == 1, output
-    assert output.rstrip().splitlines()[-1].startswith(f"error: cannot read the image {photo}: ")
-    assert "Traceback" not in output
-
-
-LINEAR = CONFIG.parents[1] / "imagenet/linear_vitb.py"
+def test_srun_where_slurm_says_less():
+    env = without(SRUN, "SLURM_STEP_NUM_TASKS", "SLURM_STEP_TASKS_PER_NODE", "SLURM_STEP_ID")
+    assert how_started(env).world_size == 8
+    assert how_started({**SRUN, "MASTER_ADDR": "ib0", "MASTER_PORT": "77"}).address == "ib0"
+    one_machine = without(env, "SLURM_TASKS_PER_NODE") | {"SLURM_LOCALID": "5"}
+    assert how_started(one_machine).local_size == 8
+    with pytest.raises(UserError, match="set MASTER_ADDR"):
+        how_started(without(SRUN, "SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST"))
 
 
 @pytest.mark.parametrize(
-    ("config", "overrides", "says"),
+    "env",
     [
-        (
-            CONFIG,
-            ["images=OWN/images", "num_classes=3"],
-            "lacks dataset.labels: own data need all of",
-        ),
-        (CONFIG, ["labels=OWN/labels"], "/labels is of own data, which need dataset.images"),
-        (CONFIG, ["images=OWN/images", "labels=OWN/labels"], "how many classes has "),
-        (CONFIG, ["images=OWN/images", "labels=OWN/none", "num_classes=3"], "no folder .*/none"),
-        (CONFIG, ["names=ade20k_sem_seg_trian"], "did you mean ade20k_sem_seg_train"),
-        (CONFIG, ["names=null"], "which data. set dataset.names"),
-        (LINEAR, ["root=OWN"], "no labelled images in .*/train: there is no such folder"),
-        # The folders of images and of labels pass for classes.
-        (LINEAR, ["root=OWN", "split=", "per_class=0"], "per_class=0: images of each class"),
-        (LINEAR, ["root=OWN", "split=", "num_classes=7"], "has 2 class folders, the model 7"),
-        (LINEAR, ["root=OWN", "split=null", "num_classes=7"], "has 2 class folders, the model 7"),
+        {},
+        SHELL,
+        {**SRUN, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"},
+        {"WORLD_SIZE": "4"},
+        {"RANK": "0", "WORLD_SIZE": "1"},
     ],
 )
-def test_bad_data_are_expected(runs, own, tmp_path_factory, config, overrides, says):
-    """As errors whose message is all that is shown; nothing of it gets as far as a model."""
-    given = [f"dataloader.train.dataset.{x}".replace("OWN", str(own)) for x in overrides]
+def test_alone(env):
+    assert how_started(env) is None
+
+
+def test_torchrun_within_srun_is_torchruns():
+    assert how_started({**SRUN, **TORCHRUN}).launcher == "torchrun"
+
+
+@pytest.mark.parametrize(
+    ("env", "says"),
+    [
+        (without(TORCHRUN, "LOCAL_RANK"), "not LOCAL_RANK: start with torchrun"),
+        ({**SRUN, "SLURM_STEP_TASKS_PER_NODE": "5,3"}, "--ntasks-per-node"),
+        ({**SRUN, "SLURM_LOCALID": "2"}, "--distribution=block"),
+    ],
+)
+def test_environments_that_contradict_themselves(env, says):
     with pytest.raises(UserError, match=says):
-        runs.train(tmp_path_factory.mktemp("run"), *given, config=config, tiny=False)
+        how_started(env)
+
+
+@pytest.mark.parametrize(
+    ("start", "changes", "says"),
+    [
+        (TORCHRUN, {"num_gpus": 2}, "--num-gpus 2 .* under torchrun, which has started 8 .*leave"),
+        (SRUN, {"num_machines": 2}, "--num-machines 2 .* under srun"),
+        ({}, {"num_gpus": -1}, "--num-gpus -1 .*at least 1"),
+        ({}, {"num_machines": 0}, "--num-machines 0: at least 1"),
+        ({}, {"machine_rank": 2, "num_machines": 2}, "--machine-rank 2: from 0 to .* = 1"),
+    ],
+)
+def test_flags_that_contradict_the_start(start, changes, says):
+    with pytest.raises(UserError, match=says):
+        check_flags(how_started(start), flags(**changes))
+
+
+def test_flags_that_fit():
+    check_flags(how_started(TORCHRUN), flags())
+    check_flags(None, flags(num_gpus=64, num_machines=2, machine_rank=1))
+    check_flags(None, flags(num_gpus=0))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_processes_that_do_not_fit_the_gpus():
+    with pytest.raises(UserError, match="--num-gpus 0 .*train.device=cpu"):
+        check_flags(None, flags(num_gpus=0, opts=[]))
+    with pytest.raises(UserError, match="--num-gpus 64 on a machine with"):
+        check_flags(None, flags(num_gpus=64, opts=[]))
+
+
+@pytest.mark.parametrize(
+    ("opts", "cpu"),
+    [([], False), (["train.device=cpu"], True), (["train.device=cpu", "train.device=auto"], False)],
+)
+def test_wants_cpu(opts, cpu):
+    assert wants_cpu(opts) is cpu
+
+
+@pytest.mark.parametrize(
+    ("nodes", "host"),
+    [
+        ("node7", "node7"),
+        ("node7,node8", "node7"),
+        ("node[07-09,12],other", "node07"),
+        ("node[12,07]", "node12"),
+        ("rack[1-2]n[3-4].site", "rack1n3.site"),
+    ],
+)
+def test_first_host(nodes, host):
+    assert first_host(nodes) == host
+
+
+@given(
+    st.from_regex(r"[a-z][a-z0-9-]*", fullmatch=True),
+    st.lists(st.integers(0, 999), min_size=1, unique=True),
+)
+def test_first_host_of_any_list(prefix, numbers):
+    plain = ",".join(f"{prefix}{n:03d}" for n in numbers)
+    short = f"{prefix}[{','.join(f'{n:03d}' for n in numbers)}]"
+    assert first_host(plain) == first_host(short) == f"{prefix}{numbers[0]:03d}"

@@ -12,6 +12,8 @@ from contextlib import ExitStack
 
 import pytest
 
+from tests.helpers import logs
+
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 SHORT = ("train.max_iter=6", "train.checkpointer.period=100")
 LONG = ("train.max_iter=100000", "train.checkpointer.period=100000")
@@ -78,9 +80,8 @@ def ends(processes, seconds=300):
 
 
 def wait_for_step(out, processes, step=0):
-    path = out / "metrics.json"
     deadline = time.monotonic() + 300
-    while not (path.exists() and f'"iteration": {step},' in path.read_text()):
+    while not logs(out, step)():
         for process in processes:
             assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline

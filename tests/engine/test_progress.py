@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rmae_d2.engine import progress
-from tests.helpers import events
+from tests.helpers import events, records
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +39,8 @@ def test_files_carry_the_same_values(finished):
     steps = {e["iteration"]: e["values"] for e in events(finished, "step")}
     results = {e["iteration"]: e["results"] for e in events(finished, "evaluation")}
     assert list(steps) == [1, 3, 5, 7] and list(results) == [2, 5, 8]
-    records = [json.loads(line) for line in (finished / "metrics.json").read_text().splitlines()]
-    assert {r.pop("iteration"): r for r in records} == {
+    lines = records(finished)
+    assert {r.pop("iteration"): r for r in lines} == {
         i: steps.get(i, {}) | results.get(i, {}) for i in sorted({*steps, *results})
     }
     board = EventAccumulator(str(finished)).Reload()

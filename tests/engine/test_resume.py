@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rmae_d2.errors import CheckpointError, UserError
-from tests.helpers import events
+from tests.helpers import events, logs
 
 FULL = ("train.ema.decay=0.9", "train.clip_grad=0.2", "dataloader.train.num_workers=2")
 
@@ -74,12 +74,7 @@ def test_killed_as_soon_as_a_checkpoint_exists(runs, reference, tmp_path, assert
 @pytest.mark.slow
 def test_killed_some_steps_after_a_checkpoint(runs, full_reference, tmp_path, assert_same_runs):
     out = tmp_path / "run"
-
-    def later():
-        path = out / "metrics.json"
-        return path.exists() and '"iteration": 9,' in path.read_text()
-
-    code, _ = runs.signal_when(runs.start(runs.command(out, *FULL)), later, signal.SIGKILL)
+    code, _ = runs.signal_when(runs.start(runs.command(out, *FULL)), logs(out, 9), signal.SIGKILL)
     assert code == -signal.SIGKILL and not (out / "model_final.pth").exists()
     runs.train(out, *FULL, resume=True)
     assert resumed(out) in ([(6, "model_0000005.pth")], [(12, "model_0000011.pth")])
@@ -112,12 +107,7 @@ def test_killed_while_saving(runs, reference, tmp_path, assert_same_runs, victim
 )
 def test_signals_save_and_end_cleanly(runs, reference, tmp_path, assert_same_runs, number):
     out = tmp_path / "run"
-
-    def begun():
-        path = out / "metrics.json"
-        return path.exists() and '"iteration": 1,' in path.read_text()
-
-    code, output = runs.signal_when(runs.start(runs.command(out)), begun, number)
+    code, output = runs.signal_when(runs.start(runs.command(out)), logs(out, 1), number)
     assert code == 0, output
     assert f"stopped by {number.name} after iteration" in output and "--resume" in output
     assert "Traceback" not in output

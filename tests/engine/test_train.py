@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from rmae_d2.config import load_config
 from rmae_d2.errors import CheckpointError, UserError
-from tests.helpers import events
+from tests.helpers import events, records
 
 SHORT = ("train.max_iter=8", "train.checkpointer.period=4")
 
@@ -32,14 +32,14 @@ def test_files_of_a_run(finished, metrics):
     assert (out / "model_0000003.pth").exists() and not (out / "model_0000007.pth").exists()
     state = torch.load(out / "model_final.pth", weights_only=True)
     assert state.keys() == {"model", "iteration", "trainer", "ema"} and state["iteration"] == 7
-    records = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
+    lines = records(out)
     keys = {"loss_pixel", "loss_region", "total_loss", "grad_norm", "lr", "images_per_second"}
-    for record in records[:8]:
+    for record in lines[:8]:
         assert keys | {"data_time", "skipped_images"} <= record.keys()
         assert record["images_per_second"] > 0 and record["skipped_images"] == 0
         parts = record["loss_pixel"] + record["loss_region"]
         assert record["total_loss"] == pytest.approx(parts, rel=1e-6)
-    evaluated = [r["iteration"] for r in records if "reconstruction/region_iou" in r]
+    evaluated = [r["iteration"] for r in lines if "reconstruction/region_iou" in r]
     assert evaluated == [3, 8]  # as Detectron2 counts: the last is after training
     log = (out / "log.txt").read_text()
     for text in (
@@ -203,8 +203,8 @@ def test_one_bad_image_is_skipped_and_counted(runs, make_photos, tmp_path, metri
     (photos / "photo05.jpg").write_bytes((photos / "photo05.jpg").read_bytes()[:300])
     out = tmp_path / "run"
     runs.train(out, *SHORT, f"dataloader.train.dataset.root={photos}", "train.log_period=4")
-    records = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
-    assert records[-1]["skipped_images"] == 1
+    lines = records(out)
+    assert lines[-1]["skipped_images"] == 1
     (skipped,) = events(out, "skipped")
     assert Path(skipped["file"]) == photos / "photo05.jpg"
     assert "it is damaged or cut short" in skipped["reason"]

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from rmae_d2.config import apply_overrides, get_config
 from rmae_d2.errors import CheckpointError
 from rmae_d2.events import read_run, step_values
+from tests.helpers import records
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 DEMO = CONFIGS / "demo/semantic_tiny_ade20k.py"
@@ -63,8 +64,8 @@ def finished(runs, ade20k, tmp_path_factory):
 
 def test_a_run(finished):
     out, _, results = finished
-    records = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
-    first = next(record for record in records if record["iteration"] == 0)
+    lines = records(out)
+    first = next(record for record in lines if record["iteration"] == 0)
     assert first["total_loss"] == pytest.approx(
         first["loss_sem_seg"] + first["loss_sem_seg_aux"], rel=1e-5
     )
