@@ -3,6 +3,7 @@
 import itertools
 import json
 import logging
+import multiprocessing
 import os
 import pickle
 import random
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +32,11 @@ from rmae_d2.data.loader import (
     StreamDataset,
     build_eval_loader,
     build_train_loader,
+    prefetched,
     seeded,
 )
 from rmae_d2.data.mappers import RegionDatasetMapper
-from rmae_d2.errors import UserError
+from rmae_d2.errors import AnnotationError, ImageReadError, UserError
 from rmae_d2.modeling import Batch
 from rmae_d2.regions import FelzenszwalbSource
 
@@ -398,18 +401,130 @@ def _group_ends(group, within=10.0):
         time.sleep(0.1)
 
 
-def test_workers_end_though_a_traceback_holds_the_iterator():
+def test_an_error_ends_the_workers_though_its_traceback_is_held():
     batches = iter(build_train_loader([{}], _fails, 1, num_workers=1))
-    workers = batches._batches._workers
     with pytest.raises(ZeroDivisionError) as kept:
         next(batches)
-    batches.close()
-    assert kept.tb is not None and not any(worker.is_alive() for worker in workers)
+    assert kept.tb is not None and not multiprocessing.active_children()
     assert list(batches) == []
 
 
 def _fails(_):
     raise ZeroDivisionError
+
+
+# --- errors in workers: the same error in the main process, and where it came from
+
+
+class StubbornError(Exception):
+    """Pickles, but does not come back."""
+
+    def __init__(self, first, second):
+        super().__init__(f"{first} {second}")
+
+
+def wrong_label(_):
+    raise AnnotationError("labels/7.png has the label 200")
+
+
+def unreadable(_):
+    raise ImageReadError("7.jpg", "it is damaged")
+
+
+def stubborn(_):
+    raise StubbornError("no", "way")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("build", [build_train_loader, build_eval_loader])
+def test_the_message_is_the_errors_own(build, workers):
+    arguments = {} if build is build_eval_loader else {"total_batch_size": 1}
+    loader = build([{}], wrong_label, num_workers=workers, **arguments)
+    with pytest.raises(AnnotationError) as caught:
+        next(iter(loader))
+    assert str(caught.value) == "labels/7.png has the label 200"
+    # Whoever looks for the place finds it.
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "in wrong_label" in shown and shown.endswith(
+        "AnnotationError: labels/7.png has the label 200\n"
+    )
+
+
+def test_errors_of_several_arguments():
+    with pytest.raises(ImageReadError) as caught:
+        next(iter(build_eval_loader([{}], unreadable, num_workers=1)))
+    assert (caught.value.path, caught.value.reason) == ("7.jpg", "it is damaged")
+
+
+def test_what_does_not_survive_the_way_is_told_by_pytorch():
+    with pytest.raises(RuntimeError, match="(?s)Caught StubbornError in DataLoader worker.*no way"):
+        next(iter(build_eval_loader([{}], stubborn, num_workers=1)))
+
+
+# --- batches ahead, on a device
+
+CPU = torch.device("cpu")
+
+
+def numbered(count, log):
+    for i in range(count):
+        log.append(i)
+        yield Batch.of([{"image": torch.full((2,), i), "file_name": f"{i}.jpg"}])
+
+
+def test_order_and_one_ahead():
+    log: list[int] = []
+    batches = prefetched(numbered(4, log), CPU)
+    assert not log  # workers start when the first batch is asked for
+    for i in range(4):
+        sample = next(batches)[0]
+        assert sample["image"].tolist() == [i, i] and sample["file_name"] == f"{i}.jpg"
+        assert log == list(range(min(i + 2, 4)))
+    assert list(batches) == []
+
+
+def six_fails(sample):
+    if sample["number"] == 6:
+        raise ZeroDivisionError("six")
+    return {"image": torch.full((3, 2, 2), sample["number"]), "number": sample["number"]}
+
+
+@pytest.mark.parametrize(
+    ("device", "workers"),
+    [
+        ("cpu", 0),
+        ("cpu", 2),
+        pytest.param(
+            *("cuda", 1),
+            marks=[
+                pytest.mark.gpu,
+                pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+            ],
+        ),
+    ],
+)
+def test_the_same_batches_ahead_and_on_the_device(device, workers):
+    data = [{"number": number} for number in range(6)]
+    device = torch.device(device, 0 if device == "cuda" else None)
+    loader = build_train_loader(data, six_fails, 2, num_workers=workers, seed=1)
+    plain, ahead = iter(loader.start(1)), iter(loader.start(1, device))
+    for _ in range(7):
+        a, b = next(plain), next(ahead)
+        assert [x["number"] for x in a] == [x["number"] for x in b]
+        images = torch.stack([x["image"] for x in b])
+        assert images.device == device
+        assert torch.equal(torch.stack([x["image"] for x in a]), images.cpu())
+
+
+def test_a_workers_error_comes_at_its_batch():
+    data = [{"number": number} for number in range(7)]
+    loader = build_train_loader(data, six_fails, 1, num_workers=1, seed=0)
+    position = next(p for p in range(7) if loader._stream.index(p) == 6)
+    batches = iter(loader.start(0, CPU))
+    for _ in range(position):
+        next(batches)
+    with pytest.raises(ZeroDivisionError, match="six"):
+        next(batches)
 
 
 # --- real photos
