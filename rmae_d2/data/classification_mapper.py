@@ -2,9 +2,11 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from detectron2.data import transforms as T
 from numpy.typing import NDArray
 from PIL import Image
@@ -13,7 +15,7 @@ from timm.data.auto_augment import posterize, rand_augment_transform
 
 from ..errors import UserError
 from ..modeling.batch import Batch
-from .images import CropResizeTransform, channels_first, read_image
+from .images import CropResizeTransform, read_image
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ class ClassificationDatasetMapper:
             **dataset_dict,
             "height": image.shape[0],
             "width": image.shape[1],
-            "image": channels_first(augmented.image),
+            "image": torch.as_tensor(np.ascontiguousarray(augmented.image.transpose(2, 0, 1))),
         }
 
 
@@ -152,14 +154,11 @@ def _posterize(image: Image.Image, bits: int, **_unused: Any) -> Image.Image:
     return posterize(image, bits) if bits else Image.new(image.mode, image.size)
 
 
+@dataclass(repr=False, eq=False)
 class _PictureTransform(T.Transform):
     """A function from PIL image to PIL image."""
 
     operation: _TimmRandAugment
-
-    def __init__(self, operation: _TimmRandAugment) -> None:
-        super().__init__()
-        self.operation = operation
 
     def apply_image(self, img: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """An (H, W, 3) uint8 RGB image, changed."""
@@ -167,9 +166,5 @@ class _PictureTransform(T.Transform):
         return np.array(self.operation(picture))
 
     def apply_coords(self, coords: NDArray[Any]) -> NDArray[Any]:
-        """Unknown.
-
-        Raises:
-            NotImplementedError: always.
-        """
+        """Unknown: NotImplementedError."""
         raise NotImplementedError("RandAugment is for pictures alone, not for boxes or masks")

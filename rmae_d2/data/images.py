@@ -5,9 +5,8 @@ Letters: H W pixels of the input, h w of the output, N channels or masks.
 
 import errno
 from collections.abc import Sequence
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -21,6 +20,11 @@ from torchvision.transforms import RandomResizedCrop as _TorchvisionCrop
 
 from ..errors import ImageReadError, UserError
 from ..regions.record.record import nearest_indices
+
+try:
+    import simplejpeg
+except ImportError:
+    simplejpeg = None
 
 #: What Pillow opens out of the box and people keep photos in. Compared in lower case.
 IMAGE_EXTENSIONS = frozenset(
@@ -37,9 +41,9 @@ MACHINE_ERRNOS = frozenset(
 def read_image(path: str | Path) -> NDArray[np.uint8]:
     """Reads an image file as 8-bit RGB, upright.
 
-    EXIF orientation is applied. Grey is repeated to three channels; palettes, CMYK, YCbCr, LAB and
-    HSV are converted; transparency is laid over white, as viewers show it; 16-bit grey is scaled by
-    1/257, so that 65535 becomes 255; of an animation the first frame is taken.
+    EXIF orientation is applied. Grey is repeated to three channels; palettes, CMYK, YCbCr, LAB and HSV are
+    converted; transparency is laid over white, as viewers show it; 16-bit grey is scaled by 1/257, so that
+    65535 becomes 255; of an animation the first frame is taken.
 
     Args:
         path: a local file, or whatever Detectron2's PathManager opens.
@@ -48,11 +52,9 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         a writable (H, W, 3) array, RGB, 0-255.
 
     Raises:
-        ImageReadError: missing, empty, truncated or damaged file, something that is no image, float
-            or 32-bit pixels without a defined range, or more pixels than Pillow's limit against
-            decompression bombs.
-        OSError: trouble of the machine rather than of the file (too many open files, disk full,
-        ...).
+        ImageReadError: missing, empty, truncated or damaged file, something that is no image, float or 32-bit
+            pixels without a defined range, or more pixels than Pillow's limit against decompression bombs.
+        OSError: trouble of the machine rather than of the file (too many open files, disk full, ...).
     """
     path = str(path)
     try:
@@ -85,13 +87,12 @@ def decode_plain_jpeg(file: BinaryIO, image: Image.Image) -> NDArray[np.uint8] |
         image: the same, opened by Pillow and not yet loaded.
 
     Returns:
-        (H, W, 3) RGB, writable; None where simplejpeg is not installed, for other formats than
-        JPEG, for CMYK, for a picture to be turned, and for a file that is not quite right: Pillow
-        then has the word, so that such files are treated the same with and without simplejpeg.
+        (H, W, 3) RGB, writable; None where Pillow has the word, so that such files are treated the same with
+        and without simplejpeg: other formats, CMYK, a picture to be turned, a file that is not quite right.
     """
-    if image.format != "JPEG" or image.mode not in ("RGB", "L") or _is_turned(image):
+    if simplejpeg is None or image.format != "JPEG" or image.mode not in ("RGB", "L"):
         return None
-    if (simplejpeg := _simplejpeg()) is None:
+    if exif_orientation(image) != 1:
         return None
     file.seek(0)
     try:
@@ -101,22 +102,14 @@ def decode_plain_jpeg(file: BinaryIO, image: Image.Image) -> NDArray[np.uint8] |
     return pixels
 
 
-def _is_turned(image: Image.Image) -> bool:
+def exif_orientation(image: Image.Image) -> int | None:
+    """Of an opened image, 1 where it is upright; None for a damaged EXIF block."""
     try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except MemoryError:
         raise
-    except Exception:  # damaged EXIF, of which Pillow's way of reading makes what it can
-        return True
-
-
-@cache
-def _simplejpeg() -> ModuleType | None:
-    try:
-        import simplejpeg
-    except ImportError:
+    except Exception:  # Pillow's parser raises nearly anything on damaged bytes
         return None
-    return simplejpeg
 
 
 def _os_reason(path: str, error: OSError) -> str:
@@ -135,19 +128,14 @@ def _os_reason(path: str, error: OSError) -> str:
 
 def upright_rgb(image: Image.Image) -> NDArray[np.uint8]:
     """An opened and loaded image as :func:`read_image` gives it, a writable uint8 array (H, W, 3)."""
-    return np.array(_to_rgb(_upright(image)))
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF orientation says; a damaged EXIF block counts as none."""
-    try:
-        if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
-            return image
-        return ImageOps.exif_transpose(image)
-    except MemoryError:
-        raise
-    except Exception:
-        return image
+    if exif_orientation(image) not in (1, None):
+        try:
+            image = ImageOps.exif_transpose(image)
+        except MemoryError:
+            raise
+        except Exception:  # a damaged EXIF block counts as none
+            pass
+    return np.array(_to_rgb(image))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -169,11 +157,6 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
     if values.size and (values.min() < 0 or values.max() > 65535):
         raise UserError("32-bit pixels have no defined range: save it with 8 or 16 bits")
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))
-
-
-def channels_first(image_HWC: NDArray[Any]) -> torch.Tensor:
-    """An image as networks take it, (C, H, W), contiguous; the memory is shared where that can be."""
-    return torch.from_numpy(np.require(image_HWC.transpose(2, 0, 1), None, ["C", "W"]))
 
 
 class RandomResizedCrop(T.Augmentation):
@@ -220,8 +203,12 @@ class RandomResizedCrop(T.Augmentation):
         return CropResizeTransform(left, top, crop_w, crop_h, *self.size, width, height)
 
 
+@dataclass(repr=False, eq=False)
 class CropResizeTransform(T.Transform):
-    """Crop, then resize: bicubic with antialias for images, nearest for labels and masks."""
+    """Crop, then resize: bicubic with antialias for images, nearest for labels and masks.
+
+    Takes pixels: the crop's left top corner and size, the output's size, the input's.
+    """
 
     x0: int
     y0: int
@@ -231,21 +218,6 @@ class CropResizeTransform(T.Transform):
     new_w: int
     orig_w: int
     orig_h: int
-
-    def __init__(
-        self,
-        x0: int,
-        y0: int,
-        crop_w: int,
-        crop_h: int,
-        new_h: int,
-        new_w: int,
-        orig_w: int,
-        orig_h: int,
-    ) -> None:
-        """Takes pixels: the crop's left top corner and size, the output's size, the input's."""
-        super().__init__()
-        self._set_attributes(locals())
 
     def apply_image(self, img: NDArray[Any]) -> NDArray[Any]:
         """Crops and resizes an (H, W) or (H, W, N) image, uint8 or float, by antialiased bicubic.
@@ -259,14 +231,9 @@ class CropResizeTransform(T.Transform):
         if not crop.flags.writeable or min(crop.strides) < 0:  # torch cannot look at such arrays
             crop = crop.copy()
         pixels = torch.from_numpy(crop)
-        channels_first = pixels.permute(2, 0, 1)[None] if crop.ndim == 3 else pixels[None, None]
-        resized = F.interpolate(
-            channels_first,
-            (self.new_h, self.new_w),
-            mode="bicubic",
-            align_corners=False,
-            antialias=True,
-        )[0]
+        planes = pixels.permute(2, 0, 1)[None] if crop.ndim == 3 else pixels[None, None]
+        size = (self.new_h, self.new_w)
+        resized = F.interpolate(planes, size, mode="bicubic", antialias=True)[0]
         out: NDArray[Any] = (resized.permute(1, 2, 0) if crop.ndim == 3 else resized[0]).numpy()
         return out
 
@@ -287,15 +254,8 @@ class CropResizeTransform(T.Transform):
 
     def apply_coords(self, coords: NDArray[Any]) -> NDArray[Any]:
         """Maps (n, 2) points (x, y) of the input to the output; they may fall outside."""
-        offset = np.asarray([self.x0, self.y0])
         factor = np.asarray([self.new_w / self.crop_w, self.new_h / self.crop_h])
-        return (coords - offset) * factor
-
-    def apply_polygons(self, polygons: list[NDArray[Any]]) -> list[NDArray[Any]]:
-        """Maps polygons, clipped to the crop (needs shapely, as Detectron2's crop does)."""
-        crop = T.CropTransform(self.x0, self.y0, self.crop_w, self.crop_h)
-        factor = np.asarray([self.new_w / self.crop_w, self.new_h / self.crop_h])
-        return [polygon * factor for polygon in crop.apply_polygons(polygons)]
+        return (coords - np.asarray([self.x0, self.y0])) * factor
 
     def _check(self, shape: Sequence[int]) -> None:
         if len(shape) not in (2, 3) or tuple(shape[:2]) != (self.orig_h, self.orig_w):

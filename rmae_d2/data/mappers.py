@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..modeling.batch import Batch
 from ..noise import num_visible, random_shuffle, region_shuffle
 from ..regions import EncodedRecord, RegionRecord
-from .images import channels_first, label_indices, read_image
+from .images import label_indices, read_image
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,16 @@ class RegionDatasetMapper:
         self.min_patches = min_patches
         self.patch_size = patch_size
         self.mask_ratio = mask_ratio if region_mask_ratio is None else region_mask_ratio
-        self.order = _order_of(masking) if visible_foreground_only else None
+        self.order: Callable[[Tensor, int], Tensor] | None = None
+        if visible_foreground_only:
+            name = getattr(masking, "__name__", str(masking)).rpartition(".")[2]
+            if name not in _ORDERS:
+                raise UserError(
+                    f"visible_foreground_only=True with model.masking={name}: which patches that hides is no "
+                    "matter of the seed alone. Set dataloader.train.mapper.visible_foreground_only=false, or "
+                    "wrap the policy in IndependentMasking"
+                )
+            self.order = _ORDERS[name]
         logger.info("augmentations: %s; regions: %s", self.augmentations, regions)
 
     def with_regions(self, regions: RegionSource | None) -> "RegionDatasetMapper":
@@ -122,7 +131,7 @@ class RegionDatasetMapper:
             "image_id": dataset_dict.get("image_id", dataset_dict["file_name"]),
             "height": image.shape[0],
             "width": image.shape[1],
-            "image": channels_first(aug_input.image),
+            "image": torch.as_tensor(np.ascontiguousarray(aug_input.image.transpose(2, 0, 1))),
             "mask_seed": mask_seed,
         }
         if self.regions is None:
@@ -133,30 +142,27 @@ class RegionDatasetMapper:
                 f"regions of {dataset_dict['file_name']} are {record.size} pixels (height, width), the image "
                 f"is {image.shape[:2]}: make its regions again"
             )
-        indices = label_indices(transforms, record.size)
         # Where it is known what the transforms do to labels, the pixels of the crop alone are decoded.
-        record = (
-            record.map_planes(transforms.apply_segmentation)
-            if indices is None
-            else record.take(*indices)
-        )
-        N = record.regions().area.size
-        candidates = np.arange(N)
-        if N and (self.min_patches > 1 or self.order):
-            candidates = self._candidates(record, mask_seed)
-        sample["num_regions"] = K = self.num_regions
-        if not candidates.size:
-            bits = np.zeros((-(-K // 8), *record.size), np.uint8)
+        indices = label_indices(transforms, record.size)
+        if indices is None:
+            record = record.map_planes(transforms.apply_segmentation)
         else:
+            record = record.take(*indices)
+        candidates = self._candidates(record, mask_seed)
+        sample["num_regions"] = K = self.num_regions
+        if candidates.size:
             repeats = -(-K // candidates.size)
-            pool = candidates if repeats == 1 else np.tile(candidates, repeats)
-            bits = record.select_bits(np.random.permutation(pool)[:K])
+            bits = record.select_bits(np.random.permutation(np.tile(candidates, repeats))[:K])
+        else:
+            bits = np.zeros((-(-K // 8), *record.size), np.uint8)
         sample["regions"] = torch.from_numpy(bits)
         return sample
 
     def _candidates(self, record: RegionRecord, mask_seed: int) -> NDArray[np.int64]:
         """Indices into ``record.regions()`` of the regions that may be drawn."""
         indices = np.arange(record.regions().area.size)
+        if not indices.size or (self.min_patches < 2 and self.order is None):
+            return indices
         covered = record.coverage(indices, self.patch_size)
         keep = covered.sum(axis=1) >= self.min_patches
         if self.order is not None:
@@ -165,19 +171,3 @@ class RegionDatasetMapper:
             visible = order[: num_visible(L, self.mask_ratio)].numpy()
             keep &= covered[:, visible].any(axis=1)
         return indices[keep]
-
-
-def _order_of(masking: Any) -> Callable[[Tensor, int], Tensor]:
-    """Of seeds and a number of patches, in which order the region branch sees region patches.
-
-    Raises:
-        UserError: for a policy whose order is not a function of these alone.
-    """
-    name = getattr(masking, "__name__", str(masking)).rpartition(".")[2]
-    if name not in _ORDERS:
-        raise UserError(
-            f"visible_foreground_only=True with model.masking={name}: which patches that hides is no matter "
-            "of the seed alone. Set dataloader.train.mapper.visible_foreground_only=false, or wrap the "
-            "policy in IndependentMasking"
-        )
-    return _ORDERS[name]
