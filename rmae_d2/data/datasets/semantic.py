@@ -13,7 +13,7 @@ from detectron2.utils.file_io import PathManager
 from ...annotations.missing import missing_dataset, unknown_dataset
 from ...annotations.coco_json import examples
 from .detection import check_same_registered, upright_size
-from .images_only import _walk, images_from
+from .images_only import files_below, images_from
 from .label_images import IGNORE_LABEL, MAX_CLASSES, read_labels
 from ...errors import UserError, AnnotationError
 
@@ -203,7 +203,7 @@ def _pairs(images: str, labels: str, allow_missing: float) -> list[dict[str, Any
                 f"there is no folder {os.path.abspath(folder)} (given as dataset.{key})"
             )
     by_stem: dict[str, list[str]] = {}
-    for path in sorted(_walk(labels)):
+    for path in files_below(labels)[0]:
         stem, extension = os.path.splitext(path)
         if extension.lower() in _LABEL_EXTENSIONS:
             by_stem.setdefault(stem, []).append(path)
