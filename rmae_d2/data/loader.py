@@ -63,9 +63,8 @@ _ORDER, _SAMPLE = 0, 1
 def seeded(*key: int) -> Iterator[np.random.SeedSequence]:
     """Seeds the global generators of Python, numpy and torch (CPU) from a key of non-negative ints.
 
-    Outside of loader workers the generators continue afterwards where they were, so that loading in
-    the main process leaves the model's randomness alone. Yields the seed sequence, for further
-    draws.
+    Outside of loader workers the generators continue afterwards where they were, so that loading in the main
+    process leaves the model's randomness alone. Yields the seed sequence, for further draws.
     """
     sequence = np.random.SeedSequence(key)
     words = sequence.generate_state(8)
@@ -479,9 +478,8 @@ def build_eval_loader(
 ) -> EvalLoader:
     """The evaluation loader: every image once, in order, shared among processes as Detectron2 does.
 
-    Crops and masks are functions of (seed, image index), so that evaluation losses can be compared.
-    Serves Detectron2's ``inference_on_dataset`` as ``build_detection_test_loader`` does. Unreadable
-    images raise.
+    Crops and masks are functions of (seed, image index), so that evaluation losses can be compared. Serves
+    Detectron2's ``inference_on_dataset`` as ``build_detection_test_loader`` does. Unreadable images raise.
 
     Args:
         dataset: dataset dicts, or a map-style data set of them.

@@ -113,10 +113,9 @@ class RegionDatasetMapper:
                 leave it as it is.
 
         Returns:
-            ``image`` uint8 (3, h, w) RGB; ``mask_seed``, an int in [0, 2**63); ``file_name``;
-            ``image_id``; ``height`` and ``width`` of the file's image; and, with a source,
-            ``num_regions`` K and ``regions``, uint8 (ceil(K / 8), h, w), bit k % 8 of plane k // 8
-            being region k.
+            ``image`` uint8 (3, h, w) RGB; ``mask_seed``, an int in [0, 2**63); ``file_name``; ``image_id``;
+            ``height`` and ``width`` of the file's image; and, with a source, ``num_regions`` K and
+            ``regions``, uint8 (ceil(K / 8), h, w), bit k % 8 of plane k // 8 being region k.
 
         Raises:
             ImageReadError: the file gives no image.

@@ -46,10 +46,9 @@ def category_repeat_factors(
 class RepeatedOrder:
     """Orders of epochs in which image i appears factor[i] times on average.
 
-    The whole part of a factor always counts. Fractions are drawn by systematic sampling: one random
-    offset u, image i once more where its cumulated fraction plus u passes a whole number. So each
-    image's chance is its fraction, and the number drawn, with which an epoch has ``length`` positions, is
-    the same in every epoch.
+    The whole part of a factor always counts. Fractions are drawn by systematic sampling: one random offset u,
+    image i once more where its cumulated fraction plus u passes a whole number. So each image's chance is its
+    fraction, and the number drawn, with which an epoch has ``length`` positions, is the same in every epoch.
 
     Args:
         factors: (N,), 0 or more; the fractions are scaled, by less than 1 / their sum, to add up to a whole

@@ -33,19 +33,17 @@ def images_from(
     """Lists images without labels.
 
     Args:
-        root: one of
-            a folder, searched with its sub-folders (links followed, hidden files skipped);
-            a ``.txt`` list, one path a line, absolute or relative to the list's folder; empty lines
-            and lines that begin with ``#`` are skipped; a COCO-style ``.json``, of which
-            ``images[].file_name`` (or ``coco_url``) is used.
+        root: one of a folder, searched with its sub-folders (links followed, hidden files skipped); a
+            ``.txt`` list, one path a line, absolute or relative to the list's folder; empty lines and lines
+            that begin with ``#`` are skipped; a COCO-style ``.json``, of which ``images[].file_name`` (or
+            ``coco_url``) is used.
         image_root: folder that the json's file names are relative to. Found by itself where the
             json lies in it, beside it, or in an ``annotations`` folder beside it.
         allow_missing: share of a list's files that may be absent; they are left out with a warning.
 
     Returns:
-        dataset dicts in a fixed order (folders: sorted): ``file_name``; ``image_id``, the path
-        relative to the folder, the list's line or the json's id; ``height`` and ``width`` where the
-        json has them.
+        dataset dicts in a fixed order (folders: sorted): ``file_name``; ``image_id``, the path relative to
+        the folder, the list's line or the json's id; ``height`` and ``width`` where the json has them.
 
     Raises:
         UserError: nothing there, no image in it, too many of its files absent, or a list or json that is
