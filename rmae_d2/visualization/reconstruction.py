@@ -79,8 +79,7 @@ def _three(values_HW: NDArray[Any]) -> NDArray[Any]:
 
 def _pixels_of(values_L: Tensor, picture: NDArray[Any]) -> NDArray[Any]:
     """What patches have, at the picture's size, (H, W)."""
-    size = (picture.shape[0], picture.shape[1])
-    return np.asarray(mask_to_pixels(values_L.cpu(), size))
+    return np.asarray(mask_to_pixels(values_L.cpu(), (picture.shape[0], picture.shape[1])))
 
 
 def _masked(picture_HWC: NDArray[Any], mask_L: Tensor) -> NDArray[Any]:
