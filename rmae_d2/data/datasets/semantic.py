@@ -48,8 +48,8 @@ def semantic_dataset(
     Args:
         names: registered datasets, concatenated; used where there are no ``images``.
         images: own data: a folder of images, searched with its sub-folders.
-        labels: own data: a folder of label images (see :func:`read_labels`) with the images' names, but
-            for the extension, in the same sub-folders.
+        labels: own data: a folder of label images (see :func:`read_labels`) with the images' names, but for
+            the extension, in the same sub-folders.
         num_classes: C; needed for own data, compared with a registered dataset's.
         zero_is_ignored: own data: 0 is no class, classes are 1 to C.
         allow_missing: share of the images that may have no label image; they are left out with a warning.
@@ -72,9 +72,9 @@ def semantic_dataset(
                 "data need all of dataset.images, dataset.labels (two folders) and dataset.num_classes"
             )
         _check_num_classes(num_classes)
-        pairs = _pairs(os.path.expanduser(images), os.path.expanduser(labels), allow_missing)
-        rest = {"num_classes": num_classes, "zero_is_ignored": zero_is_ignored}
-        dicts = [{**pair, **rest} for pair in pairs]
+        dicts = _pairs(os.path.expanduser(images), os.path.expanduser(labels), allow_missing)
+        facts = {"num_classes": num_classes, "zero_is_ignored": zero_is_ignored}
+        dicts = [{**sample, **facts} for sample in dicts]
         source = images
     else:
         named = _named(names)
@@ -90,8 +90,8 @@ def semantic_dataset(
                 f"model.sem_seg_head.num_classes={known}"
             )
     _check_few(dicts, source)
-    known = dicts[0]["num_classes"]
-    logger.info("%s: %d images with labels of %d classes", source, len(dicts), known)
+    counts = (len(dicts), dicts[0]["num_classes"])
+    logger.info("%s: %d images with labels of %d classes", source, *counts)
     return dicts
 
 
@@ -160,13 +160,12 @@ def _check_num_classes(num_classes: int) -> None:
 
 
 def _load_named(name: str, allow_missing: float) -> list[dict[str, Any]]:
-    num_classes = len(semantic_classes(name))
+    facts = {"num_classes": len(semantic_classes(name)), "zero_is_ignored": False}
     metadata = MetadataCatalog.get(name)
     if name.startswith(_ADE20K):
-        folder, shifted = _ade20k_labels(name)
-        pairs = _pairs(metadata.image_root, folder, allow_missing)
-        rest = {"num_classes": num_classes, "zero_is_ignored": shifted}
-        return [{**pair, **rest} for pair in pairs]
+        folder, facts["zero_is_ignored"] = _ade20k_labels(name)
+        dicts = _pairs(metadata.image_root, folder, allow_missing)
+        return [{**sample, **facts} for sample in dicts]
     if metadata.get("ignore_label", IGNORE_LABEL) != IGNORE_LABEL:
         raise UserError(
             f"the dataset {name} has ignore_label={metadata.ignore_label}, and only {IGNORE_LABEL} is "
@@ -178,8 +177,7 @@ def _load_named(name: str, allow_missing: float) -> list[dict[str, Any]]:
         raise missing_dataset(name, [], _OWN, str(error)) from error
     if not dicts or "sem_seg_file_name" not in dicts[0]:
         raise UserError(f"the dataset {name} has no label images (no sem_seg_file_name)")
-    rest = {"num_classes": num_classes, "zero_is_ignored": False}
-    return [{"image_id": sample["file_name"], **sample, **rest} for sample in dicts]
+    return [{"image_id": sample["file_name"], **sample, **facts} for sample in dicts]
 
 
 def _ade20k_labels(name: str) -> tuple[str, bool]:
