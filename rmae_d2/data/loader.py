@@ -1,14 +1,13 @@
 """Loaders whose every sample is a function of (seed, position in the training stream).
 
-The stream is an endless sequence of positions p = 0, 1, 2, ...; epoch p // N shows each of the N
-images once (or as often as repeat factors say, an epoch then having other than N positions), in an
-order drawn from (seed, epoch), and all random choices for position p are drawn from (seed, p).
-Optimizer step t takes positions t*B ... (t+1)*B - 1, whichever processes, accumulation steps and
-workers share them. So a resumed run continues bit for bit, and other numbers of GPUs see the same
-global batches.
+The stream is an endless sequence of positions p = 0, 1, 2, ...; epoch p // N shows each of the N images
+once (or as often as repeat factors say, an epoch then having other than N positions), in an order drawn from
+(seed, epoch), and all random choices for position p are drawn from (seed, p). Optimizer step t takes
+positions t*B ... (t+1)*B - 1, whichever processes, accumulation steps and workers share them. So a resumed
+run continues bit for bit, and other numbers of GPUs see the same global batches.
 
-Letters: N images, B images an optimizer step, W processes, r rank, A accumulation steps, m = B / (W
-* A) images a micro-batch, t optimizer step, a accumulation step, p position.
+Letters: N images, B images an optimizer step, W processes, r rank, A accumulation steps, m = B / (W * A)
+images a micro-batch, t optimizer step, a accumulation step, p position.
 
 What a batch is the mapper says: its ``collate`` makes one of m samples, in the worker, such as a
 :class:`~rmae_d2.modeling.Batch`; of a mapper without, as Detectron2's are, it is their list.
@@ -132,13 +131,9 @@ class StreamDataset(_Mapped):
         seed: int,
         repeated: RepeatedOrder | None = None,
     ) -> None:
-        """Sets the stream.
+        """Takes any Detectron2 mapper; it may return None to refuse an image, and have a ``collate``.
 
-        Args:
-            dataset: dataset dicts, one or more.
-            mapper: any Detectron2 mapper; may return None to refuse an image, and have a ``collate``.
-            seed: 0 or more.
-            repeated: orders in which images appear more than once; None shows each once an epoch.
+        With ``repeated`` orders images appear more than once an epoch.
         """
         super().__init__(dataset, mapper, seed)
         self._repeated = repeated
@@ -312,17 +307,12 @@ def _on_device(batch: Any, device: torch.device) -> Any:
 
 
 # Sent to the process group these are for the main process, which saves and ends its workers.
-_NOT_FOR_WORKERS = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
-]
+_NOT_FOR_WORKERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
     """Processes started inside inherit the block, so that no signal finds them half set up."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_FOR_WORKERS)
     try:
         yield
@@ -343,44 +333,33 @@ class TrainLoader:
     """Endless iterable of this process's micro-batches of m samples.
 
     Attributes:
-        start_iter: optimizer step that the next ``iter()`` begins with; set it when resuming.
-        device: where stacked tensors go; None leaves them on the host.
         dataset_size: images in the data set.
         total_batch_size: B.
-        grad_accum: A; A consecutive micro-batches make one optimizer step.
         micro_batch_size: m.
     """
 
     def __init__(self, stream: StreamDataset, sampler: StreamBatchSampler, **options: Any) -> None:
         """Joins a stream and the positions to take from it; options are the DataLoader's."""
-        self._stream = stream
-        self._sampler = sampler
-        self._options = options
+        self._stream, self._sampler, self._options = stream, sampler, options
         self.dataset_size = stream.num_images
         self.total_batch_size = sampler.total_batch_size
-        self.grad_accum = sampler.grad_accum
         self.micro_batch_size = sampler.micro_batch_size
-        self.start_iter = sampler.start_iter
-        self.device: torch.device | None = None
 
-    def start(self, iteration: int, device: torch.device | None = None) -> "TrainLoader":
-        """Sets ``start_iter`` and returns the loader: ``iter(loader.start(trainer.iter + 1))``.
+    def start(self, iteration: int, device: torch.device | None = None) -> Iterator[AnyBatch]:
+        """A fresh iterator, with its own workers, that begins at an optimizer step.
 
         With a device the tensors of batches arrive there, copied one batch ahead.
         """
-        self.start_iter = iteration
-        self.device = device
-        return self
+        positions = replace(self._sampler, start_iter=iteration)
+        # An endless sampler has no length, which DataLoader needs for len() only.
+        return _batches(self._stream, device, batch_sampler=positions, **self._options)
+
+    def __iter__(self) -> Iterator[AnyBatch]:
+        return self.start(0)
 
     def preview(self, count: int) -> AnyBatch:
         """The first samples of the stream, loaded here and now: the same in every run, to look at."""
         return self._stream.collate([self._stream[position] for position in range(count)])
-
-    def __iter__(self) -> Iterator[AnyBatch]:
-        """A fresh iterator, with its own workers, that begins at optimizer step ``start_iter``."""
-        positions = replace(self._sampler, start_iter=self.start_iter)
-        # An endless sampler has no length, which DataLoader needs for len() only.
-        return _batches(self._stream, self.device, batch_sampler=positions, **self._options)
 
 
 def build_train_loader(
@@ -391,12 +370,10 @@ def build_train_loader(
     num_workers: int = 4,
     seed: int = 0,
     grad_accum: int = 1,
-    start_iter: int = 0,
     prefetch_factor: int = 2,
-    pin_memory: bool | None = None,
     repeat_threshold: float | None = None,
 ) -> TrainLoader:
-    """The training loader, for pre-training and fine-tuning alike.
+    """The training loader, for pre-training and fine-tuning alike; pins memory where there is a CUDA device.
 
     Args:
         dataset: dataset dicts, or a map-style data set of them.
@@ -404,10 +381,8 @@ def build_train_loader(
         total_batch_size: B, images an optimizer step over all processes and accumulation steps.
         num_workers: worker processes of this process; 0 loads in the main process.
         seed: 0 or more; with the position it determines every sample.
-        grad_accum: A.
-        start_iter: first optimizer step.
+        grad_accum: A; A consecutive micro-batches make one optimizer step.
         prefetch_factor: micro-batches that each worker prepares ahead.
-        pin_memory: None pins where there is a CUDA device.
         repeat_threshold: images whose rarest class is in a smaller share of the images are repeated,
             see :func:`~rmae_d2.data.repeat_factors.category_repeat_factors`; None for no repeats.
 
@@ -415,9 +390,8 @@ def build_train_loader(
         UserError: an empty data set, a negative seed, or a batch that does not divide.
         TypeError: an iterable data set.
     """
-    sampler = StreamBatchSampler(
-        total_batch_size, comm.get_world_size(), comm.get_rank(), grad_accum, start_iter
-    )
+    world, rank = comm.get_world_size(), comm.get_rank()
+    sampler = StreamBatchSampler(total_batch_size, world, rank, grad_accum)
     repeated = None
     if repeat_threshold is not None:
         dicts = [dataset[i] for i in range(len(dataset))]  # type: ignore[arg-type]
@@ -428,7 +402,7 @@ def build_train_loader(
         sampler,
         num_workers=num_workers,
         prefetch_factor=prefetch_factor if num_workers else None,
-        pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
+        pin_memory=torch.cuda.is_available(),
     )
 
 
@@ -446,26 +420,18 @@ class _IndexedDataset(_Mapped):
 
 
 class EvalLoader:
-    """Finite iterable of this process's batches (``len()`` of them)."""
+    """Finite iterable of this process's batches (``len()`` of them); see :func:`build_eval_loader`."""
 
     def __init__(self, dataset: _IndexedDataset, batch_size: int, num_workers: int) -> None:
-        """See :func:`build_eval_loader`."""
         self._dataset = dataset
         self._sampler = InferenceSampler(dataset.num_images)
-        self._batch_size = batch_size
-        self._num_workers = num_workers
+        self._options = {"batch_size": batch_size, "num_workers": num_workers}
 
     def __len__(self) -> int:
-        return -(-len(self._sampler) // self._batch_size)
+        return -(-len(self._sampler) // self._options["batch_size"])
 
     def __iter__(self) -> Iterator[AnyBatch]:
-        return _batches(
-            self._dataset,
-            None,
-            batch_size=self._batch_size,
-            sampler=self._sampler,
-            num_workers=self._num_workers,
-        )
+        return _batches(self._dataset, None, sampler=self._sampler, **self._options)
 
 
 def build_eval_loader(
@@ -492,9 +458,9 @@ def build_eval_loader(
 
 
 class SkipCounter:
-    """Counts the distinct images that a run could not read, and ends it when they are too many.
+    """Counts the distinct images that this process could not read, and ends the run when they are too many.
 
-    Counts what this process meets. Over some epochs every process meets every bad image.
+    Over some epochs every process meets every bad image.
     """
 
     def __init__(
