@@ -31,19 +31,11 @@ class ClassificationDatasetMapper:
     collate = staticmethod(Batch.of)
 
     def __init__(self, *, augmentations: Sequence[T.Augmentation | T.Transform]) -> None:
-        """Sets what happens to an image."""
         self.augmentations = T.AugmentationList(augmentations)
         logger.info("augmentations: %s", self.augmentations)
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        """Makes a sample.
-
-        Args:
-            dataset_dict: as :func:`~rmae_d2.data.datasets.image_folder.classification_dataset` lists them.
-
-        Returns:
-            the dict's own keys (``file_name``, ``image_id``, ``label``, ...), ``image`` uint8 (3, h, w) RGB,
-            and ``height`` and ``width`` of the file's image.
+        """Adds ``image`` uint8 (3, h, w) RGB, and ``height`` and ``width`` of the file's image, to a dict.
 
         Raises:
             ImageReadError: the file gives no image.
@@ -66,15 +58,7 @@ class ResizeCenterCrop(T.Augmentation):
     """
 
     def __init__(self, size: int | Sequence[int] = 224, crop_share: float = 224 / 256) -> None:
-        """Sets the crop.
-
-        Args:
-            size: (h, w) of the output in pixels, or one side of a square.
-            crop_share: of the resized image's side, in (0, 1].
-
-        Raises:
-            UserError: where the share is out of range.
-        """
+        """Takes (h, w) of the output in pixels, or one side of a square, and its share in (0, 1]."""
         super().__init__()
         if not 0 < crop_share <= 1:
             raise UserError(f"crop_share={crop_share} must be above 0 and at most 1")

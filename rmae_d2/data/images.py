@@ -162,8 +162,8 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
 class RandomResizedCrop(T.Augmentation):
     """Crop of random area and shape, resized to one size: MAE's augmentation besides the flip.
 
-    Crops are drawn by torchvision from torch's global generator: up to 10 tries, then the largest
-    centre crop of an allowed shape, as in the reference code.
+    Drawn by torchvision from torch's global generator: up to 10 tries, then the largest centre crop of an
+    allowed shape, as in the reference code.
     """
 
     def __init__(
@@ -172,15 +172,8 @@ class RandomResizedCrop(T.Augmentation):
         scale: Sequence[float] = (0.2, 1.0),
         ratio: Sequence[float] = (3 / 4, 4 / 3),
     ) -> None:
-        """Sets the crop.
-
-        Args:
-            size: (h, w) of the output in pixels, or one side of a square.
-            scale: smallest and largest area, as a share of the image's.
-            ratio: smallest and largest width / height.
-
-        Raises:
-            UserError: where a range is empty or a size is not positive.
+        """Takes (h, w) of the output in pixels, or one side of a square; the smallest and largest share of the
+        image's area, and width / height. UserError: a range is empty or a size is not positive.
         """
         super().__init__()
         self.size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
@@ -222,9 +215,8 @@ class CropResizeTransform(T.Transform):
     def apply_image(self, img: NDArray[Any]) -> NDArray[Any]:
         """Crops and resizes an (H, W) or (H, W, N) image, uint8 or float, by antialiased bicubic.
 
-        uint8 goes through torch's native kernel, which is 5 times faster than Pillow's and gives
-        its picture. Floats may overshoot the input's range, as bicubic does. The array returned
-        need not be contiguous: torch makes channels first of most crops.
+        torch's native uint8 kernel is 5 times faster than Pillow's and gives its picture. Floats may
+        overshoot the input's range. The array returned need not be contiguous.
         """
         self._check(img.shape)
         crop = img[self.y0 : self.y0 + self.crop_h, self.x0 : self.x0 + self.crop_w]
@@ -268,19 +260,12 @@ class CropResizeTransform(T.Transform):
 def label_indices(
     transforms: T.Transform, size: Sequence[int]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-    """What a transform does to labels, as the rows and columns it takes.
-
-    Args:
-        transforms: one transform or a ``TransformList``.
-        size: (H, W) of the labels.
+    """What a transform, or a list of some, does to labels of (H, W), as the rows and columns it takes.
 
     Returns:
         rows (h,) and columns (w,) such that ``labels[rows][:, columns]`` is
-        ``transforms.apply_segmentation(labels)``; None where one of the transforms is none of
-        CropResizeTransform, HFlipTransform and NoOpTransform, of which alone this is known.
-
-    Raises:
-        UserError: as ``apply_segmentation``, for labels of another size than the image's.
+        ``transforms.apply_segmentation(labels)``, errors included; None where one of the transforms is none
+        of CropResizeTransform, HFlipTransform and NoOpTransform, of which alone this is known.
     """
     rows, columns = np.arange(size[0], dtype=np.int64), np.arange(size[1], dtype=np.int64)
     for transform in getattr(transforms, "transforms", [transforms]):

@@ -57,22 +57,21 @@ class RegionDatasetMapper:
             augmentations: applied to the image and, the same, to its regions.
             regions: source, called with the dataset dict and the whole image; None for MAE.
             num_regions: K, regions a sample (8 in the paper).
-            min_patches: drop regions that touch fewer patches of the crop; 2 is the reference
-                code's ``filter_small_patches``, 0 and 1 keep all.
-            visible_foreground_only: drop regions without a pixel in a visible patch of this
-                sample's region mask, the reference code's ``random_fg``. That must be a function of the
-                seed: the mask shared by both branches where it is uniformly random, or with
-                ``IndependentMasking`` the region branch's own.
+            min_patches: drop regions that touch fewer patches of the crop; 2 is the reference code's
+                ``filter_small_patches``, 0 and 1 keep all.
+            visible_foreground_only: drop regions without a pixel in a visible patch of this sample's region
+                mask, the reference code's ``random_fg``. That must be a function of the seed: the mask shared
+                by both branches where it is uniformly random, or with ``IndependentMasking`` the region
+                branch's own.
             patch_size: side of the model's patches; used by the two options above.
             mask_ratio: the model's share of hidden patches, beta_I; this and the two below are used by
                 visible_foreground_only.
             region_mask_ratio: that of region patches, beta_R; None for the pixels' own ratio.
-            masking: the model's masking policy: its class, the dotted name of its class, or None for
-                the default.
+            masking: the model's masking policy: its class or that one's dotted name; None for the default.
 
         Raises:
-            UserError: ``num_regions`` is not positive, or visible_foreground_only meets a policy whose
-                masks are no function of the seed.
+            UserError: ``num_regions`` is not positive, or visible_foreground_only meets a policy whose masks
+                are no function of the seed.
         """
         if num_regions < 1:
             raise UserError(

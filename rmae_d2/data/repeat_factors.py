@@ -21,13 +21,9 @@ logger = logging.getLogger(__name__)
 def category_repeat_factors(
     dataset_dicts: Sequence[dict[str, Any]], threshold: float
 ) -> NDArray[np.float64]:
-    """How often each image should appear an epoch: max(1, sqrt(threshold / f)), float64 (N,).
+    """How often each of N images should appear an epoch: max(1, sqrt(threshold / f)), float64 (N,).
 
-    f is the share of images that show the image's rarest class, as in Detectron2.
-
-    Args:
-        dataset_dicts: N dicts with ``annotations``.
-        threshold: classes in a smaller share of the images are repeated (0.001 for LVIS).
+    f is the share of images that show the image's rarest class, as in Detectron2 (threshold 0.001 for LVIS).
     """
     if threshold <= 0:
         raise UserError(f"repeat_threshold={threshold} must be positive; for no repeats, null")

@@ -22,12 +22,7 @@ class LimitedClassCrop(T.Augmentation):
     """
 
     def __init__(self, size: int, max_share: float = 0.75) -> None:
-        """Sets the crop.
-
-        Args:
-            size: side in pixels; images with a smaller side are not cropped there.
-            max_share: largest share of one class, (0, 1]; 1 allows everything.
-        """
+        """Takes the side in pixels (smaller images are not cropped) and a class's largest share, (0, 1]."""
         super().__init__()
         if size < 1 or not 0 < max_share <= 1:
             raise UserError(f"size={size} must be positive and max_share={max_share} in (0, 1]")

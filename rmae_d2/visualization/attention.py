@@ -66,13 +66,8 @@ def draw_attention(
 
     The scale is the map's own, from 0 to its 98th percentile, for a few patches often draw most of all.
 
-    Args:
-        image_HWC: uint8 (H, W, 3).
-        attention_GG: (Gh, Gw), not negative, of the patches that cover the photo.
-        patch: (row, column) of the query, which is framed; None for the cls token.
-
-    Returns:
-        uint8 (H, W, 3).
+    The attention (Gh, Gw) is not negative, of the patches that cover the photo, uint8 (H, W, 3). The query's
+    patch at (row, column) is framed; None for the cls token.
     """
     from matplotlib import colormaps
 
@@ -91,12 +86,7 @@ def draw_components(features_GGD: NDArray[np.floating[Any]], size: tuple[int, in
     which is arbitrary, is that which makes its skewness positive (then its entry of largest size), and its
     scale is linear from its 2nd to its 98th percentile. All patches count, background too.
 
-    Args:
-        features_GGD: (Gh, Gw, D), 4 patches or more.
-        size: (H, W) of the picture.
-
-    Returns:
-        uint8 (H, W, 3).
+    Takes (Gh, Gw, D), 4 patches or more, and gives a picture of (H, W).
     """
     shares = principal_components(features_GGD.reshape(-1, features_GGD.shape[2]), 3)
     low, high = np.percentile(shares, [2, 98], axis=0)

@@ -156,10 +156,8 @@ def _sets(override: str, key: str) -> bool:
 def _adapt_detection(
     cfg: DictConfig, train: _Node, test: _Node, overrides: Sequence[str], eval_only: bool
 ) -> None:
-    if eval_only:
-        _check_test_data(train, test)
-    elif train is not None and test is not None and "evaluator" in cfg.dataloader:
-        _evaluate_on_fitting_data(cfg, train, test)
+    if train is not None and test is not None and (eval_only or "evaluator" in cfg.dataloader):
+        _check_classes(cfg, train, test, eval_only)
     data = test if eval_only else train
     if data is None:
         return
@@ -196,35 +194,29 @@ def _has_masks(data: DictConfig) -> bool:
     return not json or not os.path.exists(os.path.expanduser(json)) or json_facts(json).has_masks
 
 
-def _check_test_data(train: DictConfig | None, test: DictConfig | None) -> None:
-    """For eval_only; a json for training that is no longer there says nothing."""
-    json = None if train is None else train.get("json")
-    if test is None or not json or not os.path.exists(os.path.expanduser(json)):
+def _check_classes(cfg: DictConfig, train: DictConfig, test: DictConfig, eval_only: bool) -> None:
+    """Own data whose classes differ are refused; the config's own test data are then not evaluated on."""
+    json = train.get("json")
+    # With eval_only a json for training that is no longer there says nothing, and names are not meant.
+    if eval_only and not (json and os.path.exists(os.path.expanduser(json))):
         return
-    if test.get("json"):
+    classes, tested = _classes(train), _classes(test)
+    if classes is None or tested is None or classes == tested:
+        return
+    if json and test.get("json"):
         check_same_classes(json, test.json)
-    elif _classes(test) not in (None, json_facts(json).classes):
+    if eval_only:
         raise UserError(
             f"--eval-only would evaluate on {_name(test)}, whose classes are not those of {json}: set "
             "dataloader.test.dataset.json and root"
         )
-
-
-def _evaluate_on_fitting_data(cfg: DictConfig, train: DictConfig, test: DictConfig) -> None:
-    classes, tested = _classes(train), _classes(test)
-    if classes is None or tested is None or classes == tested:
-        return
-    if test.get("json") and train.get("json"):
-        check_same_classes(train.json, test.json)
     if test.get("json"):
         raise UserError(
             f"{_name(test)} has {len(tested)} classes, which are not the {len(classes)} of {_name(train)}: "
             "set dataloader.train.dataset.json too"
         )
-    _without_evaluation(
-        *(cfg, _name(train), _name(test)),
-        "dataloader.test.dataset.json and dataloader.test.dataset.root",
-    )
+    keys = "dataloader.test.dataset.json and dataloader.test.dataset.root"
+    _without_evaluation(cfg, _name(train), _name(test), keys)
 
 
 def _drop_masks(cfg: DictConfig, source: str) -> None:
@@ -303,10 +295,8 @@ def _adapt_semantic(
             f"{count}: {remedy}"
         )
     elif "evaluator" in cfg.dataloader:
-        _without_evaluation(
-            *(cfg, _name(lead), _name(other)),
-            "dataloader.test.dataset.images and dataloader.test.dataset.labels",
-        )
+        keys = "dataloader.test.dataset.images and dataloader.test.dataset.labels"
+        _without_evaluation(cfg, _name(lead), _name(other), keys)
 
 
 def follow_own_labels(cfg: DictConfig, overrides: Sequence[str]) -> None:
@@ -345,10 +335,9 @@ def _adapt_classification(
         return
     if train is not None and test is not None and train.get("root") != test.get("root"):
         # What is not used need not be there.
+        compared = "evaluator" in cfg.dataloader and cfg.train.eval_period > 0
         if eval_only:
             compared = train.get("root") is not None and os.path.isdir(_class_folder(train))
-        else:
-            compared = "evaluator" in cfg.dataloader and cfg.train.eval_period > 0
         # Names give classes their numbers, so both must have the same.
         if compared and (trained := _folder_classes(train)) != (tested := _folder_classes(test)):
             odd = sorted(set(trained) ^ set(tested))
