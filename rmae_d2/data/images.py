@@ -19,7 +19,6 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torchvision.transforms import RandomResizedCrop as _TorchvisionCrop
 
 from ..errors import ImageReadError, UserError
-from ..regions.record.record import nearest_indices
 
 try:
     import simplejpeg
@@ -172,8 +171,8 @@ class RandomResizedCrop(T.Augmentation):
         scale: Sequence[float] = (0.2, 1.0),
         ratio: Sequence[float] = (3 / 4, 4 / 3),
     ) -> None:
-        """Takes (h, w) of the output in pixels, or one side of a square; the smallest and largest share of the
-        image's area, and width / height. UserError: a range is empty or a size is not positive.
+        """Takes (h, w) of the output in pixels, or one side of a square; the smallest and largest share of
+        the image's area, and width / height. UserError: a range is empty or a size is not positive.
         """
         super().__init__()
         self.size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
@@ -240,9 +239,11 @@ class CropResizeTransform(T.Transform):
     def label_indices(self, shape: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows (new_h,) and columns (new_w,) that ``apply_segmentation`` takes of such labels."""
         self._check(shape)
-        rows = self.y0 + nearest_indices(self.crop_h, self.new_h)
-        columns = self.x0 + nearest_indices(self.crop_w, self.new_w)
-        return rows, columns
+        rows, columns = (
+            F.interpolate(torch.arange(old, dtype=torch.float32)[None, None], new, mode="nearest")
+            for old, new in ((self.crop_h, self.new_h), (self.crop_w, self.new_w))
+        )
+        return self.y0 + rows[0, 0].long().numpy(), self.x0 + columns[0, 0].long().numpy()
 
     def apply_coords(self, coords: NDArray[Any]) -> NDArray[Any]:
         """Maps (n, 2) points (x, y) of the input to the output; they may fall outside."""

@@ -134,14 +134,14 @@ class RegionDatasetMapper:
         }
         if self.regions is None:
             return sample
-        record = self.regions(dataset_dict, image)
-        if record.size != image.shape[:2]:
+        record, size = self.regions(dataset_dict, image), image.shape[:2]
+        if record.size != size:
             raise UserError(
                 f"regions of {dataset_dict['file_name']} are {record.size} pixels (height, width), the image "
-                f"is {image.shape[:2]}: make its regions again"
+                f"is {size}: make its regions again"
             )
         # Where it is known what the transforms do to labels, the pixels of the crop alone are decoded.
-        indices = label_indices(transforms, record.size)
+        indices = label_indices(transforms, size)
         if indices is None:
             record = record.map_planes(transforms.apply_segmentation)
         else:

@@ -14,7 +14,6 @@ from rmae_d2.data.images import (
     CropResizeTransform,
     RandomResizedCrop,
     label_indices,
-    nearest_indices,
 )
 
 sides = st.integers(1, 90)
@@ -60,14 +59,6 @@ def test_any_channels(channels, dtype):
     assert out.shape == (8, 6, *shape[2:]) and out.dtype == dtype
     floats = CropResizeTransform(2, 3, 20, 15, 8, 6, 30, 20).apply_image(image.astype(np.float64))
     assert np.abs(out - floats.clip(0, 255) if dtype == np.uint8 else out - floats).max() < 2
-
-
-@given(st.integers(1, 3000), st.integers(1, 600))
-@settings(max_examples=200, deadline=None)
-def test_nearest_is_torchs(length, new_length):
-    line = torch.arange(length, dtype=torch.float32)[None, None]
-    expected = F.interpolate(line, new_length, mode="nearest")[0, 0].long().numpy()
-    np.testing.assert_array_equal(nearest_indices(length, new_length), expected)
 
 
 @given(
