@@ -10,11 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop as TorchvisionCrop
 
-from rmae_d2.data.images import (
-    CropResizeTransform,
-    RandomResizedCrop,
-    label_indices,
-)
+from rmae_d2.data.images import CropResizeTransform, RandomResizedCrop, label_indices
 
 sides = st.integers(1, 90)
 
