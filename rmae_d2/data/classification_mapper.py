@@ -95,15 +95,10 @@ class RandAugment(T.Augmentation):
         policy: str = "rand-m9-mstd0.5-inc1",
         pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
     ) -> None:
-        """Sets the operations.
+        """Takes a policy in timm's words, and the colour of what moves in from outside, RGB 0-255.
 
-        Args:
-            policy: in timm's words; the default has magnitude 9 of 10 with a deviation of 0.5, all
-                operations getting stronger with it, two an image and each done with probability 0.5.
-            pixel_mean: colour of what moves in from outside, RGB 0-255.
-
-        Raises:
-            UserError: a policy that timm does not understand.
+        The default has magnitude 9 of 10 with a deviation of 0.5, all operations getting stronger with it,
+        two an image and each done with probability 0.5.
         """
         super().__init__()
         try:

@@ -25,7 +25,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing.pool import ExceptionWithTraceback
+from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]
 from typing import Any
 
 import numpy as np
@@ -95,9 +95,9 @@ class _Mapped(Dataset[Any]):
             raise UserError("the data set is empty: there is nothing to load")
         if seed < 0:
             raise UserError(f"seed={seed} must be 0 or more: samples are a function of it")
-        # Lists become one shared block of memory, as in Detectron2.
-        is_list = not isinstance(dataset, Dataset)
-        self._dataset = DatasetFromList(list(dataset), copy=False) if is_list else dataset
+        if not isinstance(dataset, Dataset):  # one shared block of memory, as in Detectron2
+            dataset = DatasetFromList(list(dataset), copy=False)
+        self._dataset = dataset
         self._mapper = PicklableWrapper(mapper)
         self._seed = seed
         self.collate: Callable[[list[Sample]], AnyBatch] = getattr(mapper, "collate", list)
@@ -371,9 +371,10 @@ def build_train_loader(
     seed: int = 0,
     grad_accum: int = 1,
     prefetch_factor: int = 2,
+    pin_memory: bool | None = None,
     repeat_threshold: float | None = None,
 ) -> TrainLoader:
-    """The training loader, for pre-training and fine-tuning alike; pins memory where there is a CUDA device.
+    """The training loader, for pre-training and fine-tuning alike.
 
     Args:
         dataset: dataset dicts, or a map-style data set of them.
@@ -383,6 +384,7 @@ def build_train_loader(
         seed: 0 or more; with the position it determines every sample.
         grad_accum: A; A consecutive micro-batches make one optimizer step.
         prefetch_factor: micro-batches that each worker prepares ahead.
+        pin_memory: None pins where there is a CUDA device.
         repeat_threshold: images whose rarest class is in a smaller share of the images are repeated,
             see :func:`~rmae_d2.data.repeat_factors.category_repeat_factors`; None for no repeats.
 
@@ -402,7 +404,7 @@ def build_train_loader(
         sampler,
         num_workers=num_workers,
         prefetch_factor=prefetch_factor if num_workers else None,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
     )
 
 

@@ -46,9 +46,8 @@ class RepeatedOrder:
     image i once more where its cumulated fraction plus u passes a whole number. So each image's chance is its
     fraction, and the number drawn, with which an epoch has ``length`` positions, is the same in every epoch.
 
-    Args:
-        factors: (N,), 0 or more; the fractions are scaled, by less than 1 / their sum, to add up to a whole
-            number.
+    Factors (N,) are 0 or more; their fractions are scaled, by less than 1 / their sum, to add up to a whole
+    number.
     """
 
     def __init__(self, factors: NDArray[np.float64]) -> None:

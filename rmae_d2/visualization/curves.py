@@ -79,9 +79,7 @@ def draw_iou_curves(
 ) -> Path:
     """Draws mean IoU with bands of one standard error, as a PNG.
 
-    Args:
-        curves: name of a method -> counts, mean IoU in [0, 1], its standard errors.
-        unit: what is counted, such as "clicks".
+    Curves are by the name of a method: counts (of a unit such as "clicks"), mean IoU, its standard errors.
     """
     figure, (axes,) = _figure(7, 4.5)
     for i, (name, (counts, mean, error)) in enumerate(curves.items()):

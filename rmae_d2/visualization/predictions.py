@@ -33,8 +33,7 @@ def draw_instances(
         score_threshold: objects of a lower score are left out.
 
     Returns:
-        uint8 (H, W, 3) RGB; images whose long side is below 640 pixels are enlarged to that, at most
-        five times.
+        uint8 (H, W, 3) RGB; a long side below 640 pixels is enlarged to that, at most five times.
 
     Raises:
         UserError: OpenCV, which the Visualizer draws with, does not work here.

@@ -28,7 +28,6 @@ def inspect_store(
     """Writes a contact sheet of a store's images and returns its statistics as text.
 
     Args:
-        store: its folder.
         keys: image ids to show and measure; by default they are spread evenly.
         output: picture to write.
         images: folder, list or json of the images, where they are not where the store's manifest says.

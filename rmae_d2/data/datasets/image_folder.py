@@ -96,27 +96,22 @@ def knn_dataset(
     """Images for :class:`~rmae_d2.evaluation.knn.KNNEvaluator`: those that vote, then those that are asked.
 
     Args:
-        root: see :func:`classification_dataset`.
         bank_split: folder of the images that vote; "" or None for ``root`` itself.
         query_split: folder of the images whose classes are predicted; None to ask each voter about the
             others instead (leave one out), for folders without a second split.
         bank_per_class, query_per_class: at most so many of a class; None for all.
 
     Returns:
-        dicts of :func:`classification_dataset` with ``bank``, a bool.
-
-    Raises:
-        UserError, AnnotationError: see :func:`classification_dataset`.
+        dicts of :func:`classification_dataset`, whose errors and root these are, with ``bank``, a bool.
     """
-    dicts = []
-    for bank, split, count in (
-        (True, bank_split, bank_per_class),
-        (False, query_split, query_per_class),
-    ):
-        if bank or split is not None:
-            listed = classification_dataset(root, split, classes_from=bank_split, per_class=count)
-            dicts += [{**sample, "bank": bank} for sample in listed]
-    return dicts
+    listed = [(True, bank_split, bank_per_class)]
+    if query_split is not None:
+        listed.append((False, query_split, query_per_class))
+    return [
+        {**sample, "bank": bank}
+        for bank, split, count in listed
+        for sample in classification_dataset(root, split, classes_from=bank_split, per_class=count)
+    ]
 
 
 def _split_folder(root: str | Path | None, split: str) -> str:
@@ -158,10 +153,9 @@ def _missing_message(folder: str, detail: str) -> str:
         f"  DETECTRON2_DATASETS = {os.environ.get('DETECTRON2_DATASETS', '(not set, so ./datasets)')}",
     ]
     if not os.path.isdir(folder) and os.path.isdir(above):
-        beside = sorted(entry.name for entry in os.scandir(above) if entry.is_dir())
-        if beside:
-            split = "(choose with dataloader.*.dataset.split=NAME)"
-            lines.append(f"  found there: {examples(beside)} {split}")
+        if beside := sorted(entry.name for entry in os.scandir(above) if entry.is_dir()):
+            choose = "(choose with dataloader.*.dataset.split=NAME)"
+            lines.append(f"  found there: {examples(beside)} {choose}")
     lines += [
         "  ImageNet:    https://image-net.org (free account), as imagenet/train/<class>/*.JPEG and "
         "imagenet/val/<class>/*.JPEG",

@@ -57,15 +57,12 @@ def images_from(
             f"there is no {os.path.abspath(path)} (given as root={root}): "
             f"give a folder of images, a .txt list or a COCO .json"
         )
-    suffix = os.path.splitext(path)[1].lower()
-    if suffix == ".txt":
-        dicts = _from_text(path)
-    elif suffix == ".json":
+    if path.lower().endswith(".txt"):
+        return without_absent(_from_text(path), path, allow_missing)
+    if path.lower().endswith(".json"):
         folder = None if image_root is None else os.path.expanduser(str(image_root))
-        dicts = _from_json(path, folder)
-    else:
-        raise UserError(f"root={root} must be a folder of images, a .txt list or a COCO .json")
-    return without_absent(dicts, path, allow_missing)
+        return without_absent(_from_json(path, folder), path, allow_missing)
+    raise UserError(f"root={root} must be a folder of images, a .txt list or a COCO .json")
 
 
 def pretrain_dataset(
@@ -80,8 +77,7 @@ def pretrain_dataset(
 
     Args:
         names: names in Detectron2's catalog; the sets are concatenated.
-        root: own images instead of names, see :func:`images_from`.
-        image_root: see :func:`images_from`.
+        root: own images instead of names, see :func:`images_from`; as ``image_root``.
 
     Returns:
         dataset dicts. With several names whose image ids collide, ids become ``name/id``.
@@ -91,11 +87,15 @@ def pretrain_dataset(
             is not registered (names the nearest ones), or an unreadable list.
     """
     if root is not None:
-        dicts = images_from(root, image_root)
+        dicts, source = images_from(root, image_root), str(root)
     else:
         names = (names,) if isinstance(names, str) else tuple(names)
-        dicts = _concatenated({name: _by_name(name) for name in names})
-    source = root if root is not None else ", ".join(names)
+        sets = {name: _by_name(name) for name in names}
+        dicts, source = [sample for members in sets.values() for sample in members], ", ".join(names)
+        if len(sets) > 1 and len({sample["image_id"] for sample in dicts}) < len(dicts):
+            for name, members in sets.items():
+                for sample in members:
+                    sample["image_id"] = f"{name}/{sample['image_id']}"
     logger.info("%d images from %s", len(dicts), source)
     return dicts
 
@@ -115,15 +115,6 @@ def _by_name(name: str) -> list[dict[str, Any]]:
         return _from_folder(metadata.image_root) if whole else DatasetCatalog.get(name)
     except FileNotFoundError as error:
         raise missing_dataset(name, places, _OWN, str(error)) from error
-
-
-def _concatenated(sets: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    dicts = [sample for members in sets.values() for sample in members]
-    if len(sets) > 1 and len({sample["image_id"] for sample in dicts}) < len(dicts):
-        for name, members in sets.items():
-            for sample in members:
-                sample["image_id"] = f"{name}/{sample['image_id']}"
-    return dicts
 
 
 def _from_folder(folder: str) -> list[dict[str, Any]]:

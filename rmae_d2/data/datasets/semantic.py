@@ -103,10 +103,8 @@ def semantic_classes(
 ) -> tuple[str, ...]:
     """Names of the classes of :func:`semantic_dataset`, in their order.
 
-    Own data's are the values in their label files: "0" to "C - 1", "1" to "C" with zero_is_ignored.
-
-    Raises:
-        UserError: a name that is not registered, or a dataset without semantic labels.
+    Own data's are the values in their label files: "0" to "C - 1", "1" to "C" with zero_is_ignored. UserError:
+    a name that is not registered, or a dataset without semantic labels.
     """
     if images is not None:
         if num_classes is None:
@@ -266,11 +264,7 @@ def _check_few(dicts: list[dict[str, Any]], source: str) -> None:
 def check_label_size(
     sample: dict[str, Any], image_size: Sequence[int], label_size: Sequence[int]
 ) -> None:
-    """Refuses labels of another (height, width) than their image, EXIF's turn applied.
-
-    Raises:
-        AnnotationError: names both files and sizes.
-    """
+    """Refuses labels of another (height, width) than their image, EXIF's turn applied: AnnotationError."""
     if tuple(image_size[:2]) != tuple(label_size[:2]):
         raise AnnotationError(
             f"{sample['sem_seg_file_name']} is {label_size[0]}x{label_size[1]} (height x width), its image "

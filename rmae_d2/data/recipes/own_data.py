@@ -175,7 +175,7 @@ def _adapt_detection(
         # Detectron2's mapper fails on an RLE where polygons are expected; polygons it draws where need be.
         mapper = OmegaConf.select(cfg, "dataloader.train.mapper") or {}
         if mapper.get("use_instance_mask"):
-            mapper.instance_mask_format = "bitmask"
+            mapper["instance_mask_format"] = "bitmask"
 
 
 def _classes(data: DictConfig) -> tuple[str, ...] | None:
@@ -295,8 +295,8 @@ def _adapt_semantic(
             f"{count}: {remedy}"
         )
     elif "evaluator" in cfg.dataloader:
-        keys = "dataloader.test.dataset.images and dataloader.test.dataset.labels"
-        _without_evaluation(cfg, _name(lead), _name(other), keys)
+        remedy = "dataloader.test.dataset.images and dataloader.test.dataset.labels"
+        _without_evaluation(cfg, _name(lead), _name(other), remedy)
 
 
 def follow_own_labels(cfg: DictConfig, overrides: Sequence[str]) -> None:

@@ -71,9 +71,8 @@ def panoptic_metadata() -> dict[str, Any]:
 def panoptic_of(scene: Scene) -> tuple[NDArray[np.int32], Segments]:
     """The panoptic form of a scene.
 
-    Returns:
-        (H, W) segment ids from 1 (things first, nearest object first, then stuff), and for each segment id
-        COCO's `segments_info` entry.
+    (H, W) segment ids from 1 (things first, nearest object first, then stuff), and for each segment id COCO's
+    `segments_info` entry.
     """
     parts = list(zip(scene.masks, scene.category_ids, strict=True))
     free = ~scene.masks.any(axis=0)
