@@ -56,6 +56,14 @@ def write_photos(folder: Path, count: int = 12, name: str = "photo") -> Path:
     return folder
 
 
+def coco_rectangle(identifier, image_id, category_id, box, **more) -> dict[str, Any]:
+    """An annotation of COCO's format: a rectangle [x, y, width, height], as box and as polygon."""
+    x, y, w, h = box
+    polygon = [x, y, x + w, y, x + w, y + h, x, y + h]
+    numbers = {"id": identifier, "image_id": image_id, "category_id": category_id, "bbox": box}
+    return {**numbers, "segmentation": [polygon], "area": w * h, "iscrowd": 0, **more}
+
+
 def region_samples(count: int = 2, size=(32, 32), regions: int = 3) -> list[dict[str, Any]]:
     """What a mapper gives for photos with region maps; the same at every call."""
     generator = torch.Generator().manual_seed(1)

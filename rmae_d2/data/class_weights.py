@@ -32,11 +32,7 @@ class FederatedClassWeights:
     power: float = 0.5
 
     def __call__(self) -> Tensor:
-        """The weights, float32 (classes,).
-
-        Raises:
-            UserError: there is no json, or no dataset of this name whose images a class are known.
-        """
+        """The weights, float32 (classes,); UserError where the images a class are not known."""
         counts = (
             self._registered_counts() if self.json is None else json_facts(self.json).image_counts
         )

@@ -2,9 +2,11 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from detectron2.data import transforms as T
 from numpy.typing import NDArray
 from PIL import Image
@@ -13,7 +15,7 @@ from timm.data.auto_augment import posterize, rand_augment_transform
 
 from ..errors import UserError
 from ..modeling.batch import Batch
-from .images import CropResizeTransform, channels_first, read_image
+from .images import CropResizeTransform, read_image
 
 logger = logging.getLogger(__name__)
 
@@ -29,19 +31,11 @@ class ClassificationDatasetMapper:
     collate = staticmethod(Batch.of)
 
     def __init__(self, *, augmentations: Sequence[T.Augmentation | T.Transform]) -> None:
-        """Sets what happens to an image."""
         self.augmentations = T.AugmentationList(augmentations)
         logger.info("augmentations: %s", self.augmentations)
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        """Makes a sample.
-
-        Args:
-            dataset_dict: as :func:`~rmae_d2.data.datasets.image_folder.classification_dataset` lists them.
-
-        Returns:
-            the dict's own keys (``file_name``, ``image_id``, ``label``, ...), ``image`` uint8 (3, h, w) RGB,
-            and ``height`` and ``width`` of the file's image.
+        """Adds ``image`` uint8 (3, h, w) RGB, and ``height`` and ``width`` of the file's image, to a dict.
 
         Raises:
             ImageReadError: the file gives no image.
@@ -53,7 +47,7 @@ class ClassificationDatasetMapper:
             **dataset_dict,
             "height": image.shape[0],
             "width": image.shape[1],
-            "image": channels_first(augmented.image),
+            "image": torch.as_tensor(np.ascontiguousarray(augmented.image.transpose(2, 0, 1))),
         }
 
 
@@ -64,15 +58,7 @@ class ResizeCenterCrop(T.Augmentation):
     """
 
     def __init__(self, size: int | Sequence[int] = 224, crop_share: float = 224 / 256) -> None:
-        """Sets the crop.
-
-        Args:
-            size: (h, w) of the output in pixels, or one side of a square.
-            crop_share: of the resized image's side, in (0, 1].
-
-        Raises:
-            UserError: where the share is out of range.
-        """
+        """Takes (h, w) of the output in pixels, or one side of a square, and its share in (0, 1]."""
         super().__init__()
         if not 0 < crop_share <= 1:
             raise UserError(f"crop_share={crop_share} must be above 0 and at most 1")
@@ -109,15 +95,10 @@ class RandAugment(T.Augmentation):
         policy: str = "rand-m9-mstd0.5-inc1",
         pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
     ) -> None:
-        """Sets the operations.
+        """Takes a policy in timm's words, and the colour of what moves in from outside, RGB 0-255.
 
-        Args:
-            policy: in timm's words; the default has magnitude 9 of 10 with a deviation of 0.5, all
-                operations getting stronger with it, two an image and each done with probability 0.5.
-            pixel_mean: colour of what moves in from outside, RGB 0-255.
-
-        Raises:
-            UserError: a policy that timm does not understand.
+        The default has magnitude 9 of 10 with a deviation of 0.5, all operations getting stronger with it,
+        two an image and each done with probability 0.5.
         """
         super().__init__()
         try:
@@ -152,14 +133,11 @@ def _posterize(image: Image.Image, bits: int, **_unused: Any) -> Image.Image:
     return posterize(image, bits) if bits else Image.new(image.mode, image.size)
 
 
+@dataclass(repr=False, eq=False)
 class _PictureTransform(T.Transform):
     """A function from PIL image to PIL image."""
 
     operation: _TimmRandAugment
-
-    def __init__(self, operation: _TimmRandAugment) -> None:
-        super().__init__()
-        self.operation = operation
 
     def apply_image(self, img: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """An (H, W, 3) uint8 RGB image, changed."""
@@ -167,9 +145,5 @@ class _PictureTransform(T.Transform):
         return np.array(self.operation(picture))
 
     def apply_coords(self, coords: NDArray[Any]) -> NDArray[Any]:
-        """Unknown.
-
-        Raises:
-            NotImplementedError: always.
-        """
+        """Unknown: NotImplementedError."""
         raise NotImplementedError("RandAugment is for pictures alone, not for boxes or masks")

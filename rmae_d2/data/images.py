@@ -5,9 +5,8 @@ Letters: H W pixels of the input, h w of the output, N channels or masks.
 
 import errno
 from collections.abc import Sequence
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -20,7 +19,11 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torchvision.transforms import RandomResizedCrop as _TorchvisionCrop
 
 from ..errors import ImageReadError, UserError
-from ..regions.record.record import nearest_indices
+
+try:
+    import simplejpeg
+except ImportError:
+    simplejpeg = None
 
 #: What Pillow opens out of the box and people keep photos in. Compared in lower case.
 IMAGE_EXTENSIONS = frozenset(
@@ -37,9 +40,9 @@ MACHINE_ERRNOS = frozenset(
 def read_image(path: str | Path) -> NDArray[np.uint8]:
     """Reads an image file as 8-bit RGB, upright.
 
-    EXIF orientation is applied. Grey is repeated to three channels; palettes, CMYK, YCbCr, LAB and
-    HSV are converted; transparency is laid over white, as viewers show it; 16-bit grey is scaled by
-    1/257, so that 65535 becomes 255; of an animation the first frame is taken.
+    EXIF orientation is applied. Grey is repeated to three channels; palettes, CMYK, YCbCr, LAB and HSV are
+    converted; transparency is laid over white, as viewers show it; 16-bit grey is scaled by 1/257, so that
+    65535 becomes 255; of an animation the first frame is taken.
 
     Args:
         path: a local file, or whatever Detectron2's PathManager opens.
@@ -48,11 +51,9 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         a writable (H, W, 3) array, RGB, 0-255.
 
     Raises:
-        ImageReadError: missing, empty, truncated or damaged file, something that is no image, float
-            or 32-bit pixels without a defined range, or more pixels than Pillow's limit against
-            decompression bombs.
-        OSError: trouble of the machine rather than of the file (too many open files, disk full,
-        ...).
+        ImageReadError: missing, empty, truncated or damaged file, something that is no image, float or 32-bit
+            pixels without a defined range, or more pixels than Pillow's limit against decompression bombs.
+        OSError: trouble of the machine rather than of the file (too many open files, disk full, ...).
     """
     path = str(path)
     try:
@@ -85,13 +86,12 @@ def decode_plain_jpeg(file: BinaryIO, image: Image.Image) -> NDArray[np.uint8] |
         image: the same, opened by Pillow and not yet loaded.
 
     Returns:
-        (H, W, 3) RGB, writable; None where simplejpeg is not installed, for other formats than
-        JPEG, for CMYK, for a picture to be turned, and for a file that is not quite right: Pillow
-        then has the word, so that such files are treated the same with and without simplejpeg.
+        (H, W, 3) RGB, writable; None where Pillow has the word, so that such files are treated the same with
+        and without simplejpeg: other formats, CMYK, a picture to be turned, a file that is not quite right.
     """
-    if image.format != "JPEG" or image.mode not in ("RGB", "L") or _is_turned(image):
+    if simplejpeg is None or image.format != "JPEG" or image.mode not in ("RGB", "L"):
         return None
-    if (simplejpeg := _simplejpeg()) is None:
+    if exif_orientation(image) != 1:
         return None
     file.seek(0)
     try:
@@ -101,22 +101,14 @@ def decode_plain_jpeg(file: BinaryIO, image: Image.Image) -> NDArray[np.uint8] |
     return pixels
 
 
-def _is_turned(image: Image.Image) -> bool:
+def exif_orientation(image: Image.Image) -> int | None:
+    """Of an opened image, 1 where it is upright; None for a damaged EXIF block."""
     try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except MemoryError:
         raise
-    except Exception:  # damaged EXIF, of which Pillow's way of reading makes what it can
-        return True
-
-
-@cache
-def _simplejpeg() -> ModuleType | None:
-    try:
-        import simplejpeg
-    except ImportError:
+    except Exception:  # Pillow's parser raises nearly anything on damaged bytes
         return None
-    return simplejpeg
 
 
 def _os_reason(path: str, error: OSError) -> str:
@@ -135,19 +127,14 @@ def _os_reason(path: str, error: OSError) -> str:
 
 def upright_rgb(image: Image.Image) -> NDArray[np.uint8]:
     """An opened and loaded image as :func:`read_image` gives it, a writable uint8 array (H, W, 3)."""
-    return np.array(_to_rgb(_upright(image)))
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF orientation says; a damaged EXIF block counts as none."""
-    try:
-        if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
-            return image
-        return ImageOps.exif_transpose(image)
-    except MemoryError:
-        raise
-    except Exception:
-        return image
+    if exif_orientation(image) not in (1, None):
+        try:
+            image = ImageOps.exif_transpose(image)
+        except MemoryError:
+            raise
+        except Exception:  # a damaged EXIF block counts as none
+            pass
+    return np.array(_to_rgb(image))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -171,16 +158,11 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))
 
 
-def channels_first(image_HWC: NDArray[Any]) -> torch.Tensor:
-    """An image as networks take it, (C, H, W), contiguous; the memory is shared where that can be."""
-    return torch.from_numpy(np.require(image_HWC.transpose(2, 0, 1), None, ["C", "W"]))
-
-
 class RandomResizedCrop(T.Augmentation):
     """Crop of random area and shape, resized to one size: MAE's augmentation besides the flip.
 
-    Crops are drawn by torchvision from torch's global generator: up to 10 tries, then the largest
-    centre crop of an allowed shape, as in the reference code.
+    Drawn by torchvision from torch's global generator: up to 10 tries, then the largest centre crop of an
+    allowed shape, as in the reference code.
     """
 
     def __init__(
@@ -189,15 +171,8 @@ class RandomResizedCrop(T.Augmentation):
         scale: Sequence[float] = (0.2, 1.0),
         ratio: Sequence[float] = (3 / 4, 4 / 3),
     ) -> None:
-        """Sets the crop.
-
-        Args:
-            size: (h, w) of the output in pixels, or one side of a square.
-            scale: smallest and largest area, as a share of the image's.
-            ratio: smallest and largest width / height.
-
-        Raises:
-            UserError: where a range is empty or a size is not positive.
+        """Takes (h, w) of the output in pixels, or one side of a square; the smallest and largest share of
+        the image's area, and width / height. UserError: a range is empty or a size is not positive.
         """
         super().__init__()
         self.size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
@@ -220,8 +195,12 @@ class RandomResizedCrop(T.Augmentation):
         return CropResizeTransform(left, top, crop_w, crop_h, *self.size, width, height)
 
 
+@dataclass(repr=False, eq=False)
 class CropResizeTransform(T.Transform):
-    """Crop, then resize: bicubic with antialias for images, nearest for labels and masks."""
+    """Crop, then resize: bicubic with antialias for images, nearest for labels and masks.
+
+    Takes pixels: the crop's left top corner and size, the output's size, the input's.
+    """
 
     x0: int
     y0: int
@@ -232,41 +211,20 @@ class CropResizeTransform(T.Transform):
     orig_w: int
     orig_h: int
 
-    def __init__(
-        self,
-        x0: int,
-        y0: int,
-        crop_w: int,
-        crop_h: int,
-        new_h: int,
-        new_w: int,
-        orig_w: int,
-        orig_h: int,
-    ) -> None:
-        """Takes pixels: the crop's left top corner and size, the output's size, the input's."""
-        super().__init__()
-        self._set_attributes(locals())
-
     def apply_image(self, img: NDArray[Any]) -> NDArray[Any]:
         """Crops and resizes an (H, W) or (H, W, N) image, uint8 or float, by antialiased bicubic.
 
-        uint8 goes through torch's native kernel, which is 5 times faster than Pillow's and gives
-        its picture. Floats may overshoot the input's range, as bicubic does. The array returned
-        need not be contiguous: torch makes channels first of most crops.
+        torch's native uint8 kernel is 5 times faster than Pillow's and gives its picture. Floats may
+        overshoot the input's range. The array returned need not be contiguous.
         """
         self._check(img.shape)
         crop = img[self.y0 : self.y0 + self.crop_h, self.x0 : self.x0 + self.crop_w]
         if not crop.flags.writeable or min(crop.strides) < 0:  # torch cannot look at such arrays
             crop = crop.copy()
         pixels = torch.from_numpy(crop)
-        channels_first = pixels.permute(2, 0, 1)[None] if crop.ndim == 3 else pixels[None, None]
-        resized = F.interpolate(
-            channels_first,
-            (self.new_h, self.new_w),
-            mode="bicubic",
-            align_corners=False,
-            antialias=True,
-        )[0]
+        planes = pixels.permute(2, 0, 1)[None] if crop.ndim == 3 else pixels[None, None]
+        size = (self.new_h, self.new_w)
+        resized = F.interpolate(planes, size, mode="bicubic", antialias=True)[0]
         out: NDArray[Any] = (resized.permute(1, 2, 0) if crop.ndim == 3 else resized[0]).numpy()
         return out
 
@@ -281,21 +239,16 @@ class CropResizeTransform(T.Transform):
     def label_indices(self, shape: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows (new_h,) and columns (new_w,) that ``apply_segmentation`` takes of such labels."""
         self._check(shape)
-        rows = self.y0 + nearest_indices(self.crop_h, self.new_h)
-        columns = self.x0 + nearest_indices(self.crop_w, self.new_w)
-        return rows, columns
+        rows, columns = (
+            F.interpolate(torch.arange(old, dtype=torch.float32)[None, None], new, mode="nearest")
+            for old, new in ((self.crop_h, self.new_h), (self.crop_w, self.new_w))
+        )
+        return self.y0 + rows[0, 0].long().numpy(), self.x0 + columns[0, 0].long().numpy()
 
     def apply_coords(self, coords: NDArray[Any]) -> NDArray[Any]:
         """Maps (n, 2) points (x, y) of the input to the output; they may fall outside."""
-        offset = np.asarray([self.x0, self.y0])
         factor = np.asarray([self.new_w / self.crop_w, self.new_h / self.crop_h])
-        return (coords - offset) * factor
-
-    def apply_polygons(self, polygons: list[NDArray[Any]]) -> list[NDArray[Any]]:
-        """Maps polygons, clipped to the crop (needs shapely, as Detectron2's crop does)."""
-        crop = T.CropTransform(self.x0, self.y0, self.crop_w, self.crop_h)
-        factor = np.asarray([self.new_w / self.crop_w, self.new_h / self.crop_h])
-        return [polygon * factor for polygon in crop.apply_polygons(polygons)]
+        return (coords - np.asarray([self.x0, self.y0])) * factor
 
     def _check(self, shape: Sequence[int]) -> None:
         if len(shape) not in (2, 3) or tuple(shape[:2]) != (self.orig_h, self.orig_w):
@@ -308,19 +261,12 @@ class CropResizeTransform(T.Transform):
 def label_indices(
     transforms: T.Transform, size: Sequence[int]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-    """What a transform does to labels, as the rows and columns it takes.
-
-    Args:
-        transforms: one transform or a ``TransformList``.
-        size: (H, W) of the labels.
+    """What a transform, or a list of some, does to labels of (H, W), as the rows and columns it takes.
 
     Returns:
         rows (h,) and columns (w,) such that ``labels[rows][:, columns]`` is
-        ``transforms.apply_segmentation(labels)``; None where one of the transforms is none of
-        CropResizeTransform, HFlipTransform and NoOpTransform, of which alone this is known.
-
-    Raises:
-        UserError: as ``apply_segmentation``, for labels of another size than the image's.
+        ``transforms.apply_segmentation(labels)``, errors included; None where one of the transforms is none
+        of CropResizeTransform, HFlipTransform and NoOpTransform, of which alone this is known.
     """
     rows, columns = np.arange(size[0], dtype=np.int64), np.arange(size[1], dtype=np.int64)
     for transform in getattr(transforms, "transforms", [transforms]):

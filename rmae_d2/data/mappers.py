@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..modeling.batch import Batch
 from ..noise import num_visible, random_shuffle, region_shuffle
 from ..regions import EncodedRecord, RegionRecord
-from .images import channels_first, label_indices, read_image
+from .images import label_indices, read_image
 
 logger = logging.getLogger(__name__)
 
@@ -57,22 +57,21 @@ class RegionDatasetMapper:
             augmentations: applied to the image and, the same, to its regions.
             regions: source, called with the dataset dict and the whole image; None for MAE.
             num_regions: K, regions a sample (8 in the paper).
-            min_patches: drop regions that touch fewer patches of the crop; 2 is the reference
-                code's ``filter_small_patches``, 0 and 1 keep all.
-            visible_foreground_only: drop regions without a pixel in a visible patch of this
-                sample's region mask, the reference code's ``random_fg``. That must be a function of the
-                seed: the mask shared by both branches where it is uniformly random, or with
-                ``IndependentMasking`` the region branch's own.
+            min_patches: drop regions that touch fewer patches of the crop; 2 is the reference code's
+                ``filter_small_patches``, 0 and 1 keep all.
+            visible_foreground_only: drop regions without a pixel in a visible patch of this sample's region
+                mask, the reference code's ``random_fg``. That must be a function of the seed: the mask shared
+                by both branches where it is uniformly random, or with ``IndependentMasking`` the region
+                branch's own.
             patch_size: side of the model's patches; used by the two options above.
             mask_ratio: the model's share of hidden patches, beta_I; this and the two below are used by
                 visible_foreground_only.
             region_mask_ratio: that of region patches, beta_R; None for the pixels' own ratio.
-            masking: the model's masking policy: its class, the dotted name of its class, or None for
-                the default.
+            masking: the model's masking policy: its class or that one's dotted name; None for the default.
 
         Raises:
-            UserError: ``num_regions`` is not positive, or visible_foreground_only meets a policy whose
-                masks are no function of the seed.
+            UserError: ``num_regions`` is not positive, or visible_foreground_only meets a policy whose masks
+                are no function of the seed.
         """
         if num_regions < 1:
             raise UserError(
@@ -84,7 +83,16 @@ class RegionDatasetMapper:
         self.min_patches = min_patches
         self.patch_size = patch_size
         self.mask_ratio = mask_ratio if region_mask_ratio is None else region_mask_ratio
-        self.order = _order_of(masking) if visible_foreground_only else None
+        self.order: Callable[[Tensor, int], Tensor] | None = None
+        if visible_foreground_only:
+            name = getattr(masking, "__name__", str(masking)).rpartition(".")[2]
+            if name not in _ORDERS:
+                raise UserError(
+                    f"visible_foreground_only=True with model.masking={name}: which patches that hides is no "
+                    "matter of the seed alone. Set dataloader.train.mapper.visible_foreground_only=false, or "
+                    "wrap the policy in IndependentMasking"
+                )
+            self.order = _ORDERS[name]
         logger.info("augmentations: %s; regions: %s", self.augmentations, regions)
 
     def with_regions(self, regions: RegionSource | None) -> "RegionDatasetMapper":
@@ -104,10 +112,9 @@ class RegionDatasetMapper:
                 leave it as it is.
 
         Returns:
-            ``image`` uint8 (3, h, w) RGB; ``mask_seed``, an int in [0, 2**63); ``file_name``;
-            ``image_id``; ``height`` and ``width`` of the file's image; and, with a source,
-            ``num_regions`` K and ``regions``, uint8 (ceil(K / 8), h, w), bit k % 8 of plane k // 8
-            being region k.
+            ``image`` uint8 (3, h, w) RGB; ``mask_seed``, an int in [0, 2**63); ``file_name``; ``image_id``;
+            ``height`` and ``width`` of the file's image; and, with a source, ``num_regions`` K and
+            ``regions``, uint8 (ceil(K / 8), h, w), bit k % 8 of plane k // 8 being region k.
 
         Raises:
             ImageReadError: the file gives no image.
@@ -122,41 +129,38 @@ class RegionDatasetMapper:
             "image_id": dataset_dict.get("image_id", dataset_dict["file_name"]),
             "height": image.shape[0],
             "width": image.shape[1],
-            "image": channels_first(aug_input.image),
+            "image": torch.as_tensor(np.ascontiguousarray(aug_input.image.transpose(2, 0, 1))),
             "mask_seed": mask_seed,
         }
         if self.regions is None:
             return sample
-        record = self.regions(dataset_dict, image)
-        if record.size != image.shape[:2]:
+        record, size = self.regions(dataset_dict, image), image.shape[:2]
+        if record.size != size:
             raise UserError(
                 f"regions of {dataset_dict['file_name']} are {record.size} pixels (height, width), the image "
-                f"is {image.shape[:2]}: make its regions again"
+                f"is {size}: make its regions again"
             )
-        indices = label_indices(transforms, record.size)
         # Where it is known what the transforms do to labels, the pixels of the crop alone are decoded.
-        record = (
-            record.map_planes(transforms.apply_segmentation)
-            if indices is None
-            else record.take(*indices)
-        )
-        N = record.regions().area.size
-        candidates = np.arange(N)
-        if N and (self.min_patches > 1 or self.order):
-            candidates = self._candidates(record, mask_seed)
-        sample["num_regions"] = K = self.num_regions
-        if not candidates.size:
-            bits = np.zeros((-(-K // 8), *record.size), np.uint8)
+        indices = label_indices(transforms, size)
+        if indices is None:
+            record = record.map_planes(transforms.apply_segmentation)
         else:
+            record = record.take(*indices)
+        candidates = self._candidates(record, mask_seed)
+        sample["num_regions"] = K = self.num_regions
+        if candidates.size:
             repeats = -(-K // candidates.size)
-            pool = candidates if repeats == 1 else np.tile(candidates, repeats)
-            bits = record.select_bits(np.random.permutation(pool)[:K])
+            bits = record.select_bits(np.random.permutation(np.tile(candidates, repeats))[:K])
+        else:
+            bits = np.zeros((-(-K // 8), *record.size), np.uint8)
         sample["regions"] = torch.from_numpy(bits)
         return sample
 
     def _candidates(self, record: RegionRecord, mask_seed: int) -> NDArray[np.int64]:
         """Indices into ``record.regions()`` of the regions that may be drawn."""
         indices = np.arange(record.regions().area.size)
+        if not indices.size or (self.min_patches < 2 and self.order is None):
+            return indices
         covered = record.coverage(indices, self.patch_size)
         keep = covered.sum(axis=1) >= self.min_patches
         if self.order is not None:
@@ -165,19 +169,3 @@ class RegionDatasetMapper:
             visible = order[: num_visible(L, self.mask_ratio)].numpy()
             keep &= covered[:, visible].any(axis=1)
         return indices[keep]
-
-
-def _order_of(masking: Any) -> Callable[[Tensor, int], Tensor]:
-    """Of seeds and a number of patches, in which order the region branch sees region patches.
-
-    Raises:
-        UserError: for a policy whose order is not a function of these alone.
-    """
-    name = getattr(masking, "__name__", str(masking)).rpartition(".")[2]
-    if name not in _ORDERS:
-        raise UserError(
-            f"visible_foreground_only=True with model.masking={name}: which patches that hides is no matter "
-            "of the seed alone. Set dataloader.train.mapper.visible_foreground_only=false, or wrap the "
-            "policy in IndependentMasking"
-        )
-    return _ORDERS[name]

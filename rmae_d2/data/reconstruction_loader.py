@@ -16,7 +16,6 @@ class SeveralSourcesLoader:
     """Several evaluation loaders one after another; ``region_source`` in a sample names its loader."""
 
     def __init__(self, loaders: Mapping[str, EvalLoader]) -> None:
-        """See :func:`build_reconstruction_loader`."""
         self.loaders = dict(loaders)
 
     def __len__(self) -> int:

@@ -21,13 +21,9 @@ logger = logging.getLogger(__name__)
 def category_repeat_factors(
     dataset_dicts: Sequence[dict[str, Any]], threshold: float
 ) -> NDArray[np.float64]:
-    """How often each image should appear an epoch: max(1, sqrt(threshold / f)), float64 (N,).
+    """How often each of N images should appear an epoch: max(1, sqrt(threshold / f)), float64 (N,).
 
-    f is the share of images that show the image's rarest class, as in Detectron2.
-
-    Args:
-        dataset_dicts: N dicts with ``annotations``.
-        threshold: classes in a smaller share of the images are repeated (0.001 for LVIS).
+    f is the share of images that show the image's rarest class, as in Detectron2 (threshold 0.001 for LVIS).
     """
     if threshold <= 0:
         raise UserError(f"repeat_threshold={threshold} must be positive; for no repeats, null")
@@ -46,14 +42,12 @@ def category_repeat_factors(
 class RepeatedOrder:
     """Orders of epochs in which image i appears factor[i] times on average.
 
-    The whole part of a factor always counts. Fractions are drawn by systematic sampling: one random
-    offset u, image i once more where its cumulated fraction plus u passes a whole number. So each
-    image's chance is its fraction, and the number drawn, with which an epoch has ``length`` positions, is
-    the same in every epoch.
+    The whole part of a factor always counts. Fractions are drawn by systematic sampling: one random offset u,
+    image i once more where its cumulated fraction plus u passes a whole number. So each image's chance is its
+    fraction, and the number drawn, with which an epoch has ``length`` positions, is the same in every epoch.
 
-    Args:
-        factors: (N,), 0 or more; the fractions are scaled, by less than 1 / their sum, to add up to a whole
-            number.
+    Factors (N,) are 0 or more; their fractions are scaled, by less than 1 / their sum, to add up to a whole
+    number.
     """
 
     def __init__(self, factors: NDArray[np.float64]) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .datasets.label_images import IGNORE_LABEL, read_labels
 from .datasets.semantic import check_label_size
-from .images import channels_first, read_image
+from .images import read_image
 
 logger = logging.getLogger(__name__)
 
@@ -68,9 +68,9 @@ class SemanticDatasetMapper:
         if not self.is_train:
             augmented = T.AugInput(image)
             self.augmentations(augmented)
-            sample["image"] = channels_first(augmented.image)
+            sample["image"] = _channels_first(augmented.image)
             if augmented.image.shape != image.shape:
-                sample["original"] = channels_first(image)
+                sample["original"] = _channels_first(image)
             return sample
         labels = read_labels(
             dataset_dict["sem_seg_file_name"],
@@ -83,16 +83,17 @@ class SemanticDatasetMapper:
         labels = augmented.sem_seg
         if (labels == IGNORE_LABEL).all():
             return None
-        sample["image"] = channels_first(self._padded(augmented.image, _FILL))
-        sample["sem_seg"] = torch.from_numpy(np.array(self._padded(labels, IGNORE_LABEL)))
+        sample["image"] = _channels_first(self._padded(augmented.image, _FILL))
+        sample["sem_seg"] = torch.from_numpy(self._padded(labels, IGNORE_LABEL))
         return sample
 
     def _padded(self, pixels: NDArray[np.uint8], value: int | tuple[int, ...]) -> NDArray[np.uint8]:
         height, width = pixels.shape[:2]
         size = (max(height, self.pad_to or 0), max(width, self.pad_to or 0))
-        if size == (height, width):
-            return pixels
-        padded = np.empty((*size, *pixels.shape[2:]), np.uint8)
-        padded[:] = value
+        padded = np.full((*size, *pixels.shape[2:]), value, np.uint8)
         padded[:height, :width] = pixels
         return padded
+
+
+def _channels_first(image_HWC: NDArray[np.uint8]) -> torch.Tensor:
+    return torch.as_tensor(np.ascontiguousarray(image_HWC.transpose(2, 0, 1)))

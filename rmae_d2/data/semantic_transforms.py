@@ -1,5 +1,6 @@
 """Augmentations of semantic segmentation that Detectron2's core has not, or has slowly."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,7 @@ class LimitedClassCrop(T.Augmentation):
     """
 
     def __init__(self, size: int, max_share: float = 0.75) -> None:
-        """Sets the crop.
-
-        Args:
-            size: side in pixels; images with a smaller side are not cropped there.
-            max_share: largest share of one class, (0, 1]; 1 allows everything.
-        """
+        """Takes the side in pixels (smaller images are not cropped) and a class's largest share, (0, 1]."""
         super().__init__()
         if size < 1 or not 0 < max_share <= 1:
             raise UserError(f"size={size} must be positive and max_share={max_share} in (0, 1]")
@@ -69,25 +65,15 @@ class PhotometricDistortion(T.Augmentation):
         )
 
 
+@dataclass(repr=False, eq=False)
 class PhotometricTransform(T.Transform):
     """A fixed change of colours; places and labels stay."""
 
-    brightness: float  #: added to all values, of 255
-    contrast: float  #: factor of all values
-    saturation: float  #: factor of HSV's S
-    hue: float  #: degrees
-    contrast_first: bool  #: before saturation and hue, else after
-
-    def __init__(
-        self,
-        brightness: float = 0.0,
-        contrast: float = 1.0,
-        saturation: float = 1.0,
-        hue: float = 0.0,
-        contrast_first: bool = True,
-    ) -> None:
-        super().__init__()
-        self._set_attributes(locals())
+    brightness: float = 0.0  #: added to all values, of 255
+    contrast: float = 1.0  #: factor of all values
+    saturation: float = 1.0  #: factor of HSV's S
+    hue: float = 0.0  #: degrees
+    contrast_first: bool = True  #: before saturation and hue, else after
 
     def apply_image(self, img: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """(H, W, 3) uint8 RGB -> the same."""

@@ -39,12 +39,21 @@ def patch_of(query: Query, size: tuple[int, int], grid: tuple[int, int]) -> tupl
     return query.y * grid[0] // size[0], query.x * grid[1] // size[1]
 
 
-def draw_query(image_HWC: Picture, patch: tuple[int, int] | None, grid: tuple[int, int]) -> Picture:
-    """The photo with the query's patch framed; as it is without one."""
+def draw_query(
+    picture_HWC: Picture, patch: tuple[int, int] | None, grid: tuple[int, int]
+) -> Picture:
+    """The picture with the patch at (row, column) framed; as it is without one."""
     if patch is None:
-        return image_HWC
-    picture = Image.fromarray(image_HWC)
-    _frame(picture, patch, grid)
+        return picture_HWC
+    picture = Image.fromarray(picture_HWC)
+    height, width = picture.height / grid[0], picture.width / grid[1]
+    left, top = round(patch[1] * width), round(patch[0] * height)
+    right, bottom = round((patch[1] + 1) * width) - 1, round((patch[0] + 1) * height) - 1
+    thick = max(2, round(max(picture.size) / 160))
+    draw = ImageDraw.Draw(picture)
+    # Green on green would vanish.
+    draw.rectangle((left, top, right, bottom), outline="black", width=thick + 1)
+    draw.rectangle((left, top, right, bottom), outline=_GREEN, width=thick)
     return np.asarray(picture)
 
 
@@ -57,25 +66,17 @@ def draw_attention(
 
     The scale is the map's own, from 0 to its 98th percentile, for a few patches often draw most of all.
 
-    Args:
-        image_HWC: uint8 (H, W, 3).
-        attention_GG: (Gh, Gw), not negative, of the patches that cover the photo.
-        patch: (row, column) of the query, which is framed; None for the cls token.
-
-    Returns:
-        uint8 (H, W, 3).
+    The attention (Gh, Gw) is not negative, of the patches that cover the photo, uint8 (H, W, 3). The query's
+    patch at (row, column) is framed; None for the cls token.
     """
     from matplotlib import colormaps
 
     scale = float(np.percentile(attention_GG, 98)) or 1.0
     heat = colormaps["inferno"](np.clip(attention_GG / scale, 0, 1))[:, :, :3]
-    size = (image_HWC.shape[1], image_HWC.shape[0])
-    large = _enlarged((heat * 255).round().astype(np.uint8), size)
     gray = Image.fromarray(image_HWC).convert("L").convert("RGB")
-    picture = Image.blend(gray, large, _OPACITY)
-    if patch is not None:
-        _frame(picture, patch, (attention_GG.shape[0], attention_GG.shape[1]))
-    return np.asarray(picture)
+    large = _enlarged((heat * 255).round().astype(np.uint8), gray.size)
+    picture = np.asarray(Image.blend(gray, large, _OPACITY))
+    return draw_query(picture, patch, (attention_GG.shape[0], attention_GG.shape[1]))
 
 
 def draw_components(features_GGD: NDArray[np.floating[Any]], size: tuple[int, int]) -> Picture:
@@ -85,12 +86,7 @@ def draw_components(features_GGD: NDArray[np.floating[Any]], size: tuple[int, in
     which is arbitrary, is that which makes its skewness positive (then its entry of largest size), and its
     scale is linear from its 2nd to its 98th percentile. All patches count, background too.
 
-    Args:
-        features_GGD: (Gh, Gw, D), 4 patches or more.
-        size: (H, W) of the picture.
-
-    Returns:
-        uint8 (H, W, 3).
+    Takes (Gh, Gw, D), 4 patches or more, and gives a picture of (H, W).
     """
     shares = principal_components(features_GGD.reshape(-1, features_GGD.shape[2]), 3)
     low, high = np.percentile(shares, [2, 98], axis=0)
@@ -120,14 +116,3 @@ def principal_components(features_LD: NDArray[np.floating[Any]], count: int) -> 
 
 def _enlarged(patches_GGC: Picture, size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(patches_GGC).resize(size, Image.Resampling.NEAREST)
-
-
-def _frame(picture: Image.Image, patch: tuple[int, int], grid: tuple[int, int]) -> None:
-    height, width = picture.height / grid[0], picture.width / grid[1]
-    box = [patch[1] * width, patch[0] * height, (patch[1] + 1) * width, (patch[0] + 1) * height]
-    corners = [round(box[0]), round(box[1]), round(box[2]) - 1, round(box[3]) - 1]
-    thick = max(2, round(max(picture.size) / 160))
-    draw = ImageDraw.Draw(picture)
-    # Green on green would vanish.
-    draw.rectangle(corners, outline="black", width=thick + 1)
-    draw.rectangle(corners, outline=_GREEN, width=thick)

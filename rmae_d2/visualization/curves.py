@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -47,15 +48,11 @@ def draw_metrics(
     labels = list(dict.fromkeys(label for label, _ in runs))
     figure, panels = _figure(5.5 * len(names), 4, len(names))
     for axes, name in zip(panels, names, strict=True):
-        seen = set()
         for label, folder in runs:
-            axes.plot(
-                *zip(*_points(folder, name), strict=True),
-                color=f"C{labels.index(label)}",
-                marker=".",
-                label=None if label in seen else label,
-            )
-            seen.add(label)
+            points = zip(*_points(folder, name), strict=True)
+            axes.plot(*points, color=f"C{labels.index(label)}", marker=".")
+        for k, label in enumerate(labels):
+            axes.plot([], [], color=f"C{k}", marker=".", label=label)
         axes.set_xlabel("iteration")
         axes.set_ylabel(name)
         axes.legend()
@@ -82,14 +79,11 @@ def draw_iou_curves(
 ) -> Path:
     """Draws mean IoU with bands of one standard error, as a PNG.
 
-    Args:
-        curves: name of a method -> counts, mean IoU in [0, 1], its standard errors.
-        unit: what is counted, such as "clicks".
+    Curves are by the name of a method: counts (of a unit such as "clicks"), mean IoU, its standard errors.
     """
     figure, (axes,) = _figure(7, 4.5)
     for i, (name, (counts, mean, error)) in enumerate(curves.items()):
-        low = [m - e for m, e in zip(mean, error, strict=True)]
-        high = [m + e for m, e in zip(mean, error, strict=True)]
+        low, high = np.subtract(mean, error), np.add(mean, error)
         axes.fill_between(counts, low, high, color=f"C{i}", alpha=0.2, linewidth=0)
         axes.plot(counts, mean, color=f"C{i}", marker=".", label=name)
     axes.set_xlabel(unit)

@@ -33,8 +33,7 @@ def draw_instances(
         score_threshold: objects of a lower score are left out.
 
     Returns:
-        uint8 (H, W, 3) RGB; images whose long side is below 640 pixels are enlarged to that, at most
-        five times.
+        uint8 (H, W, 3) RGB; a long side below 640 pixels is enlarged to that, at most five times.
 
     Raises:
         UserError: OpenCV, which the Visualizer draws with, does not work here.
@@ -50,15 +49,11 @@ def draw_instances(
     scale = enlargement(*image_HWC.shape[:2])
     visualizer = Visualizer(image_HWC, Metadata(), scale=scale)
     if len(shown):
+        scores = zip(shown.pred_classes.tolist(), shown.scores.tolist(), strict=True)
         visualizer.overlay_instances(
             boxes=shown.pred_boxes,
             masks=_masks(shown),
-            labels=[
-                f"{class_names[number]} {score:.0%}"
-                for number, score in zip(
-                    shown.pred_classes.tolist(), shown.scores.tolist(), strict=True
-                )
-            ],
+            labels=[f"{class_names[number]} {score:.0%}" for number, score in scores],
             assigned_colors=class_palette(len(shown)) / 255,
         )
     return np.asarray(visualizer.get_output().get_image(), np.uint8)

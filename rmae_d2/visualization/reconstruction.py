@@ -79,8 +79,7 @@ def _three(values_HW: NDArray[Any]) -> NDArray[Any]:
 
 def _pixels_of(values_L: Tensor, picture: NDArray[Any]) -> NDArray[Any]:
     """What patches have, at the picture's size, (H, W)."""
-    size = (picture.shape[0], picture.shape[1])
-    return np.asarray(mask_to_pixels(values_L.cpu(), size))
+    return np.asarray(mask_to_pixels(values_L.cpu(), (picture.shape[0], picture.shape[1])))
 
 
 def _masked(picture_HWC: NDArray[Any], mask_L: Tensor) -> NDArray[Any]:
@@ -106,29 +105,20 @@ _REGIONS = "Regions predicted: white for probability 1, black for 0."
 
 @dataclass(frozen=True)
 class Panel:
-    """One photo through the model, at one mask ratio.
-
-    Attributes:
-        image: uint8 (H, W, 3), as the model was given it.
-        output: of the model in evaluation mode, on the CPU.
-        regions: bool (K, H, W), those that are shown: the first K of the output's.
-        all_regions: a picture of them; None where the model gets none.
-    """
+    """One photo through the model, at one mask ratio."""
 
     title: str
     mask_ratio: float
-    image: Picture
-    output: dict[str, Tensor]
-    regions: NDArray[np.bool_]
-    all_regions: Picture | None = None
+    image: Picture  #: as the model was given it
+    output: dict[str, Tensor]  #: of the model in evaluation mode, on the CPU
+    regions: NDArray[np.bool_]  #: (K, H, W), those that are shown: the first K of the output's
+    all_regions: Picture | None = None  #: a picture of them; None where the model gets none
 
 
 def draw_panel(panels: list[Panel], norm_pix_loss: bool, side: int = 224) -> Picture:
-    """One photo: for each mask ratio a row of pixels, then one for each region.
+    """One photo: for each mask ratio a row of pixels, then one for each region; ``side`` of a picture.
 
-    Args:
-        norm_pix_loss: whether the model predicts normalised pixels.
-        side: of a picture on the sheet, pixels.
+    With norm_pix_loss the model predicts normalised pixels, as the caption then says.
     """
     output = panels[0].output
     has_regions = "region_probability" in output
@@ -168,8 +158,7 @@ def draw_contact_sheet(panels: list[Panel], norm_pix_loss: bool, side: int = 160
 def region_iou(truth_HW: NDArray[np.bool_], predicted_HW: Any, hidden_HW: Any) -> float:
     """Intersection over union of a region and its prediction (probability 1/2), of hidden pixels only.
 
-    Returns:
-        in [0, 1]; 1 where both are empty.
+    1 where both are empty.
     """
     truth, predicted = truth_HW & hidden_HW, (predicted_HW >= 0.5) & hidden_HW
     union = int((truth | predicted).sum())

@@ -14,13 +14,8 @@ _OPACITY = 0.55
 def draw_regions(image_HWC: NDArray[np.uint8], record: RegionRecord) -> list[NDArray[np.uint8]]:
     """Pictures of one image's regions.
 
-    Args:
-        image_HWC: uint8 (H, W, 3) RGB, of the record's size.
-        record: what to draw; pixels of its ignore label stay as they are.
-
-    Returns:
-        the image, then each label plane over it, then, where there are masks, all masks over it,
-        small ones on top; each uint8 (H, W, 3).
+    The image, uint8 (H, W, 3) RGB, of the record's size, then each label plane over it (pixels of the ignore
+    label stay as they are), then, where there are masks, all masks over it, small ones on top.
     """
     tiles = [image_HWC]
     for plane in record.labels:

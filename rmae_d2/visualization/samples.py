@@ -27,10 +27,8 @@ _NAME = re.compile(r"reconstruction_(\d{7,12})\.png")
 
 def kept_samples(run: Path) -> dict[int, Path]:
     """The pictures of a run by the number of iterations before each, in order."""
-    found = {}
-    for path in (run / SAMPLES).glob("reconstruction_*.png"):
-        if match := _NAME.fullmatch(path.name):
-            found[int(match.group(1))] = path
+    paths = (run / SAMPLES).glob("reconstruction_*.png")
+    found = {int(m.group(1)): path for path in paths if (m := _NAME.fullmatch(path.name))}
     return dict(sorted(found.items()))
 
 
@@ -77,12 +75,8 @@ def sweep_samples(run: Path, anew: bool) -> None:
 
 
 def _stays(number: int, done: int, period: int) -> bool:
-    return number == period or number % _stride(done, period) == 0
-
-
-def _stride(done: int, period: int) -> int:
-    """Iterations between two kept pictures: room is left for the first and the last."""
+    """The first, and one a stride that leaves room for the first and the last."""
     stride = period
     while done // stride > MAX_SAMPLES - 2:
         stride *= 2
-    return stride
+    return number == period or number % stride == 0

@@ -1,7 +1,6 @@
 """Semantic segmentation one can look at: classes in colours over the photo, and a legend."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,24 +17,6 @@ _SMALLEST_LETTERS = 13
 # Of the legend: a part of the picture's width; letters shrink for it.
 _WIDEST_LEGEND = 0.6
 _LONGEST_NAME = 32
-
-
-class ClassShare(NamedTuple):
-    """One line of the legend."""
-
-    number: int
-    name: str
-    share: float
-
-
-def class_shares(labels_HW: NDArray[np.uint8], class_names: Sequence[str]) -> list[ClassShare]:
-    """The classes that are there and their share of the pixels, 0-1, the largest first."""
-    counts = np.bincount(labels_HW.reshape(-1), minlength=len(class_names))
-    order = np.argsort(-counts, kind="stable")
-    return [
-        ClassShare(int(number), class_names[number], counts[number] / labels_HW.size)
-        for number in order[: np.count_nonzero(counts)]
-    ]
 
 
 def draw_semantic(
@@ -62,16 +43,25 @@ def draw_semantic(
     mixed = np.array(Image.blend(photo, Image.fromarray(colours), _OPACITY))
     edges = label_edges(labels)
     mixed[edges] = colours[edges]
-    legend = _legend(class_shares(labels_HW, class_names), size)
+    legend = _legend(labels_HW, class_names, size)
     canvas = Image.new("RGB", (size[0] + legend.width, max(size[1], legend.height)), "white")
     canvas.paste(Image.fromarray(mixed), (0, 0))
     canvas.paste(legend, (size[0], 0))
     return np.asarray(canvas)
 
 
-def _legend(shares: Sequence[ClassShare], picture: tuple[int, int]) -> Image.Image:
+def _legend(
+    labels_HW: NDArray[np.uint8], class_names: Sequence[str], picture: tuple[int, int]
+) -> Image.Image:
     """Lines of colour, share and name, in as many columns as the picture's (width, height) asks for."""
-    texts = [f"{_percent(entry.share)}  {_shortened(entry.name)}" for entry in shares]
+    counts = np.bincount(labels_HW.reshape(-1))
+    numbers = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
+    texts = []
+    for number in numbers:
+        share, name = counts[number] / labels_HW.size, class_names[number].strip()
+        if len(name) > _LONGEST_NAME:
+            name = f"{name[: _LONGEST_NAME - 1]}…"
+        texts.append(f"{'<0.1%' if share < 0.001 else f'{share:.1%}'}  {name}")
     letters = max(_SMALLEST_LETTERS, round(max(picture) * _LETTERS))
     widest = _WIDEST_LEGEND * picture[0]
     while letters > _SMALLEST_LETTERS and _columns(texts, letters, picture)[2] > widest:
@@ -81,11 +71,11 @@ def _legend(shares: Sequence[ClassShare], picture: tuple[int, int]) -> Image.Ima
     legend = Image.new("RGB", (width, line * min(rows, len(texts)) + 2 * gap), "white")
     draw = ImageDraw.Draw(legend)
     font = ImageFont.load_default(size=letters)
-    palette = class_palette()
-    for place, (entry, text) in enumerate(zip(shares, texts, strict=True)):
+    for place, (colour, text) in enumerate(
+        zip(class_palette()[numbers].tolist(), texts, strict=True)
+    ):
         left, top = column * (place // rows) + gap, line * (place % rows) + gap
-        colour = tuple(palette[entry.number].tolist())
-        draw.rectangle((left, top, left + letters - 1, top + letters - 1), fill=colour)
+        draw.rectangle((left, top, left + letters - 1, top + letters - 1), fill=tuple(colour))
         draw.text((left + letters + gap, top + letters // 2), text, "black", font, anchor="lm")
     return legend
 
@@ -101,12 +91,3 @@ def _columns(texts: Sequence[str], letters: int, picture: tuple[int, int]) -> tu
 
 def _line(letters: int) -> int:
     return round(letters * 1.6)
-
-
-def _percent(share: float) -> str:
-    return "<0.1%" if share < 0.001 else f"{share:.1%}"
-
-
-def _shortened(name: str) -> str:
-    name = name.strip()
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"

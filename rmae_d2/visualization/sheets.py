@@ -42,20 +42,26 @@ def contact_sheet(
         max((p.width for p in column if p is not None), default=side)
         for column in zip(*shown, strict=True)
     ]
-    total = sum(widths) + _GAP * (len(widths) + 1)
-    bands = [_band(titles, widths, total)] if titles else []
+    lefts = [_GAP + sum(widths[:k]) + _GAP * k for k in range(columns)]
+    total = sum(widths) + _GAP * (columns + 1)
+    bands = []
+    if titles:
+        band = Image.new("RGB", (total, _LETTERS + 2 * _GAP), "white")
+        for title, left, width in zip(titles, lefts, widths, strict=True):
+            ImageDraw.Draw(band).text((left, _GAP), _cut(title, width), "black", _font())
+        bands.append(band)
     for row, pictures in zip(rows, shown, strict=True):
         if row.title:
             bands.append(_text([row.title], total))
-        bands.append(_pictures(pictures, widths, total))
+        height = max((p.height for p in pictures if p is not None), default=0)
+        band = Image.new("RGB", (total, height + _GAP), "white")
+        for picture, left in zip(pictures, lefts, strict=True):
+            if picture is not None:
+                band.paste(picture, (left, 0))
+        bands.append(band)
     if caption:
         bands.append(_text(_wrapped(caption, total - 2 * _GAP), total))
-    sheet = Image.new("RGB", (total, sum(band.height for band in bands)), "white")
-    top = 0
-    for band in bands:
-        sheet.paste(band, (0, top))
-        top += band.height
-    return np.asarray(sheet)
+    return np.concatenate([np.asarray(band) for band in bands])
 
 
 def save_picture(picture: Picture, path: Path) -> Path:
@@ -73,35 +79,12 @@ def enlargement(height: int, width: int) -> float:
 def _sized(picture: Picture, side: int) -> Image.Image:
     """Scaled to the side: small ones by whole factors first, so that patches and pixels keep edges."""
     image = Image.fromarray(picture)
-    factor = side / max(image.size)
-    if factor > 1:
-        whole = -(-side // max(image.size))
+    whole = -(-side // max(image.size))
+    if whole > 1:
         image = image.resize((image.width * whole, image.height * whole), Image.Resampling.NEAREST)
-        factor = side / max(image.size)
+    factor = side / max(image.size)
     size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
     return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
-
-
-def _band(titles: Sequence[str], widths: Sequence[int], total: int) -> Image.Image:
-    band = Image.new("RGB", (total, _LETTERS + 2 * _GAP), "white")
-    left = _GAP
-    for title, width in zip(titles, widths, strict=True):
-        ImageDraw.Draw(band).text((left, _GAP), _cut(title, width), "black", _font())
-        left += width + _GAP
-    return band
-
-
-def _pictures(
-    pictures: Sequence[Image.Image | None], widths: Sequence[int], total: int
-) -> Image.Image:
-    height = max((p.height for p in pictures if p is not None), default=0)
-    band = Image.new("RGB", (total, height + _GAP), "white")
-    left = _GAP
-    for picture, width in zip(pictures, widths, strict=True):
-        if picture is not None:
-            band.paste(picture, (left, 0))
-        left += width + _GAP
-    return band
 
 
 def _text(lines: Sequence[str], total: int) -> Image.Image:

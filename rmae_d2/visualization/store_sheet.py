@@ -5,7 +5,6 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ..data import images_from, read_image
 from ..errors import ImageReadError, StoreError
@@ -13,7 +12,7 @@ from ..regions import EncodedRecord, RegionStore
 from ..regions.jobs.manifest import load_manifest
 from ..regions.record.statistics import measure
 from .regions import draw_regions
-from .sheets import SheetRow, contact_sheet
+from .sheets import SheetRow, contact_sheet, save_picture
 
 
 def inspect_store(
@@ -29,7 +28,6 @@ def inspect_store(
     """Writes a contact sheet of a store's images and returns its statistics as text.
 
     Args:
-        store: its folder.
         keys: image ids to show and measure; by default they are spread evenly.
         output: picture to write.
         images: folder, list or json of the images, where they are not where the store's manifest says.
@@ -52,8 +50,7 @@ def inspect_store(
     files = {str(dataset_dict["image_id"]): dataset_dict["file_name"] for dataset_dict in dicts}
     shown = keys or _spread(every, rows)
     sheet = contact_sheet([_row(key, EncodedRecord(held.get(key)), files) for key in shown])
-    output.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(sheet).save(output)
+    save_picture(sheet, output)
     return (
         f"{store}: {len(every)} images in {held.present} of {held.num_shards} shards\n"
         f"made with {dict(held.params)}\n{statistics}\n"
@@ -63,8 +60,7 @@ def inspect_store(
 
 def _spread(keys: Sequence[str], count: int) -> Sequence[str]:
     """At most ``count`` of the keys, evenly spread."""
-    if len(keys) <= count:
-        return keys
+    count = min(count, len(keys))
     return [keys[i * len(keys) // count] for i in range(count)]
 
 

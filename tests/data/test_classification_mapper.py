@@ -63,10 +63,9 @@ def test_samples_are_functions_of_seed_and_position(root):
             *(dataset, mapper(RandAugment()), batch),
             seed=seed,
             num_workers=workers,
-            start_iter=start,
             grad_accum=accumulate,
         )
-        batches = iter(loader)
+        batches = loader.start(start)
         return [s for _ in range(count * accumulate) for s in next(batches)]
 
     expected = stream()

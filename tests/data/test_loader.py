@@ -1,8 +1,8 @@
 """The stream: every sample a function of (seed, position), whoever loads it."""
 
 import itertools
-import json
 import logging
+import multiprocessing
 import os
 import pickle
 import random
@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
+import traceback
 
 import numpy as np
 import pytest
@@ -30,20 +30,13 @@ from rmae_d2.data.loader import (
     StreamDataset,
     build_eval_loader,
     build_train_loader,
+    prefetched,
     seeded,
 )
 from rmae_d2.data.mappers import RegionDatasetMapper
-from rmae_d2.errors import UserError
+from rmae_d2.errors import AnnotationError, ImageReadError, UserError
 from rmae_d2.modeling import Batch
 from rmae_d2.regions import FelzenszwalbSource
-
-DATA = Path(
-    os.environ.get("DETECTRON2_DATASETS") or Path(__file__).resolve().parents[3] / "shared" / "data"
-)
-needs_data = pytest.mark.skipif(
-    not (DATA / "coco/annotations/instances_val2017.json").exists(),
-    reason="needs the COCO sample data under DETECTRON2_DATASETS",
-)
 
 
 def draws(dataset_dict):
@@ -269,11 +262,8 @@ def test_refusing_mapper_is_no_error():
 
 @pytest.mark.parametrize("error", [MemoryError(), KeyError("width"), OSError(28, "disk full")])
 def test_other_errors_are_not_hidden(error):
-    def mapper(_):
-        raise error
-
     with pytest.raises(type(error)):
-        StreamDataset(_dicts(8), mapper, 0)[0]
+        StreamDataset(_dicts(8), raises(error), 0)[0]
 
 
 def test_too_many_bad_images_end_the_run():
@@ -398,28 +388,129 @@ def _group_ends(group, within=10.0):
         time.sleep(0.1)
 
 
-def test_workers_end_though_a_traceback_holds_the_iterator():
-    batches = iter(build_train_loader([{}], _fails, 1, num_workers=1))
-    workers = batches._batches._workers
+def test_an_error_ends_the_workers_though_its_traceback_is_held():
+    batches = iter(build_train_loader([{}], raises(ZeroDivisionError()), 1, num_workers=1))
     with pytest.raises(ZeroDivisionError) as kept:
         next(batches)
-    batches.close()
-    assert kept.tb is not None and not any(worker.is_alive() for worker in workers)
+    assert kept.tb is not None and not multiprocessing.active_children()
     assert list(batches) == []
 
 
-def _fails(_):
-    raise ZeroDivisionError
+# --- errors in workers: the same error in the main process, and where it came from
+
+
+class StubbornError(Exception):
+    """Pickles, but does not come back."""
+
+    def __init__(self, first, second):
+        super().__init__(f"{first} {second}")
+
+
+def raises(error):
+    def mapper(_):
+        raise error
+
+    return mapper
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("build", [build_train_loader, build_eval_loader])
+def test_the_message_is_the_errors_own(build, workers):
+    arguments = {} if build is build_eval_loader else {"total_batch_size": 1}
+    mapper = raises(AnnotationError("labels/7.png has the label 200"))
+    with pytest.raises(AnnotationError) as caught:
+        next(iter(build([{}], mapper, num_workers=workers, **arguments)))
+    assert str(caught.value) == "labels/7.png has the label 200"
+    # Whoever looks for the place finds it.
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "in mapper" in shown and shown.endswith(f"AnnotationError: {caught.value}\n")
+
+
+def test_errors_of_several_arguments():
+    mapper = raises(ImageReadError("7.jpg", "it is damaged"))
+    with pytest.raises(ImageReadError) as caught:
+        next(iter(build_eval_loader([{}], mapper, num_workers=1)))
+    assert (caught.value.path, caught.value.reason) == ("7.jpg", "it is damaged")
+
+
+def test_what_does_not_survive_the_way_is_told_by_pytorch():
+    mapper = raises(StubbornError("no", "way"))
+    with pytest.raises(RuntimeError, match="(?s)Caught StubbornError in DataLoader worker.*no way"):
+        next(iter(build_eval_loader([{}], mapper, num_workers=1)))
+
+
+# --- batches ahead, on a device
+
+CPU = torch.device("cpu")
+
+
+def numbered(count, log):
+    for i in range(count):
+        log.append(i)
+        yield Batch.of([{"image": torch.full((2,), i), "file_name": f"{i}.jpg"}])
+
+
+def test_order_and_one_ahead():
+    log: list[int] = []
+    batches = prefetched(numbered(4, log), CPU)
+    assert not log  # workers start when the first batch is asked for
+    for i in range(4):
+        sample = next(batches)[0]
+        assert sample["image"].tolist() == [i, i] and sample["file_name"] == f"{i}.jpg"
+        assert log == list(range(min(i + 2, 4)))
+    assert list(batches) == []
+
+
+def six_fails(sample):
+    if sample["number"] == 6:
+        raise ZeroDivisionError("six")
+    return {"image": torch.full((3, 2, 2), sample["number"]), "number": sample["number"]}
+
+
+@pytest.mark.parametrize(
+    ("device", "workers"),
+    [
+        ("cpu", 0),
+        ("cpu", 2),
+        pytest.param(
+            *("cuda", 1),
+            marks=[
+                pytest.mark.gpu,
+                pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+            ],
+        ),
+    ],
+)
+def test_the_same_batches_ahead_and_on_the_device(device, workers):
+    data = [{"number": number} for number in range(6)]
+    device = torch.device(device, 0 if device == "cuda" else None)
+    loader = build_train_loader(data, six_fails, 2, num_workers=workers, seed=1)
+    plain, ahead = iter(loader.start(1)), iter(loader.start(1, device))
+    for _ in range(7):
+        a, b = next(plain), next(ahead)
+        assert [x["number"] for x in a] == [x["number"] for x in b]
+        images = torch.stack([x["image"] for x in b])
+        assert images.device == device
+        assert torch.equal(torch.stack([x["image"] for x in a]), images.cpu())
+
+
+def test_a_workers_error_comes_at_its_batch():
+    data = [{"number": number} for number in range(7)]
+    loader = build_train_loader(data, six_fails, 1, num_workers=1, seed=0)
+    position = next(p for p in range(7) if loader._stream.index(p) == 6)
+    batches = iter(loader.start(0, CPU))
+    for _ in range(position):
+        next(batches)
+    with pytest.raises(ZeroDivisionError, match="six"):
+        next(batches)
 
 
 # --- real photos
 
 
-@needs_data
-def test_detection_through_the_same_loader():
-    folder = DATA / "coco"
-    split = "val2017"
-    dicts = load_coco_json(str(folder / f"annotations/instances_{split}.json"), str(folder / split))
+def test_detection_through_the_same_loader(shared_data):
+    annotations = shared_data / "coco/annotations/instances_val2017.json"
+    dicts = load_coco_json(str(annotations), str(shared_data / "coco/val2017"))
     mapper = DatasetMapper(
         True,
         augmentations=[T.RandomFlip(), T.ResizeScale(0.5, 2.0, 64, 64), T.FixedSizeCrop((64, 64))],
@@ -434,15 +525,3 @@ def test_detection_through_the_same_loader():
         assert torch.equal(sample["image"], twin["image"])
         boxes, others = sample["instances"].gt_boxes.tensor, twin["instances"].gt_boxes.tensor
         assert torch.equal(boxes, others)
-
-
-@needs_data
-def test_pretraining_on_real_photos():
-    names = json.loads((DATA / "coco/annotations/instances_val2017.json").read_text())["images"]
-    dicts = [
-        {"file_name": str(DATA / "coco/val2017" / image["file_name"]), "image_id": image["id"]}
-        for image in names[:3]
-    ]
-    (batch,) = _take(build_train_loader(dicts, _region_mapper(), 3, num_workers=0), 1)
-    assert {sample["image_id"] for sample in batch} == {image["id"] for image in names[:3]}
-    assert all(sample["regions"].any() for sample in batch)

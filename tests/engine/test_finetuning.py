@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rmae_d2.errors import AnnotationError, CheckpointError, UserError
-from tests.helpers import records
+from tests.helpers import coco_rectangle, records
 
 RECIPE = "configs/coco/mask_rcnn_vitdet_b_1x_small.py"
 CASCADE = "configs/coco/cascade_mask_rcnn_vitdet_b_100ep.py"
@@ -55,11 +55,8 @@ def content(num_images=8):
     annotations = []
     for i in range(num_images):
         for k, (x, y, w, h) in enumerate([(3 + i, 5, 30, 24), (20, 10 + i, 24, 20)]):
-            polygon = [x, y, x + w, y, x + w, y + h, x, y + h]
-            annotations.append(
-                {"id": 2 * i + k + 1, "image_id": i, "category_id": (7, 3)[(i + k) % 2]}
-                | {"bbox": [x, y, w, h], "segmentation": [polygon], "area": w * h, "iscrowd": 0}
-            )
+            category = (7, 3)[(i + k) % 2]
+            annotations.append(coco_rectangle(2 * i + k + 1, i, category, [x, y, w, h]))
     return {
         "images": [
             {"id": i, "file_name": f"photo{i:02d}.jpg", "height": 48, "width": 60}

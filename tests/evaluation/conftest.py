@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.helpers import coco_rectangle
+
 _numbers = itertools.count()
 
 
@@ -144,7 +146,10 @@ def small():
             {"id": 20, "file_name": "b.jpg", "height": 30, "width": 60},
         ],
         "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}],
-        "annotations": [_square(1, 10, 3, [5, 5, 20, 20]), _square(2, 20, 7, [10, 4, 8, 12])],
+        "annotations": [
+            coco_rectangle(1, 10, 3, [5, 5, 20, 20]),
+            coco_rectangle(2, 20, 7, [10, 4, 8, 12]),
+        ],
     }
 
 
@@ -194,22 +199,7 @@ def _drawn(rules):
     return {"images": images, "categories": categories, "annotations": annotations}
 
 
-def _square(identifier, image_id, category_id, box, **more):
-    x, y, width, height = box
-    corners = [x, y, x + width, y, x + width, y + height, x, y + height]
-    return {
-        "id": identifier,
-        "image_id": image_id,
-        "category_id": category_id,
-        "bbox": box,
-        "segmentation": [corners],
-        "area": width * height,
-        "iscrowd": 0,
-        **more,
-    }
-
-
 @pytest.fixture
 def square():
     """An annotation of COCO's format: a rectangle, as box and as polygon."""
-    return _square
+    return coco_rectangle

@@ -5,16 +5,18 @@ import logging
 import os
 from collections.abc import Sequence
 from functools import lru_cache, partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import pycocotools.mask as mask_util
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
-from PIL import ExifTags, Image
+from PIL import Image
 
 from ...annotations.coco_json import OWN_DATA, examples, mask_of, read_coco_json
 from ...annotations.missing import missing_dataset, unknown_dataset
+from ..images import exif_orientation
 from .images_only import coco_image_name, image_folder, without_absent
 from ...errors import UserError, AnnotationError
 
@@ -81,11 +83,9 @@ def detection_dataset(
     dicts = _with_usable_annotations(dicts, source, masks)
     if filter_empty:
         dicts = _without_empty(dicts, source)
-    instances = [a for sample in dicts for a in sample["annotations"] if not a.get("iscrowd")]
-    logger.info(
-        "%s: %d images, %d instances of %d classes",
-        *(source, len(dicts), len(instances), len({a["category_id"] for a in instances})),
-    )
+    classes = [a["category_id"] for s in dicts for a in s["annotations"] if not a.get("iscrowd")]
+    counts = (len(dicts), len(classes), len(set(classes)))
+    logger.info("%s: %d images, %d instances of %d classes", source, *counts)
     return dicts
 
 
@@ -104,20 +104,16 @@ def json_facts(json: str) -> JsonFacts:
 @lru_cache(maxsize=8)
 def _facts(path: str, version: tuple[int, int] | None) -> JsonFacts:
     content = read_coco_json(path)
-    categories = sorted(content["categories"], key=lambda category: category["id"])
-    images: dict[Any, set[Any]] = {category["id"]: set() for category in categories}
+    names = {c["id"]: str(c["name"]) for c in sorted(content["categories"], key=itemgetter("id"))}
+    images: dict[Any, set[Any]] = {category: set() for category in names}
     has_masks = has_rle = False
     for annotation in content.get("annotations", []):
         images[annotation["category_id"]].add(annotation["image_id"])
         mask = mask_of(annotation)
         has_masks |= mask is not None
         has_rle |= isinstance(mask, dict) and not annotation.get("iscrowd")
-    return JsonFacts(
-        tuple(str(category["name"]) for category in categories),
-        tuple(len(images[category["id"]]) for category in categories),
-        has_masks,
-        has_rle,
-    )
+    counts = tuple(len(members) for members in images.values())
+    return JsonFacts(tuple(names.values()), counts, has_masks, has_rle)
 
 
 def check_same_classes(train_json: str, test_json: str) -> None:
@@ -160,7 +156,7 @@ def _load_own(json: str, root: str | None) -> list[dict[str, Any]]:
             "%s: %d annotations are of images that it does not list, such as the annotations %s: ignored",
             *(json, len(astray), examples(astray)),
         )
-    images = sorted(content["images"], key=lambda image: image["id"])
+    images = sorted(content["images"], key=itemgetter("id"))
     names = [coco_image_name(image, json) for image in images]
     try:
         folder = image_folder(json, names, None if root is None else os.path.expanduser(root))
@@ -185,8 +181,7 @@ def _instance(annotation: dict[str, Any], numbers: dict[Any, int]) -> dict[str, 
         "category_id": numbers[annotation["category_id"]],
         "iscrowd": int(annotation.get("iscrowd") or 0),
     }
-    if annotation.get("segmentation"):
-        mask = annotation["segmentation"]
+    if mask := annotation.get("segmentation"):
         if isinstance(mask, dict) and isinstance(mask.get("counts"), list):
             mask = mask_util.frPyObjects(mask, *mask["size"])
         instance["segmentation"] = mask
@@ -212,10 +207,8 @@ def _register(json: str, root: str | None) -> None:
 def _load_named(name: str, allow_missing: float) -> list[dict[str, Any]]:
     if name not in DatasetCatalog:
         raise unknown_dataset(name, DatasetCatalog.list())
-    metadata = MetadataCatalog.get(name)
-    json_file = metadata.get("json_file")
-    places = [metadata.get(key) for key in ("json_file", "image_root")]
-    absent = [place for place in places if place and not PathManager.exists(place)]
+    json_file, image_root = map(MetadataCatalog.get(name).get, ("json_file", "image_root"))
+    absent = [place for place in (json_file, image_root) if place and not PathManager.exists(place)]
     if absent:
         raise missing_dataset(name, absent, OWN_DATA)
     try:
@@ -235,12 +228,10 @@ def _check_sizes(dicts: list[dict[str, Any]], source: str) -> None:
     few = [sample for sample in few if "height" in sample and "://" not in sample["file_name"]]
     wrong = []
     for sample in few:
-        size = upright_size(sample["file_name"])
-        if size is not None and size != (sample["height"], sample["width"]):
-            wrong.append(
-                f"{sample['file_name']} is {size[0]}x{size[1]} (height x width), not "
-                f"{sample['height']}x{sample['width']}"
-            )
+        name, height, width = sample["file_name"], sample["height"], sample["width"]
+        size = upright_size(name)
+        if size not in (None, (height, width)):
+            wrong.append(f"{name} is {size[0]}x{size[1]} (height x width), not {height}x{width}")
     if wrong:
         raise AnnotationError(
             f"{source}: {len(wrong)} of {len(few)} images looked at have another size than the annotations "
@@ -252,11 +243,10 @@ def upright_size(file_name: str) -> tuple[int, int] | None:
     """(height, width) as readers see it, EXIF's turn applied; None where it is no image."""
     try:
         with Image.open(file_name) as image:
-            width, height = image.size
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            turned = exif_orientation(image) in (5, 6, 7, 8)
+            return image.size if turned else image.size[::-1]
     except (OSError, SyntaxError):  # the loader counts and names what it cannot read
         return None
-    return (width, height) if turned else (height, width)
 
 
 def _with_usable_annotations(
@@ -273,12 +263,7 @@ def _with_usable_annotations(
             source,
         )
     keep_masks = has_masks and masks is not False
-    left_out: dict[str, list[Any]] = {
-        "boxes have no area": [],
-        "instances have no mask, nor a polygon of three points": [],
-    }
-    flat, bare = left_out.values()
-    cleaned = []
+    flat, bare, cleaned = [], [], []
     for sample in dicts:
         kept = []
         for annotation in sample["annotations"]:
@@ -291,11 +276,14 @@ def _with_usable_annotations(
                 rest = {k: v for k, v in annotation.items() if k != "segmentation"}
                 kept.append({**rest, "segmentation": mask} if keep_masks else rest)
         cleaned.append({**sample, "annotations": kept})
-    for what, images in left_out.items():
+    for what, images in (
+        ("boxes have no area", flat),
+        ("instances have no mask, nor a polygon of three points", bare),
+    ):
         if images:
+            few = examples(dict.fromkeys(images))
             logger.warning(
-                "%s: %d %s, such as in the images %s: left out",
-                *(source, len(images), what, examples(dict.fromkeys(images))),
+                "%s: %d %s, such as in the images %s: left out", source, len(images), what, few
             )
     return cleaned
 
@@ -313,10 +301,8 @@ def _without_empty(dicts: list[dict[str, Any]], source: str) -> list[dict[str, A
     bare = sum(not sample["annotations"] for sample in dicts)
     crowds = len(dicts) - len(kept) - bare
     if bare or crowds:
-        logger.info(
-            "%s: %d images without annotations and %d with crowds only are left out",
-            *(source, bare, crowds),
-        )
+        what = "%s: %d images without annotations and %d with crowds only are left out"
+        logger.info(what, source, bare, crowds)
     if not kept:
         raise AnnotationError(
             f"{source}: none of its {len(dicts)} images has a usable annotation "

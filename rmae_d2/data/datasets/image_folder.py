@@ -6,17 +6,18 @@ torchvision.
 
 import logging
 import os
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ...annotations.coco_json import examples
 from ..images import IMAGE_EXTENSIONS
+from .images_only import files_below, is_image
 from ...errors import UserError, AnnotationError
 
 logger = logging.getLogger(__name__)
 
-_EXAMPLES = 5
 # Folders listed at once: storage over a network answers each after a while, but many together.
 _LISTERS = 16
 # What is below a class's folder: images, and other visible files; relative, forward slashes.
@@ -65,7 +66,7 @@ def classification_dataset(
         )
     with ThreadPoolExecutor(_LISTERS) as pool:
         places = (os.path.join(folder, name) for name in own)
-        listed = dict(zip(own, pool.map(_list_class, places), strict=True))
+        listed = dict(zip(own, pool.map(partial(files_below, onerror=_refuse), places), strict=True))
     _check_contents(folder, names, listed, trained=split == classes_from)
     dicts = []
     for label, name in enumerate(names):
@@ -95,27 +96,22 @@ def knn_dataset(
     """Images for :class:`~rmae_d2.evaluation.knn.KNNEvaluator`: those that vote, then those that are asked.
 
     Args:
-        root: see :func:`classification_dataset`.
         bank_split: folder of the images that vote; "" or None for ``root`` itself.
         query_split: folder of the images whose classes are predicted; None to ask each voter about the
             others instead (leave one out), for folders without a second split.
         bank_per_class, query_per_class: at most so many of a class; None for all.
 
     Returns:
-        dicts of :func:`classification_dataset` with ``bank``, a bool.
-
-    Raises:
-        UserError, AnnotationError: see :func:`classification_dataset`.
+        dicts of :func:`classification_dataset`, whose errors and root these are, with ``bank``, a bool.
     """
-    dicts = []
-    for bank, split, count in (
-        (True, bank_split, bank_per_class),
-        (False, query_split, query_per_class),
-    ):
-        if bank or split is not None:
-            listed = classification_dataset(root, split, classes_from=bank_split, per_class=count)
-            dicts += [{**sample, "bank": bank} for sample in listed]
-    return dicts
+    listed = [(True, bank_split, bank_per_class)]
+    if query_split is not None:
+        listed.append((False, query_split, query_per_class))
+    return [
+        {**sample, "bank": bank}
+        for bank, split, count in listed
+        for sample in classification_dataset(root, split, classes_from=bank_split, per_class=count)
+    ]
 
 
 def _split_folder(root: str | Path | None, split: str) -> str:
@@ -129,15 +125,14 @@ def _class_names(folder: str) -> list[str]:
     if not os.path.isdir(folder):
         raise UserError(_missing_message(folder, "there is no such folder"))
     try:
-        with os.scandir(folder) as entries:
-            visible = [entry for entry in entries if not entry.name.startswith(".")]
+        visible = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
     except PermissionError as error:
         raise UserError(f"{folder}: this user may not list it") from error
-    loose = sorted(entry.name for entry in visible if _is_image(entry.name))
-    names = sorted(e.name for e in visible if not _is_image(e.name) and e.is_dir())
+    loose = sorted(entry.name for entry in visible if is_image(entry.name))
+    names = sorted(e.name for e in visible if not is_image(e.name) and e.is_dir())
     if not names and loose:
         raise UserError(
-            f"{len(loose)} images, such as {_few(loose)}, lie in {os.path.abspath(folder)} itself, where a "
+            f"{len(loose)} images, such as {examples(loose)}, lie in {os.path.abspath(folder)} itself, where a "
             "folder a class is expected, <class>/<image>. (ImageNet's validation images come that way: sort "
             "them into folders by the labels of the development kit)"
         )
@@ -146,7 +141,7 @@ def _class_names(folder: str) -> list[str]:
     if loose:
         logger.warning(
             "%d images in %s are in no class folder, such as %s: they are left out",
-            *(len(loose), folder, _few(loose)),
+            *(len(loose), folder, examples(loose)),
         )
     return names
 
@@ -158,10 +153,9 @@ def _missing_message(folder: str, detail: str) -> str:
         f"  DETECTRON2_DATASETS = {os.environ.get('DETECTRON2_DATASETS', '(not set, so ./datasets)')}",
     ]
     if not os.path.isdir(folder) and os.path.isdir(above):
-        beside = sorted(entry.name for entry in os.scandir(above) if entry.is_dir())
-        if beside:
-            split = "(choose with dataloader.*.dataset.split=NAME)"
-            lines.append(f"  found there: {_few(beside)} {split}")
+        if beside := sorted(entry.name for entry in os.scandir(above) if entry.is_dir()):
+            choose = "(choose with dataloader.*.dataset.split=NAME)"
+            lines.append(f"  found there: {examples(beside)} {choose}")
     lines += [
         "  ImageNet:    https://image-net.org (free account), as imagenet/train/<class>/*.JPEG and "
         "imagenet/val/<class>/*.JPEG",
@@ -187,42 +181,13 @@ def _numbering(root: str | Path | None, split: str, classes_from: str, own: list
     if strangers:
         raise AnnotationError(
             f"{len(strangers)} of the {len(own)} class folders in {_split_folder(root, split)} are not in "
-            f"{reference}, such as {_few(strangers)}: classes must have the same names in both"
+            f"{reference}, such as {examples(strangers)}: classes must have the same names in both"
         )
     return names
 
 
-def _list_class(folder: str) -> _ClassFolder:
-    """Lists a class's folder and all below it."""
-    images: list[str] = []
-    others: list[str] = []
-    seen: set[tuple[int, int]] = set()
-    waiting = [(folder, "")]
-    while waiting:
-        parent, prefix = waiting.pop()
-        status = os.stat(parent)
-        if (status.st_dev, status.st_ino) in seen:  # a link back to a folder already listed
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        try:
-            names = os.listdir(parent)
-        except PermissionError as error:
-            raise UserError(f"{parent}: this user may not list it") from error
-        # Images by their names alone: asking a million files takes its time.
-        for name in names:
-            if name.startswith("."):
-                continue
-            if _is_image(name):
-                images.append(prefix + name)
-            elif os.path.isdir(os.path.join(parent, name)):
-                waiting.append((os.path.join(parent, name), f"{prefix}{name}/"))
-            else:
-                others.append(prefix + name)
-    return sorted(images), others
-
-
-def _is_image(name: str) -> bool:
-    return name[name.rfind(".") :].lower() in IMAGE_EXTENSIONS
+def _refuse(error: OSError) -> None:
+    raise UserError(f"{error.filename}: this user may not list it") from error
 
 
 def _check_contents(
@@ -238,20 +203,16 @@ def _check_contents(
     if empty and trained:
         raise UserError(
             f"{len(empty)} of the {len(names)} class folders in {os.path.abspath(folder)} have no image, "
-            f"such as {_few(empty)}: add images or take the folders away"
+            f"such as {examples(empty)}: add images or take the folders away"
         )
     if empty:
         logger.warning(
             "%d of %d classes have no image in %s, such as %s: accuracy is that of the others",
-            *(len(empty), len(names), folder, _few(empty)),
+            *(len(empty), len(names), folder, examples(empty)),
         )
     strays = [f"{name}/{file}" for name, (_, others) in listed.items() for file in others]
     if strays:
         logger.warning(
             "%d files in %s are no images by their names, such as %s: they are left out",
-            *(len(strays), folder, _few(strays)),
+            *(len(strays), folder, examples(strays)),
         )
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:_EXAMPLES])

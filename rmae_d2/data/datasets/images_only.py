@@ -3,8 +3,8 @@
 import json
 import logging
 import os
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +12,19 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
 from ..images import IMAGE_EXTENSIONS
+from ...annotations.coco_json import examples
 from ...annotations.missing import missing_dataset, unknown_dataset
 from ...errors import UserError
 
 logger = logging.getLogger(__name__)
 
-#: Datasets whose images are one whole folder: listing it takes seconds, parsing COCO's json a
-#: minute and 2 GB.
+#: Datasets whose images are one whole folder: listing it takes seconds, parsing COCO's json a minute and 2 GB.
 _WHOLE_FOLDERS = {
     *("coco_2017_train", "coco_2017_val", "coco_2017_unlabeled"),
     *("imagenet_1k_train", "imagenet_1k_val", "scenes_train", "scenes_val"),
 }
 
 _OWN = "dataloader.train.dataset.root=/photos (a folder, .txt list or COCO .json)"
-_EXAMPLES = 5
 
 
 def images_from(
@@ -34,19 +33,17 @@ def images_from(
     """Lists images without labels.
 
     Args:
-        root: one of
-            a folder, searched with its sub-folders (links followed, hidden files skipped);
-            a ``.txt`` list, one path a line, absolute or relative to the list's folder; empty lines
-            and lines that begin with ``#`` are skipped; a COCO-style ``.json``, of which
-            ``images[].file_name`` (or ``coco_url``) is used.
+        root: one of a folder, searched with its sub-folders (links followed, hidden files skipped); a
+            ``.txt`` list, one path a line, absolute or relative to the list's folder; empty lines and lines
+            that begin with ``#`` are skipped; a COCO-style ``.json``, of which ``images[].file_name`` (or
+            ``coco_url``) is used.
         image_root: folder that the json's file names are relative to. Found by itself where the
             json lies in it, beside it, or in an ``annotations`` folder beside it.
         allow_missing: share of a list's files that may be absent; they are left out with a warning.
 
     Returns:
-        dataset dicts in a fixed order (folders: sorted): ``file_name``; ``image_id``, the path
-        relative to the folder, the list's line or the json's id; ``height`` and ``width`` where the
-        json has them.
+        dataset dicts in a fixed order (folders: sorted): ``file_name``; ``image_id``, the path relative to
+        the folder, the list's line or the json's id; ``height`` and ``width`` where the json has them.
 
     Raises:
         UserError: nothing there, no image in it, too many of its files absent, or a list or json that is
@@ -60,15 +57,12 @@ def images_from(
             f"there is no {os.path.abspath(path)} (given as root={root}): "
             f"give a folder of images, a .txt list or a COCO .json"
         )
-    suffix = os.path.splitext(path)[1].lower()
-    if suffix == ".txt":
-        dicts = _from_text(path)
-    elif suffix == ".json":
+    if path.lower().endswith(".txt"):
+        return without_absent(_from_text(path), path, allow_missing)
+    if path.lower().endswith(".json"):
         folder = None if image_root is None else os.path.expanduser(str(image_root))
-        dicts = _from_json(path, folder)
-    else:
-        raise UserError(f"root={root} must be a folder of images, a .txt list or a COCO .json")
-    return without_absent(dicts, path, allow_missing)
+        return without_absent(_from_json(path, folder), path, allow_missing)
+    raise UserError(f"root={root} must be a folder of images, a .txt list or a COCO .json")
 
 
 def pretrain_dataset(
@@ -83,8 +77,7 @@ def pretrain_dataset(
 
     Args:
         names: names in Detectron2's catalog; the sets are concatenated.
-        root: own images instead of names, see :func:`images_from`.
-        image_root: see :func:`images_from`.
+        root: own images instead of names, see :func:`images_from`; as ``image_root``.
 
     Returns:
         dataset dicts. With several names whose image ids collide, ids become ``name/id``.
@@ -94,11 +87,15 @@ def pretrain_dataset(
             is not registered (names the nearest ones), or an unreadable list.
     """
     if root is not None:
-        dicts = images_from(root, image_root)
+        dicts, source = images_from(root, image_root), str(root)
     else:
         names = (names,) if isinstance(names, str) else tuple(names)
-        dicts = _concatenated({name: _by_name(name) for name in names})
-    source = root if root is not None else ", ".join(names)
+        sets = {name: _by_name(name) for name in names}
+        dicts, source = [sample for members in sets.values() for sample in members], ", ".join(names)
+        if len(sets) > 1 and len({sample["image_id"] for sample in dicts}) < len(dicts):
+            for name, members in sets.items():
+                for sample in members:
+                    sample["image_id"] = f"{name}/{sample['image_id']}"
     logger.info("%d images from %s", len(dicts), source)
     return dicts
 
@@ -107,32 +104,21 @@ def _by_name(name: str) -> list[dict[str, Any]]:
     if name not in DatasetCatalog:
         raise unknown_dataset(name, DatasetCatalog.list(), "dataset.root")
     metadata = MetadataCatalog.get(name)
-    if name in _WHOLE_FOLDERS:
-        places = [metadata.image_root]
-    else:
-        keys = ("json_file", "panoptic_json", "image_root", "image_dir", "sem_seg_root")
-        places = [metadata.get(key) for key in keys if isinstance(metadata.get(key), str)]
+    keys = ["json_file", "panoptic_json", "image_root", "image_dir", "sem_seg_root"]
+    if whole := name in _WHOLE_FOLDERS:
+        keys = ["image_root"]
+    places = [metadata.get(key) for key in keys if isinstance(metadata.get(key), str)]
     absent = [place for place in places if not PathManager.exists(place)]
     if absent:
         raise missing_dataset(name, absent, _OWN)
     try:
-        whole = name in _WHOLE_FOLDERS
         return _from_folder(metadata.image_root) if whole else DatasetCatalog.get(name)
     except FileNotFoundError as error:
         raise missing_dataset(name, places, _OWN, str(error)) from error
 
 
-def _concatenated(sets: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    dicts = [sample for members in sets.values() for sample in members]
-    if len(sets) > 1 and len({sample["image_id"] for sample in dicts}) < len(dicts):
-        for name, members in sets.items():
-            for sample in members:
-                sample["image_id"] = f"{name}/{sample['image_id']}"
-    return dicts
-
-
 def _from_folder(folder: str) -> list[dict[str, Any]]:
-    paths = sorted(_walk(folder))
+    paths, _ = files_below(folder)
     if not paths:
         raise UserError(
             f"no image in {os.path.abspath(folder)} or its sub-folders: looked for files ending in "
@@ -141,10 +127,22 @@ def _from_folder(folder: str) -> list[dict[str, Any]]:
     return [{"file_name": os.path.join(folder, path), "image_id": path} for path in paths]
 
 
-def _walk(folder: str) -> Iterator[str]:
-    """Relative paths, with forward slashes, of the images below a folder."""
+def is_image(name: str) -> bool:
+    """By the extension."""
+    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
+
+
+def files_below(
+    folder: str, onerror: Callable[[OSError], None] | None = None
+) -> tuple[list[str], list[str]]:
+    """Images and other files below a folder that are not hidden: relative paths with forward slashes, sorted.
+
+    Links are followed. Folders that cannot be listed are ``onerror``'s, or left out.
+    """
+    images: list[str] = []
+    others: list[str] = []
     seen: set[tuple[int, int]] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, onerror=onerror, followlinks=True):
         status = os.stat(parent)
         if (status.st_dev, status.st_ino) in seen:  # a link back to a folder already listed
             folders.clear()
@@ -154,8 +152,9 @@ def _walk(folder: str) -> Iterator[str]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         relative = Path(parent).relative_to(folder)
         for name in files:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS:
-                yield (relative / name).as_posix()
+            if not name.startswith("."):
+                (images if is_image(name) else others).append((relative / name).as_posix())
+    return sorted(images), sorted(others)
 
 
 def _from_text(path: str) -> list[dict[str, Any]]:
@@ -183,14 +182,14 @@ def _from_json(path: str, image_root: str | None) -> list[dict[str, Any]]:
         raise UserError(f"{path} is not in COCO's format: it needs a list 'images', it has {found}")
     names = [coco_image_name(image, path) for image in images]
     folder = image_folder(path, names, image_root)
-    dicts = []
-    for image, name in zip(images, names, strict=True):
-        sample = {"file_name": os.path.join(folder, name), "image_id": image.get("id", name)}
-        sample |= {
-            key: image[key] for key in ("height", "width") if isinstance(image.get(key), int)
+    return [
+        {
+            "file_name": os.path.join(folder, name),
+            "image_id": image.get("id", name),
+            **{k: image[k] for k in ("height", "width") if isinstance(image.get(k), int)},
         }
-        dicts.append(sample)
-    return dicts
+        for image, name in zip(images, names, strict=True)
+    ]
 
 
 def coco_image_name(image: Any, path: str) -> str:
@@ -199,10 +198,11 @@ def coco_image_name(image: Any, path: str) -> str:
     Raises:
         UserError: the entry has neither ``file_name`` nor, as LVIS has, ``coco_url``.
     """
-    if isinstance(image, dict) and isinstance(image.get("file_name"), str):
-        return str(image["file_name"])
-    if isinstance(image, dict) and isinstance(image.get("coco_url"), str):  # LVIS
-        return "/".join(image["coco_url"].split("/")[-2:])
+    if isinstance(image, dict):
+        if isinstance(image.get("file_name"), str):
+            return str(image["file_name"])
+        if isinstance(image.get("coco_url"), str):  # LVIS
+            return "/".join(image["coco_url"].split("/")[-2:])
     raise UserError(f"{path} has an image without 'file_name' and 'coco_url': {image}")
 
 
@@ -241,21 +241,17 @@ def without_absent(
     dicts: list[dict[str, Any]], path: str, allow_missing: float
 ) -> list[dict[str, Any]]:
     """Leaves out absent files. Lists each folder once: a stat a file takes hours on NFS."""
-    wanted: dict[str, set[str]] = defaultdict(set)
-    for sample in dicts:
-        if "://" not in sample["file_name"]:
-            parent, name = os.path.split(sample["file_name"])
-            wanted[parent].add(name)
-    absent = {
-        os.path.join(parent, name)
-        for parent, names in wanted.items()
-        for name in names - _names_in(parent)
-    }
+    local = [sample["file_name"] for sample in dicts if "://" not in sample["file_name"]]
+    there: dict[str, set[str]] = {}
+    for folder in {os.path.dirname(file) for file in local}:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            there[folder] = set(os.listdir(folder or os.curdir))
+    absent = {f for f in local if os.path.basename(f) not in there.get(os.path.dirname(f), ())}
     if not absent:
         return dicts
     message = (
         f"{len(absent)} of the {len(dicts)} files that {os.path.abspath(path)} names are absent, "
-        f"such as {', '.join(os.path.abspath(file) for file in sorted(absent)[:_EXAMPLES])}"
+        f"such as {examples(os.path.abspath(file) for file in sorted(absent))}"
     )
     kept = [sample for sample in dicts if sample["file_name"] not in absent]
     if not kept or len(absent) > allow_missing * len(dicts):
@@ -264,10 +260,3 @@ def without_absent(
         )
     logger.warning("%s. They are left out", message)
     return kept
-
-
-def _names_in(folder: str) -> set[str]:
-    try:
-        return {entry.name for entry in os.scandir(folder or os.curdir)}
-    except (FileNotFoundError, NotADirectoryError):
-        return set()

@@ -13,7 +13,7 @@ from detectron2.utils.file_io import PathManager
 from ...annotations.missing import missing_dataset, unknown_dataset
 from ...annotations.coco_json import examples
 from .detection import check_same_registered, upright_size
-from .images_only import _walk, images_from
+from .images_only import files_below, images_from
 from .label_images import IGNORE_LABEL, MAX_CLASSES, read_labels
 from ...errors import UserError, AnnotationError
 
@@ -48,8 +48,8 @@ def semantic_dataset(
     Args:
         names: registered datasets, concatenated; used where there are no ``images``.
         images: own data: a folder of images, searched with its sub-folders.
-        labels: own data: a folder of label images (see :func:`read_labels`) with the images' names, but
-            for the extension, in the same sub-folders.
+        labels: own data: a folder of label images (see :func:`read_labels`) with the images' names, but for
+            the extension, in the same sub-folders.
         num_classes: C; needed for own data, compared with a registered dataset's.
         zero_is_ignored: own data: 0 is no class, classes are 1 to C.
         allow_missing: share of the images that may have no label image; they are left out with a warning.
@@ -72,9 +72,9 @@ def semantic_dataset(
                 "data need all of dataset.images, dataset.labels (two folders) and dataset.num_classes"
             )
         _check_num_classes(num_classes)
-        pairs = _pairs(os.path.expanduser(images), os.path.expanduser(labels), allow_missing)
-        rest = {"num_classes": num_classes, "zero_is_ignored": zero_is_ignored}
-        dicts = [{**pair, **rest} for pair in pairs]
+        dicts = _pairs(os.path.expanduser(images), os.path.expanduser(labels), allow_missing)
+        facts = {"num_classes": num_classes, "zero_is_ignored": zero_is_ignored}
+        dicts = [{**sample, **facts} for sample in dicts]
         source = images
     else:
         named = _named(names)
@@ -90,8 +90,8 @@ def semantic_dataset(
                 f"model.sem_seg_head.num_classes={known}"
             )
     _check_few(dicts, source)
-    known = dicts[0]["num_classes"]
-    logger.info("%s: %d images with labels of %d classes", source, len(dicts), known)
+    counts = (len(dicts), dicts[0]["num_classes"])
+    logger.info("%s: %d images with labels of %d classes", source, *counts)
     return dicts
 
 
@@ -103,10 +103,8 @@ def semantic_classes(
 ) -> tuple[str, ...]:
     """Names of the classes of :func:`semantic_dataset`, in their order.
 
-    Own data's are the values in their label files: "0" to "C - 1", "1" to "C" with zero_is_ignored.
-
-    Raises:
-        UserError: a name that is not registered, or a dataset without semantic labels.
+    Own data's are the values in their label files: "0" to "C - 1", "1" to "C" with zero_is_ignored. UserError:
+    a name that is not registered, or a dataset without semantic labels.
     """
     if images is not None:
         if num_classes is None:
@@ -160,13 +158,12 @@ def _check_num_classes(num_classes: int) -> None:
 
 
 def _load_named(name: str, allow_missing: float) -> list[dict[str, Any]]:
-    num_classes = len(semantic_classes(name))
+    facts = {"num_classes": len(semantic_classes(name)), "zero_is_ignored": False}
     metadata = MetadataCatalog.get(name)
     if name.startswith(_ADE20K):
-        folder, shifted = _ade20k_labels(name)
-        pairs = _pairs(metadata.image_root, folder, allow_missing)
-        rest = {"num_classes": num_classes, "zero_is_ignored": shifted}
-        return [{**pair, **rest} for pair in pairs]
+        folder, facts["zero_is_ignored"] = _ade20k_labels(name)
+        dicts = _pairs(metadata.image_root, folder, allow_missing)
+        return [{**sample, **facts} for sample in dicts]
     if metadata.get("ignore_label", IGNORE_LABEL) != IGNORE_LABEL:
         raise UserError(
             f"the dataset {name} has ignore_label={metadata.ignore_label}, and only {IGNORE_LABEL} is "
@@ -178,8 +175,7 @@ def _load_named(name: str, allow_missing: float) -> list[dict[str, Any]]:
         raise missing_dataset(name, [], _OWN, str(error)) from error
     if not dicts or "sem_seg_file_name" not in dicts[0]:
         raise UserError(f"the dataset {name} has no label images (no sem_seg_file_name)")
-    rest = {"num_classes": num_classes, "zero_is_ignored": False}
-    return [{"image_id": sample["file_name"], **sample, **rest} for sample in dicts]
+    return [{"image_id": sample["file_name"], **sample, **facts} for sample in dicts]
 
 
 def _ade20k_labels(name: str) -> tuple[str, bool]:
@@ -203,7 +199,7 @@ def _pairs(images: str, labels: str, allow_missing: float) -> list[dict[str, Any
                 f"there is no folder {os.path.abspath(folder)} (given as dataset.{key})"
             )
     by_stem: dict[str, list[str]] = {}
-    for path in sorted(_walk(labels)):
+    for path in files_below(labels)[0]:
         stem, extension = os.path.splitext(path)
         if extension.lower() in _LABEL_EXTENSIONS:
             by_stem.setdefault(stem, []).append(path)
@@ -268,11 +264,7 @@ def _check_few(dicts: list[dict[str, Any]], source: str) -> None:
 def check_label_size(
     sample: dict[str, Any], image_size: Sequence[int], label_size: Sequence[int]
 ) -> None:
-    """Refuses labels of another (height, width) than their image, EXIF's turn applied.
-
-    Raises:
-        AnnotationError: names both files and sizes.
-    """
+    """Refuses labels of another (height, width) than their image, EXIF's turn applied: AnnotationError."""
     if tuple(image_size[:2]) != tuple(label_size[:2]):
         raise AnnotationError(
             f"{sample['sem_seg_file_name']} is {label_size[0]}x{label_size[1]} (height x width), its image "

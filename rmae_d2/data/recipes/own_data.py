@@ -3,8 +3,7 @@
 import copy
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from detectron2.data import MetadataCatalog
@@ -31,19 +30,12 @@ def adapt_to_data(
 ) -> DictConfig:
     """Changes what follows from the data that ``dataloader.{train,test}.dataset`` name.
 
-    Every number of classes in the model becomes the data's. With eval_only it is the test data's.
+    Every number of classes in the model becomes the data's (with eval_only the test data's): those of a
+    ``json`` or registered name (``detection_dataset``), ``dataset.num_classes`` or a registered name's
+    (``semantic_dataset``), the class folders below an own ``root`` (``classification_dataset``).
 
-    Detection (``detection_dataset``):
-
-    - The classes are those of ``json``, else of the registered name where they are known.
-    - Training data without masks, and ``dataset.masks=false``, make a model without mask head. (With
-      eval_only: test data without masks, or training data that the config still names.)
-    - Masks as RLE are loaded as bitmasks.
-
-    Semantic segmentation (``semantic_dataset``): own data's number of classes is ``dataset.num_classes``, of
-    training or test data, else the model's, where an override says that; registered names have theirs.
-
-    Classification (``classification_dataset``): it is the number of class folders below an own ``root``.
+    Detection data without masks, and ``dataset.masks=false``, make a model without mask head (with eval_only:
+    test data without masks, or training data that the config still names). RLE masks are loaded as bitmasks.
 
     Where test and training data have other classes, own test data are an error; without them the config's
     own test data are not meant, and evaluation is switched off, with a warning (of classification that is an
@@ -75,7 +67,7 @@ def adapt_to_data(
     return cfg
 
 
-# --------------------------------------------------------------------------------------------------- any task
+# --- any task
 
 
 def dataset_node(cfg: DictConfig, split: str, function: Callable[..., Any]) -> DictConfig | None:
@@ -93,9 +85,9 @@ def _names_of(data: DictConfig) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def _shown_name(data: DictConfig, own: str) -> str:
-    """For messages: the own data, given under this key, or the registered names."""
-    return str(data[own]) if data.get(own) else ", ".join(_names_of(data))
+def _name(data: DictConfig) -> str:
+    """For messages: the own data, or the registered names."""
+    return str(data.get("json") or data.get("images") or ", ".join(_names_of(data)))
 
 
 def _registered_classes(data: DictConfig, key: str) -> tuple[str, ...] | None:
@@ -114,7 +106,7 @@ def set_num_classes(
     Raises:
         UserError: one of the overrides of the command line says another number.
     """
-    for key, before in _numbers_of_classes(OmegaConf.to_container(cfg.model, resolve=False)):
+    for key, before in _numbers_of_classes(cfg):
         if before == count:
             continue
         if any(_sets(override, key) for override in overrides):
@@ -124,12 +116,6 @@ def set_num_classes(
             )
         OmegaConf.update(cfg, key, count)
         logger.info("%s: %s -> %d, the classes of %s", key, before, count, source)
-
-
-def _overridden(cfg: DictConfig, overrides: Sequence[str]) -> bool:
-    """Whether the command line says a number of classes of ``cfg.model``."""
-    keys = [key for key, _ in _numbers_of_classes(OmegaConf.to_container(cfg.model, resolve=False))]
-    return any(_sets(override, key) for override in overrides for key in keys)
 
 
 def _without_evaluation(cfg: DictConfig, train: str, test: str, remedy: str) -> None:
@@ -143,14 +129,18 @@ def _without_evaluation(cfg: DictConfig, train: str, test: str, remedy: str) -> 
     cfg.train.eval_period = 0
 
 
-def _numbers_of_classes(node: Any, name: str = "model") -> Iterator[tuple[str, int]]:
-    """Full names and values of the keys ``num_classes``; not of those that refer to another key."""
-    children = node.items() if isinstance(node, dict) else enumerate(node)
-    for key, child in children:
-        if key == "num_classes" and isinstance(child, int):
-            yield f"{name}.{key}", child
-        elif isinstance(child, dict | list):
-            yield from _numbers_of_classes(child, f"{name}.{key}")
+def _numbers_of_classes(cfg: DictConfig) -> list[tuple[str, int]]:
+    """Full names and values of the model's keys ``num_classes``; not of those that refer to another key."""
+    found: list[tuple[str, int]] = []
+    waiting: list[tuple[str, Any]] = [("model", OmegaConf.to_container(cfg.model, resolve=False))]
+    while waiting:
+        name, node = waiting.pop()
+        for key, child in node.items() if isinstance(node, dict) else enumerate(node):
+            if key == "num_classes" and isinstance(child, int):
+                found.append((f"{name}.{key}", child))
+            elif isinstance(child, dict | list):
+                waiting.append((f"{name}.{key}", child))
+    return found
 
 
 def _sets(override: str, key: str) -> bool:
@@ -160,16 +150,14 @@ def _sets(override: str, key: str) -> bool:
     return name == key or (key.startswith(f"{name}.") and key.rpartition(".")[2] in value)
 
 
-# -------------------------------------------------------------------------------------------------- detection
+# --- detection
 
 
 def _adapt_detection(
     cfg: DictConfig, train: _Node, test: _Node, overrides: Sequence[str], eval_only: bool
 ) -> None:
-    if eval_only:
-        _check_test_data(train, test)
-    elif train is not None and test is not None and "evaluator" in cfg.dataloader:
-        _evaluate_on_fitting_data(cfg, train, test)
+    if train is not None and test is not None and (eval_only or "evaluator" in cfg.dataloader):
+        _check_classes(cfg, train, test, eval_only)
     data = test if eval_only else train
     if data is None:
         return
@@ -184,10 +172,10 @@ def _adapt_detection(
     if bare:
         _drop_masks(cfg, bare[0])
     elif data.get("json") and json_facts(data.json).has_rle:
-        _load_bitmasks(cfg)
-
-
-_name = partial(_shown_name, own="json")
+        # Detectron2's mapper fails on an RLE where polygons are expected; polygons it draws where need be.
+        mapper = OmegaConf.select(cfg, "dataloader.train.mapper") or {}
+        if mapper.get("use_instance_mask"):
+            mapper["instance_mask_format"] = "bitmask"
 
 
 def _classes(data: DictConfig) -> tuple[str, ...] | None:
@@ -206,35 +194,29 @@ def _has_masks(data: DictConfig) -> bool:
     return not json or not os.path.exists(os.path.expanduser(json)) or json_facts(json).has_masks
 
 
-def _check_test_data(train: DictConfig | None, test: DictConfig | None) -> None:
-    """For eval_only; a json for training that is no longer there says nothing."""
-    json = None if train is None else train.get("json")
-    if test is None or not json or not os.path.exists(os.path.expanduser(json)):
+def _check_classes(cfg: DictConfig, train: DictConfig, test: DictConfig, eval_only: bool) -> None:
+    """Own data whose classes differ are refused; the config's own test data are then not evaluated on."""
+    json = train.get("json")
+    # With eval_only a json for training that is no longer there says nothing, and names are not meant.
+    if eval_only and not (json and os.path.exists(os.path.expanduser(json))):
         return
-    if test.get("json"):
+    classes, tested = _classes(train), _classes(test)
+    if classes is None or tested is None or classes == tested:
+        return
+    if json and test.get("json"):
         check_same_classes(json, test.json)
-    elif _classes(test) not in (None, json_facts(json).classes):
+    if eval_only:
         raise UserError(
             f"--eval-only would evaluate on {_name(test)}, whose classes are not those of {json}: set "
             "dataloader.test.dataset.json and root"
         )
-
-
-def _evaluate_on_fitting_data(cfg: DictConfig, train: DictConfig, test: DictConfig) -> None:
-    classes, tested = _classes(train), _classes(test)
-    if classes is None or tested is None or classes == tested:
-        return
-    if test.get("json") and train.get("json"):
-        check_same_classes(train.json, test.json)
     if test.get("json"):
         raise UserError(
             f"{_name(test)} has {len(tested)} classes, which are not the {len(classes)} of {_name(train)}: "
             "set dataloader.train.dataset.json too"
         )
-    _without_evaluation(
-        *(cfg, _name(train), _name(test)),
-        "dataloader.test.dataset.json and dataloader.test.dataset.root",
-    )
+    keys = "dataloader.test.dataset.json and dataloader.test.dataset.root"
+    _without_evaluation(cfg, _name(train), _name(test), keys)
 
 
 def _drop_masks(cfg: DictConfig, source: str) -> None:
@@ -255,13 +237,6 @@ def _drop_masks(cfg: DictConfig, source: str) -> None:
             heads[part] = None
 
 
-def _load_bitmasks(cfg: DictConfig) -> None:
-    """Detectron2's mapper fails on an RLE where polygons are expected; polygons it draws where need be."""
-    mapper = OmegaConf.select(cfg, "dataloader.train.mapper")
-    if mapper is not None and mapper.get("use_instance_mask"):
-        mapper.instance_mask_format = "bitmask"
-
-
 def _fit_federated_loss(cfg: DictConfig, data: DictConfig, classes: Sequence[str] | None) -> None:
     """LVIS's recipes on other data: class weights of those, and no more classes a batch than there are."""
     heads = OmegaConf.select(cfg, "model.roi_heads") or {}
@@ -276,10 +251,7 @@ def _fit_federated_loss(cfg: DictConfig, data: DictConfig, classes: Sequence[str
             predictor.fed_loss_num_classes = len(classes)
 
 
-# -------------------------------------------------------------------------------------- semantic segmentation
-
-
-_semantic_name = partial(_shown_name, own="images")
+# --- semantic segmentation
 
 
 def _adapt_semantic(
@@ -295,22 +267,23 @@ def _adapt_semantic(
         count = lead.get("num_classes")
         # Own data to train on need a number: the recipe's would be that of its own dataset.
         borrowed = _is_own(lead) and count is not None and count == _registered_number(lead)
-        if borrowed and not eval_only and not _overridden(cfg, overrides):
+        keys = [key for key, _ in _numbers_of_classes(cfg)]
+        if borrowed and not eval_only and not any(_sets(o, key) for o in overrides for key in keys):
             raise UserError(
-                f"how many classes has {_semantic_name(lead)}? Set dataloader.train.dataset.num_classes=N "
+                f"how many classes has {_name(lead)}? Set dataloader.train.dataset.num_classes=N "
                 f"(the config's {count} are those of {', '.join(_names_of(lead))})"
             )
     if count is None:
         return
-    set_num_classes(cfg, count, _semantic_name(lead), overrides)
+    set_num_classes(cfg, count, _name(lead), overrides)
     others = None if other is None else _known_number(other)
     if other is None or others in (None, count):
         return
     if eval_only:
         if _is_own(other):
             raise UserError(
-                f"--eval-only would evaluate on {_semantic_name(lead)}, which has {count} classes, and "
-                f"{_semantic_name(other)}, the training data, {others}: set dataloader.test.dataset.images "
+                f"--eval-only would evaluate on {_name(lead)}, which has {count} classes, and "
+                f"{_name(other)}, the training data, {others}: set dataloader.test.dataset.images "
                 "and labels, and one num_classes"
             )
     elif "evaluator" in cfg.dataloader and _is_own(other):
@@ -318,23 +291,20 @@ def _adapt_semantic(
         if _is_own(lead):
             remedy = "give both the same num_classes, or leave out one of them"
         raise UserError(
-            f"{_semantic_name(other)} has {others} classes, {_semantic_name(lead)}, the training data, "
+            f"{_name(other)} has {others} classes, {_name(lead)}, the training data, "
             f"{count}: {remedy}"
         )
     elif "evaluator" in cfg.dataloader:
-        _without_evaluation(
-            *(cfg, _semantic_name(lead), _semantic_name(other)),
-            "dataloader.test.dataset.images and dataloader.test.dataset.labels",
-        )
+        remedy = "dataloader.test.dataset.images and dataloader.test.dataset.labels"
+        _without_evaluation(cfg, _name(lead), _name(other), remedy)
 
 
 def follow_own_labels(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """For prediction: the number of classes that own data of a ``semantic_dataset`` have, in the model."""
     for split in ("test", "train"):
         data = dataset_node(cfg, split, semantic_dataset)
-        count = None if data is None or not _is_own(data) else _known_number(data)
-        if data is not None and count is not None:
-            set_num_classes(cfg, count, _semantic_name(data), overrides)
+        if data is not None and _is_own(data) and (count := _known_number(data)) is not None:
+            set_num_classes(cfg, count, _name(data), overrides)
             return
 
 
@@ -354,7 +324,7 @@ def _registered_number(data: DictConfig) -> int | None:
     return len(_registered_classes(data, "stuff_classes") or ()) or None
 
 
-# --------------------------------------------------------------------------------------------- classification
+# --- classification
 
 
 def _adapt_classification(
@@ -365,10 +335,9 @@ def _adapt_classification(
         return
     if train is not None and test is not None and train.get("root") != test.get("root"):
         # What is not used need not be there.
+        compared = "evaluator" in cfg.dataloader and cfg.train.eval_period > 0
         if eval_only:
             compared = train.get("root") is not None and os.path.isdir(_class_folder(train))
-        else:
-            compared = "evaluator" in cfg.dataloader and cfg.train.eval_period > 0
         # Names give classes their numbers, so both must have the same.
         if compared and (trained := _folder_classes(train)) != (tested := _folder_classes(test)):
             odd = sorted(set(trained) ^ set(tested))

@@ -49,8 +49,7 @@ def write_crops(scenes: str | os.PathLike[str], output: str | os.PathLike[str]) 
         the number of crops of each split; empty if they were there already.
 
     Raises:
-        UserError: ``scenes`` holds no complete scenes.
-        UserError: ``output`` holds something else.
+        UserError: ``scenes`` holds no complete scenes, or ``output`` something else.
     """
     source, root = Path(scenes), Path(output)
     if not (source / STAMP).is_file():
@@ -58,9 +57,15 @@ def write_crops(scenes: str | os.PathLike[str], output: str | os.PathLike[str]) 
             f"{source} holds no complete scenes (no {STAMP}): rmae-d2 scenes --output {source}"
         )
     stamp = json.dumps(json.loads((source / STAMP).read_text()), indent=1) + "\n"
-    if _already_there(root, stamp):
-        logger.info("%s already holds the crops of these scenes: nothing to do", root)
-        return {}
+    if root.exists() and not (root.is_dir() and not any(root.iterdir())):
+        found = root / _CROPS_STAMP
+        if found.is_file() and found.read_text() == stamp:
+            logger.info("%s already holds the crops of these scenes: nothing to do", root)
+            return {}
+        raise UserError(
+            f"{root} already holds something other than the crops of these scenes: choose another output "
+            "folder, or delete this one first"
+        )
     counts = {}
     with taking_its_name(root) as folder:
         for split in SPLITS:
@@ -68,19 +73,6 @@ def write_crops(scenes: str | os.PathLike[str], output: str | os.PathLike[str]) 
             logger.info("%s: %d crops of single objects", split, counts[split])
         (folder / _CROPS_STAMP).write_text(stamp)
     return counts
-
-
-def _already_there(root: Path, stamp: str) -> bool:
-    """True if `root` holds the crops of the scenes of the stamp, False if nothing, else an error."""
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        return False
-    found = root / _CROPS_STAMP
-    if found.is_file() and found.read_text() == stamp:
-        return True
-    raise UserError(
-        f"{root} already holds something other than the crops of these scenes: choose another output "
-        "folder, or delete this one first"
-    )
 
 
 def _write_split(source: Path, folder: Path, split: str) -> int:
@@ -106,12 +98,10 @@ def _write_split(source: Path, folder: Path, split: str) -> int:
 def single_objects(
     annotations: list[dict[str, Any]], height: int, width: int
 ) -> Iterator[tuple[int, tuple[int, int, int, int]]]:
-    """The objects of one image that can be cut out alone.
+    """The objects of an image of height x width that can be cut out alone.
 
     Args:
         annotations: COCO's, of all objects of the image, with compressed run lengths and disjoint masks.
-        height: of the image, pixels.
-        width: of the image, pixels.
 
     Yields:
         place in ``annotations``, and the crop (left, top, right, bottom), pixels within the image.

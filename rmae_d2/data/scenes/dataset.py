@@ -71,23 +71,19 @@ def panoptic_metadata() -> dict[str, Any]:
 def panoptic_of(scene: Scene) -> tuple[NDArray[np.int32], Segments]:
     """The panoptic form of a scene.
 
-    Returns:
-        (H, W) segment ids from 1 (things first, nearest object first, then stuff), and for each segment id
-        COCO's `segments_info` entry.
+    (H, W) segment ids from 1 (things first, nearest object first, then stuff), and for each segment id COCO's
+    `segments_info` entry.
     """
-    ids = np.zeros(scene.background_ids.shape, dtype=np.int32)
-    segments: Segments = []
-
-    def add(region: NDArray[np.bool_], category_id: int) -> None:
-        segment_id = len(segments) + 1
-        ids[region] = segment_id
-        segments.append({"id": segment_id, "category_id": category_id, **_extent(region)})
-
-    for mask, category_id in zip(scene.masks, scene.category_ids, strict=True):
-        add(mask, int(category_id))
-    free = ids == 0
+    parts = list(zip(scene.masks, scene.category_ids, strict=True))
+    free = ~scene.masks.any(axis=0)
     for category_id in np.unique(scene.background_ids[free]):
-        add(free & (scene.background_ids == category_id), int(category_id))
+        parts.append((free & (scene.background_ids == category_id), category_id))
+    ids = np.zeros(free.shape, dtype=np.int32)
+    segments: Segments = []
+    for number, (region, category_id) in enumerate(parts, start=1):
+        ids[region] = number
+        extent = _extent(mask_util.encode(np.asfortranarray(region, dtype=np.uint8)))
+        segments.append({"id": number, "category_id": int(category_id), **extent})
     return ids, segments
 
 
@@ -114,9 +110,8 @@ def write_scenes(
         True if it rendered, False if everything was there already.
 
     Raises:
-        UserError: A number is out of range.
-        UserError: `output` holds something else, or these scenes with files missing.
-        FileNotFoundError: The scikit-image installed lacks the photographs.
+        UserError: A number is out of range; `output` holds something else, or these scenes with files
+            missing; the scikit-image installed lacks the photographs.
     """
     if num_train < 1 or num_val < 1:
         raise UserError(
@@ -214,7 +209,10 @@ def _write_split(root: Path, split: str, first: int, number: int, seed: int, wor
         if len(images) * 10 // number > (len(images) - 1) * 10 // number:
             rate = len(images) / max(time.monotonic() - start, 1e-6)
             logger.info("%s: %d of %d, %.0f images a second", split, len(images), number, rate)
-    head = _json_head(seed, split)
+    sources = [{"file": name, "licence": licence} for name, (_, licence) in PHOTOS.items()]
+    text = f"rmae_d2 scenes, {split}: objects rendered over photographs of scikit-image"
+    info = {"description": text, "version": VERSION, "seed": seed, "sources": sources}
+    head = {"info": info, "licenses": []}
     for form, categories, records in (
         ("instances", [{key: c[key] for key in keys} for c in things], annotations),
         ("panoptic", list(CATEGORIES), segmentations),
@@ -250,52 +248,25 @@ def _write_image(
     Image.fromarray(scene.image).save(root / split / f"{stem}.jpg", quality=_JPEG_QUALITY)
     Image.fromarray(scene.semantic()).save(root / f"stuff_{split}" / f"{stem}.png")
     ids, segments = panoptic_of(scene)
-    Image.fromarray(_id_to_rgb(ids)).save(root / f"panoptic_{split}" / f"{stem}.png")
+    rgb = (ids[:, :, None] >> np.array([0, 8, 16]) & 255).astype(
+        np.uint8
+    )  # id = R + 256 G + 65536 B
+    Image.fromarray(rgb).save(root / f"panoptic_{split}" / f"{stem}.png")
 
     height, width = ids.shape
     image = {"id": number, "file_name": f"{stem}.jpg", "height": height, "width": width}
     image["photos"] = list(scene.photos)
-    objects = [
-        {
-            "image_id": number,
-            "category_id": int(category_id),
-            "segmentation": _rle(mask),
-            **_extent(mask),
-        }
-        for mask, category_id in zip(scene.masks, scene.category_ids, strict=True)
-    ]
+    objects = []
+    for mask, category_id in zip(scene.masks, scene.category_ids, strict=True):
+        rle = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
+        outline = {"size": list(map(int, rle["size"])), "counts": rle["counts"].decode("ascii")}
+        of = {"image_id": number, "category_id": int(category_id), "segmentation": outline}
+        objects.append({**of, **_extent(rle)})
     panoptic = {"image_id": number, "file_name": f"{stem}.png", "segments_info": segments}
     return image, objects, panoptic
 
 
-def _extent(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """COCO's entries on a mask with at least one pixel, whose box is tight [x, y, width, height]."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    x, y = int(columns[0]), int(rows[0])
-    box = [x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1]
-    return {"area": int(mask.sum()), "bbox": box, "iscrowd": 0}
-
-
-def _rle(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """COCO's compressed run lengths, ready for json."""
-    rle = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
-
-
-def _id_to_rgb(ids: NDArray[np.int32]) -> NDArray[np.uint8]:
-    """COCO panoptic's colour code: id = R + 256 G + 65536 B."""
-    return np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=-1).astype(np.uint8)
-
-
-def _json_head(seed: int, split: str) -> dict[str, Any]:
-    return {
-        "info": {
-            "description": f"rmae_d2 scenes, {split}: objects rendered over photographs of scikit-image",
-            "version": VERSION,
-            "seed": seed,
-            "sources": [
-                {"file": name, "licence": licence} for name, (_, licence) in PHOTOS.items()
-            ],
-        },
-        "licenses": [],
-    }
+def _extent(rle: dict[str, Any]) -> dict[str, Any]:
+    """COCO's entries on a mask; its box is tight [x, y, width, height]."""
+    box = [int(side) for side in mask_util.toBbox(rle)]
+    return {"area": int(mask_util.area(rle)), "bbox": box, "iscrowd": 0}

@@ -68,27 +68,24 @@ CATEGORIES: tuple[dict[str, Any], ...] = (
     *(_category(i, shape.name, shape.supercategory, 1) for i, shape in enumerate(SHAPES)),
     *(_category(i, name, "background", 0) for i, name in enumerate(STUFF_CLASSES, len(SHAPES))),
 )
-_FIRST_STUFF_ID = len(THING_CLASSES) + 1
+_STUFF_IDS = {
+    photo: len(THING_CLASSES) + 1 + STUFF_CLASSES.index(name) for photo, (name, _) in PHOTOS.items()
+}
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One rendered image and its ground truth.
+    """One rendered image and its ground truth."""
 
-    Attributes:
-        image: (H, W, 3) uint8 RGB.
-        masks: (N, H, W) bool, the visible pixels of each object, nearest object first; disjoint.
-            A pixel belongs to the nearest object that covers at least half of it.
-        category_ids: (N,) int64, ids of `CATEGORIES`.
-        background_ids: (H, W) uint8, ids of `CATEGORIES` (stuff), also behind the objects.
-        photos: Files of the wheel that the background shows.
-    """
-
-    image: NDArray[np.uint8]
+    image: NDArray[np.uint8]  #: (H, W, 3) RGB
+    #: (N, H, W), the visible pixels of each object, nearest object first; disjoint. A pixel belongs to the
+    #: nearest object that covers at least half of it.
     masks: NDArray[np.bool_]
-    category_ids: NDArray[np.int64]
-    background_ids: NDArray[np.uint8]
-    photos: tuple[str, ...]
+    category_ids: NDArray[np.int64]  #: (N,), ids of `CATEGORIES`
+    background_ids: NDArray[
+        np.uint8
+    ]  #: (H, W), ids of `CATEGORIES` (stuff), also behind the objects
+    photos: tuple[str, ...]  #: files of the wheel that the background shows
 
     def semantic(self) -> NDArray[np.uint8]:
         """(H, W) contiguous class of every pixel: `THING_CLASSES`, then `STUFF_CLASSES`; none is ignored."""
@@ -98,38 +95,22 @@ class Scene:
         return labels.astype(np.uint8)
 
 
-def render_scene(
-    seed: int,
-    index: int,
-    *,
-    sizes: tuple[tuple[int, int], ...] = SIZES,
-    num_objects: tuple[int, int] = (3, 8),
-) -> Scene:
-    """Renders scene `index` of the stream that `seed` names. Pure.
+def render_scene(seed: int, index: int) -> Scene:
+    """Renders scene `index`, 0 or more, of the stream that a `seed`, 0 or more, names. Pure.
 
-    Args:
-        seed: Non-negative.
-        index: Non-negative; every index is another scene.
-        sizes: (H, W) to choose from, each side at least 64 pixels.
-        num_objects: Fewest and most objects tried, inclusive. One that finds no place where it shows is
-            left out altogether, so every object in the picture is annotated.
+    3 to 8 objects are tried. One that finds no place where it shows is left out, so every object in
+    the picture is annotated.
 
     Raises:
-        UserError: An argument is out of range, or the scikit-image installed lacks one of the photographs.
+        UserError: The scikit-image installed lacks one of the photographs.
     """
-    if seed < 0 or index < 0:
-        raise UserError(f"seed and index must not be negative, got seed={seed}, index={index}")
-    if not sizes or min(min(size) for size in sizes) < 64:
-        raise UserError(f"sizes must be (H, W) pairs of at least 64 pixels, got {sizes}")
-    if not 1 <= num_objects[0] <= num_objects[1]:
-        raise UserError(f"num_objects must be (fewest, most) with 1 <= fewest, got {num_objects}")
     rng = np.random.default_rng((seed, index))
-    height, width = sizes[int(rng.integers(len(sizes)))]
+    height, width = SIZES[int(rng.integers(len(SIZES)))]
     angle = rng.uniform(-0.85, -0.15) * np.pi  # towards the light, always from above
     light = np.array([np.cos(angle), np.sin(angle)])
 
     image, background_ids, photos = _background(rng, height, width)
-    count = int(rng.integers(num_objects[0], num_objects[1] + 1))
+    count = int(rng.integers(3, 9))
     placed, masks = _arrange(rng, count, height, width, light)
     darkness = rng.uniform(0.3, 0.55)
     for sprite in reversed(placed):
@@ -145,15 +126,11 @@ def render_scene(
     )
 
 
-# -------------------------------------------------------------------------------------------- background
+# --- background
 
 
 def photo_path(name: str) -> Path:
-    """Where the scikit-image wheel keeps one of `PHOTOS`.
-
-    Raises:
-        UserError: The scikit-image installed does not carry it.
-    """
+    """Where the scikit-image wheel keeps one of `PHOTOS`; UserError where the one installed lacks it."""
     path = Path(skimage.__file__).parent / "data" / name
     if not path.is_file():
         raise UserError(
@@ -200,9 +177,8 @@ def _view(rng: np.random.Generator, name: str, height: int, width: int) -> Float
     pixels = _tinted(rng, name, _floats(crop))
     if rng.random() < 0.5:
         pixels = pixels[:, ::-1]
-    return skimage.filters.gaussian(pixels, sigma=rng.uniform(0.3, 1.1), channel_axis=-1).astype(
-        np.float32
-    )
+    blurred = skimage.filters.gaussian(pixels, sigma=rng.uniform(0.3, 1.1), channel_axis=-1)
+    return blurred.astype(np.float32)
 
 
 def _floor(rng: np.random.Generator, name: str, height: int, width: int) -> Floats:
@@ -215,9 +191,8 @@ def _floor(rng: np.random.Generator, name: str, height: int, width: int) -> Floa
     depth = 0.9 * tile.height * rng.uniform(0.6, 1.0)
     centre = tile.width / 2
     data = (near * dense, centre * k, centre - near * dense * width / 2, 0.0, 0.0, depth, 0.0, k)
-    floor = tile.transform(
-        (width, height), Image.Transform.PERSPECTIVE, data, Image.Resampling.BILINEAR
-    )
+    size, kind = (width, height), Image.Transform.PERSPECTIVE
+    floor = tile.transform(size, kind, data, Image.Resampling.BILINEAR)
     return _tinted(rng, name, _floats(floor))
 
 
@@ -229,7 +204,7 @@ def _background(
     names = GROUNDS if kind == 1 else BACKDROPS
     name = names[int(rng.integers(len(names)))]
     image = _view(rng, name, height, width)
-    ids = np.full((height, width), _stuff_id(name), dtype=np.uint8)
+    ids = np.full((height, width), _STUFF_IDS[name], dtype=np.uint8)
     if kind != 2:
         return image, ids, (name,)
     floor_name = GROUNDS[int(rng.integers(len(GROUNDS)))]
@@ -241,15 +216,11 @@ def _background(
     floor[top:] = _floor(rng, floor_name, height - top, width)
     below = np.arange(height)[:, None] + 1.0 - horizon[None, :]
     cover = np.clip(below, 0.0, 1.0).astype(np.float32)
-    ids[cover >= 0.5] = _stuff_id(floor_name)
+    ids[cover >= 0.5] = _STUFF_IDS[floor_name]
     return image + (floor - image) * cover[:, :, None], ids, (name, floor_name)
 
 
-def _stuff_id(photo: str) -> int:
-    return _FIRST_STUFF_ID + STUFF_CLASSES.index(PHOTOS[photo][0])
-
-
-# ----------------------------------------------------------------------------------------------- objects
+# --- objects
 
 
 @dataclass
@@ -280,7 +251,7 @@ class _Sprite:
 
 
 def _arrange(
-    rng: np.random.Generator, count: int, height: int, width: int, light: NDArray[np.float64]
+    rng: np.random.Generator, count: int, height: int, width: int, light: Points
 ) -> tuple[list[_Sprite], list[NDArray[np.bool_]]]:
     """Places objects from the nearest to the farthest, each where enough of it shows.
 
@@ -301,9 +272,7 @@ def _arrange(
             placed.append(sprite)
             masks.append(mask)
             taken |= mask
-    if placed:
-        return placed, masks
-    return _arrange(rng, count, height, width, light)  # objects of a tiny picture: draw others
+    return placed, masks
 
 
 def _place(
@@ -313,21 +282,17 @@ def _place(
     taken: NDArray[np.bool_],
     wants_room: bool,
 ) -> NDArray[np.bool_] | None:
-    """Moves the sprite to a place and returns its visible pixels (H, W), or None where it finds none.
+    """Sets the sprite's x and y and returns its visible pixels (H, W), or None where it finds no place.
 
-    Args:
-        rng: Source of the places tried.
-        sprite: Its x and y are set.
-        airborne: Prefer the upper part of the picture, else the lower.
-        taken: (H, W) pixels of nearer objects.
-        wants_room: Take the place with most of the object visible, else the first that shows enough.
+    Airborne things are rather put into the upper part of the picture, others into the lower. With wants_room
+    the place with most of the object visible is taken, else the first that shows enough beside `taken`, the
+    pixels of nearer objects.
     """
     height, width = taken.shape
-    area = int((sprite.alpha >= 0.5).sum())
-    needed = max(MIN_VISIBLE_AREA, _MIN_VISIBLE_FRACTION * area)
+    needed = max(MIN_VISIBLE_AREA, _MIN_VISIBLE_FRACTION * int((sprite.alpha >= 0.5).sum()))
+    low, high = (0.1, 0.6) if airborne else (0.35, 0.9)
     best: tuple[int, int, int, NDArray[np.bool_]] | None = None
     for _ in range(_PLACEMENTS):
-        low, high = (0.1, 0.6) if airborne else (0.35, 0.9)
         sprite.x = int(rng.uniform(0.08, 0.92) * width - sprite.alpha.shape[1] / 2)
         sprite.y = int(rng.uniform(low, high) * height - sprite.alpha.shape[0] / 2)
         mask = (sprite.canvas(height, width) >= 0.5) & ~taken
@@ -365,11 +330,7 @@ def _pose(
 
 
 def _draw(
-    rng: np.random.Generator,
-    shape: Shape,
-    category_id: int,
-    size: float,
-    light: NDArray[np.float64],
+    rng: np.random.Generator, shape: Shape, category_id: int, size: float, light: Points
 ) -> _Sprite:
     """Rasterises one new instance: flat paint first, then texture and light."""
     parts = shape.build(rng)
@@ -415,7 +376,7 @@ def _texture(rng: np.random.Generator, h: int, w: int, strength: Floats) -> Floa
     return np.asarray(1.0 + (factors - 1.0) * amount, dtype=np.float32)
 
 
-def _shading(alpha: Floats, height: Floats, size: float, light: NDArray[np.float64]) -> Floats:
+def _shading(alpha: Floats, height: Floats, size: float, light: Points) -> Floats:
     """(h, w, 1) brightness of a rounded body whose parts stand out by `height` (h, w)."""
 
     def slope(surface: Floats, sigma: float) -> Floats:
@@ -427,15 +388,12 @@ def _shading(alpha: Floats, height: Floats, size: float, light: NDArray[np.float
     return np.clip(1.0 + 1.1 * round_body + 0.6 * edges, 0.4, 1.5)[:, :, None]
 
 
-def _cast_shadow(
-    image: Floats, sprite: _Sprite, light: NDArray[np.float64], darkness: float
-) -> None:
+def _cast_shadow(image: Floats, sprite: _Sprite, light: Points, darkness: float) -> None:
     """Darkens the picture (H, W, 3) behind the sprite, away from the light, in place."""
     height, width = image.shape[:2]
     dx, dy = (int(round(-v * (2.0 + 0.05 * sprite.size))) for v in light)
-    soft = skimage.filters.gaussian(
-        sprite.canvas(height, width, dx, dy), sigma=1.2 + 0.025 * sprite.size
-    )
+    cast = sprite.canvas(height, width, dx, dy)
+    soft = skimage.filters.gaussian(cast, sigma=1.2 + 0.025 * sprite.size)
     image *= (1.0 - darkness * soft)[:, :, None].astype(np.float32)
 
 

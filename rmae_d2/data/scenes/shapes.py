@@ -18,41 +18,26 @@ Color = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Part:
-    """One painted piece of an object.
+    """One painted piece of an object."""
 
-    Attributes:
-        outline: (N, 2) closed polygon, columns x and y, local units.
-        color: red, green, blue in [0, 1].
-        texture: How strongly the object's photo texture modulates the paint, in [0, 1].
-        height: How far the part stands out towards the viewer, in [0, 1]; edges between heights catch light.
-    """
-
-    outline: Points
-    color: Color
-    texture: float = 0.6
-    height: float = 0.6
+    outline: Points  #: (N, 2) closed polygon, columns x and y, local units
+    color: Color  #: red, green, blue in [0, 1]
+    texture: float = 0.6  #: how strongly the object's photo texture modulates the paint, in [0, 1]
+    height: float = 0.6  #: how far it stands out, in [0, 1]; edges between heights catch light
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A category.
-
-    Attributes:
-        name: Category name.
-        supercategory: COCO's coarser group.
-        build: Draws one instance.
-        max_rotation: Largest rotation either way, degrees.
-        airborne: True for things found in the upper part of a picture.
-    """
+    """A category."""
 
     name: str
     supercategory: str
-    build: Callable[[np.random.Generator], list[Part]]
-    max_rotation: float
-    airborne: bool = False
+    build: Callable[[np.random.Generator], list[Part]]  #: draws one instance
+    max_rotation: float  #: either way, degrees
+    airborne: bool = False  #: found in the upper part of a picture
 
 
-# ---------------------------------------------------------------------------------------------- geometry
+# --- geometry
 
 
 def ellipse(cx: float, cy: float, rx: float, ry: float, angle: float = 0.0) -> Points:
@@ -90,11 +75,9 @@ def curve(*points: Sequence[float]) -> Points:
 
 
 def stroke(points: Sequence[Sequence[float]], width: ArrayLike, curved: bool = True) -> Points:
-    """Ribbon along an open line.
+    """Ribbon along a centre line, through which a Catmull-Rom curve runs when `curved`.
 
-    Args:
-        points: (N, 2) centre line; a Catmull-Rom curve runs through it when `curved`.
-        width: Full width, one number, or two for a ribbon that tapers from the first to the last.
+    The full width is one number, or two for a ribbon that tapers from the first to the last.
     """
     p = curve(*points) if curved else polygon(*points)
     tangent = np.gradient(p, axis=0)
@@ -107,9 +90,9 @@ def stroke(points: Sequence[Sequence[float]], width: ArrayLike, curved: bool = T
 
 def box(x0: float, y0: float, x1: float, y1: float, corner: float = 0.0) -> Points:
     """Rectangle, its corners cut by `corner`."""
-    c = corner
-    if c == 0.0:
+    if corner == 0.0:
         return polygon((x0, y0), (x1, y0), (x1, y1), (x0, y1))
+    c = corner
     return polygon(
         (x0 + c, y0), (x1 - c, y0), (x1, y0 + c), (x1, y1 - c),
         (x1 - c, y1), (x0 + c, y1), (x0, y1 - c), (x0, y0 + c),
@@ -123,12 +106,7 @@ def turned(points: Points, angle: float, cx: float = 0.0, cy: float = 0.0) -> Po
     return np.stack([cx + c * x - s * y, cy + s * x + c * y], axis=1)
 
 
-def mirrored(points: Points) -> Points:
-    """The points reflected in the vertical axis."""
-    return points * np.array([-1.0, 1.0])
-
-
-# ------------------------------------------------------------------------------------------------- paint
+# --- paint
 
 INK: Color = (0.08, 0.08, 0.10)
 WHITE: Color = (0.96, 0.95, 0.92)
@@ -154,7 +132,7 @@ def shaded(color: Color, factor: float) -> Color:
     return r, g, b
 
 
-# ------------------------------------------------------------------------------------------------ objects
+# --- objects
 # Outlines are tables: a line holds as many points as fit.
 # fmt: off
 
@@ -234,14 +212,14 @@ def _butterfly(rng: np.random.Generator) -> list[Part]:
     fore = smooth((0.04, -0.15), (0.35, -0.75), (0.85, -0.95), (1.02, -0.6), (0.75, -0.1), (0.1, 0.05))
     hind = smooth((0.04, 0.0), (0.6, 0.02), (0.82, 0.35), (0.6, 0.75), (0.35, 0.8), (0.08, 0.3))
     parts = []
-    for side, width in ((mirrored, spread), (lambda p: p, spread * rng.uniform(0.75, 1.0))):
+    for side, width in ((-1.0, spread), (1.0, spread * rng.uniform(0.75, 1.0))):
         for lobe, tilt, centre, color in ((hind, lean, (0.45, 0.38), shaded(wing, 0.85)),
             (fore, -lean, (0.62, -0.5), wing)):
             around = np.array(centre)
             inner = around + (lobe - around) * 0.78
             for outline, paint, height in ((lobe, rim, 0.5), (inner, color, 0.6),
                 (ellipse(centre[0] + 0.08, centre[1], 0.13, 0.16), spot, 0.65)):
-                placed = side(turned(outline, tilt) * (width, 1.0))
+                placed = turned(outline, tilt) * (width, 1.0) * (side, 1.0)
                 parts.append(Part(placed, paint, 0.7, height))
     for sign in (-1.0, 1.0):
         feeler = [(0.0, -0.4), (sign * 0.1, -0.75), (sign * 0.28, -0.95)]

@@ -2,9 +2,6 @@
 
 import copy
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,23 +11,14 @@ from detectron2.data.datasets import register_coco_instances, register_lvis_inst
 from detectron2.data.datasets.lvis import get_lvis_instances_meta
 from PIL import Image
 
-from rmae_d2.errors import UserError, AnnotationError
+from rmae_d2.errors import AnnotationError, UserError
 from rmae_d2.data.datasets import (
     check_same_classes,
     detection_dataset,
     json_facts,
     own_dataset_name,
 )
-
-
-def _annotation(identifier, image_id, category_id, box, **more):
-    x, y, w, h = box
-    polygon = [x, y, x + w, y, x + w, y + h, x, y + h]
-    return {
-        **{"id": identifier, "image_id": image_id, "category_id": category_id, "bbox": box},
-        **{"segmentation": [polygon], "area": w * h, "iscrowd": 0},
-        **more,
-    }
+from tests.helpers import coco_rectangle
 
 
 @pytest.fixture
@@ -44,10 +32,10 @@ def own(tmp_path):
         ],
         "categories": [{"id": 9, "name": "dog"}, {"id": 4, "name": "cat"}],
         "annotations": [
-            _annotation(1, 1, 9, [2, 2, 8, 8]),
-            _annotation(2, 1, 4, [10, 5, 6, 9]),
-            _annotation(3, 2, 4, [1, 1, 20, 10]),
-            _annotation(4, 3, 9, [5, 5, 5, 5]),
+            coco_rectangle(1, 1, 9, [2, 2, 8, 8]),
+            coco_rectangle(2, 1, 4, [10, 5, 6, 9]),
+            coco_rectangle(3, 2, 4, [1, 1, 20, 10]),
+            coco_rectangle(4, 3, 9, [5, 5, 5, 5]),
         ],
     }
     for image in content["images"]:
@@ -109,9 +97,9 @@ def test_the_mapper_takes_them(own):
 def test_what_cannot_be_learned_from_is_left_out(own, caplog):
     def spoil(content):
         content["annotations"] += [
-            _annotation(5, 1, 9, [3, 3, 0, 5]),
-            _annotation(6, 1, 9, [3, 3, 5, 5], segmentation=[[3, 3, 8, 8]]),
-            _annotation(7, 999, 9, [3, 3, 5, 5]),
+            coco_rectangle(5, 1, 9, [3, 3, 0, 5]),
+            coco_rectangle(6, 1, 9, [3, 3, 5, 5], segmentation=[[3, 3, 8, 8]]),
+            coco_rectangle(7, 999, 9, [3, 3, 5, 5]),
         ]
         content["annotations"][2]["iscrowd"] = 1
         content["annotations"][3]["bbox"] = [5, 5, -1, 5]
@@ -299,7 +287,7 @@ def test_a_registered_json_that_is_broken(tmp_path):
         ("broken_twice", None, "ids stand more than once in 'annotations'"),
     ):
         path = tmp_path / f"{name}.json"
-        entry = _annotation(1, 1, 1, [1, 1, 2, 2])
+        entry = coco_rectangle(1, 1, 1, [1, 1, 2, 2])
         whole = {
             "images": [{"id": 1, "file_name": "a", "height": 4, "width": 4}],
             "categories": [{"id": 1, "name": "x"}],
@@ -315,24 +303,21 @@ def test_a_registered_json_that_is_broken(tmp_path):
             MetadataCatalog.remove(name)
 
 
-def test_missing_datasets_say_where_from(tmp_path):
-    """Below DETECTRON2_DATASETS with ~; the json or the images."""
-    (tmp_path / "sets/coco/annotations").mkdir(parents=True)
-    (tmp_path / "sets/coco/annotations/instances_train2017.json").write_text("{}")
-    code = (
-        "from rmae_d2.data.datasets import detection_dataset\n"
-        "for name in ('coco_2017_train', 'lvis_v1_train', 'scenes_val'):\n"
-        "    try: detection_dataset(name)\n"
-        "    except ValueError as error: print(error)\n"
-    )
-    env = {**os.environ, "HOME": str(tmp_path), "DETECTRON2_DATASETS": "~/sets"}
-    run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
-    for text in (
-        f"looked for: {tmp_path}/sets/coco/train2017\n",
-        "http://images.cocodataset.org/zips/train2017.zip",
-        f"looked for: {tmp_path}/sets/lvis/lvis_v1_train.json\n",
-        "https://dl.fbaipublicfiles.com/LVIS/lvis_v1_train.json.zip",
-        "get it:     rmae-d2 scenes",
-        "dataloader.train.dataset.json=FILE.json",
-    ):
-        assert text in run.stdout, run.stdout + run.stderr
+@pytest.mark.parametrize(
+    ("name", "absent", "get_it"),
+    [
+        ("coco_2017_train", "image_root", "http://images.cocodataset.org/zips/train2017.zip"),
+        ("lvis_v1_train", "json_file", "https://dl.fbaipublicfiles.com/LVIS/lvis_v1_train.json.zip"),
+        ("scenes_val", "json_file", "rmae-d2 scenes"),
+    ],
+)
+def test_missing_datasets_say_where_from(tmp_path, monkeypatch, name, absent, get_it):
+    for key in ("json_file", "image_root"):
+        monkeypatch.setitem(MetadataCatalog.get(name).__dict__, key, str(tmp_path / key))
+        if key != absent:
+            (tmp_path / key).touch()
+    own = "dataloader.train.dataset.json=FILE.json"
+    with pytest.raises(UserError) as error:
+        detection_dataset(name)
+    for text in (f"looked for: {tmp_path / absent}\n", get_it, own):
+        assert text in str(error.value)

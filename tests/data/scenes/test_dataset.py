@@ -1,4 +1,4 @@
-"""Scenes: what each promises, how they vary, the files, the refusals of the writer."""
+"""The files of the scenes, and the refusals of the writer."""
 
 import hashlib
 import json
@@ -7,106 +7,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from pycocotools.coco import COCO
 
-from rmae_d2.data.scenes.dataset import panoptic_metadata, panoptic_of, write_scenes
-from rmae_d2.data.scenes.render import (
-    CATEGORIES,
-    MIN_VISIBLE_AREA,
-    PHOTOS,
-    SIZES,
-    STUFF_CLASSES,
-    THING_CLASSES,
-    photo_path,
-    render_scene,
-)
+from rmae_d2.data.scenes.dataset import panoptic_metadata, write_scenes
+from rmae_d2.data.scenes.render import CATEGORIES, STUFF_CLASSES, THING_CLASSES, render_scene
 from rmae_d2.errors import UserError
-
-
-@settings(max_examples=12, deadline=None)
-@given(seed=st.integers(0, 2**63), index=st.integers(0, 2**40))
-def test_every_scene_keeps_the_promises(seed: int, index: int):
-    scene = render_scene(seed, index)
-    assert scene.image.dtype == np.uint8 and scene.image.shape[:2] in SIZES
-    assert scene.masks.dtype == bool and scene.masks.shape[1:] == scene.image.shape[:2]
-    assert 1 <= len(scene.masks) == len(scene.category_ids) <= 8
-    assert scene.masks.sum(0).max() <= 1, "two objects share a pixel"
-    assert scene.masks.sum((1, 2)).min() >= MIN_VISIBLE_AREA
-    stuff = {c["id"] for c in CATEGORIES if not c["isthing"]}
-    assert set(np.unique(scene.background_ids)) <= stuff
-
-    ids, segments = panoptic_of(scene)
-    assert set(np.unique(ids)) == {s["id"] for s in segments}
-    semantic = scene.semantic()
-    for segment in segments:
-        assert np.all(semantic[ids == segment["id"]] == segment["category_id"] - 1)
-
-
-def test_a_scene_is_a_pure_function_of_seed_and_index():
-    first = render_scene(5, 9)
-    render_scene(5, 10)
-    again = render_scene(5, 9)
-    for name in ("image", "masks", "category_ids", "background_ids"):
-        assert np.array_equal(getattr(first, name), getattr(again, name)), name
-    assert not np.array_equal(first.image[:100, :100], render_scene(6, 9).image[:100, :100])
-
-
-def test_mask_borders_lie_on_edges_of_the_picture():
-    inside = border = 0.0
-    for index in range(6):
-        scene = render_scene(0, index)
-        image = scene.image.astype(float)
-        edges = np.hypot(np.diff(image, axis=0)[:, :-1], np.diff(image, axis=1)[:-1]).mean(-1)
-        borders = np.zeros(edges.shape, dtype=bool)
-        for mask in scene.masks:
-            borders |= (mask[:-1] != mask[1:])[:, :-1] | (mask[:, :-1] != mask[:, 1:])[:-1]
-        inside += edges[~borders].mean()
-        border += edges[borders].mean()
-    assert border > 2.5 * inside
-
-
-def test_scenes_vary():
-    made = [render_scene(0, i) for i in range(60)]
-    assert len(set(np.concatenate([s.category_ids for s in made]))) == len(THING_CLASSES) >= 8
-    assert {len(s.masks) for s in made} >= {3, 4, 5, 6, 7, 8}
-    assert len({s.image.shape for s in made}) >= 4
-    assert all(s.image.shape[0] != s.image.shape[1] for s in made)
-    backgrounds = set(np.concatenate([np.unique(s.background_ids) for s in made]))
-    assert len(backgrounds) == len(STUFF_CLASSES)
-    areas = np.concatenate([s.masks.sum((1, 2)) for s in made])
-    assert np.percentile(areas, 95) > 5 * np.percentile(areas, 5), "little variation of scale"
-
-
-def test_other_sizes_and_numbers():
-    for index in range(5):
-        scene = render_scene(1, index, sizes=((64, 70),), num_objects=(1, 1))
-        assert scene.image.shape == (64, 70, 3) and len(scene.masks) == 1
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda: render_scene(-1, 0),
-        lambda: render_scene(0, -1),
-        lambda: render_scene(0, 0, sizes=((20, 200),)),
-        lambda: render_scene(0, 0, num_objects=(4, 3)),
-    ],
-)
-def test_arguments_out_of_range(call: Callable[[], object]):
-    with pytest.raises(ValueError, match="got"):
-        call()
-
-
-def test_every_photograph_is_in_the_wheel():
-    assert all(photo_path(name).stat().st_size > 1000 for name in PHOTOS)
+from tests.helpers import ROOT
 
 
 def test_the_metadata_covers_every_category():
@@ -151,18 +62,17 @@ def test_bad_numbers(tmp_path: Path, numbers: tuple[int, ...]):
     assert not any(tmp_path.iterdir())
 
 
-def test_ctrl_c_leaves_nothing(tmp_path: Path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_writer_leaves_nothing_that_looks_whole(tmp_path: Path, number: int):
     # A job in the background begins with SIGINT ignored, and hands that on.
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from rmae_d2.data.scenes.dataset import write_scenes as w; w('out', 9999, 1, 0, 2)"
     )
-    root = Path(__file__).resolve().parents[3]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
     child = subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=tmp_path,
-        env=environment,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
@@ -171,12 +81,14 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path):
         while not any(tmp_path.glob(".out.*/train/000003.jpg")):
             assert time.monotonic() < deadline and child.poll() is None, "no picture came"
             time.sleep(0.05)
-        os.killpg(child.pid, signal.SIGINT)  # as a terminal does: to every process
+        os.killpg(child.pid, number)  # as a terminal does: to every process
         assert child.wait(timeout=60) != 0
     finally:
         child.kill()
         child.wait()
-    assert not any(tmp_path.iterdir())
+    left = [path.name for path in tmp_path.iterdir()]
+    assert left == ([] if number == signal.SIGINT else [f".out.incomplete-{child.pid}"])
+    assert write_scenes(tmp_path / "out", 1, 1, workers=1)
 
 
 # ---- the files
