@@ -66,6 +66,39 @@ def region_samples(count: int = 2, size=(32, 32), regions: int = 3) -> list[dict
     ]
 
 
+DETECTOR = "demo/vitdet_tiny_coco.py"
+SMALL_DETECTOR = [
+    "train.device=cpu",
+    "model.backbone.net.img_size=64",
+    "model.backbone.net.pretrain_img_size=64",
+    "model.backbone.net.embed_dim=32",
+    "model.backbone.net.depth=2",
+    "model.backbone.net.num_heads=2",
+    "model.backbone.out_channels=16",
+    "model.roi_heads.box_head.conv_dims=[16]",
+    "model.roi_heads.box_head.fc_dims=[32]",
+    "model.roi_heads.mask_head.conv_dims=[16, 16]",
+    "model.roi_heads.box_predictor.test_score_thresh=0.0",
+    "model.roi_heads.box_predictor.test_topk_per_image=5",
+]
+
+
+def small_detector(*overrides: str):
+    """The config of a small Mask R-CNN (ViTDet) for COCO's classes that finds five objects in any image."""
+    from rmae_d2.config import apply_overrides, get_config
+
+    return apply_overrides(get_config(DETECTOR), [*SMALL_DETECTOR, *overrides])
+
+
+def save_random(cfg, path: Path) -> str:
+    """Writes weights of a config's model as it begins; their path."""
+    from detectron2.config import instantiate
+
+    torch.manual_seed(1)
+    torch.save({"model": instantiate(cfg.model).state_dict()}, path)
+    return str(path)
+
+
 def hf_mae_config(**changes):
     """Hugging Face's config of the small MAE that ``make_rmae(regions=None)`` builds."""
     import pytest

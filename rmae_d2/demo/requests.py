@@ -2,6 +2,7 @@
 
 import io
 import json
+import textwrap
 from collections.abc import AsyncIterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,23 +25,19 @@ _DRAINED = 3
 
 @dataclass(frozen=True)
 class Limits:
-    """What one user may ask of the server.
-
-    Attributes:
-        kept_images: images of all users whose encodings are kept; the one unused for longest goes.
-    """
+    """What one user may ask of the server."""
 
     upload_bytes: int = 20 * MEGA
     pixels: int = 25 * MEGA
     regions: int = 8
-    kept_images: int = 64
+    kept_images: int = 64  # of all users; the one unused for longest goes
 
 
 class RefusedError(Exception):
     """A request that is not carried out.
 
-    Attributes:
-        status: the HTTP status.
+    Args:
+        status: HTTP's.
         message: what the user is told: one or two sentences with the remedy.
         code: what the page acts upon, such as ``gone``; otherwise empty.
     """
@@ -63,10 +60,8 @@ async def read_body(chunks: AsyncIterable[bytes], limit: int) -> bytes:
         elif received > _DRAINED * limit:
             break
     if received > limit:
-        raise RefusedError(
-            413,
-            f"This file is too large: at most {limit / MEGA:g} MB are accepted. Save it smaller.",
-        )
+        text = f"This file is too large: at most {limit / MEGA:g} MB are accepted. Save it smaller."
+        raise RefusedError(413, text)
     return bytes(body)
 
 
@@ -76,50 +71,34 @@ def decode_image(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     Raises:
         RefusedError: no PNG, JPEG or WebP (415), too many pixels (413), too few or damaged (422).
     """
+    too_many = (
+        "This image has {} megapixels: at most "
+        f"{max_pixels / MEGA:g} are accepted. Save it smaller."
+    )
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_size(image.size, max_pixels)
+            width, height = image.size
+            if width * height > max_pixels:
+                count = f"{width} × {height} = {width * height / MEGA:.0f}"
+                raise RefusedError(413, too_many.format(count))
+            if min(width, height) < MIN_SIDE:
+                text = f"This image has {width} × {height} pixels: each side needs at least {MIN_SIDE}."
+                raise RefusedError(422, text)
             image.load()
             return upright_rgb(image)
     except RefusedError:
         raise
     except UnidentifiedImageError:
-        known = (
-            "This file is not an image: PNG, JPEG and WebP are accepted, whatever the file's name."
-        )
-        raise RefusedError(415, known) from None
+        known = "PNG, JPEG and WebP are accepted, whatever the file's name"
+        raise RefusedError(415, f"This file is not an image: {known}.") from None
     except Image.DecompressionBombError:  # Pillow's own limit lies above: it does not tell the size
-        raise RefusedError(413, _too_many("hundreds of", max_pixels)) from None
+        raise RefusedError(413, too_many.format("hundreds of")) from None
     except MemoryError:
-        raise RefusedError(
-            503, "There is no memory left for this image. Save it smaller."
-        ) from None
+        text = "There is no memory left for this image. Save it smaller."
+        raise RefusedError(503, text) from None
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
-        raise RefusedError(
-            422, f"This image is damaged or cut short ({_shortened(str(error))})."
-        ) from error
-
-
-def _check_size(size: tuple[int, int], max_pixels: int) -> None:
-    width, height = size
-    if width * height > max_pixels:
-        count = f"{width} × {height} = {width * height / MEGA:.0f}"
-        raise RefusedError(413, _too_many(count, max_pixels))
-    if min(size) < MIN_SIDE:
-        raise RefusedError(
-            422, f"This image has {width} × {height} pixels: each side needs at least {MIN_SIDE}."
-        )
-
-
-def _too_many(count: str, max_pixels: int) -> str:
-    return (
-        f"This image has {count} megapixels: at most {max_pixels / MEGA:g} are accepted. "
-        "Save it smaller."
-    )
-
-
-def _shortened(text: str, length: int = 120) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
+        reason = textwrap.shorten(str(error), 120, placeholder="…")
+        raise RefusedError(422, f"This image is damaged or cut short ({reason}).") from error
 
 
 #: Far above what the largest grid with all regions marked needs.
@@ -212,11 +191,8 @@ def _patches(value: Any, what: str, grid: tuple[int, int]) -> tuple[Patch, ...]:
     for item in value:
         ok = isinstance(item, list) and len(item) == 2 and all(type(x) is int for x in item)
         if not ok or not (0 <= item[0] < grid[0] and 0 <= item[1] < grid[1]):
-            raise RefusedError(
-                422,
-                f"{what}: a patch is [row, column] below [{grid[0]}, {grid[1]}], "
-                f"not {json.dumps(item)[:40]}.",
-            )
+            known = f"a patch is [row, column] below [{grid[0]}, {grid[1]}]"
+            raise RefusedError(422, f"{what}: {known}, not {json.dumps(item)[:40]}.")
         patches.append((item[0], item[1]))
     if len(set(patches)) < len(patches):
         raise RefusedError(422, f"{what}: a patch is there twice.")

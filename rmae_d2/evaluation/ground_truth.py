@@ -10,11 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.coco import convert_to_coco_json
 from numpy.typing import NDArray
 
-from ..annotations.coco_json import (
-    examples,
-    mask_of,
-    read_coco_json,
-)
+from ..annotations.coco_json import examples, mask_of, read_coco_json
 from ..annotations.missing import unknown_dataset
 from ..errors import AnnotationError, UserError
 
@@ -28,11 +24,10 @@ FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}
 
 @dataclass
 class GroundTruth:
-    """Images, categories and annotations of one json.
+    """Images, categories and annotations of one json, that at ``path``.
 
     Attributes:
-        path: of the json.
-        content: of the json; every annotation has ``area`` and ``iscrowd``, and an image that is listed.
+        content: every annotation has ``area`` and ``iscrowd``, and an image that is listed.
         classes: the model's class number -> category id in the json.
         names: names of the categories, in the order of their ids.
     """
@@ -49,7 +44,6 @@ class GroundTruth:
 
     @property
     def category_ids(self) -> list[int]:
-        """In rising order."""
         return sorted(category["id"] for category in self.content["categories"])
 
     @property
@@ -66,9 +60,7 @@ class GroundTruth:
     def for_task(self, task: str, image_ids: list[Any] | None = None) -> dict[str, Any]:
         """The content for one task, of some images or all.
 
-        Args:
-            task: "bbox", or another, for which annotations without a mask are left out with a warning.
-            image_ids: those to evaluate; default all.
+        For other tasks than "bbox" annotations without a mask are left out, with a warning.
         """
         wanted = set(self.image_sizes if image_ids is None else image_ids)
         images = [image for image in self.content["images"] if image["id"] in wanted]
@@ -107,20 +99,19 @@ def load_ground_truth(
     """Reads the json of a registered dataset; one without json is converted first.
 
     Args:
-        dataset_name: registered with Detectron2.
         output_dir: where a converted dataset's json is written.
         json: own data, taken instead of the registered ones.
         lvis: the json has LVIS's fields.
         allow_cached: take a converted json that lies in output_dir already.
 
     Raises:
-        UserError: the json is not there (where from, how to get it).
+        UserError: the json is not there (where from, how to get it), or the dataset is not registered, or to
+            be converted without an output_dir.
         AnnotationError: it cannot be used.
-        UserError: the dataset is not registered, or to be converted without an output_dir.
     """
+    mapping = names = None
     if json is not None:
-        path, mapping, names = json, None, None
-        content = read_coco_json(path)
+        path, content = json, read_coco_json(json)
     else:
         metadata = MetadataCatalog.get(dataset_name)
         path = metadata.get("json_file") or _convert(dataset_name, output_dir, allow_cached)
@@ -151,19 +142,15 @@ def _convert(dataset_name: str, output_dir: str | None, allow_cached: bool) -> s
 
 def _check_lvis(content: dict[str, Any], path: str) -> None:
     remedy = "use dataloader.evaluator.rules=coco"
-    needs = {
-        "images": ("neg_category_ids", "not_exhaustive_category_ids"),
-        "categories": ("frequency",),
-    }
-    for section, keys in needs.items():
+    of_images = ("neg_category_ids", "not_exhaustive_category_ids")
+    for section, keys in (("images", of_images), ("categories", ("frequency",))):
         for entry in content[section]:
             if lacking := [key for key in keys if key not in entry]:
                 raise AnnotationError(
                     f"{path}: entry {entry['id']} of {section!r} has no {', '.join(lacking)}: this is not "
                     f"LVIS's format; for COCO's {remedy}"
                 )
-    strange = {c["frequency"] for c in content["categories"]} - set(FREQUENCIES)
-    if strange:
+    if strange := {c["frequency"] for c in content["categories"]} - set(FREQUENCIES):
         raise AnnotationError(
             f"{path}: frequency must be r, c or f, not {examples(sorted(strange))}"
         )
@@ -214,13 +201,14 @@ def _complete(content: dict[str, Any], path: str) -> None:
 
 
 def _area(box: list[float], mask: Any, size: tuple[int, int]) -> float:
-    if mask is None:
-        return float(box[2] * box[3])
+    return float(box[2] * box[3] if mask is None else mask_util.area(compressed(mask, size)))
+
+
+def compressed(mask: Any, size: tuple[int, int]) -> dict[str, Any]:
+    """What :func:`~rmae_d2.annotations.coco_json.mask_of` gives as pycocotools' own run lengths."""
     if isinstance(mask, list):
-        mask = mask_util.merge(mask_util.frPyObjects(mask, *size))
-    elif isinstance(mask["counts"], list):
-        mask = mask_util.frPyObjects(mask, *size)
-    return float(mask_util.area(mask))
+        return mask_util.merge(mask_util.frPyObjects(mask, *size))
+    return mask_util.frPyObjects(mask, *size) if isinstance(mask["counts"], list) else mask
 
 
 def class_ids(
@@ -233,8 +221,6 @@ def class_ids(
 
     Args:
         mapping: category id -> class number, where it is registered.
-        content: of the json.
-        path: of the json, for messages.
         first: the id that is class 0 where ids are counted from it; None for the order of the ids.
 
     Raises:
@@ -254,12 +240,9 @@ def class_ids(
 def category_names(
     registered: list[str] | None, content: dict[str, Any], classes: dict[int, int]
 ) -> list[str]:
-    """Names in the order of category ids: the registered ones, else the json's. None stands twice.
+    """Names in the order of category ids: the json's, or those registered where they are enough.
 
-    Args:
-        registered: in the order of class numbers; not used where it has too few.
-        content: of the json.
-        classes: of :func:`class_ids`.
+    None stands twice.
     """
     by_id = {category["id"]: category["name"] for category in content["categories"]}
     if registered is not None and set(classes) <= set(range(len(registered))):

@@ -14,7 +14,7 @@ import pycocotools.mask as mask_util
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, find_objects
 from skimage.segmentation import random_walker
 from skimage.transform import resize
 
@@ -23,6 +23,7 @@ from ..errors import UserError
 from ..regions.record.record import nearest_indices
 from ..regions.sources.felzenszwalb import felzenszwalb
 from ..tables import table
+from .ground_truth import compressed
 
 Mask = NDArray[np.bool_]
 
@@ -120,23 +121,15 @@ def next_click(truth: Mask, predicted: Mask, spent: Mask) -> Click | None:
         None where no error is left.
     """
     best: tuple[float, Click | None] = (0.0, None)
-    for positive, wrong in ((True, truth & ~predicted), (False, predicted & ~truth)):
-        distance, (y, x) = _deepest(wrong & ~spent)
-        if distance > best[0]:
-            best = (distance, Click(x, y, positive))
+    for positive, error in ((True, truth & ~predicted), (False, predicted & ~truth)):
+        wrong = (error & ~spent).astype(np.int8)
+        for rows, columns in find_objects(wrong):  # the box around them, if there are any
+            distance = distance_transform_edt(np.pad(wrong[rows, columns], 1))
+            y, x = np.unravel_index(distance.argmax(), distance.shape)
+            if distance[y, x] > best[0]:
+                click = Click(int(x + columns.start - 1), int(y + rows.start - 1), positive)
+                best = (float(distance[y, x]), click)
     return best[1]
-
-
-def _deepest(wrong: Mask) -> tuple[float, tuple[int, int]]:
-    """The pixel farthest from everything that is not ``wrong``, and how far; 0 where nothing is wrong."""
-    rows, columns = np.flatnonzero(wrong.any(axis=1)), np.flatnonzero(wrong.any(axis=0))
-    if not len(rows):
-        return 0.0, (0, 0)
-    top, left = rows[0], columns[0]
-    box = np.pad(wrong[top : rows[-1] + 1, left : columns[-1] + 1], 1)
-    distance = distance_transform_edt(box)
-    y, x = np.unravel_index(distance.argmax(), box.shape)
-    return float(distance[y, x]), (int(y + top - 1), int(x + left - 1))
 
 
 PROTOCOLS = ("patches", "clicks")
@@ -160,13 +153,7 @@ class InteractiveMethod(Protocol):
 
 @dataclass(frozen=True)
 class Target:
-    """An object to be segmented.
-
-    Args:
-        image_id: of its image.
-        index: its place among the annotations of the image's dataset dict.
-        mask: bool (H, W).
-    """
+    """An object to be segmented: its mask, bool (H, W), and its place among its image's annotations."""
 
     image_id: Any
     index: int
@@ -182,7 +169,6 @@ class Curve:
 
     @property
     def mean(self) -> NDArray[np.float64]:
-        """Over objects, (n,)."""
         return self.iou.mean(axis=0)
 
     @property
@@ -235,13 +221,8 @@ def choose_objects(
 
 def decode(annotation: Mapping[str, Any], sample: Mapping[str, Any]) -> Mask:
     """An annotation's mask, bool (H, W), as pycocotools has it."""
-    size = (sample["height"], sample["width"])
-    segmentation = mask_of(dict(annotation))
-    if isinstance(segmentation, list):
-        segmentation = mask_util.merge(mask_util.frPyObjects(segmentation, *size))
-    elif isinstance(segmentation, dict) and isinstance(segmentation["counts"], list):
-        segmentation = mask_util.frPyObjects(segmentation, *size)
-    mask: Mask = mask_util.decode(segmentation).astype(bool)
+    rle = compressed(mask_of(dict(annotation)), (sample["height"], sample["width"]))
+    mask: Mask = mask_util.decode(rle).astype(bool)
     return mask
 
 
@@ -360,13 +341,11 @@ class FHSegments:
 
     def __init__(self, scale: int = 500) -> None:
         self.scale = scale
-        self._labels: NDArray[np.int64] | None = None
 
     def start(self, image_HWC: NDArray[np.uint8]) -> None:
         self._labels = felzenszwalb(image_HWC, [self.scale])[0].astype(np.int64)
 
     def segment(self, hints: Sequence[Hints]) -> Mask:
-        assert self._labels is not None, "start comes first"
         return np.stack([_join(self._labels, h.seeds) for h in hints])
 
 
@@ -383,19 +362,17 @@ class RandomWalker:
 
     def __init__(self, longest_side: int = 96) -> None:
         self.longest_side = longest_side
-        self._image: NDArray[np.float64] | None = None
 
     def start(self, image_HWC: NDArray[np.uint8]) -> None:
         height, width = image_HWC.shape[:2]
         factor = min(self.longest_side / max(height, width), 1)
         size = (max(round(height * factor), 1), max(round(width * factor), 1))
-        self._image = resize(image_HWC / 255.0, size, anti_aliasing=factor < 1)
+        self._image: NDArray[np.float64] = resize(image_HWC / 255.0, size, anti_aliasing=factor < 1)
 
     def segment(self, hints: Sequence[Hints]) -> Mask:
         return np.stack([self._walk(h.seeds) for h in hints])
 
     def _walk(self, seeds: NDArray[np.int8]) -> Mask:
-        assert self._image is not None, "start comes first"
         labels = _smaller(seeds, self._image.shape[:2])
         if not (labels == 1).any():
             return np.zeros(seeds.shape, bool)
@@ -422,8 +399,7 @@ def _join(labels: NDArray[np.int64], seeds: NDArray[np.int8]) -> Mask:
     mask = (inside & ~outside)[labels]
     for label in np.flatnonzero(inside & outside):
         segment = labels == label
-        rows, columns = np.flatnonzero(segment.any(axis=1)), np.flatnonzero(segment.any(axis=0))
-        box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        (box,) = find_objects(segment.astype(np.int8))
         own = np.where(segment[box], seeds[box], -1)
         nearest = distance_transform_edt(own < 0, return_distances=False, return_indices=True)
         mask[box] |= segment[box] & (own[tuple(nearest)] == 1)

@@ -66,11 +66,8 @@ class ForegroundEvaluator(DatasetEvaluator):
         left_out = sum(comm.gather(self._left_out))
         if not comm.is_main_process():
             return None
-        logger.info(
-            "foreground: %d images, %d left out for having none or nothing else",
-            len(shares),
-            left_out,
-        )
+        text = "foreground: %d images, %d left out for having none or nothing else"
+        logger.info(text, len(shares), left_out)
         if not shares:
             return OrderedDict(masking={})
         results = {name: sum(s[name] for s in shares) / len(shares) for name in shares[0]}

@@ -39,9 +39,8 @@ class SemSegEvaluator(DatasetEvaluator):
         dataset_name: one or more registered datasets, for the names of the classes.
         distributed: add up what all processes saw; else each evaluates its own.
         output_dir: where results are written; default nowhere.
-        images: own data, as `semantic_dataset` takes them; the name is then of no meaning.
-        num_classes: of own data.
-        zero_is_ignored: of own data; their classes are named by the values in the label files.
+        images, num_classes, zero_is_ignored: own data, as `semantic_dataset` takes them; their classes are
+            named by the values in the label files, and ``dataset_name`` is of no meaning.
 
     Raises:
         UserError: an unknown dataset, or one without semantic labels.
@@ -85,11 +84,8 @@ class SemSegEvaluator(DatasetEvaluator):
                     f"{type(self).__name__} needs 'sem_seg_file_name' with each image: use "
                     "rmae_d2's SemanticDatasetMapper in dataloader.test.mapper"
                 )
-            truth = read_labels(
-                sample["sem_seg_file_name"],
-                len(self._classes),
-                sample.get("zero_is_ignored", False),
-            )
+            shifted = sample.get("zero_is_ignored", False)
+            truth = read_labels(sample["sem_seg_file_name"], len(self._classes), shifted)
             check_label_size(sample, predicted.shape, truth.shape)
             self._confusion_CC += confusion_matrix(truth, predicted, len(self._classes))
             self._images += 1
@@ -137,62 +133,59 @@ class SemSegEvaluator(DatasetEvaluator):
             images = sum(part[1] for part in gathered)
             inference = set().union(*(part[2] for part in gathered))
         if not confusion_CC.any():
-            logger.warning(
-                "NOTHING EVALUATED: %d images were predicted, with no labelled pixel in them",
-                images,
-            )
+            text = "NOTHING EVALUATED: %d images were predicted, with no labelled pixel in them"
+            logger.warning(text, images)
             return OrderedDict()
         how = " / ".join(sorted(inference))
         metrics = semantic_metrics(confusion_CC, self._classes)
-        rows = _class_rows(confusion_CC, metrics, self._classes)
-        self._report(rows, metrics, images, how)
+        truth, predicted = confusion_CC.sum(axis=1).tolist(), confusion_CC.sum(axis=0).tolist()
+        rows = [
+            [name, *pixels, metrics[f"IoU-{name}"], metrics[f"ACC-{name}"]]
+            for name, *pixels in zip(self._classes, truth, predicted, strict=True)
+        ]
+        _report(rows, metrics, images, how)
         if self._output_dir:
-            self._write(rows, metrics, images, how)
+            _write(self._output_dir, rows, metrics, images, how)
         return OrderedDict(sem_seg=metrics)
 
-    def _report(
-        self, rows: list[list[Any]], metrics: dict[str, float], images: int, how: str
-    ) -> None:
-        absent = [row[0] for row in rows if not row[1]]
-        present = [row for row in rows if row[1]]
-        present.sort(key=lambda row: -row[1])
-        lines = [f"inference: {how}", table(_HEADERS, present)]
-        if absent:
-            some = "; ".join(absent[:_ABSENT_LOGGED])
-            some += " ..." if len(absent) > _ABSENT_LOGGED else ""
-            mistaken = sum(1 for row in rows if not row[1] and row[2])
-            lines.append(
-                f"absent from the ground truth, so left out of the means: {len(absent)} of {len(rows)} "
-                f"classes ({some}); the model predicts {mistaken} of them somewhere"
-            )
-        means = ", ".join(f"{name} {metrics[name]:.2f}" for name in _MEANS)
-        logger.info("semantic segmentation of %d images: %s\n%s", images, means, "\n".join(lines))
 
-    def _write(
-        self, rows: list[list[Any]], metrics: dict[str, float], images: int, how: str
-    ) -> None:
-        assert self._output_dir is not None
-        PathManager.mkdirs(self._output_dir)
-        # JSON has no nan.
-        known = {name: value for name, value in metrics.items() if value == value}
-        summary = {
-            "inference": how,
-            "images": images,
-            "absent_classes": [row[0] for row in rows if not row[1]],
-            "metrics": known,
-        }
-        with PathManager.open(os.path.join(self._output_dir, "sem_seg_evaluation.json"), "w") as f:
-            json.dump(summary, f, indent=1)
-        path = os.path.join(self._output_dir, "sem_seg_per_class.csv")
-        with PathManager.open(path, "w", newline="") as f:
-            csv.writer(f).writerows([_HEADERS, *rows])
-        logger.info("all classes: %s", path)
-
-
-#: The files have all of them.
-_ABSENT_LOGGED = 20
+_ABSENT_LOGGED = 20  # the files have all of them
 _MEANS = ("mIoU", "fwIoU", "mACC", "pACC")
 _HEADERS = ["class", "pixels", "predicted pixels", "IoU", "ACC"]
+
+
+def _report(rows: list[list[Any]], metrics: dict[str, float], images: int, how: str) -> None:
+    absent = [row for row in rows if not row[1]]
+    present = sorted((row for row in rows if row[1]), key=lambda row: -row[1])
+    lines = [f"inference: {how}", table(_HEADERS, present)]
+    if absent:
+        some = "; ".join(row[0] for row in absent[:_ABSENT_LOGGED])
+        some += " ..." if len(absent) > _ABSENT_LOGGED else ""
+        mistaken = sum(1 for row in absent if row[2])
+        lines.append(
+            f"absent from the ground truth, so left out of the means: {len(absent)} of {len(rows)} "
+            f"classes ({some}); the model predicts {mistaken} of them somewhere"
+        )
+    means = ", ".join(f"{name} {metrics[name]:.2f}" for name in _MEANS)
+    logger.info("semantic segmentation of %d images: %s\n%s", images, means, "\n".join(lines))
+
+
+def _write(
+    folder: str, rows: list[list[Any]], metrics: dict[str, float], images: int, how: str
+) -> None:
+    PathManager.mkdirs(folder)
+    summary = {
+        "inference": how,
+        "images": images,
+        "absent_classes": [row[0] for row in rows if not row[1]],
+        "metrics": {k: v for k, v in metrics.items() if v == v},  # JSON has no nan
+    }
+    with PathManager.open(os.path.join(folder, "sem_seg_evaluation.json"), "w") as file:
+        json.dump(summary, file, indent=1)
+    path = os.path.join(folder, "sem_seg_per_class.csv")
+    with PathManager.open(path, "w", newline="") as file:
+        csv.writer(file).writerows([_HEADERS, *rows])
+    logger.info("all classes: %s", path)
 
 
 def confusion_matrix(
@@ -226,14 +219,3 @@ def semantic_metrics(confusion_CC: NDArray[np.int64], classes: Sequence[str]) ->
         **{f"ACC-{name}": value for name, value in zip(classes, accuracy, strict=True)},
     }
     return {name: 100 * float(value) for name, value in metrics.items()}
-
-
-def _class_rows(
-    confusion_CC: NDArray[np.int64], metrics: dict[str, float], classes: Sequence[str]
-) -> list[list[Any]]:
-    """Of each class: name, pixels, predicted pixels, IoU, ACC."""
-    truth, predicted = confusion_CC.sum(axis=1), confusion_CC.sum(axis=0)
-    return [
-        [name, int(truth[k]), int(predicted[k]), metrics[f"IoU-{name}"], metrics[f"ACC-{name}"]]
-        for k, name in enumerate(classes)
-    ]

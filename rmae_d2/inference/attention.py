@@ -38,18 +38,13 @@ NORMALIZATIONS = {
 
 @dataclass(frozen=True)
 class NamedViT:
-    """One model of a comparison.
-
-    Attributes:
-        kind: of its file; "random" for none.
-        normalization: key of :data:`NORMALIZATIONS`.
-    """
+    """One model of a comparison; its ``kind`` is its file's, "random" for none."""
 
     name: str
     kind: str
     size: EncoderSize
     vit: AttentionViT
-    normalization: str = "imagenet"
+    normalization: str = "imagenet"  # of NORMALIZATIONS
 
     def prepare(self, image_HWC: Picture, side: int | None = None) -> Tensor:
         """The photo as the model takes it: whole, resized, normalised; (1, 3, h, w) on the model's device.
@@ -102,7 +97,7 @@ def load_models(
     """
     titles = [*names] or _short_names(weights)
     wanted = [*normalizations] or ["imagenet"]
-    wanted = wanted * len(weights) if len(wanted) == 1 else wanted
+    wanted *= len(weights) if len(wanted) == 1 else 1
     for option, given in (("--names", titles), ("--normalize", wanted)):
         if len(given) != len(weights):
             raise UserError(f"{option}: {len(given)} given for {len(weights)} weight files")
@@ -122,9 +117,8 @@ def load_models(
 def _hints(weights: str, num_heads: int | None) -> tuple[int | None, Any]:
     """Heads, and side and blocks of windows, as the config beside the weights says; None where none does."""
     config = Path(weights).parent / "config.yaml"
-    if "://" in weights or not config.is_file():
-        return num_heads, None
-    net = OmegaConf.select(load_config(config), "model.backbone.net")
+    known = "://" not in weights and config.is_file()
+    net = OmegaConf.select(load_config(config), "model.backbone.net") if known else None
     if net is None:
         return num_heads, None
     blocks = net.get("window_block_indexes") or ()
@@ -229,6 +223,7 @@ def draw_attention_pictures(
     """
     check_layer(layer, head)
     written = []
+    titles = ["photo", *(f"{m.name}: {describe_layer(m, layer, head)}" for m in models)]
     for photo in list_inputs(inputs):
         image = read_image(photo.path)
         try:
@@ -236,7 +231,6 @@ def draw_attention_pictures(
             rows = _rows(models, image, queries or [middle], layer, head, side)
         except UserError as error:
             raise UserError(f"{photo.path}: {error}") from error
-        titles = ["photo", *(f"{m.name}: {describe_layer(m, layer, head)}" for m in models)]
         path = output / f"{os.path.splitext(photo.picture)[0]}_attention.png"
         written.append(save_picture(contact_sheet(rows, titles, _CAPTION, tile), path))
     return written
@@ -254,25 +248,22 @@ def _rows(
         if not model.vit.prefix and any(query.x is None for query in queries):
             raise UserError(f"--query cls: {model.name} has no cls token")
     size = (image.shape[0], image.shape[1])
-    maps: list[list[Picture]] = [[] for _ in queries]
-    components = []
+    first = models[0].vit.grid(models[0].prepare(image, side))
+    maps = [[draw_query(image, patch_of(query, size, first), first)] for query in queries]
+    components = [image]
     for model in models:
         pixels = model.prepare(image, side)
         grid = model.vit.grid(pixels)
         weights = patch_attention(model, pixels, layer, head).numpy()
-        for place, query in zip(maps, queries, strict=True):
+        for drawn, query in zip(maps, queries, strict=True):
             patch = patch_of(query, size, grid)
             row = 0 if patch is None else model.vit.prefix + patch[0] * grid[1] + patch[1]
             seen = weights[row, model.vit.prefix :].reshape(grid)
-            place.append(draw_attention(image, seen, patch))
+            drawn.append(draw_attention(image, seen, patch))
         features = model.vit.features(pixels)[0].cpu().numpy()
         components.append(draw_components(features.reshape(*grid, -1), size))
-    first = models[0].vit.grid(models[0].prepare(image, side))
-    rows = [
-        SheetRow(str(query), [draw_query(image, patch_of(query, size, first), first), *drawn])
-        for query, drawn in zip(queries, maps, strict=True)
-    ]
-    return [*rows, SheetRow("features of the last block", [image, *components])]
+    rows = [SheetRow(str(query), drawn) for query, drawn in zip(queries, maps, strict=True)]
+    return [*rows, SheetRow("features of the last block", components)]
 
 
 _DEFINITION = (
@@ -318,73 +309,60 @@ def measure_attention(
     check_layer(layer, head)
     dicts = detection_dataset(names, json=json, root=root, filter_empty=True, masks=True)
     dicts = dicts[:max_images] if max_images else dicts
-    compared = [*models, *_random_ones(models, seed)]
-    collected = [AttentionShare() for _ in compared]
+    first = {(m.size, m.normalization): m for m in reversed(models)}
+    like = list(reversed(first.values()))
+    titles = ["random weights"] if len(like) == 1 else [f"random, as {m.name}" for m in like]
+    random = [m.with_random_weights(title, seed) for m, title in zip(like, titles, strict=True)]
+    compared = {model: AttentionShare() for model in (*models, *random)}
     source = InstanceSource()
-    for number, sample in enumerate(dicts):
+    for number, sample in enumerate(dicts, 1):
         image = read_image(sample["file_name"])
         record = source(sample, image)
         masks = record.select(np.arange(len(record.regions())))
-        for model, share in zip(compared, collected, strict=True):
+        for model, share in compared.items():
             pixels = model.prepare(image, side)
             weights = patch_attention(model, pixels, layer, head).double().numpy()
             patches = weights[model.vit.prefix :, model.vit.prefix :]
-            cover = patch_cover(masks, model.vit.grid(pixels))
-            share.process(sample["file_name"], patches, cover)
-        if (number + 1) % 100 == 0:
-            logger.info("%d of %d images", number + 1, len(dicts))
-    result = _result(compared, collected, json or ", ".join(names), layer, head)
+            share.process(sample["file_name"], patches, patch_cover(masks, model.vit.grid(pixels)))
+        if number % 100 == 0:
+            logger.info("%d of %d images", number, len(dicts))
+    data = json or ", ".join(names)
+    try:
+        result = {"data": data, "layer": layer, "definition": _DEFINITION}
+        result |= _measured(compared, layer, head)
+    except UserError as error:
+        raise UserError(f"{data}: {error}") from error
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json_module.dumps(result, indent=1) + "\n")
     return result
 
 
-def _random_ones(models: Sequence[NamedViT], seed: int) -> list[NamedViT]:
-    """One of each size and normalization."""
-    first = {(model.size, model.normalization): model for model in reversed(models)}
-    chosen = list(reversed(first.values()))
-    names = ["random weights"] if len(chosen) == 1 else [f"random, as {m.name}" for m in chosen]
-    return [m.with_random_weights(name, seed) for m, name in zip(chosen, names, strict=True)]
-
-
-def _result(
-    compared: Sequence[NamedViT],
-    collected: Sequence[AttentionShare],
-    data: str,
-    layer: str,
-    head: int | None,
+def _measured(
+    compared: dict[NamedViT, AttentionShare], layer: str, head: int | None
 ) -> dict[str, Any]:
-    try:
-        entries = [
-            {
-                "name": model.name,
-                "network": str(model.size),
-                "attention": describe_layer(model, layer, head),
-                **share.evaluate(),
-            }
-            for model, share in zip(compared, collected, strict=True)
-        ]
-        differences = [
-            {
-                "value": "share - elsewhere" if beyond else "share",
-                "of": compared[0].name,
-                "to": model.name,
-                **paired_difference(collected[0].shares(beyond), other.shares(beyond)),
-            }
-            for beyond in (False, True)
-            for model, other in zip(compared[1:], collected[1:], strict=True)
-            if collected[0].shares(beyond).keys() & other.shares(beyond).keys()
-        ]
-    except UserError as error:
-        raise UserError(f"{data}: {error}") from error
-    return {
-        "data": data,
-        "layer": layer,
-        "definition": _DEFINITION,
-        "models": entries,
-        "differences": differences,
-    }
+    models = [
+        {
+            "name": model.name,
+            "network": str(model.size),
+            "attention": describe_layer(model, layer, head),
+            **share.evaluate(),
+        }
+        for model, share in compared.items()
+    ]
+    (first, own), *others = compared.items()
+    differences = [
+        {
+            "value": "share - elsewhere" if beyond else "share",
+            "of": first.name,
+            "to": model.name,
+            **paired_difference(own.shares(beyond), share.shares(beyond)),
+        }
+        for beyond in (False, True)
+        for model, share in others
+        if own.shares(beyond).keys() & share.shares(beyond).keys()
+    ]
+    return {"models": models, "differences": differences}
 
 
 def share_table(result: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ Letters: H W pixels, K objects of an image.
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,8 @@ from numpy.typing import NDArray
 from ..data.datasets import detection_dataset
 from ..data.images import read_image
 from ..errors import UserError
-from ..evaluation.interactive import (
-    PROTOCOLS,
-    Curve,
-    FHSegments,
-    GivenPatches,
-    Hints,
-    InteractiveMethod,
-    Mask,
-    RandomWalker,
-    Target,
-    choose_objects,
-    clicks_protocol,
-    iou_table,
-    patches_protocol,
-    summary,
-)
+from ..evaluation import interactive
+from ..evaluation.interactive import Curve, Hints, Mask
 from ..visualization.curves import draw_iou_curves
 from .region_prompt import RegionPrompt, RegionPromptPredictor
 
@@ -40,14 +27,13 @@ _MOST_SHARE = 0.6  # of the image: larger ones are its background
 _TABLE = (0, 1, 2, 3, 5, 10, 20)
 
 
+@dataclass
 class PredictorMethod:
     """A :class:`RegionPromptPredictor` as a method under test."""
 
+    predictor: RegionPromptPredictor
+    assume_background: bool = False
     by_patches = True
-
-    def __init__(self, predictor: RegionPromptPredictor, assume_background: bool = False) -> None:
-        self.predictor = predictor
-        self.assume_background = assume_background
 
     def start(self, image_HWC: NDArray[np.uint8]) -> None:
         self.predictor.set_image(image_HWC)
@@ -90,33 +76,31 @@ def evaluate_interactive(
         UserError: neither dataset nor json, an unknown protocol, no such objects, or an image of another
             size than its annotations.
     """
-    if protocol not in PROTOCOLS:
-        raise UserError(f"protocol={protocol!r}: one of {', '.join(PROTOCOLS)}")
+    if protocol not in interactive.PROTOCOLS:
+        raise UserError(f"protocol={protocol!r}: one of {', '.join(interactive.PROTOCOLS)}")
     samples = detection_dataset(dataset or (), json_file, root, masks=True)
     least = _LEAST_PATCHES / predictor.model.backbone.net.num_patches
-    chosen = choose_objects(samples, least, _MOST_SHARE, max_objects, seed)
-    methods: dict[str, InteractiveMethod] = {"R-MAE": PredictorMethod(predictor)}
+    chosen = interactive.choose_objects(samples, least, _MOST_SHARE, max_objects, seed)
+    methods: dict[str, interactive.InteractiveMethod] = {"R-MAE": PredictorMethod(predictor)}
     if protocol == "clicks":
         methods["R-MAE, corners outside"] = PredictorMethod(predictor, assume_background=True)
-    methods["random walker"] = RandomWalker()
-    methods["FH segments"] = FHSegments()
-    methods["given patches only"] = GivenPatches()
+    methods["random walker"] = interactive.RandomWalker()
+    methods["FH segments"] = interactive.FHSegments()
+    methods["given patches only"] = interactive.GivenPatches()
     rows: dict[str, list[NDArray[np.float64]]] = {name: [] for name in methods}
     seconds = dict.fromkeys(methods, 0.0)
-    targets: list[Target] = []
+    targets = [target for own in chosen.values() for target in own]
     for i, own in chosen.items():
         image = read_photo(samples[i])
-        targets += own
         predictor.set_image(image)
         where = (predictor.grid, predictor.patch_size, COUNTS)
         for name, method in methods.items():
             begin = time.perf_counter()
             method.start(image)
-            rows[name].append(
-                patches_protocol(method, own, *where, seed)
-                if protocol == "patches"
-                else clicks_protocol(method, own, *where)
-            )
+            if protocol == "patches":
+                rows[name].append(interactive.patches_protocol(method, own, *where, seed))
+            else:
+                rows[name].append(interactive.clicks_protocol(method, own, *where))
             seconds[name] += time.perf_counter() - begin
     curves = {name: Curve(COUNTS, np.concatenate(values)) for name, values in rows.items()}
     report = {
@@ -133,22 +117,18 @@ def evaluate_interactive(
         },
         **(settings or {}),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
-        **summary(curves, targets),
+        **interactive.summary(curves, targets),
     }
     output.mkdir(parents=True, exist_ok=True)
     (output / f"interactive_{protocol}.json").write_text(json.dumps(report, indent=1))
+    units = {"clicks": "simulated clicks", "patches": "random patches with their true content"}
     draw_iou_curves(
-        {
-            name: (c.counts, c.mean.tolist(), c.standard_error.tolist())
-            for name, c in curves.items()
-        },
+        {n: (c.counts, c.mean.tolist(), c.standard_error.tolist()) for n, c in curves.items()},
         output / f"interactive_{protocol}.png",
         title=f"{Path(str(json_file or dataset)).name}: {len(targets)} objects in {len(chosen)} images",
-        unit="simulated clicks"
-        if protocol == "clicks"
-        else "random patches with their true content",
+        unit=units[protocol],
     )
-    return iou_table(curves, _TABLE)
+    return interactive.iou_table(curves, _TABLE)
 
 
 def read_photo(sample: dict[str, Any]) -> NDArray[np.uint8]:

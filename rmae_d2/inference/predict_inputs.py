@@ -3,7 +3,6 @@
 import os
 from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,7 +74,7 @@ def list_inputs(given: Sequence[str], image_root: str | None = None) -> list[Inp
 
 
 def check_apart(
-    output: str,
+    output: Path,
     given: Sequence[str],
     images: Sequence[InputImage],
     *,
@@ -83,24 +82,20 @@ def check_apart(
     labels: bool = False,
 ) -> None:
     """Refuses an output folder in which results would replace inputs or be taken for inputs later."""
-    files = [*given, *(image.path for image in images)]
     written = ["predictions.json", "images.json"]
-    if pictures:
-        written += [image.picture for image in images]
-    if labels:
-        written += [image.label_image for image in images]
-    if pictures or labels:
-        for folder in filter(os.path.isdir, given):
-            if Path(output).resolve().is_relative_to(Path(folder).resolve()):
-                raise UserError(
-                    f"--output {output} lies in --input {folder}: the images written would count as "
-                    "inputs of the next run; choose a folder outside of it"
-                )
-    inputs = {_real(path) for path in files}
-    for name in written:
-        if _real(os.path.join(output, name)) in inputs:
+    written += [image.picture for image in images] if pictures else []
+    written += [image.label_image for image in images] if labels else []
+    for folder in filter(os.path.isdir, given if pictures or labels else ()):
+        if output.resolve().is_relative_to(Path(folder).resolve()):
             raise UserError(
-                f"{os.path.join(output, name)} is an input and would be overwritten: choose another --output"
+                f"--output {output} lies in --input {folder}: the images written would count as inputs of "
+                "the next run; choose a folder outside of it"
+            )
+    inputs = {os.path.realpath(path) for path in (*given, *(image.path for image in images))}
+    for name in written:
+        if os.path.realpath(output / name) in inputs:
+            raise UserError(
+                f"{output / name} is an input and would be overwritten: choose another --output"
             )
 
 
@@ -146,14 +141,3 @@ def _relative_path(sample: dict[str, Any]) -> str:
         if not path.is_absolute() and ".." not in path.parts:
             return path.as_posix()
     return os.path.basename(sample["file_name"])
-
-
-def _real(path: str) -> str:
-    """The path without links in its folders, each of which is looked up once."""
-    folder, name = os.path.split(path)
-    return os.path.join(_real_folder(folder or os.curdir), name)
-
-
-@lru_cache(maxsize=4096)
-def _real_folder(folder: str) -> str:
-    return os.path.realpath(folder)

@@ -1,10 +1,9 @@
 """What prediction writes, by the key of a model's output."""
 
 import json
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,31 +24,8 @@ from ..visualization.semantic import draw_semantic
 from .predict_inputs import InputImage
 
 
-class PredictionOutput(Protocol):
-    """Takes one key of a model's outputs, image by image."""
-
-    def add(self, image: InputImage, value: Any) -> dict[str, Any]:
-        """Keeps the predictions of an image; what is to stand with it in ``images.json``."""
-
-    def draw(self, image_HWC: NDArray[np.uint8], value: Any) -> NDArray[np.uint8]:
-        """A picture of them: uint8 (H, W, 3) RGB."""
-
-    def close(self) -> None:
-        """Ends the files; what was added before stands in them."""
-
-    @property
-    def categories(self) -> list[dict[str, Any]]:
-        """The classes, as in a COCO json."""
-
-    @property
-    def summary(self) -> str:
-        """What was predicted, in one line."""
-
-
 class InstanceOutput:
-    """``predictions.json``: the detections of all images in COCO's results format.
-
-    Everything that the model returns is kept, whatever its score.
+    """``predictions.json``: the detections of all images in COCO's results format, whatever their score.
 
     Args:
         cfg: the model's config, for names and ids of the classes.
@@ -72,7 +48,7 @@ class InstanceOutput:
         self._file.write(b"[")
 
     def add(self, image: InputImage, value: Instances) -> dict[str, Any]:
-        """Keeps the detections of an image."""
+        """Keeps the detections of an image; what is to stand with it in ``images.json``."""
         if len(value):
             self._check_count(max(value.pred_classes.tolist()) + 1, exactly=False)
         for detection in instances_to_coco_json(value, image.image_id):
@@ -122,15 +98,12 @@ class SemanticOutput:
 
     Args:
         cfg: the model's config, for names and values of the classes.
-        score_threshold: of no meaning here.
 
     Raises:
         UserError: the dataset has another number of classes than the model, or is not known.
     """
 
-    def __init__(
-        self, cfg: DictConfig, model: nn.Module, folder: Path, score_threshold: float
-    ) -> None:
+    def __init__(self, cfg: DictConfig, model: nn.Module, folder: Path, _: float = 0.5) -> None:
         self._names, self._first = _semantic_classes_of(cfg)
         self._folder = folder
         self._images = 0
@@ -194,17 +167,14 @@ def _semantic_classes_of(cfg: DictConfig) -> tuple[tuple[str, ...], int]:
     found = []
     for split in ("test", "train"):
         data = dataset_node(cfg, split, semantic_dataset)
-        if data is not None:
-            names = data.get("names") or ()
-            images = data.get("images")
-        else:  # of Detectron2's own configs
-            data = OmegaConf.create({})
-            names = OmegaConf.select(cfg, f"dataloader.{split}.dataset.names") or ()
-            images = None
+        if data is None:  # of Detectron2's own configs
+            names = OmegaConf.select(cfg, f"dataloader.{split}.dataset.names")
+            data = OmegaConf.create({"names": names})
+        names, images = data.get("names") or (), data.get("images")
         if not names and images is None:
             continue
+        shifted = bool(data.get("zero_is_ignored"))
         try:
-            shifted = bool(data.get("zero_is_ignored"))
             classes = semantic_classes(names, images, data.get("num_classes"), shifted)
             if wanted in (None, len(classes)):
                 return classes, first_label(names, images, shifted)
@@ -223,28 +193,21 @@ def writes_labels(cfg: DictConfig) -> bool:
     return "sem_seg_head" in model and "roi_heads" not in model
 
 
-def without_logits(cfg: DictConfig) -> None:
-    """Makes the config's model, where it can, give classes in place of scores.
-
-    Scores of a large image are gigabytes: 150 of them a pixel. The classes are the same.
-    """
-    if writes_labels(cfg) and cfg.model.get("output") == "logits":
-        cfg.model.output = "labels"
-
+Output = InstanceOutput | SemanticOutput
 
 #: By output key; where a model gives several, the first of these counts.
-OUTPUTS: dict[str, Callable[[DictConfig, nn.Module, Path, float], PredictionOutput]] = {
+OUTPUTS: dict[str, type[Output]] = {
     "instances": InstanceOutput,
     "sem_seg_labels": SemanticOutput,
     "sem_seg": SemanticOutput,
 }
 
 
-def output_key(output: dict[str, Any]) -> str:
-    """The key of a model's output that is written."""
-    for key in OUTPUTS:
+def output_of(output: dict[str, Any]) -> tuple[str, type[Output]]:
+    """The key of a model's output that is written, and what writes it."""
+    for key, kind in OUTPUTS.items():
         if key in output:
-            return key
+            return key, kind
     raise UserError(
         f"the model gives {', '.join(output) or 'nothing'}; prediction knows {', '.join(OUTPUTS)}: is this "
         "the config of a detector or of semantic segmentation?"

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from ..checkpoint import load_pretrained
 from ..errors import ImageSizeError, UserError
 from ..modeling import RMAE
-from .device import pick_device
+from .finished_run import pick_device
 
 
 class Predictor:
@@ -44,10 +44,6 @@ class Predictor:
     def __init__(self, cfg: DictConfig, weights: str | Mapping[str, Any]) -> None:
         self.augmentations, self.image_format = _preparation(cfg)
         self.device = pick_device(OmegaConf.select(cfg, "train.device", default="auto"))
-        if self.device.type == "cuda" and not torch.cuda.is_available():
-            raise UserError(
-                f"train.device={cfg.train.device}: there is no GPU that torch can use; train.device=cpu"
-            )
         self.model = instantiate(cfg.model)
         if isinstance(self.model, RMAE):
             raise UserError(

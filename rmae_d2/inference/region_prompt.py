@@ -62,9 +62,8 @@ class RegionPrediction:
         masks: bool (K, H, W), probability above the threshold.
         probabilities: float32 (K, H, W). Visible patches are as given, hidden ones the sigmoid of the
             region branch's logits, all resized to the image bilinearly.
-        scores: float32 (K,) in [0, 1], how sure the model is of its mask: the expected intersection over
-            the expected union of the mask and a region drawn from the probabilities, pixel by pixel.
-            Not a learned IoU: it is as good as the probabilities are calibrated.
+        scores: float32 (K,) in [0, 1], see :func:`.mask_confidence`. Not a learned IoU: it is as good as
+            the probabilities are calibrated.
     """
 
     masks: NDArray[np.bool_]
@@ -80,10 +79,9 @@ class RegionPromptPredictor:
         prompt = predictor.prompt(points=[(320, 200), (40, 40)], labels=[1, 0])
         mask = predictor.predict([prompt]).masks[0]
 
-    The pixel encoder runs once an image; a prediction runs only the region branch, all prompts in one pass
-    for each number of visible patches. A prompt's result does not depend on the others (but for the last
-    digits): each is a batch entry of its own with one region. A prompt without visible patches asks for
-    nothing and gets probability 0 everywhere.
+    The pixel encoder runs once an image; a prediction runs only the region branch. A prompt's result does
+    not depend on the others (but for the last digits). A prompt without visible patches asks for nothing and
+    gets probability 0 everywhere.
 
     Pre-training shows the region branch 25 % of the patches, with exact content, at random places, and the
     pixel encoder the same 25 %. A few clicks are far from that: a clicked patch is taken to lie wholly in
@@ -107,7 +105,7 @@ class RegionPromptPredictor:
         max_patches: of the grid over the whole image, unless ``resize``; never less than the model's.
 
     Attributes:
-        embedding: the image that was set, or None.
+        embedding: the image that was set, or None; of it are image_size, grid and hidden.
 
     Raises:
         UserError: a model without region branch, or one that cannot do this; an unknown resolution; a
@@ -163,22 +161,18 @@ class RegionPromptPredictor:
 
     @property
     def patch_size(self) -> int:
-        """P."""
         return self.model.patch_size
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(H, W) of the image that was set."""
         return self._image().image_size
 
     @property
     def grid(self) -> tuple[int, int]:
-        """(Gh, Gw), patches over the image that was set."""
         return self._image().grid
 
     @property
     def hidden(self) -> NDArray[np.bool_]:
-        """Bool (Gh, Gw), pixel patches that the encoder was not shown."""
         return self._image().hidden
 
     def set_image(self, image_HWC: NDArray[np.uint8]) -> None:
@@ -200,8 +194,7 @@ class RegionPromptPredictor:
             mask_ratio, seed: instead of the predictor's own.
 
         Raises:
-            UserError: something else than such an array.
-            UserError: a ratio out of range.
+            UserError: something else than such an array, or a ratio out of range.
         """
         channels = self.model.backbone.net.in_chans
         if image_HWC.dtype != np.uint8 or image_HWC.ndim != 3 or image_HWC.shape[2] != channels:
@@ -247,17 +240,23 @@ class RegionPromptPredictor:
             UserError: no image; points, patches or a box outside the image; lengths that differ.
         """
         image = self._image(embedding)
-        known = label_patches(
-            image.grid,
-            image.image_size,
-            points=points,
-            labels=labels,
-            box=box,
-            scribble=scribble,
-            patches=patches,
-            negative_patches=negative_patches,
-        )
-        P = self.patch_size
+        grid, size, P = image.grid, image.image_size, self.patch_size
+        known = np.full(grid, UNKNOWN, np.int8)
+        if box is not None:
+            _mark_box(known, np.asarray(box, np.float64), size)
+        if scribble is not None:
+            line = _pairs(scribble, "scribble", "(x, y) points")
+            _check_inside(line, size)
+            known[tuple(patches_of(_sampled(line, grid, size), grid, size).T)] = INSIDE
+        if patches is not None:
+            known[tuple(_checked_patches(patches, "patches", grid).T)] = INSIDE
+        if negative_patches is not None:
+            chosen = _checked_patches(negative_patches, "negative_patches", grid)
+            known[tuple(chosen.T)] = OUTSIDE
+        if points is not None:
+            _mark_points(known, points, labels, size)
+        elif labels is not None:
+            raise UserError("labels are given without points")
         prompt = RegionPrompt(known >= 0, (known == 1).repeat(P, axis=0).repeat(P, axis=1))
         return prompt.with_background() if assume_background else prompt
 
@@ -279,7 +278,14 @@ class RegionPromptPredictor:
             UserError: no image, or a prompt made for another grid.
         """
         image = self._image(embedding)
-        self._check_prompts(prompts, image)
+        (Gh, Gw), P = image.grid, self.patch_size
+        for k, prompt in enumerate(prompts):
+            shapes = (prompt.visible.shape, prompt.region.shape)
+            if shapes != ((Gh, Gw), (Gh * P, Gw * P)):
+                raise UserError(
+                    f"prompt {k} has visible {shapes[0]} and region {shapes[1]}, this image's grid is "
+                    f"{(Gh, Gw)} patches of {P}: prompts of one image do not serve another"
+                )
         if not prompts:
             empty = np.zeros((0, *image.image_size), np.float32)
             return RegionPrediction(empty > 0, empty, np.zeros(0, np.float32))
@@ -307,16 +313,6 @@ class RegionPromptPredictor:
             raise UserError("no image: call set_image, or give the embedding of one")
         return embedding
 
-    def _check_prompts(self, prompts: Sequence[RegionPrompt], image: ImageEmbedding) -> None:
-        (Gh, Gw), P = image.grid, self.patch_size
-        for k, prompt in enumerate(prompts):
-            shapes = (prompt.visible.shape, prompt.region.shape)
-            if shapes != ((Gh, Gw), (Gh * P, Gw * P)):
-                raise UserError(
-                    f"prompt {k} has visible {shapes[0]} and region {shapes[1]}, this image's grid is "
-                    f"{(Gh, Gw)} patches of {P}: prompts of one image do not serve another"
-                )
-
 
 def _check_ratio(ratio: float) -> None:
     if not 0 <= ratio <= 0.95:
@@ -342,44 +338,7 @@ def _check_model(model: RMAE) -> None:
 
 
 UNKNOWN, OUTSIDE, INSIDE = -1, 0, 1
-
-
-def label_patches(
-    grid: tuple[int, int],
-    image_size: tuple[int, int],
-    *,
-    points: ArrayLike | None = None,
-    labels: ArrayLike | None = None,
-    box: ArrayLike | None = None,
-    scribble: ArrayLike | None = None,
-    patches: ArrayLike | None = None,
-    negative_patches: ArrayLike | None = None,
-) -> NDArray[np.int8]:
-    """What is known of each patch; arguments as of :meth:`rmae_d2.engine.RegionPromptPredictor.prompt`.
-
-    Returns:
-        (Gh, Gw): 1 inside the region, 0 outside, -1 unknown.
-    """
-    known = np.full(grid, UNKNOWN, np.int8)
-    if box is not None:
-        _mark_box(known, np.asarray(box, np.float64), image_size)
-    if scribble is not None:
-        line = _pairs(scribble, "scribble", "(x, y) points")
-        _check_inside(line, image_size)
-        for row, column in patches_of(_sampled(line, grid, image_size), grid, image_size):
-            known[row, column] = INSIDE
-    for chosen, name, value in (
-        (patches, "patches", INSIDE),
-        (negative_patches, "negative_patches", OUTSIDE),
-    ):
-        if chosen is not None:
-            for row, column in _checked_patches(chosen, name, grid):
-                known[row, column] = value
-    if points is not None:
-        _mark_points(known, points, labels, image_size)
-    elif labels is not None:
-        raise UserError("labels are given without points")
-    return known
+Labels = NDArray[np.int8]
 
 
 def patches_of(
@@ -393,10 +352,7 @@ def patches_of(
 
 
 def _mark_points(
-    known: NDArray[np.int8],
-    points: ArrayLike,
-    labels: ArrayLike | None,
-    image_size: tuple[int, int],
+    known: Labels, points: ArrayLike, labels: ArrayLike | None, image_size: tuple[int, int]
 ) -> None:
     places = _pairs(points, "points", "(x, y)")
     _check_inside(places, image_size)
@@ -410,9 +366,7 @@ def _mark_points(
         known[row, column] = INSIDE if value else OUTSIDE
 
 
-def _mark_box(
-    known: NDArray[np.int8], box: NDArray[np.float64], image_size: tuple[int, int]
-) -> None:
+def _mark_box(known: Labels, box: NDArray[np.float64], image_size: tuple[int, int]) -> None:
     (Gh, Gw), (H, W) = known.shape, image_size
     if box.shape != (4,) or not np.isfinite(box).all():
         raise UserError(f"a box is (x0, y0, x1, y1) in pixels, not {box.tolist()}")

@@ -43,7 +43,6 @@ class View:
     ids_visible: Tensor
 
     def of(self, grid_of_values: Tensor) -> Tensor:
-        """The view's patches: (..., Gh, Gw, X) -> (..., L, X) in raster order."""
         return _part(grid_of_values, self.top, self.left, self.grid)
 
 
@@ -74,7 +73,7 @@ def embed_views(
     seed: int,
     max_patches: int,
 ) -> ImageEmbedding:
-    """Encodes an image's pixels; see :class:`~rmae_d2.engine.RegionPromptPredictor` for the arguments."""
+    """Encodes an image's pixels; see :class:`.RegionPromptPredictor` for the arguments."""
     net, branch = model.backbone.net, model.region_branch
     assert branch is not None
     grid = view_grid = net.grid
@@ -101,8 +100,8 @@ def embed_views(
 def near_grid(size: tuple[int, int], patch_size: int, least: int, most: int) -> Grid:
     """A grid of the image's shape whose number of patches is its own, kept between two bounds.
 
-    An image of fewer patches than ``least`` is enlarged, one of more than ``most`` reduced. ``most`` is
-    never exceeded; a very long image may have less than ``least``, for a side is at least one patch.
+    ``most`` is never exceeded; a very long image may have less than ``least``, for a side is at least one
+    patch.
     """
     rows, columns = size[0] / patch_size, size[1] / patch_size
     scale = math.sqrt(min(max(rows * columns, least), most) / (rows * columns))
@@ -156,9 +155,9 @@ def _patches(model: RMAE, image_HWC: NDArray[np.uint8], grid: Grid) -> Tensor:
 
 
 def _part(grid_of_values: Tensor, top: int, left: int, grid: Grid) -> Tensor:
+    """(..., Gh, Gw, X) -> (..., L, X), a view's patches in raster order."""
     rows, columns = grid
-    part = grid_of_values[..., top : top + rows, left : left + columns, :]
-    return part.flatten(-3, -2)
+    return grid_of_values[..., top : top + rows, left : left + columns, :].flatten(-3, -2)
 
 
 def _encode(net: MaskedViT, patches: Tensor, hidden: Tensor, top: int, left: int) -> View:
@@ -200,8 +199,6 @@ def complete_regions(
     see foreground of the region; without any visible patch, none does.
 
     Args:
-        image: encoded.
-        patch_size: P.
         visible: bool (K, Gh, Gw).
         region: float 0 or 1, (K, Gh*P, Gw*P).
 

@@ -77,11 +77,10 @@ def draw_chart(
     """
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=size)
-        # Room for the numbers; to have it computed takes as long as the rest.
-        left, right, bottom, top = (
-            inches / size[i // 2] for i, inches in enumerate((0.55, 0.1, 0.42, 0.08))
-        )
-        figure.subplots_adjust(left=left, right=1 - right, bottom=bottom, top=1 - top)
+        # Room for the numbers, in inches; to have it computed takes as long as the rest.
+        (width, height) = size
+        room = {"left": 0.55 / width, "right": 1 - 0.1 / width}
+        figure.subplots_adjust(**room, bottom=0.42 / height, top=1 - 0.08 / height)
         figure.patch.set_alpha(0)
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
@@ -124,17 +123,8 @@ def _draw(axes: matplotlib.axes.Axes, curve: Curve, index: int) -> None:
     x, mean, low, high = zip(*thin(curve.points), strict=True)
     colour = _LINES[index % NUM_COLOURS]
     dashes = "-" if index < NUM_COLOURS else "--"
-    few = len(x) <= 30
-    axes.plot(
-        x,
-        mean,
-        dashes,
-        color=colour,
-        label=curve.label,
-        linewidth=1.4,
-        marker="o" * few,
-        markersize=3,
-    )
+    dots: Any = {"marker": "o" if len(x) <= 30 else "", "markersize": 3}
+    axes.plot(x, mean, dashes, color=colour, label=curve.label, linewidth=1.4, **dots)
     if len(x) < len(curve.points):
         axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
 

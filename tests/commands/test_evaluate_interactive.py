@@ -8,9 +8,6 @@ import torch
 from PIL import Image
 
 from rmae_d2.config import apply_overrides, get_config, save_config
-from rmae_d2.errors import UserError
-from rmae_d2.inference import RegionPromptPredictor
-from rmae_d2.inference.interactive_evaluation import evaluate_interactive, read_photo
 
 COMMAND = "evaluate-interactive"
 SIZES = {"img_size": 64, "patch_size": 16, "embed_dim": 32, "depth": 1, "num_heads": 4}
@@ -61,32 +58,6 @@ def test_a_curve_and_its_picture(cli, run, tmp_path):
     assert curves["R-MAE"][16] >= curves["given patches only"][16]
     picture = np.asarray(Image.open(tmp_path / "new/curves/interactive_patches.png"))
     assert picture.shape[0] > 300 and picture[..., :3].std() > 10
-
-
-def test_clicks_are_the_same_every_time(run, tmp_path):
-    reports = []
-    for name in ("a", "b"):
-        predictor = RegionPromptPredictor.from_files(run / "model.pth", device="cpu")
-        evaluate_interactive(
-            predictor,
-            tmp_path / name,
-            json_file=str(run / "things.json"),
-            root=str(run),
-            protocol="clicks",
-            max_objects=2,
-        )
-        report = json.loads((tmp_path / name / "interactive_clicks.json").read_text())
-        report.pop("seconds")
-        reports.append(report)
-    assert reports[0] == reports[1]
-    assert "R-MAE, corners outside" in reports[0]["methods"]
-
-
-def test_a_photo_of_another_size_than_its_masks(run):
-    # The loader looks at some photos only.
-    sample = {"file_name": str(run / "0.png"), "height": 61, "width": 80}
-    with pytest.raises(UserError, match="has 60 x 80 pixels"):
-        read_photo(sample)
 
 
 def test_one_line_for_what_is_wrong(cli, run, tmp_path):

@@ -64,7 +64,6 @@ def test_names_without_their_json_stand_with_class_numbers(small, register, capl
     ("cfg", "says"),
     [
         ({}, "does not say which classes"),
-        ({"dataloader": {"test": None, "evaluator": [1]}}, "does not say which"),
         (config(names="coco_2018"), "'coco_2018'"),
         (config(json="/no/own.json"), "/no/own.json"),
     ],

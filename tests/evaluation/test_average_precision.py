@@ -20,7 +20,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from rmae_d2.evaluation import DetectionEvaluator
-from rmae_d2.evaluation.average_precision import curves_of
+from rmae_d2.evaluation.average_precision import best_of_each_image, curves_of
 
 STATS = [
     *("AP", "AP50", "AP75", "APs", "APm", "APl"),
@@ -247,3 +247,11 @@ def test_curves_are_pycocotools_on_anything(world):
         evaluation.accumulate()
     np.testing.assert_allclose(found.precision, evaluation.eval["precision"][..., -1], atol=1e-9)
     np.testing.assert_allclose(found.recall, evaluation.eval["recall"], atol=1e-9)
+
+
+def test_the_limit_takes_the_best_of_each_image():
+    results = [
+        {"image_id": i % 2, "score": s} for i, s in enumerate([0.1, 0.5, 0.3, 0.5, 0.2, 0.9])
+    ]
+    assert best_of_each_image(results, 2) == [results[i] for i in (2, 4, 5, 1)]
+    assert best_of_each_image(results, 3) == [results[i] for i in (2, 4, 0, 5, 1, 3)]
