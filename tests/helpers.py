@@ -1,6 +1,7 @@
 """What test files share: the checkout, and small real runs over a dozen photos."""
 
 import argparse
+import json
 import logging
 import os
 import signal
@@ -64,6 +65,37 @@ def region_samples(count: int = 2, size=(32, 32), regions: int = 3) -> list[dict
         }
         for i in range(count)
     ]
+
+
+def save_run(folder: Path, *overrides: str) -> Path:
+    """Writes config.yaml and model_final.pth of a tiny R-MAE with random weights; the latter's path."""
+    from rmae_d2.config import apply_overrides, get_config, save_config
+
+    cfg = apply_overrides(get_config("demo/rmae_tiny_scenes.py"), [*TINY, *overrides])
+    save_config(cfg, folder / "config.yaml")
+    return Path(save_random(cfg, folder / "model_final.pth"))
+
+
+def write_coco(folder: Path, boxes) -> Path:
+    """Photos a.png, b.png and c.png, 120 x 160 pixels, and labels.json with (image, x, y, width, height)."""
+    from PIL import Image
+    from skimage import data
+
+    for name, photo in (("a", data.astronaut()), ("b", data.coffee()), ("c", data.chelsea())):
+        Image.fromarray(photo[:120, :160]).save(folder / f"{name}.png")
+    annotations = [
+        {"id": i, "image_id": image, "category_id": 1, "bbox": [x, y, w, h], "area": w * h}
+        | {"segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]], "iscrowd": 0}
+        for i, (image, x, y, w, h) in enumerate(boxes)
+    ]
+    images = [
+        {"id": i, "file_name": f"{name}.png", "height": 120, "width": 160}
+        for i, name in enumerate("abc")
+    ]
+    content = {"images": images, "annotations": annotations}
+    content["categories"] = [{"id": 1, "name": "thing"}]
+    (folder / "labels.json").write_text(json.dumps(content))
+    return folder
 
 
 DETECTOR = "demo/vitdet_tiny_coco.py"

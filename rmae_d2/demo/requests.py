@@ -118,18 +118,12 @@ class Marks:
 
 @dataclass(frozen=True)
 class Query:
-    """Regions to predict.
-
-    Attributes:
-        threshold: probability from which on a pixel belongs to the mask.
-        chosen: the region to write, an index of ``regions``; None for all.
-        name: of the image's file, as the user's machine calls it; only ever repeated.
-    """
+    """Regions to predict."""
 
     regions: tuple[Marks, ...]
-    threshold: float
-    chosen: int | None
-    name: str
+    threshold: float  # probability from which on a pixel belongs to the mask
+    chosen: int | None  # the region to write, an index of regions; None for all
+    name: str  # of the image's file, as the user's machine calls it; only ever repeated
 
 
 def parse_query(body: bytes, grid: tuple[int, int], max_regions: int) -> Query:
@@ -145,55 +139,54 @@ def parse_query(body: bytes, grid: tuple[int, int], max_regions: int) -> Query:
     except (ValueError, RecursionError):
         raise RefusedError(400, "The request is not JSON.") from None
     fields = _object(decoded, "the request", {"regions", "threshold", "chosen", "name"})
-    given = fields.get("regions")
-    if not isinstance(given, list) or not 1 <= len(given) <= max_regions:
-        raise RefusedError(422, f"regions must be a list of 1 to {max_regions} regions.")
+    given: Any = fields.get("regions")
+    several = isinstance(given, list) and 1 <= len(given) <= max_regions
+    _need(several, f"regions must be a list of 1 to {max_regions} regions.")
     regions = tuple(_marks(region, number, grid) for number, region in enumerate(given, 1))
     threshold = fields.get("threshold", 0.5)
-    number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
-    if not number or not 0 < threshold < 1:  # nan neither
-        raise RefusedError(422, "threshold must be a number between 0 and 1.")
-    chosen = fields.get("chosen")
-    if chosen is not None and not (type(chosen) is int and 0 <= chosen < len(regions)):
-        text = f"chosen must be null or the index of one of the {len(regions)} regions."
-        raise RefusedError(422, text)
+    number = type(threshold) in (int, float) and 0 < threshold < 1  # nan neither
+    _need(number, "threshold must be a number between 0 and 1.")
+    chosen, last = fields.get("chosen"), len(regions) - 1
+    known = chosen is None or (type(chosen) is int and 0 <= chosen <= last)
+    _need(known, f"chosen must be null or an index of regions, 0 to {last}.")
     name = fields.get("name", "")
-    if not isinstance(name, str) or len(name) > MAX_NAME:
-        raise RefusedError(422, f"name must be a text of at most {MAX_NAME} characters.")
+    short = isinstance(name, str) and len(name) <= MAX_NAME
+    _need(short, f"name must be a text of at most {MAX_NAME} characters.")
     return Query(regions, float(threshold), chosen, name)
 
 
+def _need(fulfilled: bool, text: str, status: int = 422) -> None:
+    if not fulfilled:
+        raise RefusedError(status, text)
+
+
 def _object(value: Any, what: str, known: set[str]) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise RefusedError(400, f"{what} must be a JSON object.")
-    if unknown := sorted(value.keys() - known):
-        raise RefusedError(422, f"{what} has an unknown field {unknown[0][:40]!r}.")
+    _need(isinstance(value, dict), f"{what} must be a JSON object.", 400)
+    unknown = sorted(value.keys() - known)
+    _need(not unknown, f"{what} has an unknown field {''.join(unknown[:1])[:40]!r}.")
     return value
 
 
 def _marks(value: Any, number: int, grid: tuple[int, int]) -> Marks:
-    fields = _object(value, f"region {number}", {"positive", "negative"})
+    what = f"region {number}"
+    fields = _object(value, what, {"positive", "negative"})
     positive, negative = (
-        _patches(fields.get(name, []), f"region {number}, {name}", grid)
-        for name in ("positive", "negative")
+        _patches(fields.get(name, []), f"{what}, {name}", grid) for name in ("positive", "negative")
     )
-    if not positive:
-        raise RefusedError(422, f"region {number}: mark at least one patch as part of it.")
-    if both := set(positive) & set(negative):
-        raise RefusedError(422, f"region {number}: patch {min(both)} is both part and not part.")
+    _need(bool(positive), f"{what}: mark at least one patch as part of it.")
+    both = set(positive) & set(negative)
+    _need(not both, f"{what}: patch {min(both, default=())} is both part and not part.")
     return Marks(positive, negative)
 
 
 def _patches(value: Any, what: str, grid: tuple[int, int]) -> tuple[Patch, ...]:
-    if not isinstance(value, list) or len(value) > grid[0] * grid[1]:
-        raise RefusedError(422, f"{what} must be a list of at most {grid[0] * grid[1]} patches.")
-    patches = []
+    most = grid[0] * grid[1]
+    few = isinstance(value, list) and len(value) <= most
+    _need(few, f"{what} must be a list of at most {most} patches.")
     for item in value:
-        ok = isinstance(item, list) and len(item) == 2 and all(type(x) is int for x in item)
-        if not ok or not (0 <= item[0] < grid[0] and 0 <= item[1] < grid[1]):
-            known = f"a patch is [row, column] below [{grid[0]}, {grid[1]}]"
-            raise RefusedError(422, f"{what}: {known}, not {json.dumps(item)[:40]}.")
-        patches.append((item[0], item[1]))
-    if len(set(patches)) < len(patches):
-        raise RefusedError(422, f"{what}: a patch is there twice.")
-    return tuple(patches)
+        pair = isinstance(item, list) and [type(x) for x in item] == [int, int]
+        inside = pair and 0 <= item[0] < grid[0] and 0 <= item[1] < grid[1]
+        known = f"{what}: a patch is [row, column] below {list(grid)}"
+        _need(inside, f"{known}, not {json.dumps(item)[:40]}.")
+    _need(len({*map(tuple, value)}) == len(value), f"{what}: a patch is there twice.")
+    return tuple((row, column) for row, column in value)

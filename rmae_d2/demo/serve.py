@@ -71,7 +71,11 @@ def run_demo(
 
 def names_of(host: str) -> tuple[str, ...]:
     """The names under which browsers may reach the server; any, with a warning, where others can."""
-    if _is_loopback(host):
+    try:
+        ours = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        ours = host == "localhost"
+    if ours:
         return "localhost", "127.0.0.1", "[::1]", host
     print(
         f"warning: --host {host}: everybody who reaches this machine can open images and use its "
@@ -79,13 +83,6 @@ def names_of(host: str) -> tuple[str, ...]:
         file=sys.stderr,
     )
     return ("*",)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -14,7 +14,7 @@ import asyncio
 import gzip
 import json
 import mimetypes
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -160,32 +160,13 @@ class Demo:
         headers = {"Content-Encoding": "gzip"}
         return Response(body, media_type="application/octet-stream", headers=headers)
 
-    async def mask(self, request: Request) -> Response:
+    async def file(self, request: Request) -> Response:
         image, query = await self._query(request)
-        if query.chosen is None:
-            raise RefusedError(422, "chosen must name the region of the mask.")
-        return await self._file(image, query, lambda found: sessions.mask_png(next(found)))
-
-    async def labels(self, request: Request) -> Response:
-        image, query = await self._query(request)
-        write = partial(sessions.label_png, size=image.embedding.image_size)
-        return await self._file(image, query, write)
-
-    async def regions(self, request: Request) -> Response:
-        image, query = await self._query(request)
-        size = image.embedding.image_size
-        write = partial(sessions.coco_json, name=query.name, size=size, threshold=query.threshold)
-        return await self._file(image, query, write, "application/json")
-
-    async def _file(
-        self,
-        image: OpenImage,
-        query: Query,
-        write: Callable[[Iterator[RegionPrediction]], bytes],
-        media_type: str = "image/png",
-    ) -> Response:
+        name = request.url.path.rpartition("/")[2]
         found = sessions.full_size(self.predictor, image, query)
-        return Response(await self._run(self._model_thread, write, found), media_type=media_type)
+        arguments = (found, image.embedding.image_size, query)
+        body = await self._run(self._model_thread, sessions.FILES[name], *arguments)
+        return Response(body, media_type=mimetypes.guess_type(name)[0])
 
     async def _query(self, request: Request) -> tuple[OpenImage, Query]:
         body = await _read(request, MAX_BYTES)
@@ -195,9 +176,8 @@ class Demo:
     async def _run(self, threads: ThreadPoolExecutor, work: Callable[..., T], *given: Any) -> T:
         """Work away from the event loop, so that the server goes on answering others."""
         if self._waiting >= _MOST_WAITING:
-            raise RefusedError(
-                503, "The server is busy with other users: try again in a moment.", "busy"
-            )
+            text = "The server is busy with other users: try again in a moment."
+            raise RefusedError(503, text, "busy")
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(threads, work, *given)
@@ -253,9 +233,7 @@ def build_app(
         Route("/api/examples/{number:int}/thumbnail", demo.thumbnail),
         Route("/api/images", demo.open, methods=["POST"]),
         Route(f"{key}/predict", demo.predict, methods=["POST"]),
-        Route(f"{key}/mask.png", demo.mask, methods=["POST"]),
-        Route(f"{key}/labels.png", demo.labels, methods=["POST"]),
-        Route(f"{key}/regions.json", demo.regions, methods=["POST"]),
+        *(Route(f"{key}/{name}", demo.file, methods=["POST"]) for name in sessions.FILES),
         Mount("/", StaticFiles(directory=PAGE, html=True)),
     ]
     own_names: Any = {"allowed_hosts": list(allowed_hosts), "www_redirect": False}

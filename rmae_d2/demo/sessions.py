@@ -4,7 +4,7 @@ import io
 import json
 import secrets
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,9 +24,7 @@ DISPLAY_SIDE = 768
 class OpenImage:
     """An encoded image of one user. Its pixels are not kept."""
 
-    key: (
-        str  # names it in requests and can't be guessed, so that nobody reaches another one's image
-    )
+    key: str  # names it in requests; none can guess it, so none reaches another's image
     embedding: ImageEmbedding
 
     @property
@@ -103,35 +101,35 @@ def describe_model(predictor: RegionPromptPredictor) -> str:
     return f"{text}: a small demo model, so expect rough masks." if millions < 20 else f"{text}."
 
 
-def mask_png(prediction: RegionPrediction) -> bytes:
-    """One region: 255 in the mask, 0 elsewhere, at the image's size."""
-    return _png(prediction.masks[0].astype(np.uint8) * np.uint8(255))
+def mask_png(found: Iterator[RegionPrediction], size: tuple[int, int], query: Query) -> bytes:
+    """The chosen region: 255 in the mask, 0 elsewhere."""
+    if query.chosen is None:
+        raise RefusedError(422, "chosen must name the region of the mask.")
+    return _png(next(found).masks[0].astype(np.uint8) * np.uint8(255))
 
 
-def label_png(predictions: Iterable[RegionPrediction], size: tuple[int, int]) -> bytes:
+def label_png(found: Iterator[RegionPrediction], size: tuple[int, int], query: Query) -> bytes:
     """All regions in one image: 1 for the first, 2 for the second ..., 0 for none.
 
     Where masks overlap, the region of the higher probability has the pixel.
     """
     labels = np.zeros(size, np.uint8)
     highest = np.zeros(size, np.float32)
-    for number, prediction in enumerate(predictions, 1):
+    for number, prediction in enumerate(found, 1):
         wins = prediction.masks[0] & (prediction.probabilities[0] > highest)
         labels[wins] = number
         highest[wins] = prediction.probabilities[0][wins]
     return _png(labels)
 
 
-def coco_json(
-    predictions: Iterable[RegionPrediction], *, name: str, size: tuple[int, int], threshold: float
-) -> bytes:
+def coco_json(found: Iterator[RegionPrediction], size: tuple[int, int], query: Query) -> bytes:
     """Regions as a data set in COCO's format that ``pycocotools.coco.COCO`` opens.
 
     Segmentations are compressed run lengths. Beside COCO's own keys each annotation has its ``score``, see
     :class:`~rmae_d2.inference.region_prompt.RegionPrediction`.
     """
     annotations = []
-    for number, prediction in enumerate(predictions, 1):
+    for number, prediction in enumerate(found, 1):
         rle = mask_util.encode(np.asfortranarray(prediction.masks[0].astype(np.uint8)))
         annotation = {
             "id": number,
@@ -145,12 +143,19 @@ def coco_json(
         }
         annotations.append(annotation)
     content = {
-        "info": {"description": "regions predicted by R-MAE (rmae_d2)", "threshold": threshold},
-        "images": [{"id": 1, "file_name": name, "height": size[0], "width": size[1]}],
+        "info": {
+            "description": "regions predicted by R-MAE (rmae_d2)",
+            "threshold": query.threshold,
+        },
+        "images": [{"id": 1, "file_name": query.name, "height": size[0], "width": size[1]}],
         "categories": [{"id": 1, "name": "region"}],
         "annotations": annotations,
     }
     return json.dumps(content, indent=1).encode()
+
+
+#: What makes a file of an image's predictions, their size (H, W) and what was asked.
+FILES = {"mask.png": mask_png, "labels.png": label_png, "regions.json": coco_json}
 
 
 def _png(values: NDArray[np.uint8]) -> bytes:

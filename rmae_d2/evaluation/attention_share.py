@@ -75,7 +75,7 @@ class AttentionShare:
         covers_KL = coverage_KGG.reshape(len(coverage_KGG), -1)
         if attention_LL.shape != (covers_KL.shape[1],) * 2:
             raise UserError(
-                f"attention of shape {attention_LL.shape} for a grid of {grid[0]}x{grid[1]} patches"
+                f"attention of shape {attention_LL.shape} for {grid[0]}x{grid[1]} patches"
             )
         attention = attention_LL / attention_LL.sum(axis=1, keepdims=True)
         on_instance_LK = attention @ covers_KL.T
@@ -165,12 +165,7 @@ class AttentionShare:
 def patch_cover(masks_KHW: Bools, grid: tuple[int, int]) -> Floats:
     """The share of each patch's area that masks cover, where a grid is laid over the whole image.
 
-    Pixels that lie in several patches count by their parts, so the mean over the patches is that over the
-    pixels.
-
-    Args:
-        masks_KHW: of K instances, of any size.
-        grid: (Gh, Gw).
+    Pixels that lie in several patches count by their parts.
 
     Returns:
         float64 (K, Gh, Gw) in [0, 1].

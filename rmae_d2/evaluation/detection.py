@@ -42,9 +42,8 @@ class DetectionEvaluator(DatasetEvaluator):
     have AR@1, AR@10 and each class's AP too; LVIS's have APr, APc, APf (rare, common and frequent classes),
     while those of its 1203 classes are in the csv file only.
 
-    It differs from Detectron2's in what it checks and says (see `GroundTruth` and `collect_results`), in
-    that a model which detects nothing has AP 0 rather than nan, in AR among the results, and in that the
-    class numbers of a json are known before its loader has run.
+    Unlike with Detectron2's, a model that detects nothing has AP 0 rather than nan, AR is among the results,
+    and the class numbers of a json are known before its loader has run.
 
     Args:
         dataset_name: a registered dataset; one without ``json_file`` is converted to COCO's format.
@@ -56,7 +55,6 @@ class DetectionEvaluator(DatasetEvaluator):
             and which are not annotated exhaustively.
         max_dets_per_image: detections per image that count, by COCO's rules for each category. Default:
             COCO's 100, LVIS's 300.
-        allow_cached_coco: take the converted json of an earlier run. Off: the dataset may have changed.
         json: own data, as `detection_dataset` takes them; the name is then of no meaning.
 
     Raises:
@@ -74,7 +72,6 @@ class DetectionEvaluator(DatasetEvaluator):
         *,
         rules: str = "coco",
         max_dets_per_image: int | None = None,
-        allow_cached_coco: bool = False,
         json: str | None = None,
     ) -> None:
         if rules not in LIMITS:
@@ -94,13 +91,7 @@ class DetectionEvaluator(DatasetEvaluator):
         if most < 1:
             raise UserError(f"max_dets_per_image={most} must be at least 1")
         self._limits = [limit for limit in lower if limit < most] + [most]
-        self._truth = load_ground_truth(
-            dataset_name,
-            output_dir,
-            json=json,
-            lvis=rules == "lvis",
-            allow_cached=allow_cached_coco,
-        )
+        self._truth = load_ground_truth(dataset_name, output_dir, json=json, lvis=rules == "lvis")
         self.reset()
 
     def reset(self) -> None:
@@ -120,11 +111,8 @@ class DetectionEvaluator(DatasetEvaluator):
             detections = instances_to_coco_json(instances, sample["image_id"])
             self._predictions.append((sample["image_id"], detections))
 
-    def evaluate(self, img_ids: Sequence[Any] | None = None) -> OrderedDict[str, dict[str, float]]:
+    def evaluate(self) -> OrderedDict[str, dict[str, float]]:
         """Computes the metrics, on the main process; the others get an empty dict.
-
-        Args:
-            img_ids: to restrict the evaluation to; default all images of the json.
 
         Returns:
             task -> metric -> percent. nan: there is no such instance. A model that detects nothing has 0.
@@ -133,19 +121,16 @@ class DetectionEvaluator(DatasetEvaluator):
         Raises:
             UserError: detections and ground truth do not belong together.
         """
-        predictions, saw_masks = self._predictions, self._saw_masks
-        if self._distributed:
-            comm.synchronize()
-            gathered = comm.gather((predictions, saw_masks), dst=0)
-            if not comm.is_main_process():
-                return OrderedDict()
-            predictions = list(itertools.chain(*(members for members, _ in gathered)))
-            saw_masks = any(saw for _, saw in gathered)
+        own = (self._predictions, self._saw_masks)
+        gathered = comm.gather(own, dst=0) if self._distributed else [own]
+        if not gathered:
+            return OrderedDict()
+        predictions = list(itertools.chain(*(members for members, _ in gathered)))
+        saw_masks = any(saw for _, saw in gathered)
         if not predictions:
             logger.warning("NOTHING EVALUATED: no image was predicted")
             return OrderedDict()
-        image_ids = None if img_ids is None else list(img_ids)
-        results = collect_results(predictions, self._truth, image_ids)
+        results = collect_results(predictions, self._truth)
         self._write_results(results)
         if not self._truth.annotations:
             logger.warning(
@@ -155,13 +140,12 @@ class DetectionEvaluator(DatasetEvaluator):
             )
             return OrderedDict()
         if not results:
-            logger.warning(
-                "%d images, and the model detects nothing in any of them: AP is 0", len(predictions)
-            )
+            text = "%d images, and the model detects nothing in any of them: AP is 0"
+            logger.warning(text, len(predictions))
         tasks = self._tasks or (["bbox", "segm"] if saw_masks else ["bbox"])
         metrics: OrderedDict[str, dict[str, float]] = OrderedDict()
         for task in tasks:
-            if found := self._evaluate_task(task, results, image_ids):
+            if found := self._evaluate_task(task, results):
                 metrics[task] = found
         return metrics
 
@@ -173,11 +157,9 @@ class DetectionEvaluator(DatasetEvaluator):
                 json.dump(results, file)
             logger.info("%d detections written to %s", len(results), path)
 
-    def _evaluate_task(
-        self, task: str, results: list[dict[str, Any]], image_ids: list[Any] | None
-    ) -> dict[str, float] | None:
+    def _evaluate_task(self, task: str, results: list[dict[str, Any]]) -> dict[str, float] | None:
         truth = self._truth
-        content = truth.for_task(task, image_ids)
+        content = truth.for_task(task)
         if task != "bbox":
             if not content["annotations"]:
                 if self._tasks is not None:
@@ -226,18 +208,12 @@ class LVISEvaluator(DetectionEvaluator):
 
 
 def collect_results(
-    predictions: list[tuple[Any, list[dict[str, Any]]]],
-    truth: GroundTruth,
-    image_ids: list[Any] | None = None,
+    predictions: list[tuple[Any, list[dict[str, Any]]]], truth: GroundTruth
 ) -> list[dict[str, Any]]:
     """All detections, with the json's category ids.
 
     An image that was seen twice (a sampler that pads does that) counts once, with the detections that came
     first; an image that was not seen counts with none. Both are said loudly.
-
-    Args:
-        predictions: (image id, its detections with the model's class numbers).
-        image_ids: those to evaluate; default all.
 
     Raises:
         UserError: images or classes that the json does not have, scores or boxes that are not finite,
@@ -256,12 +232,11 @@ def collect_results(
             "%d images were predicted more than once, such as %s: the first predictions count",
             *(len(double), examples(double)),
         )
-    wanted = list(sizes if image_ids is None else image_ids)
-    if unseen := [image_id for image_id in wanted if image_id not in unique]:
+    if unseen := [image_id for image_id in sizes if image_id not in unique]:
         logger.warning(
             "PARTIAL EVALUATION: %d of %d images of %s were not predicted, such as %s; all objects in "
             "them count as missed",
-            *(len(unseen), len(wanted), truth.path, examples(unseen)),
+            *(len(unseen), len(sizes), truth.path, examples(unseen)),
         )
     return [
         _checked(detection, truth, sizes[image_id])
@@ -321,10 +296,7 @@ def _frequency_table(
 
 
 def _class_rows(
-    curves: Curves,
-    counts_KA: NDArray[np.int64],
-    truth: GroundTruth,
-    frequencies: list[str] | None,
+    curves: Curves, counts_KA: NDArray[np.int64], truth: GroundTruth, frequencies: list[str] | None
 ) -> list[dict[str, Any]]:
     """One row a class, with its id, instances and metrics."""
     rows = []

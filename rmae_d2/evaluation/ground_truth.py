@@ -57,24 +57,19 @@ class GroundTruth:
         by_id = {c["id"]: c["frequency"] for c in self.content["categories"]}
         return [by_id[identifier] for identifier in self.category_ids]
 
-    def for_task(self, task: str, image_ids: list[Any] | None = None) -> dict[str, Any]:
-        """The content for one task, of some images or all.
-
-        For other tasks than "bbox" annotations without a mask are left out, with a warning.
-        """
-        wanted = set(self.image_sizes if image_ids is None else image_ids)
-        images = [image for image in self.content["images"] if image["id"] in wanted]
-        kept = [a for a in self.annotations if a["image_id"] in wanted]
-        if task != "bbox":
-            without = [a["id"] for a in kept if mask_of(a) is None]
-            if without:
-                logger.warning(
-                    "%s: %d of %d annotations have no mask (nor a polygon of three points), such as the ids "
-                    "%s; %s leaves them out, so detections of these objects count as wrong",
-                    *(self.path, len(without), len(kept), examples(without), task),
-                )
-            kept = [{**a, "segmentation": mask} for a in kept if (mask := mask_of(a)) is not None]
-        return {**self.content, "images": images, "annotations": kept}
+    def for_task(self, task: str) -> dict[str, Any]:
+        """The content; but for "bbox" without annotations that have no mask, with a warning."""
+        if task == "bbox":
+            return {**self.content, "annotations": self.annotations}
+        kept = [{**a, "segmentation": mask} for a in self.annotations if (mask := mask_of(a))]
+        if len(kept) < len(self.annotations):
+            without = [a["id"] for a in self.annotations if mask_of(a) is None]
+            logger.warning(
+                "%s: %d of %d annotations have no mask (nor a polygon of three points), such as the ids %s; "
+                "%s leaves them out, so detections of these objects count as wrong",
+                *(self.path, len(without), len(self.annotations), examples(without), task),
+            )
+        return {**self.content, "annotations": kept}
 
 
 def instance_counts(content: dict[str, Any]) -> NDArray[np.int64]:
@@ -89,12 +84,7 @@ def instance_counts(content: dict[str, Any]) -> NDArray[np.int64]:
 
 
 def load_ground_truth(
-    dataset_name: str,
-    output_dir: str | None,
-    *,
-    json: str | None = None,
-    lvis: bool = False,
-    allow_cached: bool = False,
+    dataset_name: str, output_dir: str | None, *, json: str | None = None, lvis: bool = False
 ) -> GroundTruth:
     """Reads the json of a registered dataset; one without json is converted first.
 
@@ -102,7 +92,6 @@ def load_ground_truth(
         output_dir: where a converted dataset's json is written.
         json: own data, taken instead of the registered ones.
         lvis: the json has LVIS's fields.
-        allow_cached: take a converted json that lies in output_dir already.
 
     Raises:
         UserError: the json is not there (where from, how to get it), or the dataset is not registered, or to
@@ -114,7 +103,7 @@ def load_ground_truth(
         path, content = json, read_coco_json(json)
     else:
         metadata = MetadataCatalog.get(dataset_name)
-        path = metadata.get("json_file") or _convert(dataset_name, output_dir, allow_cached)
+        path = metadata.get("json_file") or _convert(dataset_name, output_dir)
         content = read_coco_json(path, dataset_name)
         mapping = metadata.get("thing_dataset_id_to_contiguous_id")
         names = metadata.get("thing_classes")
@@ -126,17 +115,17 @@ def load_ground_truth(
     return GroundTruth(path, content, classes, category_names(names, content, classes))
 
 
-def _convert(dataset_name: str, output_dir: str | None, allow_cached: bool) -> str:
-    """Writes a dataset without json in COCO's format; returns the file."""
+def _convert(dataset_name: str, output_dir: str | None) -> str:
+    """Writes a dataset without json in COCO's format, anew, for it may have changed; returns the file."""
     if dataset_name not in DatasetCatalog:
         raise unknown_dataset(dataset_name, DatasetCatalog.list())
     if not output_dir:
         raise UserError(
-            f"{dataset_name} has no json and is converted to COCO's format: say where to with output_dir"
+            f"{dataset_name} has no json and is converted: say where to with output_dir"
         )
     json_file = f"{output_dir}/{dataset_name}_coco_format.json"
     logger.info("%s has no json: converting it to %s", dataset_name, json_file)
-    convert_to_coco_json(dataset_name, json_file, allow_cached=allow_cached)
+    convert_to_coco_json(dataset_name, json_file, allow_cached=False)
     return json_file
 
 
@@ -151,9 +140,8 @@ def _check_lvis(content: dict[str, Any], path: str) -> None:
                     f"LVIS's format; for COCO's {remedy}"
                 )
     if strange := {c["frequency"] for c in content["categories"]} - set(FREQUENCIES):
-        raise AnnotationError(
-            f"{path}: frequency must be r, c or f, not {examples(sorted(strange))}"
-        )
+        given = examples(sorted(strange))
+        raise AnnotationError(f"{path}: frequency must be r, c or f, not {given}")
     ignored = [
         a["id"] for a in content.get("annotations", []) if a.get("ignore") or a.get("iscrowd")
     ]
@@ -169,26 +157,22 @@ def _complete(content: dict[str, Any], path: str) -> None:
 
     Boxes without area stay, as COCO's own numbers have them; annotations of unknown images do not.
     """
-    annotations = content["annotations"]
     sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
-    content["annotations"] = [a for a in annotations if a["image_id"] in sizes]
-    found: dict[str, list[Any]] = {
-        "are of images that it does not list: ignored": [
-            a["id"] for a in annotations if a["image_id"] not in sizes
-        ],
-        "have a box without area: as in COCO's own evaluation, nothing matches it and it counts as missed": [
-            a["id"] for a in content["annotations"] if min(a["bbox"][2:]) <= 0
-        ],
-        "have no area: that of the mask, else of the box is taken": [
-            a["id"] for a in content["annotations"] if a.get("area") is None
-        ],
-    }
-    for what, ids in found.items():
-        if ids:
-            logger.warning(
-                "%s: %d annotations, such as %s, %s", path, len(ids), examples(ids), what
-            )
-    for annotation in content["annotations"]:
+    annotations = content["annotations"]
+    content["annotations"] = known = [a for a in annotations if a["image_id"] in sizes]
+
+    def warn(what: str, chosen: list[dict[str, Any]]) -> None:
+        if chosen:
+            text = "%s: %d annotations, such as %s, %s"
+            logger.warning(text, path, len(chosen), examples([a["id"] for a in chosen]), what)
+
+    strangers = [a for a in annotations if a["image_id"] not in sizes]
+    warn("are of images that it does not list: ignored", strangers)
+    what = "as in COCO's own evaluation, nothing matches it and it counts as missed"
+    warn(f"have a box without area: {what}", [a for a in known if min(a["bbox"][2:]) <= 0])
+    what = "have no area: that of the mask, else of the box is taken"
+    warn(what, [a for a in known if a.get("area") is None])
+    for annotation in known:
         annotation["iscrowd"] = int(annotation.get("iscrowd") or 0)
         mask, size = mask_of(annotation), sizes[annotation["image_id"]]
         if isinstance(mask, dict) and tuple(mask["size"]) != size:

@@ -40,9 +40,8 @@ def knn_votes(
 
     Args:
         queries_QD, bank_ND: normalised features, any float type; computed with in float32.
-        labels_N: their classes, int64 in [0, num_classes).
+        labels_N: classes of the bank, int64 in [0, num_classes).
         k: voters a query; all where there are fewer.
-        temperature: the lower, the more the nearest count.
         own_Q: int64 places of the queries in the bank, where they must not vote for themselves.
         bank_chunk: voters compared at a time, which bounds memory to Q * bank_chunk scores.
 
@@ -73,8 +72,8 @@ class KNNEvaluator(DatasetEvaluator):
     """k-NN accuracy of the ``features`` of a :class:`~rmae_d2.modeling.transfer.classifier.FeatureExtractor`.
 
     Samples with ``bank`` True vote on those with False; where all have True, each is asked about the others.
-    Features are kept normalised in float16 where the model is, 2 * D bytes an image (2 GB for ImageNet and a
-    ViT-B) in every process, and twice that for a moment; comparing goes in chunks.
+    Features are kept in float16 where the model is, 2 GB for ImageNet and a ViT-B in every process, and twice
+    that for a moment.
 
     Args:
         k, temperature: see :func:`knn_votes`.
@@ -157,9 +156,7 @@ class KNNEvaluator(DatasetEvaluator):
         """Features (N, D), labels and whether they vote, of all processes, on each."""
         sizes = comm.all_gather(len(self._labels))
         if min(sizes) == 0:
-            raise UserError(
-                f"k-NN: the processes got {sizes} images: take at least as many images as processes"
-            )
+            raise UserError(f"k-NN: the processes got {sizes} images: each needs one")
         features = torch.cat(self._features)
         self._features.clear()
         facts = torch.tensor([self._labels, self._bank], device=features.device)
@@ -181,21 +178,13 @@ def _all_gather_rows(rows: Tensor, sizes: list[int]) -> Tensor:
 
 @dataclass
 class KNNEvaluation:
-    """k-NN of a model with an encoder, at any time of its training.
+    """k-NN of a model with an encoder, at any time of its training."""
 
-    Args:
-        loader: of :func:`~rmae_d2.data.datasets.image_folder.knn_dataset`; a finite one.
-        evaluator: what compares.
-        pool: ``cls`` or ``mean``, the features to compare.
-        precision: ``fp32``, ``bf16`` or ``fp16``, of the encoder.
-        period: iterations of a training between two evaluations; 0 for none.
-    """
-
-    loader: Iterable[list[dict[str, Any]]]
+    loader: Iterable[list[dict[str, Any]]]  # finite, of knn_dataset
     evaluator: KNNEvaluator
-    pool: str = "cls"
-    precision: str = "fp32"
-    period: int = 0
+    pool: str = "cls"  # or mean: the features to compare
+    precision: str = "fp32"  # or bf16 or fp16, of the encoder
+    period: int = 0  # iterations of a training between two evaluations; 0 for none
 
     def __call__(self, model: nn.Module) -> Any:
         """Evaluates an ``RMAE`` or ``Classifier``, whose training goes on unchanged: results on rank 0."""

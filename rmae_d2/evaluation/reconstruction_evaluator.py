@@ -77,9 +77,8 @@ class ReconstructionEvaluator(DatasetEvaluator):
                 values[name + _suffix(source)].append(value)
         results = {name: sum(x) / len(x) for name, x in values.items()}
         for name in dict.fromkeys(chain(*overlaps)):
-            intersection, union = map(
-                sum, zip(*(o.get(name, (0, 0)) for o in overlaps), strict=True)
-            )
+            pairs = [of_process.get(name, (0, 0)) for of_process in overlaps]
+            intersection, union = map(sum, zip(*pairs, strict=True))
             if union:
                 results[name] = intersection / union
         return OrderedDict(reconstruction=results)

@@ -17,6 +17,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..data.datasets.label_images import IGNORE_LABEL, read_labels
 from ..data.datasets.semantic import check_label_size, semantic_classes
@@ -27,13 +28,11 @@ logger = logging.getLogger(__name__)
 
 
 class SemSegEvaluator(DatasetEvaluator):
-    """Used as Detectron2's class of the same name, whose numbers it gives.
+    """Used as Detectron2's class of the same name, whose numbers it gives, but for boundary IoU.
 
-    It differs in that the official labels of ADE20K are read as they are, in what it checks and says (which
-    classes are absent, how the model segmented), that it keeps the confusion matrix only, and that there is
-    no boundary IoU. Written to output_dir: ``sem_seg_evaluation.json`` and ``sem_seg_per_class.csv``.
-
-    Classes without a pixel in the ground truth have nan and are left out of the means, as in Detectron2.
+    The official labels of ADE20K are read as they are; classes without a pixel in the ground truth are named,
+    have nan and are left out of the means. Written to output_dir: ``sem_seg_evaluation.json`` and
+    ``sem_seg_per_class.csv``.
 
     Args:
         dataset_name: one or more registered datasets, for the names of the classes.
@@ -72,10 +71,6 @@ class SemSegEvaluator(DatasetEvaluator):
 
         An output has ``sem_seg``, scores (C, H, W), or ``sem_seg_labels``, classes (H, W), at the size of the
         file's image, and may say in words how it was made, ``inference``.
-
-        Raises:
-            UserError: outputs that do not belong to the ground truth.
-            AnnotationError: labels that cannot be used.
         """
         for sample, output in zip(inputs, outputs, strict=True):
             predicted = self._predicted(sample, output)
@@ -92,28 +87,16 @@ class SemSegEvaluator(DatasetEvaluator):
             self._inference.add(output.get("inference", "not said by the model"))
 
     def _predicted(self, sample: dict[str, Any], output: dict[str, Any]) -> NDArray[np.int64]:
-        if "sem_seg_labels" in output:
-            labels = output["sem_seg_labels"]
-        elif "sem_seg" in output:
-            largest, labels = output["sem_seg"].max(dim=0)
-            labels = labels.masked_fill(largest.isnan(), -1)
-        else:
+        value = output.get("sem_seg_labels", output.get("sem_seg"))
+        if value is None:
             raise UserError(
                 f"{type(self).__name__} needs the output 'sem_seg', the model gives "
                 f"{', '.join(output) or 'nothing'}"
             )
-        predicted: NDArray[np.int64] = labels.to(torch.device("cpu"), torch.int64).numpy()
-        if (predicted < 0).any():
-            raise UserError(
-                f"{sample.get('file_name')}: the model's scores are nan: weights or precision are broken"
-            )
-        if predicted.max(initial=0) >= len(self._classes):
-            raise UserError(
-                f"{sample.get('file_name')}: the model predicts class {predicted.max()}, the dataset has "
-                f"{len(self._classes)} (0 to {len(self._classes) - 1}): is "
-                "model.sem_seg_head.num_classes right?"
-            )
-        return predicted
+        try:
+            return class_numbers(value, len(self._classes))
+        except UserError as error:
+            raise UserError(f"{sample.get('file_name')}: {error}") from error
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]]:
         """Computes the metrics, on the main process; the others get an empty dict.
@@ -123,15 +106,13 @@ class SemSegEvaluator(DatasetEvaluator):
             nan for classes without a pixel in the ground truth. Empty, with a warning, where no labelled
             pixel was predicted.
         """
-        confusion_CC, images, inference = self._confusion_CC, self._images, self._inference
-        if self._distributed:
-            comm.synchronize()
-            gathered = comm.gather((confusion_CC, images, inference), dst=0)
-            if not comm.is_main_process():
-                return OrderedDict()
-            confusion_CC = np.sum([part[0] for part in gathered], axis=0)
-            images = sum(part[1] for part in gathered)
-            inference = set().union(*(part[2] for part in gathered))
+        own = (self._confusion_CC, self._images, self._inference)
+        gathered = comm.gather(own, dst=0) if self._distributed else [own]
+        if not gathered:
+            return OrderedDict()
+        confusion_CC = np.sum([part[0] for part in gathered], axis=0)
+        images = sum(part[1] for part in gathered)
+        inference = set().union(*(part[2] for part in gathered))
         if not confusion_CC.any():
             text = "NOTHING EVALUATED: %d images were predicted, with no labelled pixel in them"
             logger.warning(text, images)
@@ -186,6 +167,22 @@ def _write(
     with PathManager.open(path, "w", newline="") as file:
         csv.writer(file).writerows([_HEADERS, *rows])
     logger.info("all classes: %s", path)
+
+
+def class_numbers(value: Tensor, num_classes: int) -> NDArray[np.int64]:
+    """Classes (H, W) of scores (C, H, W), or of classes; a UserError where the data have no such classes."""
+    if value.ndim == 3:
+        largest, labels = value.max(dim=0)
+        value = labels.masked_fill_(largest.isnan(), -1)
+    numbers: NDArray[np.int64] = value.to(torch.device("cpu"), torch.int64).numpy()
+    if (numbers < 0).any():
+        raise UserError("the model's scores are nan: weights or precision are broken")
+    if numbers.max(initial=0) >= num_classes:
+        raise UserError(
+            f"the model predicts class {numbers.max()}, the data have {num_classes} (0 to "
+            f"{num_classes - 1}): set dataloader.test.dataset to data with the classes of training"
+        )
+    return numbers
 
 
 def confusion_matrix(

@@ -3,6 +3,7 @@
 import json as json_module
 import logging
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,12 +48,13 @@ class NamedViT:
     normalization: str = "imagenet"  # of NORMALIZATIONS
 
     def prepare(self, image_HWC: Picture, side: int | None = None) -> Tensor:
-        """The photo as the model takes it: whole, resized, normalised; (1, 3, h, w) on the model's device.
+        """The photo, uint8 RGB, as the model takes it: whole, resized, normalised, on its device.
 
         Args:
-            image_HWC: uint8 RGB.
-            side: of the shorter side, pixels; None for that of the images the position embedding is for. Both
-                sides are rounded to whole patches.
+            side: of the shorter side, pixels; None for that of the images the position embedding is for.
+
+        Returns:
+            (1, 3, h, w), both of whole patches.
         """
         height, width = image_HWC.shape[:2]
         patch = self.size.patch_size
@@ -139,20 +141,15 @@ def _short_names(weights: Sequence[str]) -> list[str]:
 def patch_attention(
     model: NamedViT, images_1CHW: Tensor, layer: str = "-1", head: int | None = None
 ) -> Tensor:
-    """What the tokens of one photo attend to.
+    """What the tokens of one photo attend to: (T, T) on the CPU, the cls token first where there is one.
 
     Args:
         layer: number of a block, "-1" for the last, or "rollout".
         head: number of one; None for the mean of all.
-
-    Returns:
-        float32 (T, T) on the CPU, the cls token first where ``model.vit.prefix`` is 1.
     """
     check_layer(layer, head)
     if head is not None and not 0 <= head < model.vit.num_heads:
-        raise UserError(
-            f"{model.name} has {model.vit.num_heads} heads, numbered from 0: no --head {head}"
-        )
+        raise UserError(f"{model.name} has {model.vit.num_heads} heads: no --head {head} from 0 on")
     try:
         if layer == "rollout":
             return model.vit.rollout(images_1CHW)[0].cpu()
@@ -164,14 +161,10 @@ def patch_attention(
 
 def check_layer(layer: str, head: int | None) -> None:
     """Refuses what no model could have."""
-    if layer == "rollout":
-        if head is not None:
-            raise UserError("--head with --layer rollout, which is of the mean over the heads")
-        return
-    try:
-        int(layer)
-    except ValueError as error:
-        raise UserError(f"--layer {layer}: the number of a block, -1, or rollout") from error
+    if layer == "rollout" and head is not None:
+        raise UserError("--head with --layer rollout, which is of the mean over the heads")
+    if not re.fullmatch(r"rollout|-?\d+", layer):
+        raise UserError(f"--layer {layer}: the number of a block, -1, or rollout")
 
 
 def describe_layer(model: NamedViT, layer: str, head: int | None) -> str:
@@ -214,7 +207,6 @@ def draw_attention_pictures(
     """Draws one picture a photo: a row a query and one of features, a column a model.
 
     Args:
-        models: see :func:`.load_models`.
         output: folder for the PNGs, named as the photos.
         queries: none for the middle of each photo.
         layer, head: see :func:`.patch_attention`.
@@ -289,12 +281,9 @@ def measure_attention(
     seed: int = 0,
     output: Path | None = None,
 ) -> dict[str, Any]:
-    """Measures models, and one of random weights of each size among them.
-
-    What is measured: :mod:`rmae_d2.evaluation.attention_share`.
+    """Measures models, and one of random weights of each size: :mod:`rmae_d2.evaluation.attention_share`.
 
     Args:
-        models: see :func:`.load_models`.
         names: registered datasets with instance masks, used where there is no ``json``.
         json, root: own data in COCO's format, and the folder of its images.
         layer, head: see :func:`.patch_attention`.
@@ -367,21 +356,15 @@ def _measured(
 
 def share_table(result: dict[str, Any]) -> str:
     """The result of :func:`measure_attention` as lines to print."""
-    rows = [
-        (
-            entry["name"],
-            _percent(entry["share"], entry["share_error"]),
-            *(_percent(entry[key]) for key in ("area", "elsewhere", "position")),
-            *(
-                _percent(entry[f"beyond_{key}"], entry[f"beyond_{key}_error"], sign=True)
-                for key in ("elsewhere", "position")
-            ),
-            f"{entry['instances']} ({entry['too_small']} too small)",
-        )
-        for entry in result["models"]
-    ]
     headers = ["model", "share", "area", "elsewhere", "position"]
     headers += ["share-elsewhere", "share-position", "instances"]
+    rows = []
+    for entry in result["models"]:
+        row = [entry["name"], _percent(entry["share"], entry["share_error"])]
+        row += [_percent(entry[key]) for key in ("area", "elsewhere", "position")]
+        for key in ("beyond_elsewhere", "beyond_position"):
+            row.append(_percent(entry[key], entry[f"{key}_error"], sign=True))
+        rows.append([*row, f"{entry['instances']} ({entry['too_small']} too small)"])
     differences = [
         f"{entry['value']}: {entry['of']} less {entry['to']}: "
         f"{_percent(entry['difference'], entry['error'], sign=True)} (paired, {entry['instances']})"

@@ -41,9 +41,7 @@ def load_run(
         raise CheckpointError(f"{weights}: no such weight file")
     name = config_file or str(Path(weights).parent / "config.yaml")
     if config_file is None and not Path(name).is_file():
-        raise UserError(
-            f"no config.yaml beside {weights}: name the run's config with --config-file"
-        )
+        raise UserError(f"no config.yaml beside {weights}: name the run's with --config-file")
     cfg = apply_overrides(load_config(name), list(overrides))
     OmegaConf.set_struct(cfg, False)
     device = pick_device(cfg.train.device)

@@ -1,12 +1,8 @@
-"""What `rmae-d2 evaluate-interactive` does: IoU against the number of patches or clicks, with baselines.
-
-Letters: H W pixels, K objects of an image.
-"""
+"""What `rmae-d2 evaluate-interactive` does: IoU against the number of patches or clicks, with baselines."""
 
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +13,7 @@ from ..data.datasets import detection_dataset
 from ..data.images import read_image
 from ..errors import UserError
 from ..evaluation import interactive
-from ..evaluation.interactive import Curve, Hints, Mask
+from ..evaluation.interactive import Curve, Hints, Mask, Method, Segmenter
 from ..visualization.curves import draw_iou_curves
 from .region_prompt import RegionPrompt, RegionPromptPredictor
 
@@ -27,22 +23,18 @@ _MOST_SHARE = 0.6  # of the image: larger ones are its background
 _TABLE = (0, 1, 2, 3, 5, 10, 20)
 
 
-@dataclass
-class PredictorMethod:
-    """A :class:`RegionPromptPredictor` as a method under test."""
-
-    predictor: RegionPromptPredictor
-    assume_background: bool = False
-    by_patches = True
-
-    def start(self, image_HWC: NDArray[np.uint8]) -> None:
-        self.predictor.set_image(image_HWC)
-
-    def segment(self, hints: Sequence[Hints]) -> Mask:
+def _method(predictor: RegionPromptPredictor, assume_background: bool = False) -> Method:
+    def segment(hints: Sequence[Hints]) -> Mask:
         prompts = [RegionPrompt(h.visible, h.region) for h in hints]
-        if self.assume_background:
+        if assume_background:
             prompts = [prompt.with_background() for prompt in prompts]
-        return self.predictor.predict(prompts).masks
+        return predictor.predict(prompts).masks
+
+    def start(image_HWC: NDArray[np.uint8]) -> Segmenter:
+        predictor.set_image(image_HWC)
+        return segment
+
+    return Method(start, by_patches=True)
 
 
 def evaluate_interactive(
@@ -65,7 +57,6 @@ def evaluate_interactive(
     Args:
         dataset: registered name; used where there is no json.
         json_file, root: own data in COCO's format.
-        protocol: one of :data:`rmae_d2.evaluation.interactive.PROTOCOLS`.
         seed: of the choice of objects and of patches.
         settings: told in the json beside this call's own.
 
@@ -81,12 +72,12 @@ def evaluate_interactive(
     samples = detection_dataset(dataset or (), json_file, root, masks=True)
     least = _LEAST_PATCHES / predictor.model.backbone.net.num_patches
     chosen = interactive.choose_objects(samples, least, _MOST_SHARE, max_objects, seed)
-    methods: dict[str, interactive.InteractiveMethod] = {"R-MAE": PredictorMethod(predictor)}
+    methods = {"R-MAE": _method(predictor)}
     if protocol == "clicks":
-        methods["R-MAE, corners outside"] = PredictorMethod(predictor, assume_background=True)
-    methods["random walker"] = interactive.RandomWalker()
-    methods["FH segments"] = interactive.FHSegments()
-    methods["given patches only"] = interactive.GivenPatches()
+        methods["R-MAE, corners outside"] = _method(predictor, assume_background=True)
+    methods["random walker"] = Method(interactive.random_walk, by_patches=False)
+    methods["FH segments"] = Method(interactive.fh_segments, by_patches=False)
+    methods["given patches only"] = Method(interactive.given_patches, by_patches=True)
     rows: dict[str, list[NDArray[np.float64]]] = {name: [] for name in methods}
     seconds = dict.fromkeys(methods, 0.0)
     targets = [target for own in chosen.values() for target in own]
@@ -96,11 +87,12 @@ def evaluate_interactive(
         where = (predictor.grid, predictor.patch_size, COUNTS)
         for name, method in methods.items():
             begin = time.perf_counter()
-            method.start(image)
+            segment = method.start(image)
             if protocol == "patches":
-                rows[name].append(interactive.patches_protocol(method, own, *where, seed))
+                found = interactive.patches_protocol(segment, own, *where, seed)
             else:
-                rows[name].append(interactive.clicks_protocol(method, own, *where))
+                found = interactive.clicks_protocol(segment, own, *where, method.by_patches)
+            rows[name].append(found)
             seconds[name] += time.perf_counter() - begin
     curves = {name: Curve(COUNTS, np.concatenate(values)) for name, values in rows.items()}
     report = {

@@ -13,20 +13,13 @@ from ..errors import AnnotationError, UserError
 
 
 class InputImage(NamedTuple):
-    """One image to predict.
-
-    Attributes:
-        image_id: of a COCO json its own, else a number from 1.
-        picture: name of its picture, with forward slashes, unique whatever the case of its letters.
-        size: (height, width) that the json says, where there is one.
-        own_id: whether ``image_id`` is the data set's, not a number of ours.
-    """
+    """One image to predict."""
 
     path: str
-    image_id: Any
-    picture: str
-    size: tuple[int, int] | None
-    own_id: bool = False
+    image_id: Any  # of a COCO json its own, else a number from 1
+    picture: str  # name of its picture, with forward slashes; unique in lower case, too
+    size: tuple[int, int] | None  # (height, width) that the json says, where there is one
+    own_id: bool = False  # whether image_id is the data set's, not a number of ours
 
     @property
     def dataset_dict(self) -> dict[str, Any]:
@@ -94,9 +87,8 @@ def check_apart(
     inputs = {os.path.realpath(path) for path in (*given, *(image.path for image in images))}
     for name in written:
         if os.path.realpath(output / name) in inputs:
-            raise UserError(
-                f"{output / name} is an input and would be overwritten: choose another --output"
-            )
+            text = "is an input and would be overwritten: choose another --output"
+            raise UserError(f"{output / name} {text}")
 
 
 def _samples(path: str, image_root: str | None) -> list[dict[str, Any]]:
@@ -113,9 +105,8 @@ def _samples(path: str, image_root: str | None) -> list[dict[str, Any]]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: {error}") from error
     except UserError as error:  # pre-training's key has another name
-        raise UserError(
-            str(error).replace("dataset.image_root=/folder", "--image-root /folder")
-        ) from None
+        text = str(error).replace("dataset.image_root=/folder", "--image-root /folder")
+        raise UserError(text) from None
 
 
 def _picture_names(dicts: Sequence[dict[str, Any]]) -> list[str]:

@@ -105,19 +105,13 @@ def draw_reconstruction_pictures(
         }
         if given is not None:
             sample["regions"] = torch.from_numpy(given)
-        overview = None if record is None else draw_regions(image, record)[1:2]
+        overview = [] if record is None else draw_regions(image, record)[1:2]
+        title, seen = os.path.basename(photo.path), overview[0] if overview else image
         panels = [
-            Panel(
-                os.path.basename(photo.path),
-                ratio,
-                image,
-                _predict(model, sample, ratio),
-                shown,
-                overview[0] if overview else image,
-            )
+            Panel(title, ratio, image, _predict(model, sample, ratio), shown, seen)
             for ratio in ratios
         ]
-        path = output / f"{os.path.splitext(photo.picture)[0]}.png"
+        path = (output / photo.picture).with_suffix(".png")
         written.append(save_picture(draw_panel(panels, model.norm_pix_loss), path))
         of_all += panels
     sheet = draw_contact_sheet(of_all, model.norm_pix_loss)
@@ -166,8 +160,7 @@ def _choose(
     wanted = OmegaConf.select(cfg, "dataloader.train.mapper.num_regions", default=_NUM_REGIONS)
     if isinstance(model.region_branch, ChannelRegionBranch):  # which takes exactly as many
         shown = shown[:wanted]
-    rest = [index for index in order.tolist() if index not in shown]
-    pool = [*shown, *rest]
+    pool = [*shown, *(index for index in order.tolist() if index not in shown)]
     count = max(wanted, len(shown))
     if not pool:
         return np.zeros((0, *size), np.bool_), np.zeros((count, *size), np.bool_)
@@ -205,9 +198,7 @@ def draw_masking(
     cfg, model = load_run(weights, config_file, overrides)
     node = OmegaConf.select(cfg, "dataloader.test.mapper")
     if node is None:
-        raise UserError(
-            f"{config_file or weights} has no dataloader.test.mapper to read photos with"
-        )
+        raise UserError(f"{config_file or weights}: no dataloader.test.mapper to read photos with")
     if not model.needs_regions:
         node.regions = None
     mapper = instantiate(node)
@@ -217,9 +208,8 @@ def draw_masking(
             with seeded(seed, i):
                 samples.append(mapper(photo.dataset_dict))
         except UserError as error:
-            raise UserError(
-                f"{photo.path}: {error}\n(Regions are those of dataloader.test.mapper.regions.)"
-            ) from error
+            source = "(Regions are those of dataloader.test.mapper.regions.)"
+            raise UserError(f"{photo.path}: {error}\n{source}") from error
     with torch.no_grad():
         outputs = model(samples)
     return save_picture(draw_reconstructions(samples, outputs), output)

@@ -22,7 +22,7 @@ from PIL import Image
 from ..errors import UserError
 from ..events import Event, Point
 from ..visualization.samples import MAX_SAMPLES, MAX_WIDTH, kept_samples
-from .charts import MAX_POINTS, Curve, draw_chart
+from .charts import MAX_POINTS, draw_chart
 from .run_record import Run, Start, begins_with, find_transfers, read_folder
 
 #: What values of a training step mean, in the order of the page; others come after them by name.
@@ -89,9 +89,8 @@ def write_report(
     others += [read_folder(path) for path in find_transfers(run) if path not in given]
     path = Path(output) if output is not None else Path(folder) / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    jinja = Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
-    )
+    blocks: Any = {"trim_blocks": True, "lstrip_blocks": True}
+    jinja = Environment(autoescape=True, undefined=StrictUndefined, **blocks)
     template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     html = jinja.from_string(template).render(_content(run, others))
     path.write_text(html, encoding="utf-8", errors="replace")
@@ -237,7 +236,7 @@ def _loss_charts(run: Run) -> list[Any]:
     names = _losses(run)
     if not names:
         return []
-    curves = [Curve(name, run.scalars[name]) for name in names[:_MAX_CURVES]]
+    curves = [(name, run.scalars[name]) for name in names[:_MAX_CURVES]]
     svg = draw_chart(curves, "losses", size=(11, 3.8), legend=True, may_be_log=True)
     single = [_chart(run.scalars, [name], "loss") for name in names[1:_MAX_CHARTS]]
     return [("", Markup(svg)), *(single if len(names) > 2 else [])]
@@ -283,7 +282,7 @@ def _chart(scalars: dict[str, list[Point]], names: Sequence[str], group: str) ->
     meaning = f": {_MEANINGS[names[0]]}" if names[0] in _MEANINGS else ""
     last = ", ".join(_number(scalars[name][-1][1]) for name in names)
     label = re.sub(r"[^A-Za-z0-9]+", "-", f"{group}-{names[0]}")
-    curves = [Curve(name.rpartition("/")[2], scalars[name]) for name in names]
+    curves = [(name.rpartition("/")[2], scalars[name]) for name in names]
     svg = draw_chart(curves, label, legend=len(names) > 1, may_be_log=names[0] == "grad_norm")
     return f"{' and '.join(names)}{meaning}; last {last}", Markup(svg)
 

@@ -78,9 +78,7 @@ class Run:
 
     folder: Path  # resolved
     events: list[Event]
-    config: (
-        dict[str, Any] | None
-    )  # plain values; None where there is none, or none that can be read
+    config: dict[str, Any] | None  # plain values; None where none can be read
     config_text: str | None  # as YAML
     problems: list[str]  # what could not be read, in a line each
 
@@ -182,9 +180,8 @@ def read_folder(folder: str | Path) -> Run:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the train.output_dir of a run")
     events, problems = run_events.read_run(folder)
-    config = next(
-        (e["config"] for e in reversed(events) if isinstance(e.get("config"), dict)), None
-    )
+    configs = [e["config"] for e in events if isinstance(e.get("config"), dict)]
+    config = configs[-1] if configs else None
     text = None
     try:
         if config is None:

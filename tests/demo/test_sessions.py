@@ -8,7 +8,7 @@ import pycocotools.mask as mask_util
 import pytest
 from PIL import Image
 
-from rmae_d2.demo.requests import RefusedError
+from rmae_d2.demo.requests import Query, RefusedError
 from rmae_d2.demo.sessions import OpenImage, OpenImages, coco_json, label_png, mask_png
 from rmae_d2.inference import ImageEmbedding, RegionPrediction
 
@@ -40,17 +40,17 @@ def test_the_image_unused_for_longest_goes():
 
 
 @pytest.mark.parametrize(
-    ("size", "shown"),
-    [((40, 1000), (31, 768)), ((100, 50), (100, 50)), ((1, 5000), (1, 768))],
+    ("size", "shown"), [((40, 1000), (31, 768)), ((100, 50), (100, 50)), ((1, 5000), (1, 768))]
 )
 def test_large_images_are_shown_smaller(size, shown):
     assert OpenImage("", embedding(size)).display_size == shown
 
 
 def test_files():
-    assert read(mask_png(next(predictions()))).tolist() == [[255] * 4 + [0] * 2] * 3
-    assert read(label_png(predictions(), (3, 6))).tolist() == [[1, 1, 2, 2, 2, 2]] * 3
-    content = json.loads(coco_json(predictions(), name="x.png", size=(3, 6), threshold=0.5))
+    given = ((3, 6), Query((), 0.5, 0, "x.png"))
+    assert read(mask_png(predictions(), *given)).tolist() == [[255] * 4 + [0] * 2] * 3
+    assert read(label_png(predictions(), *given)).tolist() == [[1, 1, 2, 2, 2, 2]] * 3
+    content = json.loads(coco_json(predictions(), *given))
     one, two = content["annotations"]
     assert (one["id"], one["bbox"], one["area"], one["score"]) == (1, [0, 0, 4, 3], 12, 0.6)
     assert mask_util.decode(two["segmentation"]).tolist() == [[0, 0, 1, 1, 1, 1]] * 3

@@ -14,9 +14,8 @@ def evaluate(logits, labels, size=3):
     evaluator.reset()
     for start in range(0, len(labels), size):
         part = slice(start, start + size)
-        evaluator.process(
-            [{"label": label} for label in labels[part]], [{"logits": x} for x in logits[part]]
-        )
+        samples = [{"label": label} for label in labels[part]]
+        evaluator.process(samples, [{"logits": x} for x in logits[part]])
     return evaluator.evaluate()
 
 

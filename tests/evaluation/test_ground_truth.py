@@ -117,7 +117,5 @@ def test_other_formats_are_refused(small, register):
     for category in small["categories"]:
         category["frequency"] = "r"
     small["annotations"][1]["iscrowd"] = 1
-    with pytest.raises(
-        AnnotationError, match="1 annotations, such as 2, have 'ignore' or 'iscrowd'"
-    ):
+    with pytest.raises(AnnotationError, match="annotations, such as 2, have 'ignore' or 'iscrowd'"):
         load_ground_truth(register(small)[0], None, lvis=True)

@@ -19,9 +19,8 @@ def brute_force(queries, bank, labels, num_classes, k, temperature, own=None):
     """Votes in float64, up to each query's largest weight."""
     votes = np.zeros((len(queries), num_classes))
     for q, query in enumerate(queries):
-        cosines = [
-            (float(query @ voter), n) for n, voter in enumerate(bank) if own is None or n != own[q]
-        ]
+        voters = [n for n in range(len(bank)) if own is None or n != own[q]]
+        cosines = [(float(query @ bank[n]), n) for n in voters]
         for cosine, n in sorted(cosines, reverse=True)[:k]:
             votes[q, labels[n]] += np.exp((cosine - max(cosines)[0]) / temperature)
     return votes
@@ -141,9 +140,8 @@ def loader(folder, **arguments):
 @pytest.mark.parametrize("pool", ["cls", "mean"])
 @pytest.mark.parametrize("query_split, precision", [("val", "fp32"), (None, "bf16")])
 def test_knn_of_a_model(make_rmae, folder, pool, query_split, precision, caplog):
-    evaluation = KNNEvaluation(
-        loader(folder, query_split=query_split), KNNEvaluator(k=3), pool, precision
-    )
+    samples = loader(folder, query_split=query_split)
+    evaluation = KNNEvaluation(samples, KNNEvaluator(k=3), pool, precision)
     model = make_rmae()
     with caplog.at_level("INFO"):
         results = evaluation(model)
@@ -163,9 +161,8 @@ def test_knn_as_a_hook_changes_no_training(make_rmae, folder, tmp_path):
         optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
         images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
         batches = iter([[{"image": image} for image in images]] * 6)
-        trainer = Trainer(
-            *(model, batches, optimizer), device=torch.device("cpu"), output_dir=str(tmp_path)
-        )
+        where = {"device": torch.device("cpu"), "output_dir": str(tmp_path)}
+        trainer = Trainer(model, batches, optimizer, **where)
         if period:
             knn = KNNEvaluation(loader(folder), KNNEvaluator(k=3), period=period)
             hook = Evaluate(knn.period, lambda: knn(model))

@@ -29,9 +29,8 @@ def run(make_run):
 
 
 def test_from_the_files_of_a_run(run):
-    made = RegionPromptPredictor.from_files(
-        run / "model_final.pth", device="cpu", resolution="window", mask_ratio=0.5, seed=4
-    )
+    settings = {"resolution": "window", "mask_ratio": 0.5, "seed": 4}
+    made = RegionPromptPredictor.from_files(run / "model_final.pth", device="cpu", **settings)
     assert (made.resolution, made.mask_ratio, made.seed) == ("window", 0.5, 4)
     assert not made.model.training
     state = torch.load(run / "model_final.pth", weights_only=True)["model"]

@@ -7,10 +7,11 @@ import pytest
 from rmae_d2.errors import UserError
 from rmae_d2.inference import RegionPromptPredictor
 from rmae_d2.inference.interactive_evaluation import evaluate_interactive, read_photo
+from tests.helpers import write_coco
 
 
 @pytest.fixture(scope="module")
-def photos(write_coco, tmp_path_factory):
+def photos(tmp_path_factory):
     boxes = [(0, 10, 10, 60, 60), (0, 50, 40, 80, 70), (1, 20, 30, 70, 80)]
     return write_coco(tmp_path_factory.mktemp("photos"), boxes)
 

@@ -50,15 +50,12 @@ def photos(tmp_path):
 def predict(weights, caplog):
     """The command in this process; its exit code."""
 
-    def run(given, output, *more, weights=weights, small=True):
+    def run(given, output, *more, weights=weights):
         caplog.set_level(logging.INFO)
         given = [given] if isinstance(given, str | Path) else given
-        return commands.run(
-            ["predict"]
-            + ["--config-file", CONFIG, "--weights", str(weights)]
-            + ["--input", *map(str, given), "--output", str(output)]
-            + [*more, *(SMALL_DETECTOR if small else ())]
-        )
+        line = ["predict", "--config-file", CONFIG, "--weights", str(weights)]
+        line += ["--input", *map(str, given), "--output", str(output), *more]
+        return commands.run([*line, *SMALL_DETECTOR])
 
     return run
 
@@ -80,16 +77,14 @@ def test_a_folder(photos, tmp_path, predict, caplog):
     truth, results = load(out)
     images = truth.loadImgs([1, 2, 3])
     assert [i["picture"] for i in images] == ["a.jpg", "b.jpg", "more/a.jpg"]
-    assert [i["file_name"] for i in images] == [
-        str(photos / name) for name in ("a.jpg", "b.jpg", "more/a.png")
-    ]
+    read = [str(photos / name) for name in ("a.jpg", "b.jpg", "more/a.png")]
+    assert [i["file_name"] for i in images] == read
     # Upright: the second file's pixels are 40x50 (height x width).
     assert [(i["height"], i["width"]) for i in images] == [(48, 60), (50, 40), (44, 44)]
     for image in images:
         found = results.loadAnns(results.getAnnIds(image["id"]))
         assert len(found) == 5
         for detection in found:
-            assert isinstance(detection["segmentation"]["counts"], str)
             assert results.annToMask(detection).shape == (image["height"], image["width"])
             x, y, width, height = detection["bbox"]
             assert x >= 0 and y >= 0 and width > 0 and height > 0
@@ -143,14 +138,6 @@ def test_a_coco_json_keeps_its_ids(photos, tmp_path, predict, caplog):
     assert len(COCO(str(own)).loadRes(str(out / "predictions.json")).anns) == 10
 
 
-def test_first_images_and_no_pictures(photos, tmp_path, predict):
-    out = tmp_path / "out"
-    assert predict(photos, out, "--max-images", "2", "--no-pictures") == 0
-    assert files(out) == ["images.json", "predictions.json"]
-    truth, _ = load(out)
-    assert list(truth.imgs) == [1, 2] and "picture" not in truth.imgs[1]
-
-
 def test_unreadable_images_are_skipped_and_named(photos, tmp_path, predict, caplog, capsys):
     cut = photos / "cut.jpg"
     cut.write_bytes((photos / "a.jpg").read_bytes()[:300])
@@ -181,11 +168,15 @@ def test_what_was_predicted_before_a_failure_is_written(photos, tmp_path, predic
     assert files(out) == ["a.jpg", "images.json", "predictions.json"]
 
 
-def test_a_second_run_replaces_the_first(photos, tmp_path, predict):
-    for count in (3, 1):
-        assert predict(photos, tmp_path / "out", "--no-pictures", "--max-images", str(count)) == 0
-        truth, results = load(tmp_path / "out")
-        assert len(truth.imgs) == count and len(results.anns) == 5 * count
+def test_first_images_and_no_pictures(photos, tmp_path, predict):
+    """A second run replaces the first."""
+    out = tmp_path / "out"
+    for count in (3, 2):
+        assert predict(photos, out, "--max-images", str(count), "--no-pictures") == 0
+        assert files(out) == ["images.json", "predictions.json"]
+        truth, results = load(out)
+        assert [*truth.imgs] == [1, 2, 3][:count] and len(results.anns) == 5 * count
+        assert "picture" not in truth.imgs[1]
 
 
 def test_the_config_that_training_saved(photos, tmp_path, weights):
@@ -194,14 +185,6 @@ def test_the_config_that_training_saved(photos, tmp_path, weights):
     line = ["--config-file", str(saved), "--weights", weights, "--output", str(tmp_path / "out")]
     assert commands.run(["predict", *line, "--no-pictures", "--input", str(photos)]) == 0
     assert len(load(tmp_path / "out")[1].anns) == 15
-
-
-def test_nothing_detected(photos, tmp_path, predict):
-    unsure = "model.roi_heads.box_predictor.test_score_thresh=0.9"
-    out = tmp_path / "out"
-    assert predict(photos / "a.jpg", out, *SMALL_DETECTOR, unsure, small=False) == 0
-    assert json.loads((out / "predictions.json").read_text()) == []
-    assert "a.jpg" in files(out)
 
 
 @pytest.mark.parametrize(
@@ -268,11 +251,9 @@ def segment(semantic_weights, caplog):
     def run(given, output, *more, weights=semantic_weights, config=SEMANTIC):
         caplog.set_level(logging.INFO)
         small = SMALL_SEMANTIC if config == SEMANTIC else ()
-        return commands.run(
-            ["predict"]
-            + ["--config-file", str(config), "--weights", str(weights), "--input", str(given)]
-            + ["--output", str(output), *more, *small]
-        )
+        line = ["predict", "--config-file", str(config), "--weights", str(weights)]
+        line += ["--input", str(given), "--output", str(output)]
+        return commands.run([*line, *more, *small])
 
     return run
 
@@ -402,22 +383,19 @@ def test_several_scales_are_made_as_in_evaluation(photos, tmp_path, segment, sem
     np.testing.assert_array_equal(labels_in(out, "b.png"), expected["sem_seg"].argmax(dim=0) + 1)
 
 
+NINE = "model.sem_seg_head.num_classes=9"
+DATA = "dataloader.test.dataset"
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [
         (["--output", "photos/out", "--no-pictures"], "--output photos/out lies in --input photos"),
+        ([NINE], "the model has 9 classes, ade20k_sem_seg_val has 150"),
+        ([f"{DATA}.names=coco_2017_val"], "coco_2017_val has no semantic labels"),
         (
-            ["model.sem_seg_head.num_classes=9"],
-            "the model has 9 classes, ade20k_sem_seg_val has 150",
-        ),
-        (["dataloader.test.dataset.names=coco_2017_val"], "coco_2017_val has no semantic labels"),
-        (
-            [
-                "dataloader.test.dataset.images=/own",
-                "dataloader.test.dataset.num_classes=7",
-                "model.sem_seg_head.num_classes=9",
-            ],
-            "num_classes=9 contradicts /own, which has 7 classes",
+            [f"{DATA}.images=/own", f"{DATA}.num_classes=7", NINE],
+            "=9 contradicts /own, which has 7",
         ),
     ],
 )

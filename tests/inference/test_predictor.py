@@ -41,9 +41,8 @@ def test_the_same_as_evaluation(weights, photo, image_format):
     untouched = image.copy()
     found = predictor(image)["instances"]
     np.testing.assert_array_equal(image, untouched)
-    sample = instantiate(cfg.dataloader.test.mapper)(
-        {"file_name": photo, "height": 48, "width": 60}
-    )
+    file = {"file_name": photo, "height": 48, "width": 60}
+    sample = instantiate(cfg.dataloader.test.mapper)(file)
     assert sample["image"].shape == (3, 51, 64)
     with torch.no_grad():
         expected = predictor.model([sample])[0]["instances"]
