@@ -16,7 +16,7 @@ def run(tmp_path_factory):
     """Weights and config of a small R-MAE beside photos with two objects each."""
     folder = tmp_path_factory.mktemp("interactive")
     save_run(folder)
-    boxes = [(i, *box) for i in (0, 1) for box in ((20, 15, 60, 60), (60, 45, 80, 60))]
+    boxes = [(i, *box) for i in (0, 1) for box in ((18, 14, 63, 62), (58, 43, 84, 64))]
     return write_coco(folder, boxes)
 
 
@@ -32,7 +32,7 @@ def test_a_curve_and_its_picture(cli, run, tmp_path):
     curves = {name: values["mean_iou"] for name, values in report["methods"].items()}
     assert set(curves) == {"R-MAE", "random walker", "FH segments", "given patches only"}
     # All 16 patches are shown from count 16 on, at less than the photo's resolution.
-    assert all(values[0] == 0 and values[20] == values[16] > 0.9 for values in curves.values())
+    assert all(values[0] == 0 and values[20] == values[16] > 0.85 for values in curves.values())
     assert curves["R-MAE"][16] >= curves["given patches only"][16]
     picture = np.asarray(Image.open(tmp_path / "new/curves/interactive_patches.png"))
     assert picture.shape[0] > 300 and picture[..., :3].std() > 10
