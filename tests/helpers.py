@@ -77,6 +77,70 @@ def region_samples(count: int = 2, size=(32, 32), regions: int = 3) -> list[dict
     ]
 
 
+def save_run(folder: Path, *overrides: str) -> Path:
+    """Writes config.yaml and model_final.pth of a tiny R-MAE with random weights; the latter's path."""
+    from rmae_d2.config import apply_overrides, get_config, save_config
+
+    cfg = apply_overrides(get_config("demo/rmae_tiny_scenes.py"), [*TINY, *overrides])
+    save_config(cfg, folder / "config.yaml")
+    return Path(save_random(cfg, folder / "model_final.pth"))
+
+
+def write_coco(folder: Path, boxes) -> Path:
+    """Photos a.png, b.png and c.png, 120 x 160 pixels, and labels.json with (image, x, y, width, height)."""
+    from PIL import Image
+    from skimage import data
+
+    for name, photo in (("a", data.astronaut()), ("b", data.coffee()), ("c", data.chelsea())):
+        Image.fromarray(photo[:120, :160]).save(folder / f"{name}.png")
+    annotations = [
+        {"id": i, "image_id": image, "category_id": 1, "bbox": [x, y, w, h], "area": w * h}
+        | {"segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]], "iscrowd": 0}
+        for i, (image, x, y, w, h) in enumerate(boxes)
+    ]
+    images = [
+        {"id": i, "file_name": f"{name}.png", "height": 120, "width": 160}
+        for i, name in enumerate("abc")
+    ]
+    content = {"images": images, "annotations": annotations}
+    content["categories"] = [{"id": 1, "name": "thing"}]
+    (folder / "labels.json").write_text(json.dumps(content))
+    return folder
+
+
+DETECTOR = "demo/vitdet_tiny_coco.py"
+SMALL_DETECTOR = [
+    "train.device=cpu",
+    "model.backbone.net.img_size=64",
+    "model.backbone.net.pretrain_img_size=64",
+    "model.backbone.net.embed_dim=32",
+    "model.backbone.net.depth=2",
+    "model.backbone.net.num_heads=2",
+    "model.backbone.out_channels=16",
+    "model.roi_heads.box_head.conv_dims=[16]",
+    "model.roi_heads.box_head.fc_dims=[32]",
+    "model.roi_heads.mask_head.conv_dims=[16, 16]",
+    "model.roi_heads.box_predictor.test_score_thresh=0.0",
+    "model.roi_heads.box_predictor.test_topk_per_image=5",
+]
+
+
+def small_detector(*overrides: str):
+    """The config of a small Mask R-CNN (ViTDet) for COCO's classes that finds five objects in any image."""
+    from rmae_d2.config import apply_overrides, get_config
+
+    return apply_overrides(get_config(DETECTOR), [*SMALL_DETECTOR, *overrides])
+
+
+def save_random(cfg, path: Path) -> str:
+    """Writes weights of a config's model as it begins; their path."""
+    from detectron2.config import instantiate
+
+    torch.manual_seed(1)
+    torch.save({"model": instantiate(cfg.model).state_dict()}, path)
+    return str(path)
+
+
 def hf_mae_config(**changes):
     """Hugging Face's config of the small MAE that ``make_rmae(regions=None)`` builds."""
     sizes = {

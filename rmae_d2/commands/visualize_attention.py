@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
         parse_query,
         share_table,
     )
-    from ..inference.device import pick_device
+    from ..inference.finished_run import pick_device
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("rmae_d2.inference").setLevel(logging.INFO)

@@ -18,7 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from ..inference.mask_pictures import draw_masking
+    from ..inference.reconstruction_pictures import draw_masking
 
     drawn = {name: getattr(args, name) for name in ("overrides", "max_images", "seed")}
     picture = draw_masking(args.config_file, args.weights, args.input, args.output, **drawn)

@@ -22,19 +22,12 @@ _THUMBNAIL = (144, 108)
 
 @dataclass(frozen=True)
 class Example:
-    """An image that the page offers.
+    """An image that the page offers."""
 
-    Attributes:
-        name: shown below its thumbnail.
-        credit: licence and author, where known.
-        data: the file, of a format that uploads may have.
-        thumbnail: JPEG.
-    """
-
-    name: str
-    credit: str
-    data: bytes
-    thumbnail: bytes
+    name: str  # shown below its thumbnail
+    credit: str  # licence and author, where known
+    data: bytes  # the file, of a format that uploads may have
+    thumbnail: bytes  # JPEG
 
 
 def default_examples() -> list[Example]:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import textwrap
 from collections.abc import AsyncIterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,23 +25,19 @@ _DRAINED = 3
 
 @dataclass(frozen=True)
 class Limits:
-    """What one user may ask of the server.
-
-    Attributes:
-        kept_images: images of all users whose encodings are kept; the one unused for longest goes.
-    """
+    """What one user may ask of the server."""
 
     upload_bytes: int = 20 * MEGA
     pixels: int = 25 * MEGA
     regions: int = 8
-    kept_images: int = 64
+    kept_images: int = 64  # of all users; the one unused for longest goes
 
 
 class RefusedError(Exception):
     """A request that is not carried out.
 
-    Attributes:
-        status: the HTTP status.
+    Args:
+        status: HTTP's.
         message: what the user is told: one or two sentences with the remedy.
         code: what the page acts upon, such as ``gone``; otherwise empty.
     """
@@ -63,10 +60,8 @@ async def read_body(chunks: AsyncIterable[bytes], limit: int) -> bytes:
         elif received > _DRAINED * limit:
             break
     if received > limit:
-        raise RefusedError(
-            413,
-            f"This file is too large: at most {limit / MEGA:g} MB are accepted. Save it smaller.",
-        )
+        text = f"This file is too large: at most {limit / MEGA:g} MB are accepted. Save it smaller."
+        raise RefusedError(413, text)
     return bytes(body)
 
 
@@ -76,50 +71,34 @@ def decode_image(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     Raises:
         RefusedError: no PNG, JPEG or WebP (415), too many pixels (413), too few or damaged (422).
     """
+    too_many = (
+        "This image has {} megapixels: at most "
+        f"{max_pixels / MEGA:g} are accepted. Save it smaller."
+    )
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_size(image.size, max_pixels)
+            width, height = image.size
+            if width * height > max_pixels:
+                count = f"{width} × {height} = {width * height / MEGA:.0f}"
+                raise RefusedError(413, too_many.format(count))
+            if min(width, height) < MIN_SIDE:
+                text = f"This image has {width} × {height} pixels: each side needs at least {MIN_SIDE}."
+                raise RefusedError(422, text)
             image.load()
             return upright_rgb(image)
     except RefusedError:
         raise
     except UnidentifiedImageError:
-        known = (
-            "This file is not an image: PNG, JPEG and WebP are accepted, whatever the file's name."
-        )
-        raise RefusedError(415, known) from None
+        known = "PNG, JPEG and WebP are accepted, whatever the file's name"
+        raise RefusedError(415, f"This file is not an image: {known}.") from None
     except Image.DecompressionBombError:  # Pillow's own limit lies above: it does not tell the size
-        raise RefusedError(413, _too_many("hundreds of", max_pixels)) from None
+        raise RefusedError(413, too_many.format("hundreds of")) from None
     except MemoryError:
-        raise RefusedError(
-            503, "There is no memory left for this image. Save it smaller."
-        ) from None
+        text = "There is no memory left for this image. Save it smaller."
+        raise RefusedError(503, text) from None
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
-        raise RefusedError(
-            422, f"This image is damaged or cut short ({_shortened(str(error))})."
-        ) from error
-
-
-def _check_size(size: tuple[int, int], max_pixels: int) -> None:
-    width, height = size
-    if width * height > max_pixels:
-        count = f"{width} × {height} = {width * height / MEGA:.0f}"
-        raise RefusedError(413, _too_many(count, max_pixels))
-    if min(size) < MIN_SIDE:
-        raise RefusedError(
-            422, f"This image has {width} × {height} pixels: each side needs at least {MIN_SIDE}."
-        )
-
-
-def _too_many(count: str, max_pixels: int) -> str:
-    return (
-        f"This image has {count} megapixels: at most {max_pixels / MEGA:g} are accepted. "
-        "Save it smaller."
-    )
-
-
-def _shortened(text: str, length: int = 120) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
+        reason = textwrap.shorten(str(error), 120, placeholder="…")
+        raise RefusedError(422, f"This image is damaged or cut short ({reason}).") from error
 
 
 #: Far above what the largest grid with all regions marked needs.
@@ -139,18 +118,12 @@ class Marks:
 
 @dataclass(frozen=True)
 class Query:
-    """Regions to predict.
-
-    Attributes:
-        threshold: probability from which on a pixel belongs to the mask.
-        chosen: the region to write, an index of ``regions``; None for all.
-        name: of the image's file, as the user's machine calls it; only ever repeated.
-    """
+    """Regions to predict."""
 
     regions: tuple[Marks, ...]
-    threshold: float
-    chosen: int | None
-    name: str
+    threshold: float  # probability from which on a pixel belongs to the mask
+    chosen: int | None  # the region to write, an index of regions; None for all
+    name: str  # of the image's file, as the user's machine calls it; only ever repeated
 
 
 def parse_query(body: bytes, grid: tuple[int, int], max_regions: int) -> Query:
@@ -166,58 +139,54 @@ def parse_query(body: bytes, grid: tuple[int, int], max_regions: int) -> Query:
     except (ValueError, RecursionError):
         raise RefusedError(400, "The request is not JSON.") from None
     fields = _object(decoded, "the request", {"regions", "threshold", "chosen", "name"})
-    given = fields.get("regions")
-    if not isinstance(given, list) or not 1 <= len(given) <= max_regions:
-        raise RefusedError(422, f"regions must be a list of 1 to {max_regions} regions.")
+    given: Any = fields.get("regions")
+    several = isinstance(given, list) and 1 <= len(given) <= max_regions
+    _need(several, f"regions must be a list of 1 to {max_regions} regions.")
     regions = tuple(_marks(region, number, grid) for number, region in enumerate(given, 1))
     threshold = fields.get("threshold", 0.5)
-    number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
-    if not number or not 0 < threshold < 1:  # nan neither
-        raise RefusedError(422, "threshold must be a number between 0 and 1.")
-    chosen = fields.get("chosen")
-    if chosen is not None and not (type(chosen) is int and 0 <= chosen < len(regions)):
-        text = f"chosen must be null or the index of one of the {len(regions)} regions."
-        raise RefusedError(422, text)
+    number = type(threshold) in (int, float) and 0 < threshold < 1  # nan neither
+    _need(number, "threshold must be a number between 0 and 1.")
+    chosen, last = fields.get("chosen"), len(regions) - 1
+    known = chosen is None or (type(chosen) is int and 0 <= chosen <= last)
+    _need(known, f"chosen must be null or an index of regions, 0 to {last}.")
     name = fields.get("name", "")
-    if not isinstance(name, str) or len(name) > MAX_NAME:
-        raise RefusedError(422, f"name must be a text of at most {MAX_NAME} characters.")
+    short = isinstance(name, str) and len(name) <= MAX_NAME
+    _need(short, f"name must be a text of at most {MAX_NAME} characters.")
     return Query(regions, float(threshold), chosen, name)
 
 
+def _need(fulfilled: bool, text: str, status: int = 422) -> None:
+    if not fulfilled:
+        raise RefusedError(status, text)
+
+
 def _object(value: Any, what: str, known: set[str]) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise RefusedError(400, f"{what} must be a JSON object.")
-    if unknown := sorted(value.keys() - known):
-        raise RefusedError(422, f"{what} has an unknown field {unknown[0][:40]!r}.")
+    _need(isinstance(value, dict), f"{what} must be a JSON object.", 400)
+    unknown = sorted(value.keys() - known)
+    _need(not unknown, f"{what} has an unknown field {''.join(unknown[:1])[:40]!r}.")
     return value
 
 
 def _marks(value: Any, number: int, grid: tuple[int, int]) -> Marks:
-    fields = _object(value, f"region {number}", {"positive", "negative"})
+    what = f"region {number}"
+    fields = _object(value, what, {"positive", "negative"})
     positive, negative = (
-        _patches(fields.get(name, []), f"region {number}, {name}", grid)
-        for name in ("positive", "negative")
+        _patches(fields.get(name, []), f"{what}, {name}", grid) for name in ("positive", "negative")
     )
-    if not positive:
-        raise RefusedError(422, f"region {number}: mark at least one patch as part of it.")
-    if both := set(positive) & set(negative):
-        raise RefusedError(422, f"region {number}: patch {min(both)} is both part and not part.")
+    _need(bool(positive), f"{what}: mark at least one patch as part of it.")
+    both = set(positive) & set(negative)
+    _need(not both, f"{what}: patch {min(both, default=())} is both part and not part.")
     return Marks(positive, negative)
 
 
 def _patches(value: Any, what: str, grid: tuple[int, int]) -> tuple[Patch, ...]:
-    if not isinstance(value, list) or len(value) > grid[0] * grid[1]:
-        raise RefusedError(422, f"{what} must be a list of at most {grid[0] * grid[1]} patches.")
-    patches = []
+    most = grid[0] * grid[1]
+    few = isinstance(value, list) and len(value) <= most
+    _need(few, f"{what} must be a list of at most {most} patches.")
     for item in value:
-        ok = isinstance(item, list) and len(item) == 2 and all(type(x) is int for x in item)
-        if not ok or not (0 <= item[0] < grid[0] and 0 <= item[1] < grid[1]):
-            raise RefusedError(
-                422,
-                f"{what}: a patch is [row, column] below [{grid[0]}, {grid[1]}], "
-                f"not {json.dumps(item)[:40]}.",
-            )
-        patches.append((item[0], item[1]))
-    if len(set(patches)) < len(patches):
-        raise RefusedError(422, f"{what}: a patch is there twice.")
-    return tuple(patches)
+        pair = isinstance(item, list) and [type(x) for x in item] == [int, int]
+        inside = pair and 0 <= item[0] < grid[0] and 0 <= item[1] < grid[1]
+        known = f"{what}: a patch is [row, column] below {list(grid)}"
+        _need(inside, f"{known}, not {json.dumps(item)[:40]}.")
+    _need(len({*map(tuple, value)}) == len(value), f"{what}: a patch is there twice.")
+    return tuple((row, column) for row, column in value)

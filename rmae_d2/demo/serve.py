@@ -44,7 +44,13 @@ def run_demo(
         UserError: packages of the extra are missing, a value that can't be, a bad example.
         CheckpointError: weights that are missing or do not fit.
     """
-    _check_extra()
+    try:
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"the interactive demo needs Starlette and uvicorn ({error}): pip install 'rmae_d2[demo]'"
+        ) from error
     if not 0 <= mask_ratio <= 0.95:
         raise UserError(f"--mask-ratio {mask_ratio}: from 0 (the model sees all) to 0.95")
     limits = limits or Limits()
@@ -65,7 +71,11 @@ def run_demo(
 
 def names_of(host: str) -> tuple[str, ...]:
     """The names under which browsers may reach the server; any, with a warning, where others can."""
-    if _is_loopback(host):
+    try:
+        ours = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        ours = host == "localhost"
+    if ours:
         return "localhost", "127.0.0.1", "[::1]", host
     print(
         f"warning: --host {host}: everybody who reaches this machine can open images and use its "
@@ -75,46 +85,18 @@ def names_of(host: str) -> tuple[str, ...]:
     return ("*",)
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _check_extra() -> None:
-    try:
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f"the interactive demo needs Starlette and uvicorn ({error}): pip install 'rmae_d2[demo]'"
-        ) from error
-
-
 def _listen(host: str, port: int) -> socket.socket:
     """A socket that listens already, so that a taken port is known before the model is read."""
-    if not 0 <= port <= 65535:  # the C library would take the rest of a division
-        raise UserError(f"--port {port}: from 1 to 65535, or 0 for any that is free")
+    v6 = ":" in host
+    family = socket.AF_INET6 if v6 else socket.AF_INET
+    both = v6 and socket.has_dualstack_ipv6()
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise UserError(f"--host {host} --port {port}: {error}") from error
-    try:
-        if sys.platform != "win32":  # there it would let two servers share a port
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(128)
-    except OSError as error:
-        listener.close()
+        return socket.create_server((host, port), family=family, backlog=128, dualstack_ipv6=both)
+    except (OSError, OverflowError) as error:
         raise UserError(
-            f"cannot listen at {host} port {port} ({error}): choose another one with --port, 0 for any that "
-            "is free"
+            f"cannot listen at --host {host} --port {port} ({error}): choose another one with --port, 0 for "
+            "any that is free"
         ) from error
-    return listener
 
 
 def _serve(app: "ASGIApp", listener: socket.socket) -> None:

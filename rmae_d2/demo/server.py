@@ -17,8 +17,9 @@ import mimetypes
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -34,9 +35,10 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..inference.region_prompt import RegionPrediction, RegionPromptPredictor
+from . import sessions
 from .examples import Example
 from .requests import MAX_BYTES, Limits, Query, RefusedError, decode_image, parse_query, read_body
-from .sessions import OpenImage, Segmenter, coco_json, describe_model, label_png, mask_png
+from .sessions import OpenImage, OpenImages
 
 HEADERS = {
     # Nothing from elsewhere, no inline scripts or styles; pictures also from the page's own memory.
@@ -103,11 +105,12 @@ class Demo:
     def __init__(
         self, predictor: RegionPromptPredictor, examples: Sequence[Example], limits: Limits
     ) -> None:
-        self.segmenter = Segmenter(predictor, limits.kept_images)
+        self.predictor = predictor
+        self.images = OpenImages(limits.kept_images)
         self.examples = examples
         self.limits = limits
         self.mask_ratios = sorted({*MASK_RATIOS, predictor.mask_ratio})
-        # Always the same threads: torch makes a team of its own for each one that calls it.
+        # One model, one thread, always the same: torch makes a team of its own for each that calls it.
         self._model_thread = ThreadPoolExecutor(1, "model")
         self._file_threads = ThreadPoolExecutor(2, "files")
         self._waiting = 0
@@ -122,12 +125,12 @@ class Demo:
     async def info(self, _: Request) -> Response:
         return JSONResponse(
             {
-                "model": describe_model(self.segmenter.predictor),
+                "model": sessions.describe_model(self.predictor),
                 "uploadBytes": self.limits.upload_bytes,
                 "pixels": self.limits.pixels,
                 "regions": self.limits.regions,
                 "maskRatios": self.mask_ratios,
-                "maskRatio": self.segmenter.predictor.mask_ratio,
+                "maskRatio": self.predictor.mask_ratio,
                 "examples": [{"name": e.name, "credit": e.credit} for e in self.examples],
             }
         )
@@ -141,64 +144,43 @@ class Demo:
     async def open(self, request: Request) -> Response:
         ratio = self._mask_ratio(request.query_params.get("mask_ratio", "0"))
         body = await _read(request, self.limits.upload_bytes)
-        pixels = await self._run(self._file_threads, lambda: decode_image(body, self.limits.pixels))
-        image = await self._run(self._model_thread, lambda: self.segmenter.open(pixels, ratio))
+        pixels = await self._run(self._file_threads, decode_image, body, self.limits.pixels)
+        encode = partial(self.predictor.embed, mask_ratio=ratio)
+        image = self.images.add(await self._run(self._model_thread, encode, pixels))
         height, width = image.embedding.image_size
-        hidden = np.argwhere(image.embedding.hidden).tolist()
-        content = {
-            "key": image.key,
-            "width": width,
-            "height": height,
-            "grid": image.embedding.grid,
-            "hidden": hidden,
-        }
+        content = {"key": image.key, "width": width, "height": height, "grid": image.embedding.grid}
+        content["hidden"] = np.argwhere(image.embedding.hidden).tolist()
         return JSONResponse(content, 201)
 
     async def predict(self, request: Request) -> Response:
         image, query = await self._query(request)
-        work = self.segmenter.display
-        prediction = await self._run(self._model_thread, lambda: work(image, query))
-        body = await self._run(self._file_threads, lambda: pack_prediction(prediction))
+        arguments = (self.predictor, image, query)
+        prediction = await self._run(self._model_thread, sessions.display, *arguments)
+        body = await self._run(self._file_threads, pack_prediction, prediction)
         headers = {"Content-Encoding": "gzip"}
         return Response(body, media_type="application/octet-stream", headers=headers)
 
-    async def mask(self, request: Request) -> Response:
+    async def file(self, request: Request) -> Response:
         image, query = await self._query(request)
-        if query.chosen is None:
-            raise RefusedError(422, "chosen must name the region of the mask.")
-        return await self._file(lambda: mask_png(next(self.segmenter.full_size(image, query))))
-
-    async def labels(self, request: Request) -> Response:
-        image, query = await self._query(request)
-        return await self._file(lambda: label_png(self.segmenter.full_size(image, query)))
-
-    async def regions(self, request: Request) -> Response:
-        image, query = await self._query(request)
-        size = image.embedding.image_size
-
-        def write() -> bytes:
-            predictions = self.segmenter.full_size(image, query)
-            return coco_json(predictions, name=query.name, size=size, threshold=query.threshold)
-
-        return await self._file(write, "application/json")
-
-    async def _file(self, write: Callable[[], bytes], media_type: str = "image/png") -> Response:
-        return Response(await self._run(self._model_thread, write), media_type=media_type)
+        name = request.url.path.rpartition("/")[2]
+        found = sessions.full_size(self.predictor, image, query)
+        arguments = (found, image.embedding.image_size, query)
+        body = await self._run(self._model_thread, sessions.FILES[name], *arguments)
+        return Response(body, media_type=mimetypes.guess_type(name)[0])
 
     async def _query(self, request: Request) -> tuple[OpenImage, Query]:
         body = await _read(request, MAX_BYTES)
-        image = self.segmenter.images.get(request.path_params["key"])
+        image = self.images.get(request.path_params["key"])
         return image, parse_query(body, image.embedding.grid, self.limits.regions)
 
-    async def _run(self, threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    async def _run(self, threads: ThreadPoolExecutor, work: Callable[..., T], *given: Any) -> T:
         """Work away from the event loop, so that the server goes on answering others."""
         if self._waiting >= _MOST_WAITING:
-            raise RefusedError(
-                503, "The server is busy with other users: try again in a moment.", "busy"
-            )
+            text = "The server is busy with other users: try again in a moment."
+            raise RefusedError(503, text, "busy")
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(threads, work)
+            return await asyncio.get_running_loop().run_in_executor(threads, work, *given)
         finally:
             self._waiting -= 1
 
@@ -224,11 +206,8 @@ def pack_prediction(prediction: RegionPrediction) -> bytes:
         probability * 256 rounded down, at most 255: exact for thresholds that are multiples of 1/256.
     """
     _, height, width = prediction.masks.shape
-    head = {
-        "width": width,
-        "height": height,
-        "scores": [round(float(score), 4) for score in prediction.scores],
-    }
+    scores = [round(float(score), 4) for score in prediction.scores]
+    head = {"width": width, "height": height, "scores": scores}
     planes = np.minimum(prediction.probabilities * 256, 255).astype(np.uint8)
     return gzip.compress(json.dumps(head).encode() + b"\n" + planes.tobytes(), compresslevel=1)
 
@@ -254,17 +233,15 @@ def build_app(
         Route("/api/examples/{number:int}/thumbnail", demo.thumbnail),
         Route("/api/images", demo.open, methods=["POST"]),
         Route(f"{key}/predict", demo.predict, methods=["POST"]),
-        Route(f"{key}/mask.png", demo.mask, methods=["POST"]),
-        Route(f"{key}/labels.png", demo.labels, methods=["POST"]),
-        Route(f"{key}/regions.json", demo.regions, methods=["POST"]),
+        *(Route(f"{key}/{name}", demo.file, methods=["POST"]) for name in sessions.FILES),
         Mount("/", StaticFiles(directory=PAGE, html=True)),
     ]
-    middleware = [
-        Middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts), www_redirect=False)
-    ]
-    handlers = {RefusedError: _refused, HTTPException: _http_error, Exception: _failed}
+    own_names: Any = {"allowed_hosts": list(allowed_hosts), "www_redirect": False}
     app = Starlette(
-        routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=demo.lifespan
+        routes=routes,
+        middleware=[Middleware(TrustedHostMiddleware, **own_names)],
+        exception_handlers={RefusedError: _refused, HTTPException: _failed, Exception: _failed},
+        lifespan=demo.lifespan,
     )
     app.state.demo = demo
     return SameOriginOnly(app)  # around Starlette's own answers to errors, too
@@ -282,11 +259,8 @@ async def _refused(_: Request, error: Exception) -> Response:
     return JSONResponse({"error": error.message, "code": error.code}, error.status)
 
 
-async def _http_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return JSONResponse({"error": f"{error.detail}.", "code": ""}, error.status_code)
-
-
 async def _failed(_: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException):
+        return JSONResponse({"error": f"{error.detail}.", "code": ""}, error.status_code)
     text = "The server made a mistake; its terminal says which. Try again, or open another image."
     return JSONResponse({"error": text, "code": "failed"}, 500)

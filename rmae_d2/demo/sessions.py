@@ -3,11 +3,9 @@
 import io
 import json
 import secrets
-import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -16,7 +14,7 @@ from PIL import Image
 
 from ..inference.region_prompt import RegionPrediction, RegionPromptPredictor
 from ..inference.region_views import ImageEmbedding
-from .requests import Query, RefusedError
+from .requests import Marks, Query, RefusedError
 
 #: Longest side of the probabilities that the page draws; the model's own maps are coarser still.
 DISPLAY_SIDE = 768
@@ -24,14 +22,9 @@ DISPLAY_SIDE = 768
 
 @dataclass(frozen=True)
 class OpenImage:
-    """An encoded image of one user. Its pixels are not kept.
+    """An encoded image of one user. Its pixels are not kept."""
 
-    Attributes:
-        key: names it in requests and can't be guessed, so that nobody reaches another one's image.
-        embedding: what predictions need.
-    """
-
-    key: str
+    key: str  # names it in requests; none can guess it, so none reaches another's image
     embedding: ImageEmbedding
 
     @property
@@ -42,73 +35,60 @@ class OpenImage:
         return max(round(height * scale), 1), max(round(width * scale), 1)
 
 
-class ImageStore:
-    """The images used last, of all users together. Safe to use from several threads."""
+class OpenImages:
+    """The images used last, of all users together; for one thread, the server's.
+
+    Args:
+        capacity: where there are more, the one unused for longest goes.
+    """
 
     def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
+        self._capacity = capacity
         self._images: OrderedDict[str, OpenImage] = OrderedDict()
-        self._lock = threading.Lock()
 
     def add(self, embedding: ImageEmbedding) -> OpenImage:
-        """Keeps an image under a new key; the one unused for longest goes where there are too many."""
+        """Keeps an image under a new key."""
         image = OpenImage(secrets.token_urlsafe(24), embedding)
-        with self._lock:
-            self._images[image.key] = image
-            while len(self._images) > self.capacity:
-                self._images.popitem(last=False)
+        self._images[image.key] = image
+        while len(self._images) > self._capacity:
+            self._images.popitem(last=False)
         return image
 
     def get(self, key: str) -> OpenImage:
-        """The image of a key."""
-        with self._lock:
-            image = self._images.get(key)
-            if image is None:
-                raise RefusedError(
-                    404, "The server no longer has this image: open it again.", "gone"
-                )
-            self._images.move_to_end(key)
-            return image
+        if key not in self._images:
+            raise RefusedError(404, "The server no longer has this image: open it again.", "gone")
+        self._images.move_to_end(key)
+        return self._images[key]
 
 
-class Segmenter:
-    """The model, one caller at a time."""
+def display(predictor: RegionPromptPredictor, image: OpenImage, query: Query) -> RegionPrediction:
+    """All regions at the display's size."""
+    reduced = replace(image.embedding, image_size=image.display_size)
+    return _predict(predictor, reduced, query.regions, query.threshold)
 
-    def __init__(self, predictor: RegionPromptPredictor, capacity: int) -> None:
-        self.predictor = predictor
-        self.images = ImageStore(capacity)
-        self._lock = threading.Lock()
 
-    def open(self, image_HWC: NDArray[np.uint8], mask_ratio: float) -> OpenImage:
-        """Encodes an image."""
-        with self._lock:
-            embedding = self.predictor.embed(image_HWC, mask_ratio=mask_ratio)
-        return self.images.add(embedding)
+def full_size(
+    predictor: RegionPromptPredictor, image: OpenImage, query: Query
+) -> Iterator[RegionPrediction]:
+    """The chosen region or all, one after the other: at the image's size all take much memory."""
+    chosen = query.regions if query.chosen is None else [query.regions[query.chosen]]
+    for region in chosen:
+        yield _predict(predictor, image.embedding, [region], query.threshold)
 
-    def display(self, image: OpenImage, query: Query) -> RegionPrediction:
-        """All regions at the display's size."""
-        return self._predict(replace(image.embedding, image_size=image.display_size), query, None)
 
-    def full_size(self, image: OpenImage, query: Query) -> Iterator[RegionPrediction]:
-        """The chosen region or all, one after the other: at the image's size all take much memory."""
-        chosen = range(len(query.regions)) if query.chosen is None else [query.chosen]
-        for index in chosen:
-            yield self._predict(image.embedding, query, index)
-
-    def _predict(
-        self, embedding: ImageEmbedding, query: Query, index: int | None
-    ) -> RegionPrediction:
-        marks = query.regions if index is None else query.regions[index : index + 1]
-        prompts = [
-            self.predictor.prompt(
-                patches=region.positive,
-                negative_patches=region.negative or None,
-                embedding=embedding,
-            )
-            for region in marks
-        ]
-        with self._lock:
-            return self.predictor.predict(prompts, query.threshold, embedding)
+def _predict(
+    predictor: RegionPromptPredictor,
+    embedding: ImageEmbedding,
+    regions: Sequence[Marks],
+    threshold: float,
+) -> RegionPrediction:
+    prompts = [
+        predictor.prompt(
+            patches=region.positive, negative_patches=region.negative or None, embedding=embedding
+        )
+        for region in regions
+    ]
+    return predictor.predict(prompts, threshold, embedding)
 
 
 def describe_model(predictor: RegionPromptPredictor) -> str:
@@ -121,61 +101,61 @@ def describe_model(predictor: RegionPromptPredictor) -> str:
     return f"{text}: a small demo model, so expect rough masks." if millions < 20 else f"{text}."
 
 
-def mask_png(prediction: RegionPrediction) -> bytes:
-    """One region: 255 in the mask, 0 elsewhere, at the image's size."""
-    return _png(prediction.masks[0].astype(np.uint8) * np.uint8(255))
+def mask_png(found: Iterator[RegionPrediction], size: tuple[int, int], query: Query) -> bytes:
+    """The chosen region: 255 in the mask, 0 elsewhere."""
+    if query.chosen is None:
+        raise RefusedError(422, "chosen must name the region of the mask.")
+    return _png(next(found).masks[0].astype(np.uint8) * np.uint8(255))
 
 
-def label_png(predictions: Iterable[RegionPrediction]) -> bytes:
+def label_png(found: Iterator[RegionPrediction], size: tuple[int, int], query: Query) -> bytes:
     """All regions in one image: 1 for the first, 2 for the second ..., 0 for none.
 
     Where masks overlap, the region of the higher probability has the pixel.
     """
-    labels: NDArray[np.uint8] | None = None
-    highest = np.zeros(())
-    for number, prediction in enumerate(predictions, 1):
-        if labels is None:
-            labels = np.zeros(prediction.masks.shape[1:], np.uint8)
-            highest = np.zeros(labels.shape, np.float32)
+    labels = np.zeros(size, np.uint8)
+    highest = np.zeros(size, np.float32)
+    for number, prediction in enumerate(found, 1):
         wins = prediction.masks[0] & (prediction.probabilities[0] > highest)
         labels[wins] = number
         highest[wins] = prediction.probabilities[0][wins]
-    assert labels is not None
     return _png(labels)
 
 
-def coco_json(
-    predictions: Iterable[RegionPrediction], *, name: str, size: tuple[int, int], threshold: float
-) -> bytes:
+def coco_json(found: Iterator[RegionPrediction], size: tuple[int, int], query: Query) -> bytes:
     """Regions as a data set in COCO's format that ``pycocotools.coco.COCO`` opens.
 
     Segmentations are compressed run lengths. Beside COCO's own keys each annotation has its ``score``, see
     :class:`~rmae_d2.inference.region_prompt.RegionPrediction`.
     """
-    annotations = [
-        {"id": number, **_annotation(prediction)}
-        for number, prediction in enumerate(predictions, 1)
-    ]
+    annotations = []
+    for number, prediction in enumerate(found, 1):
+        rle = mask_util.encode(np.asfortranarray(prediction.masks[0].astype(np.uint8)))
+        annotation = {
+            "id": number,
+            "image_id": 1,
+            "category_id": 1,
+            "iscrowd": 0,
+            "area": int(mask_util.area(rle)),
+            "bbox": [float(x) for x in mask_util.toBbox(rle)],
+            "score": round(float(prediction.scores[0]), 4),
+            "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
+        }
+        annotations.append(annotation)
     content = {
-        "info": {"description": "regions predicted by R-MAE (rmae_d2)", "threshold": threshold},
-        "images": [{"id": 1, "file_name": name, "height": size[0], "width": size[1]}],
+        "info": {
+            "description": "regions predicted by R-MAE (rmae_d2)",
+            "threshold": query.threshold,
+        },
+        "images": [{"id": 1, "file_name": query.name, "height": size[0], "width": size[1]}],
         "categories": [{"id": 1, "name": "region"}],
         "annotations": annotations,
     }
     return json.dumps(content, indent=1).encode()
 
 
-def _annotation(prediction: RegionPrediction) -> dict[str, Any]:
-    encoded = mask_util.encode(np.asfortranarray(prediction.masks[0].astype(np.uint8)))
-    return {
-        "image_id": 1,
-        "category_id": 1,
-        "iscrowd": 0,
-        "area": int(mask_util.area(encoded)),
-        "bbox": [float(x) for x in mask_util.toBbox(encoded)],
-        "score": round(float(prediction.scores[0]), 4),
-        "segmentation": {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")},
-    }
+#: What makes a file of an image's predictions, their size (H, W) and what was asked.
+FILES = {"mask.png": mask_png, "labels.png": label_png, "regions.json": coco_json}
 
 
 def _png(values: NDArray[np.uint8]) -> bytes:

@@ -27,7 +27,7 @@ from ..data.recipes.own_data import adapt_to_data
 from ..errors import CheckpointError, UserError
 from ..evaluation import KNNEvaluation
 from ..events import EventWriter, read_run, step_values
-from ..inference.device import pick_device
+from ..inference.finished_run import pick_device
 from ..modeling import RMAE, LearnedMasking
 from ..solver import build_optimizer
 from ..visualization import draw_loss_curve, draw_reconstructions

@@ -23,6 +23,7 @@ over the patches made 1:
 Letters: K instances, L patches, Gh Gw grid, H W pixels.
 """
 
+from collections import defaultdict
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -41,8 +42,7 @@ QUERY_COVERAGE = 0.5
 
 @dataclass(frozen=True)
 class _Instance:
-    image: Hashable
-    number: int
+    key: tuple[Hashable, int]  # image and number
     share: float
     elsewhere: float  # nan where the instance is everywhere
     coverage: NDArray[np.float32]
@@ -67,7 +67,6 @@ class AttentionShare:
         """Takes one image in.
 
         Args:
-            image: its id; instances are known by it and their number.
             attention_LL: of each patch (row) to each, in raster order, without the cls token; rows are
                 divided by their sums here.
             coverage_KGG: w of its instances, (K, Gh, Gw), see :func:`patch_cover`.
@@ -76,7 +75,7 @@ class AttentionShare:
         covers_KL = coverage_KGG.reshape(len(coverage_KGG), -1)
         if attention_LL.shape != (covers_KL.shape[1],) * 2:
             raise UserError(
-                f"attention of shape {attention_LL.shape} for a grid of {grid[0]}x{grid[1]} patches"
+                f"attention of shape {attention_LL.shape} for {grid[0]}x{grid[1]} patches"
             )
         attention = attention_LL / attention_LL.sum(axis=1, keepdims=True)
         on_instance_LK = attention @ covers_KL.T
@@ -89,7 +88,7 @@ class AttentionShare:
             others = on_instance_LK[cover == 0, k]
             elsewhere = float(others.mean()) if len(others) else np.nan
             kept = coverage_KGG[k].astype(np.float32)
-            self._instances.append(_Instance(image, k, share, elsewhere, kept, queries))
+            self._instances.append(_Instance((image, k), share, elsewhere, kept, queries))
             self._add_displacements(attention, queries, grid)
 
     def shares(self, beyond_elsewhere: bool = False) -> dict[tuple[Hashable, int], float]:
@@ -98,12 +97,9 @@ class AttentionShare:
         Instances that are everywhere are left out of the latter.
         """
         if not beyond_elsewhere:
-            return {(entry.image, entry.number): entry.share for entry in self._instances}
-        return {
-            (entry.image, entry.number): entry.share - entry.elsewhere
-            for entry in self._instances
-            if not np.isnan(entry.elsewhere)
-        }
+            return {entry.key: entry.share for entry in self._instances}
+        known = (entry for entry in self._instances if not np.isnan(entry.elsewhere))
+        return {entry.key: entry.share - entry.elsewhere for entry in known}
 
     def evaluate(self) -> dict[str, Any]:
         """The means over the instances.
@@ -122,7 +118,7 @@ class AttentionShare:
         share = np.array([entry.share for entry in self._instances])
         elsewhere = np.array([entry.elsewhere for entry in self._instances])
         local = np.array([self._position_share(entry) for entry in self._instances])
-        images = [entry.image for entry in self._instances]
+        images = [entry.key[0] for entry in self._instances]
         known = np.flatnonzero(~np.isnan(elsewhere))
         outside, where = elsewhere[known], [images[i] for i in known]
         return {
@@ -169,17 +165,12 @@ class AttentionShare:
 def patch_cover(masks_KHW: Bools, grid: tuple[int, int]) -> Floats:
     """The share of each patch's area that masks cover, where a grid is laid over the whole image.
 
-    Pixels that lie in several patches count by their parts, so the mean over the patches is that over the
-    pixels.
-
-    Args:
-        masks_KHW: of K instances, of any size.
-        grid: (Gh, Gw).
+    Pixels that lie in several patches count by their parts.
 
     Returns:
         float64 (K, Gh, Gw) in [0, 1].
     """
-    rows, columns = (_overlaps(masks_KHW.shape[1 + axis], grid[axis]) for axis in (0, 1))
+    rows, columns = map(_overlaps, masks_KHW.shape[1:], grid)
     cover: Floats = rows @ masks_KHW.astype(np.float64) @ columns.T
     return cover
 
@@ -201,23 +192,16 @@ def clustered_error(values: Floats, clusters: list[Hashable]) -> float | None:
     """
     if not len(values):
         return None
-    sums: dict[Hashable, float] = {}
+    sums: dict[Hashable, float] = defaultdict(float)
     for value, cluster in zip(values - values.mean(), clusters, strict=True):
-        sums[cluster] = sums.get(cluster, 0.0) + float(value)
+        sums[cluster] += float(value)
     return float(np.sqrt(sum(total**2 for total in sums.values())) / len(values))
 
 
 def paired_difference(
     one: Mapping[tuple[Hashable, int], float], other: Mapping[tuple[Hashable, int], float]
 ) -> dict[str, Any]:
-    """The mean of ``one - other`` over the instances that both have.
-
-    Args:
-        one, other: as :meth:`AttentionShare.shares` gives them.
-
-    Returns:
-        ``difference``, its standard ``error``, ``instances``.
-    """
+    """Of shares: the mean ``difference`` of one to other over the ``instances`` of both, its ``error``."""
     common = [key for key in one if key in other]
     if not common:
         raise UserError("no instance in common: nothing to compare")

@@ -31,6 +31,10 @@ class Curves:
     recall: NDArray[np.float64]
     limits: list[int]
 
+    def of_category(self, k: int) -> "Curves":
+        """Those of one category, by its position."""
+        return Curves(self.precision[:, :, k : k + 1], self.recall[:, k : k + 1], self.limits)
+
 
 def curves_of(
     content: dict[str, Any],
@@ -49,7 +53,6 @@ def curves_of(
         results: detections in COCO's results format; those of other images do not count.
         task: "bbox", "segm" or "boundary".
         limits: detections per image and category, rising; by LVIS's rules one limit, over all categories.
-        rules: "coco" or "lvis".
     """
     from faster_coco_eval import COCO, COCOeval_faster  # and OpenCV, where it is installed
 
@@ -107,7 +110,6 @@ def metrics_of(curves: Curves, frequencies: list[str] | None = None) -> dict[str
     """The usual means, in percent, under Detectron2's names.
 
     Args:
-        curves: of one task.
         frequencies: LVIS: each category's, for APr, APc and APf.
 
     Returns:
@@ -128,10 +130,3 @@ def metrics_of(curves: Curves, frequencies: list[str] | None = None) -> dict[str
     metrics |= {f"AR@{m}": _percent(recall[..., 0, i]) for i, m in enumerate(limits)}
     metrics |= {f"AR{s}@{limits[-1]}": _percent(recall[..., a, -1]) for a, s in enumerate(sizes, 1)}
     return metrics
-
-
-def category_metrics(curves: Curves, k: int) -> dict[str, float]:
-    """The same for one category, by its position."""
-    return metrics_of(
-        Curves(curves.precision[:, :, k : k + 1], curves.recall[:, k : k + 1], curves.limits)
-    )

@@ -17,13 +17,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Classes:
-    """A dataset's classes, in the model's order.
-
-    Attributes:
-        names: of each class number.
-        category_ids: of each class number, the id in the dataset's json.
-        source: the dataset, for messages.
-    """
+    """Of each class number of a model its name and its category id in the json of ``source``, a dataset."""
 
     names: tuple[str, ...]
     category_ids: tuple[int, ...]
@@ -47,12 +41,12 @@ def classes_of(cfg: DictConfig) -> Classes:
         UserError: the config names no dataset, or one whose classes are not known.
         AnnotationError: the json cannot be used.
     """
-    json = _of_config(cfg, "dataloader.test.dataset.json")
+    json = OmegaConf.select(cfg, "dataloader.test.dataset.json")
     if json is not None:
         return _of_json(json)
-    names = _of_config(cfg, "dataloader.test.dataset.names")
+    names = OmegaConf.select(cfg, "dataloader.test.dataset.names")
     if names is None:
-        names = _of_config(cfg, "dataloader.evaluator.dataset_name")
+        names = OmegaConf.select(cfg, "dataloader.evaluator.dataset_name")
     if not names:
         raise UserError(
             "the config does not say which classes its model has: set dataloader.test.dataset.names to a "
@@ -61,26 +55,12 @@ def classes_of(cfg: DictConfig) -> Classes:
     return _of_registered(names if isinstance(names, str) else names[0])
 
 
-def _of_config(cfg: DictConfig, key: str) -> Any:
-    """None where there is no such key; also where it lies below something else than a mapping."""
-    *parents, last = key.split(".")
-    node: Any = cfg
-    for name in parents:
-        node = node.get(name) if isinstance(node, DictConfig) else None
-    value = node.get(last) if isinstance(node, DictConfig) else None
-    return OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
-
-
 def _of_json(path: str, name: str | None = None, registered: list[str] | None = None) -> Classes:
     content = read_coco_json(path, name)
     ids = class_ids(None, content, path, first=None)
     by_id = dict(zip(sorted(ids.values()), category_names(registered, content, ids), strict=True))
-    numbers = sorted(ids)
-    return Classes(
-        tuple(by_id[ids[number]] for number in numbers),
-        tuple(ids[number] for number in numbers),
-        path,
-    )
+    in_order = tuple(ids[number] for number in sorted(ids))
+    return Classes(tuple(by_id[identifier] for identifier in in_order), in_order, path)
 
 
 def _of_registered(name: str) -> Classes:

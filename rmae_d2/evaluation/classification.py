@@ -14,11 +14,7 @@ from ..errors import UserError
 def hits(scores_BC: Tensor, labels_B: Tensor) -> Tensor:
     """How many images have their class first, and among the first five, and how many there are.
 
-    A class with a score of -inf counts as not proposed.
-
-    Args:
-        scores_BC: higher is likelier.
-        labels_B: int64 classes; those the scores do not reach count as misses.
+    A class with a score of -inf counts as not proposed; int64 labels that the scores do not reach as misses.
 
     Returns:
         (3,) int64, where the scores are.

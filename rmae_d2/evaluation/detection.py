@@ -1,31 +1,29 @@
 """AP and AR of boxes and masks, by COCO's and by LVIS's rules."""
 
+import csv
 import itertools
 import json
 import logging
+import math
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
+from numpy.typing import NDArray
 
+from ..annotations.coco_json import examples
 from ..errors import UserError
-from .average_precision import curves_of, metrics_of
-from .detection_report import (
-    class_rows,
-    class_table,
-    frequency_table,
-    size_table,
-    write_class_csv,
-)
-from .detections import collect_results
-from .ground_truth import instance_counts, load_ground_truth
+from ..tables import table
+from .average_precision import Curves, curves_of, metrics_of
+from .ground_truth import AREAS, FREQUENCIES, GroundTruth, instance_counts, load_ground_truth
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +42,8 @@ class DetectionEvaluator(DatasetEvaluator):
     have AR@1, AR@10 and each class's AP too; LVIS's have APr, APc, APf (rare, common and frequent classes),
     while those of its 1203 classes are in the csv file only.
 
-    It differs from Detectron2's in what it checks and says (see `GroundTruth` and `collect_results`), in
-    that a model which detects nothing has AP 0 rather than nan, in AR among the results, and in that the
-    class numbers of a json are known before its loader has run.
+    Unlike with Detectron2's, a model that detects nothing has AP 0 rather than nan, AR is among the results,
+    and the class numbers of a json are known before its loader has run.
 
     Args:
         dataset_name: a registered dataset; one without ``json_file`` is converted to COCO's format.
@@ -58,13 +55,12 @@ class DetectionEvaluator(DatasetEvaluator):
             and which are not annotated exhaustively.
         max_dets_per_image: detections per image that count, by COCO's rules for each category. Default:
             COCO's 100, LVIS's 300.
-        allow_cached_coco: take the converted json of an earlier run. Off: the dataset may have changed.
         json: own data, as `detection_dataset` takes them; the name is then of no meaning.
 
     Raises:
-        UserError: the json is not there; the message says how to get it.
+        UserError: an unknown dataset or task, unknown rules, a limit below 1, or no json; the message says
+            how to get it.
         AnnotationError: the json cannot be used.
-        UserError: an unknown dataset or task, unknown rules, or a limit below 1.
     """
 
     def __init__(
@@ -76,7 +72,6 @@ class DetectionEvaluator(DatasetEvaluator):
         *,
         rules: str = "coco",
         max_dets_per_image: int | None = None,
-        allow_cached_coco: bool = False,
         json: str | None = None,
     ) -> None:
         if rules not in LIMITS:
@@ -96,17 +91,10 @@ class DetectionEvaluator(DatasetEvaluator):
         if most < 1:
             raise UserError(f"max_dets_per_image={most} must be at least 1")
         self._limits = [limit for limit in lower if limit < most] + [most]
-        self._truth = load_ground_truth(
-            dataset_name,
-            output_dir,
-            json=json,
-            lvis=rules == "lvis",
-            allow_cached=allow_cached_coco,
-        )
+        self._truth = load_ground_truth(dataset_name, output_dir, json=json, lvis=rules == "lvis")
         self.reset()
 
     def reset(self) -> None:
-        """Forgets everything."""
         self._predictions: list[tuple[Any, list[dict[str, Any]]]] = []
         self._saw_masks = False
 
@@ -123,11 +111,8 @@ class DetectionEvaluator(DatasetEvaluator):
             detections = instances_to_coco_json(instances, sample["image_id"])
             self._predictions.append((sample["image_id"], detections))
 
-    def evaluate(self, img_ids: Sequence[Any] | None = None) -> OrderedDict[str, dict[str, float]]:
+    def evaluate(self) -> OrderedDict[str, dict[str, float]]:
         """Computes the metrics, on the main process; the others get an empty dict.
-
-        Args:
-            img_ids: to restrict the evaluation to; default all images of the json.
 
         Returns:
             task -> metric -> percent. nan: there is no such instance. A model that detects nothing has 0.
@@ -136,19 +121,16 @@ class DetectionEvaluator(DatasetEvaluator):
         Raises:
             UserError: detections and ground truth do not belong together.
         """
-        predictions, saw_masks = self._predictions, self._saw_masks
-        if self._distributed:
-            comm.synchronize()
-            gathered = comm.gather((predictions, saw_masks), dst=0)
-            if not comm.is_main_process():
-                return OrderedDict()
-            predictions = list(itertools.chain(*(members for members, _ in gathered)))
-            saw_masks = any(saw for _, saw in gathered)
+        own = (self._predictions, self._saw_masks)
+        gathered = comm.gather(own, dst=0) if self._distributed else [own]
+        if not gathered:
+            return OrderedDict()
+        predictions = list(itertools.chain(*(members for members, _ in gathered)))
+        saw_masks = any(saw for _, saw in gathered)
         if not predictions:
             logger.warning("NOTHING EVALUATED: no image was predicted")
             return OrderedDict()
-        image_ids = None if img_ids is None else list(img_ids)
-        results = collect_results(predictions, self._truth, image_ids)
+        results = collect_results(predictions, self._truth)
         self._write_results(results)
         if not self._truth.annotations:
             logger.warning(
@@ -158,13 +140,12 @@ class DetectionEvaluator(DatasetEvaluator):
             )
             return OrderedDict()
         if not results:
-            logger.warning(
-                "%d images, and the model detects nothing in any of them: AP is 0", len(predictions)
-            )
+            text = "%d images, and the model detects nothing in any of them: AP is 0"
+            logger.warning(text, len(predictions))
         tasks = self._tasks or (["bbox", "segm"] if saw_masks else ["bbox"])
         metrics: OrderedDict[str, dict[str, float]] = OrderedDict()
         for task in tasks:
-            if found := self._evaluate_task(task, results, image_ids):
+            if found := self._evaluate_task(task, results):
                 metrics[task] = found
         return metrics
 
@@ -176,11 +157,9 @@ class DetectionEvaluator(DatasetEvaluator):
                 json.dump(results, file)
             logger.info("%d detections written to %s", len(results), path)
 
-    def _evaluate_task(
-        self, task: str, results: list[dict[str, Any]], image_ids: list[Any] | None
-    ) -> dict[str, float] | None:
+    def _evaluate_task(self, task: str, results: list[dict[str, Any]]) -> dict[str, float] | None:
         truth = self._truth
-        content = truth.for_task(task, image_ids)
+        content = truth.for_task(task)
         if task != "bbox":
             if not content["annotations"]:
                 if self._tasks is not None:
@@ -202,17 +181,20 @@ class DetectionEvaluator(DatasetEvaluator):
         curves = curves_of(content, results, task, self._limits, self.rules)
         frequencies = truth.frequencies if self.rules == "lvis" else None
         metrics = metrics_of(curves, frequencies)
-        rows = class_rows(curves, counts_KA, truth.names, truth.category_ids, frequencies)
-        tables = [size_table(metrics, counts_KA, self._limits[-1])]
+        rows = _class_rows(curves, counts_KA, truth, frequencies)
+        tables = [_size_table(metrics, counts_KA, self._limits[-1])]
         if frequencies is not None:
-            tables.append(frequency_table(metrics, counts_KA, frequencies))
+            tables.append(_frequency_table(metrics, counts_KA, frequencies))
         if len(rows) > 1:
-            tables.append(class_table(rows))
+            tables.append(_class_table(rows))
             if self.rules == "coco":
                 metrics |= {f"AP-{row['category']}": row["AP"] for row in rows}
         if self._output_dir:
             path = os.path.join(self._output_dir, f"{self.rules}_{task}_per_class.csv")
-            write_class_csv(rows, path)
+            with PathManager.open(path, "w", newline="") as file:
+                writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+                writer.writeheader()  # a metric that is not defined is left empty
+                writer.writerows({k: "" if v != v else v for k, v in row.items()} for row in rows)
             tables.append(f"all classes and metrics: {path}")
         logger.info("%s on %s:\n%s", task, truth.path, "\n\n".join(tables))
         return metrics
@@ -223,3 +205,119 @@ class LVISEvaluator(DetectionEvaluator):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, rules="lvis", **kwargs)
+
+
+def collect_results(
+    predictions: list[tuple[Any, list[dict[str, Any]]]], truth: GroundTruth
+) -> list[dict[str, Any]]:
+    """All detections, with the json's category ids.
+
+    An image that was seen twice (a sampler that pads does that) counts once, with the detections that came
+    first; an image that was not seen counts with none. Both are said loudly.
+
+    Raises:
+        UserError: images or classes that the json does not have, scores or boxes that are not finite,
+            masks of another size than their image.
+    """
+    unique = dict(reversed(predictions))
+    times = Counter(image_id for image_id, _ in predictions)
+    sizes = truth.image_sizes
+    if strangers := [image_id for image_id in times if image_id not in sizes]:
+        raise UserError(
+            f"{len(strangers)} of {len(unique)} predicted images are not in {truth.path}, such as the ids "
+            f"{examples(strangers)}: do dataloader.test and dataloader.evaluator name the same dataset?"
+        )
+    if double := [image_id for image_id in times if times[image_id] > 1]:
+        logger.warning(
+            "%d images were predicted more than once, such as %s: the first predictions count",
+            *(len(double), examples(double)),
+        )
+    if unseen := [image_id for image_id in sizes if image_id not in unique]:
+        logger.warning(
+            "PARTIAL EVALUATION: %d of %d images of %s were not predicted, such as %s; all objects in "
+            "them count as missed",
+            *(len(unseen), len(sizes), truth.path, examples(unseen)),
+        )
+    return [
+        _checked(detection, truth, sizes[image_id])
+        for image_id in times
+        for detection in unique[image_id]
+    ]
+
+
+def _checked(
+    detection: dict[str, Any], truth: GroundTruth, size: tuple[int, int]
+) -> dict[str, Any]:
+    number, image_id = detection["category_id"], detection["image_id"]
+    if number not in truth.classes:
+        raise UserError(
+            f"image {image_id}: the model predicts class {number}, {truth.path} has {len(truth.classes)} "
+            f"({min(truth.classes)} to {max(truth.classes)}): is model.roi_heads.num_classes right?"
+        )
+    if not all(math.isfinite(x) for x in (detection["score"], *detection["bbox"])):
+        raise UserError(
+            f"image {image_id}: score {detection['score']}, box {detection['bbox']} are not finite: has the "
+            "training diverged?"
+        )
+    mask = detection.get("segmentation")
+    if mask is not None and tuple(mask["size"]) != tuple(size):
+        raise UserError(
+            f"image {image_id}: the predicted mask is {tuple(mask['size'])} (height, width), {truth.path} "
+            f"says {tuple(size)}: is it the same image file, and not turned?"
+        )
+    return {**detection, "category_id": truth.classes[number]}
+
+
+#: More classes than this are logged in part; the csv file has all of them.
+_LOGGED_CLASSES = 100
+_ENDS = 20
+_SIZE_LABELS = ("all", "small (to 32^2 pixels)", "medium (to 96^2)", "large")
+
+
+def _size_table(metrics: dict[str, float], counts_KA: NDArray[np.int64], limit: int) -> str:
+    rows = []
+    for a, (name, label) in enumerate(zip(AREAS, _SIZE_LABELS, strict=True)):
+        letter = "" if name == "all" else name[0]
+        values = metrics[f"AP{letter}"], metrics[f"AR{letter}@{limit}"]
+        rows.append([label, int(counts_KA[:, a].sum()), *values])
+    return table(["size", "instances", "AP", f"AR@{limit}"], rows)
+
+
+def _frequency_table(
+    metrics: dict[str, float], counts_KA: NDArray[np.int64], frequencies: list[str]
+) -> str:
+    """LVIS's AP by how many images of the training set have the category."""
+    rows = []
+    for letter, name in FREQUENCIES.items():
+        chosen = np.array([f == letter for f in frequencies], bool)
+        present = int((counts_KA[chosen, 0] > 0).sum())
+        rows.append([name, int(chosen.sum()), present, metrics[f"AP{letter}"]])
+    return table(["frequency", "categories", "of them present", "AP"], rows)
+
+
+def _class_rows(
+    curves: Curves, counts_KA: NDArray[np.int64], truth: GroundTruth, frequencies: list[str] | None
+) -> list[dict[str, Any]]:
+    """One row a class, with its id, instances and metrics."""
+    rows = []
+    for k, (name, identifier) in enumerate(zip(truth.names, truth.category_ids, strict=True)):
+        row: dict[str, Any] = {"category": name, "id": identifier}
+        if frequencies is not None:
+            row["frequency"] = frequencies[k]
+        rows.append({**row, "instances": int(counts_KA[k, 0]), **metrics_of(curves.of_category(k))})
+    return rows
+
+
+def _class_table(rows: list[dict[str, Any]]) -> str:
+    """AP of the classes that have instances: all of them, or the best and the worst of many."""
+    cells = [[row["category"], row["instances"], row["AP"]] for row in rows if row["instances"]]
+    title = ""
+    if len(cells) > _LOGGED_CLASSES:
+        cells.sort(key=lambda cell: -cell[2])
+        title = f"the {_ENDS} best and the {_ENDS} worst of {len(cells)} classes:\n"
+        cells = cells[:_ENDS] + cells[-_ENDS:]
+    columns = min(3, len(cells)) or 1
+    cells += [["", "", ""]] * (-len(cells) % columns)
+    height = len(cells) // columns
+    lines = [[x for c in range(columns) for x in cells[c * height + r]] for r in range(height)]
+    return title + table(["category", "instances", "AP"] * columns, lines, left=(0, 3, 6))

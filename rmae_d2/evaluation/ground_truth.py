@@ -10,11 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.coco import convert_to_coco_json
 from numpy.typing import NDArray
 
-from ..annotations.coco_json import (
-    examples,
-    mask_of,
-    read_coco_json,
-)
+from ..annotations.coco_json import examples, mask_of, read_coco_json
 from ..annotations.missing import unknown_dataset
 from ..errors import AnnotationError, UserError
 
@@ -28,11 +24,10 @@ FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}
 
 @dataclass
 class GroundTruth:
-    """Images, categories and annotations of one json.
+    """Images, categories and annotations of one json, that at ``path``.
 
     Attributes:
-        path: of the json.
-        content: of the json; every annotation has ``area`` and ``iscrowd``, and an image that is listed.
+        content: every annotation has ``area`` and ``iscrowd``, and an image that is listed.
         classes: the model's class number -> category id in the json.
         names: names of the categories, in the order of their ids.
     """
@@ -49,7 +44,6 @@ class GroundTruth:
 
     @property
     def category_ids(self) -> list[int]:
-        """In rising order."""
         return sorted(category["id"] for category in self.content["categories"])
 
     @property
@@ -63,26 +57,19 @@ class GroundTruth:
         by_id = {c["id"]: c["frequency"] for c in self.content["categories"]}
         return [by_id[identifier] for identifier in self.category_ids]
 
-    def for_task(self, task: str, image_ids: list[Any] | None = None) -> dict[str, Any]:
-        """The content for one task, of some images or all.
-
-        Args:
-            task: "bbox", or another, for which annotations without a mask are left out with a warning.
-            image_ids: those to evaluate; default all.
-        """
-        wanted = set(self.image_sizes if image_ids is None else image_ids)
-        images = [image for image in self.content["images"] if image["id"] in wanted]
-        kept = [a for a in self.annotations if a["image_id"] in wanted]
-        if task != "bbox":
-            without = [a["id"] for a in kept if mask_of(a) is None]
-            if without:
-                logger.warning(
-                    "%s: %d of %d annotations have no mask (nor a polygon of three points), such as the ids "
-                    "%s; %s leaves them out, so detections of these objects count as wrong",
-                    *(self.path, len(without), len(kept), examples(without), task),
-                )
-            kept = [{**a, "segmentation": mask} for a in kept if (mask := mask_of(a)) is not None]
-        return {**self.content, "images": images, "annotations": kept}
+    def for_task(self, task: str) -> dict[str, Any]:
+        """The content; but for "bbox" without annotations that have no mask, with a warning."""
+        if task == "bbox":
+            return {**self.content, "annotations": self.annotations}
+        kept = [{**a, "segmentation": mask} for a in self.annotations if (mask := mask_of(a))]
+        if len(kept) < len(self.annotations):
+            without = [a["id"] for a in self.annotations if mask_of(a) is None]
+            logger.warning(
+                "%s: %d of %d annotations have no mask (nor a polygon of three points), such as the ids %s; "
+                "%s leaves them out, so detections of these objects count as wrong",
+                *(self.path, len(without), len(self.annotations), examples(without), task),
+            )
+        return {**self.content, "annotations": kept}
 
 
 def instance_counts(content: dict[str, Any]) -> NDArray[np.int64]:
@@ -97,33 +84,26 @@ def instance_counts(content: dict[str, Any]) -> NDArray[np.int64]:
 
 
 def load_ground_truth(
-    dataset_name: str,
-    output_dir: str | None,
-    *,
-    json: str | None = None,
-    lvis: bool = False,
-    allow_cached: bool = False,
+    dataset_name: str, output_dir: str | None, *, json: str | None = None, lvis: bool = False
 ) -> GroundTruth:
     """Reads the json of a registered dataset; one without json is converted first.
 
     Args:
-        dataset_name: registered with Detectron2.
         output_dir: where a converted dataset's json is written.
         json: own data, taken instead of the registered ones.
         lvis: the json has LVIS's fields.
-        allow_cached: take a converted json that lies in output_dir already.
 
     Raises:
-        UserError: the json is not there (where from, how to get it).
+        UserError: the json is not there (where from, how to get it), or the dataset is not registered, or to
+            be converted without an output_dir.
         AnnotationError: it cannot be used.
-        UserError: the dataset is not registered, or to be converted without an output_dir.
     """
+    mapping = names = None
     if json is not None:
-        path, mapping, names = json, None, None
-        content = read_coco_json(path)
+        path, content = json, read_coco_json(json)
     else:
         metadata = MetadataCatalog.get(dataset_name)
-        path = metadata.get("json_file") or _convert(dataset_name, output_dir, allow_cached)
+        path = metadata.get("json_file") or _convert(dataset_name, output_dir)
         content = read_coco_json(path, dataset_name)
         mapping = metadata.get("thing_dataset_id_to_contiguous_id")
         names = metadata.get("thing_classes")
@@ -135,38 +115,33 @@ def load_ground_truth(
     return GroundTruth(path, content, classes, category_names(names, content, classes))
 
 
-def _convert(dataset_name: str, output_dir: str | None, allow_cached: bool) -> str:
-    """Writes a dataset without json in COCO's format; returns the file."""
+def _convert(dataset_name: str, output_dir: str | None) -> str:
+    """Writes a dataset without json in COCO's format, anew, for it may have changed; returns the file."""
     if dataset_name not in DatasetCatalog:
         raise unknown_dataset(dataset_name, DatasetCatalog.list())
     if not output_dir:
         raise UserError(
-            f"{dataset_name} has no json and is converted to COCO's format: say where to with output_dir"
+            f"{dataset_name} has no json and is converted: say where to with output_dir"
         )
     json_file = f"{output_dir}/{dataset_name}_coco_format.json"
     logger.info("%s has no json: converting it to %s", dataset_name, json_file)
-    convert_to_coco_json(dataset_name, json_file, allow_cached=allow_cached)
+    convert_to_coco_json(dataset_name, json_file, allow_cached=False)
     return json_file
 
 
 def _check_lvis(content: dict[str, Any], path: str) -> None:
     remedy = "use dataloader.evaluator.rules=coco"
-    needs = {
-        "images": ("neg_category_ids", "not_exhaustive_category_ids"),
-        "categories": ("frequency",),
-    }
-    for section, keys in needs.items():
+    of_images = ("neg_category_ids", "not_exhaustive_category_ids")
+    for section, keys in (("images", of_images), ("categories", ("frequency",))):
         for entry in content[section]:
             if lacking := [key for key in keys if key not in entry]:
                 raise AnnotationError(
                     f"{path}: entry {entry['id']} of {section!r} has no {', '.join(lacking)}: this is not "
                     f"LVIS's format; for COCO's {remedy}"
                 )
-    strange = {c["frequency"] for c in content["categories"]} - set(FREQUENCIES)
-    if strange:
-        raise AnnotationError(
-            f"{path}: frequency must be r, c or f, not {examples(sorted(strange))}"
-        )
+    if strange := {c["frequency"] for c in content["categories"]} - set(FREQUENCIES):
+        given = examples(sorted(strange))
+        raise AnnotationError(f"{path}: frequency must be r, c or f, not {given}")
     ignored = [
         a["id"] for a in content.get("annotations", []) if a.get("ignore") or a.get("iscrowd")
     ]
@@ -182,26 +157,22 @@ def _complete(content: dict[str, Any], path: str) -> None:
 
     Boxes without area stay, as COCO's own numbers have them; annotations of unknown images do not.
     """
-    annotations = content["annotations"]
     sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
-    content["annotations"] = [a for a in annotations if a["image_id"] in sizes]
-    found: dict[str, list[Any]] = {
-        "are of images that it does not list: ignored": [
-            a["id"] for a in annotations if a["image_id"] not in sizes
-        ],
-        "have a box without area: as in COCO's own evaluation, nothing matches it and it counts as missed": [
-            a["id"] for a in content["annotations"] if min(a["bbox"][2:]) <= 0
-        ],
-        "have no area: that of the mask, else of the box is taken": [
-            a["id"] for a in content["annotations"] if a.get("area") is None
-        ],
-    }
-    for what, ids in found.items():
-        if ids:
-            logger.warning(
-                "%s: %d annotations, such as %s, %s", path, len(ids), examples(ids), what
-            )
-    for annotation in content["annotations"]:
+    annotations = content["annotations"]
+    content["annotations"] = known = [a for a in annotations if a["image_id"] in sizes]
+
+    def warn(what: str, chosen: list[dict[str, Any]]) -> None:
+        if chosen:
+            text = "%s: %d annotations, such as %s, %s"
+            logger.warning(text, path, len(chosen), examples([a["id"] for a in chosen]), what)
+
+    strangers = [a for a in annotations if a["image_id"] not in sizes]
+    warn("are of images that it does not list: ignored", strangers)
+    what = "as in COCO's own evaluation, nothing matches it and it counts as missed"
+    warn(f"have a box without area: {what}", [a for a in known if min(a["bbox"][2:]) <= 0])
+    what = "have no area: that of the mask, else of the box is taken"
+    warn(what, [a for a in known if a.get("area") is None])
+    for annotation in known:
         annotation["iscrowd"] = int(annotation.get("iscrowd") or 0)
         mask, size = mask_of(annotation), sizes[annotation["image_id"]]
         if isinstance(mask, dict) and tuple(mask["size"]) != size:
@@ -214,13 +185,14 @@ def _complete(content: dict[str, Any], path: str) -> None:
 
 
 def _area(box: list[float], mask: Any, size: tuple[int, int]) -> float:
-    if mask is None:
-        return float(box[2] * box[3])
+    return float(box[2] * box[3] if mask is None else mask_util.area(compressed(mask, size)))
+
+
+def compressed(mask: Any, size: tuple[int, int]) -> dict[str, Any]:
+    """What :func:`~rmae_d2.annotations.coco_json.mask_of` gives as pycocotools' own run lengths."""
     if isinstance(mask, list):
-        mask = mask_util.merge(mask_util.frPyObjects(mask, *size))
-    elif isinstance(mask["counts"], list):
-        mask = mask_util.frPyObjects(mask, *size)
-    return float(mask_util.area(mask))
+        return mask_util.merge(mask_util.frPyObjects(mask, *size))
+    return mask_util.frPyObjects(mask, *size) if isinstance(mask["counts"], list) else mask
 
 
 def class_ids(
@@ -233,8 +205,6 @@ def class_ids(
 
     Args:
         mapping: category id -> class number, where it is registered.
-        content: of the json.
-        path: of the json, for messages.
         first: the id that is class 0 where ids are counted from it; None for the order of the ids.
 
     Raises:
@@ -254,12 +224,9 @@ def class_ids(
 def category_names(
     registered: list[str] | None, content: dict[str, Any], classes: dict[int, int]
 ) -> list[str]:
-    """Names in the order of category ids: the registered ones, else the json's. None stands twice.
+    """Names in the order of category ids: the json's, or those registered where they are enough.
 
-    Args:
-        registered: in the order of class numbers; not used where it has too few.
-        content: of the json.
-        classes: of :func:`class_ids`.
+    None stands twice.
     """
     by_id = {category["id"]: category["name"] for category in content["categories"]}
     if registered is not None and set(classes) <= set(range(len(registered))):

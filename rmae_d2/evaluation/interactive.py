@@ -5,16 +5,16 @@ patches over the image, K objects of an image, n patches or clicks.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, find_objects
 from skimage.segmentation import random_walker
 from skimage.transform import resize
 
@@ -23,6 +23,7 @@ from ..errors import UserError
 from ..regions.record.record import nearest_indices
 from ..regions.sources.felzenszwalb import felzenszwalb
 from ..tables import table
+from .ground_truth import compressed
 
 Mask = NDArray[np.bool_]
 
@@ -38,17 +39,11 @@ class Click:
 
 @dataclass(frozen=True)
 class Hints:
-    """What is known of one object, in both forms that methods take.
+    """What is known of one object, in both forms that methods take."""
 
-    Args:
-        visible: bool (Gh, Gw), patches that are shown.
-        region: bool (Gh*P, Gw*P), the object's map there.
-        seeds: int8 (H, W) on the image: 1 in the object, 0 outside it, -1 not known.
-    """
-
-    visible: Mask
-    region: Mask
-    seeds: NDArray[np.int8]
+    visible: Mask  # (Gh, Gw), patches that are shown
+    region: Mask  # (Gh*P, Gw*P), the object's map there
+    seeds: NDArray[np.int8]  # (H, W) on the image: 1 in the object, 0 outside it, -1 not known
 
     @property
     def shown(self) -> tuple[Mask, Mask]:
@@ -112,61 +107,38 @@ def next_click(truth: Mask, predicted: Mask, spent: Mask) -> Click | None:
     pixels, whichever holds the larger circle (missing ones where equal, the first in raster order).
     Beyond the image's border there is no error (RITM, Sofiiuk et al. 2021, and earlier work).
 
-    Args:
-        truth, predicted: bool (H, W).
-        spent: pixels where no further click can be made.
-
-    Returns:
-        None where no error is left.
+    None where no error is left but in ``spent`` pixels, where no further click can be made.
     """
     best: tuple[float, Click | None] = (0.0, None)
-    for positive, wrong in ((True, truth & ~predicted), (False, predicted & ~truth)):
-        distance, (y, x) = _deepest(wrong & ~spent)
-        if distance > best[0]:
-            best = (distance, Click(x, y, positive))
+    for positive, error in ((True, truth & ~predicted), (False, predicted & ~truth)):
+        wrong = (error & ~spent).astype(np.int8)
+        for rows, columns in find_objects(wrong):  # the box around them, if there are any
+            distance = distance_transform_edt(np.pad(wrong[rows, columns], 1))
+            y, x = np.unravel_index(distance.argmax(), distance.shape)
+            if distance[y, x] > best[0]:
+                click = Click(int(x + columns.start - 1), int(y + rows.start - 1), positive)
+                best = (float(distance[y, x]), click)
     return best[1]
-
-
-def _deepest(wrong: Mask) -> tuple[float, tuple[int, int]]:
-    """The pixel farthest from everything that is not ``wrong``, and how far; 0 where nothing is wrong."""
-    rows, columns = np.flatnonzero(wrong.any(axis=1)), np.flatnonzero(wrong.any(axis=0))
-    if not len(rows):
-        return 0.0, (0, 0)
-    top, left = rows[0], columns[0]
-    box = np.pad(wrong[top : rows[-1] + 1, left : columns[-1] + 1], 1)
-    distance = distance_transform_edt(box)
-    y, x = np.unravel_index(distance.argmax(), box.shape)
-    return float(distance[y, x]), (int(y + top - 1), int(x + left - 1))
 
 
 PROTOCOLS = ("patches", "clicks")
 
 
-class InteractiveMethod(Protocol):
-    """A segmenter under test.
+#: Masks of K objects, bool (K, H, W), of an image, by what is known of each.
+Segmenter = Callable[[Sequence[Hints]], Mask]
 
-    Attributes:
-        by_patches: a further click in a patch that was clicked could tell it nothing new.
-    """
 
-    by_patches: bool
+@dataclass(frozen=True)
+class Method:
+    """A way to segment that is under test."""
 
-    def start(self, image_HWC: NDArray[np.uint8]) -> None:
-        """Takes the image, uint8 RGB, that the next calls are about."""
-
-    def segment(self, hints: Sequence[Hints]) -> Mask:
-        """Masks of K objects, bool (K, H, W)."""
+    start: Callable[[NDArray[np.uint8]], Segmenter]  # from an image, RGB
+    by_patches: bool  # a further click in a patch that was clicked could tell it nothing new
 
 
 @dataclass(frozen=True)
 class Target:
-    """An object to be segmented.
-
-    Args:
-        image_id: of its image.
-        index: its place among the annotations of the image's dataset dict.
-        mask: bool (H, W).
-    """
+    """An object to be segmented: its mask, bool (H, W), and its place among its image's annotations."""
 
     image_id: Any
     index: int
@@ -182,7 +154,6 @@ class Curve:
 
     @property
     def mean(self) -> NDArray[np.float64]:
-        """Over objects, (n,)."""
         return self.iou.mean(axis=0)
 
     @property
@@ -202,10 +173,6 @@ def choose_objects(
 ) -> dict[int, list[Target]]:
     """Draws objects with a mask of an area between two shares of the image's; crowds are left out.
 
-    Args:
-        samples: Detectron2's dataset dicts with ``annotations``, ``height`` and ``width``.
-        least_share, most_share: bounds of mask area / image area, both included.
-
     Returns:
         number of the sample -> its objects, samples without any left out.
     """
@@ -224,9 +191,8 @@ def choose_objects(
         if least_share <= mask.mean() <= most_share:
             targets[i, j] = Target(samples[i].get("image_id", i), j, mask)
     if not targets:
-        raise UserError(
-            f"none of {len(found)} objects covers {least_share:.1%} to {most_share:.1%} of its image"
-        )
+        share = f"{least_share:.1%} to {most_share:.1%}"
+        raise UserError(f"none of {len(found)} objects covers {share} of its image")
     by_sample: dict[int, list[Target]] = {}
     for i, j in sorted(targets):
         by_sample.setdefault(i, []).append(targets[i, j])
@@ -235,13 +201,8 @@ def choose_objects(
 
 def decode(annotation: Mapping[str, Any], sample: Mapping[str, Any]) -> Mask:
     """An annotation's mask, bool (H, W), as pycocotools has it."""
-    size = (sample["height"], sample["width"])
-    segmentation = mask_of(dict(annotation))
-    if isinstance(segmentation, list):
-        segmentation = mask_util.merge(mask_util.frPyObjects(segmentation, *size))
-    elif isinstance(segmentation, dict) and isinstance(segmentation["counts"], list):
-        segmentation = mask_util.frPyObjects(segmentation, *size)
-    mask: Mask = mask_util.decode(segmentation).astype(bool)
+    rle = compressed(mask_of(dict(annotation)), (sample["height"], sample["width"]))
+    mask: Mask = mask_util.decode(rle).astype(bool)
     return mask
 
 
@@ -252,7 +213,7 @@ def iou(one: Mask, other: Mask) -> float:
 
 
 def patches_protocol(
-    method: InteractiveMethod,
+    segment: Segmenter,
     targets: Sequence[Target],
     grid: tuple[int, int],
     patch_size: int,
@@ -269,16 +230,17 @@ def patches_protocol(
         rng = np.random.default_rng([seed, *f"{target.image_id}/{target.index}".encode()])
         order = patch_order(target.mask, grid, patch_size, rng)
         hints = [hints_of_patches(target.mask, order[:n], grid, patch_size) for n in counts]
-        rows.append([iou(mask, target.mask) for mask in method.segment(hints)])
+        rows.append([iou(mask, target.mask) for mask in segment(hints)])
     return np.array(rows)
 
 
 def clicks_protocol(
-    method: InteractiveMethod,
+    segment: Segmenter,
     targets: Sequence[Target],
     grid: tuple[int, int],
     patch_size: int,
     counts: Sequence[int],
+    by_patches: bool,
 ) -> NDArray[np.float64]:
     """IoU (K, n) with simulated clicks, each in the middle of the method's largest error so far.
 
@@ -290,11 +252,11 @@ def clicks_protocol(
     result = np.zeros((len(targets), max(counts) + 1))
     for n in range(max(counts) + 1):
         hints = [hints_of_clicks(made, size, grid, patch_size) for made in clicks]
-        masks = method.segment(hints)
+        masks = segment(hints)
         for k, target in enumerate(targets):
             result[k, n] = iou(masks[k], target.mask)
             spent = hints[k].seeds >= 0
-            if method.by_patches:
+            if by_patches:
                 spent |= hints[k].shown[0]
             click = next_click(target.mask, masks[k], spent)
             if click is not None:
@@ -335,19 +297,12 @@ def _rounded(values: NDArray[np.float64]) -> list[float]:
     return [round(float(value), 4) for value in values]
 
 
-class GivenPatches:
+def given_patches(image_HWC: NDArray[np.uint8]) -> Segmenter:
     """What is shown of the object and nothing else: the floor of every method that keeps it."""
-
-    by_patches = True
-
-    def start(self, image_HWC: NDArray[np.uint8]) -> None:
-        """The image is not looked at."""
-
-    def segment(self, hints: Sequence[Hints]) -> Mask:
-        return np.stack([np.logical_and(*h.shown) for h in hints])
+    return lambda hints: np.stack([np.logical_and(*h.shown) for h in hints])
 
 
-class FHSegments:
+def fh_segments(image_HWC: NDArray[np.uint8], scale: int = 500) -> Segmenter:
     """The Felzenszwalb-Huttenlocher segments in which seeds of the object lie.
 
     A segment with seeds of both kinds is divided: each of its pixels goes with the nearest seed in it.
@@ -355,22 +310,11 @@ class FHSegments:
     Args:
         scale: of the partition, the finest of the paper's; the minimum size of a segment equals it.
     """
-
-    by_patches = False
-
-    def __init__(self, scale: int = 500) -> None:
-        self.scale = scale
-        self._labels: NDArray[np.int64] | None = None
-
-    def start(self, image_HWC: NDArray[np.uint8]) -> None:
-        self._labels = felzenszwalb(image_HWC, [self.scale])[0].astype(np.int64)
-
-    def segment(self, hints: Sequence[Hints]) -> Mask:
-        assert self._labels is not None, "start comes first"
-        return np.stack([_join(self._labels, h.seeds) for h in hints])
+    labels = felzenszwalb(image_HWC, [scale])[0].astype(np.int64)
+    return lambda hints: np.stack([_join(labels, h.seeds) for h in hints])
 
 
-class RandomWalker:
+def random_walk(image_HWC: NDArray[np.uint8], longest_side: int = 96) -> Segmenter:
     """scikit-image's random walker from the seeds (Grady, PAMI 2006), on a smaller image.
 
     Without a seed outside the object, the image's rim counts as outside; without one inside, nothing is in.
@@ -378,52 +322,39 @@ class RandomWalker:
     Args:
         longest_side: of the image that it works on; its probabilities are enlarged bilinearly.
     """
+    height, width = image_HWC.shape[:2]
+    factor = min(longest_side / max(height, width), 1)
+    size = (max(round(height * factor), 1), max(round(width * factor), 1))
+    image = resize(image_HWC / 255.0, size, anti_aliasing=factor < 1)
+    return lambda hints: np.stack([_walk(image, h.seeds) for h in hints])
 
-    by_patches = False
 
-    def __init__(self, longest_side: int = 96) -> None:
-        self.longest_side = longest_side
-        self._image: NDArray[np.float64] | None = None
-
-    def start(self, image_HWC: NDArray[np.uint8]) -> None:
-        height, width = image_HWC.shape[:2]
-        factor = min(self.longest_side / max(height, width), 1)
-        size = (max(round(height * factor), 1), max(round(width * factor), 1))
-        self._image = resize(image_HWC / 255.0, size, anti_aliasing=factor < 1)
-
-    def segment(self, hints: Sequence[Hints]) -> Mask:
-        return np.stack([self._walk(h.seeds) for h in hints])
-
-    def _walk(self, seeds: NDArray[np.int8]) -> Mask:
-        assert self._image is not None, "start comes first"
-        labels = _smaller(seeds, self._image.shape[:2])
-        if not (labels == 1).any():
-            return np.zeros(seeds.shape, bool)
-        if not (labels == 2).any():
-            rim = np.ones_like(labels, bool)
-            rim[1:-1, 1:-1] = False
-            labels[rim & (labels == 0)] = 2
-        if not (labels == 0).any() or not (labels == 2).any():
-            inside = (labels == 1).astype(np.float64)
-        else:
-            # "bf" solves directly: the iterative modes took 2 to 80 times as long where seeds are few.
-            inside = random_walker(
-                self._image, labels, mode="bf", return_full_prob=True, channel_axis=-1
-            )[0]
-        tensor = torch.from_numpy(inside)[None, None]
-        mask = F.interpolate(tensor, seeds.shape, mode="bilinear")[0, 0].numpy() > 0.5
-        return np.where(seeds < 0, mask, seeds == 1)
+def _walk(image: NDArray[np.float64], seeds: NDArray[np.int8]) -> Mask:
+    labels = _smaller(seeds, image.shape[:2])
+    if not (labels == 1).any():
+        return np.zeros(seeds.shape, bool)
+    if not (labels == 2).any():
+        rim = np.ones_like(labels, bool)
+        rim[1:-1, 1:-1] = False
+        labels[rim & (labels == 0)] = 2
+    if not (labels == 0).any() or not (labels == 2).any():
+        inside = (labels == 1).astype(np.float64)
+    else:
+        # "bf" solves directly: the iterative modes took 2 to 80 times as long where seeds are few.
+        inside, _ = random_walker(image, labels, mode="bf", return_full_prob=True, channel_axis=-1)
+    tensor = torch.from_numpy(inside)[None, None]
+    mask = F.interpolate(tensor, seeds.shape, mode="bilinear")[0, 0].numpy() > 0.5
+    return np.where(seeds < 0, mask, seeds == 1)
 
 
 def _join(labels: NDArray[np.int64], seeds: NDArray[np.int8]) -> Mask:
-    """The segments with seeds in the object; see :class:`FHSegments`."""
+    """The segments with seeds in the object; see :func:`fh_segments`."""
     inside = np.bincount(labels[seeds == 1], minlength=labels.max() + 1) > 0
     outside = np.bincount(labels[seeds == 0], minlength=labels.max() + 1) > 0
     mask = (inside & ~outside)[labels]
     for label in np.flatnonzero(inside & outside):
         segment = labels == label
-        rows, columns = np.flatnonzero(segment.any(axis=1)), np.flatnonzero(segment.any(axis=0))
-        box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        (box,) = find_objects(segment.astype(np.int8))
         own = np.where(segment[box], seeds[box], -1)
         nearest = distance_transform_edt(own < 0, return_distances=False, return_indices=True)
         mask[box] |= segment[box] & (own[tuple(nearest)] == 1)

@@ -9,6 +9,7 @@ Letters: N images that vote (the bank), Q images asked about, D width, C classes
 import logging
 from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -38,11 +39,9 @@ def knn_votes(
     """The votes that each class gets.
 
     Args:
-        queries_QD: normalised features, any float type; computed with in float32.
-        bank_ND: the same, of the images that vote.
-        labels_N: their classes, int64 in [0, num_classes).
+        queries_QD, bank_ND: normalised features, any float type; computed with in float32.
+        labels_N: classes of the bank, int64 in [0, num_classes).
         k: voters a query; all where there are fewer.
-        temperature: the lower, the more the nearest count.
         own_Q: int64 places of the queries in the bank, where they must not vote for themselves.
         bank_chunk: voters compared at a time, which bounds memory to Q * bank_chunk scores.
 
@@ -73,8 +72,8 @@ class KNNEvaluator(DatasetEvaluator):
     """k-NN accuracy of the ``features`` of a :class:`~rmae_d2.modeling.transfer.classifier.FeatureExtractor`.
 
     Samples with ``bank`` True vote on those with False; where all have True, each is asked about the others.
-    Features are kept normalised in float16 where the model is, 2 * D bytes an image (2 GB for ImageNet and a
-    ViT-B) in every process, and twice that for a moment; comparing goes in chunks.
+    Features are kept in float16 where the model is, 2 GB for ImageNet and a ViT-B in every process, and twice
+    that for a moment.
 
     Args:
         k, temperature: see :func:`knn_votes`.
@@ -88,15 +87,13 @@ class KNNEvaluator(DatasetEvaluator):
         query_chunk: int = 512,
         bank_chunk: int = 32768,
     ) -> None:
-        if k < 1 or temperature <= 0 or query_chunk < 1 or bank_chunk < 1:
+        if min(k, temperature, query_chunk, bank_chunk) <= 0:
             raise UserError(
                 f"k={k}, temperature={temperature}, query_chunk={query_chunk}, bank_chunk={bank_chunk}: all "
                 "must be positive"
             )
-        self.k = k
-        self.temperature = temperature
-        self.query_chunk = query_chunk
-        self.bank_chunk = bank_chunk
+        self.k, self.temperature = k, temperature
+        self.query_chunk, self.bank_chunk = query_chunk, bank_chunk
         self.reset()
 
     def reset(self) -> None:
@@ -119,12 +116,10 @@ class KNNEvaluator(DatasetEvaluator):
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """``{"knn": {"top1": ..., "top5": ...}}`` in percent on rank 0."""
         features, labels, bank = self._gathered()
-        voters = features[bank]
-        voter_labels = labels[bank]
         leave_one_out = bool(bank.all())
-        queries, query_labels = (
-            (voters, voter_labels) if leave_one_out else (features[~bank], labels[~bank])
-        )
+        voters, voter_labels = features[bank], labels[bank]
+        asked = bank if leave_one_out else ~bank
+        queries, query_labels = features[asked], labels[asked]
         num_voters = len(voters) - leave_one_out
         if num_voters < 1:
             raise UserError("k-NN needs images that vote: is bank_split empty?")
@@ -132,9 +127,8 @@ class KNNEvaluator(DatasetEvaluator):
             logger.warning("k-NN: only %d images vote, fewer than k=%d", num_voters, self.k)
         num_classes = int(labels.max()) + 1
         counts = torch.zeros(3, dtype=torch.int64, device=features.device)
-        mine = torch.arange(
-            comm.get_rank(), len(queries), comm.get_world_size(), device=features.device
-        )
+        every = torch.arange(len(queries), device=features.device)
+        mine = every[comm.get_rank() :: comm.get_world_size()]
         for places in mine.split(self.query_chunk):
             votes = knn_votes(
                 queries[places],
@@ -149,22 +143,20 @@ class KNNEvaluator(DatasetEvaluator):
             # The logarithm has the same order, and -inf for no vote at all.
             counts += hits(votes.log(), query_labels[places])
         self.reset()
-        every = comm.gather(counts.cpu())
+        gathered = comm.gather(counts.cpu())
         if not comm.is_main_process():
             return None
         logger.info(
             "k-NN: %d images by the votes of %d%s",
             *(len(queries), len(voters), ", each left out for itself" if leave_one_out else ""),
         )
-        return OrderedDict(knn=accuracies(torch.stack(every).sum(dim=0), num_classes))
+        return OrderedDict(knn=accuracies(torch.stack(gathered).sum(dim=0), num_classes))
 
     def _gathered(self) -> tuple[Tensor, Tensor, Tensor]:
         """Features (N, D), labels and whether they vote, of all processes, on each."""
         sizes = comm.all_gather(len(self._labels))
         if min(sizes) == 0:
-            raise UserError(
-                f"k-NN: the processes got {sizes} images: take at least as many images as processes"
-            )
+            raise UserError(f"k-NN: the processes got {sizes} images: each needs one")
         features = torch.cat(self._features)
         self._features.clear()
         facts = torch.tensor([self._labels, self._bank], device=features.device)
@@ -184,37 +176,18 @@ def _all_gather_rows(rows: Tensor, sizes: list[int]) -> Tensor:
     return torch.cat([part[:size] for part, size in zip(every, sizes, strict=True)])
 
 
+@dataclass
 class KNNEvaluation:
-    """k-NN of a model with an encoder, at any time of its training.
+    """k-NN of a model with an encoder, at any time of its training."""
 
-    Args:
-        loader: of :func:`~rmae_d2.data.datasets.image_folder.knn_dataset`; a finite one.
-        evaluator: what compares.
-        pool: ``cls`` or ``mean``, the features to compare.
-        precision: ``fp32``, ``bf16`` or ``fp16``, of the encoder.
-        period: iterations of a training between two evaluations; 0 for none.
-    """
-
-    def __init__(
-        self,
-        loader: Iterable[list[dict[str, Any]]],
-        evaluator: KNNEvaluator,
-        pool: str = "cls",
-        precision: str = "fp32",
-        period: int = 0,
-    ) -> None:
-        self.loader = loader
-        self.evaluator = evaluator
-        self.pool = pool
-        self.precision = precision
-        self.period = period
+    loader: Iterable[list[dict[str, Any]]]  # finite, of knn_dataset
+    evaluator: KNNEvaluator
+    pool: str = "cls"  # or mean: the features to compare
+    precision: str = "fp32"  # or bf16 or fp16, of the encoder
+    period: int = 0  # iterations of a training between two evaluations; 0 for none
 
     def __call__(self, model: nn.Module) -> Any:
-        """Evaluates an ``RMAE`` or ``Classifier``, whose training goes on unchanged afterwards.
-
-        Returns:
-            the evaluator's results on rank 0, an empty dict elsewhere.
-        """
+        """Evaluates an ``RMAE`` or ``Classifier``, whose training goes on unchanged: results on rank 0."""
         features = FeatureExtractor.of(model, self.pool, self.precision)
         results = inference_on_dataset(features, self.loader, self.evaluator)
         print_csv_format(results)

@@ -34,12 +34,10 @@ class ForegroundEvaluator(DatasetEvaluator):
         """Takes samples with ``regions`` and an RMAE's evaluation outputs."""
         for sample, output in zip(inputs, outputs, strict=True):
             if "regions" not in sample:
-                raise UserError(
-                    "ForegroundEvaluator needs objects: dataloader.test.mapper.regions, an InstanceSource"
-                )
-            regions = torch.from_numpy(
-                unpack_bits(sample["regions"].numpy(), int(sample["num_regions"]))
-            )
+                wanted = "dataloader.test.mapper.regions, an InstanceSource"
+                raise UserError(f"ForegroundEvaluator needs objects: {wanted}")
+            maps = unpack_bits(sample["regions"].numpy(), int(sample["num_regions"]))
+            regions = torch.from_numpy(maps)
             hidden = output["mask"].cpu()
             side = math.isqrt(regions[0].numel() // len(hidden))
             grid = (regions.shape[1] // side, regions.shape[2] // side)
@@ -49,9 +47,8 @@ class ForegroundEvaluator(DatasetEvaluator):
                 continue
             shares = {"hidden_foreground": inside[hidden].mean(), "all_foreground": inside.mean()}
             if "mask_probability" in output:
-                shares["chosen_foreground"] = (
-                    output["mask_probability"].float().cpu() * inside
-                ).sum()
+                probability = output["mask_probability"].float().cpu()
+                shares["chosen_foreground"] = (probability * inside).sum()
             self._shares.append({name: float(value) for name, value in shares.items()})
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
@@ -66,11 +63,8 @@ class ForegroundEvaluator(DatasetEvaluator):
         left_out = sum(comm.gather(self._left_out))
         if not comm.is_main_process():
             return None
-        logger.info(
-            "foreground: %d images, %d left out for having none or nothing else",
-            len(shares),
-            left_out,
-        )
+        text = "foreground: %d images, %d left out for having none or nothing else"
+        logger.info(text, len(shares), left_out)
         if not shares:
             return OrderedDict(masking={})
         results = {name: sum(s[name] for s in shares) / len(shares) for name in shares[0]}

@@ -20,10 +20,8 @@ class ReconstructionEvaluator(DatasetEvaluator):
     """Mean losses over a data set and, with a region branch, the IoU of predicted regions.
 
     The IoU is of foreground pixels of hidden patches at probability 0.5, pooled over all regions and images.
-    Maps without a pixel, which stand for the regions of an image that has none, are left out.
-
-    Beside it stands what needs no model, ``region_iou_nearest``: every hidden patch filled by
-    :func:`nearest_visible`. To predict no foreground is 0.
+    Maps without a pixel, which stand for the regions of an image that has none, are left out. Beside it
+    stands what needs no model, ``region_iou_nearest``: every hidden patch filled by :func:`nearest_visible`.
 
     Samples of further region sources (``region_source``, see
     :func:`~rmae_d2.data.build_reconstruction_loader`) are reported apart, under the source's name: with
@@ -79,9 +77,8 @@ class ReconstructionEvaluator(DatasetEvaluator):
                 values[name + _suffix(source)].append(value)
         results = {name: sum(x) / len(x) for name, x in values.items()}
         for name in dict.fromkeys(chain(*overlaps)):
-            intersection, union = map(
-                sum, zip(*(o.get(name, (0, 0)) for o in overlaps), strict=True)
-            )
+            pairs = [of_process.get(name, (0, 0)) for of_process in overlaps]
+            intersection, union = map(sum, zip(*pairs, strict=True))
             if union:
                 results[name] = intersection / union
         return OrderedDict(reconstruction=results)

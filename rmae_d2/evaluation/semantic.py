@@ -17,6 +17,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..data.datasets.label_images import IGNORE_LABEL, read_labels
 from ..data.datasets.semantic import check_label_size, semantic_classes
@@ -27,21 +28,18 @@ logger = logging.getLogger(__name__)
 
 
 class SemSegEvaluator(DatasetEvaluator):
-    """Used as Detectron2's class of the same name, whose numbers it gives.
+    """Used as Detectron2's class of the same name, whose numbers it gives, but for boundary IoU.
 
-    It differs in that the official labels of ADE20K are read as they are, in what it checks and says (which
-    classes are absent, how the model segmented), that it keeps the confusion matrix only, and that there is
-    no boundary IoU. Written to output_dir: ``sem_seg_evaluation.json`` and ``sem_seg_per_class.csv``.
-
-    Classes without a pixel in the ground truth have nan and are left out of the means, as in Detectron2.
+    The official labels of ADE20K are read as they are; classes without a pixel in the ground truth are named,
+    have nan and are left out of the means. Written to output_dir: ``sem_seg_evaluation.json`` and
+    ``sem_seg_per_class.csv``.
 
     Args:
         dataset_name: one or more registered datasets, for the names of the classes.
         distributed: add up what all processes saw; else each evaluates its own.
         output_dir: where results are written; default nowhere.
-        images: own data, as `semantic_dataset` takes them; the name is then of no meaning.
-        num_classes: of own data.
-        zero_is_ignored: of own data; their classes are named by the values in the label files.
+        images, num_classes, zero_is_ignored: own data, as `semantic_dataset` takes them; their classes are
+            named by the values in the label files, and ``dataset_name`` is of no meaning.
 
     Raises:
         UserError: an unknown dataset, or one without semantic labels.
@@ -73,10 +71,6 @@ class SemSegEvaluator(DatasetEvaluator):
 
         An output has ``sem_seg``, scores (C, H, W), or ``sem_seg_labels``, classes (H, W), at the size of the
         file's image, and may say in words how it was made, ``inference``.
-
-        Raises:
-            UserError: outputs that do not belong to the ground truth.
-            AnnotationError: labels that cannot be used.
         """
         for sample, output in zip(inputs, outputs, strict=True):
             predicted = self._predicted(sample, output)
@@ -85,39 +79,24 @@ class SemSegEvaluator(DatasetEvaluator):
                     f"{type(self).__name__} needs 'sem_seg_file_name' with each image: use "
                     "rmae_d2's SemanticDatasetMapper in dataloader.test.mapper"
                 )
-            truth = read_labels(
-                sample["sem_seg_file_name"],
-                len(self._classes),
-                sample.get("zero_is_ignored", False),
-            )
+            shifted = sample.get("zero_is_ignored", False)
+            truth = read_labels(sample["sem_seg_file_name"], len(self._classes), shifted)
             check_label_size(sample, predicted.shape, truth.shape)
             self._confusion_CC += confusion_matrix(truth, predicted, len(self._classes))
             self._images += 1
             self._inference.add(output.get("inference", "not said by the model"))
 
     def _predicted(self, sample: dict[str, Any], output: dict[str, Any]) -> NDArray[np.int64]:
-        if "sem_seg_labels" in output:
-            labels = output["sem_seg_labels"]
-        elif "sem_seg" in output:
-            largest, labels = output["sem_seg"].max(dim=0)
-            labels = labels.masked_fill(largest.isnan(), -1)
-        else:
+        value = output.get("sem_seg_labels", output.get("sem_seg"))
+        if value is None:
             raise UserError(
                 f"{type(self).__name__} needs the output 'sem_seg', the model gives "
                 f"{', '.join(output) or 'nothing'}"
             )
-        predicted: NDArray[np.int64] = labels.to(torch.device("cpu"), torch.int64).numpy()
-        if (predicted < 0).any():
-            raise UserError(
-                f"{sample.get('file_name')}: the model's scores are nan: weights or precision are broken"
-            )
-        if predicted.max(initial=0) >= len(self._classes):
-            raise UserError(
-                f"{sample.get('file_name')}: the model predicts class {predicted.max()}, the dataset has "
-                f"{len(self._classes)} (0 to {len(self._classes) - 1}): is "
-                "model.sem_seg_head.num_classes right?"
-            )
-        return predicted
+        try:
+            return class_numbers(value, len(self._classes))
+        except UserError as error:
+            raise UserError(f"{sample.get('file_name')}: {error}") from error
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]]:
         """Computes the metrics, on the main process; the others get an empty dict.
@@ -127,72 +106,83 @@ class SemSegEvaluator(DatasetEvaluator):
             nan for classes without a pixel in the ground truth. Empty, with a warning, where no labelled
             pixel was predicted.
         """
-        confusion_CC, images, inference = self._confusion_CC, self._images, self._inference
-        if self._distributed:
-            comm.synchronize()
-            gathered = comm.gather((confusion_CC, images, inference), dst=0)
-            if not comm.is_main_process():
-                return OrderedDict()
-            confusion_CC = np.sum([part[0] for part in gathered], axis=0)
-            images = sum(part[1] for part in gathered)
-            inference = set().union(*(part[2] for part in gathered))
+        own = (self._confusion_CC, self._images, self._inference)
+        gathered = comm.gather(own, dst=0) if self._distributed else [own]
+        if not gathered:
+            return OrderedDict()
+        confusion_CC = np.sum([part[0] for part in gathered], axis=0)
+        images = sum(part[1] for part in gathered)
+        inference = set().union(*(part[2] for part in gathered))
         if not confusion_CC.any():
-            logger.warning(
-                "NOTHING EVALUATED: %d images were predicted, with no labelled pixel in them",
-                images,
-            )
+            text = "NOTHING EVALUATED: %d images were predicted, with no labelled pixel in them"
+            logger.warning(text, images)
             return OrderedDict()
         how = " / ".join(sorted(inference))
         metrics = semantic_metrics(confusion_CC, self._classes)
-        rows = _class_rows(confusion_CC, metrics, self._classes)
-        self._report(rows, metrics, images, how)
+        truth, predicted = confusion_CC.sum(axis=1).tolist(), confusion_CC.sum(axis=0).tolist()
+        rows = [
+            [name, *pixels, metrics[f"IoU-{name}"], metrics[f"ACC-{name}"]]
+            for name, *pixels in zip(self._classes, truth, predicted, strict=True)
+        ]
+        _report(rows, metrics, images, how)
         if self._output_dir:
-            self._write(rows, metrics, images, how)
+            _write(self._output_dir, rows, metrics, images, how)
         return OrderedDict(sem_seg=metrics)
 
-    def _report(
-        self, rows: list[list[Any]], metrics: dict[str, float], images: int, how: str
-    ) -> None:
-        absent = [row[0] for row in rows if not row[1]]
-        present = [row for row in rows if row[1]]
-        present.sort(key=lambda row: -row[1])
-        lines = [f"inference: {how}", table(_HEADERS, present)]
-        if absent:
-            some = "; ".join(absent[:_ABSENT_LOGGED])
-            some += " ..." if len(absent) > _ABSENT_LOGGED else ""
-            mistaken = sum(1 for row in rows if not row[1] and row[2])
-            lines.append(
-                f"absent from the ground truth, so left out of the means: {len(absent)} of {len(rows)} "
-                f"classes ({some}); the model predicts {mistaken} of them somewhere"
-            )
-        means = ", ".join(f"{name} {metrics[name]:.2f}" for name in _MEANS)
-        logger.info("semantic segmentation of %d images: %s\n%s", images, means, "\n".join(lines))
 
-    def _write(
-        self, rows: list[list[Any]], metrics: dict[str, float], images: int, how: str
-    ) -> None:
-        assert self._output_dir is not None
-        PathManager.mkdirs(self._output_dir)
-        # JSON has no nan.
-        known = {name: value for name, value in metrics.items() if value == value}
-        summary = {
-            "inference": how,
-            "images": images,
-            "absent_classes": [row[0] for row in rows if not row[1]],
-            "metrics": known,
-        }
-        with PathManager.open(os.path.join(self._output_dir, "sem_seg_evaluation.json"), "w") as f:
-            json.dump(summary, f, indent=1)
-        path = os.path.join(self._output_dir, "sem_seg_per_class.csv")
-        with PathManager.open(path, "w", newline="") as f:
-            csv.writer(f).writerows([_HEADERS, *rows])
-        logger.info("all classes: %s", path)
-
-
-#: The files have all of them.
-_ABSENT_LOGGED = 20
+_ABSENT_LOGGED = 20  # the files have all of them
 _MEANS = ("mIoU", "fwIoU", "mACC", "pACC")
 _HEADERS = ["class", "pixels", "predicted pixels", "IoU", "ACC"]
+
+
+def _report(rows: list[list[Any]], metrics: dict[str, float], images: int, how: str) -> None:
+    absent = [row for row in rows if not row[1]]
+    present = sorted((row for row in rows if row[1]), key=lambda row: -row[1])
+    lines = [f"inference: {how}", table(_HEADERS, present)]
+    if absent:
+        some = "; ".join(row[0] for row in absent[:_ABSENT_LOGGED])
+        some += " ..." if len(absent) > _ABSENT_LOGGED else ""
+        mistaken = sum(1 for row in absent if row[2])
+        lines.append(
+            f"absent from the ground truth, so left out of the means: {len(absent)} of {len(rows)} "
+            f"classes ({some}); the model predicts {mistaken} of them somewhere"
+        )
+    means = ", ".join(f"{name} {metrics[name]:.2f}" for name in _MEANS)
+    logger.info("semantic segmentation of %d images: %s\n%s", images, means, "\n".join(lines))
+
+
+def _write(
+    folder: str, rows: list[list[Any]], metrics: dict[str, float], images: int, how: str
+) -> None:
+    PathManager.mkdirs(folder)
+    summary = {
+        "inference": how,
+        "images": images,
+        "absent_classes": [row[0] for row in rows if not row[1]],
+        "metrics": {k: v for k, v in metrics.items() if v == v},  # JSON has no nan
+    }
+    with PathManager.open(os.path.join(folder, "sem_seg_evaluation.json"), "w") as file:
+        json.dump(summary, file, indent=1)
+    path = os.path.join(folder, "sem_seg_per_class.csv")
+    with PathManager.open(path, "w", newline="") as file:
+        csv.writer(file).writerows([_HEADERS, *rows])
+    logger.info("all classes: %s", path)
+
+
+def class_numbers(value: Tensor, num_classes: int) -> NDArray[np.int64]:
+    """Classes (H, W) of scores (C, H, W), or of classes; a UserError where the data have no such classes."""
+    if value.ndim == 3:
+        largest, labels = value.max(dim=0)
+        value = labels.masked_fill_(largest.isnan(), -1)
+    numbers: NDArray[np.int64] = value.to(torch.device("cpu"), torch.int64).numpy()
+    if (numbers < 0).any():
+        raise UserError("the model's scores are nan: weights or precision are broken")
+    if numbers.max(initial=0) >= num_classes:
+        raise UserError(
+            f"the model predicts class {numbers.max()}, the data have {num_classes} (0 to "
+            f"{num_classes - 1}): set dataloader.test.dataset to data with the classes of training"
+        )
+    return numbers
 
 
 def confusion_matrix(
@@ -226,14 +216,3 @@ def semantic_metrics(confusion_CC: NDArray[np.int64], classes: Sequence[str]) ->
         **{f"ACC-{name}": value for name, value in zip(classes, accuracy, strict=True)},
     }
     return {name: 100 * float(value) for name, value in metrics.items()}
-
-
-def _class_rows(
-    confusion_CC: NDArray[np.int64], metrics: dict[str, float], classes: Sequence[str]
-) -> list[list[Any]]:
-    """Of each class: name, pixels, predicted pixels, IoU, ACC."""
-    truth, predicted = confusion_CC.sum(axis=1), confusion_CC.sum(axis=0)
-    return [
-        [name, int(truth[k]), int(predicted[k]), metrics[f"IoU-{name}"], metrics[f"ACC-{name}"]]
-        for k, name in enumerate(classes)
-    ]

@@ -3,6 +3,7 @@
 import json as json_module
 import logging
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,26 +39,22 @@ NORMALIZATIONS = {
 
 @dataclass(frozen=True)
 class NamedViT:
-    """One model of a comparison.
-
-    Attributes:
-        kind: of its file; "random" for none.
-        normalization: key of :data:`NORMALIZATIONS`.
-    """
+    """One model of a comparison; its ``kind`` is its file's, "random" for none."""
 
     name: str
     kind: str
     size: EncoderSize
     vit: AttentionViT
-    normalization: str = "imagenet"
+    normalization: str = "imagenet"  # of NORMALIZATIONS
 
     def prepare(self, image_HWC: Picture, side: int | None = None) -> Tensor:
-        """The photo as the model takes it: whole, resized, normalised; (1, 3, h, w) on the model's device.
+        """The photo, uint8 RGB, as the model takes it: whole, resized, normalised, on its device.
 
         Args:
-            image_HWC: uint8 RGB.
-            side: of the shorter side, pixels; None for that of the images the position embedding is for. Both
-                sides are rounded to whole patches.
+            side: of the shorter side, pixels; None for that of the images the position embedding is for.
+
+        Returns:
+            (1, 3, h, w), both of whole patches.
         """
         height, width = image_HWC.shape[:2]
         patch = self.size.patch_size
@@ -102,7 +99,7 @@ def load_models(
     """
     titles = [*names] or _short_names(weights)
     wanted = [*normalizations] or ["imagenet"]
-    wanted = wanted * len(weights) if len(wanted) == 1 else wanted
+    wanted *= len(weights) if len(wanted) == 1 else 1
     for option, given in (("--names", titles), ("--normalize", wanted)):
         if len(given) != len(weights):
             raise UserError(f"{option}: {len(given)} given for {len(weights)} weight files")
@@ -122,9 +119,8 @@ def load_models(
 def _hints(weights: str, num_heads: int | None) -> tuple[int | None, Any]:
     """Heads, and side and blocks of windows, as the config beside the weights says; None where none does."""
     config = Path(weights).parent / "config.yaml"
-    if "://" in weights or not config.is_file():
-        return num_heads, None
-    net = OmegaConf.select(load_config(config), "model.backbone.net")
+    known = "://" not in weights and config.is_file()
+    net = OmegaConf.select(load_config(config), "model.backbone.net") if known else None
     if net is None:
         return num_heads, None
     blocks = net.get("window_block_indexes") or ()
@@ -145,20 +141,15 @@ def _short_names(weights: Sequence[str]) -> list[str]:
 def patch_attention(
     model: NamedViT, images_1CHW: Tensor, layer: str = "-1", head: int | None = None
 ) -> Tensor:
-    """What the tokens of one photo attend to.
+    """What the tokens of one photo attend to: (T, T) on the CPU, the cls token first where there is one.
 
     Args:
         layer: number of a block, "-1" for the last, or "rollout".
         head: number of one; None for the mean of all.
-
-    Returns:
-        float32 (T, T) on the CPU, the cls token first where ``model.vit.prefix`` is 1.
     """
     check_layer(layer, head)
     if head is not None and not 0 <= head < model.vit.num_heads:
-        raise UserError(
-            f"{model.name} has {model.vit.num_heads} heads, numbered from 0: no --head {head}"
-        )
+        raise UserError(f"{model.name} has {model.vit.num_heads} heads: no --head {head} from 0 on")
     try:
         if layer == "rollout":
             return model.vit.rollout(images_1CHW)[0].cpu()
@@ -170,14 +161,10 @@ def patch_attention(
 
 def check_layer(layer: str, head: int | None) -> None:
     """Refuses what no model could have."""
-    if layer == "rollout":
-        if head is not None:
-            raise UserError("--head with --layer rollout, which is of the mean over the heads")
-        return
-    try:
-        int(layer)
-    except ValueError as error:
-        raise UserError(f"--layer {layer}: the number of a block, -1, or rollout") from error
+    if layer == "rollout" and head is not None:
+        raise UserError("--head with --layer rollout, which is of the mean over the heads")
+    if not re.fullmatch(r"rollout|-?\d+", layer):
+        raise UserError(f"--layer {layer}: the number of a block, -1, or rollout")
 
 
 def describe_layer(model: NamedViT, layer: str, head: int | None) -> str:
@@ -220,7 +207,6 @@ def draw_attention_pictures(
     """Draws one picture a photo: a row a query and one of features, a column a model.
 
     Args:
-        models: see :func:`.load_models`.
         output: folder for the PNGs, named as the photos.
         queries: none for the middle of each photo.
         layer, head: see :func:`.patch_attention`.
@@ -229,6 +215,7 @@ def draw_attention_pictures(
     """
     check_layer(layer, head)
     written = []
+    titles = ["photo", *(f"{m.name}: {describe_layer(m, layer, head)}" for m in models)]
     for photo in list_inputs(inputs):
         image = read_image(photo.path)
         try:
@@ -236,7 +223,6 @@ def draw_attention_pictures(
             rows = _rows(models, image, queries or [middle], layer, head, side)
         except UserError as error:
             raise UserError(f"{photo.path}: {error}") from error
-        titles = ["photo", *(f"{m.name}: {describe_layer(m, layer, head)}" for m in models)]
         path = output / f"{os.path.splitext(photo.picture)[0]}_attention.png"
         written.append(save_picture(contact_sheet(rows, titles, _CAPTION, tile), path))
     return written
@@ -254,25 +240,22 @@ def _rows(
         if not model.vit.prefix and any(query.x is None for query in queries):
             raise UserError(f"--query cls: {model.name} has no cls token")
     size = (image.shape[0], image.shape[1])
-    maps: list[list[Picture]] = [[] for _ in queries]
-    components = []
+    first = models[0].vit.grid(models[0].prepare(image, side))
+    maps = [[draw_query(image, patch_of(query, size, first), first)] for query in queries]
+    components = [image]
     for model in models:
         pixels = model.prepare(image, side)
         grid = model.vit.grid(pixels)
         weights = patch_attention(model, pixels, layer, head).numpy()
-        for place, query in zip(maps, queries, strict=True):
+        for drawn, query in zip(maps, queries, strict=True):
             patch = patch_of(query, size, grid)
             row = 0 if patch is None else model.vit.prefix + patch[0] * grid[1] + patch[1]
             seen = weights[row, model.vit.prefix :].reshape(grid)
-            place.append(draw_attention(image, seen, patch))
+            drawn.append(draw_attention(image, seen, patch))
         features = model.vit.features(pixels)[0].cpu().numpy()
         components.append(draw_components(features.reshape(*grid, -1), size))
-    first = models[0].vit.grid(models[0].prepare(image, side))
-    rows = [
-        SheetRow(str(query), [draw_query(image, patch_of(query, size, first), first), *drawn])
-        for query, drawn in zip(queries, maps, strict=True)
-    ]
-    return [*rows, SheetRow("features of the last block", [image, *components])]
+    rows = [SheetRow(str(query), drawn) for query, drawn in zip(queries, maps, strict=True)]
+    return [*rows, SheetRow("features of the last block", components)]
 
 
 _DEFINITION = (
@@ -298,12 +281,9 @@ def measure_attention(
     seed: int = 0,
     output: Path | None = None,
 ) -> dict[str, Any]:
-    """Measures models, and one of random weights of each size among them.
-
-    What is measured: :mod:`rmae_d2.evaluation.attention_share`.
+    """Measures models, and one of random weights of each size: :mod:`rmae_d2.evaluation.attention_share`.
 
     Args:
-        models: see :func:`.load_models`.
         names: registered datasets with instance masks, used where there is no ``json``.
         json, root: own data in COCO's format, and the folder of its images.
         layer, head: see :func:`.patch_attention`.
@@ -318,92 +298,73 @@ def measure_attention(
     check_layer(layer, head)
     dicts = detection_dataset(names, json=json, root=root, filter_empty=True, masks=True)
     dicts = dicts[:max_images] if max_images else dicts
-    compared = [*models, *_random_ones(models, seed)]
-    collected = [AttentionShare() for _ in compared]
+    first = {(m.size, m.normalization): m for m in reversed(models)}
+    like = list(reversed(first.values()))
+    titles = ["random weights"] if len(like) == 1 else [f"random, as {m.name}" for m in like]
+    random = [m.with_random_weights(title, seed) for m, title in zip(like, titles, strict=True)]
+    compared = {model: AttentionShare() for model in (*models, *random)}
     source = InstanceSource()
-    for number, sample in enumerate(dicts):
+    for number, sample in enumerate(dicts, 1):
         image = read_image(sample["file_name"])
         record = source(sample, image)
         masks = record.select(np.arange(len(record.regions())))
-        for model, share in zip(compared, collected, strict=True):
+        for model, share in compared.items():
             pixels = model.prepare(image, side)
             weights = patch_attention(model, pixels, layer, head).double().numpy()
             patches = weights[model.vit.prefix :, model.vit.prefix :]
-            cover = patch_cover(masks, model.vit.grid(pixels))
-            share.process(sample["file_name"], patches, cover)
-        if (number + 1) % 100 == 0:
-            logger.info("%d of %d images", number + 1, len(dicts))
-    result = _result(compared, collected, json or ", ".join(names), layer, head)
+            share.process(sample["file_name"], patches, patch_cover(masks, model.vit.grid(pixels)))
+        if number % 100 == 0:
+            logger.info("%d of %d images", number, len(dicts))
+    data = json or ", ".join(names)
+    try:
+        result = {"data": data, "layer": layer, "definition": _DEFINITION}
+        result |= _measured(compared, layer, head)
+    except UserError as error:
+        raise UserError(f"{data}: {error}") from error
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json_module.dumps(result, indent=1) + "\n")
     return result
 
 
-def _random_ones(models: Sequence[NamedViT], seed: int) -> list[NamedViT]:
-    """One of each size and normalization."""
-    first = {(model.size, model.normalization): model for model in reversed(models)}
-    chosen = list(reversed(first.values()))
-    names = ["random weights"] if len(chosen) == 1 else [f"random, as {m.name}" for m in chosen]
-    return [m.with_random_weights(name, seed) for m, name in zip(chosen, names, strict=True)]
-
-
-def _result(
-    compared: Sequence[NamedViT],
-    collected: Sequence[AttentionShare],
-    data: str,
-    layer: str,
-    head: int | None,
+def _measured(
+    compared: dict[NamedViT, AttentionShare], layer: str, head: int | None
 ) -> dict[str, Any]:
-    try:
-        entries = [
-            {
-                "name": model.name,
-                "network": str(model.size),
-                "attention": describe_layer(model, layer, head),
-                **share.evaluate(),
-            }
-            for model, share in zip(compared, collected, strict=True)
-        ]
-        differences = [
-            {
-                "value": "share - elsewhere" if beyond else "share",
-                "of": compared[0].name,
-                "to": model.name,
-                **paired_difference(collected[0].shares(beyond), other.shares(beyond)),
-            }
-            for beyond in (False, True)
-            for model, other in zip(compared[1:], collected[1:], strict=True)
-            if collected[0].shares(beyond).keys() & other.shares(beyond).keys()
-        ]
-    except UserError as error:
-        raise UserError(f"{data}: {error}") from error
-    return {
-        "data": data,
-        "layer": layer,
-        "definition": _DEFINITION,
-        "models": entries,
-        "differences": differences,
-    }
+    models = [
+        {
+            "name": model.name,
+            "network": str(model.size),
+            "attention": describe_layer(model, layer, head),
+            **share.evaluate(),
+        }
+        for model, share in compared.items()
+    ]
+    (first, own), *others = compared.items()
+    differences = [
+        {
+            "value": "share - elsewhere" if beyond else "share",
+            "of": first.name,
+            "to": model.name,
+            **paired_difference(own.shares(beyond), share.shares(beyond)),
+        }
+        for beyond in (False, True)
+        for model, share in others
+        if own.shares(beyond).keys() & share.shares(beyond).keys()
+    ]
+    return {"models": models, "differences": differences}
 
 
 def share_table(result: dict[str, Any]) -> str:
     """The result of :func:`measure_attention` as lines to print."""
-    rows = [
-        (
-            entry["name"],
-            _percent(entry["share"], entry["share_error"]),
-            *(_percent(entry[key]) for key in ("area", "elsewhere", "position")),
-            *(
-                _percent(entry[f"beyond_{key}"], entry[f"beyond_{key}_error"], sign=True)
-                for key in ("elsewhere", "position")
-            ),
-            f"{entry['instances']} ({entry['too_small']} too small)",
-        )
-        for entry in result["models"]
-    ]
     headers = ["model", "share", "area", "elsewhere", "position"]
     headers += ["share-elsewhere", "share-position", "instances"]
+    rows = []
+    for entry in result["models"]:
+        row = [entry["name"], _percent(entry["share"], entry["share_error"])]
+        row += [_percent(entry[key]) for key in ("area", "elsewhere", "position")]
+        for key in ("beyond_elsewhere", "beyond_position"):
+            row.append(_percent(entry[key], entry[f"{key}_error"], sign=True))
+        rows.append([*row, f"{entry['instances']} ({entry['too_small']} too small)"])
     differences = [
         f"{entry['value']}: {entry['of']} less {entry['to']}: "
         f"{_percent(entry['difference'], entry['error'], sign=True)} (paired, {entry['instances']})"

@@ -11,19 +11,16 @@ from ..checkpoint import load_pretrained
 from ..config import apply_overrides, load_config
 from ..errors import CheckpointError, UserError
 from ..modeling import RMAE
-from .device import pick_device
 
 
-def config_beside(weights: str, config_file: str | None = None) -> str:
-    """The config that is named, else the config.yaml beside the weights."""
-    if config_file is not None:
-        return config_file
-    beside = Path(weights).parent / "config.yaml"
-    if not beside.is_file():
-        raise UserError(
-            f"no config.yaml beside {weights}: name the run's config with --config-file"
-        )
-    return str(beside)
+def pick_device(name: str) -> torch.device:
+    """``auto`` is this process's GPU where there is one, else the CPU; ``cuda`` the launcher's choice."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"train.device={name}: there is no GPU that torch can use; take cpu")
+    return torch.device("cuda", torch.cuda.current_device()) if name == "cuda" else device
 
 
 def load_run(
@@ -33,7 +30,7 @@ def load_run(
 
     Args:
         weights: its checkpoint, masking policy included; every tensor must fit.
-        config_file: None for the one beside the weights.
+        config_file: None for the config.yaml beside the weights.
         overrides: ``key=value`` of the config.
 
     Raises:
@@ -42,12 +39,12 @@ def load_run(
     """
     if not Path(weights).exists():
         raise CheckpointError(f"{weights}: no such weight file")
-    name = config_beside(weights, config_file)
+    name = config_file or str(Path(weights).parent / "config.yaml")
+    if config_file is None and not Path(name).is_file():
+        raise UserError(f"no config.yaml beside {weights}: name the run's with --config-file")
     cfg = apply_overrides(load_config(name), list(overrides))
     OmegaConf.set_struct(cfg, False)
     device = pick_device(cfg.train.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"train.device={device}: there is no GPU that torch can use; take cpu")
     model = instantiate(cfg.model)
     if not isinstance(model, RMAE):
         raise UserError(

@@ -1,7 +1,4 @@
-"""What `rmae-d2 evaluate-interactive` does: IoU against the number of patches or clicks, with baselines.
-
-Letters: H W pixels, K objects of an image.
-"""
+"""What `rmae-d2 evaluate-interactive` does: IoU against the number of patches or clicks, with baselines."""
 
 import json
 import time
@@ -15,22 +12,8 @@ from numpy.typing import NDArray
 from ..data.datasets import detection_dataset
 from ..data.images import read_image
 from ..errors import UserError
-from ..evaluation.interactive import (
-    PROTOCOLS,
-    Curve,
-    FHSegments,
-    GivenPatches,
-    Hints,
-    InteractiveMethod,
-    Mask,
-    RandomWalker,
-    Target,
-    choose_objects,
-    clicks_protocol,
-    iou_table,
-    patches_protocol,
-    summary,
-)
+from ..evaluation import interactive
+from ..evaluation.interactive import Curve, Hints, Mask, Method, Segmenter
 from ..visualization.curves import draw_iou_curves
 from .region_prompt import RegionPrompt, RegionPromptPredictor
 
@@ -40,23 +23,18 @@ _MOST_SHARE = 0.6  # of the image: larger ones are its background
 _TABLE = (0, 1, 2, 3, 5, 10, 20)
 
 
-class PredictorMethod:
-    """A :class:`RegionPromptPredictor` as a method under test."""
-
-    by_patches = True
-
-    def __init__(self, predictor: RegionPromptPredictor, assume_background: bool = False) -> None:
-        self.predictor = predictor
-        self.assume_background = assume_background
-
-    def start(self, image_HWC: NDArray[np.uint8]) -> None:
-        self.predictor.set_image(image_HWC)
-
-    def segment(self, hints: Sequence[Hints]) -> Mask:
+def _method(predictor: RegionPromptPredictor, assume_background: bool = False) -> Method:
+    def segment(hints: Sequence[Hints]) -> Mask:
         prompts = [RegionPrompt(h.visible, h.region) for h in hints]
-        if self.assume_background:
+        if assume_background:
             prompts = [prompt.with_background() for prompt in prompts]
-        return self.predictor.predict(prompts).masks
+        return predictor.predict(prompts).masks
+
+    def start(image_HWC: NDArray[np.uint8]) -> Segmenter:
+        predictor.set_image(image_HWC)
+        return segment
+
+    return Method(start, by_patches=True)
 
 
 def evaluate_interactive(
@@ -79,7 +57,6 @@ def evaluate_interactive(
     Args:
         dataset: registered name; used where there is no json.
         json_file, root: own data in COCO's format.
-        protocol: one of :data:`rmae_d2.evaluation.interactive.PROTOCOLS`.
         seed: of the choice of objects and of patches.
         settings: told in the json beside this call's own.
 
@@ -90,33 +67,32 @@ def evaluate_interactive(
         UserError: neither dataset nor json, an unknown protocol, no such objects, or an image of another
             size than its annotations.
     """
-    if protocol not in PROTOCOLS:
-        raise UserError(f"protocol={protocol!r}: one of {', '.join(PROTOCOLS)}")
+    if protocol not in interactive.PROTOCOLS:
+        raise UserError(f"protocol={protocol!r}: one of {', '.join(interactive.PROTOCOLS)}")
     samples = detection_dataset(dataset or (), json_file, root, masks=True)
     least = _LEAST_PATCHES / predictor.model.backbone.net.num_patches
-    chosen = choose_objects(samples, least, _MOST_SHARE, max_objects, seed)
-    methods: dict[str, InteractiveMethod] = {"R-MAE": PredictorMethod(predictor)}
+    chosen = interactive.choose_objects(samples, least, _MOST_SHARE, max_objects, seed)
+    methods = {"R-MAE": _method(predictor)}
     if protocol == "clicks":
-        methods["R-MAE, corners outside"] = PredictorMethod(predictor, assume_background=True)
-    methods["random walker"] = RandomWalker()
-    methods["FH segments"] = FHSegments()
-    methods["given patches only"] = GivenPatches()
+        methods["R-MAE, corners outside"] = _method(predictor, assume_background=True)
+    methods["random walker"] = Method(interactive.random_walk, by_patches=False)
+    methods["FH segments"] = Method(interactive.fh_segments, by_patches=False)
+    methods["given patches only"] = Method(interactive.given_patches, by_patches=True)
     rows: dict[str, list[NDArray[np.float64]]] = {name: [] for name in methods}
     seconds = dict.fromkeys(methods, 0.0)
-    targets: list[Target] = []
+    targets = [target for own in chosen.values() for target in own]
     for i, own in chosen.items():
         image = read_photo(samples[i])
-        targets += own
         predictor.set_image(image)
         where = (predictor.grid, predictor.patch_size, COUNTS)
         for name, method in methods.items():
             begin = time.perf_counter()
-            method.start(image)
-            rows[name].append(
-                patches_protocol(method, own, *where, seed)
-                if protocol == "patches"
-                else clicks_protocol(method, own, *where)
-            )
+            segment = method.start(image)
+            if protocol == "patches":
+                found = interactive.patches_protocol(segment, own, *where, seed)
+            else:
+                found = interactive.clicks_protocol(segment, own, *where, method.by_patches)
+            rows[name].append(found)
             seconds[name] += time.perf_counter() - begin
     curves = {name: Curve(COUNTS, np.concatenate(values)) for name, values in rows.items()}
     report = {
@@ -133,22 +109,18 @@ def evaluate_interactive(
         },
         **(settings or {}),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
-        **summary(curves, targets),
+        **interactive.summary(curves, targets),
     }
     output.mkdir(parents=True, exist_ok=True)
     (output / f"interactive_{protocol}.json").write_text(json.dumps(report, indent=1))
+    units = {"clicks": "simulated clicks", "patches": "random patches with their true content"}
     draw_iou_curves(
-        {
-            name: (c.counts, c.mean.tolist(), c.standard_error.tolist())
-            for name, c in curves.items()
-        },
+        {n: (c.counts, c.mean.tolist(), c.standard_error.tolist()) for n, c in curves.items()},
         output / f"interactive_{protocol}.png",
         title=f"{Path(str(json_file or dataset)).name}: {len(targets)} objects in {len(chosen)} images",
-        unit="simulated clicks"
-        if protocol == "clicks"
-        else "random patches with their true content",
+        unit=units[protocol],
     )
-    return iou_table(curves, _TABLE)
+    return interactive.iou_table(curves, _TABLE)
 
 
 def read_photo(sample: dict[str, Any]) -> NDArray[np.uint8]:

@@ -3,7 +3,6 @@
 import os
 from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,20 +13,13 @@ from ..errors import AnnotationError, UserError
 
 
 class InputImage(NamedTuple):
-    """One image to predict.
-
-    Attributes:
-        image_id: of a COCO json its own, else a number from 1.
-        picture: name of its picture, with forward slashes, unique whatever the case of its letters.
-        size: (height, width) that the json says, where there is one.
-        own_id: whether ``image_id`` is the data set's, not a number of ours.
-    """
+    """One image to predict."""
 
     path: str
-    image_id: Any
-    picture: str
-    size: tuple[int, int] | None
-    own_id: bool = False
+    image_id: Any  # of a COCO json its own, else a number from 1
+    picture: str  # name of its picture, with forward slashes; unique in lower case, too
+    size: tuple[int, int] | None  # (height, width) that the json says, where there is one
+    own_id: bool = False  # whether image_id is the data set's, not a number of ours
 
     @property
     def dataset_dict(self) -> dict[str, Any]:
@@ -75,7 +67,7 @@ def list_inputs(given: Sequence[str], image_root: str | None = None) -> list[Inp
 
 
 def check_apart(
-    output: str,
+    output: Path,
     given: Sequence[str],
     images: Sequence[InputImage],
     *,
@@ -83,25 +75,20 @@ def check_apart(
     labels: bool = False,
 ) -> None:
     """Refuses an output folder in which results would replace inputs or be taken for inputs later."""
-    files = [*given, *(image.path for image in images)]
     written = ["predictions.json", "images.json"]
-    if pictures:
-        written += [image.picture for image in images]
-    if labels:
-        written += [image.label_image for image in images]
-    if pictures or labels:
-        for folder in filter(os.path.isdir, given):
-            if Path(output).resolve().is_relative_to(Path(folder).resolve()):
-                raise UserError(
-                    f"--output {output} lies in --input {folder}: the images written would count as "
-                    "inputs of the next run; choose a folder outside of it"
-                )
-    inputs = {_real(path) for path in files}
-    for name in written:
-        if _real(os.path.join(output, name)) in inputs:
+    written += [image.picture for image in images] if pictures else []
+    written += [image.label_image for image in images] if labels else []
+    for folder in filter(os.path.isdir, given if pictures or labels else ()):
+        if output.resolve().is_relative_to(Path(folder).resolve()):
             raise UserError(
-                f"{os.path.join(output, name)} is an input and would be overwritten: choose another --output"
+                f"--output {output} lies in --input {folder}: the images written would count as inputs of "
+                "the next run; choose a folder outside of it"
             )
+    inputs = {os.path.realpath(path) for path in (*given, *(image.path for image in images))}
+    for name in written:
+        if os.path.realpath(output / name) in inputs:
+            text = "is an input and would be overwritten: choose another --output"
+            raise UserError(f"{output / name} {text}")
 
 
 def _samples(path: str, image_root: str | None) -> list[dict[str, Any]]:
@@ -118,9 +105,8 @@ def _samples(path: str, image_root: str | None) -> list[dict[str, Any]]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: {error}") from error
     except UserError as error:  # pre-training's key has another name
-        raise UserError(
-            str(error).replace("dataset.image_root=/folder", "--image-root /folder")
-        ) from None
+        text = str(error).replace("dataset.image_root=/folder", "--image-root /folder")
+        raise UserError(text) from None
 
 
 def _picture_names(dicts: Sequence[dict[str, Any]]) -> list[str]:
@@ -146,14 +132,3 @@ def _relative_path(sample: dict[str, Any]) -> str:
         if not path.is_absolute() and ".." not in path.parts:
             return path.as_posix()
     return os.path.basename(sample["file_name"])
-
-
-def _real(path: str) -> str:
-    """The path without links in its folders, each of which is looked up once."""
-    folder, name = os.path.split(path)
-    return os.path.join(_real_folder(folder or os.curdir), name)
-
-
-@lru_cache(maxsize=4096)
-def _real_folder(folder: str) -> str:
-    return os.path.realpath(folder)

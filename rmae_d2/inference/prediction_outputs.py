@@ -1,13 +1,11 @@
 """What prediction writes, by the key of a model's output."""
 
 import json
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import torch
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from numpy.typing import NDArray
@@ -19,44 +17,18 @@ from ..data.datasets.semantic import first_label, semantic_classes, semantic_dat
 from ..data.recipes.own_data import dataset_node
 from ..errors import UserError
 from ..evaluation.classes import classes_of
+from ..evaluation.semantic import class_numbers
 from ..files import atomic_file
 from ..visualization.predictions import draw_instances
 from ..visualization.semantic import draw_semantic
 from .predict_inputs import InputImage
 
 
-class PredictionOutput(Protocol):
-    """Takes one key of a model's outputs, image by image."""
-
-    def add(self, image: InputImage, value: Any) -> dict[str, Any]:
-        """Keeps the predictions of an image; what is to stand with it in ``images.json``."""
-
-    def draw(self, image_HWC: NDArray[np.uint8], value: Any) -> NDArray[np.uint8]:
-        """A picture of them: uint8 (H, W, 3) RGB."""
-
-    def close(self) -> None:
-        """Ends the files; what was added before stands in them."""
-
-    @property
-    def categories(self) -> list[dict[str, Any]]:
-        """The classes, as in a COCO json."""
-
-    @property
-    def summary(self) -> str:
-        """What was predicted, in one line."""
-
-
 class InstanceOutput:
-    """``predictions.json``: the detections of all images in COCO's results format.
-
-    Everything that the model returns is kept, whatever its score.
-
-    Args:
-        cfg: the model's config, for names and ids of the classes.
-        score_threshold: of the pictures.
+    """``predictions.json``: the detections of all images in COCO's results format, whatever their score.
 
     Raises:
-        UserError: the dataset has another number of classes than the model; see also
+        UserError: the config's dataset has another number of classes than the model, or see
             :func:`rmae_d2.evaluation.classes.classes_of`.
     """
 
@@ -64,7 +36,8 @@ class InstanceOutput:
         self, cfg: DictConfig, model: nn.Module, folder: Path, score_threshold: float
     ) -> None:
         self._classes = classes_of(cfg)
-        self._check_count(getattr(getattr(model, "roi_heads", None), "num_classes", None))
+        count = getattr(getattr(model, "roi_heads", None), "num_classes", None)
+        self._check_count(len(self._classes.names) if count is None else count)
         self._score_threshold = score_threshold
         self._total = self._above = 0
         self._whole = ExitStack()  # closed where the file is whole; else nothing of it stays
@@ -72,9 +45,9 @@ class InstanceOutput:
         self._file.write(b"[")
 
     def add(self, image: InputImage, value: Instances) -> dict[str, Any]:
-        """Keeps the detections of an image."""
+        """Keeps the detections of an image; what is to stand with it in ``images.json``."""
         if len(value):
-            self._check_count(max(value.pred_classes.tolist()) + 1, exactly=False)
+            self._check_count(int(value.pred_classes.max()) + 1, "at least ")
         for detection in instances_to_coco_json(value, image.image_id):
             detection["category_id"] = self._classes.category_ids[detection["category_id"]]
             self._file.write(((",\n" if self._total else "\n") + json.dumps(detection)).encode())
@@ -100,15 +73,13 @@ class InstanceOutput:
             text += ": pictures show none of them, unless --score-threshold is lower"
         return text
 
-    def _check_count(self, of_model: int | None, exactly: bool = True) -> None:
+    def _check_count(self, of_model: int, least: str = "") -> None:
         of_data = len(self._classes.names)
-        if of_model is None or of_model == of_data or (of_model < of_data and not exactly):
-            return
-        raise UserError(
-            f"the model has {of_model if exactly else f'at least {of_model}'} classes, "
-            f"{self._classes.source} has {of_data}: set dataloader.test.dataset to data with the classes "
-            "of training"
-        )
+        if of_model > of_data or (of_model < of_data and not least):
+            raise UserError(
+                f"the model has {least}{of_model} classes, {self._classes.source} has {of_data}: set "
+                "dataloader.test.dataset to data with the classes of training"
+            )
 
 
 class SemanticOutput:
@@ -120,17 +91,11 @@ class SemanticOutput:
     folder alone is there. Own data have 1 to C with ``zero_is_ignored``, else 0 to C - 1. The category ids in
     ``images.json`` are these values.
 
-    Args:
-        cfg: the model's config, for names and values of the classes.
-        score_threshold: of no meaning here.
-
     Raises:
-        UserError: the dataset has another number of classes than the model, or is not known.
+        UserError: the config's dataset has another number of classes than the model, or is not known.
     """
 
-    def __init__(
-        self, cfg: DictConfig, model: nn.Module, folder: Path, score_threshold: float
-    ) -> None:
+    def __init__(self, cfg: DictConfig, model: nn.Module, folder: Path, _: float = 0.5) -> None:
         self._names, self._first = _semantic_classes_of(cfg)
         self._folder = folder
         self._images = 0
@@ -138,7 +103,7 @@ class SemanticOutput:
 
     def add(self, image: InputImage, value: Tensor) -> dict[str, Any]:
         """Writes the labels of an image; their file is named in ``images.json``."""
-        labels = self._labels(value)
+        labels = class_numbers(value, len(self._names)).astype(np.uint8)
         path = self._folder / image.label_image
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(labels + np.uint8(self._first)).save(path)
@@ -148,7 +113,8 @@ class SemanticOutput:
         return {"labels": image.label_image}
 
     def draw(self, image_HWC: NDArray[np.uint8], value: Tensor) -> NDArray[np.uint8]:
-        return draw_semantic(image_HWC, self._labels(value), self._names)
+        labels = class_numbers(value, len(self._names)).astype(np.uint8)
+        return draw_semantic(image_HWC, labels, self._names)
 
     def close(self) -> None:
         """Every file is whole already."""
@@ -160,28 +126,10 @@ class SemanticOutput:
     @property
     def summary(self) -> str:
         largest = [k for k in np.argsort(-self._pixels_C, kind="stable")[:5] if self._pixels_C[k]]
-        shares = ", ".join(
-            f"{self._names[k]} {self._pixels_C[k] / self._images:.1%}" for k in largest
-        )
-        last = self._first + len(self._names) - 1
-        return (
-            f"labels/*.png: values {self._first} to {last} for the classes; most pixels: {shares}"
-        )
-
-    def _labels(self, value: Tensor) -> NDArray[np.uint8]:
-        """Class numbers (H, W) of scores (C, H, W) or class numbers."""
-        if value.ndim == 3:
-            largest, labels = value.max(dim=0)
-            value = labels.masked_fill_(largest.isnan(), -1)
-        if (value < 0).any():
-            raise UserError("the model's scores are nan: weights or precision are broken")
-        if value.max() >= len(self._names):
-            raise UserError(
-                f"the model predicts class {int(value.max())}, the data have {len(self._names)} (0 to "
-                f"{len(self._names) - 1}): set dataloader.test.dataset to data with the classes of training"
-            )
-        numbers: NDArray[np.uint8] = value.to(torch.uint8).numpy()
-        return numbers
+        parts = self._pixels_C / max(self._images, 1)
+        shares = ", ".join(f"{self._names[k]} {parts[k]:.1%}" for k in largest)
+        values = f"{self._first} to {self._first + len(self._names) - 1}"
+        return f"labels/*.png: values {values} for the classes; most pixels: {shares}"
 
 
 def _semantic_classes_of(cfg: DictConfig) -> tuple[tuple[str, ...], int]:
@@ -194,17 +142,14 @@ def _semantic_classes_of(cfg: DictConfig) -> tuple[tuple[str, ...], int]:
     found = []
     for split in ("test", "train"):
         data = dataset_node(cfg, split, semantic_dataset)
-        if data is not None:
-            names = data.get("names") or ()
-            images = data.get("images")
-        else:  # of Detectron2's own configs
-            data = OmegaConf.create({})
-            names = OmegaConf.select(cfg, f"dataloader.{split}.dataset.names") or ()
-            images = None
+        if data is None:  # of Detectron2's own configs
+            names = OmegaConf.select(cfg, f"dataloader.{split}.dataset.names")
+            data = OmegaConf.create({"names": names})
+        names, images = data.get("names") or (), data.get("images")
         if not names and images is None:
             continue
+        shifted = bool(data.get("zero_is_ignored"))
         try:
-            shifted = bool(data.get("zero_is_ignored"))
             classes = semantic_classes(names, images, data.get("num_classes"), shifted)
             if wanted in (None, len(classes)):
                 return classes, first_label(names, images, shifted)
@@ -223,28 +168,21 @@ def writes_labels(cfg: DictConfig) -> bool:
     return "sem_seg_head" in model and "roi_heads" not in model
 
 
-def without_logits(cfg: DictConfig) -> None:
-    """Makes the config's model, where it can, give classes in place of scores.
-
-    Scores of a large image are gigabytes: 150 of them a pixel. The classes are the same.
-    """
-    if writes_labels(cfg) and cfg.model.get("output") == "logits":
-        cfg.model.output = "labels"
-
+Output = InstanceOutput | SemanticOutput
 
 #: By output key; where a model gives several, the first of these counts.
-OUTPUTS: dict[str, Callable[[DictConfig, nn.Module, Path, float], PredictionOutput]] = {
+OUTPUTS: dict[str, type[Output]] = {
     "instances": InstanceOutput,
     "sem_seg_labels": SemanticOutput,
     "sem_seg": SemanticOutput,
 }
 
 
-def output_key(output: dict[str, Any]) -> str:
-    """The key of a model's output that is written."""
-    for key in OUTPUTS:
+def output_of(output: dict[str, Any]) -> tuple[str, type[Output]]:
+    """The key of a model's output that is written, and what writes it."""
+    for key, kind in OUTPUTS.items():
         if key in output:
-            return key
+            return key, kind
     raise UserError(
         f"the model gives {', '.join(output) or 'nothing'}; prediction knows {', '.join(OUTPUTS)}: is this "
         "the config of a detector or of semantic segmentation?"

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from ..checkpoint import load_pretrained
 from ..errors import ImageSizeError, UserError
 from ..modeling import RMAE
-from .device import pick_device
+from .finished_run import pick_device
 
 
 class Predictor:
@@ -31,10 +31,8 @@ class Predictor:
             the model.
 
     Attributes:
-        model: in evaluation mode.
-        device: where it is.
-        augmentations: of the test mapper; they see RGB or BGR, as ``image_format`` says.
-        image_format: "RGB" or "BGR", the mapper's.
+        model: in evaluation mode, on ``device``.
+        augmentations: of the test mapper; they see its ``image_format``, "RGB" or "BGR".
 
     Raises:
         UserError: a config of pre-training or without such a mapper, or a device that is not there.
@@ -44,15 +42,10 @@ class Predictor:
     def __init__(self, cfg: DictConfig, weights: str | Mapping[str, Any]) -> None:
         self.augmentations, self.image_format = _preparation(cfg)
         self.device = pick_device(OmegaConf.select(cfg, "train.device", default="auto"))
-        if self.device.type == "cuda" and not torch.cuda.is_available():
-            raise UserError(
-                f"train.device={cfg.train.device}: there is no GPU that torch can use; train.device=cpu"
-            )
         self.model = instantiate(cfg.model)
         if isinstance(self.model, RMAE):
-            raise UserError(
-                "this is a config of pre-training, which detects nothing: give that of the fine-tuned model"
-            )
+            text = "a config of pre-training, which detects nothing: give the fine-tuned model's"
+            raise UserError(text)
         load_pretrained(self.model, weights, require_all=True)
         self.model.to(self.device).eval()
         multi_scale = getattr(self.model, "multi_scale", None)
@@ -62,7 +55,8 @@ class Predictor:
         """What the model gives for one image.
 
         Args:
-            image_HWC: uint8 (H, W, 3) RGB, upright, as :func:`rmae_d2.data.read_image` reads it.
+            image_HWC: uint8 (H, W, 3) RGB, upright, as :func:`rmae_d2.data.read_image` reads it; anything
+                else is a UserError.
 
         Returns:
             the model's own keys with everything on the CPU, at the image's size. A detector gives
@@ -72,25 +66,22 @@ class Predictor:
 
         Raises:
             ImageSizeError: so long and narrow that resizing leaves nothing of its short side.
-            UserError: something else than such an array.
         """
         if image_HWC.dtype != np.uint8 or image_HWC.ndim != 3 or image_HWC.shape[2] != 3:
-            raise UserError(
-                f"an image is uint8 (H, W, 3) RGB, not {image_HWC.dtype} {image_HWC.shape}"
-            )
+            given = f"{image_HWC.dtype} {image_HWC.shape}"
+            raise UserError(f"an image is uint8 (H, W, 3) RGB, not {given}")
         height, width = image_HWC.shape[:2]
-        prepared = T.AugInput(image_HWC if self.image_format == "RGB" else image_HWC[:, :, ::-1])
+        image = image_HWC if self.image_format == "RGB" else image_HWC[:, :, ::-1]
+        prepared = T.AugInput(image)
         try:
             self.augmentations(prepared)
         except ValueError as error:
-            raise ImageSizeError(
-                f"{height}x{width} pixels (height x width) cannot be resized for the model ({error})"
-            ) from error
+            size = f"{height}x{width} pixels (height x width)"
+            raise ImageSizeError(f"{size} cannot be resized for the model ({error})") from error
         image_CHW = torch.from_numpy(np.ascontiguousarray(prepared.image.transpose(2, 0, 1)))
         sample = {"image": image_CHW, "height": height, "width": width}
-        if self._wants_original and prepared.image.shape != image_HWC.shape:
-            original = image_HWC if self.image_format == "RGB" else image_HWC[:, :, ::-1]
-            sample["original"] = torch.from_numpy(original.transpose(2, 0, 1).copy())
+        if self._wants_original and prepared.image.shape != image.shape:
+            sample["original"] = torch.from_numpy(image.transpose(2, 0, 1).copy())
         with torch.no_grad():
             (output,) = self.model([sample])
         return {k: v.to("cpu") if hasattr(v, "to") else v for k, v in output.items()}
@@ -108,9 +99,8 @@ def _preparation(cfg: DictConfig) -> tuple[T.Augmentation, str]:
         )
     image_format = getattr(mapper, "image_format", "RGB")
     if image_format not in ("RGB", "BGR"):
-        raise UserError(
-            f"dataloader.test.mapper.image_format={image_format}: prediction knows RGB and BGR"
-        )
+        key = "dataloader.test.mapper.image_format"
+        raise UserError(f"{key}={image_format}: prediction knows RGB and BGR")
     if not isinstance(augmentations, T.Augmentation):  # a plain list, as own mappers may have it
         augmentations = T.AugmentationList(augmentations)
     return augmentations, image_format

@@ -1,4 +1,4 @@
-"""What `rmae-d2 visualize reconstruction` does: the paper's figure 5 for any photos."""
+"""What `rmae-d2 visualize reconstruction` (the paper's figure 5 for any photos) and `masking` do."""
 
 import os
 from collections.abc import Sequence
@@ -7,16 +7,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from detectron2.config import instantiate
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from ..data import CropResizeTransform, read_image
 from ..data.images import label_indices
+from ..data.loader import seeded
 from ..data.mappers import RegionSource
 from ..errors import UserError
 from ..modeling import RMAE, ChannelRegionBranch, num_visible
 from ..regions import FelzenszwalbSource, InstanceSource, RegionRecord, SamSource
-from ..visualization import draw_regions
+from ..visualization import draw_reconstructions, draw_regions
 from ..visualization.reconstruction import Panel, draw_contact_sheet, draw_panel
 from ..visualization.sheets import save_picture
 from .finished_run import load_run
@@ -25,8 +27,7 @@ from .predict_inputs import list_inputs
 SHEET = "contact_sheet.png"
 SOURCES = ("fh", "json", "sam")
 
-# The paper's.
-_FH_SCALES = (500, 1000, 1500)
+_FH_SCALES = (500, 1000, 1500)  # the paper's
 # Regions that are shown: no larger share of the picture if there are others, and unlike each other.
 _LARGEST = 0.5
 _SAME_IOU = 0.5
@@ -85,8 +86,15 @@ def draw_reconstruction_pictures(
         raise UserError(f"--max-images {max_images}, --max-regions {max_regions}: 1 or more")
     photos = list_inputs(inputs)[:max_images]
     cfg, model = load_run(weights, config_file, overrides)
+    net = model.backbone.net
+    if net.in_chans != 3:
+        raise UserError(f"a model for images of {net.in_chans} channels, not RGB")
     ratios = [*mask_ratios] or [model.mask_ratio]
-    _check(model, ratios)
+    for ratio in ratios:
+        try:
+            num_visible(net.num_patches, ratio)
+        except UserError as error:
+            raise UserError(f"--mask-ratio: {error}") from error
     written, of_all = [], []
     for number, photo in enumerate(photos):
         image, record = _centre(model, photo.dataset_dict, source)
@@ -97,35 +105,17 @@ def draw_reconstruction_pictures(
         }
         if given is not None:
             sample["regions"] = torch.from_numpy(given)
-        overview = None if record is None else draw_regions(image, record)[1:2]
+        overview = [] if record is None else draw_regions(image, record)[1:2]
+        title, seen = os.path.basename(photo.path), overview[0] if overview else image
         panels = [
-            Panel(
-                os.path.basename(photo.path),
-                ratio,
-                image,
-                _predict(model, sample, ratio),
-                shown,
-                overview[0] if overview else image,
-            )
+            Panel(title, ratio, image, _predict(model, sample, ratio), shown, seen)
             for ratio in ratios
         ]
-        path = output / f"{os.path.splitext(photo.picture)[0]}.png"
+        path = (output / photo.picture).with_suffix(".png")
         written.append(save_picture(draw_panel(panels, model.norm_pix_loss), path))
         of_all += panels
-    if not of_all:
-        raise UserError("no photos among --input")
     sheet = draw_contact_sheet(of_all, model.norm_pix_loss)
     return [*written, save_picture(sheet, output / SHEET)]
-
-
-def _check(model: RMAE, ratios: Sequence[float]) -> None:
-    if model.backbone.net.in_chans != 3:
-        raise UserError(f"a model for images of {model.backbone.net.in_chans} channels, not RGB")
-    for ratio in ratios:
-        try:
-            num_visible(model.backbone.net.num_patches, ratio)
-        except UserError as error:
-            raise UserError(f"--mask-ratio: {error}") from error
 
 
 def _centre(
@@ -170,8 +160,7 @@ def _choose(
     wanted = OmegaConf.select(cfg, "dataloader.train.mapper.num_regions", default=_NUM_REGIONS)
     if isinstance(model.region_branch, ChannelRegionBranch):  # which takes exactly as many
         shown = shown[:wanted]
-    rest = [index for index in order.tolist() if index not in shown]
-    pool = [*shown, *rest]
+    pool = [*shown, *(index for index in order.tolist() if index not in shown)]
     count = max(wanted, len(shown))
     if not pool:
         return np.zeros((0, *size), np.bool_), np.zeros((count, *size), np.bool_)
@@ -183,3 +172,44 @@ def _predict(model: RMAE, sample: dict[str, Any], ratio: float) -> dict[str, tor
     with torch.no_grad():
         (output,) = model([sample], mask_ratio=ratio)
     return {key: value.cpu() for key, value in output.items()}
+
+
+def draw_masking(
+    config_file: str | None,
+    weights: str,
+    inputs: Sequence[str],
+    output: Path,
+    *,
+    overrides: Sequence[str] = (),
+    max_images: int = 8,
+    seed: int = 0,
+) -> Path:
+    """Draws one sheet, a row a photo: image, mask probability where the policy has one, mask, predictions.
+
+    Photos pass through the config's test mapper, so they are cropped as in evaluation; regions are made only
+    where the model or its policy looks at them.
+
+    Args:
+        config_file: of a pre-training run; None for the config.yaml beside its weights.
+        weights: its checkpoint, masking policy included; every tensor must fit.
+        seed: of crops and masks.
+    """
+    photos = list_inputs(inputs)[:max_images]
+    cfg, model = load_run(weights, config_file, overrides)
+    node = OmegaConf.select(cfg, "dataloader.test.mapper")
+    if node is None:
+        raise UserError(f"{config_file or weights}: no dataloader.test.mapper to read photos with")
+    if not model.needs_regions:
+        node.regions = None
+    mapper = instantiate(node)
+    samples: list[dict[str, Any]] = []
+    for i, photo in enumerate(photos):
+        try:
+            with seeded(seed, i):
+                samples.append(mapper(photo.dataset_dict))
+        except UserError as error:
+            source = "(Regions are those of dataloader.test.mapper.regions.)"
+            raise UserError(f"{photo.path}: {error}\n{source}") from error
+    with torch.no_grad():
+        outputs = model(samples)
+    return save_picture(draw_reconstructions(samples, outputs), output)

@@ -62,9 +62,8 @@ class RegionPrediction:
         masks: bool (K, H, W), probability above the threshold.
         probabilities: float32 (K, H, W). Visible patches are as given, hidden ones the sigmoid of the
             region branch's logits, all resized to the image bilinearly.
-        scores: float32 (K,) in [0, 1], how sure the model is of its mask: the expected intersection over
-            the expected union of the mask and a region drawn from the probabilities, pixel by pixel.
-            Not a learned IoU: it is as good as the probabilities are calibrated.
+        scores: float32 (K,) in [0, 1], see :func:`.mask_confidence`. Not a learned IoU: it is as good as
+            the probabilities are calibrated.
     """
 
     masks: NDArray[np.bool_]
@@ -80,16 +79,15 @@ class RegionPromptPredictor:
         prompt = predictor.prompt(points=[(320, 200), (40, 40)], labels=[1, 0])
         mask = predictor.predict([prompt]).masks[0]
 
-    The pixel encoder runs once an image; a prediction runs only the region branch, all prompts in one pass
-    for each number of visible patches. A prompt's result does not depend on the others (but for the last
-    digits): each is a batch entry of its own with one region. A prompt without visible patches asks for
-    nothing and gets probability 0 everywhere.
+    The pixel encoder runs once an image; a prediction runs only the region branch. A prompt's result does
+    not depend on the others (but for the last digits). A prompt without visible patches asks for nothing and
+    gets probability 0 everywhere.
 
-    Pre-training shows the region branch 25 % of the patches, with exact content, at random places, and the
-    pixel encoder the same 25 %. A few clicks are far from that: a clicked patch is taken to lie wholly in
-    the region, or wholly outside. On the demo's small model ``mask_ratio`` 0, 0.75 and 0.9 differ by no
-    more than the standard error where true patches are shown; after ten simulated clicks 0.75 and 0.9 were
-    10 to 19 points of IoU better than 0, after three no better (``rmae-d2 evaluate-interactive``).
+    Pre-training shows both encoders the same 25 % of the patches, at random places, with exact content. A few
+    clicks are far from that: a clicked patch is taken to lie wholly in the region, or wholly outside. On the
+    demo's small model ``mask_ratio`` 0, 0.75 and 0.9 differ by no more than the standard error where true
+    patches are shown; after ten simulated clicks 0.75 and 0.9 were 10 to 19 points of IoU better than 0,
+    after three no better (``rmae-d2 evaluate-interactive``).
 
     Args:
         model: with a region branch that gets the pixels: the length or batch variant.
@@ -98,20 +96,18 @@ class RegionPromptPredictor:
             ``interpolate``: resized, keeping its shape, to a grid of its own number of patches, at least
             the model's and at most ``max_patches``; position embeddings are resampled to that grid.
             ``window``: resized as for ``interpolate``, sides no shorter than the model's, and cut into
-            windows of the model's size that overlap by half or more. A window takes part in a prompt
-            where it holds a visible patch with foreground; it is shown the prompt's patches that lie in
-            it. Where several do, they are averaged, the middle of a window counting most. The mask ends
-            where these windows end: elsewhere the probability is 0.
+            windows of the model's size that overlap by half or more. Those take part in a prompt that hold
+            a visible patch with foreground; where several do, they are averaged, the middle of a window
+            counting most. The mask ends where these windows end: elsewhere the probability is 0.
         mask_ratio: share of pixel patches hidden from the pixel encoder, [0, 0.95], by ``seed``.
         seed: of the hidden pixel patches.
         max_patches: of the grid over the whole image, unless ``resize``; never less than the model's.
 
     Attributes:
-        embedding: the image that was set, or None.
+        embedding: the image that was set, or None; of it are image_size, grid and hidden.
 
     Raises:
-        UserError: a model without region branch, or one that cannot do this; an unknown resolution; a
-            ratio out of range.
+        UserError: a model that cannot do this, an unknown resolution, or a ratio out of range.
     """
 
     def __init__(
@@ -147,15 +143,9 @@ class RegionPromptPredictor:
         """A predictor of a finished run.
 
         Args:
-            weights: anything that :func:`rmae_d2.checkpoint.load_weights` takes; every tensor must fit.
-            config_file: of the run; None for the ``config.yaml`` beside the weights.
-            overrides: ``key=value`` of the config.
+            weights, config_file, overrides: see :func:`.load_run`, which says what it raises, too.
             device: ``auto``, ``cpu``, ``cuda`` ...
             settings: keyword arguments of the class.
-
-        Raises:
-            CheckpointError: weights that are missing or do not fit.
-            UserError: no config, one of another kind of model, or a device that is not there.
         """
         named = None if config_file is None else str(config_file)
         _, model = load_run(str(weights), named, [*overrides, f"train.device={device}"])
@@ -163,22 +153,18 @@ class RegionPromptPredictor:
 
     @property
     def patch_size(self) -> int:
-        """P."""
         return self.model.patch_size
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(H, W) of the image that was set."""
         return self._image().image_size
 
     @property
     def grid(self) -> tuple[int, int]:
-        """(Gh, Gw), patches over the image that was set."""
         return self._image().grid
 
     @property
     def hidden(self) -> NDArray[np.bool_]:
-        """Bool (Gh, Gw), pixel patches that the encoder was not shown."""
         return self._image().hidden
 
     def set_image(self, image_HWC: NDArray[np.uint8]) -> None:
@@ -196,18 +182,13 @@ class RegionPromptPredictor:
         """Runs the pixel encoder. One model can serve many embeddings at a time.
 
         Args:
-            image_HWC: uint8 (H, W, 3) RGB, upright, any size from 1x1.
+            image_HWC: uint8 (H, W, 3) RGB, upright, any size from 1x1; anything else is a UserError.
             mask_ratio, seed: instead of the predictor's own.
-
-        Raises:
-            UserError: something else than such an array.
-            UserError: a ratio out of range.
         """
         channels = self.model.backbone.net.in_chans
         if image_HWC.dtype != np.uint8 or image_HWC.ndim != 3 or image_HWC.shape[2] != channels:
-            raise UserError(
-                f"an image is uint8 (H, W, {channels}), not {image_HWC.dtype} {image_HWC.shape}"
-            )
+            given = f"{image_HWC.dtype} {image_HWC.shape}"
+            raise UserError(f"an image is uint8 (H, W, {channels}), not {given}")
         if not image_HWC.size:
             raise UserError(f"an image without pixels, {image_HWC.shape}")
         ratio = self.mask_ratio if mask_ratio is None else mask_ratio
@@ -247,17 +228,21 @@ class RegionPromptPredictor:
             UserError: no image; points, patches or a box outside the image; lengths that differ.
         """
         image = self._image(embedding)
-        known = label_patches(
-            image.grid,
-            image.image_size,
-            points=points,
-            labels=labels,
-            box=box,
-            scribble=scribble,
-            patches=patches,
-            negative_patches=negative_patches,
-        )
-        P = self.patch_size
+        grid, size, P = image.grid, image.image_size, self.patch_size
+        known = np.full(grid, UNKNOWN, np.int8)
+        if box is not None:
+            _mark_box(known, np.asarray(box, np.float64), size)
+        if scribble is not None:
+            line = _points(scribble, "scribble", size)
+            known[tuple(patches_of(_sampled(line, grid, size), grid, size).T)] = INSIDE
+        if patches is not None:
+            known[tuple(_patches(patches, "patches", grid).T)] = INSIDE
+        if negative_patches is not None:
+            known[tuple(_patches(negative_patches, "negative_patches", grid).T)] = OUTSIDE
+        if points is not None:
+            _mark_points(known, points, labels, size)
+        elif labels is not None:
+            raise UserError("labels are given without points")
         prompt = RegionPrompt(known >= 0, (known == 1).repeat(P, axis=0).repeat(P, axis=1))
         return prompt.with_background() if assume_background else prompt
 
@@ -268,10 +253,9 @@ class RegionPromptPredictor:
         threshold: float = 0.5,
         embedding: ImageEmbedding | None = None,
     ) -> RegionPrediction:
-        """The masks of any number of prompts of one image.
+        """The masks of K prompts of one image, K may be 0.
 
         Args:
-            prompts: K of them, K may be 0.
             threshold: pixels of a higher probability are of the mask, [0, 1).
             embedding: of the image; None for the one that was set.
 
@@ -279,7 +263,14 @@ class RegionPromptPredictor:
             UserError: no image, or a prompt made for another grid.
         """
         image = self._image(embedding)
-        self._check_prompts(prompts, image)
+        (Gh, Gw), P = image.grid, self.patch_size
+        for k, prompt in enumerate(prompts):
+            shapes = (prompt.visible.shape, prompt.region.shape)
+            if shapes != ((Gh, Gw), (Gh * P, Gw * P)):
+                raise UserError(
+                    f"prompt {k} has visible {shapes[0]} and region {shapes[1]}, this image's grid is "
+                    f"{(Gh, Gw)} patches of {P}: prompts of one image do not serve another"
+                )
         if not prompts:
             empty = np.zeros((0, *image.image_size), np.float32)
             return RegionPrediction(empty > 0, empty, np.zeros(0, np.float32))
@@ -287,13 +278,9 @@ class RegionPromptPredictor:
         visible = torch.from_numpy(np.stack([p.visible for p in prompts])).to(device)
         region = torch.from_numpy(np.stack([p.region for p in prompts])).to(device)
         completed = complete_regions(image, self.patch_size, visible, region.float())
-        probabilities = F.interpolate(
-            completed[:, None],
-            image.image_size,
-            mode="bilinear",
-            align_corners=False,
-            antialias=True,
-        )[:, 0].clamp(0, 1)
+        size = image.image_size
+        resized = F.interpolate(completed[:, None], size, mode="bilinear", antialias=True)
+        probabilities = resized[:, 0].clamp(0, 1)
         masks = probabilities > threshold
         return RegionPrediction(
             masks.cpu().numpy(),
@@ -306,16 +293,6 @@ class RegionPromptPredictor:
         if embedding is None:
             raise UserError("no image: call set_image, or give the embedding of one")
         return embedding
-
-    def _check_prompts(self, prompts: Sequence[RegionPrompt], image: ImageEmbedding) -> None:
-        (Gh, Gw), P = image.grid, self.patch_size
-        for k, prompt in enumerate(prompts):
-            shapes = (prompt.visible.shape, prompt.region.shape)
-            if shapes != ((Gh, Gw), (Gh * P, Gw * P)):
-                raise UserError(
-                    f"prompt {k} has visible {shapes[0]} and region {shapes[1]}, this image's grid is "
-                    f"{(Gh, Gw)} patches of {P}: prompts of one image do not serve another"
-                )
 
 
 def _check_ratio(ratio: float) -> None:
@@ -342,44 +319,7 @@ def _check_model(model: RMAE) -> None:
 
 
 UNKNOWN, OUTSIDE, INSIDE = -1, 0, 1
-
-
-def label_patches(
-    grid: tuple[int, int],
-    image_size: tuple[int, int],
-    *,
-    points: ArrayLike | None = None,
-    labels: ArrayLike | None = None,
-    box: ArrayLike | None = None,
-    scribble: ArrayLike | None = None,
-    patches: ArrayLike | None = None,
-    negative_patches: ArrayLike | None = None,
-) -> NDArray[np.int8]:
-    """What is known of each patch; arguments as of :meth:`rmae_d2.engine.RegionPromptPredictor.prompt`.
-
-    Returns:
-        (Gh, Gw): 1 inside the region, 0 outside, -1 unknown.
-    """
-    known = np.full(grid, UNKNOWN, np.int8)
-    if box is not None:
-        _mark_box(known, np.asarray(box, np.float64), image_size)
-    if scribble is not None:
-        line = _pairs(scribble, "scribble", "(x, y) points")
-        _check_inside(line, image_size)
-        for row, column in patches_of(_sampled(line, grid, image_size), grid, image_size):
-            known[row, column] = INSIDE
-    for chosen, name, value in (
-        (patches, "patches", INSIDE),
-        (negative_patches, "negative_patches", OUTSIDE),
-    ):
-        if chosen is not None:
-            for row, column in _checked_patches(chosen, name, grid):
-                known[row, column] = value
-    if points is not None:
-        _mark_points(known, points, labels, image_size)
-    elif labels is not None:
-        raise UserError("labels are given without points")
-    return known
+Labels = NDArray[np.int8]
 
 
 def patches_of(
@@ -393,13 +333,9 @@ def patches_of(
 
 
 def _mark_points(
-    known: NDArray[np.int8],
-    points: ArrayLike,
-    labels: ArrayLike | None,
-    image_size: tuple[int, int],
+    known: Labels, points: ArrayLike, labels: ArrayLike | None, image_size: tuple[int, int]
 ) -> None:
-    places = _pairs(points, "points", "(x, y)")
-    _check_inside(places, image_size)
+    places = _points(points, "points", image_size)
     values = np.ones(len(places)) if labels is None else np.asarray(labels)
     if values.shape != (len(places),):
         raise UserError(f"{len(places)} points with labels of shape {values.shape}: one a point")
@@ -410,9 +346,7 @@ def _mark_points(
         known[row, column] = INSIDE if value else OUTSIDE
 
 
-def _mark_box(
-    known: NDArray[np.int8], box: NDArray[np.float64], image_size: tuple[int, int]
-) -> None:
+def _mark_box(known: Labels, box: NDArray[np.float64], image_size: tuple[int, int]) -> None:
     (Gh, Gw), (H, W) = known.shape, image_size
     if box.shape != (4,) or not np.isfinite(box).all():
         raise UserError(f"a box is (x0, y0, x1, y1) in pixels, not {box.tolist()}")
@@ -424,8 +358,7 @@ def _mark_box(
         )
     top, left = int(y0 * Gh / H), int(x0 * Gw / W)
     bottom, right = int(np.ceil(y1 * Gh / H)), int(np.ceil(x1 * Gw / W))
-    ring = known[max(top - 1, 0) : bottom + 1, max(left - 1, 0) : right + 1]
-    ring[:] = OUTSIDE
+    known[max(top - 1, 0) : bottom + 1, max(left - 1, 0) : right + 1] = OUTSIDE
     known[top:bottom, left:right] = UNKNOWN
     known[int((y0 + y1) / 2 * Gh / H), int((x0 + x1) / 2 * Gw / W)] = INSIDE
 
@@ -443,30 +376,27 @@ def _sampled(
     return np.concatenate(pieces)
 
 
-def _pairs(values: ArrayLike, name: str, what: str) -> NDArray[np.float64]:
-    array = np.asarray(values, np.float64)
-    if array.size == 0:
+def _points(values: ArrayLike, name: str, image_size: tuple[int, int]) -> NDArray[np.float64]:
+    H, W = image_size
+    where = f"the image of {W} x {H} pixels (width x height)"
+    return _pairs(values, f"{name} (x, y)", (W, H), where)
+
+
+def _patches(values: ArrayLike, name: str, grid: tuple[int, int]) -> NDArray[np.int64]:
+    where = f"the grid of {grid[0]} x {grid[1]}"
+    return _pairs(values, f"{name} (row, column)", grid, where).astype(np.int64)
+
+
+def _pairs(
+    values: ArrayLike, name: str, bounds: tuple[int, int], where: str
+) -> NDArray[np.float64]:
+    array: NDArray[np.float64] = np.asarray(values, np.float64)
+    if not array.size:
         return np.zeros((0, 2))
     if array.ndim != 2 or array.shape[1] != 2 or not np.isfinite(array).all():
-        raise UserError(f"{name} of shape {array.shape}: finite numbers (n, 2), {what}")
-    return array
-
-
-def _check_inside(points: NDArray[np.float64], image_size: tuple[int, int]) -> None:
-    H, W = image_size
-    outside = (points < 0).any(axis=1) | (points >= (W, H)).any(axis=1)
+        raise UserError(f"{name} of shape {array.shape}: finite numbers (n, 2)")
+    outside = (array < 0).any(axis=1) | (array >= bounds).any(axis=1)
     if outside.any():
-        x, y = points[outside][0]
-        raise UserError(
-            f"the point (x, y) = ({x:g}, {y:g}) is outside the image of {W} x {H} pixels (width x height)"
-        )
-
-
-def _checked_patches(values: ArrayLike, name: str, grid: tuple[int, int]) -> NDArray[np.int64]:
-    array = _pairs(values, name, "(row, column)")
-    for row, column in array:
-        if not (0 <= row < grid[0] and 0 <= column < grid[1]):
-            raise UserError(
-                f"{name} has (row, column) = ({row:g}, {column:g}), outside the grid of {grid[0]} x {grid[1]}"
-            )
-    return array.astype(np.int64)
+        first, second = array[outside][0]
+        raise UserError(f"{name}: ({first:g}, {second:g}) is outside {where}")
+    return array

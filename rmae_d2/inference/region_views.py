@@ -27,43 +27,27 @@ _Network = TypeVar("_Network", bound=nn.Module)
 
 @dataclass(frozen=True)
 class View:
-    """A part of the grid that the model sees at once, encoded.
+    """A part of the grid that the model sees at once, encoded."""
 
-    Args:
-        top, left: its first row and column of patches.
-        grid: its own (rows, columns) of patches.
-        tokens: of its visible patches and the cls token, (1 + V, D).
-        ids_visible: int64 (V,), where they sit in the view's raster order.
-    """
-
-    top: int
+    top: int  # first row and column of patches
     left: int
-    grid: Grid
-    tokens: Tensor
-    ids_visible: Tensor
+    grid: Grid  # its own (rows, columns) of patches
+    tokens: Tensor  # (1 + V, D), of the cls token and its visible patches
+    ids_visible: Tensor  # int64 (V,), where they sit in the view's raster order
 
     def of(self, grid_of_values: Tensor) -> Tensor:
-        """The view's patches: (..., Gh, Gw, X) -> (..., L, X) in raster order."""
         return _part(grid_of_values, self.top, self.left, self.grid)
 
 
 @dataclass(frozen=True)
 class ImageEmbedding:
-    """An encoded image, all that predicting regions needs of it.
+    """An encoded image, all that predicting regions needs of it."""
 
-    Args:
-        image_size: (H, W) of the photo.
-        grid: (Gh, Gw), patches over the whole of it.
-        hidden: bool (Gh, Gw), the patches that the pixel encoder was not shown.
-        views: one, or overlapping windows that cover the grid.
-        branch: the region branch for the views' grid; it shares the model's weights.
-    """
-
-    image_size: tuple[int, int]
-    grid: Grid
-    hidden: NDArray[np.bool_]
-    views: tuple[View, ...]
-    branch: RegionBranch | SpatialRegionBranch
+    image_size: tuple[int, int]  # (H, W) of the photo
+    grid: Grid  # (Gh, Gw), patches over the whole of it
+    hidden: NDArray[np.bool_]  # (Gh, Gw), patches that the pixel encoder was not shown
+    views: tuple[View, ...]  # one, or overlapping windows that cover the grid
+    branch: RegionBranch | SpatialRegionBranch  # for the views' grid, of the model's weights
 
 
 def embed_views(
@@ -74,7 +58,7 @@ def embed_views(
     seed: int,
     max_patches: int,
 ) -> ImageEmbedding:
-    """Encodes an image's pixels; see :class:`~rmae_d2.engine.RegionPromptPredictor` for the arguments."""
+    """Encodes an image's pixels; see :class:`.RegionPromptPredictor` for the arguments."""
     net, branch = model.backbone.net, model.region_branch
     assert branch is not None
     grid = view_grid = net.grid
@@ -89,7 +73,11 @@ def embed_views(
     hidden = torch.ones(L, dtype=torch.bool)
     hidden[order[: max(int(L * (1 - mask_ratio)), 1)]] = False
     hidden = hidden.view(grid)
-    patches = _patches(model, image_HWC, grid)
+    P, (height, width) = net.patch_size, size
+    resize = CropResizeTransform(0, 0, width, height, grid[0] * P, grid[1] * P, width, height)
+    image_CHW = torch.from_numpy(resize.apply_image(image_HWC).transpose(2, 0, 1).copy())
+    images = model.normalize(image_CHW[None].to(model.device))
+    patches = patchify(images, P)[0].unflatten(0, grid)  # (Gh, Gw, P*P*C)
     views = tuple(
         _encode(net, patches, hidden, top, left)
         for top in window_starts(grid[0], view_grid[0])
@@ -101,8 +89,8 @@ def embed_views(
 def near_grid(size: tuple[int, int], patch_size: int, least: int, most: int) -> Grid:
     """A grid of the image's shape whose number of patches is its own, kept between two bounds.
 
-    An image of fewer patches than ``least`` is enlarged, one of more than ``most`` reduced. ``most`` is
-    never exceeded; a very long image may have less than ``least``, for a side is at least one patch.
+    ``most`` is never exceeded; a very long image may have less than ``least``, for a side is at least one
+    patch.
     """
     rows, columns = size[0] / patch_size, size[1] / patch_size
     scale = math.sqrt(min(max(rows * columns, least), most) / (rows * columns))
@@ -145,20 +133,10 @@ def _bounded(rows: int, columns: int, least: Grid, most: int) -> Grid:
     return rows, columns
 
 
-def _patches(model: RMAE, image_HWC: NDArray[np.uint8], grid: Grid) -> Tensor:
-    """The image resized to a grid, normalised and cut, (Gh, Gw, P*P*C)."""
-    height, width = image_HWC.shape[:2]
-    P = model.patch_size
-    resize = CropResizeTransform(0, 0, width, height, grid[0] * P, grid[1] * P, width, height)
-    image_CHW = torch.from_numpy(resize.apply_image(image_HWC).transpose(2, 0, 1).copy())
-    images = model.normalize(image_CHW[None].to(model.device))
-    return patchify(images, P)[0].unflatten(0, grid)
-
-
 def _part(grid_of_values: Tensor, top: int, left: int, grid: Grid) -> Tensor:
+    """(..., Gh, Gw, X) -> (..., L, X), a view's patches in raster order."""
     rows, columns = grid
-    part = grid_of_values[..., top : top + rows, left : left + columns, :]
-    return part.flatten(-3, -2)
+    return grid_of_values[..., top : top + rows, left : left + columns, :].flatten(-3, -2)
 
 
 def _encode(net: MaskedViT, patches: Tensor, hidden: Tensor, top: int, left: int) -> View:
@@ -200,8 +178,6 @@ def complete_regions(
     see foreground of the region; without any visible patch, none does.
 
     Args:
-        image: encoded.
-        patch_size: P.
         visible: bool (K, Gh, Gw).
         region: float 0 or 1, (K, Gh*P, Gw*P).
 

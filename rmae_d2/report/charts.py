@@ -4,7 +4,6 @@ import io
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -48,12 +47,8 @@ _STYLE: Any = {
 }
 
 
-@dataclass(frozen=True)
-class Curve:
-    """A line of a chart; values that are not finite leave gaps."""
-
-    label: str
-    points: Sequence[Point]
+#: Label and points of a line; values that are not finite leave gaps.
+Curve = tuple[str, Sequence[Point]]
 
 
 def draw_chart(
@@ -77,18 +72,17 @@ def draw_chart(
     """
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=size)
-        # Room for the numbers; to have it computed takes as long as the rest.
-        left, right, bottom, top = (
-            inches / size[i // 2] for i, inches in enumerate((0.55, 0.1, 0.42, 0.08))
-        )
-        figure.subplots_adjust(left=left, right=1 - right, bottom=bottom, top=1 - top)
+        # Room for the numbers, in inches; to have it computed takes as long as the rest.
+        (width, height) = size
+        room = {"left": 0.55 / width, "right": 1 - 0.1 / width}
+        figure.subplots_adjust(**room, bottom=0.42 / height, top=1 - 0.08 / height)
         figure.patch.set_alpha(0)
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
         axes.patch.set_alpha(0)
         for index, curve in enumerate(curves):
             _draw(axes, curve, index)
-        values = [y for curve in curves for _, y in curve.points if abs(y) < _HUGE]
+        values = [y for _, points in curves for _, y in points if abs(y) < _HUGE]
         if may_be_log and values and min(values) > 0 and max(values) / min(values) > 100:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter("{x:g}")
@@ -121,21 +115,13 @@ def _summary(part: Sequence[Point]) -> tuple[float, float, float, float]:
 
 
 def _draw(axes: matplotlib.axes.Axes, curve: Curve, index: int) -> None:
-    x, mean, low, high = zip(*thin(curve.points), strict=True)
+    label, points = curve
+    x, mean, low, high = zip(*thin(points), strict=True)
     colour = _LINES[index % NUM_COLOURS]
     dashes = "-" if index < NUM_COLOURS else "--"
-    few = len(x) <= 30
-    axes.plot(
-        x,
-        mean,
-        dashes,
-        color=colour,
-        label=curve.label,
-        linewidth=1.4,
-        marker="o" * few,
-        markersize=3,
-    )
-    if len(x) < len(curve.points):
+    dots: Any = {"marker": "o" if len(x) <= 30 else "", "markersize": 3}
+    axes.plot(x, mean, dashes, color=colour, label=label, linewidth=1.4, **dots)
+    if len(x) < len(points):
         axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
 
 

@@ -3,20 +3,26 @@
 All of it comes from the run's folder, and of that nothing is executed. The same files give the same bytes.
 """
 
+import base64
+import io
 import json
 import math
 import re
 import shlex
+import warnings
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
+from PIL import Image
 
+from ..errors import UserError
 from ..events import Event, Point
-from .charts import MAX_POINTS, Curve, draw_chart
-from .embedding import embed_pictures
+from ..visualization.samples import MAX_SAMPLES, MAX_WIDTH, kept_samples
+from .charts import MAX_POINTS, draw_chart
 from .run_record import Run, Start, begins_with, find_transfers, read_folder
 
 #: What values of a training step mean, in the order of the page; others come after them by name.
@@ -51,6 +57,7 @@ _HEADLINES = (
 #: Ends the names of what the evaluation has without a model.
 _BASELINE = "_nearest"
 
+_MAX_PIXELS = 50_000_000  # of a picture that is opened
 _MAX_CHARTS = 24
 _MAX_CURVES = 12  # of one chart
 _MAX_LINES = 50  # of warnings, and of images that could not be read
@@ -82,9 +89,8 @@ def write_report(
     others += [read_folder(path) for path in find_transfers(run) if path not in given]
     path = Path(output) if output is not None else Path(folder) / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    jinja = Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
-    )
+    blocks: Any = {"trim_blocks": True, "lstrip_blocks": True}
+    jinja = Environment(autoescape=True, undefined=StrictUndefined, **blocks)
     template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     html = jinja.from_string(template).render(_content(run, others))
     path.write_text(html, encoding="utf-8", errors="replace")
@@ -94,7 +100,7 @@ def write_report(
 def _content(run: Run, others: Sequence[Run]) -> dict[str, Any]:
     """What the template shows."""
     pictures, broken = embed_pictures(run.folder)
-    warnings = _warnings(run)
+    warned = list(_warnings(run).items())[:_MAX_LINES]
     skipped = {str(e.get("file")): str(e.get("reason")) for e in _all(run, "skipped")}
     config = _last_said(run.starts, "config")
     return {
@@ -122,7 +128,7 @@ def _content(run: Run, others: Sequence[Run]) -> dict[str, Any]:
         "unsaid": "run.jsonl does not tell; runs of 0.1 have that in log.txt alone",
         "environment": _environment(run),
         "starts": [_start_row(start) for start in run.starts],
-        "warnings": [(shorten_paths(w), n) for w, n in list(warnings.items())[:_MAX_LINES]],
+        "warnings": [(shorten_paths(w), n) for w, n in warned],
         "skipped": [
             (Path(f).name, shorten_paths(r)) for f, r in list(skipped.items())[:_MAX_LINES]
         ],
@@ -149,22 +155,18 @@ def _last_said(starts: Sequence[Start], kind: str) -> Event:
     return next((said for start in reversed(starts) if (said := start.said(kind))), {})
 
 
-def _warnings(run: Run) -> dict[str, int]:
+def _warnings(run: Run) -> Counter[str]:
     """How often each was given; those that differ in numbers only are one."""
+    texts = [str(event.get("text", "")).partition("\n")[0] for event in _all(run, "warning")]
     first: dict[str, str] = {}
-    counts: dict[str, int] = {}
-    for event in _all(run, "warning"):
-        text = str(event.get("text", "")).partition("\n")[0]
-        text = first.setdefault(re.sub(r"\d+", "0", text), text)
-        counts[text] = counts.get(text, 0) + 1
-    return counts
+    return Counter(first.setdefault(re.sub(r"\d+", "0", text), text) for text in texts)
 
 
 def _changed(config: Event) -> list[tuple[str, str | None, str | None]]:
     """Key and values of what differs from the base; None where one of the two has no such key."""
     rows = config.get("changed")
     found = rows.items() if isinstance(rows, dict) else ()
-    return [(k, *(_shown(v, side) for side in ("base", "run"))) for k, v in found]  # type: ignore[misc]
+    return [(key, _shown(values, "base"), _shown(values, "run")) for key, values in found]
 
 
 def _shown(values: Any, side: str) -> str | None:
@@ -180,26 +182,18 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     if run.done is not None:
         planned = f" of {run.max_iter:,}" if run.max_iter else ""
         facts.append(("iterations", f"{run.done:,}{planned}"))
-    for name in _losses(run)[:4]:
-        facts.append((f"{name}, last", _number(run.scalars[name][-1][1])))
-    for name in _HEADLINES:
-        if name in run.results:
-            facts.append((name, _number(run.results[name][-1][1])))
+    facts += [(f"{n}, last", _number(run.scalars[n][-1][1])) for n in _losses(run)[:4]]
+    facts += [(n, _number(run.results[n][-1][1])) for n in _HEADLINES if n in run.results]
     if seconds := sum(start.seconds for start in run.trained or run.starts):
         # The events of a run that 0.1 began start with a resume.
         first = run.trained[0].said("resume").get("iteration") if run.trained else None
-        facts.append(
-            (f"wall time{f' from iteration {first}' if first else ''}", _duration(seconds))
-        )
+        name = f"wall time from iteration {first}" if first else "wall time"
+        facts.append((name, _duration(seconds)))
     if setup := _last_said(run.trained, "setup"):
         facts.append(("images a step", str(setup.get("images_a_step"))))
-        facts.append(("device", _device(setup)))
+        facts.append(("device", f"{setup.get('device')}, {setup.get('precision')}"))
     facts.append(("started", run.starts[0].date if run.starts else _ABSENT))
     return facts
-
-
-def _device(setup: Event) -> str:
-    return f"{setup.get('device')}, {setup.get('precision')}" if setup else _ABSENT
 
 
 def _size(run: Run) -> str:
@@ -242,7 +236,7 @@ def _loss_charts(run: Run) -> list[Any]:
     names = _losses(run)
     if not names:
         return []
-    curves = [Curve(name, run.scalars[name]) for name in names[:_MAX_CURVES]]
+    curves = [(name, run.scalars[name]) for name in names[:_MAX_CURVES]]
     svg = draw_chart(curves, "losses", size=(11, 3.8), legend=True, may_be_log=True)
     single = [_chart(run.scalars, [name], "loss") for name in names[1:_MAX_CHARTS]]
     return [("", Markup(svg)), *(single if len(names) > 2 else [])]
@@ -278,10 +272,8 @@ def _headlines_first(names: Iterable[str]) -> list[str]:
 def _evaluation_charts(run: Run) -> list[Any]:
     """Results that were measured more than once; with those of a baseline, which have a name like theirs."""
     often = _headlines_first(n for n, points in run.results.items() if len(points) > 1)
-    alone = [
-        n for n in often if n.removesuffix(_BASELINE) == n or n.removesuffix(_BASELINE) not in often
-    ]
-    groups = [[n, *([n + _BASELINE] if n + _BASELINE in often else [])] for n in alone]
+    beside = {n + _BASELINE for n in often}
+    groups = [[n, *({n + _BASELINE} & {*often})] for n in often if n not in beside]
     return [_chart(run.results, names, "result") for names in groups[:_MAX_CHARTS]]
 
 
@@ -290,7 +282,7 @@ def _chart(scalars: dict[str, list[Point]], names: Sequence[str], group: str) ->
     meaning = f": {_MEANINGS[names[0]]}" if names[0] in _MEANINGS else ""
     last = ", ".join(_number(scalars[name][-1][1]) for name in names)
     label = re.sub(r"[^A-Za-z0-9]+", "-", f"{group}-{names[0]}")
-    curves = [Curve(name.rpartition("/")[2], scalars[name]) for name in names]
+    curves = [(name.rpartition("/")[2], scalars[name]) for name in names]
     svg = draw_chart(curves, label, legend=len(names) > 1, may_be_log=names[0] == "grad_norm")
     return f"{' and '.join(names)}{meaning}; last {last}", Markup(svg)
 
@@ -301,25 +293,24 @@ def _rows(run: Run, one_class: bool) -> list[dict[str, str]]:
     for name in sorted(n for n in run.results if _is_of_one_class(n) == one_class):
         points = run.results[name]
         values = [y for _, y in points if math.isfinite(y)]
-        iteration = points[-1][0]
-        rows.append(
-            {
-                "name": name,
-                "last": _number(points[-1][1]),
-                "after": "evaluation alone" if math.isnan(iteration) else f"{iteration:,.0f}",
-                "times": str(len(points)),
-                "lowest": _number(min(values)) if values else "",
-                "highest": _number(max(values)) if values else "",
-            }
-        )
+        iteration, last = points[-1]
+        row = {
+            "name": name,
+            "last": _number(last),
+            "after": "evaluation alone" if math.isnan(iteration) else f"{iteration:,.0f}",
+            "times": str(len(points)),
+            "lowest": _number(min(values)) if values else "",
+            "highest": _number(max(values)) if values else "",
+        }
+        rows.append(row)
     return rows
 
 
 def _transfers(run: Run, others: Iterable[Run]) -> list[dict[str, Any]]:
     """A table a task: its columns are results, its rows runs."""
-    tables: dict[str, list[Run]] = {}
+    tables: dict[str, list[Run]] = defaultdict(list)
     for other in others:
-        tables.setdefault(other.kind, []).append(other)
+        tables[other.kind].append(other)
     shown = []
     for kind, runs in sorted(tables.items()):
         names = _headlines_first({name for other in runs for name in other.results})[:8]
@@ -352,22 +343,17 @@ def _environment(run: Run) -> list[tuple[str, str]]:
     setup = _last_said(run.trained, "setup")
     rows = found.items() if isinstance(found, dict) else [("versions", _ABSENT)]
     launched = run.starts[-1].events[0].get("launched") if run.starts else None
-    millions = setup.get("parameters")
-    model = (
-        f"{setup.get('model')}: {_millions(millions)} trainable parameters" if setup else _ABSENT
-    )
+    count = setup.get("parameters")
+    size = f"{count / 1e6:.1f} M" if isinstance(count, int) else count
+    model = f"{setup.get('model')}: {size} trainable parameters" if setup else _ABSENT
     return [
         *((str(name), str(version)) for name, version in rows),
-        ("device", _device(setup)),
+        ("device", f"{setup.get('device')}, {setup.get('precision')}" if setup else _ABSENT),
         ("processes", str(launched or _ABSENT)),
         ("model", model),
         ("began with", run.init_checkpoint or "random weights"),
         ("training images", str(setup.get("images", _ABSENT))),
     ]
-
-
-def _millions(value: Any) -> str:
-    return f"{value / 1e6:.1f} M" if isinstance(value, int) else str(value)
 
 
 def _start_row(start: Start) -> dict[str, str]:
@@ -393,3 +379,37 @@ def _duration(seconds: float) -> str:
     whole = int(seconds)
     hours, minutes = whole // 3600, whole % 3600 // 60
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {whole % 60:02d} s"
+
+
+def embed_pictures(run: Path) -> tuple[list[dict[str, str]], list[str]]:
+    """The pictures a run kept, and its last: ``caption`` and ``uri``; what could not be read, a line each."""
+    kept = kept_samples(run)
+    # The hook keeps fewer; whoever put more there gets them thinned evenly, the last included.
+    step = -(-len(kept) // (MAX_SAMPLES + 2)) or 1
+    chosen = [(f"after {n:,} iterations", kept[n]) for n in list(kept)[::-1][::step][::-1]]
+    final = run / "reconstruction.png"
+    if final.is_file():
+        chosen.append(("the run's last picture, of more samples", final))
+    shown, broken = [], []
+    for caption, path in chosen:
+        try:
+            shown.append({"caption": caption, "uri": _data_uri(path)})
+        except (OSError, ValueError, SyntaxError, Warning) as error:
+            broken.append(f"{path.name}: not a picture that can be read ({type(error).__name__})")
+    return shown, broken
+
+
+def _data_uri(path: Path) -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(path, formats=("PNG",)) as opened:
+            if opened.width * opened.height > _MAX_PIXELS:
+                raise UserError(f"over {_MAX_PIXELS} pixels")
+            image = opened.convert("RGB")
+    if image.width > MAX_WIDTH:
+        height = max(round(image.height * MAX_WIDTH / image.width), 1)
+        image = image.resize((MAX_WIDTH, height), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    # Photographs: a fifth of a PNG's size. Without subsampling of colours, for the edges of regions.
+    image.save(buffer, format="JPEG", quality=85, subsampling=0, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -9,17 +9,9 @@ from typing import Any
 
 import yaml
 
+from .. import events as run_events
 from ..errors import UserError
-from ..events import (
-    Event,
-    Point,
-    last_iteration,
-    outcome,
-    read_run,
-    results,
-    split_starts,
-    step_values,
-)
+from ..events import Event, Point
 
 _MAX_BYTES = 1 << 20  # of a config
 
@@ -34,13 +26,9 @@ _OTHERS = {
 
 @dataclass(frozen=True)
 class Start:
-    """One start of a run: the first, or one with ``--resume``, or an evaluation.
+    """One start of a run: the first, or one with ``--resume``, or an evaluation."""
 
-    Attributes:
-        events: the first is ``start``.
-    """
-
-    events: list[Event]
+    events: list[Event]  # the first is ``start``
 
     def said(self, kind: str) -> Event:
         """The last event of a kind; empty where there is none."""
@@ -48,13 +36,11 @@ class Start:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Of the command."""
         given = self.events[0].get("arguments")
         return given if isinstance(given, dict) else {}
 
     @property
     def is_evaluation(self) -> bool:
-        """Whether it was one with ``--eval-only``."""
         return bool(self.arguments.get("eval_only"))
 
     @property
@@ -65,20 +51,17 @@ class Start:
 
     @property
     def seconds(self) -> float:
-        """From its first event to its last."""
-        first, last = _moment(self.events[0]), _moment(self.events[-1])
+        first, last = (_moment(self.events[i]) for i in (0, -1))
         return (last - first).total_seconds() if first and last else 0.0
 
     @property
     def date(self) -> str:
-        """When it began."""
         moment = _moment(self.events[0])
         return moment.strftime("%Y-%m-%d %H:%M UTC") if moment else "not recorded"
 
     @property
     def outcome(self) -> str:
-        """How it ended; empty where it does not say."""
-        return outcome(self.events)
+        return run_events.outcome(self.events)
 
 
 def _moment(event: Event) -> datetime | None:
@@ -91,35 +74,25 @@ def _moment(event: Event) -> datetime | None:
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder, read.
+    """A run's folder, read."""
 
-    Attributes:
-        folder: resolved.
-        events: see :mod:`rmae_d2.events`.
-        config: plain values; None where there is none, or none that can be read.
-        config_text: it as YAML.
-        problems: what could not be read, in a line each.
-    """
-
-    folder: Path
+    folder: Path  # resolved
     events: list[Event]
-    config: dict[str, Any] | None
-    config_text: str | None
-    problems: list[str]
+    config: dict[str, Any] | None  # plain values; None where none can be read
+    config_text: str | None  # as YAML
+    problems: list[str]  # what could not be read, in a line each
 
     @property
     def name(self) -> str:
-        """Of its folder."""
         return self.folder.name
 
     @cached_property
     def starts(self) -> list[Start]:
         """All, in their order; of 0.1 none."""
-        return [Start(events) for events in split_starts(self.events)]
+        return [Start(events) for events in run_events.split_starts(self.events)]
 
     @property
     def trained(self) -> list[Start]:
-        """Starts that were no evaluation."""
         return [start for start in self.starts if not start.is_evaluation]
 
     def get(self, key: str) -> Any:
@@ -135,14 +108,13 @@ class Run:
 
     @property
     def max_iter(self) -> int | None:
-        """As configured."""
         value = self.get("train.max_iter")
         return value if isinstance(value, int) else None
 
     @cached_property
     def done(self) -> int | None:
         """How many iterations it trained, as far as it says; None for an evaluation alone."""
-        last = last_iteration(self.events)
+        last = run_events.last_iteration(self.events)
         return None if last is None else last + 1
 
     @property
@@ -152,17 +124,15 @@ class Run:
 
     @cached_property
     def scalars(self) -> dict[str, list[Point]]:
-        """Values of training steps over iterations, by name."""
-        return step_values(self.events)
+        return run_events.step_values(self.events)
 
     @cached_property
     def results(self) -> dict[str, list[Point]]:
         """Evaluations over iterations; those without training are at iteration NaN."""
-        return results(self.events)
+        return run_events.results(self.events)
 
     @property
     def status(self) -> str:
-        """How it stands, in a few words."""
         ended = self.starts[-1].outcome if self.starts else ""
         if self.done is None:
             return ended or ("evaluated" if self.results else "nothing trained")
@@ -201,10 +171,7 @@ class Run:
 
 
 def read_folder(folder: str | Path) -> Run:
-    """Reads what there is of a run.
-
-    Args:
-        folder: its ``train.output_dir``.
+    """Reads what there is of a run in its ``train.output_dir``.
 
     Raises:
         UserError: there is nothing of a run.
@@ -212,10 +179,9 @@ def read_folder(folder: str | Path) -> Run:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the train.output_dir of a run")
-    events, problems = read_run(folder)
-    config = next(
-        (e["config"] for e in reversed(events) if isinstance(e.get("config"), dict)), None
-    )
+    events, problems = run_events.read_run(folder)
+    configs = [e["config"] for e in events if isinstance(e.get("config"), dict)]
+    config = configs[-1] if configs else None
     text = None
     try:
         if config is None:
@@ -263,10 +229,7 @@ _PlainLoader.add_multi_constructor("tag:yaml.org,2002:python/", lambda loader, t
 
 
 def read_config(path: Path) -> tuple[dict[str, Any] | None, str | None]:
-    """Reads a config.yaml, executing nothing; where there is none, two Nones.
-
-    Returns:
-        its values, and its text.
+    """Values and text of a config.yaml, of which nothing is executed; where there is none, two Nones.
 
     Raises:
         UserError: for a file that is no config, or too large for one.

@@ -5,48 +5,29 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
-TINY = [
-    "model.backbone.net.img_size=64",
-    "model.backbone.net.patch_size=8",
-    "model.backbone.net.embed_dim=32",
-    "model.backbone.net.depth=2",
-    "model.backbone.net.num_heads=4",
-    "model.pixel_decoder.dim=16",
-    "model.pixel_decoder.depth=1",
-    "model.region_branch.encoder_dim=16",
-    "model.region_branch.decoder_dim=16",
-]
+from tests.helpers import ROOT, save_run
 
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
     """model_final.pth with its config.yaml: random weights, large enough for varied masks."""
-    from detectron2.config import LazyConfig, instantiate
-
-    from rmae_d2.config import apply_overrides, load_config
-
-    folder = tmp_path_factory.mktemp("run")
-    cfg = apply_overrides(load_config(str(ROOT / "configs/demo/rmae_tiny_scenes.py")), TINY)
-    LazyConfig.save(cfg, str(folder / "config.yaml"))
-    model = instantiate(cfg.model)
+    path = save_run(tmp_path_factory.mktemp("run"), "model.backbone.net.img_size=64")
+    state = torch.load(path, weights_only=True)["model"]
     generator = torch.Generator().manual_seed(9)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if not name.endswith("pos_embed"):
-                parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
-    torch.save({"model": model.state_dict()}, folder / "model_final.pth")
-    return folder / "model_final.pth"
+    for name, value in state.items():
+        if value.is_floating_point() and not name.endswith("pos_embed"):
+            value += 0.3 * torch.randn(value.shape, generator=generator)
+    torch.save({"model": state}, path)
+    return path
 
 
 @pytest.fixture(scope="session")
 def predictor(weights):
-    from rmae_d2.engine import RegionPromptPredictor
+    from rmae_d2.inference import RegionPromptPredictor
 
     return RegionPromptPredictor.from_files(weights, device="cpu")
 

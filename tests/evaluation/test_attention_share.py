@@ -84,7 +84,7 @@ def test_small_instances_are_counted():
     empty.process("a", np.ones((2, 2)), cover[:1])
     with pytest.raises(ValueError, match="no instance covers half a patch"):
         empty.evaluate()
-    with pytest.raises(ValueError, match=r"shape \(2, 2\) for a grid of 1x3"):
+    with pytest.raises(ValueError, match=r"shape \(2, 2\) for 1x3 patches"):
         share.process("b", np.ones((2, 2)), np.zeros((1, 1, 3)))
 
 

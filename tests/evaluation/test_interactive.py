@@ -9,13 +9,12 @@ from rmae_d2.errors import UserError
 from rmae_d2.evaluation.interactive import (
     Click,
     Curve,
-    FHSegments,
-    GivenPatches,
-    RandomWalker,
     Target,
     choose_objects,
     clicks_protocol,
     decode,
+    fh_segments,
+    given_patches,
     hints_of_clicks,
     hints_of_patches,
     iou,
@@ -23,6 +22,7 @@ from rmae_d2.evaluation.interactive import (
     next_click,
     patch_order,
     patches_protocol,
+    random_walk,
     summary,
 )
 
@@ -41,16 +41,11 @@ NOTHING = np.zeros(SIZE, bool)
 class Oracle:
     """Knows the objects; answers with them from the first hint on."""
 
-    by_patches = False
-
     def __init__(self, *masks):
         self.masks = masks
         self.seen = []
 
-    def start(self, image_HWC):
-        pass
-
-    def segment(self, hints):
+    def __call__(self, hints):
         self.seen.append([int((h.seeds >= 0).sum()) for h in hints])
         truth = self.masks if len(self.masks) == len(hints) else self.masks * len(hints)
         pairs = zip(truth, hints, strict=True)
@@ -130,27 +125,29 @@ class TestPatches:
         target = [Target(1, 7, mask)]
         counts = (0, 1, 5, 20)
         assert patches_protocol(Oracle(mask), target, GRID, P, counts, 0).tolist() == [[0, 1, 1, 1]]
-        floor = patches_protocol(GivenPatches(), target, GRID, P, counts, 0)[0]
+        floor = patches_protocol(given_patches(None), target, GRID, P, counts, 0)[0]
         assert floor[0] == 0 and floor[3] == 1  # everything is shown in the end
         assert (np.diff(floor) >= 0).all() and 0 < floor[1] < 1
 
     def test_all_methods_see_the_same(self):
         target = [Target(1, 7, rectangle(3, 4, 19, 30)), Target(1, 8, rectangle(0, 0, 9, 9))]
-        first, second = (
-            patches_protocol(GivenPatches(), target, GRID, P, range(9), 5) for _ in range(2)
+        first, second, other = (
+            patches_protocol(given_patches(None), target, GRID, P, range(9), s) for s in (5, 5, 6)
         )
-        assert np.array_equal(first, second)
-        other = patches_protocol(GivenPatches(), target, GRID, P, range(9), 6)
-        assert not np.array_equal(first, other)
+        assert np.array_equal(first, second) and not np.array_equal(first, other)
 
 
 def test_clicks_until_all_is_well():
     masks = rectangle(3, 4, 19, 30), rectangle(20, 20, 29, 35)
     oracle = Oracle(*masks)
     targets = [Target(1, k, mask) for k, mask in enumerate(masks)]
-    found = clicks_protocol(oracle, targets, GRID, P, (0, 1, 3))
+    found = clicks_protocol(oracle, targets, GRID, P, (0, 1, 3), by_patches=False)
     assert found.tolist() == [[0, 1, 1], [0, 1, 1]]
     assert oracle.seen == [[0, 0], [1, 1], [1, 1], [1, 1]]  # no click on a perfect mask
+
+
+def fine_segments(image):
+    return fh_segments(image, scale=50)
 
 
 class TestBaselines:
@@ -160,45 +157,36 @@ class TestBaselines:
         return image
 
     # FH smooths the image first, so its segments' borders are a pixel or two off.
-    @pytest.mark.parametrize(
-        ("method", "least"), [(RandomWalker(), 0.9), (FHSegments(50), 0.6)], ids=["walker", "fh"]
-    )
+    @pytest.mark.parametrize(("method", "least"), [(random_walk, 0.9), (fine_segments, 0.6)])
     def test_a_plain_object_takes_a_click_each_side(self, method, least):
         truth = rectangle(4, 6, 25, 30)
-        method.start(self.image())
         clicks = [Click(15, 12, True), Click(35, 29, False)]
         hints = [hints_of_clicks(clicks[:n], SIZE, GRID, P) for n in range(3)]
-        masks = method.segment(hints)
+        masks = method(self.image())(hints)
         assert not masks[0].any()
         assert iou(masks[1], truth) > least and iou(masks[2], truth) > least
 
-    @pytest.mark.parametrize(
-        "method", [RandomWalker(), FHSegments(50), GivenPatches()], ids=["walker", "fh", "given"]
-    )
+    @pytest.mark.parametrize("method", [random_walk, fine_segments, given_patches])
     @given(seed=st.integers(0, 1000))
     def test_what_is_shown_is_kept(self, method, seed):
         rng = np.random.default_rng(seed)
         truth = rng.random(SIZE) < 0.5
-        method.start(self.image())
         ids = rng.permutation(20)[: rng.integers(1, 20)]
         hints = hints_of_patches(truth, ids, GRID, P)
-        mask = method.segment([hints])[0]
+        mask = method(self.image())([hints])[0]
         known = hints.seeds >= 0
         assert np.array_equal(mask[known], truth[known])
 
     def test_a_divided_segment(self):
-        method = FHSegments(50)
-        method.start(np.zeros((*SIZE, 3), np.uint8))  # one segment
+        segment = fine_segments(np.zeros((*SIZE, 3), np.uint8))  # one segment
         hints = hints_of_clicks([Click(5, 16, True), Click(25, 16, False)], SIZE, GRID, P)
-        mask = method.segment([hints])[0]
+        mask = segment([hints])[0]
         assert mask[16, :15].all() and not mask[16, 16:].any()
 
     def test_a_large_image_is_walked_small(self):
         image = np.kron(self.image(), np.ones((10, 10, 1), np.uint8))
-        method = RandomWalker()
-        method.start(image)
         hints = hints_of_clicks([Click(150, 120, True)], (320, 400), GRID, P)
-        assert iou(method.segment([hints])[0], rectangle(40, 60, 250, 300, (320, 400))) > 0.9
+        assert iou(random_walk(image)([hints])[0], rectangle(40, 60, 250, 300, (320, 400))) > 0.9
 
 
 class TestObjects:

@@ -121,12 +121,3 @@ def test_nearest_visible_pixel_by_pixel():
             ny = min(max(y, row * PATCH), row * PATCH + PATCH - 1)
             nx = min(max(x, column * PATCH), column * PATCH + PATCH - 1)
             assert (found[:, y, x] == truth[:, ny, nx]).all()
-
-
-def test_nearest_visible_of_what_it_can_know():
-    halves = torch.zeros(1, *SIZE, dtype=torch.bool)
-    halves[:, :, 24:] = True
-    mask = torch.ones(L, dtype=torch.bool)
-    mask[[6, 11]] = False  # the ends of the second row
-    assert torch.equal(nearest_visible(halves, mask), halves)
-    assert nearest_visible(torch.ones_like(halves), mask).all()

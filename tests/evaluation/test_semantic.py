@@ -158,7 +158,7 @@ def test_nothing_evaluated(own, caplog):
     "output, error, message",
     [
         ({"instances": 1}, UserError, "needs the output 'sem_seg', the model gives instances"),
-        (labels(0, 1, 3, 0), UserError, "predicts class 3, the dataset has 3"),
+        (labels(0, 1, 3, 0), UserError, "predicts class 3, the data have 3"),
         (labels(0, -1, 1, 1), UserError, "x.jpg: the model's scores are nan"),
         ({"sem_seg": torch.full((3, 1, 4), torch.nan)}, UserError, "x.jpg.*scores are nan"),
         (labels(0, 1, 1), AnnotationError, "x.png is 1x4.*x.jpg is 1x3"),

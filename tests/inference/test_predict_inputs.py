@@ -92,14 +92,14 @@ def test_the_output_stays_apart_from_the_inputs(photos, tmp_path):
     listed = list_inputs(folder)
     for inside in (photos, photos / "more", photos / "new/er"):
         with pytest.raises(UserError, match="lies in --input"):
-            check_apart(str(inside), folder, listed, pictures=True)
-        check_apart(str(inside), folder, listed, pictures=False)
-    check_apart(str(tmp_path), folder, listed, pictures=True)
+            check_apart(inside, folder, listed, pictures=True)
+        check_apart(inside, folder, listed, pictures=False)
+    check_apart(tmp_path, folder, listed, pictures=True)
     (tmp_path / "link").symlink_to(photos)
     single = [str(photos / "photo00.jpg")]
     with pytest.raises(UserError, match=r"link/photo00.jpg is an input"):
-        check_apart(str(tmp_path / "link"), single, list_inputs(single), pictures=True)
+        check_apart(tmp_path / "link", single, list_inputs(single), pictures=True)
     given = write_json(photos, [1]).replace("some", "images")
     (photos / "some.json").rename(given)
     with pytest.raises(UserError, match=r"images.json is an input and would be overwritten"):
-        check_apart(str(photos), [given], list_inputs([given]), pictures=False)
+        check_apart(photos, [given], list_inputs([given]), pictures=False)

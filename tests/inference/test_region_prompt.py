@@ -1,27 +1,17 @@
 """Masks from a few visible patches, with small networks of random weights."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmae_d2.config import get_config, save_config
-from rmae_d2.errors import CheckpointError, UserError
+from rmae_d2.errors import UserError
 from rmae_d2.inference import RegionPrompt, RegionPromptPredictor
-from rmae_d2.inference.region_views import (
-    blend_weights,
-    mask_confidence,
-    near_grid,
-    window_grid,
-    window_starts,
-)
+from rmae_d2.inference.region_views import ImageEmbedding, blend_weights
 from rmae_d2.modeling import random_shuffle
 
 GRID, P = (4, 4), 8
-SIZES = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
 
 
 def photo(height=32, width=32, seed=0):
@@ -53,16 +43,9 @@ def test_the_model_itself_predicts_the_same(make_rmae, variant):
     assert np.array_equal(made.hidden.ravel()[order[0]], [False] * 4 + [True] * 12)
     region = torch.rand(1, 1, 32, 32) < 0.5
     pixels = model.normalize(torch.from_numpy(image.transpose(2, 0, 1).copy())[None])
+    sample = {"image": torch.from_numpy(image).permute(2, 0, 1), "mask_seed": 3}
     with torch.no_grad():
-        outputs = model(
-            [
-                {
-                    "image": torch.from_numpy(image).permute(2, 0, 1),
-                    "regions": region[0],
-                    "mask_seed": 3,
-                }
-            ]
-        )
+        outputs = model([{**sample, "regions": region[0]}])
         plain = model.forward_tensors(pixels, region, order)
     prompt = RegionPrompt(~made.hidden, region[0, 0].numpy())
     found = made.predict([prompt]).probabilities
@@ -169,32 +152,6 @@ def test_a_model_of_one_size_is_the_same_in_every_resolution(make_rmae):
     np.testing.assert_allclose(found[2], found[0], atol=1e-6)
 
 
-@given(st.integers(1, 60), st.integers(1, 12))
-def test_windows_cover_everything(length, window):
-    if length < window:
-        length, window = window, length
-    starts = window_starts(length, window)
-    covered = {i for start in starts for i in range(start, start + window)}
-    assert covered == set(range(length))
-    steps = np.diff(starts)
-    assert (steps >= 1).all() and (steps <= max(window // 2, 1)).all()
-
-
-@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 20), st.integers(16, 400))
-def test_grids_keep_to_their_bounds(height, width, patch, most):
-    rows, columns = near_grid((height, width), patch, 16, most)
-    assert rows >= 1 and columns >= 1 and rows * columns <= most
-    rows, columns = window_grid((height, width), patch, (4, 4), most)
-    assert rows >= 4 and columns >= 4 and rows * columns <= most
-
-
-def test_grids_have_the_shape_of_the_image():
-    assert near_grid((480, 640), 16, 196, 1024) == (28, 36)  # 1200 patches at its own size
-    assert near_grid((320, 480), 16, 196, 1024) == (20, 30)
-    assert near_grid((60, 120), 16, 196, 1024) == (10, 20)
-    assert window_grid((5, 700), 16, (14, 14), 1024)[0] == 14
-
-
 def test_only_windows_that_see_the_region_take_part(make_rmae):
     made = RegionPromptPredictor(make_rmae(), resolution="window")
     made.set_image(photo(32, 96))
@@ -219,10 +176,94 @@ def test_only_windows_that_see_the_region_take_part(make_rmae):
     assert both[5, x] == pytest.approx(expected, abs=1e-5)
 
 
-def test_confidence_by_hand():
-    probabilities = torch.tensor([[[0.9, 0.7], [0.4, 0.0]], [[0.1, 0.1], [0.1, 0.1]]])
-    scores = mask_confidence(probabilities, probabilities > 0.5)
-    torch.testing.assert_close(scores, torch.tensor([1.6 / 2.4, 0.0]))
+SIZE = (40, 120)  # on a grid of 4 x 6, patches of 10 rows and 20 columns of pixels
+
+
+def known(predictor, grid, size, **arguments):
+    """Of each patch of a grid: 1 inside the region, 0 outside, -1 unknown."""
+    image = ImageEmbedding(size, grid, np.zeros(grid, bool), (), predictor.model.region_branch)
+    made = predictor.prompt(**arguments, embedding=image)
+    inside = made.region[::P, ::P]
+    assert np.array_equal(made.region, inside.repeat(P, 0).repeat(P, 1))
+    return np.where(made.visible, inside.astype(int), -1)
+
+
+@pytest.fixture
+def drawn(predictor):
+    def draw(**arguments):
+        rows = known(predictor, (4, 6), SIZE, **arguments)
+        return ["".join({-1: ".", 0: "-", 1: "+"}[int(v)] for v in row) for row in rows]
+
+    return draw
+
+
+def test_points(drawn):
+    points = [(0, 0), (19, 9), (119, 39), (20, 9)]
+    assert drawn(points=points, labels=[1, 1, 0, 1]) == ["++....", "......", "......", ".....-"]
+    assert drawn(points=points[:1]) == ["+.....", "......", "......", "......"]
+
+
+def test_the_later_word_counts(drawn):
+    assert drawn(points=[(0, 0), (5, 5)], labels=[1, 0])[0] == "-....."
+    assert drawn(patches=[(0, 0), (0, 1)], negative_patches=[(0, 1), (0, 2)])[0] == "+--..."
+    assert drawn(negative_patches=[(0, 0)], points=[(0, 0)])[0] == "+....."
+
+
+def test_a_box_is_a_ring_and_its_middle(drawn):
+    expected = ["------", "-....-", "-..+.-", "------"]
+    assert drawn(box=(20, 10, 100, 30)) == expected
+    assert drawn(box=(21, 10.5, 99, 29.9)) == expected
+    # What is outside the image has no patches.
+    assert drawn(box=(-50, -5, 25, 100)) == ["..-...", "..-...", "+.-...", "..-..."]
+
+
+def test_a_line_marks_the_patches_on_its_way(drawn):
+    assert drawn(scribble=[(5, 5), (5, 35), (115, 35)]) == ["+.....", "+.....", "+.....", "++++++"]
+    assert drawn(scribble=[(0, 0), (119, 39)]) == ["++....", ".++...", "...++.", "....++"]
+    assert drawn(scribble=[(50, 15)])[1] == "..+..."
+
+
+def test_a_pixel_of_a_small_image_counts_by_its_middle(predictor):
+    marked = known(predictor, (3, 3), (1, 1), points=[(0, 0)])
+    assert marked.tolist() == [[-1, -1, -1], [-1, 1, -1], [-1, -1, -1]]
+
+
+@given(
+    st.tuples(*[st.integers(1, 20)] * 2),
+    st.tuples(*[st.integers(1, 700)] * 2),
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=5),
+)
+def test_any_pixel_of_any_image_has_a_patch(model, grid, size, places):
+    made = RegionPromptPredictor(model)
+    points = [(int(x * (size[1] - 1)), int(y * (size[0] - 1))) for x, y in places]
+    marked = known(made, grid, size, points=points)
+    line = known(made, grid, size, scribble=points)
+    assert 1 <= (marked == 1).sum() <= len(points) and (marked != 0).all()
+    assert (line[marked == 1] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"points": [(120, 0)]}, "points (x, y): (120, 0) is outside the image of 120 x 40"),
+        ({"points": [(-1, 3)]}, "outside the image"),
+        ({"points": [(float("nan"), 3)]}, "finite"),
+        ({"points": [1, 2]}, "points (x, y) of shape (2,)"),
+        ({"points": [(1, 2)], "labels": [1, 0]}, "1 points with labels of shape (2,)"),
+        ({"points": [(1, 2)], "labels": [2]}, "labels are 1"),
+        ({"labels": [1]}, "without points"),
+        ({"scribble": [(0, 0), (0, 40)]}, "outside the image"),
+        ({"patches": [(4, 0)]}, "patches (row, column): (4, 0) is outside the grid"),
+        ({"negative_patches": [(0, -1)]}, "outside the grid of 4 x 6"),
+        ({"box": (10, 10, 10, 20)}, "holds nothing"),
+        ({"box": (200, 0, 300, 20)}, "holds nothing"),
+        ({"box": (0, 0, 1)}, "(x0, y0, x1, y1)"),
+    ],
+)
+def test_marks_that_cannot_be_are_told(drawn, arguments, said):
+    with pytest.raises(UserError) as error:
+        drawn(**arguments)
+    assert said in str(error.value)
 
 
 def test_corners_count_as_outside_where_nothing_else_does(predictor):
@@ -235,24 +276,16 @@ def test_corners_count_as_outside_where_nothing_else_does(predictor):
     assert not predictor.prompt(assume_background=True).visible.any()
 
 
-def test_no_prompts_no_masks(predictor):
-    found = predictor.predict([])
-    assert found.masks.shape == (0, 32, 32) and found.scores.shape == (0,)
-
-
 def test_what_cannot_be_is_told(make_rmae, predictor):
+    assert predictor.predict([]).masks.shape == (0, 32, 32)
     with pytest.raises(UserError, match="no image"):
         RegionPromptPredictor(make_rmae()).prompt(points=[(0, 0)])
-    with pytest.raises(UserError, match="outside the image"):
-        predictor.prompt(points=[(32, 0)])
     with pytest.raises(UserError, match="prompt 1 has visible"):
         predictor.predict([random_prompt(GRID, 2), random_prompt((4, 5), 2)])
-    with pytest.raises(UserError, match="uint8"):
-        predictor.set_image(photo().astype(np.float32))
-    with pytest.raises(UserError, match="uint8"):
-        predictor.set_image(photo()[:, :, 0])
-    with pytest.raises(UserError, match="without pixels"):
-        predictor.set_image(photo(0, 5))
+    wrong = (photo().astype(np.float32), photo()[:, :, 0], photo(0, 5))
+    for image, said in zip(wrong, ("uint8", "uint8", "without pixels"), strict=True):
+        with pytest.raises(UserError, match=said):
+            predictor.set_image(image)
     with pytest.raises(ValueError, match="resolution='big'"):
         RegionPromptPredictor(make_rmae(), resolution="big")
 
@@ -265,38 +298,3 @@ def test_models_that_cannot_do_it(make_rmae):
     with pytest.raises(UserError, match="does not get the pixels"):
         RegionPromptPredictor(make_rmae(feeding="region_to_pixel"))
     RegionPromptPredictor(make_rmae(decoder=None))  # RAE
-
-
-@pytest.fixture(scope="module")
-def run(make_run):
-    """A folder as runs leave it: config.yaml and weights, untrained."""
-    return Path(make_run()).parent
-
-
-def test_from_the_files_of_a_run(run):
-    made = RegionPromptPredictor.from_files(
-        run / "model_final.pth", device="cpu", resolution="window", mask_ratio=0.5, seed=4
-    )
-    assert (made.resolution, made.mask_ratio, made.seed) == ("window", 0.5, 4)
-    assert not made.model.training
-    state = torch.load(run / "model_final.pth", weights_only=True)["model"]
-    assert all(torch.equal(state[name], own) for name, own in made.model.state_dict().items())
-
-
-def test_files_that_do_not_do(run, tmp_path):
-    weights = run / "model_final.pth"
-    with pytest.raises(CheckpointError, match="no such weight file"):
-        RegionPromptPredictor.from_files(run / "other.pth")
-    state = torch.load(weights, weights_only=True)["model"]
-    lacking = {k: v for k, v in state.items() if not k.startswith("region_branch.pred")}
-    torch.save({"model": lacking}, tmp_path / "lacking.pth")
-    with pytest.raises(UserError, match="no config.yaml beside"):
-        RegionPromptPredictor.from_files(tmp_path / "lacking.pth")
-    with pytest.raises(CheckpointError, match="region_branch.pred"):
-        RegionPromptPredictor.from_files(tmp_path / "lacking.pth", run / "config.yaml")
-    with pytest.raises(UserError, match="no region branch"):
-        RegionPromptPredictor.from_files(weights, overrides=["model.region_branch=null"])
-    with pytest.raises(UserError, match="completes no regions"):
-        small = [f"model.backbone.net.{key}={value}" for key, value in SIZES.items()]
-        save_config(get_config("imagenet/finetune_vitb.py"), tmp_path / "classifier.yaml")
-        RegionPromptPredictor.from_files(weights, tmp_path / "classifier.yaml", overrides=small)

@@ -20,7 +20,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from rmae_d2.evaluation import DetectionEvaluator
-from rmae_d2.evaluation.average_precision import curves_of
+from rmae_d2.evaluation.average_precision import best_of_each_image, curves_of
 
 STATS = [
     *("AP", "AP50", "AP75", "APs", "APm", "APl"),
@@ -107,11 +107,8 @@ def test_lvis(truth, limit, detections, feed, tmp_path, monkeypatch):
     # lvis 0.5.3, the last release, says np.float, which numpy 1.24 removed.
     monkeypatch.setattr(np, "float", float, raising=False)
     arguments, path = truth("lvis")
-    evaluator = DetectionEvaluator(
-        **arguments,
-        output_dir=str(tmp_path),
-        max_dets_per_image=None if limit == 300 else limit,
-    )
+    arguments |= {} if limit == 300 else {"max_dets_per_image": limit}
+    evaluator = DetectionEvaluator(**arguments, output_dir=str(tmp_path))
     found = feed(evaluator, detections(path).perturbed(most=12)).evaluate()
     results = json.loads((tmp_path / "lvis_instances_results.json").read_text())
     assert list(found) == ["bbox", "segm"] and len(results) > 100
@@ -137,12 +134,11 @@ def test_numbers_and_classes_are_detectron2s(drawn, register, detections, feed):
 @pytest.mark.parametrize("rules", ["coco", "lvis"])
 def test_ground_truth_as_detections_gives_100(truth, rules, detections, feed, tmp_path):
     arguments, path = truth(rules)
-    evaluator = DetectionEvaluator(
-        **arguments, tasks=["bbox", "segm", "boundary"], output_dir=str(tmp_path)
-    )
+    tasks = ["bbox", "segm", "boundary"]
+    evaluator = DetectionEvaluator(**arguments, tasks=tasks, output_dir=str(tmp_path))
     reader = detections(path)
     found = feed(evaluator, reader.perfect()).evaluate()
-    assert list(found) == ["bbox", "segm", "boundary"]
+    assert list(found) == tasks
     for task, values in found.items():
         limit = 100 if rules == "coco" else 300
         for key in ("AP", "AP50", "AP75", "APs", "APm", "APl", f"AR@{limit}", f"ARs@{limit}"):
@@ -191,9 +187,8 @@ class _Boundary(COCOeval):
 @ONE_REAL
 def test_boundary_ap(truth, detections, feed, tmp_path):
     arguments, path = truth("coco")
-    evaluator = DetectionEvaluator(
-        **arguments, tasks=("segm", "boundary"), output_dir=str(tmp_path)
-    )
+    tasks = ("segm", "boundary")
+    evaluator = DetectionEvaluator(**arguments, tasks=tasks, output_dir=str(tmp_path))
     found = feed(evaluator, detections(path).perturbed()).evaluate()
     results = json.loads((tmp_path / "coco_instances_results.json").read_text())
     expected = _pycocotools(path, results, "boundary", _Boundary)
@@ -247,3 +242,10 @@ def test_curves_are_pycocotools_on_anything(world):
         evaluation.accumulate()
     np.testing.assert_allclose(found.precision, evaluation.eval["precision"][..., -1], atol=1e-9)
     np.testing.assert_allclose(found.recall, evaluation.eval["recall"], atol=1e-9)
+
+
+def test_the_limit_takes_the_best_of_each_image():
+    scores = [0.1, 0.5, 0.3, 0.5, 0.2, 0.9]
+    results = [{"image_id": i % 2, "score": score} for i, score in enumerate(scores)]
+    assert best_of_each_image(results, 2) == [results[i] for i in (2, 4, 5, 1)]
+    assert best_of_each_image(results, 3) == [results[i] for i in (2, 4, 0, 5, 1, 3)]
