@@ -41,7 +41,6 @@ _CRC = struct.Struct("<I")
 _LONGEST_RUN = 0xFFFF
 _FIELDS = {"shape", "dtype", "num_masks", "ignore_label", "runs", "params"}
 _DTYPE_OF_NAME = {dtype.name: dtype for dtype in LABEL_DTYPES}
-_UINT8 = LABEL_DTYPES[0]
 
 
 @dataclass(frozen=True)
@@ -218,28 +217,18 @@ def encode_runs(planes: Labels) -> tuple[bytes, int]:
 
 def decode_runs(stream: Bytes, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Labels:
     """Undo `encode_runs`; StoreError when the runs do not fill planes of this shape."""
-    lengths, values = _runs(stream, shape, dtype)
-    return np.repeat(values, lengths).reshape(shape)
-
-
-def gather(
-    header: Header, payload: memoryview, rows: Ints, columns: Ints
-) -> list[tuple[Labels, Ints | None]]:
-    """Label planes and mask planes at some rows and columns, each as `gather_runs` gives them."""
-    streams = inflate(header, payload)
-    shapes = ((header.shape, header.dtype), (header.mask_shape, _UINT8))
-    return [
-        gather_runs(stream, shape, dtype, rows, columns)
-        if shape[0]
-        else (np.empty((0, len(rows), len(columns)), dtype), np.zeros((0, 256), np.int64))
-        for stream, (shape, dtype) in zip(streams, shapes, strict=True)
-    ]
+    count, rest = divmod(len(stream), 2 + dtype.itemsize)
+    lengths = _from_columns(stream[: 2 * count], np.dtype(np.uint16))
+    # Multiplied as Python integers, which do not overflow.
+    if rest or int(lengths.sum(dtype=np.int64)) != shape[0] * shape[1] * shape[2] or 0 in lengths:
+        raise _do_not_fill(shape)
+    return np.repeat(_from_columns(stream[2 * count :], dtype), lengths).reshape(shape)
 
 
 def gather_runs(
     stream: Bytes, shape: tuple[int, int, int], dtype: np.dtype[Any], rows: Ints, columns: Ints
 ) -> tuple[Labels, Ints | None]:
-    """Planes at some rows and columns, without the planes: `decode_runs(...)[:, rows][..., columns]`.
+    """Planes at some rows and columns: `decode_runs(...)[:, rows][..., columns]`.
 
     Rows (h,) lie within 0..H-1, columns (w,) within 0..W-1, in any order.
 
@@ -250,7 +239,7 @@ def gather_runs(
     Raises:
         StoreError: the runs do not fill planes of this shape.
     """
-    if dtype == _UINT8 and (kernel := _numba_kernel()) is not None:
+    if dtype == np.uint8 and (kernel := _numba_kernel()) is not None:
         planes = np.empty((shape[0], len(rows), len(columns)), np.uint8)
         histograms = np.zeros((shape[0], 256), np.int64)
         fault = kernel.gather_runs(stream, shape[1], shape[2], rows, columns, planes, histograms)
@@ -258,7 +247,7 @@ def gather_runs(
             raise _do_not_fill(shape)
         if not fault:
             return planes, histograms
-    return _gather_with_numpy(stream, shape, dtype, rows, columns), None
+    return decode_runs(stream, shape, dtype).take(rows, axis=1).take(columns, axis=2), None
 
 
 def warm_up() -> None:
@@ -274,35 +263,6 @@ def _numba_kernel() -> ModuleType | None:
     except ImportError:
         return None
     return decode_numba
-
-
-def _gather_with_numpy(
-    stream: Bytes, shape: tuple[int, int, int], dtype: np.dtype[Any], rows: Ints, columns: Ints
-) -> Labels:
-    """`gather_runs` plane by plane, decoding whole rows from the first to the last needed."""
-    lengths, values = _runs(stream, shape, dtype)
-    ends = np.cumsum(lengths, dtype=np.int64)
-    planes = np.empty((shape[0], len(rows), len(columns)), dtype)
-    first_row, last_row = rows.min(), rows.max()
-    for s, plane in enumerate(planes):
-        start, stop = ((s * shape[1] + row) * shape[2] for row in (first_row, last_row + 1))
-        first, last = np.searchsorted(ends, start, "right"), np.searchsorted(ends, stop)
-        inside = np.diff(ends[first : last + 1].clip(max=stop), prepend=start)
-        window = np.repeat(values[first : last + 1], inside).reshape(-1, shape[2])
-        plane[...] = window.take(rows - first_row, axis=0).take(columns, axis=1)
-    return planes
-
-
-def _runs(
-    stream: Bytes, shape: tuple[int, int, int], dtype: np.dtype[Any]
-) -> tuple[NDArray[np.uint16], Labels]:
-    """Lengths, none of them 0, and values of the runs of planes of a shape."""
-    count, rest = divmod(len(stream), 2 + dtype.itemsize)
-    lengths = _from_columns(stream[: 2 * count], np.dtype(np.uint16))
-    # Multiplied as Python integers, which do not overflow.
-    if rest or int(lengths.sum(dtype=np.int64)) != shape[0] * shape[1] * shape[2] or 0 in lengths:
-        raise _do_not_fill(shape)
-    return lengths, _from_columns(stream[2 * count :], dtype)
 
 
 def _do_not_fill(shape: tuple[int, ...]) -> StoreError:

@@ -32,9 +32,8 @@ _PANOPTIC_REMEDY = "Give the folder of panoptic PNGs of this data set."
 class InstanceSource:
     """Region source of instance masks, one overlapping mask an object, from COCO or LVIS.
 
-    An image without annotations has a record of 0 masks; how many there are is logged at the
-    start. Polygons of fewer than three points, and masks without a pixel, are left out; so are crowds
-    by default, for such an annotation is a rough outline around many objects.
+    An image without annotations has a record of 0 masks. Polygons of fewer than three points, and
+    masks without a pixel, are left out; so are crowds by default, rough outlines of many objects.
 
     Attributes:
         params: what the regions depend on, among it the digest of the json.
@@ -68,8 +67,7 @@ class InstanceSource:
     ) -> RegionRecord:
         """Record of the masks of an image, uint8 (H, W, C).
 
-        UserError: the image is not in the json or has another size than there, or a segmentation is
-        damaged; names the file, the annotation and the remedy.
+        UserError: the image is not in the json or has another size there, or a damaged segmentation.
         """
         size = (image_HWC.shape[0], image_HWC.shape[1])
         name = dataset_dict.get("file_name")
@@ -150,8 +148,7 @@ class PanopticSource:
     ) -> RegionRecord:
         """Record of the segments of an image, uint8 (H, W, C).
 
-        FileNotFoundError: no panoptic file for the image. UserError: a damaged file, no panoptic PNG,
-        or one of another size than the image.
+        FileNotFoundError: no file for the image. UserError: a damaged or other file, or another size.
         """
         path = self._path(dataset_dict)
         ids = _read_segment_ids(path)

@@ -51,10 +51,9 @@ def felzenszwalb(
     implementations give the same partition of photographs; where edges weigh exactly the same, as
     in drawn images, scikit-image's depends on the processor and ours does not.
 
-    scikit-image peaks at about 330 bytes a pixel, numba at about 90; every worker takes that much. An
-    image of more than `max_pixels` is therefore averaged down to that many, and its labels are enlarged
-    by nearest neighbour. Scale and minimum size stay, in pixels of the smaller image: the result is that
-    of a data set which holds the photo at the smaller size, as COCO and ImageNet do.
+    scikit-image peaks at about 330 bytes a pixel, numba at about 90, in every worker. An image of more
+    than `max_pixels` is therefore averaged down to that many, and its labels are enlarged by nearest
+    neighbour. Scale and minimum size stay, in pixels of the smaller image.
 
     Args:
         image_HWC: uint8 (H, W, C) or (H, W), any number of channels, any size from 1x1.
@@ -132,13 +131,10 @@ class RegionCache:
     """
 
     def __init__(self, folder: str | os.PathLike[str], params: Mapping[str, Any]) -> None:
-        """Remember where entries belong, and get ready to decode them.
-
-        Nothing is created before the first entry. To be made before worker processes start, which
-        inherit the compiled decoder.
+        """To be made before worker processes start, which inherit the compiled decoder.
 
         Args:
-            folder: shared by all sources, made when missing.
+            folder: shared by all sources, made with the first entry.
             params: everything besides the image that the regions depend on; JSON types.
         """
         text = json.dumps([FORMAT_VERSION, params], sort_keys=True)
@@ -154,19 +150,13 @@ class RegionCache:
         return self.folder / name[:2] / f"{name}.regions"
 
     def get(
-        self,
-        image_HWC: NDArray[np.uint8],
-        compute: Callable[[NDArray[np.uint8]], RegionRecord],
+        self, image_HWC: NDArray[np.uint8], compute: Callable[[NDArray[np.uint8]], RegionRecord]
     ) -> RegionRecord | EncodedRecord:
-        """The record of an image: from disk, encoded as it lies there, else computed and written.
+        """The record of a whole image, uint8 (H, W, C) or (H, W): from disk, else computed and written.
 
         An entry that is cut short, damaged or of another size is reported and replaced. A folder
         that cannot be read or written is reported once a process; from the first failed write on,
-        records are computed without being kept.
-
-        Args:
-            image_HWC: the whole decoded image, uint8 (H, W, C) or (H, W).
-            compute: makes the record of that image; its errors pass through.
+        records are computed without being kept. Errors of `compute` pass through.
         """
         path = self.path(image_HWC)
         size = image_HWC.shape[:2]
@@ -182,6 +172,8 @@ class RegionCache:
     def _read(self, path: Path, size: tuple[int, ...]) -> EncodedRecord | None:
         try:
             record = EncodedRecord(path.read_bytes())
+            if record.size != size:
+                raise StoreError(f"it is of size {record.size}, the image of {size}")
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -192,24 +184,17 @@ class RegionCache:
                 "Region cache entry %s is unusable (%s); computing it anew.", path, error
             )
             return None
-        if record.size != size:
-            logger.warning(
-                "Region cache entry %s is unusable (it is of size %s, the image of %s); "
-                "computing it anew.", path, record.size, size,
-            )  # fmt: skip
-            return None
         return record
 
     def _write(self, path: Path, record: RegionRecord) -> None:
         if "write" in self._failed:
             return
-        data = record.to_bytes()
         # Readers see a whole entry or none; writers of the same entry write the same bytes, so
         # the last one wins. A power cut may leave a short file, which reading finds.
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_file(path, durable=False) as file:
-                file.write(data)
+                file.write(record.to_bytes())
         except (OSError, UserError) as error:
             self._report("write", error)
 
@@ -239,19 +224,16 @@ class FelzenszwalbSource:
         max_pixels: int | None = MAX_PIXELS,
         implementation: str | None = None,
     ) -> None:
-        """Takes arguments as `felzenszwalb`. Compiles, so that workers forked later need not.
+        """Arguments are those of `felzenszwalb`. Compiles, so that workers forked later need not.
 
-        Args:
-            cache_dir: folder that keeps records between epochs and runs; None computes each time.
+        `cache_dir` keeps records between epochs and runs; None computes each time.
         """
         self.scales = tuple(int(scale) for scale in scales)
-        self.sigma = float(sigma)
-        self.max_pixels = max_pixels
         self.implementation = resolve_implementation(implementation)
         self.params: dict[str, Any] = {
             "source": "felzenszwalb",
             "scales": list(self.scales),
-            "sigma": self.sigma,
+            "sigma": float(sigma),
             "max_pixels": max_pixels,
             # Part of what regions depend on, for partitions differ where edges weigh the same.
             "implementation": self.implementation,
@@ -265,7 +247,7 @@ class FelzenszwalbSource:
     def __repr__(self) -> str:
         kept = self.cache.folder if self.cache else "nowhere"
         return (
-            f"FH at scales {self.scales}, sigma {self.sigma}, computed when an image is first seen "
+            f"FH at scales {self.scales}, sigma {self.params['sigma']}, computed when an image is first seen "
             f"by {self.implementation} (a 640x480 photo at three scales takes about "
             f"{_SECONDS[self.implementation]} s), kept in {kept}"
         )
@@ -279,13 +261,8 @@ class FelzenszwalbSource:
         return self.cache.get(image_HWC, self._compute)
 
     def _compute(self, image_HWC: NDArray[np.uint8]) -> RegionRecord:
-        labels = felzenszwalb(
-            image_HWC,
-            self.scales,
-            sigma=self.sigma,
-            max_pixels=self.max_pixels,
-            implementation=self.implementation,
-        )
+        names = ("sigma", "max_pixels", "implementation")
+        labels = felzenszwalb(image_HWC, self.scales, **{name: self.params[name] for name in names})
         return RegionRecord.from_labels(labels, params=self.params)
 
 

@@ -234,12 +234,7 @@ def _count_top(codes: Words, counts: Ints) -> None:
 
 @compiled
 def _list_edges(
-    codes: Words,
-    height: int,
-    width: int,
-    part: NDArray[np.uint8],
-    place: Ints,
-    out: Edges,
+    codes: Words, height: int, width: int, part: NDArray[np.uint8], place: Ints, out: Edges
 ) -> None:
     """Make the edges, each in the part of its weight, in the order of the grid."""
     i = 0
@@ -257,12 +252,7 @@ def _list_edges(
 
 @compiled
 def _sort_parts(
-    edges: Edges,
-    stops: Ints,
-    spare: Edges,
-    digits: Ints,
-    smooth_CN: Floats,
-    ends: Words,
+    edges: Edges, stops: Ints, spare: Edges, digits: Ints, smooth_CN: Floats, ends: Words
 ) -> None:
     start = 0
     for stop in stops:

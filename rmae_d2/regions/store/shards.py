@@ -13,10 +13,10 @@ import io
 import json
 import os
 import re
-import secrets
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import StoreError, UserError
+from ...files import atomic_file
 
 FORMAT_VERSION = 1
 DIGEST_SIZE = 16
@@ -56,7 +57,7 @@ def shard_name(number: int) -> str:
     return f"regions-{number:05d}"
 
 
-def shard_numbers(names: Iterator[str] | list[str]) -> list[int]:
+def shard_numbers(names: Iterable[str]) -> list[int]:
     """Numbers, rising, of the complete shards among file names."""
     found = (re.fullmatch(r"regions-(\d{5,})\.idx\.npz", name) for name in names)
     return sorted(int(match[1]) for match in found if match)
@@ -143,20 +144,39 @@ class ShardWriter:
         """The folder must exist; the header is the same for all shards of a store."""
         if not 0 <= number < header.num_shards:
             raise StoreError(f"shard {number} of a store of {header.num_shards} shards")
-        self._folder = Path(folder)
-        self._number = number
-        self._header = header
+        self._folder, self._number, self._header = folder, number, header
         self._keys: dict[bytes, None] = {}
         self._rows: list[tuple[int, int, bytes, bytes]] = []  # offset, size, record's, image's
-        draft = f"{shard_name(number)}.{secrets.token_hex(8)}"
-        self._tar_draft = self._folder / f"{draft}.tar.tmp"
-        self._idx_draft = self._folder / f"{draft}.idx.tmp"
         self._tar: IO[bytes] | None = None
+        self._block = self._write()
 
     def __enter__(self) -> "ShardWriter":
-        self._tar = open(self._tar_draft, "xb")
-        self._tar.write(global_header(self._header.to_json(self._number)))
+        self._block.__enter__()
         return self
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._block.__exit__(*error)
+
+    @contextmanager
+    def _write(self) -> Iterator[None]:
+        tar, idx = (Path(self._folder, name) for name in shard_files(self._number))
+        try:
+            with atomic_file(tar) as self._tar:
+                self._tar.write(global_header(self._header.to_json(self._number)))
+                yield
+                self._tar.write((b"" if self._rows else empty_folder()) + bytes(2 * BLOCK))
+                index = encode_index(self._index(self._tar.tell()), self._number)
+                if idx.exists() and idx.read_bytes() != index:
+                    idx.unlink()  # the old index must never stand beside the new tar
+            with atomic_file(idx) as file:
+                file.write(index)
+        except UserError as error:
+            # `write_index` of a twin swept our drafts away, which it does to a whole store only.
+            swept = isinstance(error.__cause__, FileNotFoundError)
+            if not swept or not has_shard(self._folder, self._number, self._header):
+                raise
+        finally:
+            self._tar = None
 
     def add(self, key: str, record: bytes, image_digest: bytes) -> None:
         """Appends a record of any key, with `digest` of its image file's bytes.
@@ -177,24 +197,6 @@ class ShardWriter:
         self._tar.write(header + record + bytes(-len(record) % BLOCK))
         self._rows.append((offset, len(record), digest(record), image_digest))
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        assert self._tar is not None
-        try:
-            with self._tar:
-                if kind is None:
-                    self._tar.write((b"" if self._rows else empty_folder()) + bytes(2 * BLOCK))
-                    size = self._tar.tell()
-                    _sync(self._tar)
-            if kind is None:
-                with open(self._idx_draft, "xb") as file:
-                    file.write(encode_index(self._index(size), self._number))
-                    _sync(file)
-                self._publish()
-        finally:
-            self._tar = None
-            self._tar_draft.unlink(missing_ok=True)
-            self._idx_draft.unlink(missing_ok=True)
-
     def _index(self, tar_size: int) -> ShardIndex:
         offsets, sizes, records, images = zip(*self._rows, strict=True) if self._rows else [()] * 4
         return ShardIndex(
@@ -207,23 +209,6 @@ class ShardWriter:
             np.frombuffer(b"".join(images), np.uint8).reshape(-1, DIGEST_SIZE),
             tar_size,
         )
-
-    def _publish(self) -> None:
-        tar, idx = (self._folder / name for name in shard_files(self._number))
-        try:
-            if idx.exists() and idx.read_bytes() != self._idx_draft.read_bytes():
-                idx.unlink()  # the old index must never stand beside the new tar
-            os.replace(self._tar_draft, tar)
-            os.replace(self._idx_draft, idx)
-        except FileNotFoundError:
-            # `write_index` of a twin swept our drafts away, which it does to a whole store only.
-            if not has_shard(self._folder, self._number, self._header):
-                raise
-        handle = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def shard_files(number: int) -> tuple[str, str]:
@@ -281,46 +266,20 @@ def encode_index(index: ShardIndex, number: int) -> bytes:
 
 
 def read_index(path: str, number: int) -> ShardIndex:
-    """Reads the idx.npz of shard `number`.
-
-    FileNotFoundError: it is not there. StoreError: it is damaged or of another shard.
-    """
+    """Reads the idx.npz of shard `number`; StoreError where it is damaged or of another shard."""
+    data = Path(path).read_bytes()
     try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise StoreError(f"{path} cannot be read: {error}") from error
-    try:
-        # Zip's checksums cover the arrays. Members are stored, so none unpacks to more than `data`.
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            if any(info.compress_type for info in archive.infolist()):
-                raise UserError("compressed members")
-            arrays = {
-                info.filename.removesuffix(".npy"): _parse_array(archive.read(info))
-                for info in archive.infolist()
-            }
-        header = ShardHeader.from_json(arrays["header"].tobytes().decode(), number, path)
-        columns = {name: arrays[name] for name in _COLUMNS}
-        size = int(arrays["tar_size"][0])
-        index = ShardIndex(header, arrays["keys"].tobytes(), tar_size=size, **columns)
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:  # zip has their checksums
+            header = ShardHeader.from_json(arrays["header"].tobytes().decode(), number, path)
+            columns = {name: arrays[name] for name in _COLUMNS}
+            size = int(arrays["tar_size"][0])
+            index = ShardIndex(header, arrays["keys"].tobytes(), tar_size=size, **columns)
         _check_index(index)
     except StoreError:
         raise
     except Exception as error:  # zipfile raises half a dozen kinds on damaged input
         raise StoreError(f"{path} is damaged ({error}); {redo(number)}") from error
     return index
-
-
-def _parse_array(data: bytes) -> NDArray[Any]:
-    """An npy file's array, a view; unlike `np.load`, it allocates nothing that a header asks for."""
-    stream = io.BytesIO(data)
-    if np.lib.format.read_magic(stream) != (1, 0):
-        raise UserError("npy of another version")
-    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-    if dtype not in (np.uint8, np.uint64):
-        raise UserError(f"array of {dtype}")
-    return np.frombuffer(data, dtype, offset=stream.tell()).reshape(shape)
 
 
 def _check_index(index: ShardIndex) -> None:
@@ -347,11 +306,6 @@ def read_header(data: bytes, number: int, file: str) -> ShardHeader:
 def redo(number: int) -> str:
     """What to do about a damaged shard."""
     return f"remove {shard_name(number)}.* and {REMEDY}"
-
-
-def _sync(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 # ------------------------------------------------------------------- names and headers in tars
