@@ -1,11 +1,9 @@
 """Making a region store, shard by shard, and verifying what was made.
 
 `generate_shard(manifest, i, ...)` is what every engine runs: local processes, a task of a Slurm
-array, a Ray cluster. It is a pure function of the manifest and the image files, writes drafts and
-renames them when they are whole, and so may be killed and repeated anywhere, any number of times.
+array, a Ray cluster. It is a pure function of the manifest and the image files, and may be killed
+and repeated anywhere, any number of times. Beside the files of `manifest.py` and `shards.py` lies
 
-    manifest.json          see `manifest.py`
-    regions-00042.*        see `shards.py`
     failures-00042.json    only where images of a shard gave no record: file and reason
 """
 
@@ -39,8 +37,8 @@ from ..store.shards import (
 from ..store.store import digest_file
 from .manifest import Manifest, describe_difference, describe_trouble
 
-#: A callable from a file's path to its image, uint8 (H, W, C). It raises OSError or MemoryError for
-#: trouble of the machine and anything else for a file that is no image (as `rmae_d2.data.read_image`).
+#: From a file's path to its image, uint8 (H, W, C). Raises OSError or MemoryError for trouble of the
+#: machine and anything else for a file that is no image (as `rmae_d2.data.read_image`).
 ReadImage = Callable[[str], NDArray[np.uint8]]
 #: Called once an image, with the bytes of its record, 0 for a failure.
 Report = Callable[[int], None]
@@ -68,12 +66,8 @@ def generate_shard(
     """Make one shard of a store; returns its failures. The same bytes whoever runs it.
 
     An image that cannot be read, or that the source refuses with a ValueError, LookupError,
-    ArithmeticError or FileNotFoundError, is recorded in the shard's failures file. The folder must
-    exist; `report` is called after each image.
-
-    Raises:
-        UserError: trouble of the machine (disk full, out of memory, too many open files) or
-            of the source; nothing of the shard is left.
+    ArithmeticError or FileNotFoundError, is recorded in the shard's failures file. UserError: trouble
+    of the machine (disk full, out of memory) or of the source; nothing of the shard is left.
     """
     source = _source_of(manifest)
     failures = []

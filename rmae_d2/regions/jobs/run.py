@@ -1,8 +1,8 @@
-"""Making and verifying a region store from the command line: what `rmae-d2 regions` runs.
+"""Making and verifying a region store: what `rmae-d2 regions` runs.
 
-Shards that are there are left alone, so the same command goes on after anything that ended it. Any
-number of these commands may work on one folder at once. Shards are made in this process, in a pool
-of processes or on a Ray cluster, by the same function: the stores are equal byte for byte.
+Shards that are there are left alone, so the same command goes on after anything that ended it, and
+any number of them may work on one folder at once. This process, a pool of processes and a Ray
+cluster run the same function: the stores are equal byte for byte.
 """
 
 import inspect
@@ -114,14 +114,12 @@ def make_regions(
         manifest: of the store.
         folder: of the store; made where missing.
         engine: where shards are made.
-        read_image: see :data:`.generate.ReadImage`; picklable.
+        read_image: picklable.
         share: (i, n) makes the shards s with s % n == i.
         retry_failures: whether shards with failures are made again.
         max_failures: share of a full shard's images whose failure is taken for chance.
 
-    Raises:
-        UserError: the folder cannot be used, or trouble of the machine or the source.
-        StoreError: the folder has shards of another store.
+    UserError: the folder cannot be used or is of another store, or trouble of machine or source.
     """
     save_manifest(manifest, folder)
     sweep_drafts(folder)
@@ -131,12 +129,11 @@ def make_regions(
             if Path(folder, failures_name(number)).exists():
                 Path(folder, shard_files(number)[1]).unlink(missing_ok=True)  # no longer complete
     pending = [n for n in numbers if not has_shard(folder, n, manifest.header)]
-    done = sum(manifest.shard_size(number) for number in set(numbers) - set(pending))
-    total = sum(manifest.shard_size(number) for number in numbers)
+    total = sum(map(manifest.shard_size, numbers))
+    done = total - sum(map(manifest.shard_size, pending))
     logger.info(
-        "%s: %d images in %d shards, %d of them to be made",
-        folder, total, len(numbers), len(pending),
-    )  # fmt: skip
+        "%s: %d images in %d shards, %d to be made", folder, total, len(numbers), len(pending)
+    )
     work = partial(generate_shard, folder=os.path.abspath(folder), read_image=read_image)
     if pending:
         with progress(total, done) as show:
@@ -175,7 +172,7 @@ def verify_regions(
     """Check every record of a store against its digest and its image; arguments as above."""
     numbers = _share(manifest, share)
     work = partial(verify_shard, folder=os.path.abspath(folder), read_image=read_image)
-    with progress(sum(manifest.shard_size(n) for n in numbers)) as show:
+    with progress(sum(map(manifest.shard_size, numbers))) as show:
         problems = dict(run_shards(work, manifest, numbers, engine, show))
     return [problem for number in sorted(problems) for problem in problems[number]]
 
@@ -183,8 +180,7 @@ def verify_regions(
 def gpus_of(spec: SourceSpec) -> list[str | None]:
     """CUDA_VISIBLE_DEVICES of the workers of a source with an argument `device`, [] of one on CPUs.
 
-    Left out, or "cuda", it means the one GPU that each worker sees; "cuda:1" is taken as it is, for
-    one worker.
+    Left out, or "cuda", it means the one GPU that each worker sees; "cuda:1" is taken as it is.
     """
     import torch
 
@@ -225,10 +221,7 @@ class _LogLines(io.StringIO):
 
 @contextmanager
 def progress(total: int, done: int = 0) -> Iterator[Show]:
-    """Show images done, of a share's `total`: a bar on a terminal, else a log line every half a minute.
-
-    `done` are those that earlier runs did.
-    """
+    """Show images of a `total`, `done` of them before: a bar on a terminal, else lines of the log."""
     options: dict[str, Any] = {"total": total, "initial": done, "unit": "img", "smoothing": 0.05}
     if sys.stderr.isatty():
         options |= {"dynamic_ncols": True}

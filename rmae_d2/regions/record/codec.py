@@ -2,9 +2,8 @@
 
 An envelope is little-endian: head `magic, version, header length, payload length`, crc32 of all
 the rest, a JSON header, a zlib payload. The payload of a record is one stream of raster-order runs
-for its label planes and one for its mask planes; a stream keeps run lengths (16 bits), then
-values, each split into byte columns. That takes a 640x480 photo at three scales to about 12 kB
-and decodes with one `np.repeat`. A run longer than 65,535 pixels is written as several.
+for its label planes and one for its mask planes; a stream keeps run lengths (16 bits; a longer run is
+written as several), then values, each split into byte columns: 12 kB for a photo at three scales.
 
 Bytes are not trusted, a right checksum included: every size is compared with the limits below
 before memory is taken for it, and whatever does not fit together is a `StoreError`.
@@ -45,12 +44,7 @@ _DTYPE_OF_NAME = {dtype.name: dtype for dtype in LABEL_DTYPES}
 
 @dataclass(frozen=True)
 class Header:
-    """What stands in front of the runs of a record.
-
-    Raises:
-        UserError: more than the limits of this module allow, more runs than pixels, or an
-            `ignore_label` beyond 64 bits.
-    """
+    """What stands in front of the runs of a record; UserError beyond the limits of this module."""
 
     shape: tuple[int, int, int]  # (S, H, W) of the label planes; H and W are at least 1
     dtype: np.dtype[Any]  # of the labels
@@ -63,17 +57,14 @@ class Header:
         pixels = self.shape[1] * self.shape[2]
         planes = (self.shape[0], self.mask_shape[0])
         size = pixels * (planes[0] * self.dtype.itemsize + planes[1])
+        what = f"labels {self.shape} and {self.num_masks} masks"
         if sum(planes) > MAX_PLANES or max(self.shape[1:]) > MAX_SIDE:
             raise UserError(
-                f"labels {self.shape} and {self.num_masks} masks; a record holds up to "
-                f"{MAX_PLANES} planes, 8 masks in each, with sides up to {MAX_SIDE}"
+                f"{what}; up to {MAX_PLANES} planes with sides up to {MAX_SIDE} are held"
             )
         # Without planes a size costs nothing here, but does as soon as somebody makes a mask.
         if max(size, pixels) > MAX_PLANE_BYTES:
-            raise UserError(
-                f"{size} bytes of planes for labels {self.shape} and {self.num_masks} masks; a "
-                f"record holds up to {MAX_PLANE_BYTES}"
-            )
+            raise UserError(f"{size} bytes of {what}; a record holds up to {MAX_PLANE_BYTES}")
         if sum(self.runs) > MAX_RUNS:
             raise UserError(f"{sum(self.runs)} runs; a record holds up to {MAX_RUNS}")
         if self.runs[0] > pixels * planes[0] or self.runs[1] > pixels * planes[1]:
@@ -228,16 +219,13 @@ def decode_runs(stream: Bytes, shape: tuple[int, int, int], dtype: np.dtype[Any]
 def gather_runs(
     stream: Bytes, shape: tuple[int, int, int], dtype: np.dtype[Any], rows: Ints, columns: Ints
 ) -> tuple[Labels, Ints | None]:
-    """Planes at some rows and columns: `decode_runs(...)[:, rows][..., columns]`.
+    """Planes at some rows and columns: `decode_runs(...)[:, rows][..., columns]`, its errors too.
 
     Rows (h,) lie within 0..H-1, columns (w,) within 0..W-1, in any order.
 
     Returns:
         (S, h, w) planes, and int64 (S, 256), how many pixels of a plane have each value; None where
         that did not fall out of the decoding.
-
-    Raises:
-        StoreError: the runs do not fill planes of this shape.
     """
     if dtype == np.uint8 and (kernel := _numba_kernel()) is not None:
         planes = np.empty((shape[0], len(rows), len(columns)), np.uint8)

@@ -52,11 +52,7 @@ class RegionTable:
 
 @dataclass(eq=False)
 class RegionRecord:
-    """Regions of one image (design contract 4).
-
-    Raises:
-        UserError: planes of another type or of unequal size.
-    """
+    """Regions of one image (design contract 4); UserError: planes of another type or size."""
 
     labels: Labels  # uint8, uint16 or uint32 (S, H, W); each label of a plane is one region
     mask_bits: Bytes  # uint8 (ceil(M/8), H, W), overlapping masks as `pack_bits` lays them out
@@ -145,10 +141,10 @@ class RegionRecord:
     def map_planes(self, fn: Callable[[Bytes], Bytes]) -> "RegionRecord":
         """Apply a geometric operation that knows uint8 (H, W) planes only.
 
-        A plane of wider labels goes through one byte at a time, so labels above 255 survive
-        operations such as Detectron2's `Transform.apply_segmentation`, provided that `fn` copies
-        pixels (nearest neighbour) and gives the same size at each call. What it fills in, as a padding
-        does, stands in every byte: 0 joins label 0 and no mask, 255 the largest label and every mask.
+        A plane of wider labels goes through one byte at a time, so `fn`, such as Detectron2's
+        `Transform.apply_segmentation`, must copy pixels (nearest neighbour). What it fills in, as a
+        padding does, stands in every byte: 0 joins label 0 and no mask, 255 the largest label and
+        every mask.
         """
         labels = [map_label_plane(plane, fn) for plane in self.labels]
         bits = [map_label_plane(plane, fn) for plane in self.mask_bits]
@@ -254,9 +250,7 @@ class RegionRecord:
 
 
 class EncodedRecord:
-    """A record still as bytes, from which a crop is decoded without the whole planes.
-
-    Picklable, as its bytes.
+    """A record still as bytes, from which a crop is decoded without the whole planes. Picklable.
 
     Attributes:
         data: as `RegionRecord.to_bytes` gives them.

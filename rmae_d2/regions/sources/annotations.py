@@ -73,29 +73,25 @@ class InstanceSource:
         name = dataset_dict.get("file_name")
         if self.json is None:
             place, image = f"the data set's annotations of {name}", dataset_dict
-            annotations = self._of_dataset(dataset_dict)
+            if (found := dataset_dict.get("annotations")) is None:
+                raise UserError(
+                    f"the data set has no `annotations` for {name}: give InstanceSource a json_file, "
+                    "or take a data set that is registered with instances"
+                )
+            annotations = [a for a in found if self.include_crowd or not a.get("iscrowd")]
         else:
             place = self.json.path
-            found = self.json.find(dataset_dict)
-            if found is None:
+            entry = self.json.find(dataset_dict)
+            if entry is None:
                 raise UserError(
                     f"{place} has no image {name} (image id {dataset_dict.get('image_id')!r}): give "
                     "the json of this data set, or leave the image out"
                 )
-            image, annotations = found
+            image, annotations = entry
         if "height" in image and "width" in image:
             label = f"the entry of {name} in {place}"
             check_size(label, (image["height"], image["width"]), size, _TURNED)
         return record_of_counts(self._masks(annotations, size, place), size, self.params)
-
-    def _of_dataset(self, dataset_dict: Mapping[str, Any]) -> list[dict[str, Any]]:
-        annotations: list[dict[str, Any]] | None = dataset_dict.get("annotations")
-        if annotations is None:
-            raise UserError(
-                f"the data set has no `annotations` for {dataset_dict.get('file_name')}: give "
-                "InstanceSource a json_file, or take a data set that is registered with instances"
-            )
-        return [a for a in annotations if self.include_crowd or not a.get("iscrowd")]
 
     def _masks(
         self, annotations: Sequence[Mapping[str, Any]], size: tuple[int, int], place: str

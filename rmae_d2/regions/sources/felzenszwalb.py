@@ -13,6 +13,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from hashlib import blake2b
 from os import PathLike
 from pathlib import Path
@@ -34,7 +35,6 @@ IMPLEMENTATIONS = ("numba", "scikit-image")
 _BYTES_A_PIXEL = {"numba": 90, "scikit-image": 330}  # peaks, measured on colour photos
 _SECONDS = {"numba": 0.06, "scikit-image": 0.8}  # 640x480 photo, three scales, rounded
 _warned_large = False
-_warned_slow = False
 
 
 def felzenszwalb(
@@ -47,9 +47,8 @@ def felzenszwalb(
 ) -> Labels:
     """Partition an image at each scale, exactly as scikit-image does with min_size = scale.
 
-    Labels of a plane are 0..n-1 in the order in which segments appear in raster order. Both
-    implementations give the same partition of photographs; where edges weigh exactly the same, as
-    in drawn images, scikit-image's depends on the processor and ours does not.
+    Both implementations give the same partition of photographs; where edges weigh exactly the same,
+    as in drawn images, scikit-image's depends on the processor and ours does not.
 
     scikit-image peaks at about 330 bytes a pixel, numba at about 90, in every worker. An image of more
     than `max_pixels` is therefore averaged down to that many, and its labels are enlarged by nearest
@@ -63,11 +62,11 @@ def felzenszwalb(
         implementation: "numba", "scikit-image", or None for numba where it is installed.
 
     Returns:
-        (S, H, W) labels, one plane a scale, uint8, or uint16 and uint32 where labels need it.
+        (S, H, W) labels, uint8, or uint16 and uint32 where needed: 0..n-1 in the order in which
+        segments appear in raster order.
 
     Raises:
-        UserError: no uint8 image, an empty one, scales that are not positive, a negative sigma, an
-            unknown implementation, or numba was asked for and cannot be imported.
+        UserError: arguments other than these, or numba was asked for and cannot be imported.
     """
     implementation = resolve_implementation(implementation)
     if image_HWC.dtype != np.uint8 or image_HWC.ndim not in (2, 3) or 0 in image_HWC.shape:
@@ -91,7 +90,6 @@ def felzenszwalb(
 
 def resolve_implementation(name: str | None) -> str:
     """The implementation that `name` stands for; UserError where unknown or numba is not importable."""
-    global _warned_slow
     if name not in (None, *IMPLEMENTATIONS):
         raise UserError(f"implementation={name!r} must be one of {IMPLEMENTATIONS} or None")
     if name == "scikit-image":
@@ -103,31 +101,29 @@ def resolve_implementation(name: str | None) -> str:
             raise UserError(
                 f"implementation='numba' needs numba ({error}): pip install rmae_d2[fast]"
             ) from error
-        if not _warned_slow:
-            _warned_slow = True
-            logger.warning(
-                "numba cannot be imported (%s): FH regions are computed by scikit-image, about 15 "
-                "times slower (%s s instead of %s s a 640x480 photo at three scales). Remedy: "
-                "pip install rmae_d2[fast]",
-                error, _SECONDS["scikit-image"], _SECONDS["numba"],
-            )  # fmt: skip
+        _warn_slow(str(error))
         return "scikit-image"
     return "numba"
+
+
+@cache
+def _warn_slow(error: str) -> None:
+    logger.warning(
+        "numba cannot be imported (%s): FH regions are computed by scikit-image, about 15 times "
+        "slower (%s s instead of %s s a 640x480 photo at three scales). Remedy: "
+        "pip install rmae_d2[fast]", error, _SECONDS["scikit-image"], _SECONDS["numba"],
+    )  # fmt: skip
 
 
 class RegionCache:
     """Records of one region source under one folder, so that nobody has to precompute regions. Picklable.
 
-    An entry is found by what the regions depend on: pixels of the decoded image, parameters of the source,
-    format of the record. Renaming or moving photos keeps the cache; changing a parameter starts another one
-    beside it:
+    An entry is found by what the regions depend on: pixels of the decoded image, parameters of the
+    source, format of the record. Any number of processes and machines may share a folder, whose trouble
+    costs time, never a run. An entry is, where `folder` is below the one given:
 
-        folder/<hash of parameters and format>/<first two hex digits>/<hash of the image>.regions
-
-    Any number of processes and machines may share a folder. Trouble with it costs time, never a run.
-
-    Attributes:
-        folder: where this source's entries lie, below the folder given.
+        folder = given/<hash of parameters and format>
+        folder/<first two hex digits>/<hash of the image>.regions
     """
 
     def __init__(self, folder: str | os.PathLike[str], params: Mapping[str, Any]) -> None:

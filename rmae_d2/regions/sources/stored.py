@@ -36,7 +36,7 @@ class StoredRegions:
 
     Attributes:
         store: None where no path was given.
-        fallback: None where every image must be in the store.
+        fallback: any region source; None where every image must be in the store.
         params: of the store, or of the fallback where there is no store.
     """
 

@@ -100,9 +100,7 @@ class ShardHeader:
         if shard != number:
             raise StoreError(f"{file} holds shard {shard}: it was renamed; {redo(number)}")
         if known != params_hash(header.params):
-            raise StoreError(
-                f"{file} is damaged: its parameters are not those of its hash; {redo(number)}"
-            )
+            raise StoreError(f"{file} is damaged: its parameters have another hash; {redo(number)}")
         return header
 
 
@@ -122,16 +120,12 @@ class ShardIndex:
     def __len__(self) -> int:
         return len(self.ends)
 
-    def key_bytes(self) -> Iterator[bytes]:
-        """The keys, encoded, in the order of the tar."""
-        start = 0
-        for end in self.ends.tolist():
-            yield self.blob[start:end]
-            start = end
-
     def keys(self) -> Iterator[str]:
         """The keys in the order of the tar."""
-        return (key.decode("utf-8", "surrogatepass") for key in self.key_bytes())
+        start = 0
+        for end in self.ends.tolist():
+            yield self.blob[start:end].decode("utf-8", "surrogatepass")
+            start = end
 
 
 class ShardWriter:
@@ -179,10 +173,7 @@ class ShardWriter:
             self._tar = None
 
     def add(self, key: str, record: bytes, image_digest: bytes) -> None:
-        """Appends a record of any key, with `digest` of its image file's bytes.
-
-        StoreError: an empty or repeated key, a digest of another length, 8 GB or more.
-        """
+        """Appends a record of any key, with `digest` of its image file's bytes, else StoreError."""
         if self._tar is None:
             raise StoreError("ShardWriter.add works only within its with block")
         if len(image_digest) != DIGEST_SIZE:
@@ -295,14 +286,6 @@ def _check_index(index: ShardIndex) -> None:
         raise UserError("its arrays disagree")
 
 
-def read_header(data: bytes, number: int, file: str) -> ShardHeader:
-    """The header from the first bytes of a shard's tar, see `header_size`; StoreError where none."""
-    text = b""
-    if header_size(data):
-        _, _, text = data[BLOCK : header_size(data)].rstrip(b"\0").partition(b" comment=")
-    return ShardHeader.from_json(text.decode("ascii", "replace").strip(), number, file)
-
-
 def redo(number: int) -> str:
     """What to do about a damaged shard."""
     return f"remove {shard_name(number)}.* and {REMEDY}"
@@ -319,8 +302,8 @@ def encode_key(key: str) -> bytes:
 def escape_key(key: str) -> str:
     """A key as a tar member's name without its suffix; ASCII, relative, undone by `unescape_key`.
 
-    Percent-encodes all but letters, digits and `-_~/`: dots too, because WebDataset ends a key at the
-    first one, and slashes that make a path absolute or that file systems would drop.
+    Percent-encodes dots too, because WebDataset ends a key at the first one, and slashes that make a
+    path absolute or that file systems would drop.
     """
     if not key:
         raise StoreError("a key of a region store must not be empty")
@@ -334,26 +317,14 @@ def unescape_key(name: str) -> str:
 
 
 def member_header(key: str, size: int) -> bytes:
-    """What precedes a record of `size` bytes in the tar: a function of key and size alone.
-
-    A member's name of more than 100 characters stands in a pax header of its own.
-    """
+    """What precedes a record of `size` bytes in the tar: a function of key and size alone."""
     if size > _MAX_SIZE:
         raise StoreError(f"record of {key!r} has {size} bytes, at most {_MAX_SIZE} fit in a tar")
     name = (escape_key(key) + SUFFIX).encode()
     header = _ustar(name[:100], size, b"0")
-    if len(name) > 100:
+    if len(name) > 100:  # it stands in a pax header of its own
         return _pax(b"pax_header", b"x", b"path", name) + header
     return header
-
-
-def header_size(data: bytes) -> int:
-    """Bytes that a shard's header takes up, from the tar's first 512; 0 if these are no header."""
-    if len(data) < BLOCK or data[156:157] != b"g":
-        return 0
-    digits = data[124:135]
-    length = int(digits, 8) if re.fullmatch(rb"[0-7]{11}", digits) else 0
-    return BLOCK + length + -length % BLOCK
 
 
 def global_header(text: str) -> bytes:

@@ -29,7 +29,6 @@ from numpy.typing import NDArray
 from ...errors import StoreError, UserError
 from ...files import atomic_file
 from .shards import (
-    BLOCK,
     FORMAT_VERSION,
     REMEDY,
     ShardHeader,
@@ -37,9 +36,8 @@ from .shards import (
     check_same,
     digest,
     encode_key,
-    header_size,
+    global_header,
     member_header,
-    read_header,
     read_index,
     redo,
     shard_files,
@@ -63,7 +61,8 @@ class RegionStore:
     and forked processes may share an object.
 
     Attributes:
-        folder: as given; where it has a scheme (`s3://`), files are fetched through iopath.
+        folder: local, or a path (`s3://`) that a handler registered with Detectron2's (without
+            Detectron2: iopath's own) PathManager understands.
         header: parameters of the source, number of shards, hash of the list of images.
         params: of the region source; JSON types.
         num_shards: shards that the store will have.
@@ -72,12 +71,7 @@ class RegionStore:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        """StoreError where there is no store, or a damaged one; names the file and what to do.
-
-        Args:
-            folder: local, or a path that a handler registered with Detectron2's (without
-                Detectron2: iopath's own) PathManager understands.
-        """
+        """StoreError where there is no store, or a damaged one; names the file and what to do."""
         self.folder = os.path.expanduser(os.fspath(folder))
         self._open()
         if not self.complete:
@@ -94,8 +88,7 @@ class RegionStore:
         self._hashes, self._numbers, self._offsets, self._sizes = self._index[:, 1 + shards :]
         self._tar = lru_cache(MAX_OPEN_SHARDS)(self._open_tar)
         self._read_index = lru_cache(1)(_shard_index)
-        first = min(self._shards)
-        self.header = _TarFile(self.folder, self._shards[first]).header()
+        self.header = self.shard(min(self._shards)).header
         self.params, self.num_shards = self.header.params, self.header.num_shards
         self.present = len(self._shards)
         self.complete = self.present == self.num_shards
@@ -147,7 +140,7 @@ class RegionStore:
         if not key:
             return None
         # As uint64: a Python int would turn the whole mapped row into float64.
-        wanted = np.frombuffer(_key_hash(encode_key(key)), np.uint64)[0]
+        wanted = np.frombuffer(_key_hash(key), np.uint64)[0]
         row = int(self._hashes.searchsorted(wanted))
         while row < len(self._hashes) and self._hashes[row] == wanted:
             tar = self._tar(int(self._numbers[row]))
@@ -164,7 +157,9 @@ class RegionStore:
 
     def _open_tar(self, number: int) -> "_TarFile":
         tar = _TarFile(self.folder, self._shards[number])
-        check_same(self.header, tar.header(), tar.path)
+        header = global_header(self.header.to_json(number))
+        if tar.read(0, len(header)) != header:
+            raise StoreError(f"{tar.path} is damaged or of another store; {redo(number)}")
         return tar
 
 
@@ -203,14 +198,6 @@ class _TarFile:
             raise StoreError(f"{self.path} ends before byte {offset + size}; {redo(self.number)}")
         return data
 
-    def header(self) -> ShardHeader:
-        """The shard's header."""
-        length = header_size(self.read(0, BLOCK))
-        return read_header(self.read(0, length), self.number, self.path)
-
-
-# ------------------------------------------------------------------------------------- index.npy
-
 
 def write_index(folder: str | os.PathLike[str]) -> None:
     """Merges the shards' indexes, once all are complete, and sweeps away what killed writers left.
@@ -244,7 +231,7 @@ def _load_index(folder: str) -> Index:
             _check_matches(index, folder)
     except FileNotFoundError:
         return _merge(folder)[0]
-    except ValueError as error:
+    except (ValueError, EOFError, OSError) as error:
         logger.warning(
             "%s is not used: %s. The index is put together from the shards, which takes longer and "
             "memory in each process. To have it written again, %s.",
@@ -255,13 +242,8 @@ def _load_index(folder: str) -> Index:
 
 
 def _map_index(path: str) -> Index:
-    try:
-        index = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise
-    except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"it is damaged ({error})") from error
-    shaped = index.ndim == 2 and index.shape[0] == 4 and index.shape[1]
+    index = np.load(path, mmap_mode="r", allow_pickle=False)
+    shaped = index.ndim == 2 and len(index) == 4 and index.size
     if index.dtype != "<u8" or not shaped or not index.flags.c_contiguous:
         raise UserError(f"it is no index, but {index.dtype} {index.shape}")
     index = np.asarray(index)  # the same mapped memory without np.memmap's slow slices
@@ -322,7 +304,7 @@ def _merge(folder: str) -> tuple[Index, ShardHeader]:
             except OSError as error:
                 raise StoreError(f"{tar} is missing beside its index; {redo(number)}") from error
             _check_tar_size(tar, number, size, shard.tar_size)
-        hashes = b"".join(_key_hash(key) for key in shard.key_bytes())
+        hashes = b"".join(map(_key_hash, shard.keys()))
         shards[:, position] = number, shard.tar_size, _end_crc(local_path(idx)), len(shard)
         place = np.full(len(shard), number, np.uint64)
         columns.append(
@@ -370,9 +352,9 @@ def _shard_index(folder: str, number: int) -> ShardIndex:
         raise StoreError(f"{path} cannot be read ({error}); {redo(number)}") from error
 
 
-def _key_hash(key: bytes) -> bytes:
-    """The 8 bytes by which an encoded key is found."""
-    return blake2b(key, digest_size=8).digest()
+def _key_hash(key: str) -> bytes:
+    """The 8 bytes by which a key is found."""
+    return blake2b(encode_key(key), digest_size=8).digest()
 
 
 # -------------------------------------------------------------------------------------- files
