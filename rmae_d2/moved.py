@@ -81,7 +81,7 @@ MODULES = {
     "regions.generate": "regions.jobs.generate",
     "regions.manifest": "regions.jobs.manifest",
     "regions.masks": "regions.record.masks",
-    "regions.merged_index": "regions.store.merged_index",
+    "regions.merged_index": "regions.store.store",
     "regions.mixture": "regions.sources.mixture",
     "regions.npy": "regions.sources.npy",
     "regions.planes": "regions.record.record",

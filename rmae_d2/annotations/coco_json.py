@@ -26,14 +26,11 @@ def examples(values: Iterable[Any]) -> str:
 
 
 def read_coco_json(path: str, name: str | None = None) -> dict[str, Any]:
-    """Reads and checks an annotation file.
+    """Reads and checks an annotation file; ``annotations`` is absent in the files of test sets.
 
     Args:
         path: the file; may be remote, ``~`` is expanded.
         name: the registered dataset that it belongs to, for the message where it is absent.
-
-    Returns:
-        the content. ``annotations`` is absent in the files of test sets.
 
     Raises:
         UserError: no such file.
@@ -121,11 +118,8 @@ def _check_annotations(content: dict[str, Any], path: str) -> None:
         )
     for annotation in annotations:
         box = annotation["bbox"]
-        if not (
-            isinstance(box, list)
-            and len(box) == 4
-            and all(isinstance(x, (int, float)) and math.isfinite(x) for x in box)
-        ):
+        numbers = isinstance(box, list) and all(isinstance(x, int | float) for x in box)
+        if not numbers or len(box) != 4 or not all(map(math.isfinite, box)):
             raise AnnotationError(
                 f"{path}: annotation {annotation['id']} has the bbox {box}; four numbers "
                 "[x, y, width, height] are expected"
@@ -140,9 +134,7 @@ def mask_of(annotation: dict[str, Any]) -> list[list[float]] | dict[str, Any] | 
     segmentation = annotation.get("segmentation")
     if isinstance(segmentation, dict) and segmentation.get("counts"):
         return segmentation
-    if isinstance(segmentation, list):
-        polygons = [
-            p for p in segmentation if isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0
-        ]
-        return polygons or None
-    return None
+    if not isinstance(segmentation, list):
+        return None
+    polygons = [p for p in segmentation if isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0]
+    return polygons or None

@@ -1,7 +1,7 @@
 """A COCO or LVIS instance json, read image by image.
 
 COCO train2017's has 450 MB and takes gigabytes as Python objects. What is kept here is where each
-image and each annotation stands in the file, arrays of some 20 MB that forked workers share; the
+image and each annotation stands in the file, arrays of some 30 MB that forked workers share; the
 annotations of an image are read from the file when they are asked for, so processes also share
 the one copy in the system's file cache.
 """
@@ -12,8 +12,9 @@ import os
 import posixpath
 import re
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,9 +52,14 @@ class CocoJson:
             path: local, or whatever iopath's `g_pathmgr` opens.
             include_crowd: keep annotations with `iscrowd`.
         """
+        from iopath.common.file_io import g_pathmgr
+
         self.path = os.fspath(path)
-        self._file = _PreadFile(self.path)
-        content = self._file.read_all()
+        if not g_pathmgr.isfile(self.path):
+            raise UserError(f"there is no annotation file {self.path}: correct json_file")
+        self._local = Path(g_pathmgr.get_local_path(self.path))
+        self._stamp = _stamp(self._local.stat())
+        content = self._local.read_bytes()
         self.digest = blake2b(content, digest_size=16).hexdigest()
         # One character a byte, whatever the encoding, so that places in the text are places in the
         # file; JSON's own characters are all ASCII.
@@ -83,48 +89,45 @@ class CocoJson:
         row = self._row(dataset_dict)
         if row is None:
             return None
-        spans = self._spans[self._first[row] : self._first[row + 1]]
-        return self._read(self._image_spans[row]), [self._read(span) for span in spans]
+        spans = [self._image_spans[row], *self._spans[self._first[row] : self._first[row + 1]]]
+        with open(self._local, "rb") as file:
+            if _stamp(os.fstat(file.fileno())) != self._stamp:
+                # No ValueError: it is not one image that is to blame.
+                raise RuntimeError(f"{self.path} was changed while in use: start again")
+            texts = [os.pread(file.fileno(), end - start, start) for start, end in spans]
+        image, *annotations = map(json.loads, texts)
+        return image, annotations
 
     def _row(self, dataset_dict: Mapping[str, Any]) -> int | None:
         image_id = dataset_dict.get("image_id")
-        file_name = posixpath.normpath(str(dataset_dict["file_name"]))
+        path = posixpath.normpath(str(dataset_dict["file_name"]))
         if isinstance(image_id, int | np.integer):
-            rows = self._id_rows[_equal_range(self._ids, image_id)]
-            if len(rows):
-                self._check_name(int(rows[0]), int(image_id), file_name)
-                return int(rows[0])
-        parts = file_name.split("/")
-        for first in range(len(parts)):
-            rows = self._names.rows("/".join(parts[first:]))
-            if len(rows):
-                return int(rows[0])
-        rows = self._base_names.rows(parts[-1])
+            row = int(self._ids.searchsorted(image_id))
+            if row < len(self._ids) and self._ids[row] == image_id:
+                self._check_name(row, path)
+                return row
+        base = posixpath.basename(path)
+        first, last = (int(self._bases.searchsorted(base, side)) for side in ("left", "right"))
+        rows = self._rows_by_base[first:last].tolist()
+        ends = [row for row in rows if f"/{path}".endswith(f"/{self._names[row]}")]
+        if ends:
+            return max(ends, key=lambda row: len(self._names[row]))
         if len(rows) > 1:
             raise UserError(
-                f"{self.path} has {len(rows)} images called {parts[-1]}, and {file_name} may be "
+                f"{self.path} has {len(rows)} images called {base}, and {path} may be "
                 "any of them. Use a data set whose image ids are those of this json"
             )
-        return int(rows[0]) if len(rows) else None
+        return rows[0] if rows else None
 
-    def _check_name(self, row: int, image_id: int, file_name: str) -> None:
+    def _check_name(self, row: int, path: str) -> None:
         """UserError where the row is of another photo; another extension passes."""
-        there = _name(self._read(self._image_spans[row]))
-        stems = {posixpath.splitext(posixpath.basename(path))[0] for path in (there, file_name)}
+        there = str(self._names[row])
+        stems = {posixpath.splitext(posixpath.basename(name))[0] for name in (there, path)}
         if len(stems) > 1:
             raise UserError(
-                f"{self.path} says that image {image_id} is {there}, the data set says {file_name}: "
+                f"{self.path} says that image {self._ids[row]} is {there}, the data set says {path}: "
                 "they are different data sets. Name the json of this data set"
             )
-
-    def _read(self, span: NDArray[np.int64]) -> Any:
-        start, end = span.tolist()
-        try:
-            return json.loads(self._file.read(start, end))
-        except ValueError as error:
-            raise RuntimeError(  # no ValueError: it is not one image that is to blame
-                f"{self.path} was changed while in use ({error}): start again"
-            ) from error
 
     # ------------------------------------------------------------------ building
 
@@ -148,8 +151,8 @@ class CocoJson:
                 short += sum(map(is_short, segmentation)) if isinstance(segmentation, list) else 0
                 owners.append(_integer(entry, "image_id"))
                 spans.extend((entry.start, entry.end))
-        self._index_images(np.array(ids), names, np.array(image_spans))
-        self._index_annotations(np.array(owners), np.array(spans))
+        self._index_images(np.array(ids), np.array(names), np.array(image_spans).reshape(-1, 2))
+        self._index_annotations(np.array(owners), np.array(spans).reshape(-1, 2))
         logger.info(
             "%s: %d masks of %d images, %d of which have none and give no regions; left out: %d "
             "crowd annotations, %d without segmentation, %d polygons of fewer than 3 points",
@@ -158,75 +161,37 @@ class CocoJson:
         )  # fmt: skip
 
     def _index_images(
-        self, ids: NDArray[np.int64], names: Sequence[str], spans: NDArray[np.int64]
+        self, ids: NDArray[np.int64], names: NDArray[np.str_], spans: NDArray[np.int64]
     ) -> None:
+        """Images by rising id, and their rows by rising name of the file."""
         if not len(ids):
             raise UserError("it has no images")
-        self._image_spans = spans.reshape(-1, 2)
-        self._id_rows = np.argsort(ids, kind="stable")
-        self._ids = ids[self._id_rows]
+        order = np.argsort(ids)
+        self._ids, self._names, self._image_spans = ids[order], names[order], spans[order]
         twice = self._ids[1:][self._ids[1:] == self._ids[:-1]]
         if len(twice):
             raise UserError(f"image id {twice[0]} stands in it twice")
-        self._names = _HashTable(names)
-        self._base_names = _HashTable([posixpath.basename(name) for name in names])
+        bases = np.array([posixpath.basename(name) for name in self._names.tolist()])
+        self._rows_by_base = np.argsort(bases, kind="stable")
+        self._bases = bases[self._rows_by_base]
 
     def _index_annotations(self, owners: NDArray[np.int64], spans: NDArray[np.int64]) -> None:
+        """Annotations in the order of their images' rows; row i's are from `_first[i]` on."""
         if not len(owners):
             raise UserError("none of its annotations has a mask, and boxes alone give no regions")
-        position = np.searchsorted(self._ids, owners).clip(max=len(self._ids) - 1)
-        strays = owners[self._ids[position] != owners]
+        rows = np.searchsorted(self._ids, owners).clip(max=len(self._ids) - 1)
+        strays = owners[self._ids[rows] != owners]
         if len(strays):
             raise UserError(
                 f"{len(strays)} annotations are of images that it does not list, such as image id "
                 f"{strays[0]}"
             )
-        rows = self._id_rows[position]
-        self._spans = spans.reshape(-1, 2)[np.argsort(rows, kind="stable")]
+        self._spans = spans[np.argsort(rows, kind="stable")]
         self._first = np.concatenate(([0], np.cumsum(np.bincount(rows, minlength=len(self._ids)))))
 
 
-class _HashTable:
-    """Rows of names: 16 bytes a name in arrays, which processes share where a dict is copied."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        hashes = np.array([_hash(name) for name in names], np.uint64)
-        self._rows = np.argsort(hashes, kind="stable")
-        self._hashes = hashes[self._rows]
-
-    def rows(self, name: str) -> NDArray[np.int64]:
-        return self._rows[_equal_range(self._hashes, np.uint64(_hash(name)))]
-
-
-class _PreadFile:
-    """Reads at offsets, so without a position that forked processes would share."""
-
-    def __init__(self, path: str) -> None:
-        from iopath.common.file_io import g_pathmgr
-
-        if not g_pathmgr.isfile(path):
-            raise UserError(f"there is no annotation file {path}: correct json_file")
-        self._path: str = g_pathmgr.get_local_path(path)
-        self._stamp = self._status()
-        self._file: Any = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": None}
-
-    def _status(self) -> tuple[int, int]:
-        status = os.stat(self._path)
-        return status.st_size, status.st_mtime_ns
-
-    def read_all(self) -> bytes:
-        with open(self._path, "rb") as file:
-            return file.read()
-
-    def read(self, start: int, end: int) -> bytes:
-        if self._file is None:
-            if self._status() != self._stamp:
-                raise UserError("another size or time of change")
-            self._file = open(self._path, "rb")  # noqa: SIM115  (open as long as this object is)
-        return os.pread(self._file.fileno(), end - start, start)
+def _stamp(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns
 
 
 def _entries(text: str) -> Iterator[_Entry]:
@@ -265,9 +230,7 @@ def _end(pattern: re.Pattern[str], text: str, position: int) -> int:
 def _as_utf8(entry: _Entry, text: str) -> dict[str, Any]:
     """The entry with names as they are: those beyond ASCII were read one character a byte."""
     raw = text[entry.start : entry.end]
-    if raw.isascii():
-        return entry.content
-    content: dict[str, Any] = json.loads(raw.encode("latin-1"))
+    content: dict[str, Any] = entry.content if raw.isascii() else json.loads(raw.encode("latin-1"))
     return content
 
 
@@ -286,15 +249,3 @@ def _name(image: Mapping[str, Any]) -> str:
     if isinstance(url, str):  # LVIS
         return "/".join(url.split("/")[-2:])
     raise UserError(f"image {image.get('id')} has neither file_name nor coco_url")
-
-
-def _hash(name: str) -> int:
-    return int.from_bytes(
-        blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big"
-    )
-
-
-def _equal_range(ordered: NDArray[Any], value: Any) -> slice:
-    return slice(
-        int(np.searchsorted(ordered, value)), int(np.searchsorted(ordered, value, "right"))
-    )

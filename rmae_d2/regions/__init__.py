@@ -12,9 +12,8 @@ from .sources.npy import NpySource
 from .sources.sam import SamSource
 from .sources.sam_json import SamJsonSource
 from .sources.stored import StoredRegions
-from .store.merged_index import write_index
 from .store.shards import ShardHeader, ShardWriter
-from .store.store import RegionStore
+from .store.store import RegionStore, write_index
 
 __all__ = [
     "EncodedRecord",

@@ -1,11 +1,9 @@
 """Making a region store, shard by shard, and verifying what was made.
 
 `generate_shard(manifest, i, ...)` is what every engine runs: local processes, a task of a Slurm
-array, a Ray cluster. It is a pure function of the manifest and the image files, writes drafts and
-renames them when they are whole, and so may be killed and repeated anywhere, any number of times.
+array, a Ray cluster. It is a pure function of the manifest and the image files, and may be killed
+and repeated anywhere, any number of times. Beside the files of `manifest.py` and `shards.py` lies
 
-    manifest.json          see `manifest.py`
-    regions-00042.*        see `shards.py`
     failures-00042.json    only where images of a shard gave no record: file and reason
 """
 
@@ -23,7 +21,6 @@ from numpy.typing import NDArray
 from ...errors import StoreError, UserError
 from ...files import atomic_file
 from ..record.record import EncodedRecord, RegionRecord
-from ..store.merged_index import local_path
 from ..store.shards import (
     BLOCK,
     ShardIndex,
@@ -37,10 +34,11 @@ from ..store.shards import (
     read_index,
     shard_files,
 )
+from ..store.store import digest_file
 from .manifest import Manifest, describe_difference, describe_trouble
 
-#: A callable from a file's path to its image, uint8 (H, W, C). It raises OSError or MemoryError for
-#: trouble of the machine and anything else for a file that is no image (as `rmae_d2.data.read_image`).
+#: From a file's path to its image, uint8 (H, W, C). Raises OSError or MemoryError for trouble of the
+#: machine and anything else for a file that is no image (as `rmae_d2.data.read_image`).
 ReadImage = Callable[[str], NDArray[np.uint8]]
 #: Called once an image, with the bytes of its record, 0 for a failure.
 Report = Callable[[int], None]
@@ -68,32 +66,28 @@ def generate_shard(
     """Make one shard of a store; returns its failures. The same bytes whoever runs it.
 
     An image that cannot be read, or that the source refuses with a ValueError, LookupError,
-    ArithmeticError or FileNotFoundError, is recorded in the shard's failures file. The folder must
-    exist; `report` is called after each image.
-
-    Raises:
-        UserError: trouble of the machine (disk full, out of memory, too many open files) or
-            of the source; nothing of the shard is left.
+    ArithmeticError or FileNotFoundError, is recorded in the shard's failures file. UserError: trouble
+    of the machine (disk full, out of memory) or of the source; nothing of the shard is left.
     """
     source = _source_of(manifest)
     failures = []
-    part = manifest.part(number)
-    try:
-        with ShardWriter(folder, number, manifest.header) as writer:
-            for image_id, name in part.images:
-                path = manifest.path(name)
-                try:
-                    data = _make_record(source, path, image_id, read_image)
-                    writer.add(str(image_id), data, digest_file(path))
-                except _BadImageError as error:
-                    failures.append(Failure(str(image_id), name, str(error)))
-                    data = b""
-                report(len(data))
-            # Before the shard appears: a whole shard always has its failures beside it.
-            _write_failures(Path(folder, failures_name(number)), failures)
-    except (OSError, MemoryError) as error:
-        where = getattr(error, "filename", None) or folder
-        raise UserError(f"shard {number} stopped at {where}: {describe_trouble(error)}") from error
+    with ShardWriter(folder, number, manifest.header) as writer:
+        for image_id, name in manifest.part(number).images:
+            path = manifest.path(name)
+            try:
+                data = _make_record(source, path, image_id, read_image)
+                writer.add(str(image_id), data, digest_file(path))
+            except _BadImageError as error:
+                failures.append(Failure(str(image_id), name, str(error)))
+                data = b""
+            except (OSError, MemoryError) as error:
+                where = getattr(error, "filename", None) or folder
+                raise UserError(
+                    f"shard {number} stopped at {where}: {describe_trouble(error)}"
+                ) from error
+            report(len(data))
+        # Before the shard appears: a whole shard always has its failures beside it.
+        _write_failures(Path(folder, failures_name(number)), failures)
     return tuple(failures)
 
 
@@ -111,12 +105,6 @@ def read_failures(folder: str | os.PathLike[str], number: int) -> tuple[Failure,
         return ()
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is no list of failures ({error}): delete it") from error
-
-
-def digest_file(path: str) -> bytes:
-    """Digest of a file's bytes, as stores keep it; remote addresses through iopath."""
-    with open(local_path(path), "rb") as file:
-        return digest(file.read())
 
 
 @dataclass(frozen=True)
@@ -143,7 +131,8 @@ def verify_shard(
         if Path(idx).read_bytes() != encode_index(index, number):
             raise StoreError(f"{idx} is damaged outside of its arrays")
         data = Path(tar).read_bytes()
-        _check_frame(data, index, number, tar)
+        if data != _rebuilt(data, index, number):
+            raise StoreError(f"{tar} is damaged outside of its records")
         failed = {failure.key for failure in read_failures(folder, number)}
         found = list(index.keys())
         expected = [str(id_) for id_, _ in part.images if str(id_) not in failed]
@@ -172,20 +161,13 @@ def verify_shard(
     return tuple(problems)
 
 
-def _check_frame(data: bytes, index: ShardIndex, number: int, tar: str) -> None:
-    """StoreError where anything but the records differs from what a `ShardWriter` writes."""
-    expected = global_header(index.header.to_json(number))
-    end = 0
+def _rebuilt(data: bytes, index: ShardIndex, number: int) -> bytes:
+    """The tar as a `ShardWriter` makes it of the records in it."""
+    pieces = [global_header(index.header.to_json(number))]
     rows = zip(index.keys(), index.offsets.tolist(), index.sizes.tolist(), strict=True)
-    for key, offset, size in rows:
-        expected += member_header(key, size)
-        if data[end:offset] != expected:
-            raise StoreError(f"{tar} is damaged before {key}")
-        end = offset + size
-        expected = bytes(-size % BLOCK)
-    expected += (b"" if len(index) else empty_folder()) + bytes(2 * BLOCK)
-    if data[end:] != expected:
-        raise StoreError(f"{tar} is damaged after byte {end} of {index.tar_size}")
+    for key, start, size in rows:
+        pieces += (member_header(key, size), data[start : start + size], bytes(-size % BLOCK))
+    return b"".join(pieces) + (b"" if len(index) else empty_folder()) + bytes(2 * BLOCK)
 
 
 def _check_record(

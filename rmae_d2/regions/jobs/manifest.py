@@ -1,7 +1,6 @@
 """The manifest of a region store: which source, which images, in which shards.
 
-manifest.json holds everything that a store's bytes depend on besides the bytes of the image files.
-It is written once, before the first shard, and is the same whoever writes it.
+manifest.json is written once, before the first shard, and is the same whoever writes it.
 """
 
 import errno
@@ -50,13 +49,8 @@ class Manifest:
     ) -> "Manifest":
         """The manifest of a data set; builds the source once, for its parameters.
 
-        UserError: no image, an image id twice or of another type, no positive shard size, or a source
-        that cannot be built.
-
-        Args:
-            source: how to make the region source.
-            dataset_dicts: with `file_name` and, an int or text and unique, `image_id`.
-            images_per_shard: what a killed process loses at most.
+        UserError: no image, an `image_id` twice or neither int nor text, no positive shard size, or a
+        source that cannot be built.
         """
         if images_per_shard < 1:
             raise UserError(f"images_per_shard={images_per_shard} must be positive")
@@ -83,11 +77,10 @@ class Manifest:
 
     def part(self, number: int) -> "Manifest":
         """The same manifest with the images of one shard only: small enough to send around."""
-        start = number * self.images_per_shard
-        end = start + self.shard_size(number)
-        if start < self.first or end > self.first + len(self.images):
-            raise IndexError(f"shard {number} is not in this part of the manifest")
-        return replace(self, images=self.images[start - self.first : end - self.first], first=start)
+        first = number * self.images_per_shard
+        start = first - self.first
+        images = self.images[start : start + self.shard_size(number)]
+        return replace(self, images=images, first=first)
 
     def path(self, name: str) -> str:
         """Where a file lies."""
@@ -170,10 +163,8 @@ def load_manifest(folder: str | os.PathLike[str]) -> Manifest | None:
 def save_manifest(manifest: Manifest, folder: str | os.PathLike[str]) -> None:
     """Write a store's manifest unless an equal one is there; makes the folder.
 
-    Any number of processes may do so at once: one of them writes, the others compare.
-
-    Raises:
-        UserError: the folder cannot be written, or holds a store of something else, and of what.
+    Any number of processes may do so at once: one of them writes, the others compare. UserError: the
+    folder cannot be written, or holds a store of something else, and of what.
     """
     path = Path(folder, MANIFEST)
     found = load_manifest(folder)
@@ -210,17 +201,15 @@ def describe_trouble(error: BaseException) -> str:
         errno.ENFILE: "close programs that hold many open files",
         errno.EROFS: "give a folder that can be written",
         errno.EACCES: "give a folder that this user may write",
+        errno.ENOMEM: "use fewer workers, or a machine with more memory",
     }
-    remedy = remedies.get(getattr(error, "errno", None) or 0, "set that right")
-    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
-        remedy = "use fewer workers, or a machine with more memory"
+    number = errno.ENOMEM if isinstance(error, MemoryError) else getattr(error, "errno", None)
+    remedy = remedies.get(number or 0, "set that right")
     text = getattr(error, "strerror", None) or str(error) or "out of memory"
     return f"{text}; {remedy} and run the same command again, it goes on where it stopped"
 
 
-def _images(
-    dataset_dicts: Iterable[Mapping[str, Any]],
-) -> tuple[list[tuple[int | str, str]], str]:
+def _images(dataset_dicts: Iterable[Mapping[str, Any]]) -> tuple[list[tuple[int | str, str]], str]:
     """Ids with names below a root, and the root."""
     pairs = [(d["image_id"], str(d["file_name"])) for d in dataset_dicts]
     if not pairs:

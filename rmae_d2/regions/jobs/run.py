@@ -1,23 +1,23 @@
-"""Making and verifying a region store from the command line: what `rmae-d2 regions` runs.
+"""Making and verifying a region store: what `rmae-d2 regions` runs.
 
-Shards that are there are left alone, so the same command goes on after anything that ended it. Any
-number of these commands may work on one folder at once. Shards are made in this process, in a pool
-of processes or on a Ray cluster, by the same function: the stores are equal byte for byte.
+Shards that are there are left alone, so the same command goes on after anything that ended it, and
+any number of them may work on one folder at once. This process, a pool of processes and a Ray
+cluster run the same function: the stores are equal byte for byte.
 """
 
 import inspect
+import io
 import logging
 import multiprocessing
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
@@ -31,8 +31,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ...errors import UserError
 from ..sources.spec import SourceSpec
-from ..store.merged_index import write_index
 from ..store.shards import has_shard, shard_files, shard_name
+from ..store.store import write_index
 from .generate import (
     Failure,
     Problem,
@@ -53,12 +53,10 @@ _DRAFT_SECONDS = 3600.0
 Work = Callable[..., Any]
 #: Called with the images, bytes and failures that this run has counted so far.
 Show = Callable[[Sequence[int]], None]
-#: Called with a shard's number and what its work returned, as soon as it ends.
-Done = Callable[[int, Any], None]
+#: The numbers of shards and what their work returned, each as soon as it ends.
+Results = Iterator[tuple[int, Any]]
 
-_ONE_THREAD = dict.fromkeys(
-    ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
-)
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 _SHOW_SECONDS = 0.2
 _LOG_SECONDS = 30.0
 _STOP_SECONDS = 10.0
@@ -92,9 +90,9 @@ class Engine:
 
 @dataclass(frozen=True)
 class Summary:
-    """How a store stands after a run, within the run's share of it."""
+    """How a store stands after a run."""
 
-    failures: Sequence[Failure]  # of all shards of the share, whenever they were made
+    failures: Sequence[Failure]  # of all shards of the run's share, whenever they were made
     suspicious: Mapping[int, int]  # shards with too many failures to be chance: how many
     num_there: int  # shards of the whole store
     complete: bool  # the whole store is there
@@ -116,13 +114,12 @@ def make_regions(
         manifest: of the store.
         folder: of the store; made where missing.
         engine: where shards are made.
-        read_image: see :data:`.generate.ReadImage`; picklable.
+        read_image: picklable.
         share: (i, n) makes the shards s with s % n == i.
         retry_failures: whether shards with failures are made again.
         max_failures: share of a full shard's images whose failure is taken for chance.
 
-    UserError: the folder cannot be used, or trouble of the machine or the source.
-    StoreError: the folder has shards of another store.
+    UserError: the folder cannot be used or is of another store, or trouble of machine or source.
     """
     save_manifest(manifest, folder)
     sweep_drafts(folder)
@@ -132,24 +129,21 @@ def make_regions(
             if Path(folder, failures_name(number)).exists():
                 Path(folder, shard_files(number)[1]).unlink(missing_ok=True)  # no longer complete
     pending = [n for n in numbers if not has_shard(folder, n, manifest.header)]
-    done = sum(manifest.shard_size(number) for number in set(numbers) - set(pending))
-    total = sum(manifest.shard_size(number) for number in numbers)
+    total = sum(map(manifest.shard_size, numbers))
+    done = total - sum(map(manifest.shard_size, pending))
     logger.info(
-        "%s: %d images in %d shards, %d of them to be made",
-        folder, total, len(numbers), len(pending),
-    )  # fmt: skip
+        "%s: %d images in %d shards, %d to be made", folder, total, len(numbers), len(pending)
+    )
     work = partial(generate_shard, folder=os.path.abspath(folder), read_image=read_image)
-
-    def check(number: int, _: Any) -> None:
-        if not has_shard(folder, number, manifest.header):
-            raise UserError(
-                f"{shard_name(number)} was made but is not in {folder}: the folder must be on a "
-                "file system that all machines share"
-            )
-
     if pending:
         with progress(total, done) as show:
-            run_shards(work, manifest, pending, engine, show, check, gpus_of(manifest.source))
+            gpus = gpus_of(manifest.source)
+            for number, _ in run_shards(work, manifest, pending, engine, show, gpus):
+                if not has_shard(folder, number, manifest.header):
+                    raise UserError(
+                        f"{shard_name(number)} was made but is not in {folder}: the folder must be "
+                        "on a file system that all machines share"
+                    )
     num_there = sum(has_shard(folder, n, manifest.header) for n in range(manifest.num_shards))
     complete = num_there == manifest.num_shards
     if complete:
@@ -159,16 +153,12 @@ def make_regions(
             raise UserError(f"cannot write {folder}: {describe_trouble(error)}") from error
     failures = {number: read_failures(folder, number) for number in numbers}
     limit = max_failures * min(manifest.images_per_shard, manifest.num_images)
-    return Summary(
-        [failure for number in failures for failure in failures[number]],
-        {
-            number: len(found)
-            for number, found in failures.items()
-            if len(found) > limit or len(found) == manifest.shard_size(number)
-        },
-        num_there,
-        complete,
-    )
+    suspicious = {
+        number: len(found)
+        for number, found in failures.items()
+        if len(found) > limit or len(found) == manifest.shard_size(number)
+    }
+    return Summary(sum(failures.values(), ()), suspicious, num_there, complete)
 
 
 def verify_regions(
@@ -182,17 +172,15 @@ def verify_regions(
     """Check every record of a store against its digest and its image; arguments as above."""
     numbers = _share(manifest, share)
     work = partial(verify_shard, folder=os.path.abspath(folder), read_image=read_image)
-    problems: dict[int, Sequence[Problem]] = {}
-    with progress(sum(manifest.shard_size(n) for n in numbers)) as show:
-        run_shards(work, manifest, numbers, engine, show, problems.__setitem__)
+    with progress(sum(map(manifest.shard_size, numbers))) as show:
+        problems = dict(run_shards(work, manifest, numbers, engine, show))
     return [problem for number in sorted(problems) for problem in problems[number]]
 
 
 def gpus_of(spec: SourceSpec) -> list[str | None]:
     """CUDA_VISIBLE_DEVICES of the workers of a source with an argument `device`, [] of one on CPUs.
 
-    Left out, or "cuda", it means the one GPU that each worker sees; "cuda:1" is taken as it is, for
-    one worker.
+    Left out, or "cuda", it means the one GPU that each worker sees; "cuda:1" is taken as it is.
     """
     import torch
 
@@ -207,26 +195,12 @@ def gpus_of(spec: SourceSpec) -> list[str | None]:
 
 
 def sweep_drafts(folder: str) -> None:
-    """Remove drafts that nobody, on any machine, has written to for an hour by the file system's clock.
-
-    A living run writes to its draft after each image.
-    """
-    drafts = list(Path(folder).glob("*.tmp"))
-    if not drafts:
-        return
-    try:
-        # A name of its own: tasks in containers on several machines may have one process id.
-        with tempfile.NamedTemporaryFile(dir=folder, prefix="clock.", suffix=".tmp") as probe:
-            now = os.stat(probe.name).st_mtime
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {describe_trouble(error)}") from error
-    for draft in drafts:
-        try:
-            if now - draft.stat().st_mtime > _DRAFT_SECONDS:
+    """Remove drafts that nobody has written to for an hour: a living run does after each image."""
+    for draft in Path(folder).glob("*.tmp"):
+        with suppress(FileNotFoundError):  # another run was faster
+            if time.time() - draft.stat().st_mtime > _DRAFT_SECONDS:
                 draft.unlink()
                 logger.info("removed %s, left by a run that was killed", draft)
-        except FileNotFoundError:  # another run was faster
-            continue
 
 
 def _share(manifest: Manifest, share: tuple[int, int]) -> list[int]:
@@ -236,43 +210,31 @@ def _share(manifest: Manifest, share: tuple[int, int]) -> list[int]:
     return list(range(index, manifest.num_shards, count))
 
 
+class _LogLines(io.StringIO):
+    """Takes what a bar draws as lines of the log."""
+
+    def write(self, text: str) -> int:
+        if text.strip():
+            logger.info("%s", text.strip())
+        return len(text)
+
+
 @contextmanager
 def progress(total: int, done: int = 0) -> Iterator[Show]:
-    """Show images done, of a share's `total`: a bar on a terminal, else a log line every half a minute.
-
-    `done` are those that earlier runs did.
-    """
+    """Show images of a `total`, `done` of them before: a bar on a terminal, else lines of the log."""
+    options: dict[str, Any] = {"total": total, "initial": done, "unit": "img", "smoothing": 0.05}
     if sys.stderr.isatty():
-        options = {"unit": "img", "dynamic_ncols": True, "smoothing": 0.05}
-        with logging_redirect_tqdm(), tqdm(total=total, initial=done, **options) as bar:
+        options |= {"dynamic_ncols": True}
+    else:
+        text = "{n_fmt} of {total_fmt} images, {rate_fmt}, {remaining} left{postfix}"
+        options |= {"mininterval": _LOG_SECONDS, "file": _LogLines(), "bar_format": text}
+    with logging_redirect_tqdm(), tqdm(**options) as bar:
 
-            def draw(counts: Sequence[int]) -> None:
-                bar.set_postfix_str(_details(*counts), refresh=False)
-                bar.update(done + counts[0] - bar.n)
+        def show(counts: Sequence[int]) -> None:
+            bar.set_postfix_str(_details(*counts), refresh=False)
+            bar.update(done + counts[0] - bar.n)
 
-            yield draw
-        return
-    start = logged = time.monotonic()
-    last: Sequence[int] = (0, 0, 0)
-
-    def log() -> None:
-        nonlocal logged
-        logged = time.monotonic()
-        rate = last[0] / max(logged - start, 1e-9)
-        eta = tqdm.format_interval((total - done - last[0]) / rate) if rate else "?"
-        logger.info(
-            "%d of %d images, %.1f img/s, %s left, %s",
-            done + last[0], total, rate, eta, _details(*last),
-        )  # fmt: skip
-
-    def show(counts: Sequence[int]) -> None:
-        nonlocal last
-        last = counts
-        if time.monotonic() - logged > _LOG_SECONDS:
-            log()
-
-    yield show
-    log()
+        yield show
 
 
 def _details(images: int, num_bytes: int, failures: int) -> str:
@@ -288,15 +250,14 @@ def run_shards(
     numbers: Sequence[int],
     engine: Engine,
     show: Show,
-    done: Done,
     gpus: Sequence[str | None] = (),
-) -> None:
+) -> Results:
     """Do the work of shards, at least one, wherever the engine says; `gpus`: see `gpus_of`.
 
     UserError: one that the work raised, a worker died, or there is no such cluster.
     """
     if engine.name == "ray":
-        _run_ray(work, manifest, numbers, engine, show, done, bool(gpus))
+        yield from _run_ray(work, manifest, numbers, engine, show, bool(gpus))
     elif engine.workers == 0:
         counts = np.zeros(3, np.int64)
 
@@ -305,13 +266,13 @@ def run_shards(
             show(counts.tolist())
 
         for number in numbers:
-            done(number, work(manifest, number, report=report))
+            yield number, work(manifest, number, report=report)
     else:
         # This process may have fewer cores than the machine; not every system tells.
         affinity = getattr(os, "sched_getaffinity", None)
         cores = len(affinity(0)) if affinity else os.cpu_count() or 1
         workers = min(engine.workers or len(gpus) or cores, len(numbers))
-        _run_pool(work, manifest, numbers, workers, show, done, gpus or [None])
+        yield from _run_pool(work, manifest, numbers, workers, show, gpus or [None])
 
 
 def _run_pool(
@@ -320,9 +281,8 @@ def _run_pool(
     numbers: Sequence[int],
     workers: int,
     show: Show,
-    done: Done,
     gpus: Sequence[str | None],
-) -> None:
+) -> Results:
     """Shards in worker processes of one thread each, which end when this one does, however it ends.
 
     Forks of a server that has imported all, but inherits nothing: so CUDA works in them.
@@ -336,16 +296,16 @@ def _run_pool(
     theirs, lifeline = context.Pipe(duplex=False)
     pool = ProcessPoolExecutor(workers, context, _begin_worker, (theirs, places, counts))
     try:
+        futures = {}
         with _single_threaded():
-            futures = {
-                pool.submit(_do_shard, work, manifest.part(number), number, row): number
-                for row, number in enumerate(numbers)
-            }
+            for row, number in enumerate(numbers):
+                part = manifest.part(number)
+                futures[pool.submit(_do_shard, work, part, number, row)] = number
         while futures:
             ended, _ = wait(futures, _SHOW_SECONDS, FIRST_COMPLETED)
             show(_table(counts).sum(axis=0).tolist())
             for future in ended:
-                done(futures.pop(future), future.result())
+                yield futures.pop(future), future.result()
     except BrokenProcessPool as error:
         raise UserError(
             "a worker process died, as when the system kills it because memory runs out: "
@@ -402,25 +362,19 @@ def _table(counts: Any) -> NDArray[np.int64]:
 @contextmanager
 def _single_threaded() -> Iterator[None]:
     """Processes started inside compute with one thread each: there is one a core already."""
-    before = {name: os.environ[name] for name in _ONE_THREAD if name in os.environ}
-    os.environ.update(_ONE_THREAD)
+    before = dict(os.environ)
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
     try:
         yield
     finally:
-        for name in _ONE_THREAD:
+        for name in _THREADS:
             del os.environ[name]
         os.environ.update(before)
 
 
 def _run_ray(
-    work: Work,
-    manifest: Manifest,
-    numbers: Sequence[int],
-    engine: Engine,
-    show: Show,
-    done: Done,
-    gpu: bool,
-) -> None:
+    work: Work, manifest: Manifest, numbers: Sequence[int], engine: Engine, show: Show, gpu: bool
+) -> Results:
     """Shards as tasks of a Ray cluster, tried again where a worker or a node is lost."""
     ray = _connect(engine)
     try:
@@ -445,14 +399,13 @@ def _run_ray(
                 except ray.exceptions.RayTaskError as error:
                     raise error.cause from error
                 except ray.exceptions.RayError as error:
-                    reason = " ".join(str(error).split())[:300]
                     raise UserError(
                         f"Ray gave {shard_name(number)} up after {_RAY_RETRIES} retries: {_AGAIN}. "
-                        f"Its reason: {reason}"
+                        f"Its reason: {' '.join(str(error).split())[:300]}"
                     ) from error
                 counts += its_counts
                 show(counts.tolist())
-                done(number, result)
+                yield number, result
     finally:
         ray.shutdown()  # of a cluster that others started, it ends this run's tasks only
 

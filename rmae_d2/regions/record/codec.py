@@ -2,9 +2,8 @@
 
 An envelope is little-endian: head `magic, version, header length, payload length`, crc32 of all
 the rest, a JSON header, a zlib payload. The payload of a record is one stream of raster-order runs
-for its label planes and one for its mask planes; a stream keeps run lengths (16 bits), then
-values, each split into byte columns. That takes a 640x480 photo at three scales to about 12 kB
-and decodes with one `np.repeat`. A run longer than 65,535 pixels is written as several.
+for its label planes and one for its mask planes; a stream keeps run lengths (16 bits; a longer run is
+written as several), then values, each split into byte columns: 12 kB for a photo at three scales.
 
 Bytes are not trusted, a right checksum included: every size is compared with the limits below
 before memory is taken for it, and whatever does not fit together is a `StoreError`.
@@ -41,17 +40,11 @@ _CRC = struct.Struct("<I")
 _LONGEST_RUN = 0xFFFF
 _FIELDS = {"shape", "dtype", "num_masks", "ignore_label", "runs", "params"}
 _DTYPE_OF_NAME = {dtype.name: dtype for dtype in LABEL_DTYPES}
-_UINT8 = LABEL_DTYPES[0]
 
 
 @dataclass(frozen=True)
 class Header:
-    """What stands in front of the runs of a record.
-
-    Raises:
-        UserError: more than the limits of this module allow, more runs than pixels, or an
-            `ignore_label` beyond 64 bits.
-    """
+    """What stands in front of the runs of a record; UserError beyond the limits of this module."""
 
     shape: tuple[int, int, int]  # (S, H, W) of the label planes; H and W are at least 1
     dtype: np.dtype[Any]  # of the labels
@@ -64,17 +57,14 @@ class Header:
         pixels = self.shape[1] * self.shape[2]
         planes = (self.shape[0], self.mask_shape[0])
         size = pixels * (planes[0] * self.dtype.itemsize + planes[1])
+        what = f"labels {self.shape} and {self.num_masks} masks"
         if sum(planes) > MAX_PLANES or max(self.shape[1:]) > MAX_SIDE:
             raise UserError(
-                f"labels {self.shape} and {self.num_masks} masks; a record holds up to "
-                f"{MAX_PLANES} planes, 8 masks in each, with sides up to {MAX_SIDE}"
+                f"{what}; up to {MAX_PLANES} planes with sides up to {MAX_SIDE} are held"
             )
         # Without planes a size costs nothing here, but does as soon as somebody makes a mask.
         if max(size, pixels) > MAX_PLANE_BYTES:
-            raise UserError(
-                f"{size} bytes of planes for labels {self.shape} and {self.num_masks} masks; a "
-                f"record holds up to {MAX_PLANE_BYTES}"
-            )
+            raise UserError(f"{size} bytes of {what}; a record holds up to {MAX_PLANE_BYTES}")
         if sum(self.runs) > MAX_RUNS:
             raise UserError(f"{sum(self.runs)} runs; a record holds up to {MAX_RUNS}")
         if self.runs[0] > pixels * planes[0] or self.runs[1] > pixels * planes[1]:
@@ -218,39 +208,26 @@ def encode_runs(planes: Labels) -> tuple[bytes, int]:
 
 def decode_runs(stream: Bytes, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Labels:
     """Undo `encode_runs`; StoreError when the runs do not fill planes of this shape."""
-    lengths, values = _runs(stream, shape, dtype)
-    return np.repeat(values, lengths).reshape(shape)
-
-
-def gather(
-    header: Header, payload: memoryview, rows: Ints, columns: Ints
-) -> list[tuple[Labels, Ints | None]]:
-    """Label planes and mask planes at some rows and columns, each as `gather_runs` gives them."""
-    streams = inflate(header, payload)
-    shapes = ((header.shape, header.dtype), (header.mask_shape, _UINT8))
-    return [
-        gather_runs(stream, shape, dtype, rows, columns)
-        if shape[0]
-        else (np.empty((0, len(rows), len(columns)), dtype), np.zeros((0, 256), np.int64))
-        for stream, (shape, dtype) in zip(streams, shapes, strict=True)
-    ]
+    count, rest = divmod(len(stream), 2 + dtype.itemsize)
+    lengths = _from_columns(stream[: 2 * count], np.dtype(np.uint16))
+    # Multiplied as Python integers, which do not overflow.
+    if rest or int(lengths.sum(dtype=np.int64)) != shape[0] * shape[1] * shape[2] or 0 in lengths:
+        raise _do_not_fill(shape)
+    return np.repeat(_from_columns(stream[2 * count :], dtype), lengths).reshape(shape)
 
 
 def gather_runs(
     stream: Bytes, shape: tuple[int, int, int], dtype: np.dtype[Any], rows: Ints, columns: Ints
 ) -> tuple[Labels, Ints | None]:
-    """Planes at some rows and columns, without the planes: `decode_runs(...)[:, rows][..., columns]`.
+    """Planes at some rows and columns: `decode_runs(...)[:, rows][..., columns]`, its errors too.
 
     Rows (h,) lie within 0..H-1, columns (w,) within 0..W-1, in any order.
 
     Returns:
         (S, h, w) planes, and int64 (S, 256), how many pixels of a plane have each value; None where
         that did not fall out of the decoding.
-
-    Raises:
-        StoreError: the runs do not fill planes of this shape.
     """
-    if dtype == _UINT8 and (kernel := _numba_kernel()) is not None:
+    if dtype == np.uint8 and (kernel := _numba_kernel()) is not None:
         planes = np.empty((shape[0], len(rows), len(columns)), np.uint8)
         histograms = np.zeros((shape[0], 256), np.int64)
         fault = kernel.gather_runs(stream, shape[1], shape[2], rows, columns, planes, histograms)
@@ -258,7 +235,7 @@ def gather_runs(
             raise _do_not_fill(shape)
         if not fault:
             return planes, histograms
-    return _gather_with_numpy(stream, shape, dtype, rows, columns), None
+    return decode_runs(stream, shape, dtype).take(rows, axis=1).take(columns, axis=2), None
 
 
 def warm_up() -> None:
@@ -274,35 +251,6 @@ def _numba_kernel() -> ModuleType | None:
     except ImportError:
         return None
     return decode_numba
-
-
-def _gather_with_numpy(
-    stream: Bytes, shape: tuple[int, int, int], dtype: np.dtype[Any], rows: Ints, columns: Ints
-) -> Labels:
-    """`gather_runs` plane by plane, decoding whole rows from the first to the last needed."""
-    lengths, values = _runs(stream, shape, dtype)
-    ends = np.cumsum(lengths, dtype=np.int64)
-    planes = np.empty((shape[0], len(rows), len(columns)), dtype)
-    first_row, last_row = rows.min(), rows.max()
-    for s, plane in enumerate(planes):
-        start, stop = ((s * shape[1] + row) * shape[2] for row in (first_row, last_row + 1))
-        first, last = np.searchsorted(ends, start, "right"), np.searchsorted(ends, stop)
-        inside = np.diff(ends[first : last + 1].clip(max=stop), prepend=start)
-        window = np.repeat(values[first : last + 1], inside).reshape(-1, shape[2])
-        plane[...] = window.take(rows - first_row, axis=0).take(columns, axis=1)
-    return planes
-
-
-def _runs(
-    stream: Bytes, shape: tuple[int, int, int], dtype: np.dtype[Any]
-) -> tuple[NDArray[np.uint16], Labels]:
-    """Lengths, none of them 0, and values of the runs of planes of a shape."""
-    count, rest = divmod(len(stream), 2 + dtype.itemsize)
-    lengths = _from_columns(stream[: 2 * count], np.dtype(np.uint16))
-    # Multiplied as Python integers, which do not overflow.
-    if rest or int(lengths.sum(dtype=np.int64)) != shape[0] * shape[1] * shape[2] or 0 in lengths:
-        raise _do_not_fill(shape)
-    return lengths, _from_columns(stream[2 * count :], dtype)
 
 
 def _do_not_fill(shape: tuple[int, ...]) -> StoreError:

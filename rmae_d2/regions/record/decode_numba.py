@@ -1,7 +1,4 @@
-"""Runs straight into the pixels of a crop, compiled by numba. Imported where numba is installed.
-
-The only user is `codec.gather_runs`, which has the same in numpy for all other cases.
-"""
+"""`codec.gather_runs` compiled by numba: runs straight into the pixels of a crop."""
 
 import numpy as np
 

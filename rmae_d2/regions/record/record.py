@@ -19,7 +19,7 @@ from .codec import (
     Labels,
     decode_runs,
     encode_runs,
-    gather,
+    gather_runs,
     inflate,
     seal,
     unseal,
@@ -37,8 +37,6 @@ from .masks import (
     unpack_bits,
 )
 
-_NO_AREAS = np.zeros(0, np.int64)
-
 
 @dataclass(frozen=True, eq=False)
 class RegionTable:
@@ -54,11 +52,7 @@ class RegionTable:
 
 @dataclass(eq=False)
 class RegionRecord:
-    """Regions of one image (design contract 4).
-
-    Raises:
-        UserError: planes of another type or of unequal size.
-    """
+    """Regions of one image (design contract 4); UserError: planes of another type or size."""
 
     labels: Labels  # uint8, uint16 or uint32 (S, H, W); each label of a plane is one region
     mask_bits: Bytes  # uint8 (ceil(M/8), H, W), overlapping masks as `pack_bits` lays them out
@@ -104,25 +98,6 @@ class RegionRecord:
         labels = np.zeros((0, *masks_MHW.shape[1:]), np.uint8)
         return cls(labels, bits, len(masks_MHW), None, params or {})
 
-    def merge(self, other: "RegionRecord") -> "RegionRecord":
-        """Both records' regions and parameters: label planes of self then other, likewise the masks.
-
-        UserError: sizes differ, or both hold label planes with different ignore labels.
-        """
-        if self.size != other.size:
-            raise UserError(f"cannot merge records of sizes {self.size} and {other.size}")
-        ignored = {r.ignore_label for r in (self, other) if len(r.labels)} or {None}
-        if len(ignored) > 1:
-            raise UserError(f"cannot merge label planes with ignore labels {ignored}")
-        masks = [unpack_bits(r.mask_bits, r.num_masks) for r in (self, other)]
-        return RegionRecord(
-            np.concatenate([self.labels, other.labels]),
-            pack_bits(np.concatenate(masks)),
-            self.num_masks + other.num_masks,
-            ignored.pop(),
-            {**self.params, **other.params},
-        )
-
     @property
     def size(self) -> tuple[int, int]:
         """(H, W) in pixels."""
@@ -166,10 +141,10 @@ class RegionRecord:
     def map_planes(self, fn: Callable[[Bytes], Bytes]) -> "RegionRecord":
         """Apply a geometric operation that knows uint8 (H, W) planes only.
 
-        A plane of wider labels goes through one byte at a time, so labels above 255 survive
-        operations such as Detectron2's `Transform.apply_segmentation`, provided that `fn` copies
-        pixels (nearest neighbour) and gives the same size at each call. What it fills in, as a padding
-        does, stands in every byte: 0 joins label 0 and no mask, 255 the largest label and every mask.
+        A plane of wider labels goes through one byte at a time, so `fn`, such as Detectron2's
+        `Transform.apply_segmentation`, must copy pixels (nearest neighbour). What it fills in, as a
+        padding does, stands in every byte: 0 joins label 0 and no mask, 255 the largest label and
+        every mask.
         """
         labels = [map_label_plane(plane, fn) for plane in self.labels]
         bits = [map_label_plane(plane, fn) for plane in self.mask_bits]
@@ -194,12 +169,7 @@ class RegionRecord:
         """
         if self._table is None:
             counts = [count_labels(plane, self.ignore_label) for plane in self.labels]
-            mask_areas = count_bits(self.mask_bits)[: self.num_masks]
-            present = np.flatnonzero(mask_areas)
-            counts.append((present, mask_areas[present]))
-            plane = np.repeat(np.arange(len(counts)), [len(area) for _, area in counts])
-            label, area = (np.concatenate(column) for column in zip(*counts, strict=True))
-            self._table = RegionTable(plane, label, area)
+            self._table = table_of([*counts, present(count_bits(self.mask_bits)[: self.num_masks])])
         return self._table
 
     def select(self, indices: ArrayLike) -> Bools:
@@ -207,19 +177,10 @@ class RegionRecord:
 
         IndexError: an index outside the table.
         """
-        chosen = self._chosen(indices)
-        masks = np.empty((len(chosen), *self.size), np.bool_)
-        # Python integers: a numpy int64 would widen every pixel before comparing.
-        chosen_ids = zip(chosen.plane.tolist(), chosen.label.tolist(), strict=True)
-        for mask, (plane, label) in zip(masks, chosen_ids, strict=True):
-            if plane < len(self.labels):
-                np.equal(self.labels[plane], label, out=mask)
-            else:
-                np.not_equal(self.mask_bits[label // 8] & (1 << label % 8), 0, out=mask)
-        return masks
+        return unpack_bits(self.select_bits(indices), np.size(indices))
 
     def select_bits(self, indices: ArrayLike) -> Bytes:
-        """Equals `pack_bits(select(indices))`, uint8 (ceil(K/8), H, W), without the K masks."""
+        """`pack_bits(select(indices))`, uint8 (ceil(K/8), H, W)."""
         chosen = self._chosen(indices)
         bits = np.zeros((-(-len(chosen) // 8), *self.size), np.uint8)
         mask = np.empty(self.size, np.uint8)
@@ -235,10 +196,7 @@ class RegionRecord:
         return bits
 
     def coverage(self, indices: ArrayLike, patch: int) -> Bools:
-        """Bool (K, L): whether region k has a pixel in patch l; `patch` pixels divide height and width.
-
-        Equals `patch_coverage(select(indices), patch)` without making the masks.
-        """
+        """Bool (K, L): whether region k has a pixel in patch l; `patch` pixels divide height and width."""
         grid_h, grid_w = patch_grid(self.size, patch)
         chosen = self._chosen(indices)
         covered = np.zeros((len(chosen), grid_h * grid_w), np.bool_)
@@ -292,9 +250,7 @@ class RegionRecord:
 
 
 class EncodedRecord:
-    """A record still as bytes, from which a crop is decoded without the whole planes.
-
-    Picklable, as its bytes.
+    """A record still as bytes, from which a crop is decoded without the whole planes. Picklable.
 
     Attributes:
         data: as `RegionRecord.to_bytes` gives them.
@@ -328,11 +284,14 @@ class EncodedRecord:
         """
         header = self._header
         y, x = pixel_indices(rows, self.size[0]), pixel_indices(columns, self.size[1])
-        (labels, counts), (bits, bit_counts) = gather(header, self._payload, y, x)
+        streams = inflate(header, self._payload)
+        labels, counts = gather_runs(streams[0], header.shape, header.dtype, y, x)
+        bits, bit_counts = gather_runs(streams[1], header.mask_shape, np.dtype(np.uint8), y, x)
         record = RegionRecord(labels, bits, header.num_masks, header.ignore_label, header.params)
         if counts is not None and bit_counts is not None:
-            areas = areas_of_histograms(bit_counts)[: header.num_masks] if len(bits) else _NO_AREAS
-            record._table = table_of_histograms(counts, header.ignore_label, areas)
+            areas = areas_of_histograms(bit_counts)[: header.num_masks]
+            by_plane = [present(histogram, header.ignore_label) for histogram in counts]
+            record._table = table_of([*by_plane, present(areas)])
         return record
 
     def map_planes(self, fn: Callable[[Bytes], Bytes]) -> RegionRecord:
@@ -387,31 +346,25 @@ def map_label_plane(plane: Labels, fn: Callable[[Bytes], Bytes]) -> Labels:
 
 def count_labels(plane: Labels, ignore_label: int | None) -> tuple[Ints, Ints]:
     """Labels present but for the ignored one, rising, and the pixels of each; int64 (n,) both."""
-    if plane.dtype.itemsize > 2:  # a histogram over 32-bit labels could need gigabytes
-        values, area = np.unique(plane, return_counts=True)
-        label = values.astype(np.int64)
-    else:
-        histogram = np.bincount(plane.ravel())
-        label = np.flatnonzero(histogram)
-        area = histogram[label]
-    kept = label != ignore_label if ignore_label is not None else slice(None)
-    return label[kept], area[kept]
+    if plane.dtype.itemsize <= 2:
+        return present(np.bincount(plane.ravel()), ignore_label)
+    # A histogram over 32-bit labels could need gigabytes.
+    label, area = np.unique(plane, return_counts=True)
+    kept = label != ignore_label
+    return label[kept].astype(np.int64), area[kept]
 
 
-def table_of_histograms(
-    histograms: Ints, ignore_label: int | None, mask_areas: Ints
-) -> RegionTable:
-    """Table from the pixels of each label below 256, int64 (S, 256), and the masks' areas (M,)."""
-    plane, label = np.nonzero(histograms)
-    if ignore_label is not None:
-        kept = label != ignore_label
-        plane, label = plane[kept], label[kept]
-    area = histograms[plane, label]
-    present = np.flatnonzero(mask_areas)
-    if len(present):
-        plane = np.concatenate([plane, np.full(len(present), len(histograms))])
-        label = np.concatenate([label, present])
-        area = np.concatenate([area, mask_areas[present]])
+def present(histogram: Ints, ignore_label: int | None = None) -> tuple[Ints, Ints]:
+    """As `count_labels`, from the pixels of each label."""
+    label = np.flatnonzero(histogram)
+    label = label[label != ignore_label]
+    return label, histogram[label]
+
+
+def table_of(counts: Sequence[tuple[Ints, Ints]]) -> RegionTable:
+    """Table from labels and areas of each label plane, and of the masks."""
+    plane = np.repeat(np.arange(len(counts)), [len(area) for _, area in counts])
+    label, area = (np.concatenate(column) for column in zip(*counts, strict=True))
     return RegionTable(plane, label, area)
 
 

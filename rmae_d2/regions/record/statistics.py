@@ -54,13 +54,10 @@ def measure(
     crops_per_image: int = 4,
     seed: int = 0,
 ) -> RegionStatistics:
-    """Statistics of records and of MAE's random resized crops of them (224 x 224 pixels).
+    """Statistics of records, one an image, and of MAE's random resized crops of them.
 
-    Args:
-        records: one or more, one an image; each is decoded once.
-        num_regions: K, regions that pre-training takes of a crop.
-        crops_per_image: crops drawn of each, with MAE's scale 0.2-1 and ratio 3/4-4/3.
-        seed: of the crops.
+    `num_regions` is K, which pre-training takes of a crop; crops have MAE's scale 0.2-1, ratio
+    3/4-4/3 and 224 x 224 pixels.
     """
     sizes, counts, crop_counts = [], [], []
     areas = np.zeros(len(AREA_EDGES) - 1, np.int64)

@@ -32,9 +32,8 @@ _PANOPTIC_REMEDY = "Give the folder of panoptic PNGs of this data set."
 class InstanceSource:
     """Region source of instance masks, one overlapping mask an object, from COCO or LVIS.
 
-    An image without annotations has a record of 0 masks; how many there are is logged at the
-    start. Polygons of fewer than three points, and masks without a pixel, are left out; so are crowds
-    by default, for such an annotation is a rough outline around many objects.
+    An image without annotations has a record of 0 masks. Polygons of fewer than three points, and
+    masks without a pixel, are left out; so are crowds by default, rough outlines of many objects.
 
     Attributes:
         params: what the regions depend on, among it the digest of the json.
@@ -68,36 +67,31 @@ class InstanceSource:
     ) -> RegionRecord:
         """Record of the masks of an image, uint8 (H, W, C).
 
-        UserError: the image is not in the json or has another size than there, or a segmentation is
-        damaged; names the file, the annotation and the remedy.
+        UserError: the image is not in the json or has another size there, or a damaged segmentation.
         """
         size = (image_HWC.shape[0], image_HWC.shape[1])
         name = dataset_dict.get("file_name")
         if self.json is None:
             place, image = f"the data set's annotations of {name}", dataset_dict
-            annotations = self._of_dataset(dataset_dict)
+            if (found := dataset_dict.get("annotations")) is None:
+                raise UserError(
+                    f"the data set has no `annotations` for {name}: give InstanceSource a json_file, "
+                    "or take a data set that is registered with instances"
+                )
+            annotations = [a for a in found if self.include_crowd or not a.get("iscrowd")]
         else:
             place = self.json.path
-            found = self.json.find(dataset_dict)
-            if found is None:
+            entry = self.json.find(dataset_dict)
+            if entry is None:
                 raise UserError(
                     f"{place} has no image {name} (image id {dataset_dict.get('image_id')!r}): give "
                     "the json of this data set, or leave the image out"
                 )
-            image, annotations = found
+            image, annotations = entry
         if "height" in image and "width" in image:
             label = f"the entry of {name} in {place}"
             check_size(label, (image["height"], image["width"]), size, _TURNED)
         return record_of_counts(self._masks(annotations, size, place), size, self.params)
-
-    def _of_dataset(self, dataset_dict: Mapping[str, Any]) -> list[dict[str, Any]]:
-        annotations: list[dict[str, Any]] | None = dataset_dict.get("annotations")
-        if annotations is None:
-            raise UserError(
-                f"the data set has no `annotations` for {dataset_dict.get('file_name')}: give "
-                "InstanceSource a json_file, or take a data set that is registered with instances"
-            )
-        return [a for a in annotations if self.include_crowd or not a.get("iscrowd")]
 
     def _masks(
         self, annotations: Sequence[Mapping[str, Any]], size: tuple[int, int], place: str
@@ -150,8 +144,7 @@ class PanopticSource:
     ) -> RegionRecord:
         """Record of the segments of an image, uint8 (H, W, C).
 
-        FileNotFoundError: no panoptic file for the image. UserError: a damaged file, no panoptic PNG,
-        or one of another size than the image.
+        FileNotFoundError: no file for the image. UserError: a damaged or other file, or another size.
         """
         path = self._path(dataset_dict)
         ids = _read_segment_ids(path)

@@ -19,13 +19,10 @@ def check_folder(folder: str | os.PathLike[str], remedy: str) -> str:
 def find_companion(
     folder: str, dataset_dict: Mapping[str, Any], extension: str, remedy: str
 ) -> str:
-    """Local path of the file that belongs to an image.
+    """Local path of the file that belongs to an image; FileNotFoundError names the places tried.
 
     Tried in turn: the image's path relative to its data set (`image_id`) with the extension
     replaced, then the name of its file alone.
-
-    Raises:
-        FileNotFoundError: names the image, the places tried and the remedy.
     """
     from iopath.common.file_io import g_pathmgr
 
@@ -51,14 +48,15 @@ def _names(dataset_dict: Mapping[str, Any], extension: str) -> list[str]:
 
 
 def check_size(
-    path: str, found: tuple[int, ...], image: tuple[int, ...], remedy: str | None = None
+    path: str,
+    found: tuple[int, ...],
+    image: tuple[int, ...],
+    remedy: str = "Make its regions again from this image.",
 ) -> None:
     """UserError where a file's regions (H, W) are not of the size of the upright image (H, W, ...)."""
-    if tuple(found) == tuple(image[:2]):
-        return
-    turned = " They are turned against each other: the photo is turned by its EXIF orientation."
-    raise UserError(
-        f"{path} is of size {tuple(found)} (height, width), its image is {tuple(image[:2])}."
-        f"{turned if tuple(found)[::-1] == tuple(image[:2]) else ''} "
-        f"{remedy or 'Make its regions again from this image.'}"
-    )
+    size = image[:2]
+    if found != size:
+        turned = " The photo is turned by its EXIF orientation." if found[::-1] == size else ""
+        raise UserError(
+            f"{path} is of size {found} (height, width), its image is {size}.{turned} {remedy}"
+        )

@@ -13,6 +13,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from hashlib import blake2b
 from os import PathLike
 from pathlib import Path
@@ -34,7 +35,6 @@ IMPLEMENTATIONS = ("numba", "scikit-image")
 _BYTES_A_PIXEL = {"numba": 90, "scikit-image": 330}  # peaks, measured on colour photos
 _SECONDS = {"numba": 0.06, "scikit-image": 0.8}  # 640x480 photo, three scales, rounded
 _warned_large = False
-_warned_slow = False
 
 
 def felzenszwalb(
@@ -47,14 +47,12 @@ def felzenszwalb(
 ) -> Labels:
     """Partition an image at each scale, exactly as scikit-image does with min_size = scale.
 
-    Labels of a plane are 0..n-1 in the order in which segments appear in raster order. Both
-    implementations give the same partition of photographs; where edges weigh exactly the same, as
-    in drawn images, scikit-image's depends on the processor and ours does not.
+    Both implementations give the same partition of photographs; where edges weigh exactly the same,
+    as in drawn images, scikit-image's depends on the processor and ours does not.
 
-    scikit-image peaks at about 330 bytes a pixel, numba at about 90; every worker takes that much. An
-    image of more than `max_pixels` is therefore averaged down to that many, and its labels are enlarged
-    by nearest neighbour. Scale and minimum size stay, in pixels of the smaller image: the result is that
-    of a data set which holds the photo at the smaller size, as COCO and ImageNet do.
+    scikit-image peaks at about 330 bytes a pixel, numba at about 90, in every worker. An image of more
+    than `max_pixels` is therefore averaged down to that many, and its labels are enlarged by nearest
+    neighbour. Scale and minimum size stay, in pixels of the smaller image.
 
     Args:
         image_HWC: uint8 (H, W, C) or (H, W), any number of channels, any size from 1x1.
@@ -64,11 +62,11 @@ def felzenszwalb(
         implementation: "numba", "scikit-image", or None for numba where it is installed.
 
     Returns:
-        (S, H, W) labels, one plane a scale, uint8, or uint16 and uint32 where labels need it.
+        (S, H, W) labels, uint8, or uint16 and uint32 where needed: 0..n-1 in the order in which
+        segments appear in raster order.
 
     Raises:
-        UserError: no uint8 image, an empty one, scales that are not positive, a negative sigma, an
-            unknown implementation, or numba was asked for and cannot be imported.
+        UserError: arguments other than these, or numba was asked for and cannot be imported.
     """
     implementation = resolve_implementation(implementation)
     if image_HWC.dtype != np.uint8 or image_HWC.ndim not in (2, 3) or 0 in image_HWC.shape:
@@ -92,7 +90,6 @@ def felzenszwalb(
 
 def resolve_implementation(name: str | None) -> str:
     """The implementation that `name` stands for; UserError where unknown or numba is not importable."""
-    global _warned_slow
     if name not in (None, *IMPLEMENTATIONS):
         raise UserError(f"implementation={name!r} must be one of {IMPLEMENTATIONS} or None")
     if name == "scikit-image":
@@ -104,41 +101,36 @@ def resolve_implementation(name: str | None) -> str:
             raise UserError(
                 f"implementation='numba' needs numba ({error}): pip install rmae_d2[fast]"
             ) from error
-        if not _warned_slow:
-            _warned_slow = True
-            logger.warning(
-                "numba cannot be imported (%s): FH regions are computed by scikit-image, about 15 "
-                "times slower (%s s instead of %s s a 640x480 photo at three scales). Remedy: "
-                "pip install rmae_d2[fast]",
-                error, _SECONDS["scikit-image"], _SECONDS["numba"],
-            )  # fmt: skip
+        _warn_slow(str(error))
         return "scikit-image"
     return "numba"
+
+
+@cache
+def _warn_slow(error: str) -> None:
+    logger.warning(
+        "numba cannot be imported (%s): FH regions are computed by scikit-image, about 15 times "
+        "slower (%s s instead of %s s a 640x480 photo at three scales). Remedy: "
+        "pip install rmae_d2[fast]", error, _SECONDS["scikit-image"], _SECONDS["numba"],
+    )  # fmt: skip
 
 
 class RegionCache:
     """Records of one region source under one folder, so that nobody has to precompute regions. Picklable.
 
-    An entry is found by what the regions depend on: pixels of the decoded image, parameters of the source,
-    format of the record. Renaming or moving photos keeps the cache; changing a parameter starts another one
-    beside it:
+    An entry is found by what the regions depend on: pixels of the decoded image, parameters of the
+    source, format of the record. Any number of processes and machines may share a folder, whose trouble
+    costs time, never a run. An entry is, where `folder` is below the one given:
 
-        folder/<hash of parameters and format>/<first two hex digits>/<hash of the image>.regions
-
-    Any number of processes and machines may share a folder. Trouble with it costs time, never a run.
-
-    Attributes:
-        folder: where this source's entries lie, below the folder given.
+        folder = given/<hash of parameters and format>
+        folder/<first two hex digits>/<hash of the image>.regions
     """
 
     def __init__(self, folder: str | os.PathLike[str], params: Mapping[str, Any]) -> None:
-        """Remember where entries belong, and get ready to decode them.
-
-        Nothing is created before the first entry. To be made before worker processes start, which
-        inherit the compiled decoder.
+        """To be made before worker processes start, which inherit the compiled decoder.
 
         Args:
-            folder: shared by all sources, made when missing.
+            folder: shared by all sources, made with the first entry.
             params: everything besides the image that the regions depend on; JSON types.
         """
         text = json.dumps([FORMAT_VERSION, params], sort_keys=True)
@@ -154,19 +146,13 @@ class RegionCache:
         return self.folder / name[:2] / f"{name}.regions"
 
     def get(
-        self,
-        image_HWC: NDArray[np.uint8],
-        compute: Callable[[NDArray[np.uint8]], RegionRecord],
+        self, image_HWC: NDArray[np.uint8], compute: Callable[[NDArray[np.uint8]], RegionRecord]
     ) -> RegionRecord | EncodedRecord:
-        """The record of an image: from disk, encoded as it lies there, else computed and written.
+        """The record of a whole image, uint8 (H, W, C) or (H, W): from disk, else computed and written.
 
         An entry that is cut short, damaged or of another size is reported and replaced. A folder
         that cannot be read or written is reported once a process; from the first failed write on,
-        records are computed without being kept.
-
-        Args:
-            image_HWC: the whole decoded image, uint8 (H, W, C) or (H, W).
-            compute: makes the record of that image; its errors pass through.
+        records are computed without being kept. Errors of `compute` pass through.
         """
         path = self.path(image_HWC)
         size = image_HWC.shape[:2]
@@ -182,6 +168,8 @@ class RegionCache:
     def _read(self, path: Path, size: tuple[int, ...]) -> EncodedRecord | None:
         try:
             record = EncodedRecord(path.read_bytes())
+            if record.size != size:
+                raise StoreError(f"it is of size {record.size}, the image of {size}")
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -192,24 +180,17 @@ class RegionCache:
                 "Region cache entry %s is unusable (%s); computing it anew.", path, error
             )
             return None
-        if record.size != size:
-            logger.warning(
-                "Region cache entry %s is unusable (it is of size %s, the image of %s); "
-                "computing it anew.", path, record.size, size,
-            )  # fmt: skip
-            return None
         return record
 
     def _write(self, path: Path, record: RegionRecord) -> None:
         if "write" in self._failed:
             return
-        data = record.to_bytes()
         # Readers see a whole entry or none; writers of the same entry write the same bytes, so
         # the last one wins. A power cut may leave a short file, which reading finds.
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_file(path, durable=False) as file:
-                file.write(data)
+                file.write(record.to_bytes())
         except (OSError, UserError) as error:
             self._report("write", error)
 
@@ -239,19 +220,16 @@ class FelzenszwalbSource:
         max_pixels: int | None = MAX_PIXELS,
         implementation: str | None = None,
     ) -> None:
-        """Takes arguments as `felzenszwalb`. Compiles, so that workers forked later need not.
+        """Arguments are those of `felzenszwalb`. Compiles, so that workers forked later need not.
 
-        Args:
-            cache_dir: folder that keeps records between epochs and runs; None computes each time.
+        `cache_dir` keeps records between epochs and runs; None computes each time.
         """
         self.scales = tuple(int(scale) for scale in scales)
-        self.sigma = float(sigma)
-        self.max_pixels = max_pixels
         self.implementation = resolve_implementation(implementation)
         self.params: dict[str, Any] = {
             "source": "felzenszwalb",
             "scales": list(self.scales),
-            "sigma": self.sigma,
+            "sigma": float(sigma),
             "max_pixels": max_pixels,
             # Part of what regions depend on, for partitions differ where edges weigh the same.
             "implementation": self.implementation,
@@ -265,7 +243,7 @@ class FelzenszwalbSource:
     def __repr__(self) -> str:
         kept = self.cache.folder if self.cache else "nowhere"
         return (
-            f"FH at scales {self.scales}, sigma {self.sigma}, computed when an image is first seen "
+            f"FH at scales {self.scales}, sigma {self.params['sigma']}, computed when an image is first seen "
             f"by {self.implementation} (a 640x480 photo at three scales takes about "
             f"{_SECONDS[self.implementation]} s), kept in {kept}"
         )
@@ -279,13 +257,8 @@ class FelzenszwalbSource:
         return self.cache.get(image_HWC, self._compute)
 
     def _compute(self, image_HWC: NDArray[np.uint8]) -> RegionRecord:
-        labels = felzenszwalb(
-            image_HWC,
-            self.scales,
-            sigma=self.sigma,
-            max_pixels=self.max_pixels,
-            implementation=self.implementation,
-        )
+        names = ("sigma", "max_pixels", "implementation")
+        labels = felzenszwalb(image_HWC, self.scales, **{name: self.params[name] for name in names})
         return RegionRecord.from_labels(labels, params=self.params)
 
 

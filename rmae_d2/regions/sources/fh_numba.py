@@ -50,17 +50,10 @@ _NONE = np.uint32(0xFFFFFFFF)
 
 
 def segment(image_HWC: NDArray[np.uint8], scales: Sequence[float], sigma: float) -> list[Labels]:
-    """Partition an image at each scale, with a minimum size of int(scale) pixels.
+    """Partition an image at each scale, with a minimum size of int(scale) pixels: see `felzenszwalb`.
 
-    Needs at most about 105 bytes a pixel for three channels, and 8 more for each further channel.
-
-    Args:
-        image_HWC: uint8, any strides, any size from 1x1; UserError above 2**30 pixels.
-        scales: positive, on the 0..255 intensity scale.
-        sigma: Gaussian smoothing in pixels, 0 for none.
-
-    Returns:
-        One plane (H, W) a scale: labels 0..n-1 in the order of appearance in raster order.
+    Needs at most about 105 bytes a pixel for three channels, and 8 more for each further channel. Of any
+    strides; UserError above 2**30 pixels. Gives one plane (H, W) a scale.
     """
     height, width = image_HWC.shape[:2]
     if height * width > _MAX_PIXELS:
@@ -137,12 +130,8 @@ def _convolve(
 ) -> None:
     """Columns, then rows. Sums run from the outermost pair of taps inwards, as scipy's do.
 
-    Args:
-        image_HWC: uint8.
-        taps: (2 * radius + 1,), symmetric.
-        ring: (2 * radius + 1, W), work space: the rows around the current one.
-        line: (W + 2 * radius,), work space: one row, continued on both sides.
-        out_CHW: written.
+    Work space: `ring` (2 * radius + 1, W), the rows around the current one, and `line`
+    (W + 2 * radius,), one row continued on both sides.
     """
     height, width, channels = image_HWC.shape
     count = len(taps)
@@ -234,12 +223,7 @@ def _count_top(codes: Words, counts: Ints) -> None:
 
 @compiled
 def _list_edges(
-    codes: Words,
-    height: int,
-    width: int,
-    part: NDArray[np.uint8],
-    place: Ints,
-    out: Edges,
+    codes: Words, height: int, width: int, part: NDArray[np.uint8], place: Ints, out: Edges
 ) -> None:
     """Make the edges, each in the part of its weight, in the order of the grid."""
     i = 0
@@ -257,12 +241,7 @@ def _list_edges(
 
 @compiled
 def _sort_parts(
-    edges: Edges,
-    stops: Ints,
-    spare: Edges,
-    digits: Ints,
-    smooth_CN: Floats,
-    ends: Words,
+    edges: Edges, stops: Ints, spare: Edges, digits: Ints, smooth_CN: Floats, ends: Words
 ) -> None:
     start = 0
     for stop in stops:
@@ -312,10 +291,7 @@ def _exact_weight(edge: Any, smooth_CN: Floats, ends: Words) -> float:
 
 @compiled
 def _settle_equal(edges: Edges, spare: Edges, digits: Ints, smooth_CN: Floats, ends: Words) -> None:
-    """Put edges of equal code into the order of their weights.
-
-    For that, such edges carry for a while what their code lacks instead of the code.
-    """
+    """Put edges of equal code in order: for that they carry for a while what their code lacks."""
     low = np.uint64(0xFFFFFFFF)
     lacking = np.uint64((1 << _CUT) - 1)
     count = len(edges)
@@ -380,11 +356,7 @@ def _set_limits(forest: Forest, scale: float, smooth_CN: Floats, ends: Words) ->
 def _merge(
     edges: Edges, forest: Forest, scale: float, smooth_CN: Floats, ends: Words, refused: Words
 ) -> tuple[int, int]:
-    """Merge along edges until all are seen or `refused` is full.
-
-    Returns:
-        How many edges were seen, and how many of them were refused and listed in `refused`.
-    """
+    """Merge along edges until all are seen or `refused` is full; numbers of edges seen and refused."""
     parent, size, heaviest, limit = forest
     count = 0
     for i in range(len(edges)):
@@ -444,10 +416,7 @@ def _flatten(parent: Words) -> None:
 
 @compiled
 def _drop_inner(edges: Edges, parent: Words, ends: Words) -> int:
-    """Move the edges between different segments to the front; their number.
-
-    `parent` is flat.
-    """
+    """Move the edges between different segments of a flat forest to the front; their number."""
     count = 0
     for i in range(len(edges)):
         edge = edges[i]

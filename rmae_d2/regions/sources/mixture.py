@@ -16,12 +16,10 @@ Source = Callable[[Mapping[str, Any], NDArray[np.uint8]], RegionRecord | Encoded
 class MixtureOfSources:
     """Region source that asks one of several sources, each as often as its weight says.
 
-    One number of numpy's global generator decides. The loaders seed it from (seed, position), so the
-    choice is a function of these; crops, flips and masks are as with any other source. An error of the
-    chosen source is not hidden by asking the next, which would shift the weights unnoticed: where one
-    source is to stand in for another, that is :class:`~rmae_d2.regions.StoredRegions` with a fallback.
-
-    Picklable where its sources are. It is no source for a store: make one of each source and mix those.
+    One number of numpy's global generator decides, which the loaders seed from (seed, position). An error
+    of the chosen source is not hidden by asking the next, which would shift the weights unnoticed: where
+    one source is to stand in for another, that is :class:`~rmae_d2.regions.StoredRegions` with a fallback.
+    It is no source for a store: make one of each source and mix those.
 
     Attributes:
         probabilities: of the sources, float64, sum 1.
@@ -29,12 +27,7 @@ class MixtureOfSources:
     """
 
     def __init__(self, sources: Sequence[Source], weights: Sequence[float] | None = None) -> None:
-        """UserError: no source, another number of weights, or weights that are none.
-
-        Args:
-            sources: one or more.
-            weights: one a source, not negative, of any positive sum; None for equal ones.
-        """
+        """`weights`: one a source, 0 or more, of a positive sum (else UserError); None for equal ones."""
         self.sources = list(sources)
         given = [1.0] * len(self.sources) if weights is None else [float(w) for w in weights]
         if not self.sources or len(given) != len(self.sources):

@@ -34,11 +34,9 @@ class NpySource:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        """UserError: no such local folder.
+        """The folder has the sub-folders of the images, or all files in one; UserError: no such folder.
 
-        Args:
-            folder: with the sub-folders of the images, or all files in one; local, or whatever
-                iopath's `g_pathmgr` opens.
+        It is local, or whatever iopath's `g_pathmgr` opens.
         """
         self.folder = check_folder(folder, _REMEDY)
         self.params: dict[str, Any] = {"source": "npy"}
@@ -52,8 +50,8 @@ class NpySource:
     ) -> RegionRecord:
         """Record of the label planes of an image, uint8 (H, W, C).
 
-        FileNotFoundError: no file for the image. UserError: a file that is damaged, of another size
-        than the image, or of other contents than integer planes (S, H, W) or (H, W).
+        FileNotFoundError: no file for the image. UserError: a file that is damaged, of another size,
+        or of other contents than integer planes (S, H, W) or (H, W).
         """
         path = find_companion(self.folder, dataset_dict, ".npy", _REMEDY)
         labels = _read_planes(path)

@@ -32,8 +32,8 @@ class SamSource:
     """Region source of SAM's automatic masks: overlapping, by falling area, then by position.
 
     Picklable: the network is built when the first image comes, and neither it nor its weights
-    travel. Defaults are those of SAM's automatic mask generator. A batch of points needs
-    `points_per_batch` x 3 masks x 4 bytes a pixel several times over, which `max_side` bounds.
+    travel. A batch of points needs `points_per_batch` x 3 masks x 4 bytes a pixel several times
+    over, which `max_side` bounds.
 
     Attributes:
         params: what the regions depend on, among it a digest of the weights. Device and
@@ -58,16 +58,12 @@ class SamSource:
     ) -> None:
         """Check settings and packages (UserError), and read the weights once, for their digest.
 
+        What is not explained here is as in SAM's automatic mask generator, defaults too.
+
         Args:
             checkpoint: file of SAM's weights, local or whatever iopath's `g_pathmgr` opens.
             model_type: a key of `segment_anything.sam_model_registry`: vit_h, vit_l, vit_b.
             device: such as "cuda:1" or "cpu"; None takes CUDA where there is one.
-            points_per_side: of the grid of prompts.
-            points_per_batch: prompts at once; lower it where memory is short.
-            pred_iou_thresh: masks that SAM itself rates lower are dropped, 0..1.
-            stability_score_thresh: masks that change more with the cut-off are dropped, 0..1.
-            box_nms_thresh: of two masks whose boxes overlap more, one is dropped, 0..1.
-            crop_n_layers: layers of crops that are segmented besides the whole image.
             min_mask_region_area: islands and holes of fewer pixels are removed; needs OpenCV.
             max_side: images with a longer side are segmented at this size, and their masks
                 enlarged by nearest neighbour. SAM itself sees 1024 pixels of the whole image, so
@@ -142,8 +138,7 @@ class SamSource:
         found = [run_counts(mask["segmentation"], size) for mask in generated]
         masks = largest_first((counts for counts in found if counts is not None), self.max_masks)
         record = record_of_counts(masks, size, self.params)
-        whole = (image_HWC.shape[0], image_HWC.shape[1])
-        return record if size == whole else record.resize(whole)
+        return record.resize((image_HWC.shape[0], image_HWC.shape[1]))
 
     def _shrunk(self, image_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The image with no side above `max_side`, by SAM's own rule for its input."""

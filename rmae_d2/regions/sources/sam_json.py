@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,13 +34,7 @@ class SamJsonSource:
     """
 
     def __init__(self, folder: str | os.PathLike[str], max_masks: int | None = MAX_MASKS) -> None:
-        """UserError: no such local folder, or `max_masks` is not positive.
-
-        Args:
-            folder: with the sub-folders of the images, or all files in one; local, or whatever
-                iopath's `g_pathmgr` opens.
-            max_masks: the largest so many masks are kept; None for all.
-        """
+        """The folder is as `NpySource` takes it; the largest `max_masks` are kept, None for all."""
         self.folder = check_folder(folder, _REMEDY)
         self.max_masks = check_max_masks(max_masks)
         self.params: dict[str, Any] = {"source": "sam json", "max_masks": max_masks}
@@ -52,8 +47,7 @@ class SamJsonSource:
     ) -> RegionRecord:
         """Record of the masks of an image, uint8 (H, W, C).
 
-        FileNotFoundError: no file for the image. UserError: a damaged file, other contents, or masks
-        of another size than the image.
+        FileNotFoundError: no file for the image. UserError: a damaged file, other contents or size.
         """
         path = find_companion(self.folder, dataset_dict, ".json", _REMEDY)
         size = (image_HWC.shape[0], image_HWC.shape[1])
@@ -69,10 +63,8 @@ def check_max_masks(max_masks: int | None) -> int | None:
 
 
 def _read_masks(path: str, size: tuple[int, int]) -> list[Ints]:
-    with open(path, "rb") as file:
-        data = file.read()
     try:
-        content = json.loads(data)
+        content = json.loads(Path(path).read_bytes())
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is not JSON ({error}): it is damaged or cut short, copy it again"

@@ -26,15 +26,10 @@ SOURCES = {
 
 @dataclass(frozen=True)
 class SourceSpec:
-    """How to make a region source, as text that any process understands.
+    """How to make a region source, as text that any process understands."""
 
-    Attributes:
-        target: `package.module:Class` or `/absolute/path/file.py:Class`.
-        arguments: the class's keyword arguments; JSON types.
-    """
-
-    target: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    target: str  # `package.module:Class` or `/absolute/path/file.py:Class`
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # keywords of the class; JSON types
 
     @classmethod
     def named(cls, name: str, arguments: Mapping[str, Any] | None = None) -> "SourceSpec":

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from ...errors import StoreError
 from ..record.codec import warm_up
 from ..record.record import EncodedRecord, RegionRecord
-from ..store.merged_index import local_path
-from ..store.shards import REMEDY, digest
-from ..store.store import RegionStore
+from ..store.shards import REMEDY
+from ..store.store import RegionStore, digest_file
 
 logger = logging.getLogger(__name__)
 
@@ -32,24 +31,21 @@ class StoredRegions:
     """Region source: records of a store, and those of another source for images not in it.
 
     An image is looked up by its `image_id`, then by its file's name, then, where that is a number,
-    by that number (COCO's 000000000139.jpg is image 139). The first few image files that a process
-    asks for are compared with those of the store, since another data set's ids may be there too.
-    Picklable.
+    by that number (COCO's 000000000139.jpg is image 139). The first few image files of a process
+    are compared with those of the store, since another data set's ids may be there too. Picklable.
 
     Attributes:
         store: None where no path was given.
-        fallback: None where every image must be in the store.
+        fallback: any region source; None where every image must be in the store.
         params: of the store, or of the fallback where there is no store.
     """
 
     def __init__(
         self, path: str | os.PathLike[str] | None = None, fallback: Fallback | None = None
     ) -> None:
-        """Opens the store; StoreError where it cannot, or where neither is given.
+        """Opens the store, a folder, local or remote; without one, the fallback makes everything.
 
-        Args:
-            path: folder of the store, local or remote; None takes everything from the fallback.
-            fallback: any region source.
+        StoreError: the store cannot be opened, or neither is given.
         """
         if path is None and fallback is None:
             raise StoreError(
@@ -106,10 +102,9 @@ class StoredRegions:
         try:
             record = EncodedRecord(data)
         except StoreError as error:
-            tar = self.store.where(key)
             raise StoreError(
-                f"the record {key!r} in {tar} is unusable: {error}. Remove that tar with its "
-                f".idx.npz and {REMEDY}"
+                f"the record {key!r} in {self.store.where(key)} is unusable: {error}. Remove that "
+                f"tar with its .idx.npz and {REMEDY}"
             ) from error
         if record.size != size:
             raise StoreError(
@@ -126,16 +121,9 @@ class StoredRegions:
             return True
         self._checked += 1
         try:
-            with open(local_path(file_name), "rb") as file:
-                same = digest(file.read()) == self.store.image_digest(key)
+            same = digest_file(file_name) == self.store.image_digest(key)
         except OSError:  # nothing is known then; whoever reads the image will report it
             return True
-        if not exact and same:
-            _log_once(
-                logging.INFO,
-                f"Images are found in {self.store.folder} under other names than their ids: "
-                f"{file_name} as {key!r}",
-            )
         if exact and not same:
             _log_once(
                 logging.WARNING,
@@ -143,47 +131,50 @@ class StoredRegions:
                 f"{self.store.folder} has as {key!r}. If images were not just re-encoded, make a "
                 f"store of these: {_COMMAND}",
             )
+        elif same and not exact:
+            _log_once(
+                logging.INFO,
+                f"Images are found in {self.store.folder} under other names than their ids: "
+                f"{file_name} as {key!r}",
+            )
         return exact or same
 
     def _replace_missing(
         self, dataset_dict: Mapping[str, Any], image_HWC: NDArray[np.uint8]
     ) -> RegionRecord | EncodedRecord:
         assert self.store is not None
-        file_name = dataset_dict["file_name"]
         tried = ", ".join(repr(key) for key, _ in _keys(dataset_dict))
+        lacks = f"{dataset_dict['file_name']} has no regions in {self.store.folder} (keys tried: {tried}): "
         remedy = f"it was made of other images, or failed on this one. Make another: {_COMMAND}"
         if not self.store.complete:
             there = f"it has {self.store.present} of {self.store.num_shards} shards"
             remedy = f"{there}; to complete it, {REMEDY}"
         if self.fallback is None:
-            raise StoreError(
-                f"{file_name} has no regions in {self.store.folder} (keys tried: {tried}): {remedy}"
-            )
+            raise StoreError(lacks + remedy)
         start = time.perf_counter()
         record = self.fallback(dataset_dict, image_HWC)
         seconds = time.perf_counter() - start
         self._missing += 1
-        if self._missing & (self._missing - 1) == 0:
+        if self._missing & (self._missing - 1) == 0:  # ever more rarely
             logger.warning(
-                "%s has no regions in %s (keys tried: %s): computed in %.2f s. %d images so far in "
-                "process %d. The store: %s",
-                file_name, self.store.folder, tried, seconds, self._missing, os.getpid(), remedy,
+                "%scomputed in %.2f s. %d images so far in process %d. The store: %s",
+                lacks, seconds, self._missing, os.getpid(), remedy,
             )  # fmt: skip
         return record
 
     def _compare_params(self, fallback: Mapping[str, Any]) -> None:
+        assert self.store is not None
         ours, theirs = (json.loads(json.dumps(params)) for params in (self.params, fallback))
-        different = [
+        different = "; ".join(
             f"{name} {ours.get(name)} (store) and {theirs.get(name)} (config)"
             for name in sorted({*ours, *theirs})
             if ours.get(name) != theirs.get(name)
-        ]
+        )
         if different:
             _log_once(
                 logging.WARNING,
-                f"THE REGION STORE {self.store.folder if self.store else ''} WAS MADE WITH OTHER "
-                f"PARAMETERS THAN THE CONFIG'S: {'; '.join(different)}. Training uses the store's; "
-                f"images not in it, the config's",
+                f"THE REGION STORE {self.store.folder} WAS MADE WITH OTHER PARAMETERS THAN THE "
+                f"CONFIG'S: {different}. Training uses the store's; images not in it, the config's",
             )
 
 

@@ -13,10 +13,10 @@ import io
 import json
 import os
 import re
-import secrets
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import StoreError, UserError
+from ...files import atomic_file
 
 FORMAT_VERSION = 1
 DIGEST_SIZE = 16
@@ -56,7 +57,7 @@ def shard_name(number: int) -> str:
     return f"regions-{number:05d}"
 
 
-def shard_numbers(names: Iterator[str] | list[str]) -> list[int]:
+def shard_numbers(names: Iterable[str]) -> list[int]:
     """Numbers, rising, of the complete shards among file names."""
     found = (re.fullmatch(r"regions-(\d{5,})\.idx\.npz", name) for name in names)
     return sorted(int(match[1]) for match in found if match)
@@ -99,9 +100,7 @@ class ShardHeader:
         if shard != number:
             raise StoreError(f"{file} holds shard {shard}: it was renamed; {redo(number)}")
         if known != params_hash(header.params):
-            raise StoreError(
-                f"{file} is damaged: its parameters are not those of its hash; {redo(number)}"
-            )
+            raise StoreError(f"{file} is damaged: its parameters have another hash; {redo(number)}")
         return header
 
 
@@ -121,16 +120,12 @@ class ShardIndex:
     def __len__(self) -> int:
         return len(self.ends)
 
-    def key_bytes(self) -> Iterator[bytes]:
-        """The keys, encoded, in the order of the tar."""
-        start = 0
-        for end in self.ends.tolist():
-            yield self.blob[start:end]
-            start = end
-
     def keys(self) -> Iterator[str]:
         """The keys in the order of the tar."""
-        return (key.decode("utf-8", "surrogatepass") for key in self.key_bytes())
+        start = 0
+        for end in self.ends.tolist():
+            yield self.blob[start:end].decode("utf-8", "surrogatepass")
+            start = end
 
 
 class ShardWriter:
@@ -143,26 +138,42 @@ class ShardWriter:
         """The folder must exist; the header is the same for all shards of a store."""
         if not 0 <= number < header.num_shards:
             raise StoreError(f"shard {number} of a store of {header.num_shards} shards")
-        self._folder = Path(folder)
-        self._number = number
-        self._header = header
+        self._folder, self._number, self._header = folder, number, header
         self._keys: dict[bytes, None] = {}
         self._rows: list[tuple[int, int, bytes, bytes]] = []  # offset, size, record's, image's
-        draft = f"{shard_name(number)}.{secrets.token_hex(8)}"
-        self._tar_draft = self._folder / f"{draft}.tar.tmp"
-        self._idx_draft = self._folder / f"{draft}.idx.tmp"
         self._tar: IO[bytes] | None = None
+        self._block = self._write()
 
     def __enter__(self) -> "ShardWriter":
-        self._tar = open(self._tar_draft, "xb")
-        self._tar.write(global_header(self._header.to_json(self._number)))
+        self._block.__enter__()
         return self
 
-    def add(self, key: str, record: bytes, image_digest: bytes) -> None:
-        """Appends a record of any key, with `digest` of its image file's bytes.
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._block.__exit__(*error)
 
-        StoreError: an empty or repeated key, a digest of another length, 8 GB or more.
-        """
+    @contextmanager
+    def _write(self) -> Iterator[None]:
+        tar, idx = (Path(self._folder, name) for name in shard_files(self._number))
+        try:
+            with atomic_file(tar) as self._tar:
+                self._tar.write(global_header(self._header.to_json(self._number)))
+                yield
+                self._tar.write((b"" if self._rows else empty_folder()) + bytes(2 * BLOCK))
+                index = encode_index(self._index(self._tar.tell()), self._number)
+                if idx.exists() and idx.read_bytes() != index:
+                    idx.unlink()  # the old index must never stand beside the new tar
+            with atomic_file(idx) as file:
+                file.write(index)
+        except UserError as error:
+            # `write_index` of a twin swept our drafts away, which it does to a whole store only.
+            swept = isinstance(error.__cause__, FileNotFoundError)
+            if not swept or not has_shard(self._folder, self._number, self._header):
+                raise
+        finally:
+            self._tar = None
+
+    def add(self, key: str, record: bytes, image_digest: bytes) -> None:
+        """Appends a record of any key, with `digest` of its image file's bytes, else StoreError."""
         if self._tar is None:
             raise StoreError("ShardWriter.add works only within its with block")
         if len(image_digest) != DIGEST_SIZE:
@@ -177,24 +188,6 @@ class ShardWriter:
         self._tar.write(header + record + bytes(-len(record) % BLOCK))
         self._rows.append((offset, len(record), digest(record), image_digest))
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        assert self._tar is not None
-        try:
-            with self._tar:
-                if kind is None:
-                    self._tar.write((b"" if self._rows else empty_folder()) + bytes(2 * BLOCK))
-                    size = self._tar.tell()
-                    _sync(self._tar)
-            if kind is None:
-                with open(self._idx_draft, "xb") as file:
-                    file.write(encode_index(self._index(size), self._number))
-                    _sync(file)
-                self._publish()
-        finally:
-            self._tar = None
-            self._tar_draft.unlink(missing_ok=True)
-            self._idx_draft.unlink(missing_ok=True)
-
     def _index(self, tar_size: int) -> ShardIndex:
         offsets, sizes, records, images = zip(*self._rows, strict=True) if self._rows else [()] * 4
         return ShardIndex(
@@ -207,23 +200,6 @@ class ShardWriter:
             np.frombuffer(b"".join(images), np.uint8).reshape(-1, DIGEST_SIZE),
             tar_size,
         )
-
-    def _publish(self) -> None:
-        tar, idx = (self._folder / name for name in shard_files(self._number))
-        try:
-            if idx.exists() and idx.read_bytes() != self._idx_draft.read_bytes():
-                idx.unlink()  # the old index must never stand beside the new tar
-            os.replace(self._tar_draft, tar)
-            os.replace(self._idx_draft, idx)
-        except FileNotFoundError:
-            # `write_index` of a twin swept our drafts away, which it does to a whole store only.
-            if not has_shard(self._folder, self._number, self._header):
-                raise
-        handle = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def shard_files(number: int) -> tuple[str, str]:
@@ -281,46 +257,20 @@ def encode_index(index: ShardIndex, number: int) -> bytes:
 
 
 def read_index(path: str, number: int) -> ShardIndex:
-    """Reads the idx.npz of shard `number`.
-
-    FileNotFoundError: it is not there. StoreError: it is damaged or of another shard.
-    """
+    """Reads the idx.npz of shard `number`; StoreError where it is damaged or of another shard."""
+    data = Path(path).read_bytes()
     try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise StoreError(f"{path} cannot be read: {error}") from error
-    try:
-        # Zip's checksums cover the arrays. Members are stored, so none unpacks to more than `data`.
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            if any(info.compress_type for info in archive.infolist()):
-                raise UserError("compressed members")
-            arrays = {
-                info.filename.removesuffix(".npy"): _parse_array(archive.read(info))
-                for info in archive.infolist()
-            }
-        header = ShardHeader.from_json(arrays["header"].tobytes().decode(), number, path)
-        columns = {name: arrays[name] for name in _COLUMNS}
-        size = int(arrays["tar_size"][0])
-        index = ShardIndex(header, arrays["keys"].tobytes(), tar_size=size, **columns)
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:  # zip has their checksums
+            header = ShardHeader.from_json(arrays["header"].tobytes().decode(), number, path)
+            columns = {name: arrays[name] for name in _COLUMNS}
+            size = int(arrays["tar_size"][0])
+            index = ShardIndex(header, arrays["keys"].tobytes(), tar_size=size, **columns)
         _check_index(index)
     except StoreError:
         raise
     except Exception as error:  # zipfile raises half a dozen kinds on damaged input
         raise StoreError(f"{path} is damaged ({error}); {redo(number)}") from error
     return index
-
-
-def _parse_array(data: bytes) -> NDArray[Any]:
-    """An npy file's array, a view; unlike `np.load`, it allocates nothing that a header asks for."""
-    stream = io.BytesIO(data)
-    if np.lib.format.read_magic(stream) != (1, 0):
-        raise UserError("npy of another version")
-    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-    if dtype not in (np.uint8, np.uint64):
-        raise UserError(f"array of {dtype}")
-    return np.frombuffer(data, dtype, offset=stream.tell()).reshape(shape)
 
 
 def _check_index(index: ShardIndex) -> None:
@@ -336,22 +286,9 @@ def _check_index(index: ShardIndex) -> None:
         raise UserError("its arrays disagree")
 
 
-def read_header(data: bytes, number: int, file: str) -> ShardHeader:
-    """The header from the first bytes of a shard's tar, see `header_size`; StoreError where none."""
-    text = b""
-    if header_size(data):
-        _, _, text = data[BLOCK : header_size(data)].rstrip(b"\0").partition(b" comment=")
-    return ShardHeader.from_json(text.decode("ascii", "replace").strip(), number, file)
-
-
 def redo(number: int) -> str:
     """What to do about a damaged shard."""
     return f"remove {shard_name(number)}.* and {REMEDY}"
-
-
-def _sync(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 # ------------------------------------------------------------------- names and headers in tars
@@ -365,8 +302,8 @@ def encode_key(key: str) -> bytes:
 def escape_key(key: str) -> str:
     """A key as a tar member's name without its suffix; ASCII, relative, undone by `unescape_key`.
 
-    Percent-encodes all but letters, digits and `-_~/`: dots too, because WebDataset ends a key at the
-    first one, and slashes that make a path absolute or that file systems would drop.
+    Percent-encodes dots too, because WebDataset ends a key at the first one, and slashes that make a
+    path absolute or that file systems would drop.
     """
     if not key:
         raise StoreError("a key of a region store must not be empty")
@@ -380,26 +317,14 @@ def unescape_key(name: str) -> str:
 
 
 def member_header(key: str, size: int) -> bytes:
-    """What precedes a record of `size` bytes in the tar: a function of key and size alone.
-
-    A member's name of more than 100 characters stands in a pax header of its own.
-    """
+    """What precedes a record of `size` bytes in the tar: a function of key and size alone."""
     if size > _MAX_SIZE:
         raise StoreError(f"record of {key!r} has {size} bytes, at most {_MAX_SIZE} fit in a tar")
     name = (escape_key(key) + SUFFIX).encode()
     header = _ustar(name[:100], size, b"0")
-    if len(name) > 100:
+    if len(name) > 100:  # it stands in a pax header of its own
         return _pax(b"pax_header", b"x", b"path", name) + header
     return header
-
-
-def header_size(data: bytes) -> int:
-    """Bytes that a shard's header takes up, from the tar's first 512; 0 if these are no header."""
-    if len(data) < BLOCK or data[156:157] != b"g":
-        return 0
-    digits = data[124:135]
-    length = int(digits, 8) if re.fullmatch(rb"[0-7]{11}", digits) else 0
-    return BLOCK + length + -length % BLOCK
 
 
 def global_header(text: str) -> bytes:

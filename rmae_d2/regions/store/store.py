@@ -1,7 +1,13 @@
 """A folder of region records, read at random by key.
 
     regions-00042.tar, regions-00042.idx.npz    see shards.py
-    index.npy                                   see merged_index.py
+    index.npy                                   where every key lies, for all processes at once
+
+index.npy is a uint64 (4, 1 + S + N) array that is mapped into memory, so all processes of a machine
+share one copy. Column 0: format, S, N, crc32 of all other columns. S columns: number of the shard,
+bytes of its tar, crc32 of the end of its idx.npz, records. N columns in the order of the first row:
+blake2b-8 of the key, number of the shard, offset, size. It is made of the shards' own indexes and can
+always be made of them again.
 
 The index finds a key by its hash, which may be another key's: what is found counts only if the
 header before the record is the one that this key has.
@@ -9,38 +15,43 @@ header before the record is the one that this key has.
 
 import logging
 import os
-from collections import OrderedDict
+import sys
+import zlib
 from collections.abc import Iterator
+from functools import lru_cache
+from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ...errors import StoreError
-from .merged_index import (
-    Index,
-    check_tar_size,
-    key_hash,
-    load_index,
-    local_path,
-    read_shard,
-)
+from ...errors import StoreError, UserError
+from ...files import atomic_file
 from .shards import (
-    BLOCK,
+    FORMAT_VERSION,
     REMEDY,
     ShardHeader,
     ShardIndex,
     check_same,
+    digest,
     encode_key,
-    header_size,
+    global_header,
     member_header,
-    read_header,
+    read_index,
     redo,
     shard_files,
+    shard_name,
+    shard_numbers,
 )
 
 logger = logging.getLogger(__name__)
 
+INDEX_NAME = "index.npy"
 MAX_OPEN_SHARDS = 64
+_END = 1024  # bytes that hold the directory of an idx.npz
+
+Index = NDArray[np.uint64]
 
 
 class RegionStore:
@@ -50,7 +61,8 @@ class RegionStore:
     and forked processes may share an object.
 
     Attributes:
-        folder: as given; where it has a scheme (`s3://`), files are fetched through iopath.
+        folder: local, or a path (`s3://`) that a handler registered with Detectron2's (without
+            Detectron2: iopath's own) PathManager understands.
         header: parameters of the source, number of shards, hash of the list of images.
         params: of the region source; JSON types.
         num_shards: shards that the store will have.
@@ -59,12 +71,7 @@ class RegionStore:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        """StoreError where there is no store, or a damaged one; names the file and what to do.
-
-        Args:
-            folder: local, or a path that a handler registered with Detectron2's (without
-                Detectron2: iopath's own) PathManager understands.
-        """
+        """StoreError where there is no store, or a damaged one; names the file and what to do."""
         self.folder = os.path.expanduser(os.fspath(folder))
         self._open()
         if not self.complete:
@@ -75,14 +82,13 @@ class RegionStore:
             )  # fmt: skip
 
     def _open(self) -> None:
-        self._index = load_index(self.folder)
+        self._index = _load_index(self.folder)
         shards = int(self._index[1, 0])
         self._shards = {int(row[0]): row for row in self._index[:, 1 : 1 + shards].T}
         self._hashes, self._numbers, self._offsets, self._sizes = self._index[:, 1 + shards :]
-        self._files: OrderedDict[int, _TarFile] = OrderedDict()
-        self._last_shard: tuple[int, ShardIndex] | None = None
-        first = min(self._shards)
-        self.header = _TarFile(self.folder, self._shards[first]).header()
+        self._tar = lru_cache(MAX_OPEN_SHARDS)(self._open_tar)
+        self._read_index = lru_cache(1)(_shard_index)
+        self.header = self.shard(min(self._shards)).header
         self.params, self.num_shards = self.header.params, self.header.num_shards
         self.present = len(self._shards)
         self.complete = self.present == self.num_shards
@@ -111,10 +117,7 @@ class RegionStore:
 
     def shard(self, number: int) -> ShardIndex:
         """The index of one shard: keys, offsets, digests; StoreError where it is absent or damaged."""
-        last = self._last_shard
-        if last is None or last[0] != number:
-            last = self._last_shard = number, read_shard(self.folder, number)
-        return last[1]
+        return self._read_index(self.folder, number)
 
     def image_digest(self, key: str) -> bytes:
         """`shards.digest` of the image file whose regions stand under a key; KeyError if none."""
@@ -127,17 +130,17 @@ class RegionStore:
         return self._located(key)[0].path
 
     def _located(self, key: str) -> "tuple[_TarFile, int, bytes]":
+        """The file, offset and bytes of a key's record; KeyError if none."""
         found = self._find(key)
         if found is None:
             raise KeyError(key)
         return found
 
     def _find(self, key: str) -> "tuple[_TarFile, int, bytes] | None":
-        """The file, offset and bytes of a key's record."""
         if not key:
             return None
         # As uint64: a Python int would turn the whole mapped row into float64.
-        wanted = np.frombuffer(key_hash(encode_key(key)), np.uint64)[0]
+        wanted = np.frombuffer(_key_hash(key), np.uint64)[0]
         row = int(self._hashes.searchsorted(wanted))
         while row < len(self._hashes) and self._hashes[row] == wanted:
             tar = self._tar(int(self._numbers[row]))
@@ -152,14 +155,11 @@ class RegionStore:
             row += 1
         return None
 
-    def _tar(self, number: int) -> "_TarFile":
-        tar = self._files.pop(number, None)
-        if tar is None:
-            tar = _TarFile(self.folder, self._shards[number])
-            check_same(self.header, tar.header(), tar.path)
-        self._files[number] = tar  # as the last one used
-        while len(self._files) > MAX_OPEN_SHARDS:
-            self._files.popitem(last=False)
+    def _open_tar(self, number: int) -> "_TarFile":
+        tar = _TarFile(self.folder, self._shards[number])
+        header = global_header(self.header.to_json(number))
+        if tar.read(0, len(header)) != header:
+            raise StoreError(f"{tar.path} is damaged or of another store; {redo(number)}")
         return tar
 
 
@@ -180,7 +180,7 @@ class _TarFile:
             raise StoreError(
                 f"{self.path} cannot be read ({error}); {redo(self.number)}"
             ) from error
-        check_tar_size(self.path, self.number, self.size, int(row[1]))
+        _check_tar_size(self.path, self.number, self.size, int(row[1]))
 
     def __del__(self) -> None:
         if self._handle >= 0:
@@ -198,7 +198,203 @@ class _TarFile:
             raise StoreError(f"{self.path} ends before byte {offset + size}; {redo(self.number)}")
         return data
 
-    def header(self) -> ShardHeader:
-        """The shard's header."""
-        length = header_size(self.read(0, BLOCK))
-        return read_header(self.read(0, length), self.number, self.path)
+
+def write_index(folder: str | os.PathLike[str]) -> None:
+    """Merges the shards' indexes, once all are complete, and sweeps away what killed writers left.
+
+    The file is a function of the shards and appears at once.
+
+    Raises:
+        StoreError: a shard is absent or damaged, or a key stands in two shards.
+    """
+    folder = os.fspath(folder)
+    index, header = _merge(folder)
+    there = set(index[0, 1 : 1 + int(index[1, 0])].tolist())
+    missing = sorted(set(range(header.num_shards)) - there)
+    if missing:
+        raise StoreError(
+            f"{folder} has {header.num_shards - len(missing)} of {header.num_shards} shards, "
+            f"{shard_name(missing[0])} is missing; {REMEDY}"
+        )
+    with atomic_file(Path(folder, INDEX_NAME)) as file:
+        np.lib.format.write_array(file, index, version=(1, 0), allow_pickle=False)
+    for leftover in Path(folder).glob("regions-*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
+def _load_index(folder: str) -> Index:
+    """index.npy where it is whole and of these shards, else the same made of the shards' indexes."""
+    try:
+        path = local_path(os.path.join(folder, INDEX_NAME))
+        index = _map_index(path)
+        if not _is_remote(folder):
+            _check_matches(index, folder)
+    except FileNotFoundError:
+        return _merge(folder)[0]
+    except (ValueError, EOFError, OSError) as error:
+        logger.warning(
+            "%s is not used: %s. The index is put together from the shards, which takes longer and "
+            "memory in each process. To have it written again, %s.",
+            os.path.join(folder, INDEX_NAME), error, REMEDY,
+        )  # fmt: skip
+        return _merge(folder)[0]
+    return index
+
+
+def _map_index(path: str) -> Index:
+    index = np.load(path, mmap_mode="r", allow_pickle=False)
+    shaped = index.ndim == 2 and len(index) == 4 and index.size
+    if index.dtype != "<u8" or not shaped or not index.flags.c_contiguous:
+        raise UserError(f"it is no index, but {index.dtype} {index.shape}")
+    index = np.asarray(index)  # the same mapped memory without np.memmap's slow slices
+    version, shards, keys, crc = index[:, 0].tolist()
+    if version != FORMAT_VERSION or index.shape[1] != 1 + shards + keys or not shards:
+        raise UserError(f"it is of format {version}, with {shards} shards, {keys} keys")
+    if crc != _index_crc(index):
+        raise UserError("it is damaged: its checksum does not match its contents")
+    return index
+
+
+def _index_crc(index: Index) -> int:
+    """Of all but column 0; reads at the speed of memory."""
+    crc = 0
+    for row in index[:, 1:]:
+        crc = zlib.crc32(row, crc)
+    return crc
+
+
+def _check_matches(index: Index, folder: str) -> None:
+    """ValueError where the files of a local store are not those that the index was made of."""
+    known = {int(n): (int(t), int(i)) for n, t, i, _ in index[:, 1 : 1 + int(index[1, 0])].T}
+    numbers = shard_numbers(os.listdir(folder))
+    if set(numbers) != set(known):
+        raise UserError(f"it is of {len(known)} shards, there are {len(numbers)}")
+    for number, marks in known.items():
+        tar, idx = (os.path.join(folder, name) for name in shard_files(number))
+        if not os.path.exists(tar) or (os.path.getsize(tar), _end_crc(idx)) != marks:
+            raise UserError(f"it was made before {shard_name(number)} changed")
+
+
+def _end_crc(idx: str) -> int:
+    """Of the zip's directory, which has the checksum of every array: as good as of all arrays."""
+    with open(idx, "rb") as file:
+        file.seek(-min(_END, file.seek(0, os.SEEK_END)), os.SEEK_END)
+        return zlib.crc32(file.read())
+
+
+def _merge(folder: str) -> tuple[Index, ShardHeader]:
+    """The merged index of the shards there are, and what they have in common."""
+    numbers = shard_numbers(_names(folder))
+    if not numbers:
+        raise StoreError(
+            f"{folder} is no region store: it has no complete shard "
+            f"({shard_files(0)[1]} ...). To make one: rmae-d2 regions --output {folder}"
+        )
+    header: ShardHeader | None = None
+    columns: list[Index] = []
+    shards = np.zeros((4, len(numbers)), "<u8")
+    for position, number in enumerate(numbers):
+        shard = _shard_index(folder, number)
+        tar, idx = (os.path.join(folder, name) for name in shard_files(number))
+        header = header or shard.header
+        check_same(header, shard.header, idx)
+        if not _is_remote(folder):
+            try:
+                size = os.path.getsize(tar)
+            except OSError as error:
+                raise StoreError(f"{tar} is missing beside its index; {redo(number)}") from error
+            _check_tar_size(tar, number, size, shard.tar_size)
+        hashes = b"".join(map(_key_hash, shard.keys()))
+        shards[:, position] = number, shard.tar_size, _end_crc(local_path(idx)), len(shard)
+        place = np.full(len(shard), number, np.uint64)
+        columns.append(
+            np.stack([np.frombuffer(hashes, np.uint64), place, shard.offsets, shard.sizes])
+        )
+    assert header is not None
+    keys = np.concatenate(columns, axis=1)
+    order = np.argsort(keys[0], kind="stable")
+    head = np.array([[FORMAT_VERSION], [len(numbers)], [len(order)], [0]], np.uint64)
+    joined = np.concatenate([head, shards, keys[:, order]], axis=1)
+    index = np.ascontiguousarray(joined, "<u8")  # row by row, also when it was joined by columns
+    index[3, 0] = _index_crc(index)
+    _check_unique(folder, index)
+    return index, header
+
+
+def _check_unique(folder: str, index: Index) -> None:
+    hashes, numbers = index[:2, 1 + int(index[1, 0]) :]
+    same = np.flatnonzero(hashes[1:] == hashes[:-1])
+    # Different keys may share a hash; one shard has no key twice.
+    for one, other in {*zip(numbers[same].tolist(), numbers[same + 1].tolist(), strict=True)}:
+        if one == other:
+            continue
+        for key in {*_shard_index(folder, one).keys()} & {*_shard_index(folder, other).keys()}:
+            raise StoreError(
+                f"{folder} has the key {key!r} twice, in {shard_name(one)} and "
+                f"{shard_name(other)}: keys must differ; make the store from a list of images "
+                "without repeated ids"
+            )
+
+
+def _check_tar_size(path: str, number: int, size: int, expected: int) -> None:
+    """Raise StoreError where a tar is not as long as its index says."""
+    if size != expected:
+        fault = "cut short" if size < expected else "not the one that was indexed"
+        raise StoreError(f"{path} is {fault}: {size} bytes, not {expected}; {redo(number)}")
+
+
+def _shard_index(folder: str, number: int) -> ShardIndex:
+    """The index of one shard; StoreError where it is absent or damaged."""
+    path = os.path.join(folder, shard_files(number)[1])
+    try:
+        return read_index(local_path(path), number)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read ({error}); {redo(number)}") from error
+
+
+def _key_hash(key: str) -> bytes:
+    """The 8 bytes by which a key is found."""
+    return blake2b(encode_key(key), digest_size=8).digest()
+
+
+# -------------------------------------------------------------------------------------- files
+
+
+def local_path(path: str) -> str:
+    """A local copy of a file, of `s3://` and the like through iopath; FileNotFoundError if none."""
+    if not _is_remote(path):
+        return path
+    manager = _path_manager()
+    if not manager.isfile(path):
+        raise FileNotFoundError(path)
+    return str(manager.get_local_path(path))
+
+
+def digest_file(path: str) -> bytes:
+    """Digest of a file's bytes, as stores keep it; remote addresses through iopath."""
+    return digest(Path(local_path(path)).read_bytes())
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return _path_manager().ls(folder) if _is_remote(folder) else os.listdir(folder)
+    except OSError as error:
+        raise StoreError(
+            f"there is no region store {folder} ({error.strerror}). "
+            f"To make it: rmae-d2 regions --output {folder}"
+        ) from error
+
+
+def _path_manager() -> Any:
+    # Handlers that users register go to Detectron2's own manager, if it is in use at all; this
+    # package must not import it.
+    detectron2 = sys.modules.get("detectron2.utils.file_io")
+    if detectron2 is not None:
+        return detectron2.PathManager
+    from iopath.common.file_io import g_pathmgr
+
+    return g_pathmgr
+
+
+def _is_remote(path: str) -> bool:
+    return "://" in path

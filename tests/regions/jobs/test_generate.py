@@ -6,13 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from rmae_d2.errors import UserError
@@ -24,45 +21,11 @@ from rmae_d2.regions.jobs.generate import (
     read_failures,
     verify_shard,
 )
-from rmae_d2.regions.jobs.manifest import MANIFEST, Manifest, load_manifest, save_manifest
-from rmae_d2.regions.sources.spec import SOURCES, SourceSpec
+from rmae_d2.regions.jobs.manifest import MANIFEST, Manifest, save_manifest
+from rmae_d2.regions.sources.spec import SourceSpec
 from rmae_d2.regions.store.shards import shard_files
 
 FH = SourceSpec.named("fh", {"scales": [20]})
-
-# One bit plane by brightness. Refuses and fails as its arguments say, by the image's name.
-BANDS = """
-import numpy as np
-from rmae_d2.regions import RegionRecord
-
-class Bands:
-    def __init__(self, bands=4, refuse=None, crash=None):
-        self.params = {"bands": bands}
-        self.refuse, self.crash = refuse, crash
-
-    def __call__(self, dataset_dict, image_HWC):
-        name = dataset_dict["file_name"]
-        if self.refuse and self.refuse in name:
-            raise KeyError("no annotation")
-        if self.crash and self.crash in name:
-            raise RuntimeError("CUDA error: out of memory")
-        labels = image_HWC[..., 0].astype(np.int64) * self.params["bands"] // 256
-        return RegionRecord.from_labels(labels, params=self.params)
-
-class NoParams:
-    def __call__(self, dataset_dict, image_HWC):
-        return RegionRecord.from_labels(image_HWC[..., 0])
-
-class Lists(NoParams):
-    params = {}
-    def __call__(self, dataset_dict, image_HWC):
-        return [1, 2]
-
-class Smaller(NoParams):
-    params = {}
-    def __call__(self, dataset_dict, image_HWC):
-        return RegionRecord.from_labels(image_HWC[1:, :, 0])
-"""
 
 
 def read_image(path):
@@ -76,32 +39,6 @@ def read_image(path):
         raise ValueError("no image") from error
 
 
-@pytest.fixture
-def photos(tmp_path):
-    """Seven images of 64x48, one of them in a sub-folder, as dataset dicts."""
-    rng = np.random.default_rng(0)
-    folder = tmp_path / "photos"
-    (folder / "b").mkdir(parents=True)
-    dicts = []
-    for name in ("a0.png", "a1.png", "a2.png", "a3.png", "a4.png", "b/b0.png", "b/b1.png"):
-        pixels = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
-        Image.fromarray(pixels).resize((64, 48)).save(folder / name)
-        dicts.append({"file_name": str(folder / name), "image_id": name})
-    return dicts
-
-
-@pytest.fixture
-def bands(tmp_path):
-    """Makes the specification of a class in a file of the user's."""
-    path = tmp_path / "own_source.py"
-    path.write_text(BANDS)
-
-    def make(name="Bands", **arguments):
-        return SourceSpec.named(f"{path}:{name}", arguments)
-
-    return make
-
-
 def make_store(manifest, folder):
     save_manifest(manifest, folder)
     failures = [generate_shard(manifest, i, folder, read_image) for i in range(manifest.num_shards)]
@@ -111,150 +48,6 @@ def make_store(manifest, folder):
 
 def contents(folder):
     return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
-
-
-# ------------------------------------------------------------------------------------ manifest
-
-
-def test_names_are_relative_to_the_common_folder_and_ids_keep_their_type(photos):
-    photos[0]["image_id"] = 7
-    manifest = Manifest.create(FH, photos, 3)
-    assert manifest.root == os.path.dirname(photos[0]["file_name"])
-    assert manifest.images[0] == (7, "a0.png")
-    assert manifest.images[5] == ("b/b0.png", "b/b0.png")
-    assert manifest.dataset_dicts() == photos
-    assert (manifest.num_shards, manifest.num_images) == (3, 7)
-    assert [manifest.shard_size(i) for i in range(3)] == [3, 3, 1]
-    assert [image for i in range(3) for image in manifest.part(i).images] == manifest.images
-    with pytest.raises(IndexError):
-        manifest.part(3)
-
-
-def test_hash_is_of_parameters_images_and_division_only(photos, tmp_path):
-    manifest = Manifest.create(FH, photos, 3)
-    cached = SourceSpec.named("fh", {"scales": [20], "cache_dir": str(tmp_path / "cache")})
-    moved = Path(photos[0]["file_name"]).parent.rename(tmp_path / "elsewhere")
-    elsewhere = [{**d, "file_name": str(moved / d["image_id"])} for d in photos]
-    same = Manifest.create(cached, elsewhere, 3)
-    assert same.hash == manifest.hash == manifest.moved(elsewhere).hash
-    assert same.root == manifest.moved(elsewhere).root == str(moved)
-    others = [
-        Manifest.create(SourceSpec.named("fh", {"scales": [21]}), photos, 3),
-        Manifest.create(FH, photos, 4),
-        Manifest.create(FH, photos[:-1], 3),
-        Manifest.create(FH, photos[::-1], 3),
-        Manifest.create(FH, [{**d, "image_id": "x" + d["image_id"]} for d in photos], 3),
-    ]
-    assert len({m.hash for m in (manifest, *others)}) == 6
-    with pytest.raises(UserError, match="7 images there, 6 here"):
-        manifest.moved(elsewhere[:-1])
-
-
-names = st.text(st.characters(exclude_characters="/\0", codec=None), min_size=1, max_size=8)
-
-
-@given(st.lists(st.tuples(st.integers() | names, names), min_size=1, unique_by=lambda p: str(p[0])))
-def test_text_round_trip(pairs):
-    dicts = [{"image_id": id_, "file_name": f"/data/{name}"} for id_, name in pairs]
-    manifest = Manifest.create(FH, dicts, 2)
-    text = manifest.to_text()
-    assert Manifest.from_text(text, "here") == manifest
-    assert text == Manifest.create(FH, dicts, 2).to_text()
-    text.encode("ascii")
-
-
-@pytest.mark.parametrize(
-    ("ids", "message"),
-    [
-        ([], "no image"),
-        ([1, "1"], "same image_id"),
-        ([None], "neither text nor an int"),
-        ([1.5], "neither text nor an int"),
-        ([""], "neither text nor an int"),
-    ],
-)
-def test_image_ids_that_make_no_keys(ids, message):
-    dicts = [{"image_id": id_, "file_name": f"/data/{i}"} for i, id_ in enumerate(ids)]
-    with pytest.raises(UserError, match=message):
-        Manifest.create(FH, dicts)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "{}", "[]", '{"format": 1}', '{"format": 2}', "\x00\xff", None]
-)
-def test_files_that_are_no_manifest(photos, tmp_path, text):
-    if text is None:  # changed by hand
-        text = Manifest.create(FH, photos).to_text().replace("a1.png", "a9.png")
-    (tmp_path / MANIFEST).write_text(text, encoding="latin1")
-    with pytest.raises(UserError, match=MANIFEST):
-        load_manifest(tmp_path)
-
-
-def test_many_writers_of_one_manifest(photos, tmp_path):
-    manifest = Manifest.create(FH, photos, 3)
-    folder = tmp_path / "made" / "by" / "them"
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(save_manifest, [manifest] * 8, [folder] * 8))
-    assert contents(folder) == {MANIFEST: manifest.to_text().encode()}
-    assert load_manifest(folder) == manifest
-
-
-def test_folder_of_something_else_names_the_difference(photos, tmp_path, bands):
-    folder = tmp_path / "store"
-    save_manifest(Manifest.create(FH, photos, 3), folder)
-    before = contents(folder)
-    renamed = [{**photos[0], "file_name": photos[0]["file_name"] + "x"}, *photos[1:]]
-    for other, message in [
-        (Manifest.create(SourceSpec.named("fh"), photos, 3), r"scales=\[20\] there, \[500, 1000"),
-        (Manifest.create(bands(), photos, 3), r"source is .*Felz.* there, .*:Bands here"),
-        (Manifest.create(FH, photos, 2), "3 images a shard there, 2 here"),
-        (Manifest.create(FH, photos[1:], 3), "7 images there, 6 here"),
-        (Manifest.create(FH, renamed, 3), "image 0 is a0.png .* there, a0.pngx"),
-    ]:
-        with pytest.raises(UserError, match=message) as caught:
-            save_manifest(other, folder)
-        assert "--output" in str(caught.value) and str(folder) in str(caught.value)
-    assert contents(folder) == before
-
-
-def test_file_in_place_of_the_folder(photos, tmp_path):
-    (tmp_path / "store").write_text("not a folder")
-    for folder in (tmp_path / "store", tmp_path / "store" / "below"):
-        with pytest.raises(UserError, match="a file in place of the folder"):
-            save_manifest(Manifest.create(FH, photos), folder)
-
-
-# ------------------------------------------------------------------------------------- sources
-
-
-def test_named_sources():
-    assert FH.load() is FelzenszwalbSource
-    assert FH.params() == json.loads(json.dumps(FelzenszwalbSource([20]).params))
-    assert FH.build() is FH.build()
-    for name in SOURCES:
-        assert SourceSpec.named(name).target == SOURCES[name]
-
-
-def test_sources_that_are_not_there(tmp_path, bands):
-    broken = tmp_path / "broken.py"
-    broken.write_text("import no_such_package\n")
-    for name, message in [
-        ("panoptc", "did you mean panoptic"),
-        ("slic", "package.module:Class"),
-        ("no_such_package:Slic", "cannot be imported.*path/to/file.py"),
-        (f"{broken}:Slic", "No module named 'no_such_package'"),
-        (f"{tmp_path / 'absent.py'}:Slic", "absent.py"),
-        (
-            "rmae_d2.regions.sources.felzenszwalb:FelzenszwalbSauce",
-            "did you mean FelzenszwalbSource",
-        ),
-    ]:
-        with pytest.raises(UserError, match=message):
-            SourceSpec.named(name)
-    with pytest.raises(UserError, match="needs an attribute `params`"):
-        bands("NoParams").params()
-    with pytest.raises(UserError, match="cannot be built"):
-        bands(colour="red").build()
 
 
 # -------------------------------------------------------------------------------------- shards
@@ -350,7 +143,7 @@ def test_full_disk(photos, mount, bands):
     manifest = Manifest.create(bands(bands=256), photos)
     save_manifest(manifest, small_disk)
     (small_disk / "ballast").write_bytes(bytes(52 << 10))
-    with pytest.raises(UserError, match="No space left.*free space.*run the same command"):
+    with pytest.raises(UserError, match="No space left.*(free there|run the same command)"):
         generate_shard(manifest, 0, small_disk, read_image)
     assert set(contents(small_disk)) == {MANIFEST, "ballast"}
     (small_disk / "ballast").unlink()

@@ -173,7 +173,7 @@ def test_progress_of_workers_is_counted_image_by_image(manifest_of, tmp_path):
     work = partial(generate_shard, folder=str(tmp_path), read_image=read_image)
     seen = []
     with pytest.raises(UserError, match="the GPU is gone"):
-        run_shards(work, manifest, [0, 1], Engine(workers=2), seen.append, print)
+        list(run_shards(work, manifest, [0, 1], Engine(workers=2), seen.append))
     assert seen[-1][0] == 1 and seen[-1][1] > 0 and seen[-1][2] == 0  # 06.png, of no whole shard
 
 
@@ -193,8 +193,7 @@ def test_workers_have_one_thread_and_a_gpu_each(manifest_of):
     manifest = manifest_of(images_per_shard=1)
     numbers = range(manifest.num_shards)
     before = os.environ.get("OMP_NUM_THREADS")
-    found = {}
-    run_shards(identify, manifest, numbers, Engine(workers=2), list, found.__setitem__, ["4", "7"])
+    found = dict(run_shards(identify, manifest, numbers, Engine(workers=2), list, ["4", "7"]))
     assert sorted(found) == list(numbers)
     assert {process[1:] for process in found.values()} <= {("4", 1, "1"), ("7", 1, "1")}
     by_process = {process[:2] for process in found.values()}

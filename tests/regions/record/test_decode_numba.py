@@ -51,7 +51,7 @@ def test_a_cache_compiles_all_that_decoding_needs(tmp_path):
     assert len(compiled) == 1
     masks = np.random.default_rng(0).random((9, 20, 30)) < 0.5
     labels = RegionRecord.from_labels(np.arange(600).reshape(20, 30) // 7)
-    for record in (labels, RegionRecord.from_masks(masks), labels.merge(labels)):
+    for record in (labels, RegionRecord.from_masks(masks)):
         encoded = EncodedRecord(record.to_bytes())
         for columns in (range(30), np.arange(30)[::-1], np.arange(30, dtype=np.int32)[::2], [3]):
             encoded.take(range(2, 9), columns)

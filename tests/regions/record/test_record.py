@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from rmae_d2.errors import StoreError
 from rmae_d2.regions import EncodedRecord, RegionRecord, pack_bits, patch_coverage, unpack_bits
-from rmae_d2.regions.record import codec
 from rmae_d2.regions.record.record import narrow_labels
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -172,17 +171,6 @@ def test_take_gathers_pixels_of_records_and_of_bytes(record, data):
     assert_counted_as_recounted(encoded.take(rows, columns))
 
 
-@QUICK
-@given(records(), st.data())
-def test_bytes_are_gathered_the_same_without_numba(record, data):
-    rows, columns = data.draw(axes(record.size))
-    for planes in (record.labels, record.mask_bits):
-        stream = np.frombuffer(codec.encode_runs(planes)[0], np.uint8)
-        gathered = codec._gather_with_numpy(stream, planes.shape, planes.dtype, rows, columns)
-        assert gathered.dtype == planes.dtype
-        np.testing.assert_array_equal(gathered, planes[:, rows[:, None], columns])
-
-
 def test_take_rejects_indices():
     record = RegionRecord.from_labels(np.zeros((4, 6), np.int64))
     for either in (record, EncodedRecord(record.to_bytes())):
@@ -264,29 +252,6 @@ def test_coverage_equals_patch_coverage_of_the_masks(record):
     chosen = np.concatenate([every[::-1], every[:2]])
     expected = patch_coverage(record.select(chosen), 4)
     np.testing.assert_array_equal(record.coverage(chosen, 4), expected)
-
-
-@QUICK
-@given(records(), st.integers(0, 9))
-def test_merge_keeps_the_regions_of_both(record, count):
-    masks = np.random.default_rng(count).random((count, *record.size)) < 0.5
-    merged = record.merge(RegionRecord.from_masks(masks, params={"more": True}))
-    assert merged.params == {**record.params, "more": True}
-    expected = expand(record) | {
-        (len(record.labels), record.num_masks + m): mask for m, mask in enumerate(masks)
-    }
-    assert_regions(selected(merged), present(expected))
-
-
-def test_merge_promotes_labels_and_rejects_conflicts():
-    small = RegionRecord.from_labels(np.zeros((3, 3), np.int64), ignore_label=0)
-    large = RegionRecord.from_labels(np.full((3, 3), 300), ignore_label=0)
-    merged = small.merge(large)
-    assert merged.labels.dtype == np.uint16 and merged.regions().label.tolist() == [300]
-    with pytest.raises(ValueError, match="ignore labels"):
-        small.merge(RegionRecord.from_labels(np.zeros((3, 3), np.int64)))
-    with pytest.raises(ValueError, match="sizes"):
-        small.merge(RegionRecord.from_labels(np.zeros((3, 4), np.int64)))
 
 
 def test_labels_take_the_smallest_type():

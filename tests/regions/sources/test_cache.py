@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rmae_d2.regions import EncodedRecord, FelzenszwalbSource, RegionCache, RegionRecord
+from rmae_d2.regions import EncodedRecord, RegionCache, RegionRecord
 
 ROOT = Path(__file__).resolve().parents[3]
 PARAMS = {"source": "test", "scales": [1, 2]}
@@ -162,12 +162,3 @@ def test_many_processes_share_a_folder(tmp_path):
     assert all(p.suffix == ".regions" for p in left)
     for path in left:
         RegionRecord.from_bytes(path.read_bytes())
-
-
-def test_grey_images_and_other_sources_have_their_own_entries(tmp_path):
-    grey = IMAGE[..., 0]
-    one = FelzenszwalbSource((10,), cache_dir=tmp_path)
-    two = FelzenszwalbSource((10, 20), cache_dir=tmp_path)
-    assert one({}, grey).labels.shape == (1, 12, 20)
-    assert two({}, grey).labels.shape == (2, 12, 20)
-    assert len(list(tmp_path.rglob("*.regions"))) == 2

@@ -1,9 +1,7 @@
 """FH regions: scikit-image's partition, odd images, large images, the source."""
 
 import logging
-import os
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,12 +9,10 @@ from PIL import Image
 from skimage import data as photos
 from skimage.segmentation import felzenszwalb as by_skimage
 
-from rmae_d2.regions import FelzenszwalbSource, RegionRecord
+from rmae_d2.regions import FelzenszwalbSource
 from rmae_d2.regions.sources import felzenszwalb as module
 from rmae_d2.regions.sources.felzenszwalb import felzenszwalb
 
-ROOT = Path(__file__).resolve().parents[3]
-DATASETS = Path(os.environ.get("DETECTRON2_DATASETS", ROOT.parent / "shared" / "data"))
 RNG = np.random.default_rng(0)
 
 
@@ -42,19 +38,6 @@ def test_photos_have_the_partition_of_skimage(name):
     assert_partition_of_skimage(small_photo(name), (50, 500, 1500))
 
 
-def test_labels_above_255_survive_to_masks():
-    image = noise(96, 128, 3)
-    record = FelzenszwalbSource(scales=(5,))({}, image)
-    expected = by_skimage(image, scale=5, sigma=0.8, min_size=5)
-    assert record.labels.dtype == np.uint16 and expected.max() > 255
-    record = RegionRecord.from_bytes(record.to_bytes()).map_planes(np.fliplr).crop(8, 16, 64, 96)
-    window = expected[:, ::-1][8:72, 16:112]
-    assert len(record.regions()) == len(np.unique(window))
-    masks = record.select(np.arange(len(record.regions())))
-    assert (masks.sum(0) == 1).all()
-    np.testing.assert_array_equal(record.regions().label[masks.argmax(0)], window)
-
-
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 9, 3), (9, 1, 3), (2, 2, 3), (1, 1)])
 def test_tiny_images_are_one_region(shape):
     labels = felzenszwalb(noise(*shape), (500, 1000))
@@ -77,17 +60,20 @@ def test_views_and_read_only_images():
 
 
 @pytest.mark.parametrize(
-    "image", [np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8), np.zeros(4, np.uint8)]
+    "image, settings, message",
+    [
+        (np.zeros((4, 4, 3)), {}, "non-empty uint8"),
+        (np.zeros((0, 4, 3), np.uint8), {}, "non-empty uint8"),
+        (np.zeros(4, np.uint8), {}, "non-empty uint8"),
+        (noise(4, 4, 3), {"scales": ()}, "positive scales"),
+        (noise(4, 4, 3), {"scales": (100, 0)}, "positive scales"),
+        (noise(4, 4, 3), {"sigma": -1.0}, "finite sigma"),
+        (noise(4, 4, 3), {"implementation": "opencv"}, "'opencv' must be one of"),
+    ],
 )
-def test_other_input_is_refused(image):
-    with pytest.raises(ValueError, match="non-empty uint8"):
-        felzenszwalb(image, (100,))
-
-
-def test_scales_must_be_positive():
-    for scales in ((), (100, 0)):
-        with pytest.raises(ValueError, match="positive scales"):
-            felzenszwalb(noise(4, 4, 3), scales)
+def test_other_input_is_refused(image, settings, message):
+    with pytest.raises(ValueError, match=message):
+        felzenszwalb(image, **{"scales": (100,), **settings})
 
 
 def test_large_images_are_segmented_smaller_and_reported_once(caplog, monkeypatch):
@@ -116,11 +102,6 @@ def test_every_large_shape_fits_under_the_limit(shape, monkeypatch):
     monkeypatch.setattr(module, "_partitions", spy)
     assert felzenszwalb(noise(*shape), (100,), max_pixels=5000).shape == (1, *shape[:2])
     assert seen[0][0] * seen[0][1] <= 5000 and min(seen[0]) >= 1
-
-
-def test_unknown_implementations_are_refused():
-    with pytest.raises(ValueError, match="implementation='opencv' must be one of"):
-        felzenszwalb(noise(8, 8, 3), (10,), implementation="opencv")
 
 
 def test_source_makes_records_and_travels(tmp_path):

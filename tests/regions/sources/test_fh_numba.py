@@ -18,7 +18,6 @@ from skimage.segmentation import felzenszwalb as by_skimage
 from rmae_d2.regions import FelzenszwalbSource
 
 pytest.importorskip("numba", reason="pip install rmae_d2[fast]")
-from rmae_d2.regions.jit import compiled
 from rmae_d2.regions.sources import fh_numba
 from rmae_d2.regions.sources.fh_numba import segment, smooth
 
@@ -171,6 +170,14 @@ def test_long_runs_of_nearly_equal_edges(step):
     assert_same(segment(image, (2, 30, 300), 0.8), stable_skimage_planes(image, (2, 30, 300)))
 
 
+@pytest.mark.parametrize("step, sigma", [(128, 0.0), (64, 0.8), (32, 2.0)])
+def test_photos_of_few_colours_have_many_equal_edges(step, sigma):
+    image = photos.coffee()[100:300, 150:400] // step * step
+    expected = stable_skimage_planes(image, (20, 500), sigma)
+    assert_same(segment(image, (20, 500), sigma), expected)
+    assert min(len(np.unique(plane)) for plane in expected) > 3
+
+
 def test_many_channels():
     # numpy sums eight and more channels in another order than one by one.
     image = np.concatenate([photos.coffee()[:100, :120] // n for n in (1, 2, 3)], axis=2)
@@ -192,9 +199,6 @@ def test_too_many_pixels_are_refused():
     image = np.broadcast_to(np.uint8(0), (2**16, 2**15, 1))
     with pytest.raises(ValueError, match="32768x65536.*max_pixels"):
         segment(image, (100,), 0.8)
-
-
-# ------------------------------------------------------------------------------------ cost
 
 
 # --------------------------------------------------------------------------- compiled code
@@ -219,11 +223,3 @@ def test_workers_inherit_compiled_code():
     worker.join()
     assert signatures["_merge"] == signatures["_sort_parts"] == signatures["_drop_inner"] == 1
     np.testing.assert_array_equal(labels, source({}, photos.coffee()[:64, :64]).labels)
-
-
-def test_code_that_cannot_be_cached_is_compiled_all_the_same():
-    # As in an installation and a home that may not be written: numba finds no place for the cache.
-    scope = {}
-    exec(compile("def add(a, b):\n    return a + b", "<nowhere>", "exec"), scope)
-    function = compiled(scope["add"])
-    assert function(1, 2) == 3 and len(function.signatures) == 1

@@ -35,29 +35,6 @@ def test_other_integers_and_one_plane(tmp_path, dtype):
     np.testing.assert_array_equal(read(tmp_path, plane).labels, plane[None])
 
 
-def test_files_lie_as_the_images_or_in_one_folder(tmp_path):
-    (tmp_path / "n01").mkdir()
-    sample = {"file_name": "/photos/n01/b.JPEG", "image_id": "n01/b.JPEG"}
-    np.save(tmp_path / "b.npy", PLANES)
-    np.testing.assert_array_equal(NpySource(tmp_path)(sample, IMAGE).labels, PLANES)
-    np.save(tmp_path / "n01" / "b.npy", PLANES[:1])
-    np.testing.assert_array_equal(NpySource(tmp_path)(sample, IMAGE).labels, PLANES[:1])
-    by_number = {"file_name": "/photos/b.JPEG", "image_id": 7}
-    np.testing.assert_array_equal(NpySource(tmp_path)(by_number, IMAGE).labels, PLANES)
-
-
-@pytest.mark.parametrize("image_id", ["/elsewhere/c.jpg", "../elsewhere/c.jpg"])
-def test_image_ids_do_not_lead_out_of_the_folder(tmp_path, image_id):
-    folder = tmp_path / "maps"
-    folder.mkdir()
-    (tmp_path / "elsewhere").mkdir()
-    np.save(tmp_path / "elsewhere" / "c.npy", PLANES)
-    with pytest.raises(FileNotFoundError) as caught:
-        NpySource(folder)({"file_name": "/elsewhere/c.jpg", "image_id": image_id}, IMAGE)
-    assert str(folder / "c.npy") in str(caught.value)
-    assert "elsewhere/c.npy" not in str(caught.value)
-
-
 def test_wrapped_labels_are_reported_once(tmp_path, caplog):
     planes = np.arange(300).astype(np.uint8)[:240].reshape(1, 12, 20)
     with caplog.at_level(logging.WARNING, "rmae_d2.regions"):

@@ -1,4 +1,4 @@
-"""SAM regions with the real library and a small random network; real json files of both formats."""
+"""SAM regions with the real library and a small random network."""
 
 import json
 import pickle
@@ -189,70 +189,8 @@ def test_without_the_package_the_error_names_the_extra(checkpoint, monkeypatch):
         SamSource(checkpoint)
 
 
-# ------------------------------------------------------------------------ json files
-
-
-@pytest.fixture(scope="module")
-def sa1b(checkpoint, image):
-    """SA-1B's layout around what the library writes in `output_mode="coco_rle"`."""
+def test_json_files_of_the_library_give_the_same(tmp_path, checkpoint, source, image):
     masks = by_library(checkpoint, image, **OPEN, output_mode="coco_rle")
-    height, width = image.shape[:2]
-    head = {"image_id": 1, "width": width, "height": height, "file_name": "sa_1.jpg"}
-    return {"image": head, "annotations": masks}
-
-
-def write(folder, content, name="sa_1.json"):
-    file = folder / name
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(content if isinstance(content, str) else json.dumps(content))
-    return {"file_name": "/photos/sa_1.jpg", "image_id": "sa_1.jpg"}
-
-
-def test_both_formats_give_what_the_network_gives(tmp_path, sa1b, source, image):
-    expected = source({}, image).mask_bits
-    for number, content in enumerate((sa1b, sa1b["annotations"], sa1b["annotations"][::-1])):
-        sample = write(tmp_path / str(number), content)
-        record = pickle.loads(pickle.dumps(SamJsonSource(tmp_path / str(number))))(sample, image)
-        np.testing.assert_array_equal(record.mask_bits, expected)
-
-
-def test_json_masks_are_bounded(tmp_path, sa1b, image):
-    sample = write(tmp_path, sa1b)
-    few = SamJsonSource(tmp_path, max_masks=9)(sample, image)
-    assert few.num_masks == 9 and few.params["max_masks"] == 9
-    every = SamJsonSource(tmp_path, max_masks=None)(sample, image)
-    np.testing.assert_array_equal(masks_of(few), masks_of(every)[:9])
-    with pytest.raises(ValueError, match="max_masks=-1"):
-        SamJsonSource(tmp_path, max_masks=-1)
-
-
-def test_an_image_without_masks_is_an_empty_record(tmp_path, image):
-    record = SamJsonSource(tmp_path)(write(tmp_path, []), image)
-    assert record.num_masks == 0 and record.size == image.shape[:2]
-
-
-def mask(**changes):
-    return [{"segmentation": {"size": [60, 80], "counts": [0, 4800], **changes}}]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("{", "not JSON"),
-        ("3", "neither SA-1B"),
-        ({"image": {}}, "neither SA-1B"),
-        ({"image": {"height": 61, "width": 80}, "annotations": []}, r"\(61, 80\).*smaller"),
-        ([1], "mask 0: segmentation is NoneType"),
-        (mask() + mask(size=[80, 60]), r"mask 1: run lengths are for size \[80, 60\]"),
-        (mask(counts=[-1, 4801]), "single numbers from 0 to 4800"),
-        (mask(counts=["x"]), "no list of integers"),
-        (mask(counts=""), "damaged or empty string"),
-        (mask(counts="ppppppp"), "damaged or empty string"),
-        (mask(counts="o" * 100 + "0"), "damaged string"),
-        (mask(counts="11"), "add up to 2 pixels"),
-    ],
-)
-def test_damaged_files_are_named(tmp_path, image, content, message):
-    sample = write(tmp_path, content)
-    with pytest.raises(ValueError, match=rf"(?s)sa_1\.json.*{message}"):
-        SamJsonSource(tmp_path)(sample, image)
+    (tmp_path / "sa_1.json").write_text(json.dumps(masks[::-1]))
+    record = SamJsonSource(tmp_path)({"file_name": "/photos/sa_1.jpg"}, image)
+    np.testing.assert_array_equal(record.mask_bits, source({}, image).mask_bits)

@@ -2,18 +2,16 @@
 
 import json
 import logging
+import multiprocessing
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
-import torch
 from detectron2.config import instantiate
-from detectron2.data import transforms as T
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from rmae_d2.config import apply_overrides, get_config
-from rmae_d2.data import RandomResizedCrop, RegionDatasetMapper
 from rmae_d2.data.images import read_image
 from rmae_d2.errors import StoreError, UserError
 from rmae_d2.regions import EncodedRecord, FelzenszwalbSource, RegionRecord, StoredRegions
@@ -96,45 +94,13 @@ def test_records_are_those_of_the_source(folder, photos, source, caplog):
     assert not caplog.records
 
 
-def mapper_of(regions):
-    augmentations = [RandomResizedCrop(64), T.RandomFlip()]
-    return RegionDatasetMapper(augmentations=augmentations, regions=regions)
-
-
-def sample_of(mapper, dataset_dict, seed):
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-    return mapper(dataset_dict)
-
-
-def assert_same_samples(one, other):
-    assert one.keys() == other.keys()
-    for key, value in one.items():
-        assert torch.equal(value, other[key]) if torch.is_tensor(value) else value == other[key]
-
-
-class Mapped:
-    """A data set of samples."""
-
-    def __init__(self, mapper, dicts):
-        self.mapper, self.dicts = mapper, dicts
-
-    def __len__(self):
-        return len(self.dicts)
-
-    def __getitem__(self, i):
-        return sample_of(self.mapper, self.dicts[i], i)
-
-
 @pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
-def test_workers_make_the_same_samples(folder, photos, source, method):
-    dicts = photos * 4
-    samples = Mapped(mapper_of(StoredRegions(folder, NotCalled(source.params))), dicts)
-    samples[0]
-    loader = DataLoader(samples, batch_size=None, num_workers=2, multiprocessing_context=method)
-    computed = Mapped(mapper_of(source), dicts)
-    for i, sample in enumerate(loader):
-        assert_same_samples(sample, computed[i])
+def test_workers_read_the_same_records(folder, photos, source, method):
+    regions = StoredRegions(folder, NotCalled(source.params))
+    call(regions, photos[0])
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        for record, sample in zip(pool.map(partial(call, regions), photos), photos, strict=True):
+            assert same(record, call(source, sample))
 
 
 # ----------------------------------------------------------------------------------- lookup

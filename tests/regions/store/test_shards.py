@@ -126,9 +126,9 @@ def test_bytes_depend_on_contents_alone(tmp_path):
 
 
 def test_an_exception_leaves_nothing(tmp_path):
-    with pytest.raises(RuntimeError, match="broken"), ShardWriter(tmp_path, 0, HEADER) as writer:
+    with pytest.raises(KeyError, match="broken"), ShardWriter(tmp_path, 0, HEADER) as writer:
         writer.add("a", b"record", digest(b""))
-        raise RuntimeError("broken")
+        raise KeyError("broken")
     assert not list(tmp_path.iterdir())
 
 
