@@ -119,7 +119,7 @@ def _differences(base: Any, run: Any, key: str = "") -> dict[str, dict[str, Any]
     children = [_children(value) for value in sides.values()]
     if not all(children):
         return {key: sides}
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for name in sorted({name for values in children for name in values}):
         old, new = (_children(v).get(name, _ABSENT) for v in (base, run))
         found |= _differences(old, new, f"{key}.{name}" if key else name)
