@@ -15,8 +15,6 @@ This file needs the standard library only, and nothing of its package: run by it
 ``python tools/install_detectron2.py`` does, it works before anything is installed.
 """
 
-from __future__ import annotations
-
 import argparse
 import base64
 import hashlib
@@ -92,15 +90,8 @@ Left as geowatch changed it (reached only by annotation files named *.zip, which
 """
 
 VERIFY = """\
-import warnings
-warnings.simplefilter("ignore")
-import detectron2
-from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import LazyConfig, instantiate
-from detectron2.data import MetadataCatalog
-from detectron2.engine import SimpleTrainer, launch
-from detectron2.evaluation import COCOEvaluator, SemSegEvaluator
-from detectron2.modeling import META_ARCH_REGISTRY, SimpleFeaturePyramid, ViT
+import detectron2.checkpoint, detectron2.config, detectron2.data
+import detectron2.engine, detectron2.evaluation, detectron2.modeling
 """
 
 
@@ -228,7 +219,6 @@ Metadata-Version: 2.1
 Name: detectron2
 Version: {VERSION}
 Summary: Detectron2 (upstream of November 2024), Python code only
-Home-page: https://github.com/facebookresearch/detectron2
 License: Apache-2.0
 Requires-Python: >=3.8
 {requires}
@@ -237,24 +227,13 @@ Description-Content-Type: text/plain
 {NOTICE}"""
     wheel = "Wheel-Version: 1.0\nGenerator: rmae_d2\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     # Apache-2.0 like Detectron2: the same text. In a wheel it is in the package.
-    own = next(
-        folder / "LICENSE" for folder in (PACKAGE, PACKAGE.parent) if (folder / "LICENSE").is_file()
-    )
+    folder = PACKAGE if (PACKAGE / "LICENSE").is_file() else PACKAGE.parent
     return {
         f"{DIST_INFO}/METADATA": metadata.encode(),
         f"{DIST_INFO}/WHEEL": wheel.encode(),
-        f"{DIST_INFO}/LICENSE": own.read_bytes(),
+        f"{DIST_INFO}/LICENSE": (folder / "LICENSE").read_bytes(),
         f"{DIST_INFO}/NOTICE": NOTICE.encode(),
     }
-
-
-def record(files: dict[str, bytes]) -> bytes:
-    """RECORD of a wheel: path, sha256 (urlsafe base64, unpadded) and size of every other file."""
-    lines = []
-    for name, data in files.items():
-        digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
-        lines.append(f"{name},sha256={digest},{len(data)}\n")
-    return "".join([*lines, f"{DIST_INFO}/RECORD,,\n"]).encode()
 
 
 def build_wheel(geowatch_wheel: Path, folder: Path) -> Path:
@@ -264,7 +243,11 @@ def build_wheel(geowatch_wheel: Path, folder: Path) -> Path:
     what zlib makes of them differs between its versions.
     """
     files = dict(sorted(undo_edits(read_subtree(geowatch_wheel)).items())) | metadata_files()
-    files[f"{DIST_INFO}/RECORD"] = record(files)
+    record = []
+    for name, data in files.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+        record.append(f"{name},sha256={digest},{len(data)}\n")
+    files[f"{DIST_INFO}/RECORD"] = "".join([*record, f"{DIST_INFO}/RECORD,,\n"]).encode()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / WHEEL_NAME
     with zipfile.ZipFile(path, "w") as archive:
@@ -352,13 +335,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--wheel", type=Path, metavar="FILE", help=f"use this {GEOWATCH} wheel, download nothing")
     add("--build-only", type=Path, metavar="DIR", help="write the wheel to DIR, install nothing")
-    add(
-        "--from-source",
-        nargs="?",
-        const="main",
-        metavar="REVISION",
-        help="build upstream at a git revision (default: main) with its compiled operators",
-    )
+    what = "build upstream at a git revision (default: main) with its compiled operators"
+    add("--from-source", nargs="?", const="main", metavar="REVISION", help=what)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -23,52 +23,31 @@ import argparse
 import logging
 
 from . import options
+from .options import UsageError
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     options.config_file(parser, required=True)
     add("--weights", required=True, help="model_final.pth or another file with all its tensors")
-    add(
-        "--input",
-        required=True,
-        nargs="+",
-        metavar="IMAGES",
-        help="image files, a folder (with its sub-folders), a .txt list, or a COCO .json",
-    )
+    what = "image files, a folder (with its sub-folders), a .txt list, or a COCO .json"
+    add("--input", required=True, nargs="+", metavar="IMAGES", help=what)
     add("--output", required=True, metavar="DIR", help="folder to write to; made where it is not")
-    add(
-        "--score-threshold",
-        type=_probability,
-        default=0.5,
-        metavar="S",
-        help="of detections: least score of what the pictures show (default %(default)s); predictions.json "
-        "keeps all that the model returns",
-    )
-    add("--max-images", type=_positive, metavar="N", help="only the first N images")
+    what = "of detections: least score of what the pictures show (default %(default)s)"
+    add("--score-threshold", type=float, default=0.5, metavar="S", help=what)
+    add("--max-images", type=int, metavar="N", help="only the first N images")
     add("--no-pictures", dest="pictures", action="store_false", help="predictions only")
     add("--image-root", help="folder of the json's images, where it does not find them by itself")
     options.overrides(parser)
 
 
 def run(args: argparse.Namespace) -> None:
+    if not 0 <= args.score_threshold <= 1:
+        raise UsageError(f"--score-threshold: {args.score_threshold:g} is not between 0 and 1")
+    if args.max_images is not None and args.max_images < 1:
+        raise UsageError(f"--max-images: {args.max_images} is not 1 or more")
     from ..inference.prediction_run import predict_files
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    names = ("overrides", "image_root", "score_threshold", "max_images", "pictures")
-    given = {name: getattr(args, name) for name in names}
-    predict_files(args.config_file, args.weights, args.input, args.output, **given)
-
-
-def _probability(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return value
+    given = dict(vars(args))
+    predict_files(given=given.pop("input"), **given)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing side by side, peak memory, a training step, photographs, tables."""
+"""What the benchmarks share: timing side by side, peak memory, the device, photographs."""
 
 import argparse
 import multiprocessing
@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
 
 from ...data import images_from, read_image
 from ...modeling import PRECISIONS
@@ -18,8 +17,6 @@ Result = TypeVar("Result")
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "motorcycle_left", "hubble_deep_field")
 SCALES = (500, 1000, 1500)
-
-
 # Seconds of the wall, or of this process on its processors: for a machine that others keep busy.
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
@@ -75,59 +72,35 @@ def device() -> str:
 
 def machine() -> str:
     """The device in words."""
-    if torch.cuda.is_available():
+    if device() == "cuda":
         return torch.cuda.get_device_name()
     return f"CPU, {torch.get_num_threads()} threads"
 
 
-def train_step(model: nn.Module, loss_of: Callable[[], Tensor], precision: str) -> None:
-    """One forward and backward pass, ended on the device too."""
-    dtype = PRECISIONS[precision]
-    with torch.autocast(device(), dtype, enabled=dtype is not None):
-        loss = loss_of()
-    loss.backward()
-    model.zero_grad(set_to_none=True)
+def synchronize() -> None:
+    """Waits for the device."""
     if device() == "cuda":
         torch.cuda.synchronize()
 
 
-def saved_bytes(model: nn.Module, loss_of: Callable[[], Tensor]) -> int:
-    """What a forward pass keeps for the backward one, the model's own tensors left out, each memory once."""
-    own = {x.untyped_storage().data_ptr() for x in (*model.parameters(), *model.buffers())}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = loss_of()
-    del loss
-    return sum(kept.values())
+def autocast(precision: str) -> torch.autocast:
+    """For forward passes of fp32, bf16 or fp16."""
+    dtype = PRECISIONS[precision]
+    return torch.autocast(device(), dtype, enabled=dtype is not None)
 
 
 def photographs(args: argparse.Namespace, size: tuple[int, int]) -> list[Image.Image]:
     """Photographs of one (width, height), upright or turned, at most ``--max-images``."""
     if args.images:
-        files = [sample["file_name"] for sample in images_from(args.images)]
-        photos = [Image.fromarray(read_image(file)) for file in files[: args.max_images]]
+        files = [sample["file_name"] for sample in images_from(args.images)][: args.max_images]
     else:
         import skimage.data
 
         folder = Path(skimage.data.__file__).parent
         files = [path for name in PHOTOS for path in sorted(folder.glob(f"{name}.*"))]
-        photos = [Image.open(path).convert("RGB") for path in files]
+    photos = [Image.fromarray(read_image(file)) for file in files]
     turned = [size if photo.width >= photo.height else size[::-1] for photo in photos]
     return [
         photo.resize(shape, Image.Resampling.LANCZOS)
         for photo, shape in zip(photos, turned, strict=True)
     ]
-
-
-def table(header: str, rows: list[str]) -> None:
-    """Prints a Markdown table; columns are separated by |."""
-    print(f"\n| {header} |\n|" + "---|" * len(header.split("|")))
-    for row in rows:
-        print(f"| {row} |")

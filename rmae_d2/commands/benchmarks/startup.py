@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 
-from .common import table
+from ...tables import table
 
 CONFIG = "demo/rmae_tiny_scenes.py"
 TORCH = "import torch"
@@ -30,9 +30,12 @@ def run(args: argparse.Namespace) -> None:
         for name, words in rows.items():
             best[name] = min(best[name], _cpu_seconds(words))
     torch, read = list(best.values())[:2]
-    table(
-        "started | CPU s | / import torch | / torch and config",
-        [f"{name} | {s:.2f} | {s / torch:.3f} | {s / read:.3f}" for name, s in best.items()],
+    print(
+        table(
+            ["started", "CPU s", "/ import torch", "/ torch and config"],
+            [[name, s, s / torch, s / read] for name, s in best.items()],
+            digits=3,
+        )
     )
 
 
