@@ -82,11 +82,7 @@ def _split(words: Sequence[str]) -> tuple[str, list[str]]:
     for count in (1, 2):
         if (name := " ".join(words[:count])) in COMMANDS:
             return name, list(words[count:])
-    group = (
-        {name: text for name, text in COMMANDS.items() if name.startswith(f"{words[0]} ")}
-        if words
-        else {}
-    )
+    group = {n: text for n, text in COMMANDS.items() if n.startswith(f"{' '.join(words[:1])} ")}
     shown = "\n".join(f"  {name:26}{text}" for name, text in (group or COMMANDS).items())
     parser = argparse.ArgumentParser(
         "rmae-d2",

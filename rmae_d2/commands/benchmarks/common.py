@@ -14,7 +14,6 @@ from ...data import images_from, read_image
 from ...modeling import PRECISIONS
 
 Result = TypeVar("Result")
-
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "motorcycle_left", "hubble_deep_field")
 SCALES = (500, 1000, 1500)
 # Seconds of the wall, or of this process on its processors: for a machine that others keep busy.
@@ -22,13 +21,14 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def race(
-    variants: Mapping[str, Callable[[], Any]], repeat: int, clock: str = "wall"
+    variants: Mapping[str, Callable[[], Any]],
+    repeat: int,
+    now: Callable[[], float] = CLOCKS["wall"],
 ) -> dict[str, float]:
     """Seconds of each variant: the minimum over rounds in which they take turns.
 
     A first round warms up (compilers, page cache) and does not count.
     """
-    now = CLOCKS[clock]
     best = dict.fromkeys(variants, float("inf"))
     for round_number in range(repeat + 1):
         for name, run in variants.items():

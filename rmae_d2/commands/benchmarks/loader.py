@@ -32,14 +32,13 @@ class PlainPipeline(Dataset):
     """The straightforward pipeline: npy label maps, Pillow's bicubic, every label compared, float32."""
 
     def __init__(self, files: list[Path], length: int) -> None:
-        self.files = files
-        self.length = length
+        self.files = files * -(-length // len(files))
 
     def __len__(self) -> int:
-        return self.length
+        return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        file = self.files[index % len(self.files)]
+        file = self.files[index]
         image = Image.open(file).convert("RGB")
         labels = torch.from_numpy(np.load(file.with_suffix(".npy")))
         box = RandomResizedCrop.get_params(image, [0.2, 1.0], [3 / 4, 4 / 3])

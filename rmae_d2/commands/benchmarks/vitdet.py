@@ -9,7 +9,8 @@ from torch import nn
 
 from ...modeling import ViT, vit_kwargs
 from ...tables import table
-from .common import autocast, device, in_fresh_process, machine, peak_bytes, race, synchronize
+from . import common
+from .common import device
 
 THEIRS = "Detectron2's ViT"
 VARIANTS = {
@@ -25,14 +26,13 @@ def run(args: argparse.Namespace) -> None:
     The step is forward and backward of the backbone on noise. Peak memory is that of a fresh process:
     weights, gradients and activations; no optimizer.
     """
-    memory = {name: in_fresh_process(peak_of_step, name, args) for name in VARIANTS}
+    memory = {name: common.in_fresh_process(peak_of_step, name, args) for name in VARIANTS}
     steps = {name: prepare(name, args) for name in VARIANTS}
-    seconds = race(steps, args.repeat, args.clock)
+    seconds = common.race(steps, args.repeat, common.CLOCKS[args.clock])
     depth = f", the first {args.depth} blocks" if args.depth else ""
-    print(
-        f"ViT-{args.size}{depth}, {args.image} pixels, batch {args.batch}, {args.precision}, {machine()}, "
-        f"minimum of {args.repeat}\n"
-    )
+    shown = [f"ViT-{args.size}{depth}", f"{args.image} pixels", f"batch {args.batch}"]
+    shown += [args.precision, common.machine(), f"minimum of {args.repeat}"]
+    print(f"{', '.join(shown)}\n")
     rows = []
     for name, s in seconds.items():
         shares = (s / seconds[THEIRS], memory[name] / memory[THEIRS])
@@ -50,11 +50,11 @@ def prepare(name: str, args: argparse.Namespace) -> partial[None]:
 
 def step(net: nn.Module, images: torch.Tensor, precision: str) -> None:
     """One forward and backward pass, ended on the device too."""
-    with autocast(precision):
+    with common.autocast(precision):
         loss = net(images)["last_feat"].float().square().mean()
     loss.backward()
     net.zero_grad(set_to_none=True)
-    synchronize()
+    common.synchronize()
 
 
 def build(name: str, args: argparse.Namespace) -> nn.Module:
@@ -83,4 +83,4 @@ def peak_of_step(name: str, args: argparse.Namespace) -> float:
         return torch.cuda.max_memory_allocated()
     # Code that is loaded at first use is no memory of the step.
     prepare(name, argparse.Namespace(**{**vars(args), "image": 64, "depth": 1}))()
-    return peak_bytes(lambda: prepare(name, args)())
+    return common.peak_bytes(lambda: prepare(name, args)())
