@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from rmae_d2.config import apply_overrides, get_config
+from rmae_d2.config import apply_overrides, get_config, save_config
 from rmae_d2.events import FILE, read_events, read_run, step_values
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,6 +82,15 @@ def shrunk(name: str, *overrides: str):
     small = [f"model.{x}" for x in SHRUNK if not x.startswith(tuple(absent))]
     side = 4 * cfg.model.backbone.net.patch_size
     return apply_overrides(cfg, [*small, f"model.backbone.net.img_size={side}", *overrides])
+
+
+def write_run(folder: Path, name: str, overrides: list[str]) -> None:
+    """What a run leaves of a config's network with random weights: config.yaml and model.pth."""
+    from detectron2.config import instantiate
+
+    cfg = apply_overrides(get_config(name), overrides)
+    save_config(cfg, folder / "config.yaml")
+    torch.save({"model": instantiate(cfg.model).state_dict()}, folder / "model.pth")
 
 
 def config_step(cfg):

@@ -43,14 +43,9 @@ def main(command: str = "") -> None:
 
 
 def run(words: Sequence[str]) -> int:
-    """Runs a command line.
+    """Runs a command line; its exit code: 0; 1 for what a user can set right, in one line; 130 for ctrl-C.
 
-    Returns:
-        exit code: 0; 1 for what a user can set right, told in one line; 130 for ctrl-C. Any other exception
-        is a mistake of ours and passes through, with its traceback.
-
-    Raises:
-        SystemExit: argparse's, with 2 for a wrong usage.
+    argparse's SystemExit, 2 for a wrong usage, passes through, and so does any other exception: our mistake.
     """
     name, words = _split(words)
     module = import_module(f".{name.replace('-', '_').replace(' ', '_')}", __name__)

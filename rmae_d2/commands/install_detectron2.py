@@ -43,8 +43,7 @@ WHEEL_NAME = f"detectron2-{VERSION}-py3-none-any.whl"
 DIST_INFO = f"detectron2-{VERSION}.dist-info"
 
 # What the package imports at run time. Absent on purpose: torch and torchvision, as in upstream's
-# own metadata (which build of torch is wanted is the user's choice), and timm, which would pull
-# torch in (only the ViT, MViT and Swin backbones import it; rmae_d2 requires it itself).
+# metadata (which build is wanted is the user's choice), and timm, which would pull torch in.
 # fvcore's range is upstream's; iopath's stops below 0.1.10 there, and 0.1.10 is tested here.
 REQUIREMENTS = """
 Pillow>=7.1 cloudpickle fvcore>=0.1.5,<0.1.6 hydra-core>=1.1 iopath>=0.1.7 matplotlib omegaconf>=2.1

@@ -1,22 +1,18 @@
-r"""Detects objects in photos, or segments them into classes, with any LazyConfig: pictures to
-look at, and COCO results or label images.
+r"""Detects objects in photos, or segments them into classes: pictures, and COCO results or label images.
 
     rmae-d2 predict --config-file coco/mask_rcnn_vitdet_b_100ep.py \
         --weights output/x/model_final.pth --input FOLDER --output DIR
     rmae-d2 predict --config-file output/x/config.yaml --weights output/x/model_final.pth \
         --input a.jpg b.jpg --output DIR --score-threshold 0.3 train.device=cpu
 
-DIR gets a picture of every image, predictions.json in COCO's results format, and images.json, which says
-what its image and category ids stand for: COCO("images.json").loadRes("predictions.json"). A COCO json
-keeps its image ids; other images are numbered from 1. predictions.json keeps everything that the model
-returns (by default scores of 0.05 or more: model.roi_heads.box_predictor.test_score_thresh), whatever
---score-threshold the pictures have.
+DIR gets a picture of every image that can be read, predictions.json in COCO's results format, and
+images.json, which says what its ids stand for: COCO("images.json").loadRes("predictions.json"). A COCO json
+keeps its image ids; other images are numbered from 1. predictions.json keeps all that the model returns (by
+default scores of 0.05 or more: model.roi_heads.box_predictor.test_score_thresh), whatever --score-threshold.
 
-A config of semantic segmentation (configs/ade20k) gives pictures with a legend, in which a class always has
-the same colour, and labels/*.png, 8 bits a pixel, with the values of the ground truth that the config
-reads: those of ADE20K's official release are 1 to 150. images.json names the classes by these values.
-
-Images that cannot be read are named and skipped.
+A config of semantic segmentation (configs/ade20k) gives pictures with a legend, and labels/*.png, 8 bits a
+pixel, with the values of the ground truth that the config reads: those of ADE20K's official release are 1 to
+150. images.json names the classes by these values.
 """
 
 import argparse

@@ -4,13 +4,12 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from rmae_d2.config import apply_overrides, get_config, save_config
 from rmae_d2.errors import UserError
 from rmae_d2.inference import RegionPromptPredictor
 from rmae_d2.inference.interactive_evaluation import evaluate_interactive, read_photo
+from tests.helpers import write_run
 
 COMMAND = "evaluate-interactive"
 SIZES = {"img_size": 64, "patch_size": 16, "embed_dim": 32, "depth": 1, "num_heads": 4}
@@ -19,7 +18,6 @@ SIZES = {"img_size": 64, "patch_size": 16, "embed_dim": 32, "depth": 1, "num_hea
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Weights and config of a small R-MAE beside photos with two objects each."""
-    from detectron2.config import instantiate
     from skimage import data
 
     folder = tmp_path_factory.mktemp("interactive")
@@ -37,9 +35,7 @@ def run(tmp_path_factory):
     content["categories"] = [{"id": 1, "name": "thing"}]
     (folder / "things.json").write_text(json.dumps(content))
     overrides = [f"model.backbone.net.{key}={value}" for key, value in SIZES.items()]
-    cfg = apply_overrides(get_config("demo/rmae_tiny_scenes.py"), overrides)
-    save_config(cfg, folder / "config.yaml")
-    torch.save({"model": instantiate(cfg.model).state_dict()}, folder / "model.pth")
+    write_run(folder, "demo/rmae_tiny_scenes.py", overrides)
     return folder
 
 

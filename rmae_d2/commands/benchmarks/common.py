@@ -5,7 +5,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from PIL import Image
@@ -13,7 +13,6 @@ from PIL import Image
 from ...data import images_from, read_image
 from ...modeling import PRECISIONS
 
-Result = TypeVar("Result")
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "motorcycle_left", "hubble_deep_field")
 SCALES = (500, 1000, 1500)
 # Seconds of the wall, or of this process on its processors: for a machine that others keep busy.
@@ -39,7 +38,7 @@ def race(
     return best
 
 
-def in_fresh_process(function: Callable[..., Result], *args: Any) -> Result:
+def in_fresh_process(function: Callable[..., Any], *args: Any) -> Any:
     """Calls a function of a module in a process of its own, so that nothing before it counts."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, args)
