@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from rmae_d2.config import apply_overrides, get_config, save_config
 from rmae_d2.events import FILE, read_events, read_run, step_values
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -77,11 +78,20 @@ def region_samples(count: int = 2, size=(32, 32), regions: int = 3) -> list[dict
     ]
 
 
-def save_run(folder: Path, *overrides: str) -> Path:
-    """Writes config.yaml and model_final.pth of a tiny R-MAE with random weights; the latter's path."""
-    from rmae_d2.config import apply_overrides, get_config, save_config
+def save_run(
+    folder: Path, *overrides: str, name: str = "demo/rmae_tiny_scenes.py", tiny: bool = True
+) -> Path:
+    """What a run leaves of a config's network with random weights: config.yaml and model_final.pth.
 
-    cfg = apply_overrides(get_config("demo/rmae_tiny_scenes.py"), [*TINY, *overrides])
+    Args:
+        overrides: of the config.
+        name: of the config.
+        tiny: with the overrides of TINY before these.
+
+    Returns:
+        the weights' path.
+    """
+    cfg = apply_overrides(get_config(name), [*(TINY if tiny else ()), *overrides])
     save_config(cfg, folder / "config.yaml")
     return Path(save_random(cfg, folder / "model_final.pth"))
 
@@ -127,8 +137,6 @@ SMALL_DETECTOR = [
 
 def small_detector(*overrides: str):
     """The config of a small Mask R-CNN (ViTDet) for COCO's classes that finds five objects in any image."""
-    from rmae_d2.config import apply_overrides, get_config
-
     return apply_overrides(get_config(DETECTOR), [*SMALL_DETECTOR, *overrides])
 
 
@@ -139,6 +147,40 @@ def save_random(cfg, path: Path) -> str:
     torch.manual_seed(1)
     torch.save({"model": instantiate(cfg.model).state_dict()}, path)
     return str(path)
+
+
+SHRUNK = [
+    *("backbone.net.embed_dim=32", "backbone.net.depth=1", "backbone.net.num_heads=4"),
+    *("pixel_decoder.dim=16", "pixel_decoder.depth=1", "pixel_decoder.num_heads=4"),
+    *("region_branch.encoder_dim=16", "region_branch.encoder_num_heads=4"),
+    *("region_branch.decoder_dim=16", "region_branch.decoder_num_heads=4"),
+]
+
+
+def shrunk(name: str, *overrides: str):
+    """A pre-training config with a model of one small block a part, on 4x4 patches."""
+    cfg = get_config(name)
+    absent = [part for part in ("pixel_decoder", "region_branch") if cfg.model[part] is None]
+    small = [f"model.{x}" for x in SHRUNK if not x.startswith(tuple(absent))]
+    side = 4 * cfg.model.backbone.net.patch_size
+    return apply_overrides(cfg, [*small, f"model.backbone.net.img_size={side}", *overrides])
+
+
+def config_step(cfg):
+    """A step of a config's own model and optimizer: model, losses, names of the parameters that moved."""
+    from detectron2.config import instantiate
+
+    from rmae_d2.solver import build_optimizer
+
+    model = instantiate(cfg.model).train()
+    optimizer = build_optimizer(cfg.optimizer, model)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    side, K = cfg.model.backbone.net.img_size, cfg.dataloader.train.mapper.num_regions
+    losses = model(region_samples(2, (side, side), K))
+    sum(losses.values()).backward()
+    optimizer.step()
+    moved = {k for k, v in model.named_parameters() if not torch.equal(v, before[k])}
+    return model, losses, moved
 
 
 def hf_mae_config(**changes):

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from rmae_d2.config import apply_overrides, config_root, get_config, load_config, save_config
 from rmae_d2.config.overrides import known_keys
 from rmae_d2.modeling import RMAE
+from rmae_d2.solver import build_optimizer
 
 ROOT = config_root()
 ALL = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
@@ -137,8 +138,8 @@ def test_the_rate_follows_the_batch(name):
     cfg = apply_overrides(
         get_config(name), ["optimizer.base_lr=2e-4", "dataloader.train.total_batch_size=512"]
     )
-    cfg.optimizer.params.model = torch.nn.Linear(2, 2)
-    assert instantiate(cfg.optimizer).param_groups[0]["lr"] == pytest.approx(4e-4)
+    optimizer = build_optimizer(cfg.optimizer, torch.nn.Linear(2, 2))
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(4e-4)
 
 
 def test_the_papers_recipe():
@@ -163,9 +164,8 @@ def test_the_papers_recipe():
 def test_weight_decay_spares_norms_and_biases():
     cfg = get_config("demo/rmae_tiny_scenes.py")
     model = instantiate(cfg.model)
-    cfg.optimizer.params.model = model
     decay = {}
-    for group in instantiate(cfg.optimizer).param_groups:
+    for group in build_optimizer(cfg.optimizer, model).param_groups:
         for parameter in group["params"]:
             decay[id(parameter)] = group["weight_decay"]
     for module in model.modules():
@@ -257,10 +257,9 @@ def test_published_recipes(name):
     # The optimizer: rates from the embedding to the heads, weight decay.
     assert cfg.optimizer.lr == rate and cfg.optimizer.weight_decay == 0.1
     assert list(cfg.optimizer.betas) == [0.9, 0.999]
-    cfg.optimizer.params.model = model
     groups = {
-        id(parameter): (group["lr"], group.get("weight_decay", 0.1))
-        for group in instantiate(cfg.optimizer.params)
+        id(parameter): (group["lr"], group["weight_decay"])
+        for group in build_optimizer(cfg.optimizer, model).param_groups
         for parameter in group["params"]
     }
     by_name = {key: groups[id(value)] for key, value in model.named_parameters()}

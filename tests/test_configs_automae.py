@@ -7,7 +7,7 @@ import pytest
 import torch
 from detectron2.config import instantiate
 
-from rmae_d2.config import apply_overrides, config_root, get_config
+from rmae_d2.config import config_root
 from rmae_d2.modeling import (
     AttentionGuidedMasking,
     BlockMasking,
@@ -17,6 +17,7 @@ from rmae_d2.modeling import (
     MaskedViT,
     RandomMasking,
 )
+from tests.helpers import config_step, shrunk
 
 ROOT = config_root()
 SIZE = {"embed_dim": 32, "depth": 2, "num_heads": 4}
@@ -37,52 +38,8 @@ def scorer_file(tmp_path):
     return tmp_path / "vit.pth"
 
 
-def shrunk(name, *overrides):
-    """The config with 4x4 patches and two small blocks."""
-    cfg = get_config(name)
-    sizes = {
-        "backbone.net": {"img_size": 64, **SIZE},
-        "pixel_decoder": {"dim": 16, "depth": 1, "num_heads": 4},
-    }
-    if cfg.model.region_branch is not None:
-        sizes["region_branch"] = {
-            f"{part}_{key}": value
-            for part in ("encoder", "decoder")
-            for key, value in {"dim": 16, "num_heads": 4}.items()
-        }
-    small = [f"model.{p}.{k}={v}" for p, values in sizes.items() for k, v in values.items()]
-    return apply_overrides(cfg, [*small, *overrides])
-
-
 def scorer(weights, where="model.masking.generator.scorer"):
     return [f"{where}.weights={weights}", *(f"{where}.net.{k}={v}" for k, v in SIZE.items())]
-
-
-def samples():
-    maps = torch.zeros(2, 1, 64, 64, dtype=torch.uint8)
-    maps[:, :, 8:40, 16:48] = 0b101
-    return [
-        {
-            "image": torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8),
-            "regions": maps[i],
-            "num_regions": 8,
-            "mask_seed": i,
-        }
-        for i in range(2)
-    ]
-
-
-def step(cfg):
-    """Losses and the parameters that a step of the config's own optimizer moved."""
-    model = instantiate(cfg.model).train()
-    cfg.optimizer.params.model = model
-    optimizer = instantiate(cfg.optimizer)
-    before = {key: value.clone() for key, value in model.named_parameters()}
-    losses = model(samples())
-    sum(losses.values()).backward()
-    optimizer.step()
-    moved = {k for k, v in model.named_parameters() if not torch.equal(v, before[k])}
-    return model, losses, moved
 
 
 def test_every_config_is_here():
@@ -94,7 +51,7 @@ def test_every_config_is_here():
 def test_joint(name, scorer_file):
     # With the last of two blocks where the config names one of six.
     cfg = shrunk(name, *scorer(scorer_file), "model.masking.generator.scorer.block=-1")
-    model, losses, moved = step(cfg)
+    model, losses, moved = config_step(cfg)
     assert {"loss_pixel", "loss_generator", "loss_discriminator"} <= set(losses)
     assert moved == {name for name, p in model.named_parameters() if p.requires_grad}
     assert sum(name.startswith("masking.") for name in moved) == 3 + 6
@@ -114,7 +71,7 @@ def test_two_stages(name, scorer_file, tmp_path):
         f"{where}.{block}",
         f"model.masking.generator.weights={tmp_path / 'joint.pth'}",
     )
-    model, losses, moved = step(cfg)
+    model, losses, moved = config_step(cfg)
     assert set(losses) == {"loss_pixel"}
     assert moved and not any(name.startswith("masking.") for name in moved)
     for key, value in joint.masking.generator.state_dict().items():
@@ -134,7 +91,7 @@ def test_documented_policies(scorer_file):
         if "scorer" in override:
             for key, value in SIZE.items():
                 override = re.sub(rf"\b{key}: \d+", f"{key}: {value}", override)
-        model, losses, moved = step(shrunk("demo/mae_tiny_scenes.py", override))
+        model, losses, moved = config_step(shrunk("demo/mae_tiny_scenes.py", override))
         assert set(losses) == {"loss_pixel"} and moved
         kinds.add(type(model.masking))
     assert kinds == POLICIES and LearnedMasking not in kinds

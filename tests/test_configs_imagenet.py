@@ -7,6 +7,7 @@ from detectron2.config import instantiate
 from PIL import Image
 
 from rmae_d2.config import apply_overrides, get_config
+from rmae_d2.solver import build_optimizer
 
 NAMES = [f"imagenet/{mode}_vit{size}.py" for mode in ("linear", "finetune") for size in "bl"]
 IMAGES = 1_281_167
@@ -17,8 +18,7 @@ def optimizer_of(cfg):
     cfg = copy.deepcopy(cfg)
     cfg.model.backbone.net.update(img_size=32, embed_dim=32, num_heads=4)
     model = instantiate(cfg.model)
-    cfg.optimizer.params.model = model
-    return instantiate(cfg.optimizer), {id(p): n for n, p in model.named_parameters()}
+    return build_optimizer(cfg.optimizer, model), {id(p): n for n, p in model.named_parameters()}
 
 
 @pytest.mark.parametrize("size, width, depth", [("b", 768, 12), ("l", 1024, 24)])

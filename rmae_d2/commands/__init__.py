@@ -43,14 +43,9 @@ def main(command: str = "") -> None:
 
 
 def run(words: Sequence[str]) -> int:
-    """Runs a command line.
+    """Runs a command line; its exit code: 0; 1 for what a user can set right, in one line; 130 for ctrl-C.
 
-    Returns:
-        exit code: 0; 1 for what a user can set right, told in one line; 130 for ctrl-C. Any other exception
-        is a mistake of ours and passes through, with its traceback.
-
-    Raises:
-        SystemExit: argparse's, with 2 for a wrong usage.
+    argparse's SystemExit, 2 for a wrong usage, passes through, and so does any other exception: our mistake.
     """
     name, words = _split(words)
     module = import_module(f".{name.replace('-', '_').replace(' ', '_')}", __name__)
@@ -82,11 +77,7 @@ def _split(words: Sequence[str]) -> tuple[str, list[str]]:
     for count in (1, 2):
         if (name := " ".join(words[:count])) in COMMANDS:
             return name, list(words[count:])
-    group = (
-        {name: text for name, text in COMMANDS.items() if name.startswith(f"{words[0]} ")}
-        if words
-        else {}
-    )
+    group = {n: text for n, text in COMMANDS.items() if n.startswith(f"{' '.join(words[:1])} ")}
     shown = "\n".join(f"  {name:26}{text}" for name, text in (group or COMMANDS).items())
     parser = argparse.ArgumentParser(
         "rmae-d2",

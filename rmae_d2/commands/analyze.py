@@ -17,9 +17,8 @@ from . import options
 def arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config-file", metavar="FILE", help="one model, by part")
-    what.add_argument(
-        "--table", metavar="FILE", nargs="+", help="several, compared with the first, in Markdown"
-    )
+    several = "several, compared with the first, in Markdown"
+    what.add_argument("--table", metavar="FILE", nargs="+", help=several)
     options.overrides(parser, what="of the one config, as in training")
 
 

@@ -44,12 +44,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add = vitdet.add_argument
     add("--depth", type=int, help="only the first blocks; 3 of ViT-B are a quarter of it")
     add("--image", type=int, default=1024, help="side of the images, pixels")
-    add(
-        "--clock",
-        choices=CLOCKS,
-        default="wall",
-        help="cpu: seconds on this process's processors, where other work keeps the machine busy",
-    )
+    what = "cpu: seconds on this process's processors, where other work keeps the machine busy"
+    add("--clock", choices=CLOCKS, default="wall", help=what)
 
     regions = commands.add_parser("regions", help="FH's time and memory, records, whole data sets")
     loader = commands.add_parser("loader", help="a worker's images a second")

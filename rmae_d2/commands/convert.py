@@ -28,15 +28,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--output", required=True, help="the .pth, .pt, .bin or .safetensors to write")
     add("--to", required=True, choices=TARGETS, help="whose weights to write")
     size = parser.add_mutually_exclusive_group()
-    for name, what in (("--grid", "GH [GW] patches"), ("--img-size", "those of H [W] pixels")):
-        size.add_argument(
-            name, type=int, nargs="+", metavar="N", help=f"resize position embeddings to {what}"
-        )
+    for name, to in (("--grid", "GH [GW] patches"), ("--img-size", "those of H [W] pixels")):
+        what = f"resize position embeddings to {to}"
+        size.add_argument(name, type=int, nargs="+", metavar="N", help=what)
     what = "leave out input tensors of this name, e.g. '*.rel_pos_?'; repeatable"
     add("--drop", action="append", default=[], metavar="PATTERN", help=what)
-    what = (
-        "make up a cls token and a final norm where only the target has them, to go on pre-training"
-    )
+    what = "make up a cls token and a final norm where only the target has them"
     add("--fill", action="store_true", help=what)
     what = "whose names --to huggingface writes: 4 as on the hub, 5 as in a state_dict (default: installed)"
     add("--transformers", type=int, choices=(4, 5), help=what)
@@ -52,9 +49,8 @@ def run(args: argparse.Namespace) -> None:
     from ..checkpoint import check_output, convert, save_conversion
 
     check_output(args.output, args.to, args.force)
-    conversion = convert(
-        args.input, args.to, grid, img_size, args.drop, args.fill, args.transformers
-    )
+    done = (args.drop, args.fill, args.transformers)
+    conversion = convert(args.input, args.to, grid, img_size, *done)
     print(conversion)
     save_conversion(conversion, args.output, args.force)
     print(f"written: {args.output}")

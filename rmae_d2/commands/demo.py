@@ -27,15 +27,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from ..demo import Limits, run_demo
 
-    given = ("host", "port", "examples", "mask_ratio", "resolution", "device")
-    limits = Limits(
-        upload_bytes=int(args.max_megabytes * 1e6), pixels=int(args.max_megapixels * 1e6)
-    )
+    given = dict(vars(args))
+    upload_bytes = int(given.pop("max_megabytes") * 1e6)
+    limits = Limits(upload_bytes=upload_bytes, pixels=int(given.pop("max_megapixels") * 1e6))
     with contextlib.suppress(KeyboardInterrupt):
-        run_demo(
-            args.weights,
-            args.config_file,
-            limits=limits,
-            **{name: getattr(args, name) for name in given},
-        )
+        run_demo(limits=limits, **given)
     print("stopped")  # without an interrupt, too: a caller may have told this process to ignore it

@@ -13,6 +13,8 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from .. import __version__
 from .install_detectron2 import age_problem, find_detectron2
 
+Finding = tuple[str, str, bool]  # what, remedy where it is missing, whether training needs it
+
 INSTALL = "pip install"
 # Package, extra, and what it gives.
 EXTRAS = (
@@ -41,9 +43,6 @@ def run(args: argparse.Namespace) -> int:
     return 0 if good else 1
 
 
-Finding = tuple[str, str, bool]
-
-
 def _required() -> Iterator[Finding]:
     """What the installed package requires."""
     try:
@@ -63,11 +62,12 @@ def _detectron2() -> Finding:
     if found is None:
         return "Detectron2", "rmae-d2 install-detectron2", True
     text, folder = found
-    problem = age_problem(folder)
-    remedy = f"{INSTALL[:3]} uninstall detectron2, then rmae-d2 install-detectron2"
     operators = "with" if any(folder.glob("_C.*")) else "without"
     line = f"Detectron2 {text} at {folder}, {operators} compiled operators"
-    return f"{line}: too old, {problem}" if problem else line, remedy if problem else "", True
+    if problem := age_problem(folder):
+        remedy = "pip uninstall detectron2, then rmae-d2 install-detectron2"
+        return f"{line}: too old, {problem}", remedy, True
+    return line, "", True
 
 
 def _device() -> Finding:

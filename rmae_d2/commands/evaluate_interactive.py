@@ -35,12 +35,8 @@ def prompting(parser: argparse.ArgumentParser) -> None:
     """How a model sees images; of the demo too."""
     add = parser.add_argument
     add("--mask-ratio", type=float, default=0.0, help="pixel patches hidden at first")
-    add(
-        "--resolution",
-        choices=RESOLUTIONS,
-        default="resize",
-        help="how images of another size than the model's are taken",
-    )
+    what = "how images of another size than the model's are taken"
+    add("--resolution", choices=RESOLUTIONS, default="resize", help=what)
     options.device(parser)
 
 
@@ -50,15 +46,11 @@ def run(args: argparse.Namespace) -> None:
     from ..inference import RegionPromptPredictor
     from ..inference.interactive_evaluation import evaluate_interactive
 
-    shown = {name: getattr(args, name) for name in ("device", "resolution", "mask_ratio", "seed")}
-    asked = ("dataset", "root", "protocol", "max_objects", "seed")
-    print(
-        evaluate_interactive(
-            RegionPromptPredictor.from_files(args.weights, args.config_file, **shown),
-            args.output,
-            json_file=args.json,
-            settings={"weights": args.weights},
-            **{name: getattr(args, name) for name in asked},
-        )
+    given = dict(vars(args))
+    shown = ("weights", "config_file", "device", "resolution", "mask_ratio")
+    predictor = RegionPromptPredictor.from_files(
+        **{name: given.pop(name) for name in shown}, seed=args.seed
     )
+    settings = {"weights": args.weights}
+    print(evaluate_interactive(predictor, json_file=given.pop("json"), settings=settings, **given))
     print(f"written: {args.output.resolve()}")

@@ -14,12 +14,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("store", metavar="DIR", help="folder of the store")
     add("keys", metavar="ID", nargs="*", help="image ids; default: spread evenly")
     add("--images", help="folder, list or json, where they have moved")
-    add(
-        "--output",
-        type=Path,
-        default=Path("regions.png"),
-        help="picture to write (default: %(default)s)",
-    )
+    add("--output", type=Path, default=Path("regions.png"), help="default: %(default)s")
     add("--rows", type=int, default=12, help="images on the sheet")
     add("--sample", type=int, default=1000, help="images that are measured")
     add("--num-regions", type=int, default=8, help="K of pre-training")

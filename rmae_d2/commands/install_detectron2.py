@@ -15,18 +15,13 @@ This file needs the standard library only, and nothing of its package: run by it
 ``python tools/install_detectron2.py`` does, it works before anything is installed.
 """
 
-from __future__ import annotations
-
 import argparse
 import base64
-import csv
 import hashlib
 import importlib.metadata
 import importlib.util
 import io
-import os
 import re
-import stat
 import subprocess
 import sys
 import tempfile
@@ -48,124 +43,32 @@ WHEEL_NAME = f"detectron2-{VERSION}-py3-none-any.whl"
 DIST_INFO = f"detectron2-{VERSION}.dist-info"
 
 # What the package imports at run time. Absent on purpose: torch and torchvision, as in upstream's
-# own metadata (which build of torch is wanted is the user's choice), and timm, which would pull
-# torch in (only the ViT, MViT and Swin backbones import it; rmae_d2 requires it itself).
+# metadata (which build is wanted is the user's choice), and timm, which would pull torch in.
 # fvcore's range is upstream's; iopath's stops below 0.1.10 there, and 0.1.10 is tested here.
 REQUIREMENTS = """
 Pillow>=7.1 cloudpickle fvcore>=0.1.5,<0.1.6 hydra-core>=1.1 iopath>=0.1.7 matplotlib omegaconf>=2.1
 packaging pycocotools>=2.0.2 tabulate tensorboard termcolor>=1.1 tqdm>4.29.0 yacs>=0.1.8
 """
 
-# geowatch's edits, each as (its text, upstream's text), per file below SUBTREE. Each text must
-# occur exactly once: anything else means that the wheel is not the one that this was written for.
-EDITS: dict[str, tuple[tuple[str, str], ...]] = {
+# geowatch's edits, as lines (first, last) and upstream's text in their place, by file below SUBTREE;
+# the sha256 above says what is in these lines.
+EDITS: dict[str, tuple[tuple[int, int, str], ...]] = {
     "detectron2/data/datasets/coco.py": (
-        (  # zipped annotation files, read through kwcoco
-            """\
-    timer = Timer()
-    json_file = PathManager.get_local_path(json_file)
-
-    if os.fspath(json_file).endswith('.zip'):
-        # Use kwcoco instead
-        from kwcoco.compat_dataset import COCO  # NOQA
-        coco_api = COCO(json_file)
-        # coco_api.conform(legacy=True)
-        # kwcoco_dset = kwcoco.CocoDataset(json_file)
-    else:
-        from pycocotools.coco import COCO
-        with contextlib.redirect_stdout(io.StringIO()):
-            coco_api = COCO(json_file)
-""",
-            """\
-    from pycocotools.coco import COCO
-
-    timer = Timer()
-    json_file = PathManager.get_local_path(json_file)
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco_api = COCO(json_file)
-""",
-        ),
-        (  # the switch that makes every COCO file need kwimage
-            """\
-    # TODO: MAKE ACCEPTING KWCOCO STYLE SEGMENTATIONS CONFIGURABLE
-    HANDLE_KWCOCO_FORMATS = True
-    if HANDLE_KWCOCO_FORMATS:
-        import kwimage
-
-""",
-            "",
-        ),
-        (
-            """\
-            if segm:  # either list[list[float]] or dict(RLE)
-
-                if HANDLE_KWCOCO_FORMATS:
-                    try:
-                        segm = kwimage.Segmentation.coerce(segm).to_coco(style='orig')
-                    except Exception:
-                        # undo bad hack
-                        segm = kwimage.Segmentation.coerce(segm[0]).to_coco(style='orig')
-
-                if isinstance(segm, dict):
-""",
-            """\
-            if segm:  # either list[list[float]] or dict(RLE)
-                if isinstance(segm, dict):
-""",
-        ),
-        (
-            """\
-                    # Subsequent code seems to assume multipolygons
-                    from numbers import Number
-                    if len(segm) and isinstance(segm[0], Number):
-                        segm = [segm]
-
-""",
-            "",
-        ),
-        (
-            """\
-                if HANDLE_KWCOCO_FORMATS:
-                    keypts = kwimage.Points.coerce(keypts).to_coco(style='orig')
-                for idx, v in enumerate(keypts):
-                    # TODO: MAKE APPLYING THIS HACK CONFIGURABLE
-""",
-            """\
-                for idx, v in enumerate(keypts):
-""",
-        ),
+        # Zipped annotation files, read through kwcoco.
+        (70, 69, "    from pycocotools.coco import COCO\n\n"),
+        (72, 75, "    with contextlib.redirect_stdout(io.StringIO()):\n"),
+        (77, 82, ""),
+        (166, 170, ""),  # the switch that makes every COCO file need kwimage
+        (200, 207, ""),  # polygons and RLEs through kwimage
+        (213, 217, ""),  # a polygon that is no list of polygons
+        (227, 228, ""),  # keypoints through kwimage
+        (230, 230, ""),
     ),
-    "detectron2/data/detection_utils.py": (
-        (  # EXIF orientation switched off
-            """\
-    return image
-    if not hasattr(image, "getexif"):
-        return image
-""",
-            """\
-    if not hasattr(image, "getexif"):
-        return image
-""",
-        ),
-    ),
+    "detectron2/data/detection_utils.py": ((138, 138, ""),),  # EXIF orientation switched off
 }
 
 # First line of a changed file (Apache License 2.0, 4b).
 CHANGED = "# Changed by rmae_d2's install_detectron2.py: see NOTICE in the dist-info folder.\n"
-
-# Signs of age, in the order in which upstream fixed them: (file, text that must not be in it or
-# None for "the file must exist", what is wrong). Files are read, not imported: importing Detectron2
-# imports torch, which may be absent and is slow.
-PROBES: tuple[tuple[str, str | None, str], ...] = (
-    ("config/lazy.py", None, "LazyConfig is missing (upstream, 2021)"),
-    ("modeling/backbone/vit.py", None, "the ViT backbone is missing (upstream, June 2022)"),
-    ("data/transforms/transform.py", "Image.LINEAR", "it breaks on Pillow 10 (fixed July 2023)"),
-    (
-        "evaluation/sem_seg_evaluation.py",
-        "copy=copy",
-        "semantic segmentation evaluation breaks on numpy 2 (fixed June 2024, pull request 5312)",
-    ),
-)
 
 NOTICE = f"""\
 Detectron2
@@ -186,15 +89,8 @@ Left as geowatch changed it (reached only by annotation files named *.zip, which
 """
 
 VERIFY = """\
-import warnings
-warnings.simplefilter("ignore")
-import detectron2
-from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import LazyConfig, instantiate
-from detectron2.data import MetadataCatalog
-from detectron2.engine import SimpleTrainer, launch
-from detectron2.evaluation import COCOEvaluator, SemSegEvaluator
-from detectron2.modeling import META_ARCH_REGISTRY, SimpleFeaturePyramid, ViT
+import detectron2.checkpoint, detectron2.config, detectron2.data
+import detectron2.engine, detectron2.evaluation, detectron2.modeling
 """
 
 
@@ -222,13 +118,14 @@ def find_detectron2() -> tuple[str, Path] | None:
 
 
 def age_problem(package: Path) -> str | None:
-    """What is too old about the Detectron2 in this folder; None if it is from mid-2024 or later."""
-    for name, forbidden, problem in PROBES:
-        path = package / name
-        if not path.is_file():
-            return problem if forbidden is None else f"{name} is missing"
-        if forbidden is not None and forbidden in path.read_text(encoding="utf-8"):
-            return problem
+    """What is too old about the Detectron2 in this folder; None if it is from mid-2024 or later.
+
+    Files are read, not imported: importing Detectron2 imports torch, which may be absent and is slow.
+    """
+    if not (package / "modeling/backbone/vit.py").is_file():
+        return "the ViT backbone is missing (upstream, June 2022)"
+    if "copy=copy" in (package / "evaluation/sem_seg_evaluation.py").read_text("utf-8"):
+        return "semantic segmentation breaks on numpy 2 (fixed June 2024, pull request 5312)"
     return None
 
 
@@ -236,50 +133,53 @@ def check_existing(version: str, package: Path) -> None:
     """Raise InstallError if the Detectron2 found is too old to use."""
     if problem := age_problem(package):
         raise InstallError(
-            f"Detectron2 {version} at {package} is too old: {problem}.\nrmae_d2 needs one from mid-2024 or "
-            "later. Either remove it and let this tool install one:\n"
-            f"    {sys.executable} -m pip uninstall detectron2  (or take its folder off PYTHONPATH)\n"
-            f"    {TOOL}\nor build upstream's newest, with its compiled operators (needs torch and a C++ "
-            f"compiler):\n    {TOOL} --from-source"
+            f"Detectron2 {version} at {package} is too old: {problem}.\nEither remove it and let this "
+            f"tool install one:\n    {sys.executable} -m pip uninstall detectron2  (or take its folder "
+            f"off PYTHONPATH)\n    {TOOL}\nor build upstream's newest, with its compiled operators:\n"
+            f"    {TOOL} --from-source"
         )
 
 
+def run_python(arguments: Sequence[str], failure: str, cwd: Path | None = None) -> None:
+    """Run this interpreter; raise InstallError with ``failure`` and the last lines of its output."""
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", cwd=cwd)
+    if done.returncode != 0:
+        lines = [x.rstrip() for x in (done.stderr or done.stdout).splitlines() if x.strip()][-8:]
+        tail = "".join(f"\n    {line}" for line in lines)
+        raise InstallError(f"{failure}\n  tried: {' '.join(command)}\n  it said:{tail}")
+
+
 def run_pip(arguments: Sequence[str], failure: str) -> None:
-    """Run this interpreter's pip; raise InstallError with ``failure`` and pip's last lines."""
+    """Run this interpreter's pip."""
     if importlib.util.find_spec("pip") is None:
         raise InstallError(
             f"{sys.executable} has no pip. Remedy: {sys.executable} -m ensurepip "
             "(uv: uv pip install pip)"
         )
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    if result.returncode != 0:
-        tail = "\n".join(f"    {line}" for line in output_tail(result.stderr or result.stdout))
-        raise InstallError(f"{failure}\n  tried: {' '.join(command)}\n  pip said:\n{tail}")
-
-
-def output_tail(text: str, lines: int = 8) -> list[str]:
-    """Last lines of a program's output, without empty ones."""
-    return [line.rstrip() for line in text.splitlines() if line.strip()][-lines:]
+    name, *options = arguments
+    pip = ["-m", "pip", "--disable-pip-version-check", name, "--quiet"]
+    run_python([*pip, *options], failure)
 
 
 def download_geowatch(folder: Path) -> Path:
-    """Fetch the pinned geowatch wheel into a folder with pip, which checks its hash."""
-    requirement = folder / "requirements.txt"
-    requirement.write_text(f"{GEOWATCH} --hash=sha256:{GEOWATCH_SHA256}\n", encoding="utf-8")
+    """Fetch the pinned geowatch wheel into a folder with pip."""
     # The wheel is only unpacked, so its own Python range does not concern us.
-    options = ["--no-deps", "--only-binary=:all:", "--ignore-requires-python", "--require-hashes"]
+    options = [
+        "--no-deps",
+        "--only-binary=:all:",
+        "--ignore-requires-python",
+        "--dest",
+        str(folder),
+    ]
     run_pip(
-        ["download", "--quiet", *options, "--dest", str(folder), "--requirement", str(requirement)],
+        ["download", *options, GEOWATCH],
         f"Could not download {GEOWATCH} (3 MB), whose copy of Detectron2 this tool installs.\n  remedy: "
         "connect to the network (or set pip's index or proxy) and run this again; or, on a machine\n"
         f"    with a network, run `pip download --no-deps {GEOWATCH}`, bring the file here and run\n"
         f"    {TOOL} --wheel FILE",
     )
-    wheels = sorted(folder.glob("geowatch-*.whl"))
-    if len(wheels) != 1:
-        raise InstallError(f"pip download of {GEOWATCH} left {len(wheels)} wheels in {folder}")
-    return wheels[0]
+    return next(folder.glob("geowatch-*.whl"))
 
 
 def read_subtree(geowatch_wheel: Path) -> dict[str, bytes]:
@@ -300,72 +200,39 @@ def read_subtree(geowatch_wheel: Path) -> dict[str, bytes]:
 
 
 def undo_edits(files: dict[str, bytes]) -> dict[str, bytes]:
-    """The files with EDITS undone, each changed file saying so in its first line.
-
-    Raises:
-        InstallError: a file is missing, or a text does not occur exactly once in it.
-    """
+    """The files with EDITS undone, each changed file saying so in its first line."""
     patched = dict(files)
     for name, edits in EDITS.items():
-        if name not in patched:
-            raise InstallError(f"{name} is missing from the {GEOWATCH} wheel: nothing installed")
-        text = patched[name].decode("utf-8")
-        for theirs, upstream in edits:
-            count = text.count(theirs)
-            if count != 1:
-                raise InstallError(
-                    f"{name}: the text to undo occurs {count} times, not once; nothing was "
-                    f"installed. The text begins:\n    {theirs.strip().splitlines()[0]}"
-                )
-            text = text.replace(theirs, upstream)
-        patched[name] = (CHANGED + text).encode("utf-8")
+        lines = files[name].decode("utf-8").splitlines(keepends=True)
+        for first, last, upstream in reversed(edits):
+            lines[first - 1 : last] = [upstream]
+        patched[name] = (CHANGED + "".join(lines)).encode("utf-8")
     return patched
 
 
 def metadata_files() -> dict[str, bytes]:
     """The wheel's dist-info files, RECORD excepted."""
-    # Apache-2.0 like Detectron2: the same text. In a wheel it is in the package.
-    found = [path for path in (PACKAGE / "LICENSE", PACKAGE.parent / "LICENSE") if path.is_file()]
-    if not found:
-        raise InstallError(
-            f"{PACKAGE} and its parent have no LICENSE (Apache-2.0), which is needed"
-        )
     requires = "\n".join(f"Requires-Dist: {requirement}" for requirement in REQUIREMENTS.split())
     metadata = f"""\
 Metadata-Version: 2.1
 Name: detectron2
 Version: {VERSION}
 Summary: Detectron2 (upstream of November 2024), Python code only
-Home-page: https://github.com/facebookresearch/detectron2
-Author: FAIR
 License: Apache-2.0
-License-File: LICENSE
-License-File: NOTICE
 Requires-Python: >=3.8
 {requires}
 Description-Content-Type: text/plain
 
 {NOTICE}"""
     wheel = "Wheel-Version: 1.0\nGenerator: rmae_d2\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    texts = {
-        "METADATA": metadata.encode(),
-        "WHEEL": wheel.encode(),
-        "top_level.txt": b"detectron2\n",
-        "LICENSE": found[0].read_bytes(),
-        "NOTICE": NOTICE.encode(),
+    # Apache-2.0 like Detectron2: the same text. In a wheel it is in the package.
+    folder = PACKAGE if (PACKAGE / "LICENSE").is_file() else PACKAGE.parent
+    return {
+        f"{DIST_INFO}/METADATA": metadata.encode(),
+        f"{DIST_INFO}/WHEEL": wheel.encode(),
+        f"{DIST_INFO}/LICENSE": (folder / "LICENSE").read_bytes(),
+        f"{DIST_INFO}/NOTICE": NOTICE.encode(),
     }
-    return {f"{DIST_INFO}/{name}": data for name, data in texts.items()}
-
-
-def record(files: dict[str, bytes]) -> bytes:
-    """RECORD of a wheel: path, sha256 (urlsafe base64, unpadded) and size of every other file."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    for name, data in files.items():
-        digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
-        writer.writerow([name, f"sha256={digest}", len(data)])
-    writer.writerow([f"{DIST_INFO}/RECORD", "", ""])
-    return out.getvalue().encode()
 
 
 def build_wheel(geowatch_wheel: Path, folder: Path) -> Path:
@@ -374,66 +241,46 @@ def build_wheel(geowatch_wheel: Path, folder: Path) -> Path:
     Entries are sorted (dist-info last, as the format advises), dated 1980 and stored uncompressed:
     what zlib makes of them differs between its versions.
     """
-    files = dict(sorted(undo_edits(read_subtree(geowatch_wheel)).items()))
-    files |= metadata_files()
-    files[f"{DIST_INFO}/RECORD"] = record(files)
+    files = dict(sorted(undo_edits(read_subtree(geowatch_wheel)).items())) | metadata_files()
+    record = []
+    for name, data in files.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+        record.append(f"{name},sha256={digest},{len(data)}\n")
+    files[f"{DIST_INFO}/RECORD"] = "".join([*record, f"{DIST_INFO}/RECORD,,\n"]).encode()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / WHEEL_NAME
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
-            for name, data in files.items():
-                entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-                entry.create_system = 3  # Unix, whatever this runs on
-                entry.external_attr = (stat.S_IFREG | 0o644) << 16
-                archive.writestr(entry, data)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in files.items():
+            entry = zipfile.ZipInfo(name)
+            entry.create_system = 3  # Unix, whatever this runs on
+            entry.external_attr = 0o100644 << 16
+            archive.writestr(entry, data)
     return path
 
 
 def install_wheel(wheel: Path) -> None:
-    """pip-install a Detectron2 wheel over whatever is there, then its missing requirements."""
-    # First the requirements: a run that ends there leaves no half-working Detectron2 behind.
+    """pip-install a Detectron2 wheel and its missing requirements, over whatever is there."""
     run_pip(
-        ["install", "--quiet", *wheel_requirements(wheel)],
-        "Could not install what Detectron2 needs at run time.\n  remedy: its requirements come from pip's "
-        "index; connect to the network (or set pip's index,\n    proxy or find-links) and run this again",
+        ["install", str(wheel)],
+        f"Could not install {wheel.name} and what it needs at run time.\n  remedy: its requirements come "
+        "from pip's index; connect to the network (or set pip's index,\n    proxy or find-links) and run "
+        "this again",
     )
-    # A second command, because --force-reinstall would reinstall the requirements as well. By name
-    # rather than by path, so that `pip freeze` does not show a temporary folder.
+    # Again by name, so that `pip freeze` shows no temporary folder, and where this version was there.
+    options = ["--force-reinstall", "--no-deps", "--no-index", "--find-links", str(wheel.parent)]
     name, version = wheel.name.split("-")[:2]
-    options = ["install", "--quiet", "--force-reinstall", "--no-deps"]
-    run_pip(
-        [*options, "--no-index", "--find-links", str(wheel.parent), f"{name}=={version}"],
-        f"Could not install {wheel.name}.",
-    )
-
-
-def wheel_requirements(wheel: Path) -> list[str]:
-    """Requirements that a wheel's METADATA names, without those of extras."""
-    with zipfile.ZipFile(wheel) as archive:
-        (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
-        header = archive.read(name).decode("utf-8").split("\n\n", 1)[0]
-    lines = [line[14:].strip() for line in header.splitlines() if line.startswith("Requires-Dist:")]
-    return [line for line in lines if "extra ==" not in line]
+    run_pip(["install", *options, f"{name}=={version}"], f"Could not install {wheel.name}.")
 
 
 def build_from_source(revision: str, folder: Path) -> Path:
     """Build upstream's wheel, compiled operators included, at a git revision."""
-    if importlib.util.find_spec("torch") is None:
-        raise InstallError(
-            "Building Detectron2 from source needs torch first, its operators being compiled "
-            f"against it:\n    {sys.executable} -m pip install torch torchvision setuptools wheel"
-        )
     # The same build as `pip install --no-build-isolation git+...`, but an older Detectron2 stays
     # in place until this one has been built.
-    options = ["--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
+    options = ["--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
     run_pip(
         ["wheel", *options, f"git+{SOURCE_REPOSITORY}@{revision}"],
-        f"Could not build Detectron2 ({revision}) from source.\n  remedy: it needs git, a network, a C++ "
-        "compiler (and nvcc for a CUDA build of torch), and\n    `pip install setuptools wheel ninja`; "
+        f"Could not build Detectron2 ({revision}) from source.\n  remedy: it needs git, a network, torch, a "
+        "C++ compiler (and nvcc for a CUDA build of torch), and\n    `pip install setuptools wheel ninja`; "
         "without them, run this without --from-source",
     )
     return next(folder.glob("detectron2-*.whl"))
@@ -455,20 +302,12 @@ def verify() -> str:
     check_existing(version, package)
     if importlib.util.find_spec("torch") is None:
         return f"installed Detectron2 {version} at {package} (not imported: no torch here yet)"
-    with tempfile.TemporaryDirectory() as neutral:  # so that no folder named detectron2 is in reach
-        done = subprocess.run(
-            [sys.executable, "-c", VERIFY],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            cwd=neutral,
-        )
-    if done.returncode != 0:
-        tail = "\n".join(f"    {line}" for line in output_tail(done.stderr))
-        raise InstallError(
-            f"Detectron2 {version} was installed at {package} but does not import:\n{tail}\n"
-            "  remedy: pip-install the package that is missing; tested versions are in constraints.txt"
-        )
+    run_python(
+        ["-c", VERIFY],
+        f"Detectron2 {version} was installed at {package} but does not import.\n  remedy: pip-install the "
+        "package that is missing; tested versions are in constraints.txt",
+        cwd=package.parent,  # so that no other folder named detectron2 is in reach
+    )
     return f"installed Detectron2 {version} at {package}; it imports"
 
 
@@ -495,13 +334,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--wheel", type=Path, metavar="FILE", help=f"use this {GEOWATCH} wheel, download nothing")
     add("--build-only", type=Path, metavar="DIR", help="write the wheel to DIR, install nothing")
-    add(
-        "--from-source",
-        nargs="?",
-        const="main",
-        metavar="REVISION",
-        help="build upstream at a git revision (default: main) with its compiled operators",
-    )
+    what = "build upstream at a git revision (default: main) with its compiled operators"
+    add("--from-source", nargs="?", const="main", metavar="REVISION", help=what)
 
 
 def run(args: argparse.Namespace) -> int:

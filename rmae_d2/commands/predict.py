@@ -1,74 +1,49 @@
-r"""Detects objects in photos, or segments them into classes, with any LazyConfig: pictures to
-look at, and COCO results or label images.
+r"""Detects objects in photos, or segments them into classes: pictures, and COCO results or label images.
 
     rmae-d2 predict --config-file coco/mask_rcnn_vitdet_b_100ep.py \
         --weights output/x/model_final.pth --input FOLDER --output DIR
     rmae-d2 predict --config-file output/x/config.yaml --weights output/x/model_final.pth \
         --input a.jpg b.jpg --output DIR --score-threshold 0.3 train.device=cpu
 
-DIR gets a picture of every image, predictions.json in COCO's results format, and images.json, which says
-what its image and category ids stand for: COCO("images.json").loadRes("predictions.json"). A COCO json
-keeps its image ids; other images are numbered from 1. predictions.json keeps everything that the model
-returns (by default scores of 0.05 or more: model.roi_heads.box_predictor.test_score_thresh), whatever
---score-threshold the pictures have.
+DIR gets a picture of every image that can be read, predictions.json in COCO's results format, and
+images.json, which says what its ids stand for: COCO("images.json").loadRes("predictions.json"). A COCO json
+keeps its image ids; other images are numbered from 1. predictions.json keeps all that the model returns (by
+default scores of 0.05 or more: model.roi_heads.box_predictor.test_score_thresh), whatever --score-threshold.
 
-A config of semantic segmentation (configs/ade20k) gives pictures with a legend, in which a class always has
-the same colour, and labels/*.png, 8 bits a pixel, with the values of the ground truth that the config
-reads: those of ADE20K's official release are 1 to 150. images.json names the classes by these values.
-
-Images that cannot be read are named and skipped.
+A config of semantic segmentation (configs/ade20k) gives pictures with a legend, and labels/*.png, 8 bits a
+pixel, with the values of the ground truth that the config reads: those of ADE20K's official release are 1 to
+150. images.json names the classes by these values.
 """
 
 import argparse
 import logging
 
 from . import options
+from .options import UsageError
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     options.config_file(parser, required=True)
     add("--weights", required=True, help="model_final.pth or another file with all its tensors")
-    add(
-        "--input",
-        required=True,
-        nargs="+",
-        metavar="IMAGES",
-        help="image files, a folder (with its sub-folders), a .txt list, or a COCO .json",
-    )
+    what = "image files, a folder (with its sub-folders), a .txt list, or a COCO .json"
+    add("--input", required=True, nargs="+", metavar="IMAGES", help=what)
     add("--output", required=True, metavar="DIR", help="folder to write to; made where it is not")
-    add(
-        "--score-threshold",
-        type=_probability,
-        default=0.5,
-        metavar="S",
-        help="of detections: least score of what the pictures show (default %(default)s); predictions.json "
-        "keeps all that the model returns",
-    )
-    add("--max-images", type=_positive, metavar="N", help="only the first N images")
+    what = "of detections: least score of what the pictures show (default %(default)s)"
+    add("--score-threshold", type=float, default=0.5, metavar="S", help=what)
+    add("--max-images", type=int, metavar="N", help="only the first N images")
     add("--no-pictures", dest="pictures", action="store_false", help="predictions only")
     add("--image-root", help="folder of the json's images, where it does not find them by itself")
     options.overrides(parser)
 
 
 def run(args: argparse.Namespace) -> None:
+    if not 0 <= args.score_threshold <= 1:
+        raise UsageError(f"--score-threshold: {args.score_threshold:g} is not between 0 and 1")
+    if args.max_images is not None and args.max_images < 1:
+        raise UsageError(f"--max-images: {args.max_images} is not 1 or more")
     from ..inference.prediction_run import predict_files
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    names = ("overrides", "image_root", "score_threshold", "max_images", "pictures")
-    given = {name: getattr(args, name) for name in names}
-    predict_files(args.config_file, args.weights, args.input, args.output, **given)
-
-
-def _probability(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return value
+    given = dict(vars(args))
+    predict_files(given=given.pop("input"), **given)

@@ -15,16 +15,14 @@ The exit code is 1 for an error, suspiciously many failures, or something that -
 """
 
 import argparse
-import inspect
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from ..errors import UserError, did_you_mean
+from ..errors import UserError
 from . import options
 
 if TYPE_CHECKING:
@@ -33,68 +31,55 @@ if TYPE_CHECKING:
     from ..regions.jobs.run import Summary
     from ..regions.sources.spec import SourceSpec
 
-_EXAMPLES = 5
-
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--output", required=True, help="folder of the store; the same command again goes on")
-    add(
-        "--source",
-        help="fh, instances, panoptic, sam, sam-json, npy, or an own class as "
-        "package.module:Class or path/to/file.py:Class",
-    )
+    what = "fh, instances, panoptic, sam, sam-json, npy, or an own class as "
+    add("--source", help=f"{what}package.module:Class or path/to/file.py:Class")
     add("--dataset", action="append", help="name of a registered data set; may be repeated")
     add("--images", help="own images: a folder, a .txt list or a COCO .json")
     add("--image-root", help="folder of the json's images, where it does not find them by itself")
-    add(
-        "--workers", type=int, help="processes (default: one a core, or one a GPU for sam; 0: none)"
+    what = "processes (default: one a core, or one a GPU for sam; 0: none)"
+    add("--workers", type=int, help=what)
+    what = (
+        "default 1000: what a killed worker loses at most, and the least that keeps a worker busy"
     )
-    add(
-        "--images-per-shard",
-        type=int,
-        help="default 1000: what a killed worker loses at most, and the least that keeps a worker "
-        "busy. For few images take fewer; a store keeps the number it began with",
-    )
+    add("--images-per-shard", type=int, help=f"{what}; a store keeps the number it began with")
     add("--shard-index", type=int, default=0, help="this task's number, 0 ... NUM_SHARDS - 1")
     add("--num-shards", type=int, default=1, help="tasks that share the work, as of a Slurm array")
     add("--engine", choices=("local", "ray"), default="local")
-    add(
-        "--ray-address",
-        default="auto",
-        help="auto: the running cluster; local: start one; HOST:PORT",
-    )
+    what = "auto: the running cluster; local: start one; HOST:PORT"
+    add("--ray-address", default="auto", help=what)
     add("--verify", action="store_true", help="check every record against its digest and its image")
     add("--retry-failures", action="store_true", help="make shards with failed images again")
-    add(
-        "--max-failures",
-        type=float,
-        default=0.1,
-        help="share of a shard's images that may fail before the exit code is 1 (default %(default)s)",
-    )
+    what = "share of a shard's images that may fail before the exit code is 1 (default %(default)s)"
+    add("--max-failures", type=float, default=0.1, help=what)
     options.overrides(parser, "arguments", "of the source's arguments, as YAML")
 
 
 def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt(number)  # through all `finally`s
+
+    before = {n: signal.signal(n, interrupt) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with _sigterm_interrupts():
-            return _run(args)
-    except _InterruptedError as interrupt:
+        return _run(args)
+    except KeyboardInterrupt as stop:
         print(
             f"\nstopped. Finished shards are in {args.output}; the same command goes on from there",
             file=sys.stderr,
         )
-        return interrupt.code
+        return 128 + (stop.args or (signal.SIGINT,))[0]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def parse_source(name: str, arguments: Sequence[str]) -> "SourceSpec":
-    """A source's specification from its name and `key=value` texts.
-
-    Raises:
-        UserError: unknown source.
-        UserError: unknown keys or values of a wrong type, one line each.
-    """
+    """A source's specification from its name and `key=value` texts; UserError where one does not fit."""
     from omegaconf import OmegaConf
 
     from ..config import apply_overrides
@@ -102,20 +87,12 @@ def parse_source(name: str, arguments: Sequence[str]) -> "SourceSpec":
 
     spec = SourceSpec.named(name)
     source = spec.load()
-    known = [key for key in inspect.signature(source).parameters if key != "self"]
-    unknown = []
-    for text in arguments:
-        key = text.partition("=")[0].strip()
-        if "=" in text and key.split(".")[0].split("[")[0] not in known:
-            hint = did_you_mean(key, known) if known else "it takes none"
-            unknown.append(f"{key}: unknown argument of the source {name}; {hint}")
-    if unknown:
-        raise UserError("\n".join(unknown))
     target = f"{source.__module__}.{source.__qualname__}"
     cfg = apply_overrides(OmegaConf.create({"_target_": target}), arguments)
     values = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(values, dict)
-    del values["_target_"]
+    if values.pop("_target_") != target:
+        raise UserError("_target_: a source is named by --source")
     return SourceSpec(spec.target, {str(key): value for key, value in values.items()})
 
 
@@ -130,15 +107,8 @@ def _run(args: argparse.Namespace) -> int:
         problems = verify_regions(manifest, args.output, engine, read_image, share=share)
         print(_verdict(args.output, problems), flush=True)
         return 1 if problems else 0
-    summary = make_regions(
-        manifest,
-        args.output,
-        engine,
-        read_image,
-        share=share,
-        retry_failures=args.retry_failures,
-        max_failures=args.max_failures,
-    )
+    limits = {"retry_failures": args.retry_failures, "max_failures": args.max_failures}
+    summary = make_regions(manifest, args.output, engine, read_image, share=share, **limits)
     print(_report(args.output, manifest, summary), flush=True)
     return 1 if summary.suspicious else 0
 
@@ -166,7 +136,8 @@ def _manifest(args: argparse.Namespace) -> "Manifest":
     per_shard = args.images_per_shard
     if per_shard is None:
         per_shard = found.images_per_shard if found else IMAGES_PER_SHARD
-    dicts = dicts if dicts is not None else found.dataset_dicts() if found else []
+    if dicts is None:
+        dicts = found.dataset_dicts() if found else []
     return Manifest.create(spec, dicts, per_shard)
 
 
@@ -176,8 +147,7 @@ def _report(folder: str, manifest: "Manifest", summary: "Summary") -> str:
     lines = []
     if summary.failures:
         lines.append(f"{len(summary.failures)} images have no regions (failures-*.json), such as")
-        examples = summary.failures[:_EXAMPLES]
-        lines += [f"  {manifest.path(failure.file)}: {failure.reason}" for failure in examples]
+        lines += [f"  {manifest.path(x.file)}: {x.reason}" for x in summary.failures[:5]]
     for number, count in summary.suspicious.items():
         images = manifest.shard_size(number)
         lines.append(f"WARNING: {count} OF {images} IMAGES OF {shard_name(number)} FAILED")
@@ -201,28 +171,3 @@ def _verdict(folder: str, problems: Sequence["Problem"]) -> str:
     lines.append(f"  rm -f {files}")
     lines.append(f"  rmae-d2 regions --output {folder}")
     return "\n".join(lines)
-
-
-class _InterruptedError(BaseException):
-    """SIGINT or SIGTERM."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(code)
-        self.code = code
-
-
-@contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Ctrl-C, and SIGTERM as batch systems send it, end the run through all its `finally`s."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise _InterruptedError(128 + number)
-
-    before: dict[int, Callable[..., Any] | int | None] = {
-        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -14,9 +14,8 @@ from pathlib import Path
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("run", metavar="RUN_DIR", type=Path, help="train.output_dir of the run")
-    add(
-        "transfers", metavar="TRANSFER_DIR", type=Path, nargs="*", help="runs that used its weights"
-    )
+    what = "runs that used its weights"
+    add("transfers", metavar="TRANSFER_DIR", type=Path, nargs="*", help=what)
     add("--output", type=Path, help="HTML to write; default RUN_DIR/report.html")
 
 

@@ -15,11 +15,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--num-val", type=int, default=100)
     add("--seed", type=int, default=0)
     add("--workers", type=int, help="processes (default: all cores)")
-    add(
-        "--crops",
-        metavar="DIR",
-        help="also cut single objects out of the scenes, into DIR/{train,val}/<class>/",
-    )
+    what = "also cut single objects out of the scenes, into DIR/{train,val}/<class>/"
+    add("--crops", metavar="DIR", help=what)
 
 
 def run(args: argparse.Namespace) -> None:

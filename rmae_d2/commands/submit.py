@@ -28,13 +28,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--time", type=int, default=24 * 60, metavar="MINUTES", help="until a requeue")
     add("--job-name", default="rmae_d2")
     add("--save-before", type=int, default=180, metavar="SECONDS", help="save and requeue so early")
-    add(
-        "--slurm",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="any other option of sbatch, e.g. account=vision; may be repeated",
-    )
+    what = "any other option of sbatch, e.g. account=vision; may be repeated"
+    add("--slurm", action="append", default=[], metavar="KEY=VALUE", help=what)
     add("--cluster", choices=("slurm", "local"), default="slurm", help="local: here")
 
 

@@ -73,20 +73,12 @@ def run(args: argparse.Namespace) -> None:
         print(f"{model.name}: {model.kind}, {model.size}")
     chosen = {"layer": args.layer, "head": args.head, "side": args.size}
     if args.input:
-        for path in draw_attention_pictures(
-            models, args.input, args.output, queries=queries, **chosen
-        ):
+        drawn = draw_attention_pictures(models, args.input, args.output, queries=queries, **chosen)
+        for path in drawn:
             print(f"drawn: {path.resolve()}")
     if args.evaluate or args.json:
         file = args.output / "attention_share.json"
-        result = measure_attention(
-            models,
-            names=args.evaluate,
-            json=args.json,
-            root=args.root,
-            max_images=args.max_images,
-            seed=args.seed,
-            output=file,
-            **chosen,
-        )
+        data = {"names": args.evaluate, "json": args.json, "root": args.root}
+        limits = {"max_images": args.max_images, "seed": args.seed}
+        result = measure_attention(models, output=file, **data, **limits, **chosen)
         print(f"{share_table(result)}\nwritten: {file.resolve()}")

@@ -20,6 +20,5 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from ..inference.reconstruction_pictures import draw_masking
 
-    drawn = {name: getattr(args, name) for name in ("overrides", "max_images", "seed")}
-    picture = draw_masking(args.config_file, args.weights, args.input, args.output, **drawn)
-    print(f"drawn: {picture.resolve()}")
+    given = dict(vars(args))
+    print(f"drawn: {draw_masking(inputs=given.pop('input'), **given).resolve()}")

@@ -32,16 +32,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from ..inference.reconstruction_pictures import draw_reconstruction_pictures, region_source
 
+    given = dict(vars(args))
+    names = ("regions", "json", "sam_checkpoint", "sam_model")
+    source = region_source(*(given.pop(name) for name in names))
     for path in draw_reconstruction_pictures(
-        args.weights,
-        args.input,
-        args.output,
-        region_source(args.regions, args.json, args.sam_checkpoint, args.sam_model),
-        config_file=args.config_file,
-        overrides=args.overrides,
-        mask_ratios=args.mask_ratio,
-        seed=args.seed,
-        max_images=args.max_images,
-        max_regions=args.max_regions,
+        inputs=given.pop("input"), source=source, mask_ratios=given.pop("mask_ratio"), **given
     ):
         print(f"drawn: {path.resolve()}")

@@ -7,12 +7,13 @@ scorer of AutoMAE adds a forward pass of its ViT over all patches.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from detectron2.config import instantiate
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..errors import UserError
@@ -65,7 +66,7 @@ def analyze(build: Callable[[], RMAE], num_regions: int = 8) -> Analysis:
     with FakeTensorMode():
         model = build().train()
         # What one more image adds: copies of weights are kept once, and of one image fewer transposed ones.
-        saved = [_saved_bytes(model, num_regions, batch) for batch in (2, 3)]
+        saved = [saved_bytes(model, partial(_loss, model, num_regions, n)) for n in (2, 3)]
     macs = {part: n // 2 for part, n in flops.items()}
     return Analysis(parameters, macs, saved[1] - saved[0])
 
@@ -132,8 +133,8 @@ def _loss(model: RMAE, num_regions: int, batch: int) -> Tensor:
     return model.forward_tensors(images, regions, ids)["loss"]
 
 
-def _saved_bytes(model: RMAE, num_regions: int, batch: int) -> int:
-    """Bytes of all storages that autograd keeps, each once, without the model's own."""
+def saved_bytes(model: nn.Module, loss_of: Callable[[], Tensor]) -> int:
+    """What a forward pass keeps for the backward one, the model's own tensors left out, each memory once."""
     own = {x.untyped_storage()._cdata for x in (*model.parameters(), *model.buffers())}
     kept: dict[int, int] = {}
 
@@ -145,7 +146,7 @@ def _saved_bytes(model: RMAE, num_regions: int, batch: int) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         # The loss holds on to all that was kept, so no address is used twice.
-        loss = _loss(model, num_regions, batch)
+        loss = loss_of()
     del loss
     return sum(kept.values())
 

@@ -71,9 +71,6 @@ def run_python(code: str, path: Path, cwd: Path) -> str:
     return result.stdout
 
 
-# ---------------------------------------------------------------- the wheel
-
-
 def test_record_lists_every_file_with_its_hash_and_size(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         assert archive.testzip() is None
@@ -107,21 +104,14 @@ def test_metadata_licence_and_notice(wheel: Path) -> None:
         assert changed in read["NOTICE"]
 
 
-def test_holds_detectron2_only_and_every_file_compiles(wheel: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        for name in archive.namelist():
-            assert name.startswith(("detectron2/", f"{tool.DIST_INFO}/")), name
-            if name.endswith(".py"):
-                compile(archive.read(name), name, "exec")
-
-
 def test_only_the_named_files_differ_from_the_copy(geowatch: Path, wheel: Path) -> None:
     original = tool.read_subtree(geowatch)
     with zipfile.ZipFile(wheel) as archive:
-        ours = {n: archive.read(n) for n in archive.namelist() if n.startswith("detectron2/")}
+        ours = {n: archive.read(n) for n in archive.namelist() if tool.DIST_INFO not in n}
     assert set(ours) == set(original)
     assert {name for name in ours if ours[name] != original[name]} == set(tool.EDITS)
     for name in tool.EDITS:
+        compile(ours[name], name, "exec")
         assert ours[name].startswith(b"# Changed by rmae_d2")
         assert not re.search(rb"kwcoco|kwimage", ours[name], re.IGNORECASE)
 
@@ -134,15 +124,6 @@ def test_same_bytes_on_every_build(geowatch: Path, wheel: Path, tmp_path: Path) 
         os.umask(old_mask)
     assert again.read_bytes() == wheel.read_bytes()
     assert [path.name for path in again.parent.iterdir()] == [tool.WHEEL_NAME]
-
-
-def test_pip_knows_it(installed: Path) -> None:
-    command = [sys.executable, "-m", "pip", "list", "--path", str(installed), "--format=freeze"]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert result.stdout.split() == ["detectron2==0.6+rmae"]
-
-
-# ---------------------------------------------------------------- what was undone
 
 
 def test_installed_copy_imports_and_reads_coco_and_exif(installed: Path, tmp_path: Path) -> None:
@@ -184,38 +165,17 @@ print("fine")
     assert run_python(code, installed, tmp_path / "work").splitlines()[-1] == "fine"
 
 
-@pytest.mark.parametrize("name", sorted(tool.EDITS))
-@pytest.mark.parametrize("times", [0, 2])
-def test_text_not_found_once_is_refused(geowatch: Path, name: str, times: int) -> None:
-    files = tool.read_subtree(geowatch)
-    theirs = tool.EDITS[name][-1][0].encode()
-    files[name] = files[name].replace(theirs, theirs * times)
-    with pytest.raises(tool.InstallError, match=f"{re.escape(name)}.* {times} times"):
-        tool.undo_edits(files)
-
-
-def test_missing_file_is_refused() -> None:
-    with pytest.raises(tool.InstallError, match="coco.py is missing"):
-        tool.undo_edits({"detectron2/__init__.py": b""})
-
-
-# ---------------------------------------------------------------- what can go wrong
-
-
-def test_another_wheel_is_refused(tmp_path: Path) -> None:
+def test_wrong_wheels_are_refused(tmp_path: Path) -> None:
     other = tmp_path / "geowatch-0.20.0-py3-none-any.whl"
     other.write_bytes(b"not the wheel")
     result = run_tool("--wheel", other, "--build-only", tmp_path / "out")
-    assert result.returncode == 1
+    assert result.returncode == 1 and tool.GEOWATCH_SHA256 in result.stderr
     assert hashlib.sha256(b"not the wheel").hexdigest() in result.stderr
-    assert tool.GEOWATCH_SHA256 in result.stderr
-    assert not (tmp_path / "out").exists()
-
-
-def test_absent_wheel_is_named(tmp_path: Path) -> None:
-    result = run_tool("--wheel", tmp_path / "absent.whl", "--build-only", tmp_path)
+    absent = tmp_path / "absent.whl"
+    result = run_tool("--wheel", absent, "--build-only", tmp_path / "out")
     assert result.returncode == 1
-    assert result.stderr.startswith(f"error: Cannot read the wheel {tmp_path / 'absent.whl'}")
+    assert result.stderr.startswith(f"error: Cannot read the wheel {absent}")
+    assert not (tmp_path / "out").exists()
 
 
 def test_offline_says_what_was_tried_and_what_to_do(tmp_path: Path) -> None:
@@ -233,7 +193,7 @@ def test_offline_says_what_was_tried_and_what_to_do(tmp_path: Path) -> None:
     assert result.stdout == ""
     assert "Could not download geowatch==0.20.0" in result.stderr
     assert "--wheel FILE" in result.stderr
-    assert "tried: " in result.stderr and "pip said:" in result.stderr
+    assert "tried: " in result.stderr and "it said:" in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "out").exists()
 
@@ -244,46 +204,45 @@ def test_without_pip_says_so() -> None:
     assert "has no pip" in result.stderr and "ensurepip" in result.stderr
 
 
-def test_from_source_needs_torch_first() -> None:
-    result = run_tool("--from-source", flags=("-S",))
-    assert result.returncode == 1
-    assert "needs torch first" in result.stderr
-
-
 def test_from_source_excludes_the_other_ways(tmp_path: Path) -> None:
     result = run_tool("--from-source", "main", "--build-only", tmp_path)
     assert result.returncode == 2
     assert "--from-source goes with neither" in result.stderr
 
 
-# ---------------------------------------------------------------- a Detectron2 that is there
-
-
-def fake_detectron2(folder: Path, problem: str | None) -> Path:
-    """A package with the files that the probes read, with ``problem`` (None: a recent one)."""
+def fake_detectron2(folder: Path, vit: str = "backbone/vit.py", evaluation: str = "") -> Path:
+    """A package with the files that are looked at; a recent one by default."""
     package = folder / "detectron2"
-    for name, forbidden, what in tool.PROBES:
-        path = package / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if what != problem:
-            path.write_text("# nothing of old\n")
-        elif forbidden is not None:
-            path.write_text(f"x = {forbidden}\n")
-    (package / "__init__.py").write_text('raise SystemExit("imported")\n__version__ = "0.5.9"\n')
+    content = {
+        f"modeling/{vit}": "",
+        "evaluation/sem_seg_evaluation.py": evaluation,
+        "__init__.py": 'raise SystemExit("imported")\n__version__ = "0.5.9"\n',
+    }
+    for name, text in content.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(text)
     return package
 
 
-@pytest.mark.parametrize("problem", [what for _, _, what in tool.PROBES])
-def test_old_detectron2_is_refused_with_the_remedy(tmp_path: Path, problem: str) -> None:
-    package = fake_detectron2(tmp_path, problem)
+@pytest.mark.parametrize(
+    ("old", "problem"),
+    [
+        ({"vit": "backbone/fpn.py"}, "the ViT backbone is missing"),
+        ({"evaluation": "np.array(x, copy=copy)"}, "semantic segmentation breaks on numpy 2"),
+    ],
+)
+def test_old_detectron2_is_refused_with_the_remedy(
+    tmp_path: Path, old: dict[str, str], problem: str
+) -> None:
+    package = fake_detectron2(tmp_path, **old)
     result = run_tool(PYTHONPATH=str(tmp_path))
     assert result.returncode == 1
-    assert f"Detectron2 0.5.9 at {package} is too old: {problem}." in result.stderr
+    assert f"Detectron2 0.5.9 at {package} is too old: {problem}" in result.stderr
     assert "pip uninstall detectron2" in result.stderr and "--from-source" in result.stderr
 
 
 def test_recent_detectron2_is_used_as_it_is_without_importing_it(tmp_path: Path) -> None:
-    package = fake_detectron2(tmp_path, None)
+    package = fake_detectron2(tmp_path)
     result = run_tool(PYTHONPATH=str(tmp_path))
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout == f"using Detectron2 0.5.9 at {package}\n"
@@ -308,7 +267,7 @@ def test_install_show_rerun_uninstall_in_a_fresh_environment(
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     python = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
     first = run_tool("--wheel", geowatch, python=python)
-    if "Could not install what Detectron2 needs" in first.stderr:
+    if "and what it needs at run time" in first.stderr:
         pytest.skip(f"its requirements cannot be downloaded: {first.stderr.splitlines()[-1]}")
     assert first.returncode == 0, first.stderr
     assert "installed Detectron2 0.6+rmae" in first.stdout and "no torch here yet" in first.stdout

@@ -182,11 +182,11 @@ def test_failures_are_told_and_too_many_are_an_error(photos, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["scals=[20]"], "scals: unknown argument of the source fh; did you mean scales?"),
-        (["nothing=1"], "known are cache_dir, .*max_pixels, scales, sigma"),
+        (["scals=[20]"], "scals: unknown key; did you mean scales?"),
+        (["nothing=1"], "cache_dir, .*max_pixels, scales, sigma"),
         (["scales=20"], "scales: expected list"),
         (["sigma=high"], "sigma: expected float"),
-        (["_target_=os.system"], "_target_: unknown argument"),
+        (["_target_=os.system"], "_target_: a source is named by --source"),
         (["scales"], "key=value"),
     ],
 )

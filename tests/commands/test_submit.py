@@ -16,17 +16,8 @@ pytest.importorskip("submitit", reason="needs submitit (pip install 'rmae_d2[slu
 
 def submit(runs, out, *overrides, gpus=1):
     """The tool as a process, which ends at once; the job's id is that of its controller."""
-    line = [
-        sys.executable,
-        "-m",
-        "rmae_d2",
-        "submit",
-        "--cluster",
-        "local",
-        "--gpus-per-node",
-        str(gpus),
-    ]
-    line += ["--time", "10", *runs.command(out, *overrides)[2:]]
+    line = [sys.executable, "-m", "rmae_d2", "submit", "--cluster", "local", "--time", "10"]
+    line += ["--gpus-per-node", str(gpus), *runs.command(out, *overrides)[2:]]
     # The job inherits standard output, so a pipe would stay open as long as it runs.
     with open(out.with_suffix(".txt"), "w+") as file:
         code = subprocess.call(

@@ -5,16 +5,16 @@ import pytest
 import torch
 from PIL import Image
 
-from rmae_d2.config import apply_overrides, get_config, save_config
 from rmae_d2.modeling import MaskedViT
+from tests.helpers import save_run
 
 NET = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 4}
+SCORER = "model.masking.generator.scorer.net"
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A folder with photos, and config and weights of a tiny R-MAE whose masks are learned."""
-    from detectron2.config import instantiate
     from skimage import data
 
     folder = tmp_path_factory.mktemp("run")
@@ -29,21 +29,16 @@ def run(tmp_path_factory):
         "model.pixel_decoder.depth=1",
         "model.pixel_decoder.num_heads=4",
         f"model.masking.generator.scorer.weights={folder / 'scorer.pth'}",
-        *(
-            f"model.masking.generator.scorer.net.{key}={NET[key]}"
-            for key in ("embed_dim", "depth", "num_heads")
-        ),
+        *(f"{SCORER}.{key}={NET[key]}" for key in ("embed_dim", "depth", "num_heads")),
         "train.device=cpu",
         f"train.output_dir={folder}",
     ]
-    cfg = apply_overrides(get_config("pretrain/automae_rmae_vitb.py"), overrides)
-    torch.save({"model": instantiate(cfg.model).state_dict()}, folder / "model.pth")
-    save_config(cfg, folder / "config.yaml")
+    save_run(folder, *overrides, name="pretrain/automae_rmae_vitb.py", tiny=False)
     return folder
 
 
 def test_a_sheet(run, tmp_path, cli):
-    files = ("--config-file", run / "config.yaml", "--weights", run / "model.pth")
+    files = ("--config-file", run / "config.yaml", "--weights", run / "model_final.pth")
     shown = ("--input", run / "photos", "--output", tmp_path / "new/masks.png")
     code, output, error = cli("visualize", "masking", *files, *shown)
     assert code == 0, error
@@ -57,5 +52,5 @@ def test_wrong_files(run, tmp_path, cli):
     command = ("visualize", "masking", "--config-file", run / "config.yaml", "--weights")
     code, _, error = cli(*command, tmp_path / "none.pth", "--input", run / "photos")
     assert code == 1 and error.strip().endswith("none.pth: no such weight file")
-    code, _, error = cli(*command, run / "model.pth", "--input", tmp_path / "nowhere")
+    code, _, error = cli(*command, run / "model_final.pth", "--input", tmp_path / "nowhere")
     assert code == 1 and error.startswith("error: ") and "nowhere" in error

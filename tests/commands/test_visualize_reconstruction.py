@@ -2,16 +2,14 @@
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from rmae_d2.config import apply_overrides, get_config, save_config
+from tests.helpers import save_run
 
 
 @pytest.fixture
 def run(tmp_path):
     """A folder with a photo, and config and weights of a tiny R-MAE."""
-    from detectron2.config import instantiate
     from skimage import data
 
     Image.fromarray(data.astronaut()[:120, :160]).save(tmp_path / "photo.png")
@@ -25,14 +23,12 @@ def run(tmp_path):
         "model.pixel_decoder.depth=1",
         "train.device=cpu",
     ]
-    cfg = apply_overrides(get_config("demo/rmae_tiny_scenes.py"), overrides)
-    torch.save({"model": instantiate(cfg.model).state_dict()}, tmp_path / "model.pth")
-    save_config(cfg, tmp_path / "config.yaml")
+    save_run(tmp_path, *overrides, name="demo/rmae_tiny_scenes.py", tiny=False)
     return tmp_path
 
 
 def test_a_photo(run, cli):
-    command = ["visualize", "reconstruction", "--weights", run / "model.pth"]
+    command = ["visualize", "reconstruction", "--weights", run / "model_final.pth"]
     command += ["--input", run / "photo.png"]
     command += ["--output", run / "out", "--mask-ratio", "0.5", "0.75", "--max-regions", "1"]
     code, out, error = cli(*command)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from rmae_d2.modeling import RMAE, build_parts, random_shuffle, vit_kwargs
-from rmae_d2.modeling.analysis import PARTS, analyze, comparison_table, parts_table
+from rmae_d2.modeling.analysis import PARTS, analyze, comparison_table, parts_table, saved_bytes
 from rmae_d2.modeling.flops import count_flops
 
 K = 3
@@ -56,6 +56,13 @@ def test_against_a_real_model(name):
     assert sum(analysis.parameters.values()) == trainable
     real = kept_bytes(model, 4) - kept_bytes(model, 3)
     assert analysis.activation_bytes == real
+
+
+def test_saved_bytes_are_those_of_activations():
+    linear, x = torch.nn.Linear(10, 20), torch.randn(5, 10)
+    # exp keeps its result, 5 x 20 of 4 bytes, and the layer its input; the weight is nobody's activation.
+    count = saved_bytes(linear, lambda: linear(x).exp().sum())
+    assert count == 4 * (5 * 20 + 5 * 10)
 
 
 def test_parts_against_closed_forms():

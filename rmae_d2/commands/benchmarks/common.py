@@ -1,37 +1,33 @@
-"""What the benchmarks share: timing side by side, peak memory, a training step, photographs, tables."""
+"""What the benchmarks share: timing side by side, peak memory, the device, photographs."""
 
 import argparse
 import multiprocessing
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
 
 from ...data import images_from, read_image
 from ...modeling import PRECISIONS
 
-Result = TypeVar("Result")
-
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "motorcycle_left", "hubble_deep_field")
 SCALES = (500, 1000, 1500)
-
-
 # Seconds of the wall, or of this process on its processors: for a machine that others keep busy.
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def race(
-    variants: Mapping[str, Callable[[], Any]], repeat: int, clock: str = "wall"
+    variants: Mapping[str, Callable[[], Any]],
+    repeat: int,
+    now: Callable[[], float] = CLOCKS["wall"],
 ) -> dict[str, float]:
     """Seconds of each variant: the minimum over rounds in which they take turns.
 
     A first round warms up (compilers, page cache) and does not count.
     """
-    now = CLOCKS[clock]
     best = dict.fromkeys(variants, float("inf"))
     for round_number in range(repeat + 1):
         for name, run in variants.items():
@@ -42,7 +38,7 @@ def race(
     return best
 
 
-def in_fresh_process(function: Callable[..., Result], *args: Any) -> Result:
+def in_fresh_process(function: Callable[..., Any], *args: Any) -> Any:
     """Calls a function of a module in a process of its own, so that nothing before it counts."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, args)
@@ -75,59 +71,35 @@ def device() -> str:
 
 def machine() -> str:
     """The device in words."""
-    if torch.cuda.is_available():
+    if device() == "cuda":
         return torch.cuda.get_device_name()
     return f"CPU, {torch.get_num_threads()} threads"
 
 
-def train_step(model: nn.Module, loss_of: Callable[[], Tensor], precision: str) -> None:
-    """One forward and backward pass, ended on the device too."""
-    dtype = PRECISIONS[precision]
-    with torch.autocast(device(), dtype, enabled=dtype is not None):
-        loss = loss_of()
-    loss.backward()
-    model.zero_grad(set_to_none=True)
+def synchronize() -> None:
+    """Waits for the device."""
     if device() == "cuda":
         torch.cuda.synchronize()
 
 
-def saved_bytes(model: nn.Module, loss_of: Callable[[], Tensor]) -> int:
-    """What a forward pass keeps for the backward one, the model's own tensors left out, each memory once."""
-    own = {x.untyped_storage().data_ptr() for x in (*model.parameters(), *model.buffers())}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = loss_of()
-    del loss
-    return sum(kept.values())
+def autocast(precision: str) -> torch.autocast:
+    """For forward passes of fp32, bf16 or fp16."""
+    dtype = PRECISIONS[precision]
+    return torch.autocast(device(), dtype, enabled=dtype is not None)
 
 
 def photographs(args: argparse.Namespace, size: tuple[int, int]) -> list[Image.Image]:
     """Photographs of one (width, height), upright or turned, at most ``--max-images``."""
     if args.images:
-        files = [sample["file_name"] for sample in images_from(args.images)]
-        photos = [Image.fromarray(read_image(file)) for file in files[: args.max_images]]
+        files = [sample["file_name"] for sample in images_from(args.images)][: args.max_images]
     else:
         import skimage.data
 
         folder = Path(skimage.data.__file__).parent
         files = [path for name in PHOTOS for path in sorted(folder.glob(f"{name}.*"))]
-        photos = [Image.open(path).convert("RGB") for path in files]
+    photos = [Image.fromarray(read_image(file)) for file in files]
     turned = [size if photo.width >= photo.height else size[::-1] for photo in photos]
     return [
         photo.resize(shape, Image.Resampling.LANCZOS)
         for photo, shape in zip(photos, turned, strict=True)
     ]
-
-
-def table(header: str, rows: list[str]) -> None:
-    """Prints a Markdown table; columns are separated by |."""
-    print(f"\n| {header} |\n|" + "---|" * len(header.split("|")))
-    for row in rows:
-        print(f"| {row} |")

@@ -22,7 +22,8 @@ from ...modeling import Batch
 from ...regions import RegionRecord, ShardHeader, ShardWriter, StoredRegions, write_index
 from ...regions.sources.felzenszwalb import felzenszwalb
 from ...regions.store.shards import digest
-from .common import SCALES, photographs, table
+from ...tables import table
+from .common import SCALES, photographs
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -31,14 +32,13 @@ class PlainPipeline(Dataset):
     """The straightforward pipeline: npy label maps, Pillow's bicubic, every label compared, float32."""
 
     def __init__(self, files: list[Path], length: int) -> None:
-        self.files = files
-        self.length = length
+        self.files = files * -(-length // len(files))
 
     def __len__(self) -> int:
-        return self.length
+        return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        file = self.files[index % len(self.files)]
+        file = self.files[index]
         image = Image.open(file).convert("RGB")
         labels = torch.from_numpy(np.load(file.with_suffix(".npy")))
         box = RandomResizedCrop.get_params(image, [0.2, 1.0], [3 / 4, 4 / 3])
@@ -109,9 +109,9 @@ def run(args: argparse.Namespace) -> None:
             assert isinstance(batch, Batch) and batch.regions is not None
             our_bytes = (batch.images.nbytes + batch.regions.nbytes) // len(batch)
             del streams
-            rows.append(
-                f"{name} | {best['plain']:.0f} | {best['ours']:.0f} | "
-                f"{best['ours'] / best['plain']:.2f} | {plain_bytes:,} | {our_bytes:,}"
-            )
-    print(f"one worker, batches of {args.batch}, best of {args.repeat}")
-    table("images | plain img/s | ours img/s | ratio | plain bytes a sample | ours bytes", rows)
+            rates = [best["plain"], best["ours"]]
+            row = [name, *(f"{rate:.0f}" for rate in rates), rates[1] / rates[0]]
+            rows.append([*row, f"{plain_bytes:,}", f"{our_bytes:,}"])
+    print(f"one worker, batches of {args.batch}, best of {args.repeat}\n")
+    headers = ["images", "plain img/s", "ours img/s", "ratio", "plain bytes a sample", "ours bytes"]
+    print(table(headers, rows))

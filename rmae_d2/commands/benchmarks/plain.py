@@ -39,8 +39,7 @@ class PlainRMAE(nn.Module):
             {"image": image, "mask_seed": x["mask_seed"]}
             for image, x in zip(images, batch.facts, strict=True)
         ]
-        regions = batch.region_maps()
-        if regions is not None:
+        if (regions := batch.region_maps()) is not None:
             for sample, maps in zip(samples, regions.float(), strict=True):
                 sample["regions"] = maps
         return samples

@@ -2,79 +2,66 @@
 
 import argparse
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data import transforms as T
 from PIL import Image
 
 from ...data import RandomResizedCrop, read_image
-from ...data.images import label_indices
 from ...regions import EncodedRecord, RegionRecord
 from ...regions.sources.felzenszwalb import felzenszwalb
-from .common import (
-    SCALES,
-    in_fresh_process,
-    peak_bytes,
-    photographs,
-    race,
-    table,
-)
+from ...tables import table
+from .common import SCALES, in_fresh_process, peak_bytes, photographs, race
+
+KINDS = ("scikit-image", "numba")
+# By what stands for its images: a data set and their number.
+DATA_SETS = {
+    "640x480, 3 scales": ("COCO train2017", 118_287),
+    "500x375, 1 scale": ("ImageNet-1k train", 1_281_167),
+}
+CROPS = 8  # of an image
 
 
 def run(args: argparse.Namespace) -> None:
     """FH against scikit-image; records against npy; an extrapolation to COCO and ImageNet."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    settings = {
-        "640x480, 3 scales": ((640, 480), SCALES),
-        "640x480, 1 scale": ((640, 480), (1000,)),
-        "500x375, 3 scales": ((500, 375), SCALES),
-        "500x375, 1 scale": ((500, 375), (1000,)),
-    }
-    rows, spent, stored = [], {}, {}
-    for name, (size, scales) in settings.items():
+    segmented, stored, whole = [], [], []
+    for size in ((640, 480), (500, 375)):
         photos = photographs(args, size)
         images = [np.asarray(photo) for photo in photos]
-        kinds = ("scikit-image", "numba")
-        best = race(
-            {kind: partial(segment_with, kind, images, scales) for kind in kinds}, args.repeat
-        )
-        theirs, ours = (segment_with(kind, images, scales) for kind in kinds)
-        same = sum(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
-        slow, quick = (best[kind] / len(images) for kind in kinds)
-        rows.append(
-            f"{name} | {1e3 * slow:.0f} | {1e3 * quick:.1f} | {slow / quick:.1f} | {same} of {len(images)}"
-        )
-        records = [RegionRecord.from_labels(labels) for labels in ours]
-        spent[name] = (quick, slow)
-        stored[name] = (photos, records)
-    print(f"{len(images)} photographs, one thread, minimum of {args.repeat}")
-    table("FH | scikit-image ms | numba ms | ratio | same partition", rows)
-    memory = {kind: in_fresh_process(peak_bytes_a_pixel, kind) for kind in kinds}
-    table(
-        "peak memory, 3 scales | bytes a pixel | share",
-        [f"{k} | {v:.0f} | {v / memory['scikit-image']:.2f}" for k, v in memory.items()],
+        for scales in (SCALES, (1000,)):
+            name = f"{size[0]}x{size[1]}, {len(scales)} scale{'s' * (len(scales) > 1)}"
+            fh = [partial(felzenszwalb, scales=scales, implementation=kind) for kind in KINDS]
+            segment = {kind: partial(each, f, images) for kind, f in zip(KINDS, fh, strict=True)}
+            best = race(segment, args.repeat)
+            theirs, ours = (segment[kind]() for kind in KINDS)
+            same = sum(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+            slow, quick = (1e3 * best[kind] / len(images) for kind in KINDS)
+            row = [name, f"{slow:.0f}", f"{quick:.1f}", f"{slow / quick:.1f}"]
+            segmented.append([*row, f"{same} of {len(images)}"])
+            if name in DATA_SETS:
+                row, costs = _stored(name, photos, ours, (slow, quick), args.repeat)
+                stored.append(row)
+                whole.append(costs)
+    print(f"{len(images)} photographs, one thread, minimum of {args.repeat}\n")
+    print(table(["FH", "scikit-image ms", "numba ms", "ratio", "same partition"], segmented))
+    memory = {kind: in_fresh_process(peak_bytes_a_pixel, kind) for kind in KINDS}
+    rows = [[kind, f"{peak:.0f}", peak / memory[KINDS[0]]] for kind, peak in memory.items()]
+    print(f"\n{table(['peak memory, 3 scales', 'bytes a pixel', 'share'], rows)}\n")
+    headers = ["record", "bytes", "npy bytes", "encode ms", "into a 224x224 crop ms"]
+    print(table([*headers, "npy into a crop ms"], stored, digits=3))
+    headers = ["data set", "scikit-image core-hours", "ours core-hours", "npy GB", "ours GB"]
+    print(f"\n{table(headers, whole)}")
+    print(
+        "Assumes: every image costs what these photographs cost on average (COCO 640x480 at 3 scales,\n"
+        "ImageNet 500x375 at one), cores as quick as this one, as many processes as cores, reading\n"
+        "not the limit; JPEG decoding at quality 90, tar headers and padding included."
     )
-    table(
-        "record | bytes | npy bytes | encode ms | into a 224x224 crop ms | npy into a crop ms",
-        [
-            _record_row(name, stored[name][1], args.repeat)
-            for name in ("640x480, 3 scales", "500x375, 1 scale")
-        ],
-    )
-    _extrapolate(spent, stored, args.repeat)
-
-
-def segment_with(
-    implementation: str, images: list[np.ndarray], scales: tuple[int, ...]
-) -> list[np.ndarray]:
-    """FH maps of all images."""
-    return [felzenszwalb(image, scales, implementation=implementation) for image in images]
 
 
 def each(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
@@ -92,81 +79,53 @@ def peak_bytes_a_pixel(implementation: str) -> float:
     return peak_bytes(run) / image.shape[0] / image.shape[1]
 
 
-def crops(size: tuple[int, int], count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows and columns of MAE's random crops of an (H, W) record."""
-    image = np.broadcast_to(np.uint8(0), (*size, 3))
-    for _ in range(count):
-        found = label_indices(T.TransformList([RandomResizedCrop(224).get_transform(image)]), size)
-        assert found is not None  # a crop moves whole pixels
-        yield found
-
-
-def _record_row(name: str, records: list[RegionRecord], repeat: int) -> str:
+def _stored(
+    name: str,
+    photos: list[Image.Image],
+    maps: list[np.ndarray],
+    fh_ms: tuple[float, float],
+    repeat: int,
+) -> tuple[list[Any], list[Any]]:
+    """Rows of the maps as records, and of a whole data set at their mean."""
+    records = [RegionRecord.from_labels(labels) for labels in maps]
     datas = [record.to_bytes() for record in records]
-    windows = [list(crops(record.size, 8)) for record in records]
-    planes = [np.ascontiguousarray(record.labels) for record in records]
-
-    def from_bytes() -> None:
-        for data, record_windows in zip(datas, windows, strict=True):
-            for window in record_windows:
-                EncodedRecord(data).take(*window).regions()
-
+    crop = RandomResizedCrop(224)
+    windows = [
+        [
+            crop.get_transform(np.asarray(photo)).label_indices(photo.size[::-1])
+            for _ in range(CROPS)
+        ]
+        for photo in photos
+    ]
     with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder) / f"{i}.npy" for i in range(len(planes))]
-        for file, labels in zip(files, planes, strict=True):
-            np.save(file, labels)
+        files = [Path(folder) / f"{i}.jpg" for i in range(len(photos))]
+        for file, photo, record in zip(files, photos, records, strict=True):
+            photo.save(file, quality=90)
+            np.save(file.with_suffix(".npy"), np.ascontiguousarray(record.labels))
+
+        def from_bytes() -> None:
+            for data, record_windows in zip(datas, windows, strict=True):
+                for window in record_windows:
+                    EncodedRecord(data).take(*window).regions()
 
         def from_npy() -> None:
             for file, record_windows in zip(files, windows, strict=True):
-                for window in record_windows:
-                    labels = np.load(file)[:, window[0]][:, :, window[1]]
-                    [np.unique(plane, return_counts=True) for plane in labels]
+                for rows, columns in record_windows:
+                    labels = np.load(file.with_suffix(".npy"))[:, rows][:, :, columns]
+                    each(partial(np.unique, return_counts=True), labels)
 
-        best = race(
-            {
-                "encode": partial(each, RegionRecord.to_bytes, records),
-                "crop": from_bytes,
-                "npy": from_npy,
-            },
-            repeat,
-        )
-    count = len(records)
-    return (
-        f"{name} | {np.mean([len(data) for data in datas]):,.0f} | "
-        f"{np.mean([labels.nbytes + 128 for labels in planes]):,.0f} | "
-        f"{1e3 * best['encode'] / count:.2f} | {1e3 * best['crop'] / count / 8:.3f} | "
-        f"{1e3 * best['npy'] / count / 8:.3f}"
-    )
-
-
-def _extrapolate(spent: dict, stored: dict, repeat: int) -> None:
-    """What whole data sets cost at these photographs' mean; the assumptions stand below the table."""
-    rows = []
-    for name, count, setting in (
-        ("COCO train2017", 118_287, "640x480, 3 scales"),
-        ("ImageNet-1k train", 1_281_167, "500x375, 1 scale"),
-    ):
-        photos, records = stored[setting]
-        with tempfile.TemporaryDirectory() as folder:
-            files = [Path(folder) / f"{i}.jpg" for i in range(len(photos))]
-            for file, photo in zip(files, photos, strict=True):
-                photo.save(file, quality=90)
-            best = race(
-                {
-                    "decode": partial(each, read_image, files),
-                    "encode": partial(each, RegionRecord.to_bytes, records),
-                },
-                repeat,
-            )
-        rest = (best["decode"] + best["encode"]) / len(photos)
-        size = np.mean([len(record.to_bytes()) for record in records])
-        ours, theirs = ((value + rest) * count / 3600 for value in spent[setting])
-        tar = (-(-size // 512) * 512 + 512) * count / 1e9
-        npy = np.mean([record.labels.nbytes + 128 for record in records]) * count / 1e9
-        rows.append(f"{name} | {theirs:.1f} | {ours:.2f} | {npy:.0f} | {tar:.2f}")
-    table("data set | scikit-image core-hours | ours core-hours | npy GB | ours GB", rows)
-    print(
-        "Assumes: every image costs what these photographs cost on average (COCO 640x480 at 3 scales,\n"
-        "ImageNet 500x375 at one), cores as quick as this one, as many processes as cores, reading\n"
-        "not the limit; JPEG decoding at quality 90, tar headers and padding included."
-    )
+        variants: dict[str, Callable[[], Any]] = {
+            "decode": partial(each, read_image, files),
+            "encode": partial(each, RegionRecord.to_bytes, records),
+            "crop": from_bytes,
+            "npy": from_npy,
+        }
+        ms = {key: 1e3 * s / len(photos) for key, s in race(variants, repeat).items()}
+    size = float(np.mean([len(data) for data in datas]))
+    npy = float(np.mean([record.labels.nbytes + 128 for record in records]))
+    crops = (ms["crop"] / CROPS, ms["npy"] / CROPS)
+    data_set, count = DATA_SETS[name]
+    hours = [(fh + ms["decode"] + ms["encode"]) * count / 3.6e6 for fh in fh_ms]
+    tar = -(-size // 512) * 512 + 512
+    row = [name, f"{size:,.0f}", f"{npy:,.0f}", ms["encode"], *crops]
+    return row, [data_set, *hours, f"{npy * count / 1e9:.0f}", tar * count / 1e9]

@@ -5,8 +5,10 @@ import os
 import subprocess
 import sys
 import tempfile
+from functools import partial
 
-from .common import table
+from ...tables import table
+from .common import race
 
 CONFIG = "demo/rmae_tiny_scenes.py"
 TORCH = "import torch"
@@ -25,20 +27,17 @@ def run(args: argparse.Namespace) -> None:
     """CPU seconds, for what else the machine does adds little to these."""
     rows = {TORCH: ["-c", TORCH], "torch, and reading the config": ["-c", READ]}
     rows |= {f"rmae-d2: {name}": ["-m", "rmae_d2", *words] for name, words in COMMANDS.items()}
-    best = dict.fromkeys(rows, float("inf"))
-    for _ in range(args.repeat):
-        for name, words in rows.items():
-            best[name] = min(best[name], _cpu_seconds(words))
+    best = race({name: partial(_start, words) for name, words in rows.items()}, args.repeat, _spent)
     torch, read = list(best.values())[:2]
-    table(
-        "started | CPU s | / import torch | / torch and config",
-        [f"{name} | {s:.2f} | {s / torch:.3f} | {s / read:.3f}" for name, s in best.items()],
-    )
+    headers = ["started", "CPU s", "/ import torch", "/ torch and config"]
+    print(table(headers, [[name, s, s / torch, s / read] for name, s in best.items()], digits=3))
 
 
-def _cpu_seconds(words: list[str]) -> float:
-    before = os.times()
+def _start(words: list[str]) -> None:
     with tempfile.TemporaryDirectory() as elsewhere:
         subprocess.run([sys.executable, *words], capture_output=True, check=False, cwd=elsewhere)
-    after = os.times()
-    return sum(after[2:4]) - sum(before[2:4])
+
+
+def _spent() -> float:
+    """CPU seconds of all processes started from here that have ended."""
+    return sum(os.times()[2:4])

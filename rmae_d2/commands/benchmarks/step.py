@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from math import nan
 from typing import Any
 
@@ -13,8 +14,10 @@ from torch import nn
 
 from ...config import apply_overrides, get_config
 from ...engine.throughput import device_peak, step_flops, tune_for
-from ...modeling import PRECISIONS, RMAE, Batch, StepResult, vit_kwargs
-from .common import device, machine, race, saved_bytes, table
+from ...modeling import RMAE, Batch, StepResult, vit_kwargs
+from ...modeling.analysis import saved_bytes
+from ...tables import table
+from .common import autocast, device, machine, race, synchronize
 from .plain import PlainRMAE
 
 CONFIG = "pretrain/rmae_vitb.py"
@@ -45,8 +48,7 @@ class Step:
 
     def loss(self) -> torch.Tensor:
         """Of the next batch."""
-        dtype = PRECISIONS[self.precision]
-        with torch.autocast(device(), dtype, enabled=dtype is not None):
+        with autocast(self.precision):
             result = self.model(next(self.batches))
             losses = result.losses if isinstance(result, StepResult) else result
             return torch.stack(list(losses.values())).sum()
@@ -56,8 +58,7 @@ class Step:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        if device() == "cuda":
-            torch.cuda.synchronize()
+        synchronize()
 
 
 def run(args: argparse.Namespace) -> None:
@@ -69,37 +70,31 @@ def run(args: argparse.Namespace) -> None:
     batch = synthetic(args.batch)
     names = args.variants or [*VARIANTS, *PLAIN]
     steps = {name: make_step(name, args, batch) for name in names}
-    flops = {
-        name: step_flops(step.model, next(step.batches)) or nan for name, step in steps.items()
-    }
+    flops = {name: step_flops(step.model, next(step.batches)) for name, step in steps.items()}
     if args.data:
         name = f"R-MAE, from {args.data}"
         steps[name] = Step(build([], args), loaded(args), args.precision, fused=True)
-        flops[name] = step_flops(steps[name].model, batch) or nan
+        flops[name] = step_flops(steps[name].model, batch)
     peak = device_peak(torch.device(device()), args.precision, args.peak_tflops)
-    saved = {name: saved_bytes(step.model, step.loss) for name, step in steps.items()}
-    held = {name: gpu_bytes(step) for name, step in steps.items()}
-    memory = {name: f"{size / 2**20:.0f}" if size else "-" for name, size in held.items()}
+    saved = {name: saved_bytes(step.model, step.loss) / 2**20 for name, step in steps.items()}
+    memory = {name: gpu_mib(step) for name, step in steps.items()}
     best = race(steps, args.repeat)
     options = [o for o in ("compile", "checkpointing") if getattr(args, o)]
     shown = ", ".join([f"batch {args.batch}", args.precision, *options, machine()])
-    print(f"ViT-{args.arch}, {shown}; MFU of {peak}")
-    table(
-        "step | s | images/s | GFLOP an image | MFU | saved activations, MiB | GPU memory, MiB | "
-        "time / MAE | plain / time",
-        [
-            f"{name} | {s:.3f} | {args.batch / s:.4g} | {flops[name] / 1e9:.2f} | "
-            f"{flops[name] * args.batch / s / peak.flops:.1%} | {saved[name] / 2**20:.0f} | "
-            f"{memory[name]} | "
-            f"{ratio(s, best.get('MAE'))} | "
-            + (ratio(best.get("R-MAE, plain"), s) if name.startswith("R-MAE") else "-")
-            for name, s in best.items()
-        ],
-    )
-    updates = optimizers(steps[names[0]].model)
-    best = race(updates, args.repeat)
-    rows = [f"{name} | {s:.4f} | {ratio(best['a loop'], s)}" for name, s in best.items()]
-    table(f"AdamW for {names[0]} | s | loop / time", rows)
+    print(f"ViT-{args.arch}, {shown}; MFU of {peak}\n")
+    rows = []
+    for name, s in best.items():
+        gflop = (flops[name] or nan) / 1e9
+        mfu = gflop * 1e9 * args.batch / s / peak.flops
+        cells = [name, f"{s:.3f}", f"{args.batch / s:.4g}", gflop, f"{mfu:.1%}"]
+        cells += [f"{saved[name]:.0f}", memory[name], ratio(s, best.get("MAE"))]
+        plain = best.get("R-MAE, plain") if name.startswith("R-MAE") else None
+        rows.append([*cells, ratio(plain, s)])
+    headers = ["step", "s", "images/s", "GFLOP an image", "MFU", "saved activations, MiB"]
+    print(table([*headers, "GPU memory, MiB", "time / MAE", "plain / time"], rows))
+    best = race(optimizers(steps[names[0]].model), args.repeat)
+    rows = [[name, f"{s:.4f}", ratio(best["a loop"], s)] for name, s in best.items()]
+    print(f"\n{table([f'AdamW for {names[0]}', 's', 'loop / time'], rows)}")
 
 
 def optimizers(model: nn.Module) -> dict[str, Callable[[], None]]:
@@ -107,21 +102,20 @@ def optimizers(model: nn.Module) -> dict[str, Callable[[], None]]:
     params = [nn.Parameter(p.detach().clone()) for p in model.parameters() if p.requires_grad]
     for p in params:
         p.grad = torch.full_like(p, 1e-3)
-    kinds: dict[str, dict[str, Any]] = {kind: {kind: True} for kind in ("foreach", "fused")}
-    kinds = {"a loop": {"foreach": False}, **kinds}
+    kinds: dict[str, dict[str, Any]]
+    kinds = {"a loop": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
 
     def update(optimizer: torch.optim.Optimizer) -> None:
         optimizer.step()
-        if device() == "cuda":
-            torch.cuda.synchronize()
+        synchronize()
 
     made = {name: torch.optim.AdamW(params, lr=1e-6, **kind) for name, kind in kinds.items()}
     return {name: partial(update, optimizer) for name, optimizer in made.items()}
 
 
-def ratio(a: float | None, b: float | None) -> str:
+def ratio(a: float | None, b: float | None) -> str | None:
     """``a / b``, where both were measured."""
-    return f"{a / b:.3f}" if a is not None and b is not None else "-"
+    return f"{a / b:.3f}" if a is not None and b is not None else None
 
 
 def synthetic(size: int) -> Batch:
@@ -134,18 +128,12 @@ def synthetic(size: int) -> Batch:
 
 
 def make_step(name: str, args: argparse.Namespace, batch: Batch) -> Step:
-    """A variant by its name in the table."""
+    """A variant by its name in the table; copying its one batch to the device is part of a step."""
     if name not in PLAIN:
-        return Step(build(VARIANTS[name], args), forever(batch), args.precision, fused=True)
+        return Step(build(VARIANTS[name], args), repeat(batch), args.precision, fused=True)
     plain = argparse.Namespace(**{**vars(args), "compile": False, "checkpointing": False})
     model = PlainRMAE(build(VARIANTS[PLAIN[name]], plain))
-    return Step(model, forever(model.prepare(batch)), args.precision, fused=False)
-
-
-def forever(batch: Any) -> Iterator[Any]:
-    """The same batch each time; its copying to the device is part of a step."""
-    while True:
-        yield batch
+    return Step(model, repeat(model.prepare(batch)), args.precision, fused=False)
 
 
 def build(overrides: list[str], args: argparse.Namespace) -> RMAE:
@@ -164,23 +152,20 @@ def build(overrides: list[str], args: argparse.Namespace) -> RMAE:
 
 def loaded(args: argparse.Namespace) -> Iterator[Any]:
     """Batches from files, as in training."""
-    regions = [f"dataloader.train.mapper.regions.path={args.regions}"] if args.regions else []
-    overrides = [
-        f"dataloader.train.dataset.root={args.data}",
-        f"dataloader.train.total_batch_size={args.batch}",
-        f"dataloader.train.num_workers={args.workers}",
-        *regions,
-    ]
+    given = {"dataset.root": args.data, "total_batch_size": args.batch, "num_workers": args.workers}
+    if args.regions:
+        given["mapper.regions.path"] = args.regions
+    overrides = [f"dataloader.train.{key}={value}" for key, value in given.items()]
     loader = instantiate(apply_overrides(get_config(CONFIG), overrides).dataloader.train)
     return iter(loader.start(0, torch.device("cuda", 0) if device() == "cuda" else None))
 
 
-def gpu_bytes(step: Callable[[], None]) -> int:
-    """The most that a step takes of a GPU's memory beyond what is held before it; 0 on a CPU."""
+def gpu_mib(step: Callable[[], None]) -> str | None:
+    """The most that a step takes of a GPU's memory beyond what is held before it, in MiB."""
     if device() != "cuda":
-        return 0
+        return None
     step()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     step()
-    return torch.cuda.max_memory_allocated() - before
+    return f"{(torch.cuda.max_memory_allocated() - before) / 2**20:.0f}"

@@ -8,7 +8,9 @@ from detectron2.modeling import ViT as Detectron2ViT
 from torch import nn
 
 from ...modeling import ViT, vit_kwargs
-from .common import device, in_fresh_process, machine, peak_bytes, race, table, train_step
+from ...tables import table
+from . import common
+from .common import device
 
 THEIRS = "Detectron2's ViT"
 VARIANTS = {
@@ -24,32 +26,35 @@ def run(args: argparse.Namespace) -> None:
     The step is forward and backward of the backbone on noise. Peak memory is that of a fresh process:
     weights, gradients and activations; no optimizer.
     """
-    memory = {name: in_fresh_process(peak_of_step, name, args) for name in VARIANTS}
+    memory = {name: common.in_fresh_process(peak_of_step, name, args) for name in VARIANTS}
     steps = {name: prepare(name, args) for name in VARIANTS}
-    seconds = race(steps, args.repeat, args.clock)
+    seconds = common.race(steps, args.repeat, common.CLOCKS[args.clock])
     depth = f", the first {args.depth} blocks" if args.depth else ""
-    print(
-        f"ViT-{args.size}{depth}, {args.image} pixels, batch {args.batch}, {args.precision}, {machine()}, "
-        f"minimum of {args.repeat}"
-    )
-    table(
-        f"backbone | {args.clock} s a step | share | peak MiB | share",
-        [
-            f"{name} | {seconds[name]:.3f} | {seconds[name] / seconds[THEIRS]:.3f} | "
-            f"{memory[name] / 2**20:.0f} | {memory[name] / memory[THEIRS]:.3f}"
-            for name in VARIANTS
-        ],
-    )
+    shown = [f"ViT-{args.size}{depth}", f"{args.image} pixels", f"batch {args.batch}"]
+    shown += [args.precision, common.machine(), f"minimum of {args.repeat}"]
+    print(f"{', '.join(shown)}\n")
+    rows = []
+    for name, s in seconds.items():
+        shares = (s / seconds[THEIRS], memory[name] / memory[THEIRS])
+        rows.append([name, s, shares[0], f"{memory[name] / 2**20:.0f}", shares[1]])
+    headers = ["backbone", f"{args.clock} s a step", "share", "peak MiB", "share"]
+    print(table(headers, rows, digits=3))
 
 
 def prepare(name: str, args: argparse.Namespace) -> partial[None]:
     """A variant's training step, with weights and images in place."""
     torch.manual_seed(0)
-    net = build(name, args)
     images = torch.randn(args.batch, 3, args.image, args.image, device=device())
-    return partial(
-        train_step, net, lambda: net(images)["last_feat"].float().square().mean(), args.precision
-    )
+    return partial(step, build(name, args), images, args.precision)
+
+
+def step(net: nn.Module, images: torch.Tensor, precision: str) -> None:
+    """One forward and backward pass, ended on the device too."""
+    with common.autocast(precision):
+        loss = net(images)["last_feat"].float().square().mean()
+    loss.backward()
+    net.zero_grad(set_to_none=True)
+    common.synchronize()
 
 
 def build(name: str, args: argparse.Namespace) -> nn.Module:
@@ -78,4 +83,4 @@ def peak_of_step(name: str, args: argparse.Namespace) -> float:
         return torch.cuda.max_memory_allocated()
     # Code that is loaded at first use is no memory of the step.
     prepare(name, argparse.Namespace(**{**vars(args), "image": 64, "depth": 1}))()
-    return peak_bytes(lambda: prepare(name, args)())
+    return common.peak_bytes(lambda: prepare(name, args)())
