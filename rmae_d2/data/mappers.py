@@ -8,25 +8,20 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.data import transforms as T
+from detectron2.utils.registry import locate
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import UserError
 from ..modeling.batch import Batch
-from ..noise import num_visible, random_shuffle, region_shuffle
+from ..modeling.masking.base import RandomMasking
+from ..noise import num_visible
 from ..regions import EncodedRecord, RegionRecord
 from .images import channels_first, label_indices, read_image
 
 logger = logging.getLogger(__name__)
 
 RegionSource = Callable[[dict[str, Any], NDArray[np.uint8]], RegionRecord | EncodedRecord]
-
-#: The order of region patches, by the name of the model's masking policy.
-_ORDERS = {
-    "None": random_shuffle,
-    "RandomMasking": random_shuffle,
-    "IndependentMasking": region_shuffle,
-}
 
 
 class RegionDatasetMapper:
@@ -173,11 +168,12 @@ def _order_of(masking: Any) -> Callable[[Tensor, int], Tensor]:
     Raises:
         UserError: for a policy whose order is not a function of these alone.
     """
-    name = getattr(masking, "__name__", str(masking)).rpartition(".")[2]
-    if name not in _ORDERS:
+    policy = locate(masking) if isinstance(masking, str) else masking or RandomMasking
+    order: Callable[[Tensor, int], Tensor] | None = getattr(policy, "order_by_seed", None)
+    if order is None:
         raise UserError(
-            f"visible_foreground_only=True with model.masking={name}: which patches that hides is no matter "
-            "of the seed alone. Set dataloader.train.mapper.visible_foreground_only=false, or wrap the "
-            "policy in IndependentMasking"
+            f"visible_foreground_only=True with model.masking={policy.__name__}: which patches that hides is "
+            "no matter of the seed alone. Set dataloader.train.mapper.visible_foreground_only=false, or wrap "
+            "the policy in IndependentMasking"
         )
-    return _ORDERS[name]
+    return order

@@ -28,36 +28,20 @@ class AttentionViT:
     Args:
         net: with its weights: the pixel encoder of pre-training, which has a cls token, or the transfer
             backbone, which has none. It is put into evaluation mode.
+
+    Attributes:
+        prefix: tokens before the patches, 1 with a cls token, else 0.
+        windowed: blocks in which patches see a window only.
     """
 
     def __init__(self, net: MaskedViT | ViT) -> None:
         self.net = net.eval().requires_grad_(False)
-
-    @property
-    def depth(self) -> int:
-        """Number of blocks."""
-        return len(self.net.blocks)
-
-    @property
-    def num_heads(self) -> int:
-        """A."""
-        first: Any = self.net.blocks[0]
-        return int(first.attn.num_heads)
-
-    @property
-    def patch_size(self) -> int:
-        """P, pixels."""
-        return int(self.net.patch_size)
-
-    @property
-    def prefix(self) -> int:
-        """Tokens before the patches: 1 with a cls token, else 0."""
-        return int(isinstance(self.net, MaskedViT))
-
-    @property
-    def windowed(self) -> list[int]:
-        """Blocks in which patches see a window only."""
-        return [i for i, b in enumerate(self.net.blocks) if getattr(b, "window_size", 0)]
+        blocks: Any = net.blocks
+        self.depth = len(blocks)
+        self.num_heads: int = blocks[0].attn.num_heads
+        self.patch_size = int(net.patch_size)
+        self.prefix = int(isinstance(net, MaskedViT))
+        self.windowed = [i for i, block in enumerate(blocks) if getattr(block, "window_size", 0)]
 
     def grid(self, images_BCHW: Tensor) -> tuple[int, int]:
         """(Gh, Gw) of images."""

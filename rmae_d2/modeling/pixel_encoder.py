@@ -7,19 +7,13 @@ from functools import partial
 from typing import Any
 
 import torch
+from timm.layers import to_2tuple
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import UserError
-from .patches import (
-    PatchEmbed,
-    gather_patches,
-    grid_of,
-    patchify,
-    sincos_position_embedding,
-    to_pair,
-)
+from .patches import PatchEmbed, grid_of, patchify, sincos_position_embedding
 
 # Width, depth and heads of the field's plain ViTs (ViT and DeiT papers; H is used with patch 14).
 VIT_SIZES: dict[str, dict[str, int]] = {
@@ -98,7 +92,7 @@ class MaskedViT(nn.Module):
     ) -> None:
         super().__init__()
         self.use_act_checkpoint = use_act_checkpoint
-        self.img_size = to_pair(img_size)
+        self.img_size = to_2tuple(img_size)
         self.patch_size = patch_size
         self.in_chans = in_chans
         self.embed_dim = embed_dim
@@ -135,8 +129,11 @@ class MaskedViT(nn.Module):
         """
         pos_embed = self.pos_embed[:, 1:]
         if ids_visible_BV is not None:
-            patches_BLX = gather_patches(patches_BLX, ids_visible_BV)
-            pos_embed = gather_patches(pos_embed.expand(len(patches_BLX), -1, -1), ids_visible_BV)
+            B, _, X = patches_BLX.shape
+            ids_BV1 = ids_visible_BV[:, :, None]
+            patches_BLX = patches_BLX.gather(1, ids_BV1.expand(-1, -1, X))
+            ids_BVD = ids_BV1.expand(-1, -1, self.embed_dim)
+            pos_embed = pos_embed.expand(B, -1, -1).gather(1, ids_BVD)
         x = self.patch_embed(patches_BLX) + pos_embed
         if gates_BV is not None:
             x = x * gates_BV[:, :, None]
@@ -146,11 +143,7 @@ class MaskedViT(nn.Module):
 
 
 class PixelEncoder(nn.Module):
-    """Holds the ViT as ``net``, so that its keys read ``backbone.net.*`` in a checkpoint.
-
-    ViTDet's feature pyramid names its ViT the same way, therefore a pre-training checkpoint loads into it
-    by exact names, without conversion.
-    """
+    """Holds the ViT as ``net``, as ViTDet's pyramid does, so that ``backbone.net.*`` loads by exact names."""
 
     def __init__(self, net: MaskedViT) -> None:
         super().__init__()
