@@ -58,9 +58,6 @@ class AttentionViT:
 
         Returns:
             float32 (B, A, Q or T, T); the last axis sums to 1.
-
-        Raises:
-            UserError: there is no such block, or it attends within windows.
         """
         if not -self.depth <= block < self.depth:
             raise UserError(
@@ -83,15 +80,10 @@ class AttentionViT:
 
         Returns:
             float32 (B, T, T); rows sum to 1.
-
-        Raises:
-            UserError: a block attends within windows.
         """
         if self.windowed:
-            raise UserError(
-                f"no rollout: in the blocks {', '.join(map(str, self.windowed))} patches attend to a window "
-                "only"
-            )
+            blocks = ", ".join(map(str, self.windowed))
+            raise UserError(f"no rollout: in the blocks {blocks} patches attend to a window only")
         states = islice(self._states(images_BCHW), self.depth)
         maps = (self._weights(x, i, None).mean(1) for i, x in enumerate(states))
         return roll_out(maps)

@@ -145,12 +145,11 @@ class RMAE(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """Arguments from a yacs config holding ``MODEL.RMAE`` (:func:`add_rmae_config`)."""
+        """Arguments from a yacs config with ``MODEL.RMAE`` (:func:`add_rmae_config`)."""
         return parts_from_cfg(cfg)
 
     @property
     def device(self) -> torch.device:
-        """Where the images are taken to."""
         return self.pixel_mean.device
 
     @property
@@ -233,13 +232,9 @@ class RMAE(nn.Module):
             per_image: leave the losses as (B,) instead of their means.
 
         Returns:
-            ``loss`` (weighted sum) and, of the branches present: ``loss_pixel``, ``loss_region``,
-            ``pred_pixels`` (B, L, P*P*C), ``pred_regions`` logits (B, K, L, P*P); 0 where not predicted.
-            The masking policy's losses, where it was asked and has any.
-            ``mask`` bool (B, L), and ``region_mask`` where the region branch hides other patches.
-
-        Raises:
-            UserError: for images of another size, and regions that are absent or of another size.
+            ``loss`` (weighted sum), ``mask`` bool (B, L) and, of the branches present: ``loss_pixel``,
+            ``loss_region``, ``pred_pixels`` (B, L, P*P*C), ``pred_regions`` logits (B, K, L, P*P), 0 where
+            not predicted, ``region_mask``; the masking policy's losses, where it was asked and has any.
         """
         self._check_inputs(images_BCHW, regions_BKHW)
         if ids_shuffle_BL is None:

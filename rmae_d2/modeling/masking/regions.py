@@ -77,11 +77,7 @@ class RegionGuidedMasking(MaskingPolicy):
 
 
 def needed_regions(request: MaskRequest, who: str, source: str) -> Tensor:
-    """The region maps of the batch.
-
-    Raises:
-        UserError: where it has none, with what to give the mapper.
-    """
+    """The region maps of the batch; refuses one without, saying what to give the mapper."""
     if request.regions is None:
         raise UserError(f"{who} was given no regions: give the mapper {source}")
     return request.regions
