@@ -43,10 +43,7 @@ def load_weights(path_or_state_dict: str | Mapping[str, Any]) -> tuple[str, Stat
 
 
 def read_weights(path_or_state_dict: str | Mapping[str, Any]) -> tuple[str, StateDict]:
-    """The kind of weights and their tensors under the file's own names; see :func:`load_weights`.
-
-    Of our own files those of 0.1 come under the present names.
-    """
+    """The kind of weights and their tensors under the file's own names, of ours of 0.1 under the present."""
     if isinstance(path_or_state_dict, str):
         content, source = read_checkpoint(path_or_state_dict), path_or_state_dict
     else:
@@ -113,11 +110,7 @@ def _with_present_names(state_dict: StateDict) -> StateDict:
 
 
 def translate(kind: str, state_dict: StateDict) -> StateDict:
-    """A state dict of a known kind under our names.
-
-    Raises:
-        CheckpointError: where parts of one tensor are missing, or two tensors claim one name.
-    """
+    """A state dict of a known kind under our names."""
     sources: dict[str, list[str]] = {}
     for key, name in our_names(kind, state_dict).items():
         sources.setdefault(name, []).append(key)

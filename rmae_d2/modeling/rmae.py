@@ -93,15 +93,12 @@ class RMAE(nn.Module):
     ) -> None:
         super().__init__()
         if pixel_decoder is None and region_branch is None:
-            raise UserError(
-                "RMAE needs a pixel decoder, a region branch, or both: nothing to learn"
-            )
+            raise UserError("neither a pixel decoder nor a region branch: nothing to learn")
         for name, part in (("pixel_decoder", pixel_decoder), ("region_branch", region_branch)):
             if part is not None and tuple(part.grid) != backbone.net.grid:
                 raise UserError(
-                    f"{name} has a grid of {tuple(part.grid)} patches, the backbone "
-                    f"{backbone.net.grid} (img_size {backbone.net.img_size}, "
-                    f"patch_size {backbone.net.patch_size})"
+                    f"{name} has a grid of {tuple(part.grid)} patches, the backbone {backbone.net.grid} "
+                    f"(img_size {backbone.net.img_size}, patch_size {backbone.net.patch_size})"
                 )
         for ratio in (mask_ratio, getattr(region_branch, "mask_ratio", None)):
             if ratio is not None:  # at once, not in the first step
@@ -127,9 +124,8 @@ class RMAE(nn.Module):
         if feeding != "pixel_to_region":
             if region_branch is None or pixel_decoder is None:
                 raise UserError(f"feeding={feeding!r} needs a region branch and a pixel decoder")
-            self.region_to_pixel = nn.Linear(
-                region_branch.summary_dim, pixel_decoder.embed.out_features
-            )
+            width = pixel_decoder.embed.out_features
+            self.region_to_pixel = nn.Linear(region_branch.summary_dim, width)
             init_linear(self.region_to_pixel)
         self.mask_ratio = mask_ratio
         self.masking = masking or RandomMasking()
@@ -154,7 +150,6 @@ class RMAE(nn.Module):
 
     @property
     def patch_size(self) -> int:
-        """P, pixels."""
         return self.backbone.net.patch_size
 
     @property
@@ -280,10 +275,7 @@ class RMAE(nn.Module):
     ) -> dict[str, Tensor]:
         """Patchify, mask, encode, decode, losses (B,); predictions on hidden patches only.
 
-        Args:
-            orders_BL: patch orders of pixels and regions, None where they share one.
-            gates_BL: see :class:`.MaskPlan`.
-            visible: how many of each order the branches see.
+        Of the patch orders of pixels and regions, None where they share one, ``visible`` are seen.
         """
         out: dict[str, Tensor] = {}
         context_BTD = None
@@ -402,8 +394,8 @@ def _compiled(options: tuple[tuple[str, Any], ...]) -> Callable[..., dict[str, T
 def drop_regions(regions_BKHW: Tensor, seeds_B: Tensor) -> Tensor:
     """Keeps the first 1 to K regions of a batch, so that one model learns to serve any number of queries.
 
-    Not in the paper. How many is a function of the batch's seeds: the batch of another number of processes
-    is another one. The loader gives regions in random order, so the first are any.
+    Not in the paper. How many is a function of the batch's seeds. The loader gives regions in random order,
+    so the first are any.
     """
     K = regions_BKHW.shape[1]
     kept = 1 + int(hash_noise(seeds_B.sum()[None], 1)) % K

@@ -28,11 +28,6 @@ def test_patches_are_in_raster_order(C, Gh, Gw, P):
             assert torch.equal(patches[:, i * Gw + j], patch.permute(0, 2, 3, 1).flatten(1))
 
 
-def test_bool_and_integer_images_keep_their_dtype():
-    for dtype in (torch.bool, torch.uint8):
-        assert patchify(torch.ones(1, 1, 8, 8, dtype=dtype), 4).dtype == dtype
-
-
 def test_patch_order_is_that_of_hugging_face():
     model = hf_model()
     images = torch.randn(2, 3, 32, 32)

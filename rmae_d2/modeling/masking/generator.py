@@ -163,12 +163,7 @@ class MaskDiscriminator(nn.Module):
         )
 
     def forward(self, masks_BL: Tensor, frozen: bool = False) -> Tensor:
-        """Verdicts, float32 (B, N), N = 1 on a 14 x 14 grid.
-
-        Args:
-            masks_BL: positive, of sum 1.
-            frozen: no gradient to the weights, only to ``masks_BL``.
-        """
+        """Verdicts, float32 (B, N), on masks of sum 1; ``frozen``: no gradient to the weights."""
         with _in_float32(masks_BL):
             x = masks_BL.float().unflatten(1, self.grid)[:, None]
             for i, conv in enumerate(self.convs):
@@ -187,9 +182,8 @@ def spectral_norm(weight: Tensor, squarings: int = 12) -> Tensor:
     """The largest singular value of a convolution's weight as a matrix, output channels by the rest; 0-d.
 
     Of W W' the 2^12th power is taken, by squaring, so that of its eigenvectors the first is left. Unlike one
-    step a call from the last vector (Miyato et al., 2018), this has no state that knows how often it was
-    called, which accumulation would change; unlike a decomposition, it does not wait for the device.
-    The gradient is that of u' W v with u and v fixed.
+    step a call from the last vector (Miyato et al., 2018) this has no state; unlike a decomposition it does
+    not wait for the device. The gradient is that of u' W v with u and v fixed.
     """
     matrix = weight.flatten(1)
     with torch.no_grad():
