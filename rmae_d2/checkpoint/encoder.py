@@ -86,7 +86,7 @@ def load_encoder(
     of that grid.
 
     Args:
-        weights: anything that :func:`load_weights` takes: ours, MAE's, MoCo v3's, DINO's, timm's ViTs.
+        weights: anything that :func:`load_weights` takes.
         num_heads: which no tensor tells; None for that of the plain ViT of this width, 64 channels a head.
         window: side in patches, and the blocks with windows; None for what the file tells.
 

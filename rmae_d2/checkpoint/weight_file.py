@@ -33,11 +33,7 @@ def atomic_save(content: Any, path: str) -> None:
 
 
 def read_file(path: str) -> Any:
-    """The content of one weight file, loaded without running code from it.
-
-    Raises:
-        CheckpointError: naming the file and what is wrong with it.
-    """
+    """The content of one weight file, loaded without running code from it."""
     try:
         local = PathManager.get_local_path(path)
         if local.endswith(".safetensors"):

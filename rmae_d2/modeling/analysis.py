@@ -67,11 +67,7 @@ def analyze(build: Callable[[], RMAE], num_regions: int = 8) -> Analysis:
 
 
 def analyze_config(cfg: DictConfig) -> Analysis:
-    """Analyses the model of a config, with as many regions as its loader gives.
-
-    Raises:
-        UserError: it is no pre-training model.
-    """
+    """Analyses the pre-training model of a config, with as many regions as its loader gives."""
     target = cfg.model._target_
     if (locate(target) if isinstance(target, str) else target) is not RMAE:
         raise UserError(f"{target} is no pre-training model; those of configs/pretrain are")

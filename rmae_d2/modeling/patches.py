@@ -13,11 +13,7 @@ from ..errors import UserError
 
 
 def grid_of(image_size: int | tuple[int, int], patch_size: int) -> tuple[int, int]:
-    """The (Gh, Gw) grid of patches of an image.
-
-    Raises:
-        UserError: where a side is not a multiple of the patch side.
-    """
+    """The (Gh, Gw) grid of patches of an image, whose sides must be multiples of the patch side."""
     height, width = to_2tuple(image_size)
     if height % patch_size or width % patch_size or not height or not width:
         raise UserError(
@@ -70,9 +66,6 @@ def sincos_position_embedding(dim: int, grid: tuple[int, int], cls_token: bool =
 
     Returns:
         (1, L, dim) float32, or (1, 1 + L, dim) with a zero row for the cls token in front.
-
-    Raises:
-        UserError: where ``dim`` is no multiple of 4.
     """
     if dim % 4:
         raise UserError(f"a 2-D sine-cosine embedding needs a width divisible by 4, not {dim}")

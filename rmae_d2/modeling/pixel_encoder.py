@@ -48,11 +48,7 @@ def make_blocks(
 
 
 def run_blocks(blocks: nn.ModuleList, x_BLD: Tensor, recompute: bool) -> Tensor:
-    """One block after another, (B, L, D) -> (B, L, D).
-
-    Args:
-        recompute: compute each block again in the backward pass instead of keeping what is inside it.
-    """
+    """One block after another; ``recompute``: again in the backward pass, instead of kept."""
     recompute = recompute and torch.is_grad_enabled()
     for block in blocks:
         x_BLD = checkpoint(block, x_BLD, use_reentrant=False) if recompute else block(x_BLD)
@@ -72,8 +68,6 @@ class MaskedViT(nn.Module):
 
     Args:
         img_size: side or (H, W) in pixels.
-        patch_size: P, pixels.
-        in_chans: C.
         drop_path_rate: stochastic depth of the last block, growing linearly from 0.
         use_act_checkpoint: less memory for more time, see :func:`run_blocks`.
     """
@@ -164,11 +158,7 @@ class PixelEncoder(nn.Module):
 
 
 def vit_kwargs(size: str) -> dict[str, Any]:
-    """``embed_dim``, ``depth`` and ``num_heads`` of a named size.
-
-    Raises:
-        UserError: for an unknown name.
-    """
+    """``embed_dim``, ``depth`` and ``num_heads`` of a named size."""
     if size not in VIT_SIZES:
         raise UserError(f"unknown ViT size {size!r}: one of {', '.join(VIT_SIZES)}")
     return dict(VIT_SIZES[size])

@@ -27,8 +27,7 @@ class BlockMasking(MaskingPolicy):
     The last rectangle is hidden in part, at random, and where all do not suffice so are patches outside them.
 
     Args:
-        area: smallest and largest area of a rectangle, shares of the grid's; BEiT's smallest is 16 of 196
-            patches.
+        area: smallest and largest area of a rectangle, shares of the grid's; BEiT's smallest is 16 of 196.
         side: smallest and largest length of one side, shares of its axis.
         number: rectangles an image.
     """

@@ -173,10 +173,6 @@ class Classifier(_EncoderModel):
         Returns:
             in training ``{"loss_cls": ...}``, the cross-entropy; in evaluation a dict an image with
             ``logits`` (C,) float32.
-
-        Raises:
-            UserError: for an image of another size, a label out of range, or a batch too small to
-                normalise over or not to be mixed in pairs.
         """
         batch = Batch.of(batched_inputs)
         images = self.preprocess_image(batch)

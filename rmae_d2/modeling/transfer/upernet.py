@@ -237,10 +237,7 @@ class UPerNetHead(nn.Module):
 def pixel_cross_entropy(
     logits_BCHW: Tensor, targets_BHW: Tensor, ignore_value: int = 255
 ) -> Tensor:
-    """Mean cross-entropy over the pixels that count, a scalar; 0 where none does.
-
-    mmsegmentation, whose numbers are published, divides by the ignored pixels too.
-    """
+    """Mean cross-entropy over the pixels that count, 0 where none does; mmsegmentation divides by all."""
     total = F.cross_entropy(
         logits_BCHW.float(), targets_BHW, ignore_index=ignore_value, reduction="sum"
     )
