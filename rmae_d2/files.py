@@ -5,7 +5,6 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import IO
 
 from .errors import UserError
@@ -27,7 +26,7 @@ def atomic_file(
 
     Raises:
         UserError: where the disk is full or not writable, naming file and free space. Nothing that was there
-            before is touched.
+            before is touched. Other errors of the block pass through.
     """
     name = os.fspath(path)
     if "://" in name:
@@ -36,7 +35,7 @@ def atomic_file(
         with PathManager.open(name, "wb") as remote:
             yield remote
         return
-    draft = Path(f"{name}.{secrets.token_hex(4)}.tmp")
+    draft = f"{name}.{secrets.token_hex(4)}.tmp"
     try:
         with open(draft, "xb") as file:
             yield file
@@ -45,16 +44,18 @@ def atomic_file(
                 os.fsync(file.fileno())
         if replace or not _link(draft, name):
             os.replace(draft, name)
-    except (OSError, RuntimeError) as error:  # torch wraps a full disk in a RuntimeError
-        draft.unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, name, draft):
+            raise  # of other files that are read in the block, not of this one
         raise UserError(
             f"{name}: could not be written ({error!s:.120}); {free_space(name)}"
         ) from error
     finally:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a file stands in place of the folder
+            os.unlink(draft)
 
 
-def _link(draft: Path, name: str) -> bool:
+def _link(draft: str, name: str) -> bool:
     """Gives a draft its name unless the name is taken; False where the file system has no links."""
     try:
         os.link(draft, name)

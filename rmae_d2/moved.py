@@ -16,6 +16,7 @@ from typing import Any
 MODULES = {
     "checkpoint.expected": "checkpoint.encoder",
     "checkpoint.files": "files",
+    "checkpoint.targets": "checkpoint.names",
     "data.datasets.coco_json": "annotations.coco_json",
     "data.datasets.scene_crops": "data.scenes.crops",
     "data.datasets.scene_render": "data.scenes.render",

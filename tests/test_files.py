@@ -82,6 +82,20 @@ def test_targets_that_cannot_be_written(tmp_path):
     assert contents(tmp_path) == ["folder.pth"]
 
 
+def test_a_file_in_place_of_the_folder(tmp_path):
+    (tmp_path / "a").write_bytes(b"mine")
+    with pytest.raises(UserError, match="a/b: could not be written"), atomic_file(tmp_path / "a/b"):
+        pass
+    assert (tmp_path / "a").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(2, "no", "photo.jpg"), OSError("no image")])
+def test_errors_of_what_is_read_meanwhile_are_not_told_as_those_of_writing(tmp_path, error):
+    with pytest.raises(OSError) as caught, atomic_file(tmp_path / "a"):
+        raise error
+    assert caught.value is error and contents(tmp_path) == []
+
+
 def test_a_name_that_is_taken_may_be_left_as_it_is(tmp_path):
     for content in (b"first", b"second"):
         with atomic_file(tmp_path / "a", replace=False) as file:

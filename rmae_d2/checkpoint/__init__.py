@@ -4,9 +4,9 @@ from .convert import Conversion, convert
 from .export import check_output, export_backbone, save_conversion
 from .formats import load_weights
 from .load import LoadReport, load_pretrained
+from .names import TARGETS
 from .reference import build_from_reference
 from .scorer import load_generator, load_scorer
-from .targets import TARGETS
 from .weight_file import atomic_save
 
 __all__ = [

@@ -12,6 +12,7 @@ not in a fifth:
 
 import importlib.metadata
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -21,10 +22,20 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .encoder import Shapes, encoder_size, expected_shapes
-from .formats import StateDict, our_names, read_weights, translate
+from ..modeling.patches import grid_of
+from .encoder import Shapes, encoder_sizes, expected_shapes
+from .formats import StateDict, read_weights, translate
+from .names import (
+    DECODER,
+    ENCODER,
+    MASKING,
+    REGIONS,
+    REGIONS_TO_PIXELS,
+    TARGETS,
+    our_names,
+    target_name,
+)
 from .positions import Grid, grid_of_table, resample_table
-from .targets import DECODER, ENCODER, MASKING, REGIONS, REGIONS_TO_PIXELS, TARGETS, target_name
 
 _POS_EMBED = ENCODER + "pos_embed"
 _CLS_TOKEN = ENCODER + "cls_token"
@@ -36,7 +47,7 @@ _OF_TRANSFER = re.compile(
     r"^(backbone\.(?!net\.)|proposal_generator\.|roi_heads\.|sem_seg_head\.|head\.|fc_norm\.)"
 )
 _CLASSIFIER = re.compile(r"^(head|fc_norm)\.")
-# What formats.our_names leaves out.
+# What our_names leaves out.
 _NEVER_TAKEN = {"hf_vitmae": "a pooler", "moco_v3": "projector, predictor and momentum encoder"}
 # Kinds whose position embedding always has a row for the cls token.
 _WITH_CLS_ROW = ("rmae_d2", "rmae_reference", "mae", "hf_vitmae", "moco_v3")
@@ -47,8 +58,7 @@ class Conversion:
     """The outcome: tensors under the target's names, and what became of each.
 
     ``copied`` and ``new`` hold names of the target, ``not_taken`` and ``refused`` names of the input (of ours
-    where a tensor is missing); all but ``copied`` with the reason. ``grid`` is (Gh, Gw) of the result, None
-    where a table is neither square nor sine-cosine.
+    where a tensor is missing); all but ``copied`` with the reason. ``grid`` is None where it is unknown.
     """
 
     source: str
@@ -94,12 +104,12 @@ def convert(
         to: ``"detectron2"`` (the backbone only), ``"mae"`` (the official names), ``"rmae"`` (ours),
             ``"timm"`` or ``"huggingface"``.
         grid: (Gh, Gw) that the position embeddings shall have; as they are by default.
-        img_size: (H, W) in pixels, the same thing said otherwise.
-        drop: patterns as of a shell (``*.rel_pos_h``) of input names to leave out knowingly.
+        img_size: (H, W) in pixels, the same said otherwise.
+        drop: shell patterns (``*.rel_pos_h``) of input names to leave out knowingly.
         fill: make up a cls token (normal, std 0.02, fixed seed) and a final norm (identity) where the target
             has them and the input has not, so that the file can be trained further.
-        transformers: whose names, for ``"huggingface"``: 4 (and the hub's) or 5. By default those of the
-            version that is installed, else 4's. ``from_pretrained`` of version 5 reads both.
+        transformers: whose names, for ``"huggingface"``: 4 (and the hub's) or 5, which reads both; None for
+            the version that is installed, else 4.
 
     Returns:
         the conversion; look at its ``refused`` before its ``tensors``.
@@ -109,8 +119,8 @@ def convert(
     """
     if to not in TARGETS:
         raise CheckpointError(f"unknown target {to!r}: one of {', '.join(TARGETS)}")
-    kind, given = read_weights(weights)
     source = weights if isinstance(weights, str) else "the given state dict"
+    kind, given = read_weights(weights)
     out = Conversion(source, kind, to)
     for pattern in drop:
         hits = [key for key in given if fnmatch(key, pattern)]
@@ -119,16 +129,11 @@ def convert(
         out.not_taken.update(dict.fromkeys(hits, "left out as asked"))
     given = {key: value for key, value in given.items() if key not in out.not_taken}
     names = our_names(kind, given)
-    ours = translate(kind, given)
-    theirs: dict[str, str] = {}
-    for key in given:
-        if key in names:
-            # One of q, k and v speaks for all three.
-            theirs.setdefault(names[key], key)
-        else:
-            out.not_taken[key] = _NEVER_TAKEN[kind]
+    out.not_taken |= {key: _NEVER_TAKEN[kind] for key in given if key not in names}
+    # One of q, k and v speaks for all three.
+    theirs = {name: key for key, name in reversed(names.items())}
     taken = {}
-    for name, tensor in ours.items():
+    for name, tensor in translate(kind, given).items():
         reason = _leave_out(out, name, tensor)
         if reason is None:
             taken[name] = tensor
@@ -136,9 +141,8 @@ def convert(
             out.not_taken[theirs[name]] = reason
     table = taken.get(_POS_EMBED)
     if table is not None and table.dim() != 3:
-        raise CheckpointError(
-            f"{source}: {theirs[_POS_EMBED]} is {tuple(table.shape)}, not (1, rows, width)"
-        )
+        shape = tuple(table.shape)
+        raise CheckpointError(f"{source}: {theirs[_POS_EMBED]} is {shape}, not (1, rows, width)")
     cls_rows = _cls_rows(kind, taken)
     if fill:
         _fill(out, taken)
@@ -209,13 +213,13 @@ def _check(out: Conversion, taken: StateDict, theirs: dict[str, str], cls_rows: 
         table = taken.get(DECODER + "pos_embed")
         length = 1 if table is None or table.dim() != 3 else table.shape[1] - 1
     try:
-        dim, in_chans, patch_size = encoder_size(taken)
+        sizes = encoder_sizes(taken)
         shapes = expected_shapes(taken, length, out.kind == "rmae_reference")
     except (CheckpointError, ValueError) as error:
         raise CheckpointError(f"{out.source}: {error}") from error
-    shapes[_POS_EMBED] = (1, length + cls_rows, dim)
-    depth = sum(n.startswith(ENCODER) and n.endswith(".norm1.bias") for n in shapes)
-    out.network = f"embed_dim {dim}, depth {depth}, patch_size {patch_size}, in_chans {in_chans}"
+    shapes[_POS_EMBED] = (1, length + cls_rows, sizes["embed_dim"])
+    named = ("embed_dim", "depth", "patch_size", "in_chans")
+    out.network = ", ".join(f"{name} {sizes[name]}" for name in named)
     _find_missing(out, taken, shapes)
     for name in list(taken):
         problem = _problem(out, name, taken[name], shapes, length)
@@ -258,9 +262,8 @@ def _find_missing(out: Conversion, taken: StateDict, shapes: Shapes) -> None:
     if target.regions and not any(name.startswith(REGIONS) for name in taken):
         out.new[REGIONS + "*"] = "the region branch"
     if target.name == "detectron2" and not any(_REL_POS.search(name) for name in taken):
-        out.new[ENCODER + "blocks.*.attn.rel_pos_[hw]"] = (
-            "relative positions, where the ViT has them"
-        )
+        rel_pos = ENCODER + "blocks.*.attn.rel_pos_[hw]"
+        out.new[rel_pos] = "relative positions, where the ViT has them"
     out.new = dict(sorted(out.new.items()))
     out.refused = dict(sorted(out.refused.items()))
 
@@ -277,12 +280,7 @@ def _fit_tables(
             raise CheckpointError(f"{out.source}: can't be resized: {error}") from error
     old = out.grid
     if img_size:
-        patch_size = encoder_size(taken)[2]
-        if img_size[0] % patch_size or img_size[1] % patch_size:
-            raise CheckpointError(
-                f"an image size of {img_size[0]}x{img_size[1]} is no multiple of the patch size {patch_size}"
-            )
-        grid = img_size[0] // patch_size, img_size[1] // patch_size
+        grid = grid_of(img_size, encoder_sizes(taken)["patch_size"])
     new = out.grid = grid or old
     if target.name == "detectron2" and (new is None or new[0] != new[1]):
         out.refused["pos_embed"] = (
@@ -348,23 +346,17 @@ def _transformers_version() -> int:
 
 def _grouped(names: Mapping[str, str]) -> list[str]:
     """Lines by reason; one for weight and bias of the same layer in all blocks."""
-    reasons: dict[str, dict[str, list[str]]] = {}
+    reasons: dict[str, Counter[str]] = {}
     for name, why in names.items():
-        stem, _, leaf = re.sub(r"\.\d+\.", ".N.", name).rpartition(".")
-        if leaf not in ("weight", "bias"):
-            stem, leaf = f"{stem}.{leaf}".lstrip("."), ""
-        reasons.setdefault(why, {}).setdefault(stem, []).append(leaf)
+        layer = re.sub(r"\.(weight|bias)$", "", re.sub(r"\.\d+\.", ".N.", name))
+        reasons.setdefault(why, Counter())[layer] += 1
     lines = []
-    for why, stems in reasons.items():
-        shown = []
-        for stem, leaves in stems.items():
-            kinds = list(dict.fromkeys(leaves))
-            leaf = f".{{{','.join(kinds)}}}" if len(kinds) > 1 else f".{kinds[0]}".rstrip(".")
-            shown.append(f"{stem}{leaf}{f' ({len(leaves)})' if len(leaves) > 1 else ''}")
+    for why, layers in reasons.items():
+        shown = [f"{layer} ({n})" if n > 1 else layer for layer, n in layers.items()]
         if not why:
-            lines += [f"  {name}" for name in shown]
+            lines += [f"  {layer}" for layer in shown]
         elif len(shown) == 1:
             lines.append(f"  {shown[0]}: {why}")
         else:
-            lines += [f"  {why}:", *(f"    {name}" for name in shown)]
+            lines += [f"  {why}:", *(f"    {layer}" for layer in shown)]
     return lines

@@ -13,8 +13,8 @@ from ..modeling import MaskedViT, PixelDecoder, RegionBranch
 from ..modeling.pixel_encoder import VIT_SIZES, LayerNorm
 from ..modeling.transfer.vit import ViT
 from .formats import StateDict, load_weights
+from .names import DECODER, ENCODER, REGIONS
 from .positions import grid_of_table
-from .targets import DECODER, ENCODER, REGIONS
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -37,11 +37,11 @@ class EncoderSize:
     num_heads: int
     mlp_ratio: float
     cls_token: bool  #: without one the net is the transfer backbone
-    cls_row: bool = True  #: whether the position embedding has a row for it all the same
-    norm: bool = True  #: whether there is a final norm
-    window: int = 0  #: side in patches of the windows of ``windowed`` blocks
-    windowed: tuple[int, ...] = ()
-    rel_grid: int = 0  #: side in patches that relative positions are for; 0 for none
+    cls_row: bool  #: whether the position embedding has a row for it all the same
+    norm: bool  #: whether there is a final norm
+    window: int  #: side in patches of the windows of ``windowed`` blocks
+    windowed: tuple[int, ...]
+    rel_grid: int  #: side in patches that relative positions are for; 0 for none
 
     @property
     def img_size(self) -> tuple[int, int]:
@@ -86,7 +86,7 @@ def load_encoder(
     of that grid.
 
     Args:
-        weights: anything that :func:`load_weights` takes: ours, MAE's, MoCo v3's, DINO's, timm's ViTs.
+        weights: anything that :func:`load_weights` takes.
         num_heads: which no tensor tells; None for that of the plain ViT of this width, 64 channels a head.
         window: side in patches, and the blocks with windows; None for what the file tells.
 
@@ -99,36 +99,36 @@ def load_encoder(
     """
     kind, ours = load_weights(weights)
     source = weights if isinstance(weights, str) else "the given state dict"
-    inner = {name: name.removeprefix(ENCODER) for name in ours if name.startswith(ENCODER)}
-    own = {short: ours[name].float() for name, short in inner.items()}
+    own = {k.removeprefix(ENCODER): v.float() for k, v in ours.items() if k.startswith(ENCODER)}
     try:
-        size = _size(kind, ours, own, num_heads, window)
+        size = _size(kind, encoder_sizes(ours), own, num_heads, window)
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from error
     net = size.build()
-    _check(source, own, net.state_dict())
-    net.load_state_dict({name: own[name] for name in net.state_dict()})
+    left_out = {"cls_token", *_NORM} - net.state_dict().keys()
+    try:  # what else is left over, or missing, would change the features silently
+        net.load_state_dict({name: own[name] for name in own if name not in left_out})
+    except RuntimeError as error:
+        raise CheckpointError(f"{source}: no plain ViT, or incomplete: {error}") from error
     return size, net, kind
 
 
 def _size(
     kind: str,
-    ours: Mapping[str, Tensor],
+    sizes: dict[str, Any],
     own: Mapping[str, Tensor],
     num_heads: int | None,
     window: tuple[int, Collection[int]] | None,
 ) -> EncoderSize:
-    dim, in_chans, patch_size = encoder_size(dict(ours))
     if "pos_embed" not in own:
         raise CheckpointError("its ViT has no position embedding (pos_embed): no plain ViT")
-    if "blocks.0.mlp.fc1.weight" not in own:
-        raise CheckpointError("its ViT has no blocks.0.mlp.fc1: no plain ViT, or incomplete")
     cls_token = "cls_token" in own
     grid, cls_rows = grid_of_table(own["pos_embed"], (1,) if cls_token else (1, 0))
     if not cls_token and grid[0] != grid[1]:
         raise CheckpointError(
             f"a ViT without cls token on a grid of {grid}: Detectron2's is square"
         )
+    dim = sizes["embed_dim"]
     heads = num_heads or _heads(kind, dim)
     if dim % heads:
         raise CheckpointError(f"{heads} heads do not divide its width {dim}: set --num-heads")
@@ -136,14 +136,9 @@ def _size(
     if window is not None:
         side, windowed = window[0], tuple(sorted(window[1]))
     return EncoderSize(
+        **sizes,
         grid=grid,
-        patch_size=patch_size,
-        in_chans=in_chans,
-        embed_dim=dim,
-        depth=1 + max(int(name.split(".")[1]) for name in own if name.startswith("blocks.")),
         num_heads=heads,
-        # Half a unit more, for int(dim * ratio) must not round down.
-        mlp_ratio=(len(own["blocks.0.mlp.fc1.weight"]) + 0.5) / dim,
         cls_token=cls_token,
         cls_row=cls_rows == 1,
         norm=any(name in own for name in _NORM),
@@ -173,57 +168,31 @@ def _windows(own: Mapping[str, Tensor]) -> tuple[int, tuple[int, ...], int]:
     return smallest, tuple(i for i, side in sorted(sides.items()) if side == smallest), largest
 
 
-def _check(source: str, own: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Refuses what would change the features silently, and what is missing."""
-    extra = [name for name in own if name not in wanted and name not in (*_NORM, "cls_token")]
-    if extra:
-        raise CheckpointError(
-            f"{source}: no plain ViT: it has {', '.join(extra[:3])}, which ours has not; "
-            f"{len(extra)} such tensors"
-        )
-    missing = [name for name in wanted if name not in own]
-    if missing:
-        raise CheckpointError(f"{source}: incomplete: its ViT lacks {', '.join(missing[:3])}")
-    wrong = [name for name in wanted if own[name].shape != wanted[name].shape]
-    if wrong:
-        name = wrong[0]
-        raise CheckpointError(
-            f"{source}: {name} is {tuple(own[name].shape)}, should be {tuple(wanted[name].shape)}"
-        )
-
-
 def expected_shapes(weights: StateDict, num_patches: int, regions: bool) -> Shapes:
     """The pixel encoder's tensors, its table with one cls row; the decoder's and the region branch's, if any.
 
     Args:
-        weights: under our names; widths, depths, patch size and channels are read off them.
+        weights: under our names; all sizes are read off them.
         num_patches: L.
         regions: whether the region branch is one of the reference's (length variant), else it is left out.
 
     Raises:
         CheckpointError: where they hold no pixel encoder.
     """
-    dim, in_chans, patch = encoder_size(weights)
-    hidden = weights.get(ENCODER + "blocks.0.mlp.fc1.weight")
-    # Half a unit more, for int(dim * ratio) must not round down.
-    ratio = (len(hidden) + 0.5) / dim if hidden is not None else 4.0
-    depth = _count(weights, ENCODER + "blocks")
+    sizes = encoder_sizes(weights)
+    patch = sizes["patch_size"]
+    facts = (sizes["embed_dim"], (1, num_patches), patch)
     with torch.device("meta"):
-        net = MaskedViT((patch, patch * num_patches), patch, in_chans, dim, depth, 1, ratio)
-        shapes = _shapes(net, ENCODER)
-        grid = (1, num_patches)
+        shapes = _shapes(MaskedViT((patch, patch * num_patches), **sizes, num_heads=1), ENCODER)
         mask_token = weights.get(DECODER + "mask_token")
         if mask_token is not None:
-            depth = _count(weights, DECODER + "blocks")
-            decoder = PixelDecoder(
-                dim, grid, patch, in_chans, mask_token.shape[-1], depth, num_heads=1
-            )
-            shapes |= _shapes(decoder, DECODER)
+            size = (mask_token.shape[-1], _count(weights, DECODER + "blocks"), 1)
+            shapes |= _shapes(PixelDecoder(*facts, sizes["in_chans"], *size), DECODER)
         mask_token = weights.get(REGIONS + "neck.mask_token")
         patch_embed = weights.get(REGIONS + "encoder.patch_embed.proj.weight")
         if regions and mask_token is not None and patch_embed is not None:
             branch = RegionBranch(
-                *(dim, grid, patch),
+                *facts,
                 neck_depth=_count(weights, REGIONS + "neck.blocks"),
                 encoder_dim=len(patch_embed),
                 encoder_depth=_count(weights, REGIONS + "encoder.blocks"),
@@ -236,8 +205,8 @@ def expected_shapes(weights: StateDict, num_patches: int, regions: bool) -> Shap
     return shapes
 
 
-def encoder_size(weights: StateDict) -> tuple[int, int, int]:
-    """Width, channels and patch side of the pixel encoder.
+def encoder_sizes(weights: StateDict) -> dict[str, Any]:
+    """Arguments of the pixel encoder's :class:`MaskedViT` that its tensors tell: not the heads.
 
     Raises:
         CheckpointError: where there is none, or it embeds no square patches.
@@ -251,7 +220,16 @@ def encoder_size(weights: StateDict) -> tuple[int, int, int]:
         )
     if len(kernel) % 4:
         raise CheckpointError(f"an encoder of width {len(kernel)}: not a multiple of 4")
-    return len(kernel), kernel.shape[1], kernel.shape[2]
+    dim = len(kernel)
+    hidden = weights.get(ENCODER + "blocks.0.mlp.fc1.weight")
+    return {
+        "patch_size": kernel.shape[2],
+        "in_chans": kernel.shape[1],
+        "embed_dim": dim,
+        "depth": _count(weights, ENCODER + "blocks"),
+        # Half a unit more, for int(dim * ratio) must not round down.
+        "mlp_ratio": (len(hidden) + 0.5) / dim if hidden is not None else 4.0,
+    }
 
 
 def _count(names: Iterable[str], stem: str) -> int:

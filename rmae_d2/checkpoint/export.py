@@ -19,19 +19,14 @@ def save_conversion(conversion: Conversion, path: str, force: bool = False) -> N
     ``{"model": ..., "matching_heuristics": True}`` with bare ViT names (``blocks.0...``), which its own
     checkpointer matches by suffix without a query string.
 
-    Args:
-        conversion: one in which nothing is refused.
-        path: ends in ``.pth``, ``.pt``, ``.bin``, or, but for Detectron2, ``.safetensors``.
-        force: overwrite.
-
     Raises:
         CheckpointError: where tensors are refused, the file is there, or it can't be written.
     """
     if conversion.refused:
-        first = next(iter(conversion.refused.items()))
+        name, why = next(iter(conversion.refused.items()))
         raise CheckpointError(
             f"{conversion.source}: {len(conversion.refused)} tensors refused, {path} not written; the first: "
-            f"{first[0]}: {first[1]}"
+            f"{name}: {why}"
         )
     check_output(path, conversion.target, force)
     if "://" not in path:
@@ -59,11 +54,7 @@ def save_conversion(conversion: Conversion, path: str, force: bool = False) -> N
 
 
 def check_output(path: str, target: str, force: bool = False) -> None:
-    """Says before the work whether a file can be written there.
-
-    Raises:
-        CheckpointError: naming the path and what to do.
-    """
+    """Refuses a path that no file can be written to, before the work is done."""
     if not path.endswith(_ENDINGS):
         raise CheckpointError(f"{path}: an output ends in {', '.join(_ENDINGS)}")
     if target == "detectron2" and path.endswith(".safetensors"):
@@ -80,10 +71,6 @@ def export_backbone(weights: str | Mapping[str, Any], path: str) -> list[str]:
     The final norm is left out: its name would match a norm of ViTDet's pyramid; so is the cls token, which
     ViTDet has not. Detectron2's ViT has a square position embedding, so that of a wide image is resampled
     to the square of as many patches.
-
-    Args:
-        weights: anything that :func:`load_weights` takes.
-        path: where to.
 
     Returns:
         the names written.

@@ -10,13 +10,12 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from .formats import load_weights
+from .names import ENCODER
 from .positions import Grid, grid_of_table, resample_table, sincos_grid, square_grid
-from .targets import ENCODER
 
 logger = logging.getLogger(__name__)
 
-# Parameters that ViTDet adds to a pre-trained encoder (ViTDet, section 3: relative positions are
-# used in fine-tuning only).
+# What ViTDet adds to a pre-trained encoder (section 3).
 _NEW_IN_TRANSFER = re.compile(r"\.rel_pos_[hw]$")
 # What differs between a classifier and its encoder, or between two ways of pooling.
 _CLASSIFIER = re.compile(r"(head|fc_norm|backbone\.net\.norm)\.")
@@ -121,10 +120,7 @@ def load_pretrained(
 
 
 def _foreign_head(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
-    """A classification head of the file's that a model to be trained does not begin with.
-
-    It is of another number of classes, or has learnt to read features behind another norm.
-    """
+    """The file's classification head, where it is of other classes, or read features behind another norm."""
     if not _classifier_keys(own):
         return []
     names = [name for name in weights if name.startswith("head.") and name in own]
@@ -160,8 +156,7 @@ def _classifier_keys(weights: Mapping[str, Tensor]) -> str:
 def _changes_encoder(key: str) -> bool:
     """Whether leaving this tensor out would change the encoder's features silently.
 
-    Deeper blocks, layer scale, register tokens; not the cls token and final norm that ViTDet drops, nor
-    a fine-tuned ViTDet's relative positions when its encoder is pre-trained further.
+    Not so the cls token and final norm that ViTDet drops, nor its relative positions in pre-training.
     """
     inner = key.removeprefix(ENCODER)
     if inner == key or inner in ("cls_token", "norm.weight", "norm.bias"):
@@ -170,10 +165,7 @@ def _changes_encoder(key: str) -> bool:
 
 
 def _on_other_grid(key: str, source: Tensor, model: nn.Module) -> bool:
-    """Whether a position embedding that fits by its length was made for a grid of another shape.
-
-    2x8 patches are as many as 4x4, and 3x5 with a cls token as many as 4x4 without.
-    """
+    """Whether a position embedding of the right length is of another grid: 2x8 patches are as many as 4x4."""
     known = sincos_grid(source) if key.endswith("pos_embed") else None
     return known is not None and known != _grid_of_model(source, model)
 

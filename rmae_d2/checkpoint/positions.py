@@ -25,9 +25,6 @@ def grid_of_table(table: Tensor, cls_rows: Sequence[int] = (1, 0)) -> tuple[Grid
     Args:
         table: (1, rows, D).
         cls_rows: the numbers of cls rows that are possible, the likelier first.
-
-    Raises:
-        CheckpointError: where it is neither.
     """
     known = sincos_grid(table, cls_rows) or square_grid(table, cls_rows)
     if known is None:
@@ -67,15 +64,9 @@ def sincos_grid(table: Tensor, cls_rows: Sequence[int] = (1, 0)) -> tuple[Grid, 
 
 
 def resample_table(table: Tensor, old: tuple[Grid, int], new: tuple[Grid, int]) -> Tensor:
-    """Bicubic resampling to another grid; the cls row is kept, dropped, or added as zeros.
+    """Bicubic resampling from one grid and number of cls rows to others; a new cls row is zeros.
 
-    Args:
-        table: (1, rows, D).
-        old: its grid and cls rows.
-        new: those wanted.
-
-    Returns:
-        a table of the same type; bit for bit the old rows where the grids are equal.
+    Where the grids are equal the rows stay bit for bit.
     """
     (old_grid, old_prefix), (new_grid, new_prefix) = old, new
     out = table[:, old_prefix:]

@@ -27,13 +27,10 @@ def build_from_reference(config: dict[str, Any]) -> RMAE:
         region_branch = {
             "mask_ratio": config.get("region_mask_ratio"),
             "neck_depth": config["region_cross_layer"],
-            "encoder_dim": config["region_enc_dim"],
-            "encoder_depth": config["region_enc_depth"],
-            "encoder_num_heads": config["region_enc_num_heads"],
-            "decoder_dim": config["region_dec_dim"],
-            "decoder_depth": config["region_dec_depth"],
-            "decoder_num_heads": config["region_dec_num_heads"],
         }
+        for size in ("dim", "depth", "num_heads"):
+            region_branch[f"encoder_{size}"] = config[f"region_enc_{size}"]
+            region_branch[f"decoder_{size}"] = config[f"region_dec_{size}"]
     parts = build_parts(
         img_size=config["img_size"],
         patch_size=config.get("patch_size", 16),

@@ -20,9 +20,6 @@ def load_scorer(net: MaskedViT, weights: str, block: int = -1) -> FrozenViT:
         net: of the size of the file's encoder; a position embedding of another grid is resized.
         weights: any file of :func:`load_weights`: ours, MAE's, timm's, DINO's ViT.
         block: whose attention is used; the last in AutoMAE.
-
-    Raises:
-        CheckpointError: for a file that is missing, does not fit, or has values that are not finite.
     """
     if has_values(net):
         if not weights:
@@ -48,11 +45,7 @@ def load_scorer(net: MaskedViT, weights: str, block: int = -1) -> FrozenViT:
 def load_generator(generator: MaskGenerator, weights: str) -> MaskGenerator:
     """A generator as an earlier run left it, for the two-stage baseline; as it is where it has no values.
 
-    Args:
-        weights: a checkpoint of a run with :class:`~rmae_d2.modeling.LearnedMasking`.
-
-    Raises:
-        CheckpointError: for a file without a generator, or one of another size or scorer.
+    ``weights`` is a checkpoint of a run with :class:`~rmae_d2.modeling.LearnedMasking`.
     """
     if not has_values(generator):
         return generator

@@ -71,11 +71,7 @@ def save_sharded(content: dict[str, Any], path: str) -> None:
 def read_checkpoint(path: str) -> Any:
     """What a weight file, or a folder of :func:`save_sharded`, holds.
 
-    Args:
-        path: local, or anything iopath opens; a Detectron2 query behind a ``?`` is ignored.
-
-    Raises:
-        CheckpointError: naming the file and what is wrong with it.
+    ``path`` is local, or anything iopath opens; a Detectron2 query behind a ``?`` is ignored.
     """
     path = path.partition("?")[0]
     return read_sharded(path) if os.path.isdir(path) else read_file(path)
@@ -85,7 +81,6 @@ def read_sharded(path: str, mesh: Any = None) -> dict[str, Any]:
     """What :func:`save_sharded` wrote.
 
     Args:
-        path: of the folder.
         mesh: a one-dimensional device mesh: all its processes read together, each its own shards, on the
             mesh's device. None: this process reads whole tensors, on the CPU.
 
@@ -172,11 +167,7 @@ def _empty(fact: dict[str, Any], mesh: Any) -> Tensor:
 
 
 def _files_of_all(folder: Path) -> dict[str, int]:
-    """Names and sizes of the files that the processes see; the main one must see all.
-
-    Raises:
-        CheckpointError: where it does not.
-    """
+    """Names and sizes of the files that the processes see; the main one must see all."""
     seen = comm.all_gather({file.name: file.stat().st_size for file in folder.iterdir()})
     missing = {name for files in seen for name in files} - set(seen[0])
     if missing:
@@ -206,11 +197,7 @@ def _flush(folder: Path) -> None:
 
 
 def _checked_state(path: str) -> dict[str, Any]:
-    """``state.pth`` of a folder in which all files are there and as long as they were.
-
-    Raises:
-        CheckpointError: naming the file that is not.
-    """
+    """``state.pth`` of a folder in which all files are there and as long as they were."""
     if not os.path.isfile(os.path.join(path, _STATE)):
         raise CheckpointError(f"{path}: not a whole checkpoint folder, for it has no {_STATE}")
     state: dict[str, Any] = read_file(os.path.join(path, _STATE))

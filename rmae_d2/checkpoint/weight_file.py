@@ -9,7 +9,7 @@ import torch
 from detectron2.utils.file_io import PathManager
 
 from ..errors import CheckpointError, UserError
-from ..files import atomic_file
+from ..files import atomic_file, free_space
 from .numpy_pickle import load_numpy_pickle
 
 #: What to do where a checkpoint could not be written.
@@ -30,14 +30,13 @@ def atomic_save(content: Any, path: str) -> None:
             torch.save(content, file)
     except UserError as error:
         raise CheckpointError(f"{error}. {ROOM}") from error
+    except RuntimeError as error:  # in which torch wraps what the disk says
+        room = f"{free_space(path)}. {ROOM}"
+        raise CheckpointError(f"{path}: could not be written ({error!s:.120}); {room}") from error
 
 
 def read_file(path: str) -> Any:
-    """The content of one weight file, loaded without running code from it.
-
-    Raises:
-        CheckpointError: naming the file and what is wrong with it.
-    """
+    """The content of one weight file, loaded without running code from it."""
     try:
         local = PathManager.get_local_path(path)
         if local.endswith(".safetensors"):

@@ -8,25 +8,20 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.data import transforms as T
+from detectron2.utils.registry import locate
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import UserError
 from ..modeling.batch import Batch
-from ..noise import num_visible, random_shuffle, region_shuffle
+from ..modeling.masking.base import RandomMasking
+from ..noise import num_visible
 from ..regions import EncodedRecord, RegionRecord
 from .images import label_indices, read_image
 
 logger = logging.getLogger(__name__)
 
 RegionSource = Callable[[dict[str, Any], NDArray[np.uint8]], RegionRecord | EncodedRecord]
-
-#: The order of region patches, by the name of the model's masking policy.
-_ORDERS = {
-    "None": random_shuffle,
-    "RandomMasking": random_shuffle,
-    "IndependentMasking": region_shuffle,
-}
 
 
 class RegionDatasetMapper:
@@ -83,16 +78,7 @@ class RegionDatasetMapper:
         self.min_patches = min_patches
         self.patch_size = patch_size
         self.mask_ratio = mask_ratio if region_mask_ratio is None else region_mask_ratio
-        self.order: Callable[[Tensor, int], Tensor] | None = None
-        if visible_foreground_only:
-            name = getattr(masking, "__name__", str(masking)).rpartition(".")[2]
-            if name not in _ORDERS:
-                raise UserError(
-                    f"visible_foreground_only=True with model.masking={name}: which patches that hides is no "
-                    "matter of the seed alone. Set dataloader.train.mapper.visible_foreground_only=false, or "
-                    "wrap the policy in IndependentMasking"
-                )
-            self.order = _ORDERS[name]
+        self.order = _order_of(masking) if visible_foreground_only else None
         logger.info("augmentations: %s; regions: %s", self.augmentations, regions)
 
     def with_regions(self, regions: RegionSource | None) -> "RegionDatasetMapper":
@@ -169,3 +155,20 @@ class RegionDatasetMapper:
             visible = order[: num_visible(L, self.mask_ratio)].numpy()
             keep &= covered[:, visible].any(axis=1)
         return indices[keep]
+
+
+def _order_of(masking: Any) -> Callable[[Tensor, int], Tensor]:
+    """Of seeds and a number of patches, in which order the region branch sees region patches.
+
+    Raises:
+        UserError: for a policy whose order is not a function of these alone.
+    """
+    policy = locate(masking) if isinstance(masking, str) else masking or RandomMasking
+    order: Callable[[Tensor, int], Tensor] | None = getattr(policy, "order_by_seed", None)
+    if order is None:
+        raise UserError(
+            f"visible_foreground_only=True with model.masking={policy.__name__}: which patches that hides is "
+            "no matter of the seed alone. Set dataloader.train.mapper.visible_foreground_only=false, or wrap "
+            "the policy in IndependentMasking"
+        )
+    return order

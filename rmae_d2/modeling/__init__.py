@@ -18,7 +18,7 @@ from .masking.baselines import (
     GridMasking,
 )
 from .masking.generator import FrozenViT, MaskDiscriminator, MaskGenerator
-from .masking.learned import LearnedMasking, foreground_patches, foreground_shares
+from .masking.learned import LearnedMasking, foreground_patches
 from .masking.regions import IndependentMasking, RegionGuidedMasking
 from .patches import patchify, sincos_position_embedding, unpatchify
 from .pixel_decoder import PixelDecoder
@@ -62,7 +62,6 @@ __all__ = [
     "add_rmae_config",
     "build_parts",
     "foreground_patches",
-    "foreground_shares",
     "mask_from_order",
     "mask_to_pixels",
     "num_visible",

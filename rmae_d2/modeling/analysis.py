@@ -5,7 +5,7 @@ takes as long as a small network and no memory. What a masking policy computes i
 scorer of AutoMAE adds a forward pass of its ViT over all patches.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..errors import UserError
+from ..tables import table
 from .flops import count_by_part, part_of
 from .rmae import RMAE
 
-# A part is what lies below its prefix, less the parts that lie below it too.
+#: A part is what lies below its prefix, less the parts that lie below it too.
 PARTS = {
     "pixel patch embed": "backbone.net.patch_embed",
     "pixel encoder": "backbone",
@@ -49,12 +50,7 @@ class Analysis:
 
 
 def analyze(build: Callable[[], RMAE], num_regions: int = 8) -> Analysis:
-    """Costs of the model that ``build`` makes.
-
-    Args:
-        build: called where tensors have shapes but no values.
-        num_regions: K, regions an image.
-    """
+    """Costs of the model that ``build`` makes, called where tensors have no values; K regions an image."""
     with torch.device("meta"):
         model = build().train()
         with count_by_part(model, PARTS) as flops:
@@ -72,11 +68,7 @@ def analyze(build: Callable[[], RMAE], num_regions: int = 8) -> Analysis:
 
 
 def analyze_config(cfg: DictConfig) -> Analysis:
-    """Analyses the model of a config, with as many regions as its loader gives.
-
-    Raises:
-        UserError: it is no pre-training model.
-    """
+    """Analyses the pre-training model of a config, with as many regions as its loader gives."""
     target = cfg.model._target_
     if (locate(target) if isinstance(target, str) else target) is not RMAE:
         raise UserError(f"{target} is no pre-training model; those of configs/pretrain are")
@@ -86,21 +78,15 @@ def analyze_config(cfg: DictConfig) -> Analysis:
 def parts_table(analysis: Analysis) -> str:
     """The parts of one model as a Markdown table."""
     total = sum(analysis.macs.values())
+    costs = {part: (analysis.parameters[part], macs) for part, macs in analysis.macs.items()}
+    costs["all"] = (sum(analysis.parameters.values()), total)
     rows = [
-        (
-            part,
-            f"{analysis.parameters[part] / 1e6:.3f}",
-            f"{macs / 1e9:.3f}",
-            f"{100 * macs / total:.1f}",
-        )
-        for part, macs in analysis.macs.items()
-        if macs or analysis.parameters[part]
+        (part, f"{parameters / 1e6:.3f}", f"{macs / 1e9:.3f}", f"{100 * macs / total:.1f}")
+        for part, (parameters, macs) in costs.items()
+        if parameters or macs
     ]
-    rows.append(
-        ("all", f"{sum(analysis.parameters.values()) / 1e6:.3f}", f"{total / 1e9:.3f}", "100.0")
-    )
     memory = f"Activations kept for the backward pass, float32: {_mib(analysis)} MiB an image."
-    return f"{_markdown(('part', 'parameters, M', 'GMACs', '%'), rows)}\n\n{memory}"
+    return f"{table(('part', 'parameters, M', 'GMACs', '%'), rows)}\n\n{memory}"
 
 
 def comparison_table(models: dict[str, Analysis]) -> str:
@@ -108,20 +94,18 @@ def comparison_table(models: dict[str, Analysis]) -> str:
     first = sum(next(iter(models.values())).macs.values())
     parts = [part for part in PARTS if any(analysis.macs[part] for analysis in models.values())]
     header = ("model", "parameters, M", "GMACs", "against the first", *parts, "MiB an image")
-    rows = []
-    for name, analysis in models.items():
-        total = sum(analysis.macs.values())
-        rows.append(
-            (
-                name,
-                f"{sum(analysis.parameters.values()) / 1e6:.2f}",
-                f"{total / 1e9:.3f}",
-                f"{100 * (total / first - 1):+.2f} %",
-                *(f"{analysis.macs[part] / 1e9:.3f}" for part in parts),
-                _mib(analysis),
-            )
+    rows = [
+        (
+            name,
+            f"{sum(analysis.parameters.values()) / 1e6:.2f}",
+            f"{sum(analysis.macs.values()) / 1e9:.3f}",
+            f"{100 * (sum(analysis.macs.values()) / first - 1):+.2f} %",
+            *(f"{analysis.macs[part] / 1e9:.3f}" for part in parts),
+            _mib(analysis),
         )
-    return _markdown(header, rows)
+        for name, analysis in models.items()
+    ]
+    return table(header, rows)
 
 
 def _loss(model: RMAE, num_regions: int, batch: int) -> Tensor:
@@ -153,8 +137,3 @@ def saved_bytes(model: nn.Module, loss_of: Callable[[], Tensor]) -> int:
 
 def _mib(analysis: Analysis) -> str:
     return f"{analysis.activation_bytes / 2**20:.1f}"
-
-
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -28,36 +28,20 @@ class AttentionViT:
     Args:
         net: with its weights: the pixel encoder of pre-training, which has a cls token, or the transfer
             backbone, which has none. It is put into evaluation mode.
+
+    Attributes:
+        prefix: tokens before the patches, 1 with a cls token, else 0.
+        windowed: blocks in which patches see a window only.
     """
 
     def __init__(self, net: MaskedViT | ViT) -> None:
         self.net = net.eval().requires_grad_(False)
-
-    @property
-    def depth(self) -> int:
-        """Number of blocks."""
-        return len(self.net.blocks)
-
-    @property
-    def num_heads(self) -> int:
-        """A."""
-        first: Any = self.net.blocks[0]
-        return int(first.attn.num_heads)
-
-    @property
-    def patch_size(self) -> int:
-        """P, pixels."""
-        return int(self.net.patch_size)
-
-    @property
-    def prefix(self) -> int:
-        """Tokens before the patches: 1 with a cls token, else 0."""
-        return int(isinstance(self.net, MaskedViT))
-
-    @property
-    def windowed(self) -> list[int]:
-        """Blocks in which patches see a window only."""
-        return [i for i, b in enumerate(self.net.blocks) if getattr(b, "window_size", 0)]
+        blocks: Any = net.blocks
+        self.depth = len(blocks)
+        self.num_heads: int = blocks[0].attn.num_heads
+        self.patch_size = int(net.patch_size)
+        self.prefix = int(isinstance(net, MaskedViT))
+        self.windowed = [i for i, block in enumerate(blocks) if getattr(block, "window_size", 0)]
 
     def grid(self, images_BCHW: Tensor) -> tuple[int, int]:
         """(Gh, Gw) of images."""
@@ -74,9 +58,6 @@ class AttentionViT:
 
         Returns:
             float32 (B, A, Q or T, T); the last axis sums to 1.
-
-        Raises:
-            UserError: there is no such block, or it attends within windows.
         """
         if not -self.depth <= block < self.depth:
             raise UserError(
@@ -99,15 +80,10 @@ class AttentionViT:
 
         Returns:
             float32 (B, T, T); rows sum to 1.
-
-        Raises:
-            UserError: a block attends within windows.
         """
         if self.windowed:
-            raise UserError(
-                f"no rollout: in the blocks {', '.join(map(str, self.windowed))} patches attend to a window "
-                "only"
-            )
+            blocks = ", ".join(map(str, self.windowed))
+            raise UserError(f"no rollout: in the blocks {blocks} patches attend to a window only")
         states = islice(self._states(images_BCHW), self.depth)
         maps = (self._weights(x, i, None).mean(1) for i, x in enumerate(states))
         return roll_out(maps)

@@ -16,9 +16,7 @@ from ..errors import UserError
 
 @dataclass(frozen=True)
 class Batch:
-    """B images and what belongs to them.
-
-    It is also a sequence of Detectron2's dicts, made on demand of views, for who looks at single images.
+    """B images and what belongs to them; also a sequence of Detectron2's dicts, made on demand of views.
 
     Args:
         images: uint8 or float in the range 0-255, (B, C, H, W).
@@ -43,9 +41,6 @@ class Batch:
         Args:
             samples: dicts of ``image`` (C, H, W) and, where all have them, ``regions``, packed with
                 ``num_regions`` or bool (K, H, W), and ``mask_seed``, an int. A batch is handed back.
-
-        Raises:
-            UserError: for images of several sizes, or several numbers of regions.
         """
         if isinstance(samples, Batch):
             return samples
@@ -56,10 +51,8 @@ class Batch:
                     f"{sample.get('file_name', 'an image')} comes as (C, H, W) = {tuple(image.shape)}, the "
                     f"first of its batch as {tuple(images[0].shape)}: set the mapper's crop size"
                 )
-        facts = [
-            {key: value for key, value in sample.items() if key not in ("image", "regions")}
-            for sample in samples
-        ]
+        pixels = ("image", "regions")
+        facts = [{k: v for k, v in sample.items() if k not in pixels} for sample in samples]
         regions, number = None, 0
         if "regions" in first:
             maps = [sample["regions"] for sample in samples]

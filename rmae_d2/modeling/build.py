@@ -53,9 +53,6 @@ def build_parts(
         region_branch: further arguments of the region branch; ``variant`` names its class in
             :data:`REGION_VARIANTS`, by default ``length``. None for none.
         net: arguments of :class:`MaskedViT`.
-
-    Raises:
-        UserError: for an unknown variant.
     """
     encoder = MaskedViT(**net)
     facts = (encoder.embed_dim, encoder.grid, encoder.patch_size)
@@ -114,11 +111,7 @@ def add_rmae_config(cfg: CfgNode) -> None:
 
 
 def encoder_from_cfg(cfg: CfgNode) -> dict[str, Any]:
-    """Arguments of :class:`MaskedViT` from ``cfg.MODEL.RMAE``.
-
-    Raises:
-        AttributeError: where :func:`add_rmae_config` was not called.
-    """
+    """Arguments of :class:`MaskedViT` from ``cfg.MODEL.RMAE``."""
     if "RMAE" not in cfg.MODEL:
         raise AttributeError(
             "cfg.MODEL.RMAE is missing: call rmae_d2.modeling.add_rmae_config(cfg) before merging a file"
@@ -129,7 +122,7 @@ def encoder_from_cfg(cfg: CfgNode) -> dict[str, Any]:
 
 
 def parts_from_cfg(cfg: CfgNode) -> dict[str, Any]:
-    """Arguments of :class:`RMAE` from ``cfg.MODEL.RMAE``; raises as :func:`encoder_from_cfg`."""
+    """Arguments of :class:`RMAE` from ``cfg.MODEL.RMAE``."""
     net = encoder_from_cfg(cfg)
     options = {k: v for k, v in lower_keys(cfg.MODEL.RMAE).items() if k not in net}
     parts = {name: lower_keys(options.pop(name)) for name in ("pixel_decoder", "region_branch")}

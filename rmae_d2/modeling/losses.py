@@ -21,8 +21,7 @@ def pixel_loss(pred_BNX: Tensor, target_BNX: Tensor, normalize: bool = True) -> 
     """Mean squared error of each image, (B,) float32.
 
     Args:
-        pred_BNX: predicted hidden patches.
-        target_BNX: the image's own, normalised with the dataset's mean and deviation.
+        target_BNX: the image's own hidden patches, normalised with the dataset's mean and deviation.
         normalize: compare with the target normalised patch by patch (MAE's ``norm_pix_loss``).
     """
     target = target_BNX.float()
@@ -44,7 +43,6 @@ def region_loss(
     multiplied by ``background_weight``; the sum is not renormalised.
 
     Args:
-        logits_BKNX: predicted hidden patches.
         target_BKNX: the region maps' own, 0 or 1.
         criterion: one of :data:`REGION_CRITERIA`: ``bce``, binary cross-entropy, the paper's; ``l2``, the
             squared error of the probability. Of its l2 the paper's summaries say no more than that it is

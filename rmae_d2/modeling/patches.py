@@ -6,26 +6,15 @@ X values a patch.
 
 import torch
 import torch.nn.functional as F
+from timm.layers import to_2tuple
 from torch import Tensor, nn
 
 from ..errors import UserError
 
 
-def to_pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    """An (H, W) pair from a side or a pair."""
-    if isinstance(size, int):
-        return size, size
-    height, width = size
-    return int(height), int(width)
-
-
 def grid_of(image_size: int | tuple[int, int], patch_size: int) -> tuple[int, int]:
-    """The (Gh, Gw) grid of patches of an image.
-
-    Raises:
-        UserError: where a side is not a multiple of the patch side.
-    """
-    height, width = to_pair(image_size)
+    """The (Gh, Gw) grid of patches of an image, whose sides must be multiples of the patch side."""
+    height, width = to_2tuple(image_size)
     if height % patch_size or width % patch_size or not height or not width:
         raise UserError(
             f"image size {height}x{width} is no positive multiple of the patch size {patch_size}"
@@ -52,15 +41,7 @@ def patchify_regions(regions_BKHW: Tensor, patch_size: int) -> Tensor:
 
 
 def unpatchify(patches_BLX: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
-    """The inverse of :func:`patchify`.
-
-    Args:
-        patches_BLX: (B, L, P*P*C).
-        grid: (Gh, Gw) with Gh * Gw = L.
-
-    Returns:
-        (B, C, H, W).
-    """
+    """The inverse of :func:`patchify`: (B, L, P*P*C), with Gh * Gw = L -> (B, C, H, W)."""
     B, L, X = patches_BLX.shape
     Gh, Gw = grid
     if Gh * Gw != L:
@@ -68,17 +49,6 @@ def unpatchify(patches_BLX: Tensor, grid: tuple[int, int], patch_size: int) -> T
     C = X // (patch_size * patch_size)
     x = patches_BLX.reshape(B, Gh, Gw, patch_size, patch_size, C)
     return x.permute(0, 5, 1, 3, 2, 4).reshape(B, C, Gh * patch_size, Gw * patch_size)
-
-
-def gather_patches(x_BLD: Tensor, ids_BV: Tensor) -> Tensor:
-    """Picks patches ``ids_BV`` of each image: (B, L, D), (B, V) int64 -> (B, V, D)."""
-    return x_BLD.gather(1, ids_BV.unsqueeze(-1).expand(-1, -1, x_BLD.shape[-1]))
-
-
-def gather_region_patches(patches_BKLX: Tensor, ids_BV: Tensor) -> Tensor:
-    """Picks the same patches of all region maps of an image: (B, K, L, X), (B, V) -> (B, K, V, X)."""
-    B, K, _, X = patches_BKLX.shape
-    return patches_BKLX.gather(2, ids_BV[:, None, :, None].expand(B, K, ids_BV.shape[1], X))
 
 
 def place_patches(pred: Tensor, ids_hidden_BN: Tensor, num_patches: int) -> Tensor:
@@ -96,9 +66,6 @@ def sincos_position_embedding(dim: int, grid: tuple[int, int], cls_token: bool =
 
     Returns:
         (1, L, dim) float32, or (1, 1 + L, dim) with a zero row for the cls token in front.
-
-    Raises:
-        UserError: where ``dim`` is no multiple of 4.
     """
     if dim % 4:
         raise UserError(f"a 2-D sine-cosine embedding needs a width divisible by 4, not {dim}")

@@ -6,7 +6,7 @@ Letters: B images, L patches, V visible patches, N hidden patches, D width.
 import torch
 from torch import Tensor, nn
 
-from .patches import gather_patches, sincos_position_embedding
+from .patches import sincos_position_embedding
 from .pixel_encoder import LayerNorm, init_linear, make_blocks, run_blocks
 
 
@@ -64,12 +64,7 @@ class MaskTokenTransformer(nn.Module):
 class PixelDecoder(MaskTokenTransformer):
     """MAE's decoder: predicts the pixels of hidden patches.
 
-    Args:
-        in_dim: width of the pixel encoder.
-        grid: (Gh, Gw).
-        patch_size: P.
-        in_chans: C.
-        use_act_checkpoint: less memory for more time, see :func:`.pixel_encoder.run_blocks`.
+    ``in_dim`` is the width of the pixel encoder; ``use_act_checkpoint``: see :func:`.run_blocks`.
     """
 
     def __init__(
@@ -96,4 +91,5 @@ class PixelDecoder(MaskTokenTransformer):
     ) -> Tensor:
         """Pixels of the hidden patches, (B, N, P*P*C), in the order of ``ids_hidden_BN``."""
         x = self(tokens_BVD, ids_visible_BV, context_BTD)[:, 1:]
-        return self.pred(self.norm(gather_patches(x, ids_hidden_BN)))
+        hidden_BND = ids_hidden_BN[:, :, None].expand(-1, -1, x.shape[2])
+        return self.pred(self.norm(x.gather(1, hidden_BND)))

@@ -7,19 +7,13 @@ from functools import partial
 from typing import Any
 
 import torch
+from timm.layers import to_2tuple
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import UserError
-from .patches import (
-    PatchEmbed,
-    gather_patches,
-    grid_of,
-    patchify,
-    sincos_position_embedding,
-    to_pair,
-)
+from .patches import PatchEmbed, grid_of, patchify, sincos_position_embedding
 
 # Width, depth and heads of the field's plain ViTs (ViT and DeiT papers; H is used with patch 14).
 VIT_SIZES: dict[str, dict[str, int]] = {
@@ -54,11 +48,7 @@ def make_blocks(
 
 
 def run_blocks(blocks: nn.ModuleList, x_BLD: Tensor, recompute: bool) -> Tensor:
-    """One block after another, (B, L, D) -> (B, L, D).
-
-    Args:
-        recompute: compute each block again in the backward pass instead of keeping what is inside it.
-    """
+    """One block after another; ``recompute``: again in the backward pass, instead of kept."""
     recompute = recompute and torch.is_grad_enabled()
     for block in blocks:
         x_BLD = checkpoint(block, x_BLD, use_reentrant=False) if recompute else block(x_BLD)
@@ -78,8 +68,6 @@ class MaskedViT(nn.Module):
 
     Args:
         img_size: side or (H, W) in pixels.
-        patch_size: P, pixels.
-        in_chans: C.
         drop_path_rate: stochastic depth of the last block, growing linearly from 0.
         use_act_checkpoint: less memory for more time, see :func:`run_blocks`.
     """
@@ -98,7 +86,7 @@ class MaskedViT(nn.Module):
     ) -> None:
         super().__init__()
         self.use_act_checkpoint = use_act_checkpoint
-        self.img_size = to_pair(img_size)
+        self.img_size = to_2tuple(img_size)
         self.patch_size = patch_size
         self.in_chans = in_chans
         self.embed_dim = embed_dim
@@ -135,8 +123,11 @@ class MaskedViT(nn.Module):
         """
         pos_embed = self.pos_embed[:, 1:]
         if ids_visible_BV is not None:
-            patches_BLX = gather_patches(patches_BLX, ids_visible_BV)
-            pos_embed = gather_patches(pos_embed.expand(len(patches_BLX), -1, -1), ids_visible_BV)
+            B, _, X = patches_BLX.shape
+            ids_BV1 = ids_visible_BV[:, :, None]
+            patches_BLX = patches_BLX.gather(1, ids_BV1.expand(-1, -1, X))
+            ids_BVD = ids_BV1.expand(-1, -1, self.embed_dim)
+            pos_embed = pos_embed.expand(B, -1, -1).gather(1, ids_BVD)
         x = self.patch_embed(patches_BLX) + pos_embed
         if gates_BV is not None:
             x = x * gates_BV[:, :, None]
@@ -146,11 +137,7 @@ class MaskedViT(nn.Module):
 
 
 class PixelEncoder(nn.Module):
-    """Holds the ViT as ``net``, so that its keys read ``backbone.net.*`` in a checkpoint.
-
-    ViTDet's feature pyramid names its ViT the same way, therefore a pre-training checkpoint loads into it
-    by exact names, without conversion.
-    """
+    """Holds the ViT as ``net``, as ViTDet's pyramid does, so that ``backbone.net.*`` loads by exact names."""
 
     def __init__(self, net: MaskedViT) -> None:
         super().__init__()
@@ -171,11 +158,7 @@ class PixelEncoder(nn.Module):
 
 
 def vit_kwargs(size: str) -> dict[str, Any]:
-    """``embed_dim``, ``depth`` and ``num_heads`` of a named size.
-
-    Raises:
-        UserError: for an unknown name.
-    """
+    """``embed_dim``, ``depth`` and ``num_heads`` of a named size."""
     if size not in VIT_SIZES:
         raise UserError(f"unknown ViT size {size!r}: one of {', '.join(VIT_SIZES)}")
     return dict(VIT_SIZES[size])

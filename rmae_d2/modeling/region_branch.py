@@ -16,22 +16,13 @@ from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .patches import (
-    PatchEmbed,
-    gather_patches,
-    gather_region_patches,
-    sincos_position_embedding,
-)
+from .patches import PatchEmbed, sincos_position_embedding
 from .pixel_decoder import MaskTokenTransformer
 from .pixel_encoder import LayerNorm, init_linear, make_blocks
 
 
 class RegionEncoder(nn.Module):
-    """A small ViT over the visible patches of one region map, or of several stacked as channels.
-
-    Args:
-        in_chans: region maps that form one input.
-    """
+    """A small ViT over the visible patches of one region map, or of ``in_chans`` stacked as channels."""
 
     def __init__(
         self,
@@ -50,21 +41,13 @@ class RegionEncoder(nn.Module):
         self.blocks = make_blocks(dim, depth, num_heads)
 
     def forward(self, visible_BKVX: Tensor, ids_visible_BV: Tensor) -> Tensor:
-        """One vector a visible patch.
-
-        Args:
-            visible_BKVX: visible patches of the region maps, 0 or 1, (B, K, V, P*P*in_chans).
-            ids_visible_BV: where they sit.
-
-        Returns:
-            (B, K, V, D).
-        """
-        B, K, V, _ = visible_BKVX.shape
-        pos_embed = gather_patches(self.pos_embed.expand(B, -1, -1), ids_visible_BV)
+        """Visible patches of region maps, 0 or 1, (B, K, V, P*P*in_chans), and where -> (B, K, V, D)."""
+        B, K = visible_BKVX.shape[:2]
+        ids_BVD = ids_visible_BV[:, :, None].expand(-1, -1, self.pos_embed.shape[2])
+        pos_embed = self.pos_embed.expand(B, -1, -1).gather(1, ids_BVD)
         # Shifted to be centred on zero, as the pixels are.
         x = self.patch_embed(visible_BKVX.flatten(0, 1) - 0.5)
-        x = x.unflatten(0, (B, K)) + pos_embed[:, None]
-        x = x.flatten(0, 1)
+        x = (x.unflatten(0, (B, K)) + pos_embed[:, None]).flatten(0, 1)
         for block in self.blocks:
             x = block(x)
         return x.unflatten(0, (B, K))
@@ -159,12 +142,9 @@ class RegionBranch(nn.Module):
 
     Args:
         in_dim: width of the pixel encoder.
-        grid: (Gh, Gw).
-        patch_size: P.
         mask_ratio: beta_R, the hidden share of region patches; None for the pixels' own ratio.
         decoder_depth: number of decoder blocks, the last of which is the expansion block.
-        query_pool: how a region's encoded patches become its query: ``mean`` (the paper's) or
-            ``attention``.
+        query_pool: what makes a region's encoded patches its query: ``mean`` (the paper's), ``attention``.
     """
 
     def __init__(
@@ -191,12 +171,10 @@ class RegionBranch(nn.Module):
         self.mask_ratio = mask_ratio
         self.summary_dim = decoder_dim
         self.neck = MaskTokenTransformer(in_dim, grid, decoder_dim, neck_depth, decoder_num_heads)
-        self.encoder = RegionEncoder(
-            grid, patch_size, encoder_dim, encoder_depth, encoder_num_heads
-        )
-        self.pool = (
-            AttentionPool(encoder_dim, encoder_num_heads) if query_pool == "attention" else None
-        )
+        encoder = (encoder_dim, encoder_depth, encoder_num_heads)
+        self.encoder = RegionEncoder(grid, patch_size, *encoder)
+        pooled = query_pool == "attention"
+        self.pool = AttentionPool(encoder_dim, encoder_num_heads) if pooled else None
         self.query = nn.Sequential(LayerNorm(encoder_dim), nn.Linear(encoder_dim, decoder_dim))
         self.decoder = nn.ModuleList(
             CrossAttentionBlock(decoder_dim, decoder_num_heads) for _ in range(decoder_depth - 1)
@@ -217,22 +195,23 @@ class RegionBranch(nn.Module):
         """Predicts the hidden patches of every region map.
 
         Args:
-            tokens_BVD: pixel encoder output, (B, 1 + V, in_dim), cls token first.
-            ids_visible_BV: visible pixel patches.
-            region_patches_BKLX: all patches of the region maps, any dtype, (B, K, L, P*P).
-            ids_region_visible_BV: visible region patches.
-            ids_region_hidden_BN: region patches to predict.
+            tokens_BVD: pixel encoder output, (B, 1 + V, in_dim), cls token first, of ``ids_visible_BV``.
+            region_patches_BKLX: all patches of the region maps, any dtype, (B, K, L, P*P), of which
+                ``ids_region_visible_BV`` are visible and ``ids_region_hidden_BN`` to be predicted.
 
         Returns:
             logits (B, K, N, P*P), and what the branch knows of the visible region patches alone, for a
             pixel decoder that listens (R-MAE, table 1e): the region queries, (B, K, summary_dim).
         """
         memory = self.neck.norm(self.neck(tokens_BVD, ids_visible_BV))
-        visible = gather_region_patches(region_patches_BKLX, ids_region_visible_BV)
+        _, K, _, X = region_patches_BKLX.shape
+        ids_BKVX = ids_region_visible_BV[:, None, :, None].expand(-1, K, -1, X)
+        visible = region_patches_BKLX.gather(2, ids_BKVX)
         encoded = self.encoder(visible.to(tokens_BVD.dtype), ids_region_visible_BV)
         summary = self.query(encoded.mean(dim=2) if self.pool is None else self.pool(encoded))
         queries = summary
         for block in self.decoder:
             queries = block(queries, memory)
-        values = gather_patches(memory[:, 1:], ids_region_hidden_BN)
+        hidden_BND = ids_region_hidden_BN[:, :, None].expand(-1, -1, memory.shape[2])
+        values = memory[:, 1:].gather(1, hidden_BND)
         return self.pred(self.expansion(queries, values)), summary

@@ -18,28 +18,17 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .patches import gather_region_patches, sincos_position_embedding
+from .patches import sincos_position_embedding
 from .pixel_decoder import MaskTokenTransformer
 from .pixel_encoder import LayerNorm, init_linear, make_blocks
 from .region_branch import RegionEncoder
 
 
 class RegionDecoder(nn.Module):
-    """A ViT over all patches: region features, mask tokens for the hidden ones, pixel features added.
-
-    Args:
-        in_dim: width of the region encoder.
-        out_dim: values to predict a patch.
-    """
+    """A ViT over all patches: region features, mask tokens for the hidden ones, pixel features added."""
 
     def __init__(
-        self,
-        in_dim: int,
-        grid: tuple[int, int],
-        dim: int,
-        depth: int,
-        num_heads: int,
-        out_dim: int,
+        self, in_dim: int, grid: tuple[int, int], dim: int, depth: int, num_heads: int, out_dim: int
     ) -> None:
         super().__init__()
         self.embed = nn.Sequential(LayerNorm(in_dim), nn.Linear(in_dim, dim))
@@ -72,20 +61,18 @@ class RegionDecoder(nn.Module):
         L = memory_BLD.shape[1]
         ids = ids_visible_BV[:, None, :, None].expand(B, K, V, D)
         filled = self.mask_token.to(x.dtype).expand(B, K, L, D).scatter(2, ids, x)
-        x = filled + self.pos_embed + memory_BLD[:, None]
-        x = x.flatten(0, 1)
+        x = (filled + self.pos_embed + memory_BLD[:, None]).flatten(0, 1)
         for block in self.blocks:
             x = block(x)
-        hidden = gather_region_patches(x.unflatten(0, (B, K)), ids_hidden_BN)
-        return self.pred(self.norm(hidden))
+        hidden_BKND = ids_hidden_BN[:, None, :, None].expand(-1, K, -1, D)
+        return self.pred(self.norm(x.unflatten(0, (B, K)).gather(2, hidden_BKND)))
 
 
 class SpatialRegionBranch(nn.Module):
-    """Passes of ``maps_a_pass`` region maps each, stacked as channels; what both variants are made of.
+    """What both variants are made of: passes of C region maps each, stacked as channels.
 
     Args:
-        maps_a_pass: C, region maps that share a pass.
-        mask_ratio: beta_R, the hidden share of region patches; None for the pixels' own ratio.
+        num_regions: K, where all regions share a pass (C = K); None for a pass each (C = 1).
         decoder_depth: number of ViT blocks in the region decoder.
         The others: as of :class:`~rmae_d2.modeling.RegionBranch`.
     """
@@ -95,7 +82,7 @@ class SpatialRegionBranch(nn.Module):
         in_dim: int,
         grid: tuple[int, int],
         patch_size: int,
-        maps_a_pass: int,
+        num_regions: int | None = None,
         mask_ratio: float | None = None,
         neck_depth: int = 1,
         encoder_dim: int = 128,
@@ -108,20 +95,15 @@ class SpatialRegionBranch(nn.Module):
         super().__init__()
         self.grid = grid
         self.mask_ratio = mask_ratio
-        self.maps_a_pass = maps_a_pass
+        self.num_regions = num_regions
+        self.maps_a_pass = num_regions or 1
         self.summary_dim = encoder_dim
         self.neck = MaskTokenTransformer(in_dim, grid, decoder_dim, neck_depth, decoder_num_heads)
-        self.encoder = RegionEncoder(
-            grid, patch_size, encoder_dim, encoder_depth, encoder_num_heads, maps_a_pass
-        )
-        self.decoder = RegionDecoder(
-            encoder_dim,
-            grid,
-            decoder_dim,
-            decoder_depth,
-            decoder_num_heads,
-            out_dim=patch_size * patch_size * maps_a_pass,
-        )
+        encoder = (encoder_dim, encoder_depth, encoder_num_heads)
+        self.encoder = RegionEncoder(grid, patch_size, *encoder, in_chans=self.maps_a_pass)
+        decoder = (decoder_dim, decoder_depth, decoder_num_heads)
+        out_dim = patch_size * patch_size * self.maps_a_pass
+        self.decoder = RegionDecoder(encoder_dim, grid, *decoder, out_dim=out_dim)
 
     def forward(
         self,
@@ -136,38 +118,42 @@ class SpatialRegionBranch(nn.Module):
         Returns:
             logits (B, K, N, P*P), and what the branch knows of the visible region patches alone: the mean
             of every pass's encoded patches, (B, K / C, summary_dim).
+
+        Raises:
+            UserError: for another number of regions than ``num_regions``.
         """
+        _, given, _, X = region_patches_BKLX.shape
+        if self.num_regions not in (None, given):
+            raise UserError(
+                f"{given} region maps given to a channel variant of num_regions={self.num_regions}: set "
+                "dataloader.train.mapper.num_regions and model.region_branch.num_regions alike"
+            )
         memory = self.neck.norm(self.neck(tokens_BVD, ids_visible_BV))[:, 1:]
-        visible = gather_region_patches(region_patches_BKLX, ids_region_visible_BV)
-        stacked = _stack(visible, self.maps_a_pass).to(tokens_BVD.dtype)
-        encoded = self.encoder(stacked, ids_region_visible_BV)
+        ids_BKVX = ids_region_visible_BV[:, None, :, None].expand(-1, given, -1, X)
+        visible_BKVX = region_patches_BKLX.gather(2, ids_BKVX)
+        # (B, K, V, X) -> (B, K / C, V, X*C), channels last as patchify has them; the logits back again.
+        grouped = visible_BKVX.unflatten(1, (-1, self.maps_a_pass)).permute(0, 1, 3, 4, 2)
+        encoded = self.encoder(grouped.flatten(3).to(tokens_BVD.dtype), ids_region_visible_BV)
         logits = self.decoder(encoded, ids_region_visible_BV, memory, ids_region_hidden_BN)
-        return _unstack(logits, self.maps_a_pass), encoded.mean(dim=2)
+        split = logits.unflatten(3, (-1, self.maps_a_pass)).permute(0, 1, 4, 2, 3)
+        return split.flatten(1, 2), encoded.mean(dim=2)
 
 
 class BatchRegionBranch(SpatialRegionBranch):
     """Each region is a sample of its own, with the memory of its image.
 
     Permutation-equivariant over regions, which do not see each other. The cost of its region encoder and
-    decoder is proportional to K.
-
-    Args:
-        sizes: further arguments of :class:`SpatialRegionBranch`.
+    decoder is proportional to K. ``sizes`` are further arguments of :class:`SpatialRegionBranch`.
     """
 
     def __init__(
         self, in_dim: int, grid: tuple[int, int], patch_size: int = 16, **sizes: Any
     ) -> None:
-        super().__init__(in_dim, grid, patch_size, maps_a_pass=1, **sizes)
+        super().__init__(in_dim, grid, patch_size, None, **sizes)
 
 
 class ChannelRegionBranch(SpatialRegionBranch):
-    """All regions in one pass, stacked as channels: cheap, but K is fixed and their order matters.
-
-    Args:
-        num_regions: K.
-        sizes: further arguments of :class:`SpatialRegionBranch`.
-    """
+    """All regions in one pass, stacked as channels: cheap, but K is fixed and their order matters."""
 
     def __init__(
         self,
@@ -177,43 +163,4 @@ class ChannelRegionBranch(SpatialRegionBranch):
         num_regions: int = 8,
         **sizes: Any,
     ) -> None:
-        super().__init__(in_dim, grid, patch_size, maps_a_pass=num_regions, **sizes)
-
-    def forward(
-        self,
-        tokens_BVD: Tensor,
-        ids_visible_BV: Tensor,
-        region_patches_BKLX: Tensor,
-        ids_region_visible_BV: Tensor,
-        ids_region_hidden_BN: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """See :meth:`SpatialRegionBranch.forward`.
-
-        Raises:
-            UserError: for another number of regions than ``num_regions``.
-        """
-        given = region_patches_BKLX.shape[1]
-        if given != self.maps_a_pass:
-            raise UserError(
-                f"{given} region maps given to a channel variant of num_regions={self.maps_a_pass}: set "
-                f"dataloader.train.mapper.num_regions and model.region_branch.num_regions alike"
-            )
-        return super().forward(
-            tokens_BVD,
-            ids_visible_BV,
-            region_patches_BKLX,
-            ids_region_visible_BV,
-            ids_region_hidden_BN,
-        )
-
-
-def _stack(maps_BKVX: Tensor, maps_a_pass: int) -> Tensor:
-    """(B, K, V, X) -> (B, K / C, V, X*C), channels last as :func:`patchify` has them."""
-    grouped = maps_BKVX.unflatten(1, (-1, maps_a_pass))
-    return grouped.permute(0, 1, 3, 4, 2).flatten(3)
-
-
-def _unstack(logits_BGNX: Tensor, maps_a_pass: int) -> Tensor:
-    """(B, K / C, N, X*C) -> (B, K, N, X)."""
-    split = logits_BGNX.unflatten(3, (-1, maps_a_pass))
-    return split.permute(0, 1, 4, 2, 3).flatten(1, 2)
+        super().__init__(in_dim, grid, patch_size, num_regions, **sizes)

@@ -25,14 +25,7 @@ from .batch import Batch
 from .build import parts_from_cfg
 from .losses import REGION_CRITERIA, patch_statistics, pixel_loss, region_loss
 from .masking.base import MaskingPolicy, MaskPlan, MaskRequest, RandomMasking, mask_from_order
-from .patches import (
-    gather_patches,
-    gather_region_patches,
-    patchify,
-    patchify_regions,
-    place_patches,
-    unpatchify,
-)
+from .patches import patchify, patchify_regions, place_patches, unpatchify
 from .pixel_decoder import PixelDecoder
 from .pixel_encoder import PixelEncoder, init_linear
 from .region_branch import RegionBranch
@@ -42,13 +35,10 @@ FEEDINGS = ("pixel_to_region", "region_to_pixel", "both")
 
 
 class StepResult(NamedTuple):
-    """All that a training step of a :class:`.Batch` found out.
+    """All that a training step of a :class:`.Batch` found out; tensors are 0-d.
 
-    Args:
-        losses: weighted, 0-d: ``loss_pixel``, ``loss_region`` of the branches present, and the masking
-            policy's own.
-        scalars: 0-d, what else the policy has to report.
-        plan: who was hidden.
+    Losses are weighted: ``loss_pixel``, ``loss_region`` of the branches present, and the masking policy's
+    own, which may have scalars to report besides.
     """
 
     losses: dict[str, Tensor]
@@ -61,12 +51,12 @@ class RMAE(nn.Module):
     """R-MAE, MAE or RAE pre-training.
 
     Args:
-        backbone: the pixel encoder. Its keys ``backbone.net.*`` are those of a ViTDet.
+        backbone: the pixel encoder.
         pixel_decoder: None for RAE.
         region_branch: None for MAE. The length variant, or one of :mod:`.region_variants`.
         mask_ratio: beta_I, the hidden share of pixel patches. The region branch may have its own,
             beta_R; it then keeps another prefix of the same patch order.
-        masking: the masking policy, see :mod:`rmae_d2.modeling.masking.base`; None for random masks.
+        masking: see :mod:`rmae_d2.modeling.masking.base`; None for random masks.
         norm_pix_loss: predict pixels normalised patch by patch.
         pixel_weight, region_weight: weights of the two losses in their sum.
         background_weight: weight of background pixels in the region loss.
@@ -74,7 +64,7 @@ class RMAE(nn.Module):
         feeding: which branch hears of the other, one of :data:`FEEDINGS` (R-MAE, table 1e).
             ``pixel_to_region``, the paper's: the region branch gets the pixel encoder's output.
             ``region_to_pixel``: it gets zeros, and the pixel decoder gets the encoded regions as further
-            tokens. ``both``: each gets the other's. The paper's summaries name the three and no more.
+            tokens. ``both``: each gets the other's.
         region_dropout: train with the first 1 to K regions of a batch, see :func:`drop_regions`.
         pixel_mean, pixel_std: of the images in the unit that the loader delivers (0-255), one a channel.
     """
@@ -103,15 +93,12 @@ class RMAE(nn.Module):
     ) -> None:
         super().__init__()
         if pixel_decoder is None and region_branch is None:
-            raise UserError(
-                "RMAE needs a pixel decoder, a region branch, or both: nothing to learn"
-            )
+            raise UserError("neither a pixel decoder nor a region branch: nothing to learn")
         for name, part in (("pixel_decoder", pixel_decoder), ("region_branch", region_branch)):
             if part is not None and tuple(part.grid) != backbone.net.grid:
                 raise UserError(
-                    f"{name} has a grid of {tuple(part.grid)} patches, the backbone "
-                    f"{backbone.net.grid} (img_size {backbone.net.img_size}, "
-                    f"patch_size {backbone.net.patch_size})"
+                    f"{name} has a grid of {tuple(part.grid)} patches, the backbone {backbone.net.grid} "
+                    f"(img_size {backbone.net.img_size}, patch_size {backbone.net.patch_size})"
                 )
         for ratio in (mask_ratio, getattr(region_branch, "mask_ratio", None)):
             if ratio is not None:  # at once, not in the first step
@@ -123,6 +110,8 @@ class RMAE(nn.Module):
             )
         if region_criterion not in REGION_CRITERIA:
             raise UserError(f"region_criterion={region_criterion!r}: one of {REGION_CRITERIA}")
+        if feeding not in FEEDINGS:
+            raise UserError(f"feeding={feeding!r}: one of {', '.join(FEEDINGS)}")
         if region_dropout and isinstance(region_branch, ChannelRegionBranch):
             raise UserError(
                 "region_dropout=True with the channel variant, whose K is fixed: use another variant"
@@ -131,7 +120,13 @@ class RMAE(nn.Module):
         self.pixel_decoder = pixel_decoder
         self.region_branch = region_branch
         self.feeding = feeding
-        self.region_to_pixel = _link_to_pixels(feeding, region_branch, pixel_decoder)
+        self.region_to_pixel: nn.Linear | None = None
+        if feeding != "pixel_to_region":
+            if region_branch is None or pixel_decoder is None:
+                raise UserError(f"feeding={feeding!r} needs a region branch and a pixel decoder")
+            width = pixel_decoder.embed.out_features
+            self.region_to_pixel = nn.Linear(region_branch.summary_dim, width)
+            init_linear(self.region_to_pixel)
         self.mask_ratio = mask_ratio
         self.masking = masking or RandomMasking()
         self.norm_pix_loss = norm_pix_loss
@@ -146,17 +141,15 @@ class RMAE(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """Arguments from a yacs config holding ``MODEL.RMAE`` (:func:`add_rmae_config`)."""
+        """Arguments from a yacs config with ``MODEL.RMAE`` (:func:`add_rmae_config`)."""
         return parts_from_cfg(cfg)
 
     @property
     def device(self) -> torch.device:
-        """Where the images are taken to."""
         return self.pixel_mean.device
 
     @property
     def patch_size(self) -> int:
-        """P, in pixels."""
         return self.backbone.net.patch_size
 
     @property
@@ -194,12 +187,14 @@ class RMAE(nn.Module):
             the visible patches as given and the hidden ones predicted; ``mask_probability`` (L,) of a
             masking policy that has learned one.
         """
-        wants_regions = self.needs_regions
-        batch = Batch.of(batched_inputs).to(self.pixel_mean.device)
-        regions = batch.region_maps() if wants_regions else None
+        batch = Batch.of(batched_inputs).to(self.device)
+        regions = batch.region_maps() if self.needs_regions else None
         images = self.normalize(batch.images)
         self._check_inputs(images, regions)
-        seeds = self._seeds(batch)
+        seeds = batch.mask_seeds
+        if seeds is None:
+            of_none = torch.zeros(len(batch), dtype=torch.int64)
+            seeds = _random_seeds(len(batch)) if self.training else of_none
         plan, visible = self._mask(seeds, images, regions, progress, mask_ratio)
         if not self.training:
             outputs = self._outputs(images, regions, plan, visible, per_image=True)
@@ -232,13 +227,9 @@ class RMAE(nn.Module):
             per_image: leave the losses as (B,) instead of their means.
 
         Returns:
-            ``loss`` (weighted sum) and, of the branches present: ``loss_pixel``, ``loss_region``,
-            ``pred_pixels`` (B, L, P*P*C), ``pred_regions`` logits (B, K, L, P*P); 0 where not predicted.
-            The masking policy's losses, where it was asked and has any.
-            ``mask`` bool (B, L), and ``region_mask`` where the region branch hides other patches.
-
-        Raises:
-            UserError: for images of another size, and regions that are absent or of another size.
+            ``loss`` (weighted sum), ``mask`` bool (B, L) and, of the branches present: ``loss_pixel``,
+            ``loss_region``, ``pred_pixels`` (B, L, P*P*C), ``pred_regions`` logits (B, K, L, P*P), 0 where
+            not predicted, ``region_mask``; the masking policy's losses, where it was asked and has any.
         """
         self._check_inputs(images_BCHW, regions_BKHW)
         if ids_shuffle_BL is None:
@@ -264,10 +255,8 @@ class RMAE(nn.Module):
         visible = self._num_visible(mask_ratio)
         seeds_B = seeds_B.to(images_BCHW.device, non_blocking=True)
         grid = self.backbone.net.grid
-        plan: MaskPlan = self.masking(
-            MaskRequest(seeds_B, grid, visible[0], images_BCHW, regions_BKHW, progress)
-        )
-        return plan, visible
+        request = MaskRequest(seeds_B, grid, visible[0], images_BCHW, regions_BKHW, progress)
+        return self.masking(request), visible
 
     def _num_visible(self, mask_ratio: float | None = None) -> tuple[int, int]:
         """Visible patches of pixels and of regions."""
@@ -286,18 +275,15 @@ class RMAE(nn.Module):
     ) -> dict[str, Tensor]:
         """Patchify, mask, encode, decode, losses (B,); predictions on hidden patches only.
 
-        Args:
-            orders_BL: patch orders of pixels and regions, None where they share one.
-            gates_BL: see :class:`.MaskPlan`.
-            visible: how many of each order the branches see.
+        Of the patch orders of pixels and regions, None where they share one, ``visible`` are seen.
         """
         out: dict[str, Tensor] = {}
+        context_BTD = None
         patches_BLX = patchify(images_BCHW, self.backbone.net.patch_size)
         order, region_order = orders_BL
         visible_BV, hidden_BN = order[:, : visible[0]], order[:, visible[0] :]
         gates_BV = None if gates_BL is None else gates_BL.gather(1, visible_BV)
         tokens_BVD = self.backbone(patches_BLX, visible_BV, gates_BV)
-        context_BTD = None
         if self.region_branch is not None and regions_BKHW is not None:
             maps = patchify_regions(regions_BKHW, self.backbone.net.patch_size)
             region_order = order if region_order is None else region_order
@@ -305,16 +291,17 @@ class RMAE(nn.Module):
             deaf = self.feeding == "region_to_pixel"
             heard = torch.zeros_like(tokens_BVD) if deaf else tokens_BVD
             logits, context_BTD = self.region_branch(heard, visible_BV, maps, shown, hidden)
-            target = gather_region_patches(maps, hidden)
+            _, K, _, X = maps.shape
+            target = maps.gather(2, hidden[:, None, :, None].expand(-1, K, -1, X))
+            weight, criterion = self.background_weight, self.region_criterion
             out["pred_regions"] = logits
-            out["loss_region"] = region_loss(
-                logits, target, self.background_weight, self.region_criterion
-            )
+            out["loss_region"] = region_loss(logits, target, weight, criterion)
         if self.pixel_decoder is not None:
             link = self.region_to_pixel
             context_BTD = None if link is None else link(context_BTD)
             pred = self.pixel_decoder.decode(tokens_BVD, visible_BV, hidden_BN, context_BTD)
-            target = gather_patches(patches_BLX, hidden_BN)
+            X = patches_BLX.shape[2]
+            target = patches_BLX.gather(1, hidden_BN[:, :, None].expand(-1, -1, X))
             out["pred_pixels"] = pred
             out["loss_pixel"] = pixel_loss(pred, target, self.norm_pix_loss)
         return out
@@ -374,14 +361,6 @@ class RMAE(nn.Module):
                 f"(B, C, H, W) = {tuple(images_BCHW.shape)}: they must be of the same crop"
             )
 
-    def _seeds(self, batch: Batch) -> Tensor:
-        """Int64 (B,), on the host; see :meth:`forward`."""
-        if batch.mask_seeds is not None:
-            return batch.mask_seeds
-        if self.training:
-            return _random_seeds(len(batch))
-        return torch.zeros(len(batch), dtype=torch.int64)
-
     @torch.no_grad()
     def _pictures(
         self, images_BCHW: Tensor, regions_BKHW: Tensor | None, outputs: dict[str, Tensor]
@@ -415,33 +394,12 @@ def _compiled(options: tuple[tuple[str, Any], ...]) -> Callable[..., dict[str, T
 def drop_regions(regions_BKHW: Tensor, seeds_B: Tensor) -> Tensor:
     """Keeps the first 1 to K regions of a batch, so that one model learns to serve any number of queries.
 
-    Not in the paper. How many is a function of the batch's seeds: the batch of another number of processes
-    is another one. The loader gives regions in random order, so the first are any.
+    Not in the paper. How many is a function of the batch's seeds. The loader gives regions in random order,
+    so the first are any.
     """
     K = regions_BKHW.shape[1]
     kept = 1 + int(hash_noise(seeds_B.sum()[None], 1)) % K
     return regions_BKHW[:, :kept]
-
-
-def _link_to_pixels(
-    feeding: str,
-    region_branch: RegionBranch | SpatialRegionBranch | None,
-    pixel_decoder: PixelDecoder | None,
-) -> nn.Linear | None:
-    """What takes encoded regions to the pixel decoder's width, or None where it does not hear of them.
-
-    Raises:
-        UserError: for an unknown direction, or where a branch that it needs is absent.
-    """
-    if feeding not in FEEDINGS:
-        raise UserError(f"feeding={feeding!r}: one of {', '.join(FEEDINGS)}")
-    if feeding == "pixel_to_region":
-        return None
-    if region_branch is None or pixel_decoder is None:
-        raise UserError(f"feeding={feeding!r} needs a region branch and a pixel decoder")
-    link = nn.Linear(region_branch.summary_dim, pixel_decoder.embed.out_features)
-    init_linear(link)
-    return link
 
 
 def _random_seeds(number: int) -> Tensor:

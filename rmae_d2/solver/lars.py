@@ -15,13 +15,10 @@ def lars_params(model: nn.Module) -> list[dict[str, Any]]:
     not decayed.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "always_adapt": True},
-        {
-            "params": [p for p in trained if p.ndim <= 1],
-            "always_adapt": False,
-            "weight_decay": 0.0,
-        },
+    matrices, vectors = ([p for p in trained if (p.ndim > 1) == many] for many in (True, False))
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "always_adapt": True},
+        {"params": vectors, "always_adapt": False, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 
@@ -44,11 +41,5 @@ def scaled_lars(
     """
     lr = announced_rate(base_lr, batch_size)
     # No eps: a gradient of zero has a trust ratio of 1 anyway.
-    return Lars(
-        params,
-        lr=lr,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        trust_coeff=trust_coefficient,
-        eps=0.0,
-    )
+    options = {"weight_decay": weight_decay, "trust_coeff": trust_coefficient, "eps": 0.0}
+    return Lars(params, lr=lr, momentum=momentum, **options)

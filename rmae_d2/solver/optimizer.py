@@ -45,12 +45,8 @@ def linear_rate(base_lr: float, batch_size: int) -> float:
 def announced_rate(base_lr: float, batch_size: int) -> float:
     """:func:`linear_rate`, told in the log."""
     lr = linear_rate(base_lr, batch_size)
-    logger.info(
-        "learning rate: base %g per 256 images, actual %g for batches of %d",
-        base_lr,
-        lr,
-        batch_size,
-    )
+    text = "learning rate: base %g per 256 images, actual %g for batches of %d"
+    logger.info(text, base_lr, lr, batch_size)
     return lr
 
 
@@ -62,7 +58,7 @@ def scaled_adamw(
     weight_decay: float = 0.05,
     eps: float = 1e-8,
 ) -> torch.optim.AdamW:
-    """AdamW under the linear rule: learning rate = base_lr * batch_size / 256 (MAE, appendix A).
+    """AdamW under the linear rule (MAE, appendix A).
 
     Args:
         params: parameter groups; one may have an ``lr_factor``, by which its rate is multiplied.
@@ -156,9 +152,8 @@ def layer_decayed_params(
 ) -> list[dict[str, Any]]:
     """Parameter groups for fine-tuning a pre-trained ViT: learning rates fall towards the input.
 
-    In a config: ``params=L(layer_decayed_params)(base_lr="${..lr}", lr_decay_rate=0.7)``. ViTDet's values:
-    rate 0.7 (B), 0.8 (L) and 0.9 (H); ViTDet-H, unlike the defaults, decays norms and pos_embed
-    (``weight_decay_norm=None, overrides={}``).
+    ViTDet's values: rate 0.7 (B), 0.8 (L) and 0.9 (H); ViTDet-H, unlike the defaults, decays norms and
+    pos_embed (``weight_decay_norm=None, overrides={}``).
 
     Args:
         model: its ViT is, or is within, ``backbone``.
@@ -167,9 +162,6 @@ def layer_decayed_params(
         weight_decay_norm: of normalisation layers; None for the optimizer's own.
         overrides: learning rate or weight decay by the last part of a parameter's name; None for no weight
             decay of ``pos_embed``.
-
-    Raises:
-        UserError: where the backbone has no blocks.
     """
     blocks = {int(m[1]) for name, _ in model.named_parameters() if (m := _BLOCK.match(name))}
     if not blocks:

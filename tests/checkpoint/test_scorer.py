@@ -5,14 +5,15 @@ from timm.models.vision_transformer import VisionTransformer
 from rmae_d2.checkpoint import export_backbone, load_generator, load_scorer
 from rmae_d2.errors import CheckpointError
 from rmae_d2.modeling import FrozenViT, LearnedMasking, MaskDiscriminator, MaskedViT, MaskGenerator
-from tests.checkpoint.helpers import randomise
+from tests.checkpoint import helpers
+from tests.helpers import jittered
 
-SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 4}
+SIZE = {**helpers.SIZE, "depth": 3}
 
 
 def test_timms_weights(tmp_path):
     """As DINO's are: timm's keys, a learned position table with a row for the cls token."""
-    theirs = randomise(VisionTransformer(**SIZE, num_classes=5))
+    theirs = jittered(VisionTransformer(**SIZE, num_classes=5))
     torch.save(theirs.state_dict(), tmp_path / "vit.pth")
     scorer = load_scorer(MaskedViT(**SIZE), str(tmp_path / "vit.pth"))
     for name, value in scorer.net.state_dict().items():
@@ -63,16 +64,16 @@ def test_on_the_meta_device_no_file_is_read():
 
 def test_the_generator_of_an_earlier_run(tmp_path, make_rmae):
     def generator(scorer):
-        return randomise(MaskGenerator(scorer))
+        return jittered(MaskGenerator(scorer))
 
-    scorer = FrozenViT(randomise(MaskedViT(**SIZE)))
+    scorer = FrozenViT(jittered(MaskedViT(**SIZE)))
     first = generator(scorer)
     model = make_rmae(masking=LearnedMasking(first, MaskDiscriminator((4, 4))))
     torch.save({"model": model.state_dict()}, tmp_path / "run.pth")
     second = load_generator(generator(scorer), str(tmp_path / "run.pth"))
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(second(images), first(images))
-    other = generator(FrozenViT(randomise(MaskedViT(**SIZE))))
+    other = generator(FrozenViT(jittered(MaskedViT(**SIZE))))
     with pytest.raises(CheckpointError, match="another frozen scorer"):
         load_generator(other, str(tmp_path / "run.pth"))
     torch.save(make_rmae().state_dict(), tmp_path / "mae.pth")

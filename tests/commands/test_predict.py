@@ -37,6 +37,15 @@ def test_as_a_process_with_overrides_anywhere(tmp_path, make_photos):
     ],
 )
 def test_wrong_options(cli, more, says):
-    files = ("--config-file", "x.py", "--weights", "x.pth", "--input", "photos", "--output", "out")
+    files = (
+        "--config-file",
+        DETECTOR,
+        "--weights",
+        "x.pth",
+        "--input",
+        "photos",
+        "--output",
+        "out",
+    )
     code, _, error = cli("predict", *files, *more)
     assert code == 2 and says in error

@@ -7,7 +7,7 @@ from timm.models.vision_transformer import VisionTransformer
 from rmae_d2.checkpoint.encoder import load_encoder
 from rmae_d2.modeling import MaskedViT, ViT, patchify
 from rmae_d2.modeling.attention_maps import AttentionViT, roll_out
-from tests.helpers import hf_mae_config, jittered
+from tests.helpers import jittered
 
 SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 4}
 
@@ -28,21 +28,6 @@ def test_timms_unfused_attention():
     for block, expected in enumerate(seen):
         torch.testing.assert_close(vit.attention(images, block), expected)
     torch.testing.assert_close(vit.features(images), features[:, 1:])
-
-
-def test_hugging_faces_vit_mae():
-    """All layers of the eager implementation, its patches in raster order and none hidden."""
-    config = hf_mae_config(num_hidden_layers=3, mask_ratio=0.0, attn_implementation="eager")
-    theirs = jittered(pytest.importorskip("transformers").ViTMAEModel(config)).eval()
-    _, net, kind = load_encoder(theirs.state_dict(), num_heads=4)
-    assert kind == "hf_vitmae"
-    images = torch.randn(2, 3, 32, 32)
-    order = torch.arange(16.0).expand(2, -1)
-    with torch.no_grad():
-        out = theirs(images, noise=order, output_attentions=True)
-    assert len(out.attentions) == 3
-    for block, expected in enumerate(out.attentions):
-        torch.testing.assert_close(AttentionViT(net).attention(images, block), expected)
 
 
 @pytest.mark.parametrize("rel_pos", [False, True])

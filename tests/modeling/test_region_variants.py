@@ -2,13 +2,9 @@
 
 import pytest
 import torch
-from detectron2.config import get_cfg
-from detectron2.modeling import build_model
 
 from rmae_d2.modeling import (
-    BatchRegionBranch,
     IndependentMasking,
-    add_rmae_config,
     patchify,
     random_shuffle,
     unpatchify,
@@ -79,16 +75,6 @@ def test_any_number_of_regions(make_rmae):
     channel = make_rmae(regions=VARIANTS["channel"])
     with pytest.raises(ValueError, match=r"3 region maps given to a channel variant of num_reg"):
         predict(channel, images, torch.rand(B, 3, 32, 32) > 0.6, ids)
-
-
-def test_channel_with_one_region_is_batch(make_rmae):
-    one = make_rmae(regions={"variant": "channel", "num_regions": 1})
-    batch = make_rmae(regions={"variant": "batch"})
-    batch.load_state_dict(one.state_dict())
-    arguments = inputs(regions=1)
-    expected, out = predict(batch, *arguments), predict(one, *arguments)
-    for name in ("pred_regions", "loss"):
-        assert torch.equal(out[name], expected[name])
 
 
 # ---- against a computation that spares nothing
@@ -182,42 +168,6 @@ def test_what_is_compiled_computes_the_same(make_rmae, name):
         assert torch.allclose(out[loss], expected[loss], rtol=1e-5)
 
 
-def test_overlapping_and_nested_regions_are_learned(make_rmae):
-    """A whole, its part, that part's part, and one that crosses them: no partition, all are queries."""
-    sizes = {"encoder_dim": 32, "decoder_dim": 32}
-    model = make_rmae(regions=sizes, decoder=None, depth=1, mask_ratio=0.5)
-    y, x = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
-    distance = ((y - 15.5) ** 2 + (x - 15.5) ** 2).sqrt()
-    maps = torch.stack([distance < 15, distance < 10, distance < 5, x > 12]).expand(B, -1, -1, -1)
-    images, _, ids = inputs()
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for _ in range(120):
-        optimizer.zero_grad()
-        model.forward_tensors(images, maps, ids)["loss"].backward()
-        optimizer.step()
-    out = predict(model, images, maps, ids)
-    hidden = out["mask"][:, None, :, None]
-    target = patchify(maps.flatten(0, 1)[:, None], 8).unflatten(0, (B, 4))
-    predicted = (out["pred_regions"] > 0) & hidden
-    iou = (predicted & target).sum(dim=(2, 3)) / ((predicted | (target & hidden)).sum(dim=(2, 3)))
-    assert iou.min() > 0.8
-
-
-def test_attention_pooling_adds_only_its_own_tensors(make_rmae):
-    mean = make_rmae(regions=VARIANTS["length"]).state_dict().keys()
-    attention = make_rmae(regions=VARIANTS["attention"]).state_dict().keys()
-    assert mean <= attention
-    assert {name.split(".")[1] for name in attention - mean} == {"pool"}
-
-
-def test_attention_pooling_does_not_depend_on_the_order_of_visible_patches(make_rmae):
-    model = make_rmae(regions=VARIANTS["attention"])
-    images, regions, ids = inputs()
-    other = torch.cat([ids[:, :4].flip(1), ids[:, 4:]], dim=1)
-    out, again = predict(model, images, regions, ids), predict(model, images, regions, other)
-    assert torch.allclose(out["pred_regions"], again["pred_regions"], rtol=1e-4, atol=1e-5)
-
-
 # ---- feeding
 
 
@@ -264,7 +214,7 @@ def test_the_default_feeding_adds_no_tensor(make_rmae):
     }
 
 
-# ---- errors, yacs
+# ---- errors
 
 
 def test_options_that_cannot_be(make_rmae):
@@ -279,17 +229,3 @@ def test_options_that_cannot_be(make_rmae):
     ):
         with pytest.raises(ValueError, match=message):
             make_rmae(**wrong)
-
-
-def test_yacs():
-    cfg = get_cfg()
-    add_rmae_config(cfg)
-    cfg.MODEL.META_ARCHITECTURE = "RMAE"
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.merge_from_list(
-        ["MODEL.RMAE.DEPTH", 1, "MODEL.RMAE.FEEDING", "both"]
-        + ["MODEL.RMAE.REGION_BRANCH.VARIANT", "batch", "MODEL.RMAE.REGION_CRITERION", "l2"]
-    )
-    model = build_model(cfg)
-    assert isinstance(model.region_branch, BatchRegionBranch)
-    assert model.region_to_pixel is not None and model.region_criterion == "l2"

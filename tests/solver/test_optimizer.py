@@ -87,15 +87,6 @@ def test_tokens_and_final_norm(make_rmae):
     assert LayerDecay(0.5, 2)("backbone.net.blocks.1._checkpoint_wrapped_module.norm1.bias") == 0.5
 
 
-def test_every_backbone_layer_is_slower_than_the_next():
-    model = Detector(depth=4)
-    found = settings(model, base_lr=1.0, lr_decay_rate=0.9)
-    layers = [{lr for name, (lr, _) in found.items() if f".blocks.{i}." in name} for i in range(4)]
-    assert all(len(rates) == 1 for rates in layers)
-    rates = [found["backbone.net.pos_embed"][0], *(rates.pop() for rates in layers), 1.0]
-    assert rates == sorted(set(rates)) and len(rates) == 6
-
-
 def test_a_model_without_such_blocks_is_refused():
     with pytest.raises(ValueError, match=r"no parameter of this Linear is named backbone"):
         layer_decayed_params(nn.Linear(2, 2), base_lr=1.0, lr_decay_rate=0.7)

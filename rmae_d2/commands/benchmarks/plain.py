@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from ...modeling import RMAE, Batch, mask_from_order, patchify
 from ...modeling.losses import patch_statistics
-from ...modeling.patches import gather_patches, gather_region_patches
 from ...noise import random_shuffle
 
 
@@ -56,7 +55,8 @@ class PlainRMAE(nn.Module):
 
         x = net.patch_embed.proj(images).flatten(2).transpose(1, 2) + net.pos_embed[:, 1:]
         cls_token = (net.cls_token + net.pos_embed[:, :1]).expand(len(x), -1, -1)
-        x = torch.cat([cls_token, gather_patches(x, visible)], dim=1)
+        x = x.gather(1, visible[:, :, None].expand(-1, -1, x.shape[2]))
+        x = torch.cat([cls_token, x], dim=1)
         for block in net.blocks:
             x = block(x)
         tokens = net.norm(x)
@@ -84,10 +84,12 @@ class PlainRMAE(nn.Module):
         encoder = branch.encoder
         x = encoder.patch_embed.proj(regions.flatten(0, 1)[:, None] - 0.5)
         x = (x.flatten(2).transpose(1, 2) + encoder.pos_embed).unflatten(0, regions.shape[:2])
-        x = gather_region_patches(x, visible).flatten(0, 1)
+        _, K, _, D = x.shape
+        x = x.gather(2, visible[:, None, :, None].expand(-1, K, -1, D)).flatten(0, 1)
         for block in encoder.blocks:
             x = block(x)
         queries = branch.query(x.mean(1).unflatten(0, regions.shape[:2]))
         for block in branch.decoder:
             queries = block(queries, memory)
-        return branch.pred(branch.expansion(queries, gather_patches(memory[:, 1:], every)))
+        values = memory[:, 1:].gather(1, every[:, :, None].expand(-1, -1, memory.shape[2]))
+        return branch.pred(branch.expansion(queries, values))

@@ -2,13 +2,12 @@
 
 A plan has for each image a permutation of its patches, of which the first V stay visible. One permutation
 serves both branches (R-MAE, section 3.2); a branch with another mask ratio keeps a prefix of another
-length. One mask sense everywhere: True = hidden. All chance comes from the request's seeds, see
-:mod:`rmae_d2.noise`.
+length. Masks: True = hidden. All chance comes from the request's seeds, see :mod:`rmae_d2.noise`.
 
 Letters: B images, K regions, L patches, V visible patches, H W pixels, Gh Gw grid.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -21,7 +20,7 @@ class MaskRequest(NamedTuple):
     """What a policy may look at.
 
     Args:
-        seeds: int64 (B,), one an image; all chance comes from them.
+        seeds: int64 (B,), one an image.
         grid: (Gh, Gw).
         visible: V, patches that the pixel encoder will see.
         images: normalised, (B, C, H, W).
@@ -48,8 +47,7 @@ class MaskPlan(NamedTuple):
     Args:
         ids_shuffle: int64 patch orders (B, L), the first V of a row are visible.
         region_ids_shuffle: those of the region branch, where they are others.
-        losses: the policy's own, each (B,) and weighted; they join the model's under their names, which
-            begin with ``loss_``.
+        losses: the policy's own, each (B,) and weighted, under names that begin with ``loss_``.
         gates: float (B, L), factors of the visible tokens behind patch and position embedding, through
             which the model's losses reach the policy; None for none.
         probability: what a policy that has one draws from, (B, L) of sum 1; to look at.
@@ -71,19 +69,24 @@ class MaskPlan(NamedTuple):
 
 
 class MaskingPolicy(nn.Module):
-    """Base of all policies: ``forward(request: MaskRequest) -> MaskPlan``. It may have parameters."""
+    """Base of all policies: ``forward(request: MaskRequest) -> MaskPlan``. It may have parameters.
 
-    @property
-    def needs_regions(self) -> bool:
-        """Whether region maps are read off the batch also for a model without a region branch."""
-        return False
+    Attributes:
+        needs_regions: whether region maps are read off the batch also for a model without a region branch.
+        order_by_seed: of seeds and L, the order of region patches (B, L), where a policy's is a function of
+            these alone, so that a loader can foretell it.
+    """
+
+    needs_regions: bool = False
+    order_by_seed: Callable[[Tensor, int], Tensor] | None = None
 
 
 class RandomMasking(MaskingPolicy):
     """Uniformly random masking, the default of :class:`~rmae_d2.modeling.RMAE`."""
 
+    order_by_seed = staticmethod(random_shuffle)
+
     def forward(self, request: MaskRequest) -> MaskPlan:
-        """See :func:`rmae_d2.noise.random_shuffle`."""
         return MaskPlan(random_shuffle(request.seeds, request.num_patches))
 
 
@@ -95,8 +98,7 @@ def sorted_by(key_BL: Tensor, ids_BL: Tensor) -> Tensor:
 def mask_from_order(ids_shuffle_BL: Tensor, visible: int) -> Tensor:
     """The mask of a patch order: bool (B, L), True = hidden."""
     mask_BL = torch.ones_like(ids_shuffle_BL, dtype=torch.bool)
-    # 0, not False: the tracer behind FLOP counts knows no scatter of a bool.
-    return mask_BL.scatter(1, ids_shuffle_BL[:, :visible], 0)
+    return mask_BL.scatter(1, ids_shuffle_BL[:, :visible], False)
 
 
 def mask_to_pixels(mask_L: Tensor, size: tuple[int, int]) -> Tensor:

@@ -7,12 +7,13 @@ Letters: B images, K regions or parts, N rectangles, L patches, V visible patche
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ...noise import hash_noise, random_shuffle, uniform_noise
 from ..patches import patchify
 from .base import MaskingPolicy, MaskPlan, MaskRequest, sorted_by
-from .generator import FrozenViT, UsesScorer
+from .generator import UsesScorer
 from .rectangles import Range, check_range, sample_rectangles
 from .regions import needed_regions
 
@@ -26,8 +27,7 @@ class BlockMasking(MaskingPolicy):
     The last rectangle is hidden in part, at random, and where all do not suffice so are patches outside them.
 
     Args:
-        area: smallest and largest area of a rectangle, shares of the grid's; BEiT's smallest is 16 of 196
-            patches.
+        area: smallest and largest area of a rectangle, shares of the grid's; BEiT's smallest is 16 of 196.
         side: smallest and largest length of one side, shares of its axis.
         number: rectangles an image.
     """
@@ -43,7 +43,6 @@ class BlockMasking(MaskingPolicy):
         self.number = number
 
     def forward(self, request: MaskRequest) -> MaskPlan:
-        """See :class:`.MaskingPolicy`."""
         inside_BNL = sample_rectangles(
             request.seeds, request.grid, self.area, self.side, self.number
         ).flatten(2)
@@ -60,7 +59,6 @@ class GridMasking(MaskingPolicy):
     """
 
     def forward(self, request: MaskRequest) -> MaskPlan:
-        """See :class:`.MaskingPolicy`."""
         Gh, Gw = request.grid
         rows = torch.arange(Gh, device=request.seeds.device)[:, None]
         columns = torch.arange(Gw, device=request.seeds.device)
@@ -80,21 +78,13 @@ class BoxPriorMasking(MaskingPolicy):
             masking, from 1 on boxes are hidden before all else.
     """
 
+    needs_regions = True
+
     def __init__(self, bonus: float = 0.5) -> None:
         super().__init__()
         self.bonus = bonus
 
-    @property
-    def needs_regions(self) -> bool:
-        """Their boxes."""
-        return True
-
     def forward(self, request: MaskRequest) -> MaskPlan:
-        """See :class:`.MaskingPolicy`.
-
-        Raises:
-            UserError: where the batch has no regions.
-        """
         objects = "objects (dataloader.train.mapper.regions, InstanceSource)"
         regions = needed_regions(request, "BoxPriorMasking", objects)
         boxes_BHW = filled_boxes(regions).any(dim=1)
@@ -110,17 +100,9 @@ class AttentionGuidedMasking(UsesScorer, MaskingPolicy):
     A part is what one head of a frozen ViT attends to more than the others do, each head's attention being of
     sum 1; SemMAE learns its parts. With mu = 1 - progress^2 a share mu * ratio of each part is hidden at
     random, and then part after part in random order until enough patches are.
-
-    Args:
-        scorer: supplies the attention maps.
     """
 
-    def __init__(self, scorer: FrozenViT) -> None:
-        super().__init__()
-        self.use_scorer(scorer)
-
     def forward(self, request: MaskRequest) -> MaskPlan:
-        """See :class:`.MaskingPolicy`."""
         attention_BKL = self.scorer.attention(request.images)
         part_BL = (attention_BKL / attention_BKL.sum(dim=2, keepdim=True)).argmax(dim=1)
         parts = attention_BKL.shape[1]
@@ -150,7 +132,7 @@ def _between(present: Tensor) -> Tensor:
 def _first_of_parts(part_BL: Tensor, parts: int, share: float, request: MaskRequest) -> Tensor:
     """A share of each part's patches, rounded down, at random: bool (B, L)."""
     order_BL = random_shuffle(request.seeds, request.num_patches)
-    member_BLK = torch.nn.functional.one_hot(part_BL.gather(1, order_BL), parts)
+    member_BLK = F.one_hot(part_BL.gather(1, order_BL), parts)
     rank_BL = (member_BLK.cumsum(dim=1) * member_BLK).sum(dim=2)  # 1 is a part's first
     quota_BK = (share * member_BLK.sum(dim=1)).long()
     first_BL = rank_BL <= quota_BK.gather(1, part_BL.gather(1, order_BL))

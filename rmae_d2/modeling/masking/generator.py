@@ -35,8 +35,7 @@ _NOISE_STREAM = 0x6E6F697365
 class FrozenViT:
     """A ViT that is looked into and never trained: always in evaluation mode, without gradients.
 
-    It is no module of who holds it, so that it is in no state dict, optimizer, average or gradient bucket:
-    its weights are those of its file.
+    It is no module of who holds it, so that it is in no state dict, optimizer, average or gradient bucket.
 
     Args:
         net: with its weights; see :func:`rmae_d2.checkpoint.load_scorer`.
@@ -44,9 +43,6 @@ class FrozenViT:
 
     Attributes:
         fingerprint: of the weights and the block, in [0, 2**63); 0 where they have no values.
-
-    Raises:
-        UserError: where the net has no such block.
     """
 
     def __init__(self, net: MaskedViT, block: int = -1) -> None:
@@ -55,40 +51,32 @@ class FrozenViT:
             raise UserError(
                 f"block={block} of a frozen scorer with {depth} blocks: give {-depth} to {depth - 1}"
             )
-        self.net = net.eval().requires_grad_(False)
+        self.vit = AttentionViT(net)
+        self.net = net
+        self.grid = net.grid
         self.block = block % depth
         self.fingerprint = _fingerprint(net, self.block)
-
-    @property
-    def num_heads(self) -> int:
-        """Heads of each block."""
-        return AttentionViT(self.net).num_heads
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """(Gh, Gw)."""
-        return self.net.grid
 
     def attention(self, images_BCHW: Tensor) -> Tensor:
         """What the cls token attends to in the block, nothing hidden.
 
         Args:
-            images_BCHW: normalised images of the net's size.
+            images_BCHW: normalised.
 
         Returns:
             float32 (B, heads, L); a head's values sum to less than 1, for the token attends to itself too.
 
         Raises:
-            UserError: for images of another size.
+            UserError: for images of another size than the net's.
         """
-        net = self.net
-        if tuple(images_BCHW.shape[2:]) != net.img_size:
+        size = tuple(images_BCHW.shape[2:])
+        if size != self.net.img_size:
             raise UserError(
-                f"images of {tuple(images_BCHW.shape[2:])} pixels given to a frozen scorer of "
-                f"{net.img_size}: set img_size of its net to the model's"
+                f"images of {size} pixels given to a frozen scorer of {self.net.img_size}: "
+                "set img_size of its net to the model's"
             )
         cls = torch.zeros(1, dtype=torch.int64, device=images_BCHW.device)
-        return AttentionViT(net).attention(images_BCHW, self.block, cls)[:, :, 0, 1:]
+        return self.vit.attention(images_BCHW, self.block, cls)[:, :, 0, 1:]
 
 
 class UsesScorer(nn.Module):
@@ -97,46 +85,33 @@ class UsesScorer(nn.Module):
     scorer: FrozenViT
     scorer_fingerprint: Tensor
 
-    def use_scorer(self, scorer: FrozenViT) -> None:
-        """To be called once, when the module is made."""
+    def __init__(self, scorer: FrozenViT) -> None:
+        super().__init__()
         self.scorer = scorer
         self.register_buffer("scorer_fingerprint", torch.tensor(scorer.fingerprint))
 
     def _apply(self, fn: Any, recurse: bool = True) -> "UsesScorer":
-        """Takes the scorer along to another device or dtype."""
         super()._apply(fn, recurse)
         self.scorer.net._apply(fn)
         return self
 
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        """Refuses weights that were trained with another scorer."""
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Refuses weights that were trained with another scorer; the last argument is the list of errors."""
         key = f"{prefix}scorer_fingerprint"
         own, given = self.scorer.fingerprint, state_dict.get(key)
         if own and given is not None and not given.is_meta and int(given) != own:
-            error_msgs.append(
+            args[-1].append(
                 f"{prefix[:-1] or type(self).__name__} was trained with the attention of another frozen "
                 f"scorer (fingerprint {int(given):016x}, this one {own:016x}): give its scorer the same "
                 "weight file, or begin with the run's backbone_final.pth, which has no generator"
             )
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class MaskGenerator(UsesScorer):
     """From an image to the log-probability of each patch.
 
     Args:
-        scorer: supplies the attention maps.
         hidden_dim: channels between the two convolutions; 6 in the published code, for 12 heads.
         relative_attention: give the convolutions attention as a multiple of 1/L, what each patch gets
             where all get the same. The published code gives it as it is: so small that a short run hardly
@@ -146,10 +121,9 @@ class MaskGenerator(UsesScorer):
     def __init__(
         self, scorer: FrozenViT, hidden_dim: int = 6, relative_attention: bool = False
     ) -> None:
-        super().__init__()
-        self.use_scorer(scorer)
+        super().__init__(scorer)
         self.scale = scorer.net.num_patches if relative_attention else 1
-        self.conv1 = nn.Conv2d(scorer.num_heads, hidden_dim, kernel_size=3, padding=1)
+        self.conv1 = nn.Conv2d(scorer.vit.num_heads, hidden_dim, kernel_size=3, padding=1)
         # No bias: log-softmax takes it out again, and its gradient would be rounding alone.
         self.conv2 = nn.Conv2d(hidden_dim, 1, kernel_size=3, padding=1, bias=False)
 
@@ -170,9 +144,6 @@ class MaskDiscriminator(nn.Module):
     Args:
         grid: (Gh, Gw), 4 x 4 at least.
         dims: channels behind the first and the second.
-
-    Raises:
-        UserError: for a smaller grid.
     """
 
     def __init__(self, grid: tuple[int, int], dims: tuple[int, int] = (16, 32)) -> None:
@@ -181,23 +152,18 @@ class MaskDiscriminator(nn.Module):
             raise UserError(
                 f"the mask discriminator needs a grid of 4x4 patches or more, not {grid}"
             )
-        left = tuple(min(3, size // 2 // 2) for size in grid)
         self.grid = tuple(grid)
+        last = (min(3, grid[0] // 4), min(3, grid[1] // 4))
         self.convs = nn.ModuleList(
             [
                 nn.Conv2d(1, dims[0], kernel_size=4, stride=2, padding=1),
                 nn.Conv2d(dims[0], dims[1], kernel_size=4, stride=2, padding=1),
-                nn.Conv2d(dims[1], 1, kernel_size=(left[0], left[1])),
+                nn.Conv2d(dims[1], 1, kernel_size=last),
             ]
         )
 
     def forward(self, masks_BL: Tensor, frozen: bool = False) -> Tensor:
-        """Verdicts, float32 (B, N), N = 1 on a 14 x 14 grid.
-
-        Args:
-            masks_BL: positive, of sum 1.
-            frozen: no gradient to the weights, only to ``masks_BL``.
-        """
+        """Verdicts, float32 (B, N), on masks of sum 1; ``frozen``: no gradient to the weights."""
         with _in_float32(masks_BL):
             x = masks_BL.float().unflatten(1, self.grid)[:, None]
             for i, conv in enumerate(self.convs):
@@ -216,9 +182,8 @@ def spectral_norm(weight: Tensor, squarings: int = 12) -> Tensor:
     """The largest singular value of a convolution's weight as a matrix, output channels by the rest; 0-d.
 
     Of W W' the 2^12th power is taken, by squaring, so that of its eigenvectors the first is left. Unlike one
-    step a call from the last vector (Miyato et al., 2018), this has no state that knows how often it was
-    called, which accumulation would change; unlike a decomposition, it does not wait for the device.
-    The gradient is that of u' W v with u and v fixed.
+    step a call from the last vector (Miyato et al., 2018) this has no state; unlike a decomposition it does
+    not wait for the device. The gradient is that of u' W v with u and v fixed.
     """
     matrix = weight.flatten(1)
     with torch.no_grad():
@@ -248,12 +213,8 @@ def rectangle_masks(
 ) -> Tensor:
     """What the discriminator takes for real: softmax over U(0, 1) noise and a bonus inside a rectangle.
 
-    Args:
-        area, side: see :func:`.sample_rectangles`.
-        bonus: the published alpha.
-
-    Returns:
-        float32 (B, L), positive, of sum 1.
+    ``area`` and ``side``: see :func:`.sample_rectangles`; ``bonus`` is the published alpha. The result is
+    float32 (B, L), positive, of sum 1.
     """
     inside_BL = sample_rectangles(seeds_B, grid, area, side).flatten(1)
     noise_BL = uniform_noise(seeds_B ^ _NOISE_STREAM, inside_BL.shape[1])

@@ -16,13 +16,7 @@ from ...errors import UserError
 from ...noise import uniform_noise
 from ..patches import patchify_regions
 from .base import MaskingPolicy, MaskPlan, MaskRequest
-from .generator import (
-    MaskDiscriminator,
-    MaskGenerator,
-    entropy,
-    gumbel_softmax,
-    rectangle_masks,
-)
+from .generator import MaskDiscriminator, MaskGenerator, entropy, gumbel_softmax, rectangle_masks
 from .rectangles import AREA, SIDE, Range, check_range
 from .regions import needed_regions
 
@@ -47,9 +41,6 @@ class LearnedMasking(MaskingPolicy):
         rectangle_bonus: the published alpha.
         entropy_floor: share of the largest entropy below which the generator is reported to have collapsed.
         foreground: the batch's region maps are objects: report how many of their patches are hidden.
-
-    Raises:
-        UserError: for values out of range, and parts of different grids.
     """
 
     def __init__(
@@ -94,16 +85,12 @@ class LearnedMasking(MaskingPolicy):
         self.foreground = foreground
 
     @property
-    def needs_regions(self) -> bool:
+    def needs_regions(self) -> bool:  # type: ignore[override]
         """For the report of training alone: evaluation, of photos without labels, needs none."""
         return self.foreground and self.training
 
     def forward(self, request: MaskRequest) -> MaskPlan:
-        """See :class:`.MaskingPolicy`; losses and scalars in training only.
-
-        Raises:
-            UserError: where the model has another grid than the scorer, or ``foreground`` has no regions.
-        """
+        """Losses and scalars in training only."""
         if request.grid != tuple(self.generator.scorer.grid):
             raise UserError(
                 f"the model has a grid of {request.grid} patches, the mask generator's scorer "
@@ -140,13 +127,8 @@ class LearnedMasking(MaskingPolicy):
         self, discriminator: MaskDiscriminator, sample_BL: Tensor, request: MaskRequest
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Both players' losses, (B,), and the share of the discriminator's verdicts that are right."""
-        rectangles = rectangle_masks(
-            request.seeds,
-            request.grid,
-            self.rectangle_area,
-            self.rectangle_side,
-            self.rectangle_bonus,
-        )
+        shape = (self.rectangle_area, self.rectangle_side, self.rectangle_bonus)
+        rectangles = rectangle_masks(request.seeds, request.grid, *shape)
         real, made = discriminator(torch.cat([rectangles, sample_BL.detach()])).chunk(2)
         verdict = discriminator(sample_BL, frozen=True)
         losses = {
@@ -160,21 +142,14 @@ class LearnedMasking(MaskingPolicy):
 def foreground_shares(
     request: MaskRequest, ids_shuffle_BL: Tensor, probability_BL: Tensor
 ) -> dict[str, Tensor]:
-    """How much of what is hidden is foreground: patches that regions cover by half or more; 0-d each.
+    """How much is foreground, patches that regions cover by half or more, of what is hidden; 0-d each.
 
     Returns:
         ``hidden_foreground``, the share of hidden patches, ``chosen_foreground``, of the generator's
         probability, and ``all_foreground``, of all patches, which is what random masking gives.
-
-    Raises:
-        UserError: where the batch has no regions.
     """
-    regions = needed_regions(
-        request,
-        "foreground=True of LearnedMasking",
-        "objects (dataloader.train.mapper.regions, InstanceSource) or set "
-        "model.masking.foreground=false",
-    )
+    source = "objects (dataloader.train.mapper.regions, InstanceSource) or set model.masking.foreground=false"
+    regions = needed_regions(request, "foreground=True of LearnedMasking", source)
     inside_BL = foreground_patches(regions, request.grid).float()
     hidden_BN = ids_shuffle_BL[:, request.visible :]
     return {

@@ -21,11 +21,7 @@ _DRAWS = 6
 
 
 def check_range(name: str, value: Range) -> None:
-    """Refuses a range of shares that is none.
-
-    Raises:
-        UserError: naming the field and the value.
-    """
+    """Refuses a range of shares that is none, naming the field."""
     if len(value) != 2 or not 0 < value[0] <= value[1] <= 1:
         raise UserError(
             f"{name}={tuple(value)}: two shares of the grid, 0 < smallest <= largest <= 1"
@@ -46,8 +42,6 @@ def sample_rectangles(
     AutoMAE's description does not say.
 
     Args:
-        seeds_B: int64, one an image.
-        grid: (Gh, Gw).
         area: smallest and largest area, shares of the grid's.
         side: smallest and largest length of the side drawn first, shares of its axis.
         number: N.

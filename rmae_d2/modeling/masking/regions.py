@@ -13,24 +13,23 @@ from .base import MaskingPolicy, MaskPlan, MaskRequest, RandomMasking, sorted_by
 
 
 class IndependentMasking(MaskingPolicy):
-    """The branches hide different patches; the default shares one order (R-MAE, section 3.2).
+    """The branches hide different patches, region patches at random; see R-MAE, section 3.2.
 
     Args:
-        pixels: the policy of the pixel patches; None for uniformly random. Region patches are hidden
-            uniformly at random, see :func:`rmae_d2.noise.region_shuffle`.
+        pixels: the policy of the pixel patches; None for uniformly random.
     """
+
+    order_by_seed = staticmethod(region_shuffle)
 
     def __init__(self, pixels: MaskingPolicy | None = None) -> None:
         super().__init__()
         self.pixels = pixels or RandomMasking()
 
     @property
-    def needs_regions(self) -> bool:
-        """Where the policy of the pixel patches does."""
+    def needs_regions(self) -> bool:  # type: ignore[override]
         return self.pixels.needs_regions
 
     def forward(self, request: MaskRequest) -> MaskPlan:
-        """See :class:`.MaskingPolicy`."""
         plan: MaskPlan = self.pixels(request)
         own = region_shuffle(request.seeds, request.num_patches)
         return plan._replace(region_ids_shuffle=own)
@@ -51,23 +50,15 @@ class RegionGuidedMasking(MaskingPolicy):
             uniformly random. 0 is :class:`.RandomMasking`.
     """
 
+    needs_regions = True
+
     def __init__(self, share: float = 1.0) -> None:
         super().__init__()
         if not 0 <= share <= 1:
             raise UserError(f"share={share} of RegionGuidedMasking must be from 0 to 1")
         self.share = share
 
-    @property
-    def needs_regions(self) -> bool:
-        """It hides them."""
-        return True
-
     def forward(self, request: MaskRequest) -> MaskPlan:
-        """See :class:`.MaskingPolicy`.
-
-        Raises:
-            UserError: where the batch has no regions.
-        """
         regions = needed_regions(
             request,
             "RegionGuidedMasking",
@@ -86,11 +77,7 @@ class RegionGuidedMasking(MaskingPolicy):
 
 
 def needed_regions(request: MaskRequest, who: str, source: str) -> Tensor:
-    """The region maps of the batch.
-
-    Raises:
-        UserError: where it has none, with what to give the mapper.
-    """
+    """The region maps of the batch; refuses one without, saying what to give the mapper."""
     if request.regions is None:
         raise UserError(f"{who} was given no regions: give the mapper {source}")
     return request.regions

@@ -55,15 +55,10 @@ class _EncoderModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the images are taken to."""
         return self.pixel_mean.device
 
     def preprocess_image(self, batched_inputs: Batch | Sequence[dict[str, Any]]) -> Tensor:
-        """On the device, normalised: (B, C, H, W) float32.
-
-        Raises:
-            UserError: for an image of another size than the encoder's.
-        """
+        """On the device, normalised: (B, C, H, W) float32; refuses images of another size than its own."""
         net = self.backbone.net
         expected = (net.in_chans, *net.img_size)
         batch = Batch.of(batched_inputs).to(self.device)
@@ -103,9 +98,6 @@ class Classifier(_EncoderModel):
             mixing of that kind; a batch is mixed in one of the two ways.
         random_erasing: share of the images in which a rectangle is erased.
         pixel_mean, pixel_std: of the images in the unit that the loader delivers (0-255), one a channel.
-
-    Raises:
-        UserError: for an unknown mode or pool.
     """
 
     @configurable
@@ -165,7 +157,7 @@ class Classifier(_EncoderModel):
         return {"backbone": PixelEncoder(net), **options, **statistics}
 
     def train(self, mode: bool = True) -> "Classifier":
-        """As any module's, but a frozen encoder stays in evaluation mode: it drops no paths."""
+        """A frozen encoder stays in evaluation mode: it drops no paths."""
         super().train(mode)
         if self.mode == "linear":
             self.backbone.eval()
@@ -181,10 +173,6 @@ class Classifier(_EncoderModel):
         Returns:
             in training ``{"loss_cls": ...}``, the cross-entropy; in evaluation a dict an image with
             ``logits`` (C,) float32.
-
-        Raises:
-            UserError: for an image of another size, a label out of range, or a batch too small to
-                normalise over or not to be mixed in pairs.
         """
         batch = Batch.of(batched_inputs)
         images = self.preprocess_image(batch)
@@ -194,16 +182,14 @@ class Classifier(_EncoderModel):
         images, targets = self._augment(images, targets)
         # Mixed targets are smooth already.
         smoothing = self.label_smoothing if self.mixup is None else 0.0
-        return {
-            "loss_cls": F.cross_entropy(self.logits(images), targets, label_smoothing=smoothing)
-        }
+        loss = F.cross_entropy(self.logits(images), targets, label_smoothing=smoothing)
+        return {"loss_cls": loss}
 
     def logits(self, images_BCHW: Tensor) -> Tensor:
         """Scores of normalised images, (B, C)."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.mode != "linear"):
             features_BD = self.features(images_BCHW)
-        logits: Tensor = self.head(self.fc_norm(features_BD))
-        return logits
+        return self.head(self.fc_norm(features_BD))
 
     def _labels(self, facts: Sequence[dict[str, Any]]) -> Tensor:
         labels = [int(x["label"]) for x in facts]
@@ -230,20 +216,15 @@ class Classifier(_EncoderModel):
         if self.random_erasing > 0:
             erase = RandomErasing(self.random_erasing, mode="pixel", device=images_BCHW.device)
             images_BCHW = erase(images_BCHW)
-        if self.mixup is None:
-            return images_BCHW, labels_B
-        images_BCHW, targets_BC = self.mixup(images_BCHW, labels_B)
-        return images_BCHW, targets_BC
+        return (images_BCHW, labels_B) if self.mixup is None else self.mixup(images_BCHW, labels_B)
 
 
 class FeatureExtractor(_EncoderModel):
     """The encoder alone, to look at what it has learnt, as by k-NN. It only evaluates.
 
     Args:
-        backbone: the pixel encoder.
         pool: ``cls`` or ``mean``, of the patches; both behind the final norm.
         precision: ``fp32``, ``bf16`` or ``fp16`` (autocast).
-        pixel_mean, pixel_std: see :class:`Classifier`.
     """
 
     def __init__(
@@ -263,22 +244,13 @@ class FeatureExtractor(_EncoderModel):
     @classmethod
     def of(cls, model: nn.Module, pool: str = "cls", precision: str = "fp32") -> "FeatureExtractor":
         """One that shares the encoder, pixel statistics and mode of an ``RMAE`` or :class:`Classifier`."""
-        mean, std = (
-            getattr(model, name).flatten().tolist() for name in ("pixel_mean", "pixel_std")
-        )
-        backbone: Any = model.backbone
-        made = cls(
-            backbone=backbone, pool=pool, precision=precision, pixel_mean=mean, pixel_std=std
-        )
-        made.to(model.pixel_mean.device)  # type: ignore[arg-type]
-        return made.train(model.training)
+        of: Any = model
+        stats = {name: getattr(of, name).flatten().tolist() for name in ("pixel_mean", "pixel_std")}
+        made = cls(backbone=of.backbone, pool=pool, precision=precision, **stats)
+        return made.to(of.pixel_mean.device).train(of.training)
 
     def forward(self, batched_inputs: Batch | Sequence[dict[str, Any]]) -> list[dict[str, Tensor]]:
-        """``features`` (D,) float32 of each image.
-
-        Raises:
-            RuntimeError: in training: there is nothing to train.
-        """
+        """``features`` (D,) float32 of each image."""
         if self.training:
             raise RuntimeError("a FeatureExtractor only evaluates: add --eval-only")
         images = self.preprocess_image(batched_inputs)

@@ -34,9 +34,6 @@ class MultiScale:
     Args:
         scales: of the test image's sides; the ADE20K recipes' are 0.5, 0.75, 1, 1.25, 1.5, 1.75.
         flip: the mirrored image too.
-
-    Raises:
-        UserError: no scale, or one that is not positive.
     """
 
     def __init__(self, scales: Sequence[float] = (1.0,), flip: bool = False) -> None:
@@ -44,11 +41,7 @@ class MultiScale:
             raise UserError(f"scales={list(scales)} must be one or more positive numbers")
         self.scales = tuple(float(scale) for scale in scales)
         self.flip = flip
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether there is one view only, the image itself."""
-        return self.scales == (1.0,) and not self.flip
+        self.is_plain = self.scales == (1.0,) and not flip
 
     def __str__(self) -> str:
         scales = ", ".join(f"{scale:g}" for scale in self.scales)
@@ -56,10 +49,7 @@ class MultiScale:
         return f"scale{'s' if len(self.scales) > 1 else ''} {scales}{mirrored}"
 
     def __call__(
-        self,
-        predict: Callable[[Tensor], Tensor],
-        image: Tensor,
-        original: Tensor | None = None,
+        self, predict: Callable[[Tensor], Tensor], image: Tensor, original: Tensor | None = None
     ) -> Tensor:
         """Scores (C, h, w) float32: logits of the plain image, or mean probabilities of all its views.
 
@@ -71,16 +61,13 @@ class MultiScale:
         """
         if self.is_plain:
             return predict(image)
-        total: Tensor | None = None
+        total: Any = 0  # then a tensor, added to in place
         for scale in self.scales:
             view = image if scale == 1.0 else _scaled(image, original, scale)
             for mirrored in (False, True) if self.flip else (False,):
                 logits = predict(view.flip(-1) if mirrored else view)
                 logits = logits.flip(-1) if mirrored else logits
-                logits = resized(logits[None], image.shape[-2:])[0]
-                probabilities = logits.softmax(dim=0)
-                total = probabilities if total is None else total.add_(probabilities)
-        assert total is not None
+                total += resized(logits[None], image.shape[-2:])[0].softmax(dim=0)
         return total.div_(len(self.scales) * (1 + self.flip))
 
 
@@ -93,23 +80,19 @@ class SlidingSemanticSegmentor(SemanticSegmentor):
     they overlap: the mode of the published ADE20K numbers.
 
     Memory of an image beside the network's own: its logits (C, h, w) once, those of ``windows_per_batch``
-    windows, a strip of bounded size while they are resized, and the result. The result of ``output="labels"``
-    is small; that of "logits" is in the host's memory where it is large.
+    windows, a strip of bounded size while they are resized, and the result, which of "logits" is in the
+    host's memory where it is large.
 
     Args:
         backbone: any Detectron2 backbone.
         sem_seg_head: ``UPerNetHead``, Detectron2's ``SemSegFPNHead`` or another with its interface.
-        pixel_mean: of the images' channels, 0-255.
-        pixel_std: of the images' channels.
+        pixel_mean, pixel_std: of the images' channels, 0-255.
         inference: "whole" or "slide".
         window: side of the windows, pixels. Images with a smaller side get windows of that size.
         stride: pixels from a window to the next; None for half a window, as the published 256 of 512.
         windows_per_batch: windows in one pass.
         multi_scale: test-time augmentation; None for none.
         output: "logits", for Detectron2's evaluators; "labels", the most probable class only.
-
-    Raises:
-        UserError: an unknown mode, or a stride that leaves pixels between windows.
     """
 
     @configurable
@@ -190,15 +173,12 @@ class SlidingSemanticSegmentor(SemanticSegmentor):
         original = None if original is None else self._normalised(original)
         predict = self._slide if self.inference_mode == "slide" else self._whole
         scores = self.multi_scale(predict, image, original)
-        size = (
-            int(sample.get("height", image.shape[-2])),
-            int(sample.get("width", image.shape[-1])),
-        )
+        height, width = image.shape[-2:]
+        size = (int(sample.get("height", height)), int(sample.get("width", width)))
+        how = {"inference": self.describe_inference()}
         if self.output == "logits":
-            found = {"sem_seg": scores_at(scores, size)}
-        else:
-            found = {"sem_seg_labels": labels_at(scores, size)}
-        return {**found, "inference": self.describe_inference()}
+            return {"sem_seg": scores_at(scores, size), **how}
+        return {"sem_seg_labels": labels_at(scores, size), **how}
 
     def _normalised(self, image: Tensor) -> Tensor:
         return (image.to(self.device) - self.pixel_mean) / self.pixel_std
@@ -226,28 +206,22 @@ class SlidingSemanticSegmentor(SemanticSegmentor):
         if len(rows) == len(columns) == 1:
             return self._whole(image)
         total: Tensor | None = None
+        count = torch.zeros(height, width, device=self.device)
         places = list(itertools.product(rows, columns))
         for first in range(0, len(places), self.windows_per_batch):
             some = places[first : first + self.windows_per_batch]
-            for place, logits in zip(
-                some, self._logits([image[:, y, x] for y, x in some]), strict=True
-            ):
+            windows = self._logits([image[:, y, x] for y, x in some])
+            for (y, x), logits in zip(some, windows, strict=True):
                 if total is None:
                     total = logits.new_zeros(len(logits), height, width)
-                total[:, place[0], place[1]] += logits
+                total[:, y, x] += logits
+                count[y, x] += 1
         assert total is not None
-        counts = [torch.zeros(side, device=self.device) for side in (height, width)]
-        for count, slices in zip(counts, (rows, columns), strict=True):
-            for covered in slices:
-                count[covered] += 1
-        return total.div_(counts[0][:, None] * counts[1])
+        return total.div_(count)
 
 
 def window_slices(side: int, window: int, stride: int) -> list[slice]:
-    """Where windows lie along one side: every ``stride`` pixels, the last flush with the end.
-
-    A side that is shorter than the window has one, of its own length.
-    """
+    """Where windows lie along one side: every ``stride`` pixels, the last flush with the end."""
     window = min(window, side)
     count = -(-(side - window) // stride) + 1
     starts = [min(i * stride, side - window) for i in range(count)]
@@ -255,14 +229,10 @@ def window_slices(side: int, window: int, stride: int) -> list[slice]:
 
 
 def resized_strips(scores_Chw: Tensor, size: Sequence[int]) -> Iterator[tuple[slice, Tensor]]:
-    """Resizes bilinearly (``align_corners=False``), a few rows at a time.
-
-    Args:
-        scores_Chw: float.
-        size: (H, W).
+    """Resizes bilinearly, a few rows at a time.
 
     Yields:
-        rows, and their values (C, rows, W): together ``F.interpolate`` of all.
+        rows, and their values (C, rows, W): together ``F.interpolate`` of all, ``align_corners=False``.
     """
     num_classes, height, width = scores_Chw.shape
     rows_at_once = max(1, STRIP_VALUES // (num_classes * max(width, size[1])))

@@ -27,12 +27,9 @@ class TapPyramid(Backbone):
     convolutions with a norm and GELU between them, p3 twice by one, p4 is left as it is, p5 is max-pooled.
 
     Args:
-        net: a :class:`~rmae_d2.modeling.ViT` with four outputs, of which none is changed.
+        net: a :class:`~rmae_d2.modeling.ViT`.
         in_features: names of four of its outputs, from the first block's to the last's.
         norm: between the two convolutions of p2; a name that Detectron2's ``get_norm`` knows.
-
-    Raises:
-        UserError: other than four outputs, or one that the ViT has not.
     """
 
     def __init__(self, net: Backbone, in_features: Sequence[str], norm: Norm = "SyncBN") -> None:
@@ -63,12 +60,8 @@ class TapPyramid(Backbone):
         )
         self._out_features = ["p2", "p3", "p4", "p5"]
         self._out_feature_channels = dict(zip(self._out_features, channels, strict=True))
-        self._out_feature_strides = {
-            "p2": strides[0] // 4,
-            "p3": strides[1] // 2,
-            "p4": strides[2],
-            "p5": strides[3] * 2,
-        }
+        resampled = (strides[0] // 4, strides[1] // 2, strides[2], strides[3] * 2)
+        self._out_feature_strides = dict(zip(self._out_features, resampled, strict=True))
 
     @property
     def size_divisibility(self) -> int:
@@ -77,28 +70,19 @@ class TapPyramid(Backbone):
 
     @property
     def padding_constraints(self) -> dict[str, int]:
-        """For Detectron2's ``ImageList``, which pads images at the right and bottom."""
         return {"size_divisibility": self.size_divisibility}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Normalised images (B, 3, H, W) -> p2 to p5, each (B, D, H / stride, W / stride)."""
         taps = self.net(images)
-        return {
-            out: resample(taps[tap])
-            for out, tap, resample in zip(
-                self._out_features, self.in_features, self.resample, strict=True
-            )
-        }
+        levels = zip(self._out_features, self.in_features, self.resample, strict=True)
+        return {out: resample(taps[tap]) for out, tap, resample in levels}
 
 
 class PyramidPooling(nn.Module):
     """What is in the whole map and its parts, beside every position of it (PSPNet, section 3.2).
 
-    Args:
-        in_channels: D.
-        out_channels: X, of each branch and of the output.
-        grids: the map is averaged over grids of n x n parts, one branch for each n.
-        norm: see ``get_norm``.
+    The map is averaged over grids of n x n parts, one branch of width X for each n of ``grids``.
     """
 
     def __init__(
@@ -110,11 +94,7 @@ class PyramidPooling(nn.Module):
         self.fuse = conv(in_channels + len(self.grids) * out_channels, out_channels, 3, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, D, H, W) -> (B, X, H, W).
-
-        Raises:
-            UserError: in training, where a batch norm would have one value a channel.
-        """
+        """(B, D, H, W) -> (B, X, H, W); refuses to train a batch norm with one value a channel."""
         if self.training and 1 in self.grids and len(x) == 1:
             self._check_norm()
         pooled = [
@@ -134,22 +114,6 @@ class PyramidPooling(nn.Module):
             )
 
 
-class FCNHead(nn.Sequential):
-    """A convolution and a classifier on one map: the auxiliary head of training (PSPNet, section 3.3).
-
-    (B, D, H, W) -> (B, C, H, W) logits.
-    """
-
-    def __init__(
-        self, in_channels: int, channels: int, num_classes: int, norm: Norm, dropout: float
-    ) -> None:
-        super().__init__(
-            conv(in_channels, channels, 3, norm),
-            nn.Dropout2d(dropout),
-            classifier(channels, num_classes),
-        )
-
-
 @SEM_SEG_HEADS_REGISTRY.register()
 class UPerNetHead(nn.Module):
     """Pyramid pooling on the coarsest map, fused from coarse to fine, then all levels together.
@@ -162,8 +126,7 @@ class UPerNetHead(nn.Module):
         channels: X, width of all fused maps; the ADE20K recipes take the backbone's.
         pool_grids: see :class:`PyramidPooling`.
         dropout: share of channels that are dropped before the classifiers.
-        norm: of all convolutions; see Detectron2's ``get_norm``. "SyncBN" has the statistics of all
-            processes and, in one process, is batch norm.
+        norm: of all convolutions; see Detectron2's ``get_norm``. "SyncBN" is batch norm in one process.
         loss_weight: of the main loss.
         aux_in_feature: level that the auxiliary head sees; None for no such head.
         aux_channels: its width.
@@ -209,10 +172,13 @@ class UPerNetHead(nn.Module):
         self.fuse = conv(len(widths) * channels, channels, 3, norm)
         self.dropout = nn.Dropout2d(dropout)
         self.predictor = classifier(channels, num_classes)
-        self.aux: FCNHead | None = None
-        if aux_in_feature is not None:
-            width = input_shape[aux_in_feature].channels
-            self.aux = FCNHead(width, aux_channels, num_classes, norm, dropout)
+        self.aux: nn.Sequential | None = None
+        if aux_in_feature is not None:  # PSPNet, section 3.3
+            self.aux = nn.Sequential(
+                conv(input_shape[aux_in_feature].channels, aux_channels, 3, norm),
+                nn.Dropout2d(dropout),
+                classifier(aux_channels, num_classes),
+            )
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
@@ -271,10 +237,7 @@ class UPerNetHead(nn.Module):
 def pixel_cross_entropy(
     logits_BCHW: Tensor, targets_BHW: Tensor, ignore_value: int = 255
 ) -> Tensor:
-    """Mean cross-entropy over the pixels that count, a scalar; 0 where none does.
-
-    mmsegmentation, whose numbers are published, divides by the ignored pixels too.
-    """
+    """Mean cross-entropy over the pixels that count, 0 where none does; mmsegmentation divides by all."""
     total = F.cross_entropy(
         logits_BCHW.float(), targets_BHW, ignore_index=ignore_value, reduction="sum"
     )
@@ -283,15 +246,8 @@ def pixel_cross_entropy(
 
 def conv(in_channels: int, out_channels: int, kernel: int, norm: Norm) -> Conv2d:
     """Convolution, norm and ReLU, with He initialisation."""
-    layer = Conv2d(
-        in_channels,
-        out_channels,
-        kernel_size=kernel,
-        padding=kernel // 2,
-        bias=not norm,
-        norm=get_norm(norm, out_channels),
-        activation=F.relu,
-    )
+    options = {"padding": kernel // 2, "bias": not norm, "norm": get_norm(norm, out_channels)}
+    layer = Conv2d(in_channels, out_channels, kernel, **options, activation=F.relu)
     weight_init.c2_msra_fill(layer)
     return layer
 

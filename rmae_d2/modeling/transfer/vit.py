@@ -20,11 +20,7 @@ class Attention(detectron2_vit.Attention):
     """Multi-head attention within windows, or over the whole grid."""
 
     def forward(self, x: Tensor, window_size: int = 0) -> Tensor:
-        """Attends and projects: (B, H, W, D) -> (B, H, W, D).
-
-        Args:
-            window_size: side of the windows in tokens; 0 for one of all tokens.
-        """
+        """(B, H, W, D) -> (B, H, W, D), in windows of that side in tokens; 0 for one of all tokens."""
         B, H, W, D = x.shape
         head = D // self.num_heads
         size = (window_size, window_size) if window_size else (H, W)
@@ -86,9 +82,6 @@ class ViT(detectron2_vit.ViT):
         pretrain_use_cls_token: whether ``pos_embed`` has a row for a cls token (it is not used).
         out_feature: name of the last block's output.
         out_indices: blocks, counted from 0, whose outputs are features too, ``"block3"`` after block 3.
-
-    Raises:
-        UserError: for an output block that the network has not.
     """
 
     _out_features: list[str]
@@ -156,12 +149,11 @@ class ViT(detectron2_vit.ViT):
 
     @property
     def size_divisibility(self) -> int:
-        """What image sides must be multiples of: the patch side, pixels."""
+        """What image sides must be multiples of, pixels."""
         return self.patch_size
 
     @property
     def padding_constraints(self) -> dict[str, int]:
-        """For Detectron2's ``ImageList``, which pads images at the right and bottom."""
         return {"size_divisibility": self.patch_size}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -197,5 +189,4 @@ class SimpleFeaturePyramid(detectron2_vit.SimpleFeaturePyramid):
 
     @property
     def padding_constraints(self) -> dict[str, int]:
-        """For Detectron2's ``ImageList``."""
         return {"size_divisibility": self._size_divisibility, "square_size": self._square_pad}

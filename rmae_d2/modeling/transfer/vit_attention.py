@@ -22,14 +22,8 @@ _CHUNK = 2**21
 def relative_table(table_RC: Tensor, size: int) -> Tensor:
     """Embeddings of all pairs of positions along one side, as Detectron2's ``get_rel_pos`` has them.
 
-    The indices are made on the table's device; Detectron2's come from the host at every call.
-
-    Args:
-        table_RC: embeddings of the distances, 2 * size - 1 of them or interpolated to as many.
-        size: positions.
-
-    Returns:
-        (size, size, C), query first.
+    The indices are made on the table's device; Detectron2's come from the host at every call. The table, of
+    2 * size - 1 distances or interpolated to as many, becomes (size, size, C), query first.
     """
     length = 2 * size - 1
     if len(table_RC) != length:
@@ -47,12 +41,9 @@ def attention(
     time; in bf16 its backward pass is slower than matrix products. GPU: SDPA, for its flash kernels.
 
     Args:
-        q, k, v: (N, A, L, C) each, L = H * W in raster order.
+        q, k, v: (N, A, L, C), as the result, L = H * W in raster order.
         rel_pos: tables (2 * H - 1, C) and (2 * W - 1, C), or None.
         size: (H, W).
-
-    Returns:
-        (N, A, L, C).
     """
     on_cpu = q.device.type == "cpu"
     if rel_pos is None:
@@ -79,10 +70,6 @@ def widened_attention(q: Tensor, k: Tensor, v: Tensor, rel: tuple[Tensor, Tensor
 
     [q / sqrt(C), rel_h, rel_w] . [k, one-hot row, one-hot column] = the biased score, exactly. Flash kernels
     want v as wide as q and k, at most 256, in half precision; the others leave v as it is.
-
-    Args:
-        q, k, v: (N, A, L, C).
-        rel: as :func:`relative_scores` gives them.
     """
     N, A, L, C = q.shape
     H, W = rel[0].shape[-1], rel[1].shape[-1]
@@ -100,12 +87,7 @@ def widened_attention(q: Tensor, k: Tensor, v: Tensor, rel: tuple[Tensor, Tensor
 
 
 def chunked_attention(q: Tensor, k: Tensor, v: Tensor, rel: tuple[Tensor, Tensor] | None) -> Tensor:
-    """By plain matrix products over chunks of queries; the backward pass computes the scores again.
-
-    Args:
-        q, k, v: (N, A, L, C).
-        rel: as :func:`relative_scores` gives them, or None.
-    """
+    """By plain matrix products over chunks of queries; the backward pass computes the scores again."""
     flat = [x.flatten(0, 1) for x in (q, k, v, *(rel or ()))]
     # Without gradients the operations stay visible to tracers, such as FLOP counters.
     out = _Chunked.apply(*flat) if torch.is_grad_enabled() else _forward(*flat)

@@ -1,84 +1,22 @@
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from rmae_d2.modeling import (
     AttentionGuidedMasking,
     Batch,
     BlockMasking,
     BoxPriorMasking,
-    FrozenViT,
     GridMasking,
-    MaskedViT,
     MaskRequest,
     random_shuffle,
 )
 from rmae_d2.modeling.masking.baselines import filled_boxes
 from rmae_d2.modeling.masking.rectangles import sample_rectangles
-from tests.helpers import jittered, region_samples
+from tests.modeling.masking.helpers import P, make_scorer, request_of
 
-P = 8
-
-
-def make_scorer(grid):
-    torch.manual_seed(3)
-    net = MaskedViT((grid[0] * P, grid[1] * P), P, embed_dim=32, depth=2, num_heads=4)
-    return FrozenViT(jittered(net, 0.3))
-
-
-POLICIES = {
-    "block": lambda grid: BlockMasking(),
-    "grid": lambda grid: GridMasking(),
-    "box": lambda grid: BoxPriorMasking(),
-    "attention": lambda grid: AttentionGuidedMasking(make_scorer(grid)),
-}
-
-
-def request_of(seeds, grid=(6, 6), visible=9, progress=0.0, regions=None):
-    generator = torch.Generator().manual_seed(2)
-    images = torch.randn(len(seeds), 3, grid[0] * P, grid[1] * P, generator=generator)
-    if regions is None:
-        regions = torch.zeros(len(seeds), 2, *images.shape[2:], dtype=torch.bool)
-        regions[:, 0, : P + 1, : 2 * P] = True
-    return MaskRequest(torch.as_tensor(seeds), grid, visible, images, regions, progress)
-
-
-@pytest.mark.parametrize("name", POLICIES)
-@given(
-    seeds=st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=3),
-    grid=st.tuples(st.integers(1, 6), st.integers(2, 6)),
-    progress=st.floats(0, 1),
-    data=st.data(),
-)
-def test_orders_are_permutations_and_functions_of_their_own_image(
-    name, seeds, grid, progress, data
-):
-    policy = POLICIES[name](grid)
-    L = grid[0] * grid[1]
-    request = request_of(seeds, grid, data.draw(st.integers(1, L - 1)), progress)
-    order = policy(request).ids_shuffle
-    assert torch.equal(order.sort(dim=1).values, torch.arange(L).expand(len(seeds), L))
-    alone = MaskRequest(
-        request.seeds[-1:],
-        grid,
-        request.visible,
-        request.images[-1:],
-        request.regions[-1:],
-        progress,
-    )
-    assert torch.equal(policy(alone).ids_shuffle, order[-1:])
-
-
-@pytest.mark.parametrize("name", POLICIES)
-@pytest.mark.parametrize("ratio", [0.3, 0.75])
-def test_in_the_model(make_rmae, name, ratio):
-    model = make_rmae(masking=POLICIES[name]((4, 4)), mask_ratio=ratio).train()
-    batch = region_samples()
-    losses = model(batch)
-    assert set(losses) == {"loss_pixel", "loss_region"}
-    sum(losses.values()).backward()
-    assert all((~out["mask"]).sum() == int(16 * (1 - ratio)) for out in model.eval()(batch))
+GRID = {"grid": (6, 6), "visible": 9}
+BOX = torch.zeros(1, 48, 48, dtype=torch.bool)
+BOX[0, : P + 1, : 2 * P] = True
 
 
 # ---- block
@@ -86,7 +24,7 @@ def test_in_the_model(make_rmae, name, ratio):
 
 def test_blocks_are_hidden_one_after_another():
     policy = BlockMasking(number=8)
-    request = request_of(range(20), visible=12)
+    request = request_of(range(20), (6, 6), visible=12)
     hidden = policy(request).ids_shuffle[:, 12:]
     blocks = sample_rectangles(request.seeds, (6, 6), policy.area, policy.side, 8).flatten(2)
     for i, ids in enumerate(hidden.tolist()):
@@ -105,7 +43,12 @@ def test_blocks_are_hidden_one_after_another():
 def test_three_quarters_of_a_grid():
     """One patch of every 2x2, the same everywhere; each of the four equally often."""
     n = 800
-    visible = GridMasking()(request_of(range(n))).ids_shuffle[:, :9].sort(dim=1).values
+    visible = (
+        GridMasking()(request_of(range(n), **GRID, regions=BOX))
+        .ids_shuffle[:, :9]
+        .sort(dim=1)
+        .values
+    )
     rows, columns = visible // 6, visible % 6
     place = rows % 2 * 2 + columns % 2
     assert (place == place[:, :1]).all()
@@ -128,7 +71,7 @@ def test_boxes_are_filled():
 def test_boxes_are_hidden_more_often():
     """Of 36 patches 4 are in the box (it touches 2 rows of 2); closed forms at the ends of the bonus."""
     n = 2000
-    request = request_of(range(n))
+    request = request_of(range(n), **GRID, regions=BOX)
     inside = [0, 1, 6, 7]
 
     def hidden_inside(bonus):
@@ -157,7 +100,7 @@ def parts_of(scorer, images):
 @pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])
 def test_from_a_share_of_every_part_to_whole_parts(progress):
     scorer = make_scorer((6, 6))
-    request = request_of(range(8), progress=progress)
+    request = request_of(range(8), **GRID, progress=progress)
     parts = parts_of(scorer, request.images)
     assert len(parts.unique()) > 1
     hidden = AttentionGuidedMasking(scorer)(request).ids_shuffle[:, 9:]

@@ -1,40 +1,19 @@
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from rmae_d2.modeling import (
     Batch,
-    FrozenViT,
     IndependentMasking,
     LearnedMasking,
     MaskDiscriminator,
-    MaskedViT,
-    MaskGenerator,
     MaskRequest,
     num_visible,
     random_shuffle,
 )
 from rmae_d2.modeling.analysis import analyze
 from rmae_d2.modeling.masking.generator import gumbel_softmax, rectangle_masks
-from tests.helpers import jittered, region_samples
-
-P = 8
-
-
-def make_policy(grid=(4, 4), discriminator=True, **options):
-    """With random weights that make the generator's opinion strong."""
-    torch.manual_seed(5)
-    net = MaskedViT((grid[0] * P, grid[1] * P), P, embed_dim=32, depth=2, num_heads=4)
-    generator = jittered(MaskGenerator(FrozenViT(jittered(net, 0.3))), 1.0)
-    return LearnedMasking(generator, MaskDiscriminator(grid) if discriminator else None, **options)
-
-
-def request_of(seeds, grid=(4, 4), visible=4, regions=None):
-    generator = torch.Generator().manual_seed(2)
-    images = torch.randn(len(seeds), 3, grid[0] * P, grid[1] * P, generator=generator)
-    return MaskRequest(torch.as_tensor(seeds), grid, visible, images, regions)
-
+from tests.helpers import region_samples
+from tests.modeling.masking.helpers import P, make_learned, request_of
 
 # ---- the order
 
@@ -46,34 +25,16 @@ def by_hand(policy, request):
     return sample, rank
 
 
-@given(
-    seeds=st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=4),
-    grid=st.tuples(st.integers(4, 7), st.integers(4, 7)),
-    data=st.data(),
-)
-def test_orders_are_permutations_and_functions_of_their_own_image(seeds, grid, data):
-    policy = make_policy(grid)
-    L = grid[0] * grid[1]
-    request = request_of(seeds, grid, data.draw(st.integers(1, L - 1)))
-    plan = policy(request)
-    assert torch.equal(plan.ids_shuffle.sort(dim=1).values, torch.arange(L).expand(len(seeds), L))
-    torch.rand(3)  # torch's generator plays no part
-    alone = MaskRequest(request.seeds[-1:], grid, request.visible, request.images[-1:])
-    assert torch.equal(policy(alone).ids_shuffle, plan.ids_shuffle[-1:])
-    for name in plan.losses:
-        torch.testing.assert_close(policy(alone).losses[name], plan.losses[name][-1:])
-
-
 def test_no_bonus_is_random_masking():
     request = request_of(range(50))
-    plan = make_policy(bonus=0.0)(request)
+    plan = make_learned(bonus=0.0)(request)
     assert torch.equal(plan.ids_shuffle, random_shuffle(request.seeds, 16))
 
 
 @pytest.mark.parametrize("num_marked", [None, 9])
 def test_exactly_k_patches_are_marked(num_marked):
     """A bonus above all noise hides the marked patches before all others, both in random order."""
-    policy = make_policy(bonus=2.0, num_marked=num_marked)
+    policy = make_learned(bonus=2.0, num_marked=num_marked)
     request = request_of(range(30))
     sample, rank = by_hand(policy, request)
     K = num_marked or request.visible
@@ -86,7 +47,7 @@ def test_exactly_k_patches_are_marked(num_marked):
 
 def test_marked_patches_are_hidden_more_often():
     """By the closed form of noise + 0.5: one of 4 marked among 16, all but one hidden, is shown by chance."""
-    policy = make_policy(num_marked=4)
+    policy = make_learned(num_marked=4)
     n = 3000
     request = MaskRequest(torch.arange(n), (4, 4), 1, request_of([0]).images.expand(n, -1, -1, -1))
     sample, _ = by_hand(policy, request)
@@ -104,7 +65,7 @@ def test_marked_patches_are_hidden_more_often():
 
 def test_the_straight_through_gradient(make_rmae):
     """dL/dm = 0.5 <dL/dz', z> for visible tokens and 0 for hidden ones; values are not touched."""
-    policy = make_policy()
+    policy = make_learned()
     model = make_rmae(regions=None, masking=policy)
     net = model.backbone.net
     batch = region_samples()
@@ -148,7 +109,7 @@ def model_request(model, batch):
 
 
 def test_gates_change_no_value(make_rmae):
-    model = make_rmae(masking=make_policy())
+    model = make_rmae(masking=make_learned())
     batch = region_samples()
     losses = model.train()(batch)
     ids = model.masking(model_request(model, batch)).ids_shuffle
@@ -159,7 +120,7 @@ def test_gates_change_no_value(make_rmae):
 
 
 def test_each_player_learns_from_its_own_loss():
-    policy = make_policy()
+    policy = make_learned()
     for name, learns in (
         ("loss_generator", "generator."),
         ("loss_discriminator", "discriminator."),
@@ -172,7 +133,7 @@ def test_each_player_learns_from_its_own_loss():
 
 
 def test_losses_are_least_squares():
-    policy = make_policy(generator_weight=0.2)
+    policy = make_learned(generator_weight=0.2)
     request = request_of(range(6))
     plan = policy(request)
     sample, _ = by_hand(policy, request)
@@ -192,7 +153,7 @@ def test_losses_are_least_squares():
 def test_one_step_of_rmae(make_rmae, ratio, size):
     """K regions, any ratio, grids that are not square: every trainable parameter has a gradient."""
     grid = (size[0] // P, size[1] // P)
-    model = make_rmae(img_size=size, masking=make_policy(grid), mask_ratio=ratio).train()
+    model = make_rmae(img_size=size, masking=make_learned(grid), mask_ratio=ratio).train()
     losses, scalars, _ = model(Batch.of(region_samples(size=size)))
     assert set(losses) == {"loss_pixel", "loss_region", "loss_generator", "loss_discriminator"}
     sum(losses.values()).backward()
@@ -209,7 +170,7 @@ def test_one_step_of_rmae(make_rmae, ratio, size):
 
 
 def test_the_regions_own_order_leaves_the_gates(make_rmae):
-    policy = make_policy()
+    policy = make_learned()
     model = make_rmae(masking=IndependentMasking(policy)).train()
     model(region_samples())["loss_pixel"].backward()
     assert policy.generator.conv1.weight.grad.abs().sum() > 0
@@ -218,7 +179,7 @@ def test_the_regions_own_order_leaves_the_gates(make_rmae):
 
 def test_what_is_compiled_computes_the_same(make_rmae):
     """The generator's gradient too, which passes from the compiled part to the policy, which is not."""
-    model = make_rmae(masking=make_policy()).train()
+    model = make_rmae(masking=make_learned()).train()
 
     def step():
         model.zero_grad()
@@ -238,7 +199,7 @@ def test_what_is_compiled_computes_the_same(make_rmae):
 
 def test_two_stages(make_rmae):
     """Without a discriminator the generator proposes and does not learn."""
-    joint, fixed = make_policy(), make_policy(discriminator=False)
+    joint, fixed = make_learned(), make_learned(discriminator=False)
     fixed.generator.load_state_dict(joint.generator.state_dict())
     request = request_of(range(6))
     plan = fixed(request)
@@ -251,9 +212,9 @@ def test_two_stages(make_rmae):
 
 def test_foreground_shares(make_rmae):
     """Half of the patches are foreground; all of them hidden is 8 of 12."""
-    policy = make_policy(foreground=True)
-    maps = torch.zeros(1, 1, 32, 32, dtype=torch.bool)
-    maps[..., 4:19, :] = True  # half of a patch is enough, three of its eight rows are not
+    policy = make_learned(foreground=True)
+    maps = torch.zeros(1, 32, 32, dtype=torch.bool)
+    maps[:, 4:19] = True  # half of a patch is enough, three of its eight rows are not
     request = request_of([3], regions=maps)
     plan = policy(request)
     hidden, scalars = plan.ids_shuffle[0, 4:], plan.scalars
@@ -283,10 +244,10 @@ def test_values_that_are_refused(make_rmae):
         ({"rectangle_side": (0.5, 0.2)}, "rectangle_side="),
     ):
         with pytest.raises(ValueError, match=message):
-            make_policy(**options)
+            make_learned(**options)
     with pytest.raises(ValueError, match="discriminator has a grid"):
-        LearnedMasking(make_policy().generator, MaskDiscriminator((5, 5)))
-    model = make_rmae(img_size=(32, 40), masking=make_policy())
+        LearnedMasking(make_learned().generator, MaskDiscriminator((5, 5)))
+    model = make_rmae(img_size=(32, 40), masking=make_learned())
     with pytest.raises(ValueError, match="the model has a grid of"):
         model.eval()(region_samples(size=(32, 40)))
 
@@ -294,7 +255,7 @@ def test_values_that_are_refused(make_rmae):
 def test_a_model_that_is_only_counted(make_rmae):
     """Without values and without the policy's own share."""
     plain = analyze(lambda: make_rmae(), num_regions=3)
-    learned = analyze(lambda: make_rmae(masking=make_policy()), num_regions=3)
+    learned = analyze(lambda: make_rmae(masking=make_learned()), num_regions=3)
     assert learned.macs == plain.macs and learned.activation_bytes == plain.activation_bytes
-    players = sum(p.numel() for p in make_policy().parameters())
+    players = sum(p.numel() for p in make_learned().parameters())
     assert sum(learned.parameters.values()) == sum(plain.parameters.values()) + players

@@ -9,66 +9,14 @@ from rmae_d2.modeling import (
     IndependentMasking,
     MaskingPolicy,
     MaskPlan,
-    MaskRequest,
-    RandomMasking,
     RegionGuidedMasking,
-    num_visible,
     random_shuffle,
 )
 from rmae_d2.modeling.rmae import drop_regions
 from rmae_d2.noise import hash_noise, region_shuffle
 from tests.helpers import region_samples
-
-P = 4
-
-
-@st.composite
-def requests(draw, regions=True):
-    """Batches of rectangular regions, some empty, on grids that need not be square."""
-    seeds = draw(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=4))
-    grid = draw(st.tuples(st.integers(1, 6), st.integers(2, 6)))
-    size = (grid[0] * P, grid[1] * P)
-    visible = draw(st.integers(1, grid[0] * grid[1] - 1))
-    images = torch.zeros(len(seeds), 3, *size)
-    maps = torch.zeros(len(seeds), draw(st.integers(1, 9)), *size, dtype=torch.bool)
-    for box_map in maps.flatten(0, 1):
-        top, left = draw(st.integers(0, size[0] - 1)), draw(st.integers(0, size[1] - 1))
-        height, width = draw(st.integers(0, size[0])), draw(st.integers(0, size[1]))
-        box_map[top : top + height, left : left + width] = True
-    return MaskRequest(torch.tensor(seeds), grid, visible, images, maps)
-
-
-POLICIES = {
-    "random": RandomMasking(),
-    "independent": IndependentMasking(),
-    "guided": RegionGuidedMasking(),
-    "half guided": RegionGuidedMasking(0.5),
-    "guided, regions independent": IndependentMasking(RegionGuidedMasking()),
-}
-
-
-@pytest.mark.parametrize("name", POLICIES)
-@given(request=requests())
-def test_every_order_is_a_permutation_and_a_function_of_its_own_image(name, request):
-    plan = POLICIES[name](request)
-    L = request.num_patches
-    torch.rand(7)  # torch's generator plays no part
-    for order in (plan.ids_shuffle, plan.region_order):
-        assert order.dtype == torch.int64
-        assert torch.equal(order.sort(dim=1).values, torch.arange(L).expand(len(order), L))
-    assert not plan.losses
-    for i in range(len(request.seeds)):
-        one = slice(i, i + 1)
-        alone = MaskRequest(
-            request.seeds[one],
-            request.grid,
-            request.visible,
-            request.images[one],
-            request.regions[one].float(),
-        )
-        again = POLICIES[name](alone)
-        assert torch.equal(again.ids_shuffle, plan.ids_shuffle[one])
-        assert torch.equal(again.region_order, plan.region_order[one])
+from tests.modeling.masking.helpers import P, request_of
+from tests.modeling.masking.test_base import requests
 
 
 @given(request=requests(), share=st.floats(0, 1))
@@ -90,26 +38,13 @@ def test_regions_are_hidden_one_after_another(request, share):
         assert len(hidden - done) == left  # outside all regions where they do not suffice
 
 
-@given(request=requests())
-def test_a_share_of_nothing_is_random_masking(request):
-    plan = RegionGuidedMasking(0)(request)
-    assert torch.equal(plan.ids_shuffle, random_shuffle(request.seeds, request.num_patches))
-
-
-def request_of(maps, seeds, visible):
-    n = len(seeds)
-    grid = (maps.shape[1] // P, maps.shape[2] // P)
-    images = torch.zeros(n, 3, *maps.shape[1:])
-    return MaskRequest(seeds, grid, visible, images, maps.expand(n, -1, -1, -1))
-
-
 def test_every_region_has_its_turn_first_equally_often():
     """Four quarters of the image, one quarter hidden: it is one of them, each 250 +- 5 deviations."""
-    maps = torch.zeros(4, 16, 16, dtype=torch.bool)
+    maps = torch.zeros(4, 32, 32, dtype=torch.bool)
     for k in range(4):
-        y, x = 8 * (k // 2), 8 * (k % 2)
-        maps[k, y : y + 8, x : x + 8] = True
-    plan = RegionGuidedMasking()(request_of(maps, torch.arange(1000), visible=12))
+        y, x = 16 * (k // 2), 16 * (k % 2)
+        maps[k, y : y + 16, x : x + 16] = True
+    plan = RegionGuidedMasking()(request_of(range(1000), visible=12, regions=maps))
     hidden = plan.ids_shuffle[:, 12:]
     quarter = hidden // 4 // 2 * 2 + hidden % 4 // 2
     assert (quarter == quarter[:, :1]).all()
@@ -119,7 +54,7 @@ def test_every_region_has_its_turn_first_equally_often():
 
 def test_the_region_branchs_own_order_is_unrelated():
     seeds = torch.arange(2000)
-    plan = IndependentMasking()(request_of(torch.zeros(1, 16, 16, dtype=torch.bool), seeds, 4))
+    plan = IndependentMasking()(request_of(seeds))
     assert torch.equal(plan.ids_shuffle, random_shuffle(seeds, 16))
     assert torch.equal(plan.region_order, region_shuffle(seeds, 16))
     both = [
@@ -140,17 +75,6 @@ def test_no_regions_for_a_policy_that_needs_them(make_rmae):
 
 
 # ---- in the model
-
-
-@pytest.mark.parametrize(("beta_i", "beta_r"), [(0.75, None), (0.5, 0.75)])
-@pytest.mark.parametrize("name", POLICIES)
-def test_the_models_masks_have_the_exact_ratio(make_rmae, name, beta_i, beta_r):
-    model = make_rmae(mask_ratio=beta_i, masking=POLICIES[name], regions={"mask_ratio": beta_r})
-    for out in model.eval()(region_samples(regions=5)):
-        assert (~out["mask"]).sum() == num_visible(16, beta_i)
-        assert (~out["region_mask"]).sum() == num_visible(16, beta_r or beta_i)
-        predicted = out["pred_regions"].abs().sum(dim=(0, 2)) > 0
-        assert torch.equal(predicted, out["region_mask"])
 
 
 def test_independent_masks_in_the_model(make_rmae):

@@ -4,7 +4,6 @@ import random
 
 import numpy as np
 import pytest
-import timm
 import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
@@ -16,22 +15,28 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from rmae_d2.checkpoint import convert, load_pretrained
+from rmae_d2.checkpoint import load_pretrained
 from rmae_d2.errors import CheckpointError
 from rmae_d2.modeling import MaskedViT, PixelEncoder
 from rmae_d2.modeling.transfer.classifier import Classifier, FeatureExtractor, add_classifier_config
-from tests.helpers import jittered
+from tests.helpers import hf_mae_config, jittered
 
 SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
 CLASSES = 7
+HF_SIZES = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+    *("image_size", "patch_size", "layer_norm_eps"),
+)
 NORMS = {"mean": ("fc_norm", "norm"), "cls": ("norm", "fc_norm")}
 
 
-def make(mode="finetune", pool="mean", drop_path_rate=0.0, **arguments):
+def make(
+    mode="finetune", pool="mean", classes=CLASSES, drop_path_rate=0.0, embed_dim=32, **arguments
+):
     """A classifier in which every parameter is random, norms and biases too."""
-    net = MaskedViT(**SIZE, drop_path_rate=drop_path_rate)
+    net = MaskedViT(**{**SIZE, "embed_dim": embed_dim}, drop_path_rate=drop_path_rate)
     model = Classifier(
-        backbone=PixelEncoder(net), num_classes=CLASSES, mode=mode, pool=pool, **arguments
+        backbone=PixelEncoder(net), num_classes=classes, mode=mode, pool=pool, **arguments
     )
     return jittered(model)
 
@@ -61,23 +66,32 @@ def normalised(samples):
     return (torch.stack([s["image"] for s in samples]).float() - mean) / std
 
 
+def timm_model(pool, classes=CLASSES):
+    return jittered(VisionTransformer(**SIZE, num_classes=classes, global_pool=pool)).eval()
+
+
+@pytest.mark.parametrize("theirs, ours", [("avg", "mean"), ("token", "cls")])
+def test_a_classifier_of_timms_is_evaluated(theirs, ours, tmp_path):
+    """From its file to the same logits; MAE's and DeiT's released classifiers have the same names."""
+    twin, model = timm_model(theirs), make(pool=ours).eval()
+    torch.save({"model": twin.state_dict()}, tmp_path / "finetuned.pth")
+    report = load_pretrained(model, str(tmp_path / "finetuned.pth"), require_all=True)
+    assert report.kind == "timm" and not report.new and not report.unused
+    samples = batch()
+    with torch.no_grad():
+        found = torch.stack([output["logits"] for output in model(samples)])
+        expected = twin(normalised(samples))
+    assert found.shape == (6, CLASSES) and expected.std() > 0.1
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    there, away = NORMS[ours]
+    modules = {"fc_norm": model.fc_norm, "norm": model.backbone.net.norm}
+    assert isinstance(modules[there], nn.LayerNorm) and isinstance(modules[away], nn.Identity)
+
+
 def seed(number):
     random.seed(number)
     np.random.seed(number)
     torch.manual_seed(number)
-
-
-@pytest.mark.parametrize("pool", ["mean", "cls"])
-def test_logits_are_timms(pool):
-    model = make(pool=pool).eval()
-    samples = batch()
-    found = torch.stack([output["logits"] for output in model(samples)])
-    expected = timm_twin(model)(normalised(samples))
-    assert found.shape == (6, CLASSES) and found.std() > 0.1
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    there, away = NORMS[pool]
-    modules = {"fc_norm": model.fc_norm, "norm": model.backbone.net.norm}
-    assert isinstance(modules[there], nn.LayerNorm) and isinstance(modules[away], nn.Identity)
 
 
 @pytest.mark.parametrize("number", range(4))
@@ -176,30 +190,6 @@ def test_linear_mode_keeps_no_activations_of_the_encoder():
     assert max(sizes) <= 16 * SIZE["embed_dim"]
 
 
-FORMATS = {"rmae": "rmae_d2", "mae": "mae", "timm": "timm", "huggingface": "hf_vitmae"}
-
-
-@pytest.mark.parametrize("target", FORMATS)
-@pytest.mark.parametrize("mode, pool", [("linear", "cls"), ("finetune", "mean")])
-def test_weights_of_all_projects_load(make_rmae, target, mode, pool):
-    pretrained = make_rmae(embed_dim=32)
-    whole = pretrained.state_dict()
-    if target != "rmae":
-        conversion = convert(whole, target)
-        assert not conversion.refused
-        whole = conversion.tensors
-    model = make(mode, pool)
-    report = load_pretrained(model, whole)
-    assert report.kind == FORMATS[target]
-    own = model.state_dict()
-    expected = pretrained.backbone.state_dict()
-    for name, value in model.backbone.state_dict().items():
-        assert torch.equal(value, expected[name]), name
-    assert set(report.new) == {k for k in own if k.startswith(("head.", "fc_norm."))}
-    norm_left_out = "backbone.net.norm.weight" in report.unused
-    assert norm_left_out == (pool == "mean")
-
-
 def test_an_own_checkpoint_is_complete():
     model, other = make("linear", "cls"), make("linear", "cls")
     model(batch())
@@ -207,39 +197,6 @@ def test_an_own_checkpoint_is_complete():
     assert all(torch.equal(v, other.state_dict()[k]) for k, v in model.state_dict().items())
     with pytest.raises(CheckpointError, match=r"head\.1\.weight: not in the file"):
         load_pretrained(other, model.backbone.net.state_dict(), require_all=True)
-
-
-def timm_model(pool, classes=CLASSES, name="vit_tiny_patch16_224"):
-    """As people fine-tune it, random in every parameter."""
-    model = timm.create_model(name, global_pool=pool, num_classes=classes)
-    return jittered(model, 0.05).eval()
-
-
-def tiny(mode="finetune", pool="mean", classes=CLASSES):
-    net = MaskedViT(img_size=224, patch_size=16, embed_dim=192, depth=12, num_heads=3)
-    model = Classifier(backbone=PixelEncoder(net), num_classes=classes, mode=mode, pool=pool)
-    return model.eval()
-
-
-@pytest.mark.parametrize(
-    "name, theirs, ours",
-    [
-        ("vit_tiny_patch16_224", "avg", "mean"),
-        ("vit_tiny_patch16_224", "token", "cls"),
-        ("deit_tiny_patch16_224", "token", "cls"),
-    ],
-)
-def test_a_classifier_of_timms_is_evaluated(name, theirs, ours, tmp_path):
-    """From its file to the same logits; MAE's and DeiT's released classifiers have the same names."""
-    twin, model = timm_model(theirs, name=name), tiny(pool=ours)
-    torch.save({"model": twin.state_dict()}, tmp_path / "finetuned.pth")
-    report = load_pretrained(model, str(tmp_path / "finetuned.pth"), require_all=True)
-    assert report.kind == "timm" and not report.new and not report.unused
-    images = torch.randn(2, 3, 224, 224)
-    with torch.no_grad():
-        found, expected = model.logits(images), twin(images)
-    assert expected.std() > 0.1
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_probe_under_maes_names_is_evaluated():
@@ -254,16 +211,8 @@ def test_a_probe_under_maes_names_is_evaluated():
 
 def test_a_classifier_of_hugging_face_is_evaluated():
     transformers = pytest.importorskip("transformers")
-    config = transformers.ViTConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=128,
-        image_size=32,
-        patch_size=8,
-        layer_norm_eps=1e-6,
-        num_labels=CLASSES,
-    )
+    sizes = {k: v for k, v in hf_mae_config().to_dict().items() if k in HF_SIZES}
+    config = transformers.ViTConfig(**sizes, num_labels=CLASSES)
     twin = transformers.ViTForImageClassification(config).eval()
     for parameter in twin.parameters():
         nn.init.normal_(parameter, std=0.2)
@@ -281,13 +230,13 @@ def test_a_classifier_that_does_not_fit_says_which_would(pool):
     ours = {"avg": "mean", "token": "cls"}[pool]
     says = f"classifier is one of model.mode=finetune model.pool={ours} model.num_classes=11"
     other = {"avg": "cls", "token": "mean"}[pool]
-    for model in (tiny(pool=ours), tiny(pool=other, classes=11), tiny("linear", ours, 11)):
+    for model in (make(pool=ours), make(pool=other, classes=11), make("linear", ours, classes=11)):
         before = {k: v.clone() for k, v in model.state_dict().items()}
         with pytest.raises(CheckpointError, match=says):
             load_pretrained(model, weights, require_all=True)
         assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     with pytest.raises(CheckpointError, match=r"model\.backbone\.net\.\{embed_dim,depth"):
-        load_pretrained(make(pool=ours), weights, require_all=True)
+        load_pretrained(make(pool=ours, embed_dim=16), weights, require_all=True)
 
 
 def test_pretrained_weights_are_no_classifier(make_rmae):
@@ -306,7 +255,7 @@ def test_pretrained_weights_are_no_classifier(make_rmae):
     ],
 )
 def test_training_begins_with_a_head_only_where_it_fits(theirs, classes, ours, taken):
-    weights, model = timm_model(theirs, classes).state_dict(), tiny(pool=ours)
+    weights, model = timm_model(theirs, classes).state_dict(), make(pool=ours)
     before = model.head.weight.clone()
     report = load_pretrained(model, weights)
     assert torch.equal(model.head.weight, weights["head.weight"] if taken else before)
@@ -345,6 +294,8 @@ def test_images_of_another_size():
     samples[1]["image"] = samples[1]["image"][:, :24]
     with pytest.raises(ValueError, match=r"1\.jpg comes as .*\(3, 24, 32\).*\(3, 32, 32\)"):
         make()(samples)
+    with pytest.raises(ValueError, match=r"0\.jpg comes as .*\(3, 24, 32\).*\(3, 32, 32\)"):
+        make()([{**samples[1], "file_name": "0.jpg"}])
 
 
 @pytest.mark.parametrize(

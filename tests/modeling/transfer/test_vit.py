@@ -1,32 +1,18 @@
-import copy
-import pickle
 from functools import partial
 
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import SemanticSegmentor
 from detectron2.modeling import SimpleFeaturePyramid as Detectron2Pyramid
 from detectron2.modeling import ViT as Detectron2ViT
-from detectron2.modeling.backbone.utils import get_rel_pos
-from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.structures import ImageList
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
-from rmae_d2.checkpoint import load_pretrained
-from rmae_d2.errors import CheckpointError
 from rmae_d2.modeling import SimpleFeaturePyramid, ViT
 from rmae_d2.modeling.transfer import vit_attention
-from rmae_d2.modeling.transfer.vit_attention import (
-    attention,
-    chunked_attention,
-    relative_scores,
-    relative_table,
-    widened_attention,
-)
+from rmae_d2.modeling.transfer.vit_attention import widened_attention
+from tests.modeling.transfer.helpers import assert_near
 
 SIZE = {
     "img_size": 64,
@@ -58,21 +44,15 @@ def gradients(model, images, grad):
     return features.detach(), [images.grad, *(p.grad for p in model.parameters())]
 
 
-def assert_same(found, expected, tolerance=1e-5):
-    """Equal to a part of the largest value."""
-    assert found.shape == expected.shape
-    assert (found - expected).abs().max() <= tolerance * expected.abs().max()
-
-
 def assert_parity(theirs, ours, images, tolerance=1e-5):
     with torch.no_grad():
         shape = theirs(images)["last_feat"].shape
     grad = torch.randn(shape, dtype=images.dtype, device=images.device)
     expected, expected_grads = gradients(theirs, images, grad)
     found, found_grads = gradients(ours, images, grad)
-    assert_same(found, expected, tolerance)
+    assert_near(found, expected, tolerance)
     for one, other in zip(found_grads, expected_grads, strict=True):
-        assert_same(one, other, tolerance)
+        assert_near(one, other, tolerance)
 
 
 @pytest.mark.parametrize("rel_pos", [True, False])
@@ -119,14 +99,6 @@ def test_is_detectron2s_vit_on_a_gpu(rel_pos):
     assert_parity(theirs.cuda(), ours.cuda(), torch.randn(2, 3, 72, 56).cuda(), tolerance=1e-4)
 
 
-def test_takes_an_empty_batch():
-    ours = ViT(**SIZE, use_rel_pos=True, **WINDOWS)
-    features = ours(torch.zeros(0, 3, 64, 72))["last_feat"]
-    assert features.shape == (0, 32, 8, 9)
-    features.sum().backward()
-    assert all(p.grad is not None and not p.grad.any() for p in ours.parameters())
-
-
 @pytest.mark.parametrize("trained", ["nothing", "rel_pos", "all but rel_pos", "the first block"])
 def test_part_of_it_can_be_frozen(trained):
     """Gradients of the rest are the same."""
@@ -148,7 +120,7 @@ def test_part_of_it_can_be_frozen(trained):
         features.square().sum().backward()
     for name, parameter in ours.named_parameters():
         if keep(name):
-            assert_same(parameter.grad, expected[name])
+            assert_near(parameter.grad, expected[name])
         else:
             assert parameter.grad is None
 
@@ -163,9 +135,9 @@ def test_compiles_as_one_graph():
         images, grad = torch.randn(1, 3, 64, 40), torch.randn(1, 32, 8, 5)
         expected, expected_grads = gradients(ours, images, grad)
         found, found_grads = gradients(compiled, images, grad)
-        assert_same(found, expected)
+        assert_near(found, expected)
         for one, other in zip(found_grads, expected_grads, strict=True):
-            assert_same(one, other)
+            assert_near(one, other)
 
 
 DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu])]
@@ -197,7 +169,7 @@ def test_drop_path_is_detectron2s(rel_pos):
     for model in (theirs, ours):
         torch.manual_seed(3)
         outputs.append(model(images)["last_feat"])
-    assert_same(outputs[1], outputs[0])
+    assert_near(outputs[1], outputs[0])
     assert not torch.allclose(outputs[1], ours.eval()(images)["last_feat"], atol=1e-3)
 
 
@@ -212,106 +184,6 @@ def test_same_names_and_same_initial_weights():
         assert torch.equal(one, other), name
     assert isinstance(models[1], Detectron2ViT)
     assert repr(models[1].blocks) == repr(models[0].blocks)
-
-
-def test_can_be_copied_and_pickled():
-    ours = ViT(**SIZE, use_rel_pos=True, **WINDOWS)
-    images = torch.randn(1, 3, 64, 64)
-    expected = ours(images)["last_feat"]
-    for other in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
-        assert torch.equal(other(images)["last_feat"], expected)
-
-
-# ---------------------------------------------------------------- attention
-
-
-@given(
-    table=st.integers(1, 9),
-    size=st.integers(1, 9),
-)
-def test_relative_table_is_detectron2s(table, size):
-    embeddings = torch.randn(2 * table - 1, 3)
-    assert torch.equal(
-        relative_table(embeddings, size), get_rel_pos(size, size, embeddings.clone())
-    )
-
-
-def naive_attention(q, k, v, rel):
-    scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
-    if rel is not None:
-        scores = scores + (rel[0][..., :, None] + rel[1][..., None, :]).flatten(-2)
-    return scores.softmax(-1) @ v
-
-
-def attention_inputs(N, A, H, W, C, rel_pos=True, dtype=torch.float64):
-    q, k, v = (torch.randn(N, A, H * W, C, dtype=dtype, requires_grad=True) for _ in range(3))
-    rel = tuple(torch.randn(N, A, H * W, side, dtype=dtype, requires_grad=True) for side in (H, W))
-    return q, k, v, rel if rel_pos else None
-
-
-@given(
-    shape=st.tuples(*(st.integers(1, top) for top in (3, 3, 5, 5, 9))),
-    chunk=st.integers(1, 400),
-    rel_pos=st.booleans(),
-)
-def test_ways_of_attention_agree(shape, chunk, rel_pos):
-    """Any shape, in chunks of parts of a head or of several."""
-    q, k, v, rel = attention_inputs(*shape, rel_pos)
-    inputs = (q, k, v, *(rel or ()))
-    grad = torch.randn_like(q)
-    expected = naive_attention(q, k, v, rel)
-    expected_grads = torch.autograd.grad(expected, inputs, grad)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vit_attention, "_CHUNK", chunk)
-        found = {"chunked": chunked_attention(q, k, v, rel)}
-        with torch.no_grad():
-            assert torch.equal(found["chunked"], chunked_attention(q, k, v, rel))
-        if rel:
-            found["widened"] = widened_attention(q, k, v, rel)
-        for name, out in found.items():
-            torch.testing.assert_close(out, expected, msg=name)
-            for one, other in zip(
-                torch.autograd.grad(out, inputs, grad), expected_grads, strict=True
-            ):
-                torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9, msg=name)
-
-
-def test_widened_attention_in_half_precision_and_above_256_dimensions():
-    for H, W, dtype in ((5, 7, torch.bfloat16), (2, 256, torch.bfloat16), (2, 256, None)):
-        q, k, v, rel = attention_inputs(1, 2, H, W, 12, dtype=torch.float32)
-        expected = naive_attention(q, k, v, rel)
-        if dtype:
-            q, k, v, *rel = (x.to(dtype) for x in (q, k, v, *rel))
-        found = widened_attention(q, k, v, tuple(rel))
-        assert_same(found.float(), expected, 0.02 if dtype else 1e-5)
-
-
-def test_large_scores_do_not_overflow():
-    q, k, v, rel = attention_inputs(1, 1, 3, 3, 4, dtype=torch.float32)
-    q, k, v, *rel = (x.detach() * 100 for x in (q, k, v, *rel))
-    expected = naive_attention(q, k, v, rel)
-    assert torch.allclose(chunked_attention(q, k, v, tuple(rel)), expected, rtol=1e-4)
-
-
-def test_a_global_block_keeps_no_scores():
-    """What autograd holds between forward and backward grows with L (H + W), not with L squared."""
-
-    def saved(function, *inputs):
-        storages = {}
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda x: storages.setdefault(x.untyped_storage().data_ptr(), x), lambda x: x
-        ):
-            out = function(*inputs)
-        del out
-        return sum(x.untyped_storage().nbytes() for x in storages.values())
-
-    H = W = 32
-    q, k, v, _ = attention_inputs(1, 2, H, W, 16, dtype=torch.float32)
-    tables = tuple(torch.randn(2 * H - 1, 16, requires_grad=True) for _ in range(2))
-    ours = saved(lambda: attention(q, k, v, tables, (H, W)))
-    theirs = saved(lambda: naive_attention(q, k, v, relative_scores(q, tables, (H, W))))
-    scores = 4 * 2 * (H * W) ** 2
-    assert ours < 0.2 * scores and theirs > scores
 
 
 # ---------------------------------------------------------------- the network around it
@@ -373,7 +245,7 @@ def test_checkpointing_works_in_two_processes(tmp_path):
     )
     (net(images)["last_feat"] * grad).sum().backward()
     for found, parameter in zip(torch.load(out), net.parameters(), strict=True):
-        assert_same(found * 2, parameter.grad)  # DDP averages over processes
+        assert_near(found * 2, parameter.grad)  # DDP averages over processes
 
 
 def test_taps():
@@ -392,12 +264,8 @@ def test_taps():
     assert list(short.output_shape()) == ["last_feat"]
     renamed = ViT(**SIZE, out_feature="c4", out_indices=[1, 0, 1])
     assert list(renamed(images)) == list(renamed.output_shape()) == ["block0", "block1", "c4"]
-
-
-@pytest.mark.parametrize("index", [3, -1])
-def test_taps_of_missing_blocks_are_refused(index):
-    with pytest.raises(ValueError, match=rf"out_indices \[{index}\]: the ViT has blocks 0 to 2"):
-        ViT(**SIZE, out_indices=(0, index))
+    with pytest.raises(ValueError, match=r"out_indices \[3\]: the ViT has blocks 0 to 2"):
+        ViT(**SIZE, out_indices=(0, 3))
 
 
 def pyramid(cls, net, **kwargs):
@@ -418,7 +286,7 @@ def test_is_detectron2s_pyramid():
     expected, found = theirs(images), ours(images)
     assert list(found) == list(expected) == ["p1", "p2", "p3", "p4"]
     for name in expected:
-        assert_same(found[name], expected[name])
+        assert_near(found[name], expected[name])
     assert ours.output_shape() == theirs.output_shape()
 
 
@@ -444,29 +312,6 @@ def test_images_are_padded_as_the_pyramid_needs():
         assert net(torch.zeros(1, 3, 50, 33))["last_feat"].shape[-2:] == (6, 4)
 
 
-def test_a_segmentor_takes_images_of_any_size():
-    """The crash of Detectron2's own pyramid without square_pad, and that it is gone."""
-
-    def segment(cls, net):
-        backbone = pyramid(cls, net)
-        head = SemSegFPNHead(
-            {name: backbone.output_shape()[name] for name in ("p1", "p2", "p3", "p4")},
-            num_classes=3,
-            conv_dims=16,
-            common_stride=2,
-        )
-        model = SemanticSegmentor(
-            backbone=backbone, sem_seg_head=head, pixel_mean=[0.0] * 3, pixel_std=[1.0] * 3
-        ).eval()
-        with torch.no_grad():
-            return model([{"image": torch.zeros(3, 60, 33), "height": 120, "width": 66}])
-
-    theirs, ours = pair(use_rel_pos=True, **WINDOWS)
-    with pytest.raises(RuntimeError, match="size of tensor"):
-        segment(Detectron2Pyramid, theirs)
-    assert segment(SimpleFeaturePyramid, ours)[0]["sem_seg"].shape == (3, 120, 66)
-
-
 # ---------------------------------------------------------------- weights
 
 
@@ -474,23 +319,6 @@ class Detector(nn.Module):
     def __init__(self, cls, vit, **kwargs):
         super().__init__()
         self.backbone = pyramid(cls, vit(**{**SIZE, **kwargs}, use_rel_pos=True, **WINDOWS))
-
-
-def test_pre_training_loads_by_exact_name(make_rmae):
-    """All of the encoder, the cls row of pos_embed too; cls token and final norm are left over."""
-    source = make_rmae(img_size=(48, 48), depth=3)
-    model = Detector(SimpleFeaturePyramid, ViT)
-    report = load_pretrained(model, source.state_dict())
-    own = model.state_dict()
-    for name in report.copied:
-        assert torch.equal(own[name], source.state_dict()[name])
-    encoder = {name for name in own if name.startswith("backbone.net.")}
-    assert encoder - set(report.copied) == {n for n in encoder if ".rel_pos_" in n}
-    assert own["backbone.net.pos_embed"].shape == (1, 37, 32) and not report.resampled
-    left = {name for name in report.unused if name.startswith("backbone.")}
-    assert left == {"backbone.net.cls_token", "backbone.net.norm.weight", "backbone.net.norm.bias"}
-    with pytest.raises(CheckpointError, match="does not fit"):
-        load_pretrained(Detector(SimpleFeaturePyramid, ViT, depth=4), source.state_dict())
 
 
 def test_checkpoints_go_both_ways_between_ours_and_detectron2s(tmp_path):
@@ -505,4 +333,4 @@ def test_checkpoints_go_both_ways_between_ours_and_detectron2s(tmp_path):
         )
         assert not incompatible.missing_keys and not incompatible.unexpected_keys
         images = torch.randn(1, 3, 64, 64)
-        assert_same(other.backbone(images)["p2"], one.backbone(images)["p2"])
+        assert_near(other.backbone(images)["p2"], one.backbone(images)["p2"])

@@ -1,0 +1,158 @@
+"""What each project calls the tensors that are ours: tables of beginnings, read in both directions.
+
+With us the pixel encoder is ``backbone.net.*``, the MAE decoder ``pixel_decoder.*``, R-MAE's branch
+``region_branch.*``, a classifier's head ``head.*`` and, behind mean pooling, ``fc_norm.*``.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+ENCODER = "backbone.net."
+DECODER = "pixel_decoder."
+REGIONS = "region_branch."
+REGIONS_TO_PIXELS = "region_to_pixel."
+MASKING = "masking."
+
+#: Our beginning of a name, then theirs; the first that fits counts. Of Hugging Face's the first is that of
+#: the hub and of transformers up to 4, the second that of 5, where it differs; others are read only.
+Table = tuple[tuple[str, ...], ...]
+
+_MAE: Table = ((f"{DECODER}mask_token", "mask_token"), (DECODER, "decoder_"), (ENCODER, ""))
+_REFERENCE: Table = (
+    (f"{REGIONS}neck.norm.", "region_dec_norm."),
+    (f"{REGIONS}neck.", "region_cross_"),
+    (f"{REGIONS}encoder.blocks.", "region_enc_blocks."),
+    (f"{REGIONS}query.", "region_proj."),
+    (f"{REGIONS}decoder.", "region_dec_blocks."),
+    (f"{REGIONS}pred.", "region_pred."),
+    (f"{REGIONS}encoder.", "region_"),
+    *_MAE,
+)
+_HF: Table = (
+    (f"{ENCODER}cls_token", "vit.embeddings.cls_token"),
+    (f"{ENCODER}pos_embed", "vit.embeddings.position_embeddings"),
+    (f"{ENCODER}patch_embed.proj.", "vit.embeddings.patch_embeddings.projection."),
+    (f"{ENCODER}norm.", "vit.layernorm."),
+    (f"{ENCODER}blocks.", "vit.encoder.layer.", "vit.layers."),
+    (f"{DECODER}mask_token", "decoder.mask_token"),
+    (f"{DECODER}blocks.", "decoder.decoder_layers."),
+    # transformers 5 loads the one and saves the other.
+    (f"{DECODER}blocks.", "decoder.decoder_encoder.layer."),
+    (DECODER, "decoder.decoder_"),
+    ("head.", "classifier."),
+)
+_HF_BLOCK: Table = (
+    ("norm1.", "layernorm_before."),
+    ("norm2.", "layernorm_after."),
+    *(
+        (f"attn.{x}.", f"attention.attention.{x}.", f"attention.{x[0]}_proj.", f"attention.{x}.")
+        for x in ("query", "key", "value")
+    ),
+    ("attn.proj.", "attention.output.dense.", "attention.o_proj."),
+    ("mlp.fc1.", "intermediate.dense.", "mlp.fc1."),
+    ("mlp.fc2.", "output.dense.", "mlp.fc2."),
+)
+_BLOCK = re.compile(r"(.*\bblocks\.\d+\.)(.+)")
+# Parts of any ViT by timm's names, of those that ours has not too.
+_OF_VIT = re.compile(
+    r"cls_token|dist_token|pos_embed|reg_token|patch_embed\.|norm_pre\.|blocks\.|norm\."
+)
+# MoCo v3's training checkpoints: the encoder that its authors transfer, without its projector.
+_MOCO = re.compile(r"^base_encoder\.(?!head\.)")
+# The last block of the reference's region decoder, our expansion block, by a layer that it alone has.
+_REFERENCE_EXPANSION = re.compile(r"^(region_dec_blocks\.\d+\.)proj\.weight$")
+# A layer that classifiers of Hugging Face leave out too.
+_HF_POOLER = re.compile(r"^(vit\.)?pooler\.")
+
+
+@dataclass(frozen=True)
+class Target:
+    """One project's form of the weights: what it is called, and which parts it takes."""
+
+    name: str  #: as on the command line
+    whole: str  #: what its model is called, for messages
+    cls_token: bool = True  #: and the final norm
+    decoder: bool = False
+    regions: bool = False
+
+
+TARGETS = {
+    target.name: target
+    for target in (
+        Target("detectron2", "Detectron2's ViT", cls_token=False),
+        Target("mae", "MAE", decoder=True),
+        Target("rmae", "RMAE", decoder=True, regions=True),
+        Target("timm", "timm's VisionTransformer"),
+        Target("huggingface", "Hugging Face's ViTMAE", decoder=True),
+    )
+}
+
+
+def our_names(kind: str, keys: Iterable[str]) -> dict[str, str]:
+    """What each tensor of a file is called with us.
+
+    The q, k and v of Hugging Face share one name. Left out are its pooler, which nobody needs, and all of
+    MoCo v3's but the base encoder; a name that no table knows stays as it is, as those of timm's heads, which
+    are ours.
+    """
+    keys = list(keys)
+    if kind == "rmae_d2" or (kind == "detectron2" and any(k.startswith(ENCODER) for k in keys)):
+        return {key: key for key in keys}
+    if kind == "detectron2":
+        return {key: ENCODER + key for key in keys}
+    if kind == "hf_vitmae":
+        return {key: _from_hugging_face(key) for key in keys if not _HF_POOLER.match(key)}
+    if kind == "moco_v3":
+        return {key: _MOCO.sub(ENCODER, key) for key in keys if _MOCO.match(key)}
+    table = _REFERENCE if kind == "rmae_reference" else _MAE
+    for match in filter(None, map(_REFERENCE_EXPANSION.match, keys)):
+        expansion = f"{REGIONS}expansion."
+        table = ((f"{expansion}norm2.", f"{match[1]}norm3."), (expansion, match[1]), *table)
+    names = {key: _ours(key, table) for key in keys}
+    return {
+        key: key if name.startswith(ENCODER) and not _OF_VIT.match(key) else name
+        for key, name in names.items()
+    }
+
+
+def target_name(target: str, key: str, transformers: int = 4) -> str:
+    """What a tensor of ours is called in a target; ``transformers`` is the major version, 4 or 5.
+
+    The q, k and v of Hugging Face come in as ``attn.{query,key,value}``.
+    """
+    if target == "rmae":
+        return key
+    if target != "huggingface":
+        return _theirs(key, _MAE)
+    column = 1 if transformers < 5 else 2
+    block = _BLOCK.match(key)
+    if block is None:
+        return _theirs(key, _HF, column)
+    return _theirs(block[1], _HF, column) + _theirs(block[2], _HF_BLOCK, column)
+
+
+def _ours(name: str, table: Table) -> str:
+    for ours, *theirs in table:
+        for beginning in theirs:
+            if name.startswith(beginning):
+                return ours + name.removeprefix(beginning)
+    return name
+
+
+def _theirs(name: str, table: Table, column: int = 1) -> str:
+    for row in table:
+        if name.startswith(row[0]):
+            return row[min(column, len(row) - 1)] + name.removeprefix(row[0])
+    return name
+
+
+def _from_hugging_face(key: str) -> str:
+    name = _ours(key, _HF)
+    if name == key:  # a ViTMAEModel's, which have no prefix
+        name = _ours(f"vit.{key}", _HF).removeprefix("vit.")
+    block = _BLOCK.match(name)
+    if block is None:
+        return name
+    inner = re.sub(r"^attn\.(query|key|value)\.", "attn.qkv.", _ours(block[2], _HF_BLOCK))
+    return block[1] + inner
