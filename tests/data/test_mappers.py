@@ -14,7 +14,7 @@ from rmae_d2.data.mappers import RegionDatasetMapper
 from rmae_d2.errors import UserError
 from rmae_d2.modeling import IndependentMasking, RandomMasking, RegionGuidedMasking
 from rmae_d2.noise import num_visible, random_shuffle
-from rmae_d2.regions import EncodedRecord, RegionRecord, patch_coverage, unpack_bits
+from rmae_d2.regions import EncodedRecord, RegionRecord, pack_bits, patch_coverage, unpack_bits
 
 COLOURS = np.random.default_rng(1).permutation(4096)[:300]
 TILES = np.linspace(0, 299, 80).astype(int).reshape(8, 10)
@@ -33,7 +33,7 @@ class PaintedSource:
         codes = (image.astype(int) // 16 * [256, 16, 1]).sum(-1)
         labels = np.vectorize({code: label for label, code in enumerate(COLOURS)}.get)(codes)
         whole = np.ones((1, *labels.shape), bool)
-        return RegionRecord.from_labels(labels[None]).merge(RegionRecord.from_masks(whole))
+        return RegionRecord(labels[None].astype(np.uint8), pack_bits(whole), 1)
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +247,8 @@ class EncodedSource:
         grey = image.mean(-1)
         labels = np.stack([grey * self.levels // 256, grey // 128]).astype(np.int64)
         masks = np.stack([image[..., i % 3] > 60 * i for i in range(self.masks)])
-        record = RegionRecord.from_labels(labels).merge(RegionRecord.from_masks(masks))
+        wide = RegionRecord.from_labels(labels).labels
+        record = RegionRecord(wide, pack_bits(masks), len(masks))
         return EncodedRecord(record.to_bytes()) if self.encoded else record
 
 
