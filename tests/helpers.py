@@ -18,6 +18,8 @@ import torch
 from rmae_d2.config import apply_overrides, get_config, save_config
 from rmae_d2.events import FILE, read_events, read_run, step_values
 
+#: Seconds after which tests take a process for hung, however busy the machine is.
+HUNG = 1200
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs/demo/rmae_tiny_scenes.py"
 TINY = [
@@ -270,17 +272,17 @@ class Runs:
             text=True,
         )
 
-    def run(self, command: list[str], timeout: float = 300, **env: str) -> tuple[int, str]:
+    def run(self, command: list[str], **env: str) -> tuple[int, str]:
         """A process from start to end: exit code and output."""
         process = self.start(command, **env)
         try:
-            output, _ = process.communicate(timeout=timeout)
+            output, _ = process.communicate(timeout=HUNG)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             raise
         return process.returncode, output
 
-    def pair(self, folder: Path, scenarios, timeout: float = 400) -> dict[str, list[Any]]:
+    def pair(self, folder: Path, scenarios) -> dict[str, list[Any]]:
         """Several runs in one pair of processes, for starting a pair takes longer than all of them.
 
         Args:
@@ -297,7 +299,7 @@ class Runs:
             json.dumps(scenarios, default=str),
             str(folder),
         ]
-        code, output = self.run(command, timeout=timeout)
+        code, output = self.run(command)
         assert code == 0, output
         found = {
             name: [folder / f"{name}_rank{rank}.json" for rank in (0, 1)] for name, *_ in scenarios
@@ -320,13 +322,13 @@ class Runs:
 
     def signal_when(self, process: subprocess.Popen, condition, number: int) -> tuple[int, str]:
         """Sends a signal as soon as a condition holds; exit code and output."""
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + HUNG
         while not condition():
             assert process.poll() is None, process.communicate()[0]
             assert time.monotonic() < deadline, "the run did not get there"
             time.sleep(0.0005)
         process.send_signal(number)
-        output, _ = process.communicate(timeout=300)
+        output, _ = process.communicate(timeout=HUNG)
         return process.returncode, output
 
 

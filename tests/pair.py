@@ -78,6 +78,8 @@ def nan_on_one_rank(parallel, fused, folder):
 def runs(args):
     scenarios, folder = json.loads(args.opts[0]), args.opts[1]
     for name, config, opts, more in scenarios:
+        if config is not None:
+            opts = [opt.replace("{rank}", str(comm.get_rank())) for opt in opts]
         arguments = {
             "config_file": config,
             "resume": False,

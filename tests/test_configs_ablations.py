@@ -178,7 +178,14 @@ def test_the_mapper_follows_ratio_and_masks_of_the_model(tmp_path):
 # ---- regions of real data sets
 
 
-@pytest.mark.parametrize("stem", ["regions_instances", "regions_panoptic", "regions_mixture"])
+@pytest.mark.parametrize(
+    "stem",
+    [
+        "regions_instances",
+        "regions_panoptic",
+        pytest.param("regions_mixture", marks=pytest.mark.slow),
+    ],
+)
 def test_sources_on_real_photos(shared_data, stem, monkeypatch, tmp_path):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(shared_data))
     coco = shared_data / "coco"

@@ -14,6 +14,7 @@ import torch
 from rmae_d2.commands.benchmarks import common, step, vitdet
 from rmae_d2.commands.benchmarks.plain import PlainRMAE
 from rmae_d2.config import get_config
+from tests.helpers import HUNG
 
 MB = 2**20
 COLUMNS = ("s", "images/s", "GFLOP an image", "MFU", "saved activations, MiB", "GPU memory, MiB")
@@ -31,7 +32,7 @@ def run(cwd, *arguments):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=3 * HUNG,
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()

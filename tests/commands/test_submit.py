@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.helpers import HUNG
+
 pytest.importorskip("submitit", reason="needs submitit (pip install 'rmae_d2[slurm]')")
 
 
@@ -21,7 +23,7 @@ def submit(runs, out, *overrides, gpus=1):
     # The job inherits standard output, so a pipe would stay open as long as it runs.
     with open(out.with_suffix(".txt"), "w+") as file:
         code = subprocess.call(
-            line, cwd=out.parent, env=runs.env, stdout=file, stderr=file, timeout=120
+            line, cwd=out.parent, env=runs.env, stdout=file, stderr=file, timeout=HUNG
         )
         file.seek(0)
         output = file.read()
@@ -35,8 +37,8 @@ def tasks_of(controller):
     return [int(x) for x in os.popen(f"pgrep -P {controller}").read().split()]
 
 
-def wait(condition, log, seconds=150):
-    deadline = time.monotonic() + seconds
+def wait(condition, log):
+    deadline = time.monotonic() + HUNG
     while not condition():
         assert time.monotonic() < deadline, log.read_text() if log.exists() else "no log"
         time.sleep(0.02)

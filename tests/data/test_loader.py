@@ -345,8 +345,8 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize(
     "mode",
-    ["plain", "eval", "error", "mapper-error", "signal"]
-    + [pytest.param("spawn", marks=pytest.mark.slow)],
+    ["plain", "mapper-error", "signal"]
+    + [pytest.param(mode, marks=pytest.mark.slow) for mode in ("eval", "error", "spawn")],
 )
 def test_a_process_ends_with_its_workers(tmp_path, mode):
     """Workers outlive signals to the group, and never their main process."""

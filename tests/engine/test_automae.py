@@ -155,7 +155,7 @@ def test_two_processes_are_as_one(runs, options, few, tmp_path, two_processes, p
     out = tmp_path / "run"
     parallel = f"train.parallel={parallel}"
     command = runs.command(out, *options, FEW, parallel, flags=two_processes, config=CONFIG)
-    code, output = runs.run(command, timeout=180)
+    code, output = runs.run(command)
     assert code == 0, output
     assert_close(steps_of(out), few)
 

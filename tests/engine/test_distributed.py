@@ -3,11 +3,10 @@
 import json
 import re
 import signal
-import sys
 
 import pytest
 
-from tests.helpers import ROOT, assert_close_runs, events, logs
+from tests.helpers import assert_close_runs, events, logs
 
 LONG = ("train.checkpointer.period=100",)
 SUM = ("train.ema.decay=0.9", "train.clip_grad=0.2")
@@ -103,18 +102,11 @@ def test_signals_reach_both_and_the_run_continues(
 
 
 @pytest.mark.slow
-def test_machines_that_share_no_storage_are_refused(runs, one, tmp_path):
+def test_machines_that_share_no_storage_are_refused(runs, tmp_path):
     """One rank finds a checkpoint, the other does not: training on would mix two runs."""
-    driver = tmp_path / "driver.py"
-    # Every rank sees a folder of its own.
-    source = (ROOT / "tests/pair.py").read_text()
-    assert "main(argparse" in source
-    own = "opts += [f'train.output_dir={folder}/rank{comm.get_rank()}']; results = main(argparse"
-    driver.write_text(source.replace("results = main(argparse", own))
     runs.train(tmp_path / "rank0", "train.max_iter=3")
-    scenario = ["x", str(runs.config), runs.tiny, {"resume": True}]
-    command = [sys.executable, str(driver), json.dumps([scenario]), str(tmp_path)]
-    code, output = runs.run(command)
-    assert code == 1
-    assert "the processes found different checkpoints (model_final.pth; none)" in output
-    assert "error: " in output and "storage that all machines share" in output
+    opts = [*runs.tiny, f"train.output_dir={tmp_path}/rank{{rank}}"]
+    results = runs.pair(tmp_path, [("resumed", runs.config, opts, {"resume": True})])
+    for message in results["resumed"]:
+        assert "the processes found different checkpoints (model_final.pth; none)" in message
+        assert "storage that all machines share" in message

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from rmae_d2.errors import UserError
-from tests.helpers import assert_close_runs, events
+from tests.helpers import HUNG, assert_close_runs, events
 
 STEPS = 9
 COMMON = (
@@ -81,7 +81,7 @@ def journeys(runs, tmp_path_factory):
     with open(output, "w") as file:  # nobody reads a pipe while one process trains
         process = subprocess.Popen(command, env=runs.env, stdout=file, stderr=subprocess.STDOUT)
     try:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + HUNG
         while len(list(folder.glob("done0_*"))) < 2:
             assert process.poll() is None and time.monotonic() < deadline, output.read_text()
             time.sleep(0.05)
@@ -90,7 +90,7 @@ def journeys(runs, tmp_path_factory):
             runs.train(folder / name, *COMMON, *journey[1], resume=True)
             set_back(folder / name, 6)
         (folder / "go").touch()
-        assert process.wait(timeout=300) == 0, output.read_text()
+        assert process.wait(timeout=HUNG) == 0, output.read_text()
     finally:
         process.terminate()
     return folder

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers import assert_close_runs, events, final_state, logs, records
+from tests.helpers import HUNG, assert_close_runs, events, final_state, logs, records
 
 STEPS = 8
 SUM = (
@@ -127,14 +127,14 @@ def test_killed_while_two_processes_save(runs, pair, tmp_path, two_processes):
     command = runs.command(out, *SUM, DECODER, FSDP, flags=two_processes)
     process = runs.start(command)
     unfinished = out / "model_0000003.tmp"
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + HUNG
     while not (unfinished.exists() or (out / "model_0000003").exists()):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.0002)
     workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     for pid in (process.pid, *map(int, workers)):
         os.kill(pid, signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=HUNG)
     assert not (out / "model_final.pth").exists()
     again = runs.command(out, *SUM, DECODER, FSDP, flags=[*two_processes, "--resume"])
     code, output = runs.run(again)

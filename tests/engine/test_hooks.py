@@ -79,6 +79,7 @@ def test_the_rate_follows_the_batch(caplog):
     assert "base 0.0001 per 256 images, actual 0.0016 for batches of 4096" in caplog.text
 
 
+@pytest.mark.slow
 def test_pictures_over_a_run_that_is_interrupted_and_resumed(runs, tmp_path, monkeypatch):
     watch = ("train.vis_period=2", "train.checkpointer.period=5")
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.helpers import logs
+from tests.helpers import HUNG, logs
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 SHORT = ("train.max_iter=6", "train.checkpointer.period=100")
@@ -74,13 +74,13 @@ def two_agents(runs, out, *overrides, port, address="127.0.0.1"):
     ]
 
 
-def ends(processes, seconds=300):
-    outputs = [process.communicate(timeout=seconds)[0] for process in processes]
+def ends(processes):
+    outputs = [process.communicate(timeout=HUNG)[0] for process in processes]
     return [process.returncode for process in processes], outputs
 
 
 def wait_for_step(out, processes, step=0):
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + HUNG
     while not logs(out, step)():
         for process in processes:
             assert process.poll() is None, process.communicate()[0]
@@ -149,7 +149,7 @@ def test_a_rank_killed_on_one_of_two_machines(runs, tmp_path, start_all, port, l
     processes = start_all(two_agents(runs, out, *LONG, port=port))
     wait_for_step(out, processes)
     os.kill(worker_of(processes[lost]), signal.SIGKILL)
-    codes, outputs = ends(processes, 60)
+    codes, outputs = ends(processes)
     assert 0 not in codes
     said = rf"rank {lost} \(.+\) was lost: its process is gone"
     assert re.search(f"(?m)^error: {said}", outputs[1 - lost]), outputs[1 - lost]
@@ -167,7 +167,7 @@ def test_sigterm_under_torchrun_saves_and_the_run_continues(
     process = runs.start(torchrun(runs, out, agent=agent))
     wait_for_step(out, [process])
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=HUNG)
     assert re.search("stopped by SIGTERM after iteration 1?9; continue with --resume", output), (
         output
     )
@@ -252,7 +252,7 @@ def test_the_cable_between_two_machines_is_unplugged(runs, tmp_path, start_all, 
     processes = start_all(commands, [{"GLOO_SOCKET_IFNAME": "cable"}] * 2)
     wait_for_step(out, processes)
     cable.unplug()
-    codes, outputs = ends(processes, 60)
+    codes, outputs = ends(processes)
     assert codes == [1, 1]
     for here, other in ((0, 1), (1, 0)):
         said = rf"error: rank {other} \(.+\) was lost: no sign of life for 15 s"

@@ -363,12 +363,9 @@ def test_another_model_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "moment, times",
-    [
-        ("model_0000007", 1),
-        pytest.param("state.pth", 2, marks=pytest.mark.slow),
-        pytest.param("tensor", 50, marks=pytest.mark.slow),
-    ],
+    [("model_0000007", 1), ("state.pth", 2), ("tensor", 50)],
 )
+@pytest.mark.slow
 def test_killed_while_saving(runs, tmp_path, moment, times):
     """Before the second folder has its name, before all of its files are there, within its first file."""
     short = [FSDP, "train.max_iter=10", "train.checkpointer.period=4", "train.ema.decay=0.9"]
@@ -390,6 +387,7 @@ def test_killed_while_saving(runs, tmp_path, moment, times):
     torch.testing.assert_close(one["ema"], other["ema"], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_weights_of_an_fsdp_run_start_others(runs, tmp_path):
     """A final file and a folder: for a run of either kind, and for R-MAE's own evaluation."""
     out = tmp_path / "run"

@@ -39,8 +39,7 @@ def test_files_carry_the_same_values(finished):
     steps = {e["iteration"]: e["values"] for e in events(finished, "step")}
     results = {e["iteration"]: e["results"] for e in events(finished, "evaluation")}
     assert list(steps) == [1, 3, 5, 7] and list(results) == [2, 5, 8]
-    lines = records(finished)
-    assert {r.pop("iteration"): r for r in lines} == {
+    assert {r.pop("iteration"): r for r in records(finished)} == {
         i: steps.get(i, {}) | results.get(i, {}) for i in sorted({*steps, *results})
     }
     board = EventAccumulator(str(finished)).Reload()

@@ -10,6 +10,8 @@ from contextlib import suppress
 
 import pytest
 
+from tests.helpers import HUNG
+
 # What the ranks do, by the name of a scenario. A hang in NCCL is one that no signal and no closed connection
 # ends: here, sleeping.
 DRIVER = """
@@ -72,7 +74,7 @@ class Pair:
 
     def pids(self):
         """Of the ranks, as soon as they are at work."""
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + HUNG
         files = [self.folder / f"pid{rank}" for rank in (0, 1)]
         while not all(file.exists() for file in files):
             for process in self.processes:
@@ -81,9 +83,9 @@ class Pair:
             time.sleep(0.05)
         return [int(file.read_text()) for file in files]
 
-    def end(self, seconds=300):
+    def end(self):
         """Exit codes and outputs, in the order of ranks where each has its own."""
-        outputs = [process.communicate(timeout=seconds)[0] for process in self.processes]
+        outputs = [process.communicate(timeout=HUNG)[0] for process in self.processes]
         return [process.returncode for process in self.processes], outputs
 
     def logged(self, rank):
@@ -122,7 +124,7 @@ def test_a_killed_rank_ends_the_other(pair):
     run = pair("collective")
     pids = run.pids()
     os.kill(pids[1], signal.SIGKILL)
-    (code,), (output,) = run.end(60)
+    (code,), (output,) = run.end()
     assert code == 1 and all(map(gone, pids))
     (line,) = errors(output)
     assert re.fullmatch(rf"error: rank 1 \(.+\) was lost: {GONE}", line), output
@@ -172,7 +174,7 @@ def test_a_rank_is_lost(pair, launcher, lost, number):
     os.kill(pids[lost], number)
     if launcher == "srun":
         # It ends a stopped task when another has failed (--kill-on-bad-exit).
-        assert run.processes[1 - lost].wait(60) == 1
+        assert run.processes[1 - lost].wait(HUNG) == 1
         run.processes[lost].kill()
     codes, outputs = run.end()
     print(f"{launcher}, {number.name}: {time.monotonic() - begin:.1f} s")
@@ -190,7 +192,7 @@ def test_a_killed_rank_ends_one_that_hangs(pair):
     run = pair("hang")
     pids = run.pids()
     os.kill(pids[1], signal.SIGKILL)
-    (code,), (output,) = run.end(60)
+    (code,), (output,) = run.end()
     assert code == 1 and all(map(gone, pids))
     assert re.search(rf"^error: rank 1 \(.+\) was lost: {GONE}$", errors(output)[0])
 
@@ -201,7 +203,7 @@ def test_signals_end_what_is_not_training(pair, number):
     run = pair("collective")
     pids = run.pids()
     run.processes[0].send_signal(number)
-    (code,), (output,) = run.end(60)
+    (code,), (output,) = run.end()
     assert code == 1 and all(map(gone, pids))
     assert output.splitlines()[-1].startswith("error: ended by SIG"), output
 

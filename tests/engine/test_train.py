@@ -191,6 +191,7 @@ def test_a_bad_first_step_leaves_the_initial_weights(runs, tmp_path, precision):
     assert not (out / "last_checkpoint").exists()
 
 
+@pytest.mark.slow
 def test_a_failed_run_says_so_on_the_command_line(runs, tmp_path):
     command = runs.command(tmp_path / "run", "model.pixel_std=[0, 0, 0]", "train.max_iter=9")
     code, output = runs.run(command)
@@ -237,7 +238,7 @@ def test_missing_dataset(runs, tmp_path, flags):
     config = "configs/pretrain/rmae_vitb.py"
     command = [*runs.command(tmp_path / "run", flags=flags, config=config)]
     command = [part for part in command if part not in runs.tiny]
-    code, output = runs.run(command, timeout=60, DETECTRON2_DATASETS=str(tmp_path))
+    code, output = runs.run(command, DETECTRON2_DATASETS=str(tmp_path))
     assert code == 1
     assert "Traceback" not in output
     message = output[output.index("error: ") :]
@@ -270,6 +271,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_disk_full_while_saving(runs, tmp_path, small_disk, assert_same_runs):
     folder, enlarge = small_disk
     out = folder / "run"

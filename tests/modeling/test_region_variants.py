@@ -155,7 +155,9 @@ def test_bf16_autocast_is_close_to_fp32(make_rmae, name):
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "length")) for n in VARIANTS]
+)
 def test_what_is_compiled_computes_the_same(make_rmae, name):
     """Captured as one graph; the compiler's own code is not the point, so none is made."""
     model = make_rmae(regions=VARIANTS[name], feeding="both", masking=IndependentMasking()).train()
