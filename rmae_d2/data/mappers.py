@@ -132,7 +132,9 @@ class RegionDatasetMapper:
             record = record.map_planes(transforms.apply_segmentation)
         else:
             record = record.take(*indices)
-        candidates = self._candidates(record, mask_seed)
+        candidates = np.arange(record.regions().area.size)
+        if candidates.size and (self.min_patches > 1 or self.order is not None):
+            candidates = candidates[self._may_be_drawn(record, candidates, mask_seed)]
         sample["num_regions"] = K = self.num_regions
         if candidates.size:
             repeats = -(-K // candidates.size)
@@ -142,11 +144,10 @@ class RegionDatasetMapper:
         sample["regions"] = torch.from_numpy(bits)
         return sample
 
-    def _candidates(self, record: RegionRecord, mask_seed: int) -> NDArray[np.int64]:
-        """Indices into ``record.regions()`` of the regions that may be drawn."""
-        indices = np.arange(record.regions().area.size)
-        if not indices.size or (self.min_patches < 2 and self.order is None):
-            return indices
+    def _may_be_drawn(
+        self, record: RegionRecord, indices: NDArray[np.int64], mask_seed: int
+    ) -> NDArray[np.bool_]:
+        """Of indices into ``record.regions()``, by ``min_patches`` and ``visible_foreground_only``."""
         covered = record.coverage(indices, self.patch_size)
         keep = covered.sum(axis=1) >= self.min_patches
         if self.order is not None:
@@ -154,7 +155,7 @@ class RegionDatasetMapper:
             order = self.order(torch.tensor([mask_seed]), L)[0]
             visible = order[: num_visible(L, self.mask_ratio)].numpy()
             keep &= covered[:, visible].any(axis=1)
-        return indices[keep]
+        return keep
 
 
 def _order_of(masking: Any) -> Callable[[Tensor, int], Tensor]:

@@ -227,6 +227,8 @@ def gather_runs(
         (S, h, w) planes, and int64 (S, 256), how many pixels of a plane have each value; None where
         that did not fall out of the decoding.
     """
+    if not shape[0]:
+        return np.empty((0, len(rows), len(columns)), dtype), np.zeros((0, 256), np.int64)
     if dtype == np.uint8 and (kernel := _numba_kernel()) is not None:
         planes = np.empty((shape[0], len(rows), len(columns)), np.uint8)
         histograms = np.zeros((shape[0], 256), np.int64)

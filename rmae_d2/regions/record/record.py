@@ -289,7 +289,9 @@ class EncodedRecord:
         bits, bit_counts = gather_runs(streams[1], header.mask_shape, np.dtype(np.uint8), y, x)
         record = RegionRecord(labels, bits, header.num_masks, header.ignore_label, header.params)
         if counts is not None and bit_counts is not None:
-            areas = areas_of_histograms(bit_counts)[: header.num_masks]
+            areas = np.zeros(0, np.int64)
+            if header.num_masks:
+                areas = areas_of_histograms(bit_counts)[: header.num_masks]
             by_plane = [present(histogram, header.ignore_label) for histogram in counts]
             record._table = table_of([*by_plane, present(areas)])
         return record
