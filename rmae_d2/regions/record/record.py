@@ -285,8 +285,8 @@ class EncodedRecord:
         header = self._header
         y, x = pixel_indices(rows, self.size[0]), pixel_indices(columns, self.size[1])
         streams = inflate(header, self._payload)
-        labels, counts = gather_runs(streams[0], header.shape, header.dtype, y, x)
         bits, bit_counts = gather_runs(streams[1], header.mask_shape, np.dtype(np.uint8), y, x)
+        labels, counts = gather_runs(streams[0], header.shape, header.dtype, y, x)
         record = RegionRecord(labels, bits, header.num_masks, header.ignore_label, header.params)
         if counts is not None and bit_counts is not None:
             areas = np.zeros(0, np.int64)
