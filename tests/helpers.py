@@ -137,6 +137,19 @@ SMALL_DETECTOR = [
 ]
 
 
+#: Of a config of semantic segmentation (UPerNet).
+SMALL_SEMANTIC = [
+    "model.backbone.net.img_size=32",
+    "model.backbone.net.embed_dim=32",
+    "model.backbone.net.depth=4",
+    "model.backbone.net.num_heads=4",
+    "model.backbone.net.out_indices=[0,1,2,3]",
+    "model.backbone.in_features=[block0,block1,block2,block3]",
+    "model.sem_seg_head.channels=8",
+    "model.sem_seg_head.aux_channels=8",
+]
+
+
 def small_detector(*overrides: str):
     """The config of a small Mask R-CNN (ViTDet) for COCO's classes that finds five objects in any image."""
     return apply_overrides(get_config(DETECTOR), [*SMALL_DETECTOR, *overrides])
@@ -340,6 +353,15 @@ def events(out: Path, kind: str) -> list[dict[str, Any]]:
 def records(out: Path) -> list[dict[str, Any]]:
     """The lines of Detectron2's metrics.json."""
     return [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 600.0) -> Any:
+    """What a condition gives, as soon as that is true."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+    return value
 
 
 def logs(out: Path, iteration: int) -> Callable[[], bool]:

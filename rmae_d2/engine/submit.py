@@ -11,7 +11,7 @@ from ..config import apply_overrides, load_config
 from ..errors import UserError
 from .hooks import StoppedBySignal
 from .launch import launch_training
-from .train import main
+from .train import main, refuse_to_overwrite
 
 #: Of the requeues that submitit counts, those for time; a run of weeks needs more than its 3.
 MAX_TIMEOUTS = 1000
@@ -63,11 +63,8 @@ def submit(args: argparse.Namespace) -> Any:
     """
     cfg = apply_overrides(load_config(args.config_file), args.opts)
     folder = Path(cfg.train.output_dir).resolve() / "jobs"
-    if not args.resume and (folder.parent / "last_checkpoint").exists():
-        raise UserError(
-            f"{folder.parent} already holds a run: add --resume (before the overrides) to continue it, or "
-            "choose another train.output_dir=..."
-        )
+    if not args.resume:
+        refuse_to_overwrite(str(folder.parent))
     executor = _executor(args, folder)
     training = argparse.Namespace(
         config_file=args.config_file,

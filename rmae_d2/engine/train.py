@@ -75,7 +75,7 @@ def main(args: argparse.Namespace) -> Any:
     cfg = apply_overrides(base, args.opts)
     OmegaConf.set_struct(cfg, False)
     if not args.eval_only and not args.resume:
-        _refuse_to_overwrite(cfg.train.output_dir)
+        refuse_to_overwrite(cfg.train.output_dir)
     _setup(cfg, args)
     with RunEvents(cfg.train.output_dir, args, describe_start()) as events:
         cfg = adapt_to_data(cfg, args.opts, eval_only=args.eval_only)
@@ -114,7 +114,8 @@ def _belongs_on_screen(record: logging.LogRecord) -> bool:
     return not (says_all or getattr(record, "off_screen", False))
 
 
-def _refuse_to_overwrite(output_dir: str) -> None:
+def refuse_to_overwrite(output_dir: str) -> None:
+    """UserError where a run is there already."""
     if comm.is_main_process() and (Path(output_dir) / "last_checkpoint").exists():
         raise UserError(
             f"{output_dir} already holds a run: add --resume (before the overrides) to continue it, or "

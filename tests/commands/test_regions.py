@@ -24,6 +24,7 @@ from rmae_d2.commands.regions import parse_source
 from rmae_d2.errors import UserError
 from rmae_d2.regions import FelzenszwalbSource, RegionStore
 from rmae_d2.regions.jobs.manifest import MANIFEST, load_manifest
+from tests.helpers import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = [sys.executable, "-m", "rmae_d2", "regions"]
@@ -248,14 +249,6 @@ def start():
     for group in groups:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(group, signal.SIGKILL)
-
-
-def wait_for(condition, seconds=600.0):
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.02)
-    return value
 
 
 def group_is_gone(group):

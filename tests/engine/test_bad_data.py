@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from rmae_d2.errors import UserError
+from tests.helpers import SMALL_SEMANTIC
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs/demo/semantic_tiny_ade20k.py"
 SMALL = [
@@ -17,14 +18,7 @@ SMALL = [
     "dataloader.train.num_workers=2",
     "dataloader.test.num_workers=1",
     "dataloader.train.mapper.augmentations.0.short_edge_length=[32,64]",
-    "model.backbone.net.img_size=32",
-    "model.backbone.net.embed_dim=32",
-    "model.backbone.net.depth=4",
-    "model.backbone.net.num_heads=4",
-    "model.backbone.net.out_indices=[0,1,2,3]",
-    "model.backbone.in_features=[block0,block1,block2,block3]",
-    "model.sem_seg_head.channels=8",
-    "model.sem_seg_head.aux_channels=8",
+    *SMALL_SEMANTIC,
 ]
 
 

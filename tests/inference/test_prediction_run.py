@@ -21,7 +21,14 @@ from rmae_d2.data.datasets import semantic_classes, semantic_dataset
 from rmae_d2.evaluation import SemSegEvaluator
 from rmae_d2.inference import Predictor
 from rmae_d2.visualization.semantic import class_palette
-from tests.helpers import DETECTOR, ROOT, SMALL_DETECTOR, save_random, small_detector
+from tests.helpers import (
+    DETECTOR,
+    ROOT,
+    SMALL_DETECTOR,
+    SMALL_SEMANTIC,
+    save_random,
+    small_detector,
+)
 
 CONFIG = str(ROOT / "configs" / DETECTOR)
 
@@ -212,22 +219,11 @@ def test_errors(photos, tmp_path, predict, monkeypatch, capsys, more, says):
 # --- semantic segmentation
 
 SEMANTIC = str(ROOT / "configs/demo/semantic_tiny_ade20k.py")
-SMALL_SEMANTIC = [
-    "train.device=cpu",
-    "model.backbone.net.img_size=32",
-    "model.backbone.net.pretrain_img_size=32",
-    "model.backbone.net.embed_dim=32",
-    "model.backbone.net.depth=4",
-    "model.backbone.net.num_heads=4",
-    "model.backbone.net.out_indices=[0,1,2,3]",
-    "model.backbone.in_features=[block0,block1,block2,block3]",
-    "model.sem_seg_head.channels=8",
-    "model.sem_seg_head.aux_channels=8",
-]
+ON_CPU = ["train.device=cpu", "model.backbone.net.pretrain_img_size=32", *SMALL_SEMANTIC]
 
 
 def semantic_config(*overrides):
-    return apply_overrides(load_config(SEMANTIC), [*SMALL_SEMANTIC, *overrides])
+    return apply_overrides(load_config(SEMANTIC), [*ON_CPU, *overrides])
 
 
 def save_semantic_weights(path, *overrides, scale=30.0):
@@ -250,7 +246,7 @@ def segment(semantic_weights, caplog):
 
     def run(given, output, *more, weights=semantic_weights, config=SEMANTIC):
         caplog.set_level(logging.INFO)
-        small = SMALL_SEMANTIC if config == SEMANTIC else ()
+        small = ON_CPU if config == SEMANTIC else ()
         line = ["predict", "--config-file", str(config), "--weights", str(weights)]
         line += ["--input", str(given), "--output", str(output)]
         return commands.run([*line, *more, *small])
@@ -337,7 +333,7 @@ def test_values_of_the_folder_that_detectron2_converted(photos, tmp_path, semant
     for kind, first in (("annotations_detectron2", 0), ("annotations", 1)):
         (data / kind / "validation").mkdir(parents=True)
         result = subprocess.run(
-            [*line, "--output", str(tmp_path / kind), *SMALL_SEMANTIC],
+            [*line, "--output", str(tmp_path / kind), *ON_CPU],
             env={**os.environ, **env},
             capture_output=True,
             text=True,

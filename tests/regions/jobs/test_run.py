@@ -33,6 +33,7 @@ from rmae_d2.regions.jobs.run import (
     verify_regions,
 )
 from rmae_d2.regions.sources.spec import SourceSpec
+from tests.helpers import wait_for
 
 ROOT = Path(__file__).resolve().parents[3]
 HERE = Engine(workers=0)
@@ -385,14 +386,6 @@ def ray_workers(pid):
         if title.startswith(b"ray::_ray_task"):
             found.append(child)
     return found
-
-
-def wait_for(condition, seconds=600.0):
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
-    return value
 
 
 @pytest.mark.slow
