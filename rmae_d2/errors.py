@@ -1,7 +1,10 @@
 """What a user can remedy. Commands print these in one line; any other exception shows its traceback."""
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from typing import Any
+
+_EXAMPLES = 5
 
 
 class UserError(ValueError):
@@ -69,3 +72,10 @@ def did_you_mean(name: str, known: Collection[str], otherwise: str = "", sep: st
     if nearest:
         return f"did you mean {' or '.join(nearest)}?"
     return otherwise or f"known are {', '.join(sorted({n.partition(sep)[0] for n in known}))}"
+
+
+def examples(values: Iterable[Any]) -> str:
+    """A few of many values, for a message: "3, 7, 9 ..."."""
+    values = list(values)
+    few = ", ".join(str(value) for value in values[:_EXAMPLES])
+    return f"{few} ..." if len(values) > _EXAMPLES else few

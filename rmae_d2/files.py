@@ -1,10 +1,12 @@
-"""Files that are either whole or not there."""
+"""Files that are written whole or not at all, and text read in whichever encoding it has."""
 
+import codecs
 import contextlib
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO
 
 from .errors import UserError
@@ -72,3 +74,75 @@ def free_space(path: str) -> str:
     if not os.path.isdir(folder):
         return "its folder does not exist"
     return f"{shutil.disk_usage(folder).free / 2**20:.0f} MiB are free there"
+
+
+#: How text files of other programs begin that are not UTF-8. UTF-32's little-endian mark begins as UTF-16's.
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_ARCHIVES = {
+    b"PK\x03\x04": "a zip archive",
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+}
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The text of a file in UTF-8, with or without byte order mark, or UTF-16.
+
+    Args:
+        path: local, or anything Detectron2's PathManager opens.
+
+    Raises:
+        UserError: another encoding, or no text at all; says which it seems to be.
+        OSError: the file cannot be opened.
+    """
+    return decode_text(read_bytes(path), path)
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a file, local or anything Detectron2's PathManager opens. OSError: it cannot be opened."""
+    name = os.fspath(path)
+    if "://" not in name:
+        return Path(name).read_bytes()
+    from detectron2.utils.file_io import PathManager
+
+    with PathManager.open(name, "rb") as remote:
+        content: bytes = remote.read()
+    return content
+
+
+def decode_text(raw: bytes, path: str | os.PathLike[str]) -> str:
+    """The text of bytes as `read_text` has it; the path is for its message."""
+    try:
+        return raw.decode(_encoding(raw))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{os.fspath(path)} {_what_it_is(raw, error)}") from error
+
+
+def _encoding(raw: bytes) -> str:
+    for mark, encoding in _MARKS.items():
+        if raw.startswith(mark):
+            return encoding
+    # Without a mark, every other byte of plain text in UTF-16 is 0.
+    if raw[1:2] == b"\0" and raw[:1] != b"\0":
+        return "utf-16-le"
+    return "utf-16-be" if raw[:1] == b"\0" and raw[1:2] != b"\0" else "utf-8"
+
+
+def _what_it_is(raw: bytes, error: UnicodeDecodeError) -> str:
+    for start, kind in _ARCHIVES.items():
+        if raw.startswith(start):
+            return f"is {kind}, not text: unpack it first"
+    if b"\0" in raw:
+        return "is no text (it has zero bytes): is it another file, or an archive to be unpacked?"
+    line = raw.count(b"\n", 0, error.start) + 1
+    return (
+        f"is not in UTF-8 (line {line}, byte {error.start}: {raw[error.start]:#04x}); it seems to be in "
+        "Latin-1 or Windows-1252: save it as UTF-8"
+    )

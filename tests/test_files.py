@@ -5,7 +5,7 @@ import torch
 
 from rmae_d2.checkpoint import atomic_save
 from rmae_d2.errors import CheckpointError, UserError
-from rmae_d2.files import atomic_file
+from rmae_d2.files import atomic_file, read_text
 
 
 class Bomb:
@@ -102,3 +102,30 @@ def test_a_name_that_is_taken_may_be_left_as_it_is(tmp_path):
             file.write(content)
     assert (tmp_path / "a").read_bytes() == b"first"
     assert contents(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"]
+)
+def test_text_in_any_unicode(tmp_path, encoding):
+    (tmp_path / "a.txt").write_bytes("a.jpg\nü.jpg".encode(encoding))
+    assert read_text(tmp_path / "a.txt") == "a.jpg\nü.jpg"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "a\nü.jpg".encode("latin-1"),
+            r"line 2, byte 2: 0xfc.*Latin-1 or Windows-1252: save it as UTF-8",
+        ),
+        (b"PK\x03\x04\xff", "is a zip archive, not text: unpack it"),
+        (b"\x1f\x8b\x08\xff", "is gzip, not text"),
+        (b"ab\xff\0\0", "is no text .it has zero bytes"),
+        (b"\xff\xfea", "seems to be|is no text"),
+    ],
+)
+def test_what_is_no_unicode_is_named(tmp_path, content, message):
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(UserError, match=rf"a\.txt {message}|a\.txt .*{message}"):
+        read_text(tmp_path / "a.txt")

@@ -1,5 +1,8 @@
 """Reading and writing weights, ours and other projects'."""
 
+from typing import Any
+
+from ..moved import moved_name
 from .convert import Conversion, convert
 from .export import check_output, export_backbone, save_conversion
 from .formats import load_weights
@@ -24,3 +27,7 @@ __all__ = [
     "load_weights",
     "save_conversion",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    return moved_name(__name__, name)

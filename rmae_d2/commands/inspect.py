@@ -1,5 +1,6 @@
-"""Shows what a region store holds: statistics, and a contact sheet to look at.
+"""Shows what a region store holds, with a contact sheet to look at, or what an annotation file does.
 
+rmae-d2 inspect labels.json                      COCO or LVIS: counts, and what is left out and why
 rmae-d2 inspect DIR                              evenly spread images
 rmae-d2 inspect DIR 000000000009.jpg 42          these images, by id
 rmae-d2 inspect DIR --images /new/place          where the images are now
@@ -11,7 +12,7 @@ from pathlib import Path
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("store", metavar="DIR", help="folder of the store")
+    add("store", metavar="DIR", help="folder of a store, or a COCO or LVIS .json")
     add("keys", metavar="ID", nargs="*", help="image ids; default: spread evenly")
     add("--images", help="folder, list or json, where they have moved")
     add("--output", type=Path, default=Path("regions.png"), help="default: %(default)s")
@@ -21,6 +22,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.store.lower().endswith(".json"):
+        from ..annotations.summary import summary
+
+        print(summary(args.store))
+        return
     from ..visualization.store_sheet import inspect_store
 
     print(inspect_store(**vars(args)))

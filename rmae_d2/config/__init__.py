@@ -6,6 +6,7 @@ What reads them is imported at its first use: a command that only looks for a fi
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ..moved import moved_name
 from .find import config_root, find_config
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return moved_name(__name__, name)
     return getattr(
         import_module(f"{__name__}.{'overrides' if 'override' in name else 'load'}"), name
     )

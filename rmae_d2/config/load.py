@@ -6,11 +6,11 @@ from pathlib import Path
 
 import yaml
 from detectron2.config import LazyConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import UserError, did_you_mean
-from ..files import atomic_file
+from ..files import atomic_file, read_text
 from .find import available, config_root, find_config
 from .overrides import lost_targets
 
@@ -38,12 +38,18 @@ def load_config(path: str | Path) -> DictConfig:
     """Load the file named on the command line, a .py config or a saved config.yaml.
 
     Raises:
-        UserError: no such file; see `find_config`, which looks in the package too.
+        UserError: no such file (see `find_config`, which looks in the package too), or not YAML or text.
     """
     found = find_config(path)
     if found != str(path):
         logger.info("config %s: using %s", path, found)
-    return LazyConfig.load(found)
+    text = read_text(found)
+    if not found.endswith((".yaml", ".yml")):
+        return LazyConfig.load(found)
+    try:
+        return OmegaConf.create(yaml.unsafe_load(text), flags={"allow_objects": True})
+    except yaml.YAMLError as error:
+        raise UserError(f"{found} is not YAML: {' '.join(str(error).split())}") from error
 
 
 def save_config(cfg: DictConfig, path: str | Path) -> None:

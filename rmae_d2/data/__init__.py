@@ -1,5 +1,8 @@
 """Data: datasets, reading, augmentation, mapping and the position-addressed loaders."""
 
+from typing import Any
+
+from ..moved import moved_name
 from .classification_mapper import ClassificationDatasetMapper, RandAugment, ResizeCenterCrop
 from .datasets import images_from, pretrain_dataset
 from .images import CropResizeTransform, RandomResizedCrop, read_image
@@ -30,3 +33,7 @@ __all__ = [
     "LimitedClassCrop",
     "PhotometricDistortion",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    return moved_name(__name__, name)

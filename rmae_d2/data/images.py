@@ -4,6 +4,8 @@ Letters: H W pixels of the input, h w of the output, N channels or masks.
 """
 
 import errno
+import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +27,16 @@ try:
 except ImportError:
     simplejpeg = None
 
+logger = logging.getLogger(__name__)
+
 #: What Pillow opens out of the box and people keep photos in. Compared in lower case.
 IMAGE_EXTENSIONS = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif")
     + (".ppm", ".pgm", ".pbm", ".pnm", ".jp2")
 )
+
+#: TIFF's tags for the largest value of a pixel.
+_MAX_SAMPLE_VALUE, _S_MAX_SAMPLE_VALUE = 281, 341
 
 #: The machine's trouble, not the file's: hiding these behind another image would hide the cause.
 MACHINE_ERRNOS = frozenset(
@@ -41,8 +48,10 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     """Reads an image file as 8-bit RGB, upright.
 
     EXIF orientation is applied. Grey is repeated to three channels; palettes, CMYK, YCbCr, LAB and HSV are
-    converted; transparency is laid over white, as viewers show it; 16-bit grey is scaled by 1/257, so that
-    65535 becomes 255; of an animation the first frame is taken.
+    converted; transparency is laid over white, as viewers show it; of an animation the first frame is taken.
+    Of one channel of more than 8 bits or of floats, white is what the file says (TIFF's MaxSampleValue), else
+    the least of 1 (floats), 255, 4095 and 65535 that its pixels do not exceed, said once for each; or what
+    ``RMAE_D2_WHITE`` in the environment says, for all.
 
     Args:
         path: a local file, or whatever Detectron2's PathManager opens.
@@ -51,8 +60,9 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         a writable (H, W, 3) array, RGB, 0-255.
 
     Raises:
-        ImageReadError: missing, empty, truncated or damaged file, something that is no image, float or 32-bit
-            pixels without a defined range, or more pixels than Pillow's limit against decompression bombs.
+        ImageReadError: missing, empty, truncated or damaged file, something that is no image, values that are
+            negative, not finite or of no known range, or more pixels than Pillow's limit against
+            decompression bombs.
         OSError: trouble of the machine rather than of the file (too many open files, disk full, ...).
     """
     path = str(path)
@@ -71,6 +81,8 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         raise ImageReadError(path, f"it has too many pixels ({error})") from error
     except MemoryError:
         raise
+    except UserError as error:
+        raise ImageReadError(path, str(error)) from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
         raise ImageReadError(path, f"it is damaged ({type(error).__name__}: {error})") from error
 
@@ -139,10 +151,8 @@ def upright_rgb(image: Image.Image) -> NDArray[np.uint8]:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Any Pillow mode as RGB; see :func:`read_image` for the rules."""
-    if image.mode.startswith("I"):
-        image = _from_16_bits(image)
-    elif image.mode == "F":
-        raise UserError("float pixels have no defined range: save it with 8 or 16 bits")
+    if image.mode.startswith(("I", "F")):
+        image = _from_many_values(image)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
@@ -150,12 +160,51 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _from_16_bits(image: Image.Image) -> Image.Image:
-    """Modes I;16* and I (how some 16-bit files open) as 8-bit grey, scaled and not clipped."""
-    values = np.asarray(image).astype(np.int64)
-    if values.size and (values.min() < 0 or values.max() > 65535):
-        raise UserError("32-bit pixels have no defined range: save it with 8 or 16 bits")
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+#: What white is where a file does not say: of floats, of 8, of 12 and of 16 bits.
+_WHITES = (1.0, 255.0, 4095.0, 65535.0)
+_said_whites: set[float] = set()
+
+
+def _from_many_values(image: Image.Image) -> Image.Image:
+    """Modes I;16*, I and F as 8-bit grey, scaled and not clipped."""
+    values = np.asarray(image).astype(np.float64)
+    low, high = (values.min(), values.max()) if values.size else (0.0, 0.0)
+    if not (np.isfinite(low) and np.isfinite(high)) or low < 0:
+        raise UserError(f"its pixels go from {low:g} to {high:g}: save it with values from 0 on")
+    white = _white(image, float(high))
+    if high > white:
+        raise UserError(
+            f"its pixels go up to {high:g}, more than white, {white:g}: save it with 8 or 16 bits, or set "
+            "RMAE_D2_WHITE in the environment"
+        )
+    if white not in _said_whites:
+        _said_whites.add(white)
+        logger.warning(
+            "pictures of %s pixels: %g is taken for white; to say otherwise set RMAE_D2_WHITE in the "
+            "environment (65535 for 16 bits)",
+            *("float" if image.mode == "F" else "16-bit", white),
+        )
+    return Image.fromarray(np.rint(values * (255 / white)).astype(np.uint8))
+
+
+def _white(image: Image.Image, high: float) -> float:
+    """The value that is shown as white, given the highest in the picture."""
+    if given := os.environ.get("RMAE_D2_WHITE"):
+        try:
+            white = float(given)
+        except ValueError:
+            white = 0.0
+        if not 0 < white < np.inf:
+            raise UserError(f"RMAE_D2_WHITE={given!r} is no number above 0")
+        return white
+    tags = getattr(image, "tag_v2", {})
+    for tag in (_MAX_SAMPLE_VALUE, _S_MAX_SAMPLE_VALUE):
+        said = tags.get(tag)
+        said = said[0] if isinstance(said, tuple) and said else said
+        if isinstance(said, int | float) and high <= said:
+            return float(said)
+    whites = _WHITES if image.mode == "F" else _WHITES[1:]
+    return next((white for white in whites if high <= white), _WHITES[-1])
 
 
 class RandomResizedCrop(T.Augmentation):

@@ -8,9 +8,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig, OmegaConf
 
-from ..annotations.coco_json import read_coco_json
+from ..annotations.coco import read_annotations
 from ..errors import UserError
-from .ground_truth import category_names, class_ids
+from .ground_truth import category_names
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +56,10 @@ def classes_of(cfg: DictConfig) -> Classes:
 
 
 def _of_json(path: str, name: str | None = None, registered: list[str] | None = None) -> Classes:
-    content = read_coco_json(path, name)
-    ids = class_ids(None, content, path, first=None)
-    by_id = dict(zip(sorted(ids.values()), category_names(registered, content, ids), strict=True))
+    annotations = read_annotations(path, name)
+    ids = annotations.class_ids()
+    names = category_names(registered, annotations, ids)
+    by_id = dict(zip(sorted(ids.values()), names, strict=True))
     in_order = tuple(ids[number] for number in sorted(ids))
     return Classes(tuple(by_id[identifier] for identifier in in_order), in_order, path)
 

@@ -19,8 +19,7 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
 
-from ..annotations.coco_json import examples
-from ..errors import UserError
+from ..errors import UserError, examples
 from ..tables import table
 from .average_precision import Curves, curves_of, metrics_of
 from .ground_truth import AREAS, FREQUENCIES, GroundTruth, instance_counts, load_ground_truth

@@ -18,12 +18,11 @@ from scipy.ndimage import distance_transform_edt, find_objects
 from skimage.segmentation import random_walker
 from skimage.transform import resize
 
-from ..annotations.coco_json import mask_of
+from ..annotations.segmentation import compressed
 from ..errors import UserError
 from ..regions.record.record import nearest_indices
 from ..regions.sources.felzenszwalb import felzenszwalb
 from ..tables import table
-from .ground_truth import compressed
 
 Mask = NDArray[np.bool_]
 
@@ -180,7 +179,7 @@ def choose_objects(
         (i, j)
         for i, sample in enumerate(samples)
         for j, annotation in enumerate(sample["annotations"])
-        if not annotation.get("iscrowd") and mask_of(annotation) is not None
+        if not annotation.get("iscrowd") and "segmentation" in annotation
     ]
     targets: dict[tuple[int, int], Target] = {}
     for k in np.random.default_rng(seed).permutation(len(found)):
@@ -201,7 +200,7 @@ def choose_objects(
 
 def decode(annotation: Mapping[str, Any], sample: Mapping[str, Any]) -> Mask:
     """An annotation's mask, bool (H, W), as pycocotools has it."""
-    rle = compressed(mask_of(dict(annotation)), (sample["height"], sample["width"]))
+    rle = compressed(annotation["segmentation"], (sample["height"], sample["width"]))
     mask: Mask = mask_util.decode(rle).astype(bool)
     return mask
 

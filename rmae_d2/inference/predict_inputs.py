@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..annotations.coco_json import examples
 from ..data import images_from
 from ..data.images import IMAGE_EXTENSIONS
 from ..errors import AnnotationError, UserError
@@ -43,17 +42,11 @@ def list_inputs(given: Sequence[str], image_root: str | None = None) -> list[Inp
 
     Raises:
         UserError: a folder or list that is not there or has no image.
-        AnnotationError: a json with image ids that stand for several images.
+        AnnotationError: a json that cannot be used.
     """
     dicts = [sample for path in given for sample in _samples(path, image_root)]
     own_ids = len(given) == 1 and given[0].lower().endswith(".json")
     ids = [sample["image_id"] if own_ids else k for k, sample in enumerate(dicts, 1)]
-    double = [identifier for identifier, count in Counter(ids).items() if count > 1]
-    if double:
-        raise AnnotationError(
-            f"{given[0]}: {len(double)} ids stand more than once in 'images', such as {examples(double)}: "
-            "give every image its own id"
-        )
     return [
         InputImage(
             sample["file_name"],
@@ -102,8 +95,8 @@ def _samples(path: str, image_root: str | None) -> list[dict[str, Any]]:
     try:
         # Absent files are skipped and counted like those that cannot be read.
         return images_from(path, image_root, allow_missing=1.0)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: {error}") from error
+    except AnnotationError:
+        raise
     except UserError as error:  # pre-training's key has another name
         text = str(error).replace("dataset.image_root=/folder", "--image-root /folder")
         raise UserError(text) from None

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from PIL import Image
 
-from ..annotations.coco_json import examples
 from ..config import apply_overrides, load_config
 from ..data import read_image
 from ..data.datasets import json_facts
 from ..data.recipes.own_data import follow_own_labels, set_num_classes
-from ..errors import ImageReadError, ImageSizeError, UserError
+from ..errors import ImageReadError, ImageSizeError, UserError, examples
 from ..files import atomic_file
 from .predict_inputs import InputImage, check_apart, list_inputs
 from .prediction_outputs import Output, output_of, writes_labels

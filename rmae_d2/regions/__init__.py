@@ -3,6 +3,9 @@
 The function `felzenszwalb` stays in its module, whose name it would hide here.
 """
 
+from typing import Any
+
+from ..moved import moved_name
 from .record.masks import pack_bits, patch_coverage, unpack_bits
 from .record.record import EncodedRecord, RegionRecord, RegionTable
 from .sources.annotations import InstanceSource, PanopticSource
@@ -36,3 +39,7 @@ __all__ = [
     "unpack_bits",
     "write_index",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    return moved_name(__name__, name)

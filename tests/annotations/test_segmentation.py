@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as mask_util
 
-from rmae_d2.annotations.segmentation import is_short, run_counts
+from rmae_d2.annotations.segmentation import box_of, read_mask, run_counts
 from rmae_d2.errors import UserError
 from rmae_d2.regions.record.masks import unpack_bits
 from rmae_d2.regions.record.record import record_of_counts
@@ -60,15 +60,21 @@ def test_any_string_is_a_mask_or_an_error(counts):
     ("segmentation", "message"),
     [
         ([[*BOX, 1.0]], "9 numbers"),
-        ([[*BOX, float("nan"), 1.0]], "from nan to nan in an image of 30x20"),
-        ([[*BOX, 1e9, 1.0]], "to 1000000000.0"),
-        ([[*BOX, "x", "y"]], "not a list of numbers"),
-        (["box"], "not a list of numbers"),
-        ("polygon", "segmentation is str"),
-        ({"size": [30, 20], "counts": [0, 600]}, r"for size \[30, 20\].*image is \[20, 30\]"),
+        ([[*BOX, float("nan"), 1.0]], "coordinate 'NaN', in an image of 30x20"),
+        ([[*BOX, 1e9, 1.0]], "coordinate '1000000000.0'"),
+        ([[*BOX, "x", "y"]], "coordinate '\"x\"' is no finite number"),
+        (["box"], "coordinate '\"box\"' is no finite number"),
+        ("polygon", "is '\"polygon\"', it must be polygons or run lengths"),
+        (7, "is '7', it must be"),
+        ({"size": [30, 20], "counts": [0, 600]}, r"for size '\[30, 20\]'.*image is \[20, 30\]"),
         ({"size": [20, 30], "counts": [0, 599]}, "add up to 599 pixels, the image has 600"),
-        ({"size": [20, 30]}, "no list of integers"),
-        ({"counts": [0, 600]}, "for size None"),
+        ({"size": [20, 30], "counts": [0, "x"]}, "no list of integers"),
+        ({"size": [20, 30]}, "counts 'null', which are no list"),
+        ({"size": [20, 30], "counts": "b'"}, "a damaged string"),
+        (
+            [[x % 2 * 29 if x % 4 < 2 else x % 20 for x in range(20_000)]],
+            "outline is .* pixels long",
+        ),
     ],
 )
 def test_damaged_segmentations_are_named(segmentation, message):
@@ -76,7 +82,17 @@ def test_damaged_segmentations_are_named(segmentation, message):
         run_counts(segmentation, SIZE)
 
 
-def test_short_polygons_have_no_mask():
-    assert is_short([1.0, 2.0, 3.0, 4.0]) and not is_short(BOX) and not is_short("text")
-    assert run_counts([], SIZE) is None and run_counts([BOX[:4]], SIZE) is None
-    np.testing.assert_array_equal(run_counts([BOX, BOX[:4]], SIZE), run_counts([BOX], SIZE))
+def test_what_there_is_none_of():
+    for nothing in (None, [], "", {}, [[1, 2]], [[1, 2, 3, 4]], [[]], {"counts": [600]}):
+        assert read_mask(nothing, SIZE) is None
+    assert read_mask([BOX, [1, 2, 3, 4]], SIZE) == [BOX]
+
+
+def test_the_union_of_run_lengths_in_a_list():
+    left, right = {"counts": [0, 20, 580]}, {"counts": [0, 40, 560], "size": [20, 30]}
+    assert run_counts([left, right], SIZE).tolist() == [0, 40, 560]
+
+
+def test_boxes_of_masks():
+    assert box_of([BOX, [0.5, 4.0, 1.0, 5.0, 20.0, 6.0]], SIZE) == (0.5, 3.0, 19.5, 6.0)
+    assert box_of(read_mask({"counts": [25, 10, 10, 10, 545]}, SIZE), SIZE) == (1, 5, 2, 10)

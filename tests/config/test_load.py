@@ -64,3 +64,23 @@ def test_save_config_leaves_what_was_there_when_it_fails(tmp_path: Path):
     with pytest.raises(UserError, match="its folder does not exist"):
         save_config(OmegaConf.create({"train": {"max_iter": 3}}), tmp_path / "a" / "config.yaml")
     assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_config_yaml_in_another_unicode(tmp_path, encoding):
+    (tmp_path / "a.yaml").write_bytes("train: {max_iter: 3, name: ü}\n".encode(encoding))
+    assert load_config(tmp_path / "a.yaml") == {"train": {"max_iter": 3, "name": "ü"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.yaml", "x: ü".encode("latin-1"), "a.yaml is not in UTF-8 .*Latin-1"),
+        ("a.yaml", b"x: [", "a.yaml is not YAML: .*line 1"),
+        ("a.py", "x = 'ü'".encode("latin-1"), "a.py is not in UTF-8 .*Latin-1"),
+    ],
+)
+def test_a_config_that_is_no_text(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        load_config(tmp_path / name)

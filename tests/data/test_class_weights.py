@@ -25,7 +25,7 @@ def own(tmp_path):
     box = {"bbox": [0, 0, 2, 2]}
     path = tmp_path / "own.json"
     content = {
-        "images": [{"id": i, "height": 4, "width": 4} for i in (1, 2)],
+        "images": [{"id": i, "file_name": f"{i}.jpg", "height": 4, "width": 4} for i in (1, 2)],
         "categories": [{"id": i, "name": str(i)} for i in (9, 4, 5)],
         "annotations": [
             {"id": k, "image_id": image, "category_id": category, **box}

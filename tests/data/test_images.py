@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rmae_d2.data import images
 from rmae_d2.data.images import read_image
 from rmae_d2.errors import ImageReadError
 
@@ -66,6 +67,42 @@ def test_transparent_palette_colour(tmp_path):
     image.save(tmp_path / "a.png", transparency=0)
     seen = read_image(tmp_path / "a.png")
     assert tuple(seen[0, 0]) == (40, 50, 60) and tuple(seen[1, 1]) == (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "white"),
+    [
+        ([0, 1000, 4095], np.uint16, 4095),  # 12 bits of 16, as cameras and microscopes give
+        ([0, 100, 4096], np.uint16, 65535),
+        ([0, 100, 200], np.uint16, 255),
+        ([0, 1000, 4000], np.int32, 4095),
+        ([0, 0.25, 1], np.float32, 1),
+        ([0, 60.4, 255], np.float32, 255),
+        ([0, 60, 300], np.float32, 4095),
+    ],
+)
+def test_white_is_taken_from_the_data(tmp_path, caplog, monkeypatch, values, kind, white):
+    monkeypatch.setattr(images, "_said_whites", set())
+    Image.fromarray(np.array([values], kind)).save(tmp_path / "a.tif")
+    expected = np.rint(np.array(values, np.float64) * 255 / white).astype(int).tolist()
+    for _ in range(2):
+        assert read_image(tmp_path / "a.tif")[0, :, 0].tolist() == expected
+    assert (
+        caplog.text.count(f"{white:g} is taken for white; to say otherwise set RMAE_D2_WHITE") == 1
+    )
+    monkeypatch.setenv("RMAE_D2_WHITE", "65535")
+    expected = np.rint(np.array(values, np.float64) / 257).astype(int).tolist()
+    assert read_image(tmp_path / "a.tif")[0, :, 0].tolist() == expected
+
+
+def test_white_is_taken_from_the_file_first(tmp_path, monkeypatch):
+    image = Image.fromarray(np.array([[0, 500, 1000]], np.uint16))
+    image.save(tmp_path / "a.tif", tiffinfo={281: 1000})
+    assert read_image(tmp_path / "a.tif")[0, :, 0].tolist() == [0, 128, 255]
+    for given, message in (("900", "up to 1000, more than white, 900"), ("x", "'x' is no number")):
+        monkeypatch.setenv("RMAE_D2_WHITE", given)
+        with pytest.raises(ImageReadError, match=message):
+            read_image(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
@@ -132,7 +169,7 @@ def _bomb(path, photo):
 
 
 def _float_pixels(path, photo):
-    Image.fromarray(np.ones((4, 4), np.float32)).save(path, format="TIFF")
+    Image.fromarray(np.full((4, 4), -1, np.float32)).save(path, format="TIFF")
 
 
 @pytest.mark.parametrize(
@@ -141,7 +178,7 @@ def _float_pixels(path, photo):
         (_truncated, "cut short"),
         (_damaged_png, "damaged"),
         (_bomb, "too many pixels"),
-        (_float_pixels, "float pixels"),
+        (_float_pixels, "its pixels go from -1 to -1"),
         (lambda path, photo: path.write_bytes(b""), "0 bytes"),
         (lambda path, photo: path.write_text("not an image\n" * 99), "no image"),
         (lambda path, photo: None, "no such file"),

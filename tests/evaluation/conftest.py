@@ -171,7 +171,9 @@ def _drawn(rules):
     ids = [category["id"] for category in categories]
     images, annotations = [], []
     for image_id in range(3, 33):
-        images.append({"id": image_id, "file_name": "", "height": height, "width": width})
+        images.append(
+            {"id": image_id, "file_name": f"{image_id}.jpg", "height": height, "width": width}
+        )
         for category_id in rng.choice(ids[:3], rng.integers(1, 5)).tolist():
             angles = np.sort(rng.uniform(0, 2 * np.pi, 7))
             radii = rng.choice([12, 35, 75]) * rng.uniform(0.7, 1, 7)

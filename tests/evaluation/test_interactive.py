@@ -229,6 +229,8 @@ class TestObjects:
     def test_every_form_of_mask(self):
         import pycocotools.mask as mask_util
 
+        from rmae_d2.annotations.segmentation import read_mask
+
         mask = rectangle(3, 4, 19, 30)
         compressed = mask_util.encode(np.asfortranarray(mask))
         counts, run, value = [], 0, False
@@ -237,7 +239,7 @@ class TestObjects:
                 counts, run, value = [*counts, run], 0, pixel
             run += 1
         plain = {"size": list(SIZE), "counts": [*counts, run]}
-        for segmentation in (compressed, plain, [[4, 3, 30, 3, 30, 19, 4, 19]]):
+        for segmentation in (compressed, read_mask(plain, SIZE), [[4, 3, 30, 3, 30, 19, 4, 19]]):
             found = decode({"segmentation": segmentation}, {"height": 32, "width": 40})
             assert np.array_equal(found, mask)
 

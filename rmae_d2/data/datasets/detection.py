@@ -1,29 +1,34 @@
 """Datasets of detection for configs: registered ones by name, own ones by a json and a folder."""
 
-import json as json_module
 import logging
 import os
 from collections.abc import Sequence
 from functools import lru_cache, partial
-from operator import itemgetter
 from typing import Any, NamedTuple
 
-import pycocotools.mask as mask_util
+import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
-from ...annotations.coco_json import OWN_DATA, examples, mask_of, read_coco_json
+from ...annotations.coco import OWN_DATA, Annotations, check_instances, read_annotations
+from ...annotations.entries import Instance
 from ...annotations.missing import missing_dataset, unknown_dataset
+from ...errors import AnnotationError, UserError, examples
 from ..images import exif_orientation
-from .images_only import coco_image_name, image_folder, without_absent
-from ...errors import UserError, AnnotationError
+from .image_files import image_files, without_absent
 
 logger = logging.getLogger(__name__)
 
 #: Images whose size is compared with the json's when a dataset is loaded.
 _SIZES_CHECKED = 64
+
+#: Fields of LVIS's images that its loader passes on.
+_OF_LVIS = ("neg_category_ids", "not_exhaustive_category_ids")
+
+#: Detectron2's functions that register a json whose loader is theirs.
+_DETECTRON2_LOADERS = ("register_coco_instances", "register_lvis_instances")
 
 
 class JsonFacts(NamedTuple):
@@ -46,9 +51,9 @@ def detection_dataset(
 ) -> list[dict[str, Any]]:
     """Images with annotated instances, as Detectron2's mappers take them.
 
-    Left out, with counts and examples in the log: boxes without area, polygons of fewer than three points,
-    where masks are wanted also instances without any, images whose file is absent and, with filter_empty,
-    images on which nothing is left but crowds.
+    Left out, with counts and examples in the log: what `read_annotations` leaves out, where masks are wanted
+    also instances without any, images whose file is absent and, with filter_empty, images on which nothing is
+    left but crowds.
 
     Args:
         names: registered datasets, concatenated; used where there is no json.
@@ -95,7 +100,7 @@ def own_dataset_name(json: str) -> str:
 
 
 def json_facts(json: str) -> JsonFacts:
-    """What a json holds; read once as long as the file does not change. For errors see :func:`read_coco_json`."""
+    """What a json holds; read once as long as the file does not change. For errors see :func:`read_annotations`."""
     path = os.path.expanduser(json)
     status = os.stat(path) if os.path.isfile(path) else None
     return _facts(path, (status.st_mtime_ns, status.st_size) if status else None)
@@ -103,15 +108,16 @@ def json_facts(json: str) -> JsonFacts:
 
 @lru_cache(maxsize=8)
 def _facts(path: str, version: tuple[int, int] | None) -> JsonFacts:
-    content = read_coco_json(path)
-    names = {c["id"]: str(c["name"]) for c in sorted(content["categories"], key=itemgetter("id"))}
-    images: dict[Any, set[Any]] = {category: set() for category in names}
+    annotations = read_annotations(path)
+    names = {identifier: "" for identifier in annotations.class_ids().values()}
+    names |= {category.id: category.name for category in annotations.categories}
+    images: dict[int, set[Any]] = {identifier: set() for identifier in names}
     has_masks = has_rle = False
-    for annotation in content.get("annotations", []):
-        images[annotation["category_id"]].add(annotation["image_id"])
-        mask = mask_of(annotation)
-        has_masks |= mask is not None
-        has_rle |= isinstance(mask, dict) and not annotation.get("iscrowd")
+    for image, instances in annotations:
+        for instance in instances:
+            images[instance.category_id].add(image.id)
+            has_masks |= instance.mask is not None
+            has_rle |= isinstance(instance.mask, dict) and not instance.iscrowd
     counts = tuple(len(members) for members in images.values())
     return JsonFacts(tuple(names.values()), counts, has_masks, has_rle)
 
@@ -141,51 +147,40 @@ def check_same_registered(key: str, names: Sequence[str]) -> None:
 
 
 def _load_own(json: str, root: str | None) -> list[dict[str, Any]]:
-    content = read_coco_json(json)
-    numbers = {k: n for n, k in enumerate(sorted(c["id"] for c in content["categories"]))}
-    by_image: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
-    astray = []
-    for annotation in content.get("annotations", []):
-        members = by_image.get(annotation["image_id"])
-        if members is None:
-            astray.append(annotation["id"])
-        else:
-            members.append(_instance(annotation, numbers))
-    if astray:
-        logger.warning(
-            "%s: %d annotations are of images that it does not list, such as the annotations %s: ignored",
-            *(json, len(astray), examples(astray)),
-        )
-    images = sorted(content["images"], key=itemgetter("id"))
-    names = [coco_image_name(image, json) for image in images]
+    annotations = read_annotations(json)
+    return _samples(annotations, annotations.class_ids(), root)
+
+
+def _samples(
+    annotations: Annotations, classes: dict[int, int], root: str | None
+) -> list[dict[str, Any]]:
+    """Dataset dicts of a json, in the order of the image ids."""
+    numbers = {identifier: number for number, identifier in classes.items()}
     try:
-        folder = image_folder(json, names, None if root is None else os.path.expanduser(root))
+        files = image_files(annotations.path, [image.file_name for image, _ in annotations], root)
     except UserError as error:  # pre-training's key has another name
         raise UserError(str(error).replace("dataset.image_root", "dataset.root")) from None
     return [
         {
-            "file_name": os.path.join(folder, name),
-            "image_id": image["id"],
-            "height": image["height"],
-            "width": image["width"],
-            "annotations": by_image[image["id"]],
+            "file_name": file,
+            "image_id": image.id,
+            "height": image.height,
+            "width": image.width,
+            **{key: list(ids) for key in _OF_LVIS if (ids := getattr(image, key)) is not None},
+            "annotations": [_instance(i, numbers[i.category_id]) for i in instances],
         }
-        for image, name in zip(images, names, strict=True)
+        for file, (image, instances) in zip(files, annotations, strict=True)
     ]
 
 
-def _instance(annotation: dict[str, Any], numbers: dict[Any, int]) -> dict[str, Any]:
-    instance = {
-        "bbox": annotation["bbox"],
+def _instance(instance: Instance, number: int) -> dict[str, Any]:
+    found = {
+        "bbox": list(instance.box),
         "bbox_mode": BoxMode.XYWH_ABS,
-        "category_id": numbers[annotation["category_id"]],
-        "iscrowd": int(annotation.get("iscrowd") or 0),
+        "category_id": number,
+        "iscrowd": int(instance.iscrowd),
     }
-    if mask := annotation.get("segmentation"):
-        if isinstance(mask, dict) and isinstance(mask.get("counts"), list):
-            mask = mask_util.frPyObjects(mask, *mask["size"])
-        instance["segmentation"] = mask
-    return instance
+    return found if instance.mask is None else {**found, "segmentation": instance.mask}
 
 
 def _register(json: str, root: str | None) -> None:
@@ -207,19 +202,60 @@ def _register(json: str, root: str | None) -> None:
 def _load_named(name: str, allow_missing: float) -> list[dict[str, Any]]:
     if name not in DatasetCatalog:
         raise unknown_dataset(name, DatasetCatalog.list())
-    json_file, image_root = map(MetadataCatalog.get(name).get, ("json_file", "image_root"))
+    metadata = MetadataCatalog.get(name)
+    json_file, image_root = map(metadata.get, ("json_file", "image_root"))
     absent = [place for place in (json_file, image_root) if place and not PathManager.exists(place)]
     if absent:
         raise missing_dataset(name, absent, OWN_DATA)
-    try:
-        dicts = DatasetCatalog.get(name)
-    except (json_module.JSONDecodeError, UnicodeDecodeError, AssertionError, KeyError) as error:
-        if json_file is not None:
-            read_coco_json(json_file, name)  # says it better, in most cases
-        reason = " ".join(str(error).split())
-        raise AnnotationError(f"{json_file or name} cannot be used: {reason}") from error
-    dicts = [{**sample, "annotations": sample.get("annotations", [])} for sample in dicts]
+    if json_file and getattr(DatasetCatalog[name], "__qualname__", "").split(".")[0] in _DETECTRON2_LOADERS:
+        dicts = _load_registered(name, json_file, image_root)
+    else:
+        dicts = _checked(DatasetCatalog.get(name), name)
     return without_absent(dicts, json_file or name, allow_missing)
+
+
+def _load_registered(name: str, json_file: str, image_root: str | None) -> list[dict[str, Any]]:
+    """What Detectron2's own loader makes of a json, and like it into the metadata; but checked."""
+    metadata = MetadataCatalog.get(name)
+    annotations = read_annotations(json_file, name)
+    of_lvis = metadata.get("evaluator_type") == "lvis"
+    mapping = metadata.get("thing_dataset_id_to_contiguous_id")
+    classes = annotations.class_ids(mapping, first=1 if of_lvis else None)
+    if metadata.get("thing_classes") is None:
+        metadata.thing_classes = [category.name for category in annotations.categories]
+    if mapping is None and not of_lvis:
+        metadata.thing_dataset_id_to_contiguous_id = {i: number for number, i in classes.items()}
+    return _samples(annotations, classes, image_root)
+
+
+def _checked(dicts: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    """What a loader of somebody's own made, without annotations that cannot be read."""
+    checked = []
+    for sample in dicts:
+        kept = list(sample.get("annotations", []))
+        size: Any = (sample.get("height"), sample.get("width"))
+        if None in size:
+            size = upright_size(sample["file_name"]) or size
+        if kept and None not in size:
+            entries = [_plain(annotation) for annotation in kept]
+            found = check_instances(entries, size, f"{name}, {sample['file_name']}")
+            kept = [
+                annotation if instance.mask is None else {**annotation, "segmentation": instance.mask}
+                for annotation, instance in zip(kept, found, strict=True)
+                if instance is not None
+            ]
+        checked.append({**sample, "annotations": kept})
+    return checked
+
+
+def _plain(annotation: dict[str, Any]) -> dict[str, Any]:
+    """An annotation with a box XYWH and lists instead of arrays, as in a json."""
+    box, mask = np.asarray(annotation["bbox"]), annotation.get("segmentation")
+    if box.shape == (4,) and annotation["bbox_mode"] == BoxMode.XYXY_ABS:
+        box = np.concatenate((box[:2], box[2:] - box[:2]))
+    if isinstance(mask, list):
+        mask = [part.tolist() if isinstance(part, np.ndarray) else part for part in mask]
+    return {**annotation, "bbox": box.tolist(), "segmentation": mask}
 
 
 def _check_sizes(dicts: list[dict[str, Any]], source: str) -> None:
@@ -252,8 +288,8 @@ def upright_size(file_name: str) -> tuple[int, int] | None:
 def _with_usable_annotations(
     dicts: list[dict[str, Any]], source: str, masks: bool | None
 ) -> list[dict[str, Any]]:
-    """Without boxes of no area and, where masks are wanted, instances that have none."""
-    has_masks = any(mask_of(a) is not None for sample in dicts for a in sample["annotations"])
+    """Without instances that have no mask, where masks are wanted."""
+    has_masks = any("segmentation" in a for sample in dicts for a in sample["annotations"])
     if masks and not has_masks:
         raise AnnotationError(f"{source} has boxes only, and dataset.masks=true insists on masks")
     if masks is None and not has_masks:
@@ -263,36 +299,23 @@ def _with_usable_annotations(
             source,
         )
     keep_masks = has_masks and masks is not False
-    flat, bare, cleaned = [], [], []
+    bare, cleaned = [], []
     for sample in dicts:
         kept = []
         for annotation in sample["annotations"]:
-            mask = mask_of(annotation)
-            if _is_flat(annotation):
-                flat.append(sample["image_id"])
-            elif keep_masks and mask is None:
-                bare.append(sample["image_id"])
+            if not keep_masks:
+                kept.append({k: v for k, v in annotation.items() if k != "segmentation"})
+            elif "segmentation" in annotation:
+                kept.append(annotation)
             else:
-                rest = {k: v for k, v in annotation.items() if k != "segmentation"}
-                kept.append({**rest, "segmentation": mask} if keep_masks else rest)
+                bare.append(sample["image_id"])
         cleaned.append({**sample, "annotations": kept})
-    for what, images in (
-        ("boxes have no area", flat),
-        ("instances have no mask, nor a polygon of three points", bare),
-    ):
-        if images:
-            few = examples(dict.fromkeys(images))
-            logger.warning(
-                "%s: %d %s, such as in the images %s: left out", source, len(images), what, few
-            )
+    if bare:
+        logger.warning(
+            "%s: %d instances have no mask, nor a polygon of three points, such as in the images %s: left out",
+            *(source, len(bare), examples(dict.fromkeys(bare))),
+        )
     return cleaned
-
-
-def _is_flat(annotation: dict[str, Any]) -> bool:
-    a, b, c, d = (float(x) for x in annotation["bbox"][:4])
-    if annotation["bbox_mode"] == BoxMode.XYXY_ABS:
-        c, d = c - a, d - b
-    return c <= 0 or d <= 0
 
 
 def _without_empty(dicts: list[dict[str, Any]], source: str) -> list[dict[str, Any]]:

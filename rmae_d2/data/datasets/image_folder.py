@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...annotations.coco_json import examples
+from ...errors import examples
 from ..images import IMAGE_EXTENSIONS
-from .images_only import files_below, is_image
+from .listing import files_below, is_image
 from ...errors import UserError, AnnotationError
 
 logger = logging.getLogger(__name__)

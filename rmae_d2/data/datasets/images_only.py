@@ -1,20 +1,23 @@
 """Photos without labels, to pre-train on: a folder, a text list, a COCO json or a dataset's name."""
 
-import json
 import logging
 import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
-from ..images import IMAGE_EXTENSIONS
-from ...annotations.coco_json import examples
+from ...annotations.coco import read_images
+from ...annotations.panoptic import read_panoptic
 from ...annotations.missing import missing_dataset, unknown_dataset
-from ...errors import UserError
+from ...errors import UserError, examples
+from ...files import read_text
+from ..images import IMAGE_EXTENSIONS
+from .label_images import label_files
+from .image_files import files_in, image_files, without_absent
+from .listing import files_below
 
 logger = logging.getLogger(__name__)
 
@@ -111,10 +114,28 @@ def _by_name(name: str) -> list[dict[str, Any]]:
     absent = [place for place in places if not PathManager.exists(place)]
     if absent:
         raise missing_dataset(name, absent, _OWN)
+    if metadata.get("panoptic_json") and metadata.get("panoptic_root"):
+        return _from_panoptic(name)
     try:
         return _from_folder(metadata.image_root) if whole else DatasetCatalog.get(name)
     except FileNotFoundError as error:
         raise missing_dataset(name, places, _OWN, str(error)) from error
+
+
+def _from_panoptic(name: str) -> list[dict[str, Any]]:
+    """Images with the PNG files of their segments."""
+    metadata = MetadataCatalog.get(name)
+    found = read_panoptic(metadata.panoptic_json, name)
+    names = [entry.image.file_name for entry in found]
+    files = image_files(metadata.panoptic_json, names, metadata.image_root)
+    return [
+        {
+            "file_name": file,
+            "image_id": entry.image.id,
+            "pan_seg_file_name": os.path.join(metadata.panoptic_root, entry.png),
+        }
+        for file, entry in zip(files, found, strict=True)
+    ]
 
 
 def _from_folder(folder: str) -> list[dict[str, Any]]:
@@ -124,139 +145,51 @@ def _from_folder(folder: str) -> list[dict[str, Any]]:
             f"no image in {os.path.abspath(folder)} or its sub-folders: looked for files ending in "
             f"{' '.join(sorted(IMAGE_EXTENSIONS))} (in any case)"
         )
-    return [{"file_name": os.path.join(folder, path), "image_id": path} for path in paths]
+    labels = _labels_beside(folder, paths)
+    return [
+        {"file_name": os.path.join(folder, path), "image_id": path}
+        for path in paths
+        if path not in labels
+    ]
 
 
-def is_image(name: str) -> bool:
-    """By the extension."""
-    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
-
-
-def files_below(
-    folder: str, onerror: Callable[[OSError], None] | None = None
-) -> tuple[list[str], list[str]]:
-    """Images and other files below a folder that are not hidden: relative paths with forward slashes, sorted.
-
-    Links are followed. Folders that cannot be listed are ``onerror``'s, or left out.
-    """
-    images: list[str] = []
-    others: list[str] = []
-    seen: set[tuple[int, int]] = set()
-    for parent, folders, files in os.walk(folder, onerror=onerror, followlinks=True):
-        status = os.stat(parent)
-        if (status.st_dev, status.st_ino) in seen:  # a link back to a folder already listed
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        # Sorted, so that of two links to one folder the same one is followed on every file system.
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        relative = Path(parent).relative_to(folder)
-        for name in files:
-            if not name.startswith("."):
-                (images if is_image(name) else others).append((relative / name).as_posix())
-    return sorted(images), sorted(others)
+def _labels_beside(folder: str, paths: Sequence[str]) -> set[str]:
+    """Label images that lie beside their photos, with their names but for the extension."""
+    by_stem: dict[str, list[str]] = {}
+    for path in paths:
+        by_stem.setdefault(os.path.splitext(path)[0], []).append(path)
+    found: set[str] = set()
+    for members in by_stem.values():
+        if len(members) > 1:
+            labels = label_files(folder, members)
+            found.update(labels if len(labels) < len(members) else ())
+    if found:
+        logger.warning(
+            "%s: %d images of one channel lie beside photos of the same names, such as %s: taken for their "
+            "labels and left out",
+            *(folder, len(found), examples(sorted(found))),
+        )
+    return found
 
 
 def _from_text(path: str) -> list[dict[str, Any]]:
     folder = os.path.dirname(path)
-    with PathManager.open(path, "r") as file:
-        lines = [line.strip() for line in file]
+    lines = [line.strip() for line in read_text(path).splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
     if not lines:
         raise UserError(f"{os.path.abspath(path)} names no image: one path a line is expected")
-    return [
-        {"file_name": line if "://" in line else os.path.join(folder, line), "image_id": line}
-        for line in lines
-    ]
+    files = files_in(folder, lines, path)
+    return [{"file_name": file, "image_id": line} for file, line in zip(files, lines, strict=True)]
 
 
 def _from_json(path: str, image_root: str | None) -> list[dict[str, Any]]:
-    with PathManager.open(path, "r") as file:
-        try:
-            content = json.load(file)
-        except ValueError as error:
-            raise UserError(f"{path} is not JSON: {error}") from error
-    images = content.get("images") if isinstance(content, dict) else None
-    if not isinstance(images, list) or not images:
-        found = sorted(content) if isinstance(content, dict) else type(content).__name__
-        raise UserError(f"{path} is not in COCO's format: it needs a list 'images', it has {found}")
-    names = [coco_image_name(image, path) for image in images]
-    folder = image_folder(path, names, image_root)
+    images = read_images(path)
+    files = image_files(path, [image.file_name for image in images], image_root)
     return [
         {
-            "file_name": os.path.join(folder, name),
-            "image_id": image.get("id", name),
-            **{k: image[k] for k in ("height", "width") if isinstance(image.get(k), int)},
+            "file_name": file,
+            "image_id": image.id,
+            **({"height": image.height, "width": image.width} if image.height else {}),
         }
-        for image, name in zip(images, names, strict=True)
+        for file, image in zip(files, images, strict=True)
     ]
-
-
-def coco_image_name(image: Any, path: str) -> str:
-    """The file of an entry of a json's ``images``, relative to a folder that :func:`image_folder` finds.
-
-    Raises:
-        UserError: the entry has neither ``file_name`` nor, as LVIS has, ``coco_url``.
-    """
-    if isinstance(image, dict):
-        if isinstance(image.get("file_name"), str):
-            return str(image["file_name"])
-        if isinstance(image.get("coco_url"), str):  # LVIS
-            return "/".join(image["coco_url"].split("/")[-2:])
-    raise UserError(f"{path} has an image without 'file_name' and 'coco_url': {image}")
-
-
-def image_folder(path: str, names: Sequence[str], image_root: str | None) -> str:
-    """The folder of the json's images: of the candidates, the one that has most of a few files."""
-    candidates = _candidate_folders(path) if image_root is None else [image_root]
-    few = names[:: -(-len(names) // 16)]
-    hits = [sum(os.path.exists(os.path.join(place, name)) for name in few) for place in candidates]
-    if max(hits):
-        return candidates[hits.index(max(hits))]
-    tried = "\n  ".join(os.path.abspath(candidate) for candidate in candidates)
-    raise UserError(
-        f"{os.path.abspath(path)} names {len(names)} images, such as {names[0]}, but none of those "
-        f"tried is in any of\n  {tried}\nSay where they are with dataset.image_root=/folder"
-    )
-
-
-def _candidate_folders(path: str) -> list[str]:
-    """Where a json's images may lie: beside it, or as COCO's beside its folder, then anywhere near.
-
-    For annotations/instances_train2017.json COCO has train2017, others images/train2017 or images.
-    """
-    here = os.path.dirname(path) or os.curdir
-    above = os.path.join(here, os.pardir)
-    split = os.path.splitext(os.path.basename(path))[0].split("_")[-1]
-    usual = [
-        os.path.normpath(os.path.join(base, part))
-        for base in (above, here)
-        for part in (split, f"images/{split}", "images", "")
-    ]
-    siblings = sorted(os.path.normpath(entry.path) for entry in os.scandir(above) if entry.is_dir())
-    return list(dict.fromkeys([os.path.normpath(here), *usual, *siblings]))
-
-
-def without_absent(
-    dicts: list[dict[str, Any]], path: str, allow_missing: float
-) -> list[dict[str, Any]]:
-    """Leaves out absent files. Lists each folder once: a stat a file takes hours on NFS."""
-    local = [sample["file_name"] for sample in dicts if "://" not in sample["file_name"]]
-    there: dict[str, set[str]] = {}
-    for folder in {os.path.dirname(file) for file in local}:
-        with suppress(FileNotFoundError, NotADirectoryError):
-            there[folder] = set(os.listdir(folder or os.curdir))
-    absent = {f for f in local if os.path.basename(f) not in there.get(os.path.dirname(f), ())}
-    if not absent:
-        return dicts
-    message = (
-        f"{len(absent)} of the {len(dicts)} files that {os.path.abspath(path)} names are absent, "
-        f"such as {examples(os.path.abspath(file) for file in sorted(absent))}"
-    )
-    kept = [sample for sample in dicts if sample["file_name"] not in absent]
-    if not kept or len(absent) > allow_missing * len(dicts):
-        raise UserError(
-            f"{message}. At most {allow_missing:.0%} may be: fetch them or take them out of the list"
-        )
-    logger.warning("%s. They are left out", message)
-    return kept

@@ -1,5 +1,8 @@
 """Label images: one channel whose values are class numbers, as people have them."""
 
+import os
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,9 @@ from ...errors import ImageReadError, AnnotationError
 #: The label of pixels that belong to no class, in what models and evaluators are given.
 IGNORE_LABEL = 255
 
+#: Of files that keep every value.
+LABEL_EXTENSIONS = (".png", ".tif", ".tiff", ".bmp")
+
 #: More do not fit into 8 bits beside it.
 MAX_CLASSES = 255
 
@@ -23,7 +29,7 @@ def read_labels(path: str, num_classes: int, zero_is_ignored: bool = False) -> N
     Of a palette image ("P", as PASCAL VOC's) the values are the labels and the colours only for viewers.
 
     Args:
-        path: a PNG or another lossless file of one channel, 8 or 16 bits.
+        path: a PNG or another lossless file of one channel, 1 to 16 bits.
         num_classes: C.
         zero_is_ignored: the file has 0 for pixels without a class and 1 to C for the classes, as ADE20K's
             official release; else classes are 0 to C - 1. 255 is without a class in both.
@@ -58,15 +64,21 @@ def read_labels(path: str, num_classes: int, zero_is_ignored: bool = False) -> N
     return table.astype(np.uint8)[labels]
 
 
+#: How Pillow widens gray of few bits to 8, by its name for the file's pixels.
+_WIDENED = {"L;2": 85, "L;4": 17}
+
+
 def _read(path: str) -> NDArray[Any]:
+    """Values as the file stores them, (H, W)."""
     try:
         with PathManager.open(path, "rb") as file, Image.open(file) as image:
-            if image.mode not in ("L", "P", "1", "I") and not image.mode.startswith("I;16"):
+            if not is_label_mode(image.mode):
                 raise AnnotationError(
                     f"{path} holds {image.mode} pixels: colours or transparency, not class numbers. Save one "
                     "channel whose values are the classes (a palette PNG keeps colours for viewers)"
                 )
-            return np.asarray(image.convert("L") if image.mode == "1" else image)
+            stored = _stored_mode(image)
+            values = np.asarray(image)
     except (AnnotationError, MemoryError):
         raise
     except OSError as error:
@@ -76,3 +88,29 @@ def _read(path: str) -> NDArray[Any]:
         raise ImageReadError(path, f"these labels cannot be read ({reason})") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
         raise ImageReadError(path, f"it is damaged ({type(error).__name__}: {error})") from error
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8)
+    return values // _WIDENED.get(stored, 1)
+
+
+def _stored_mode(image: Image.Image) -> str:
+    """Pillow's name for the pixels of an opened file that is not loaded yet, such as "L;4"."""
+    tiles: Any = getattr(image, "tile", None)
+    how = tiles[0][3] if tiles else image.mode
+    return str(how[0] if isinstance(how, tuple) else how)
+
+
+def is_label_mode(mode: str) -> bool:
+    """Whether Pillow's mode of an image is one channel of whole numbers, as label images have."""
+    return mode in ("L", "P", "1", "I") or mode.startswith("I;16")
+
+
+def label_files(folder: str, paths: Iterable[str]) -> list[str]:
+    """Those of some files below a folder that look like label images: lossless, one channel."""
+    found = []
+    for path in paths:
+        if os.path.splitext(path)[1].lower() in LABEL_EXTENSIONS:
+            with suppress(OSError, SyntaxError), Image.open(os.path.join(folder, path)) as image:
+                if is_label_mode(image.mode):
+                    found.append(path)
+    return found

@@ -11,10 +11,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
 from ...annotations.missing import missing_dataset, unknown_dataset
-from ...annotations.coco_json import examples
+from ...errors import examples
 from .detection import check_same_registered, upright_size
-from .images_only import files_below, images_from
-from .label_images import IGNORE_LABEL, MAX_CLASSES, read_labels
+from .images_only import images_from
+from .listing import files_below
+from .label_images import IGNORE_LABEL, LABEL_EXTENSIONS, MAX_CLASSES, label_files, read_labels
 from ...errors import UserError, AnnotationError
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,6 @@ _OWN = (
     "dataloader.train.dataset.images=FOLDER dataloader.train.dataset.labels=FOLDER "
     "dataloader.train.dataset.num_classes=N"
 )
-_LABEL_EXTENSIONS = (".png", ".tif", ".tiff", ".bmp")
 
 
 def semantic_dataset(
@@ -201,10 +201,16 @@ def _pairs(images: str, labels: str, allow_missing: float) -> list[dict[str, Any
     by_stem: dict[str, list[str]] = {}
     for path in files_below(labels)[0]:
         stem, extension = os.path.splitext(path)
-        if extension.lower() in _LABEL_EXTENSIONS:
+        if extension.lower() in LABEL_EXTENSIONS:
             by_stem.setdefault(stem, []).append(path)
+    photos = images_from(images)
+    in_one_folder = os.path.realpath(images) == os.path.realpath(labels)
+    if in_one_folder:
+        by_stem = {stem: label_files(labels, paths) for stem, paths in by_stem.items()}
+    of_labels = {os.path.realpath(os.path.join(labels, p)) for ps in by_stem.values() for p in ps}
+    photos = [p for p in photos if os.path.realpath(p["file_name"]) not in of_labels]
     pairs, bare, double = [], [], []
-    for sample in images_from(images):
+    for sample in photos:
         own = by_stem.get(os.path.splitext(sample["image_id"])[0], [])
         if not own:
             bare.append(sample["image_id"])
@@ -212,6 +218,9 @@ def _pairs(images: str, labels: str, allow_missing: float) -> list[dict[str, Any
             double.append(", ".join(own))
         else:
             pairs.append({**sample, "sem_seg_file_name": os.path.join(labels, own[0])})
+    if in_one_folder:
+        with_photo = {os.path.splitext(photo["image_id"])[0] for photo in photos}
+        bare += [path for stem, paths in by_stem.items() if stem not in with_photo for path in paths]
     if double:
         raise AnnotationError(
             f"{labels} has several label images for one image: {examples(double)}; leave one of each"
@@ -224,7 +233,7 @@ def _pairs(images: str, labels: str, allow_missing: float) -> list[dict[str, Any
         if not pairs or len(bare) > allow_missing * (len(bare) + len(pairs)):
             raise UserError(
                 f"{message}. At most {allow_missing:.0%} may be without: a label image has its image's name, "
-                f"but for the extension ({' '.join(_LABEL_EXTENSIONS)})"
+                f"but for the extension ({' '.join(LABEL_EXTENSIONS)})"
             )
         logger.warning("%s. They are left out", message)
     return pairs
@@ -247,16 +256,20 @@ def _check_few(dicts: list[dict[str, Any]], source: str) -> None:
         return
     classes = found - {IGNORE_LABEL}
     void = f"0 or {IGNORE_LABEL}" if few[0]["zero_is_ignored"] else str(IGNORE_LABEL)
-    if not classes and len(few) == len(dicts):
-        raise AnnotationError(
-            f"{source}: all pixels of the {len(few)} label images are {void}, which is no class: there is "
-            "nothing to learn"
-        )
     num_classes = few[0]["num_classes"]
+    if not classes:
+        raise AnnotationError(
+            f"{source}: all pixels of the {len(few)} label images looked at are {void}, which is no class: "
+            "there is nothing to learn"
+        )
+    if num_classes == 2 and found == {0, IGNORE_LABEL}:
+        raise AnnotationError(
+            f"{source}: the {len(few)} label images looked at hold 0 and 255 alone, and 255 is no class: save "
+            "masks of 0 and 255 as 0 and 1"
+        )
     if len(classes) < 2 <= num_classes:
         logger.warning(
-            "%s: the %d label images looked at show %d of the %d classes; %s is no class. (Masks of 0 and "
-            "255 are to be saved as 0 and 1)",
+            "%s: the %d label images looked at show %d of the %d classes; %s is no class",
             *(source, len(few), len(classes), num_classes, void),
         )
 

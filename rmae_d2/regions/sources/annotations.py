@@ -5,17 +5,17 @@ Both are read while training; a store is possible but saves little.
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...annotations.index import CocoJson
+from ...annotations.coco import Annotations, check_instances, read_annotations
+from ...annotations.entries import Instance
 from ...annotations.segmentation import run_counts
 from ...errors import UserError
 from ..record.codec import Labels
-from ..record.masks import Ints
 from ..record.record import RegionRecord, narrow_labels, record_of_counts
 from .companions import check_folder, check_size, find_companion
 
@@ -32,8 +32,8 @@ _PANOPTIC_REMEDY = "Give the folder of panoptic PNGs of this data set."
 class InstanceSource:
     """Region source of instance masks, one overlapping mask an object, from COCO or LVIS.
 
-    An image without annotations has a record of 0 masks. Polygons of fewer than three points, and
-    masks without a pixel, are left out; so are crowds by default, rough outlines of many objects.
+    An image without annotations has a record of 0 masks. Annotations without a mask, and masks without a
+    pixel, give no region; neither do crowds by default, rough outlines of many objects.
 
     Attributes:
         params: what the regions depend on, among it the digest of the json.
@@ -42,15 +42,21 @@ class InstanceSource:
     def __init__(
         self, json_file: str | os.PathLike[str] | None = None, include_crowd: bool = False
     ) -> None:
-        """Index the json (UserError where unusable); processes forked later share the index.
+        """Read and check the json; processes forked later share what is kept of it.
 
         Args:
-            json_file: COCO or LVIS instance json, local or whatever iopath's `g_pathmgr` opens.
+            json_file: COCO or LVIS instance json, local or whatever Detectron2's PathManager opens.
                 None takes `annotations` of the dataset dicts, as Detectron2's datasets have them.
             include_crowd: make regions of annotations with `iscrowd` too.
+
+        Raises:
+            UserError: no such file, or none of its annotations has a mask.
+            AnnotationError: it cannot be used, see `read_annotations`.
         """
         self.include_crowd = bool(include_crowd)
-        self.json = None if json_file is None else CocoJson(json_file, include_crowd=include_crowd)
+        self.json = None if json_file is None else read_annotations(os.fspath(json_file))
+        if self.json is not None:
+            _check_masks(self.json, self.include_crowd)
         self.params: dict[str, Any] = {
             "source": "instances",
             "annotations": self.json.digest if self.json else "of the data set",
@@ -67,53 +73,70 @@ class InstanceSource:
     ) -> RegionRecord:
         """Record of the masks of an image, uint8 (H, W, C).
 
-        UserError: the image is not in the json or has another size there, or a damaged segmentation.
+        UserError: the image is not in the json or has another size there.
         """
         size = (image_HWC.shape[0], image_HWC.shape[1])
         name = dataset_dict.get("file_name")
         if self.json is None:
-            place, image = f"the data set's annotations of {name}", dataset_dict
-            if (found := dataset_dict.get("annotations")) is None:
-                raise UserError(
-                    f"the data set has no `annotations` for {name}: give InstanceSource a json_file, "
-                    "or take a data set that is registered with instances"
-                )
-            annotations = [a for a in found if self.include_crowd or not a.get("iscrowd")]
+            found = _of_data_set(dataset_dict, size)
         else:
-            place = self.json.path
             entry = self.json.find(dataset_dict)
             if entry is None:
                 raise UserError(
-                    f"{place} has no image {name} (image id {dataset_dict.get('image_id')!r}): give "
-                    "the json of this data set, or leave the image out"
+                    f"{self.json.path} has no image {name} (image id {dataset_dict.get('image_id')!r}): "
+                    "give the json of this data set, or leave the image out"
                 )
-            image, annotations = entry
-        if "height" in image and "width" in image:
-            label = f"the entry of {name} in {place}"
-            check_size(label, (image["height"], image["width"]), size, _TURNED)
-        return record_of_counts(self._masks(annotations, size, place), size, self.params)
-
-    def _masks(
-        self, annotations: Sequence[Mapping[str, Any]], size: tuple[int, int], place: str
-    ) -> list[Ints]:
-        masks = []
-        for number, annotation in enumerate(annotations):
-            name = f"annotation {annotation.get('id', f'number {number} of the image')}"
-            if not annotation.get("segmentation"):
-                continue
-            try:
-                counts = run_counts(annotation["segmentation"], size)
-            except ValueError as error:
-                raise UserError(
-                    f"{place}, {name}: {error}. Correct or remove this annotation"
-                ) from error
-            if counts is not None:
-                masks.append(counts)
-                continue
-            log = logger.debug if self._empty_reported else logger.warning
-            log(f"{place}, {name}: no pixel in its mask, no region. Further ones are not reported.")
+            image, found = entry
+            label = f"the entry of {name} in {self.json.path}"
+            check_size(label, (image.height, image.width), size, _TURNED)
+        masks = [i.mask for i in found if self.include_crowd or not i.iscrowd]
+        counts = [run_counts(mask, size) for mask in masks if mask is not None]
+        if any(c is None for c in counts) and not self._empty_reported:
             self._empty_reported = True
-        return masks
+            logger.warning(
+                "%s: masks without a pixel give no region, such as one of image %s. Further ones are not "
+                "reported",
+                *(self.json.path if self.json else "the data set", name),
+            )
+        return record_of_counts([c for c in counts if c is not None], size, self.params)
+
+
+def _of_data_set(dataset_dict: Mapping[str, Any], size: tuple[int, int]) -> list[Instance]:
+    """The checked annotations of a dataset dict, for an image of (H, W) pixels."""
+    name = dataset_dict.get("file_name")
+    if (entries := dataset_dict.get("annotations")) is None:
+        raise UserError(
+            f"the data set has no `annotations` for {name}: give InstanceSource a json_file, "
+            "or take a data set that is registered with instances"
+        )
+    if "height" in dataset_dict and "width" in dataset_dict:
+        said = (dataset_dict["height"], dataset_dict["width"])
+        check_size(f"the data set's entry of {name}", said, size, _TURNED)
+    found = check_instances(entries, size, f"the data set's annotations of {name}")
+    return [instance for instance in found if instance is not None]
+
+
+def _check_masks(annotations: Annotations, include_crowd: bool) -> None:
+    """Says how many masks there are; UserError where there is none."""
+    masks = bare = crowds = images = 0
+    for _, instances in annotations:
+        of_image = [i.iscrowd for i in instances if i.mask is not None]
+        images += bool(of_image)
+        crowds += sum(of_image)
+        masks += len(of_image)
+        bare += len(instances) - len(of_image)
+    left_out = 0 if include_crowd else crowds
+    if masks == left_out:
+        raise UserError(
+            f"{annotations.path}: none of its annotations has a mask{' but crowds' * bool(left_out)}, and "
+            "boxes alone give no regions"
+        )
+    logger.info(
+        "%s: %d masks of %d images, %d of which have none and give no regions; left out: %d crowd "
+        "annotations, %d without segmentation",
+        *(annotations.path, masks - left_out, len(annotations), len(annotations) - images),
+        *(left_out, bare),
+    )
 
 
 class PanopticSource:

@@ -82,10 +82,12 @@ def _read_masks(path: str, size: tuple[int, int]) -> list[Ints]:
     for number, annotation in enumerate(annotations):
         segmentation = annotation.get("segmentation") if isinstance(annotation, dict) else None
         try:
+            if not segmentation:
+                raise UserError("has no segmentation")
             counts = run_counts(segmentation, size)
         except ValueError as error:
             raise UserError(
-                f"{path}, mask {number}: {error}. Take the image and the json of the same size, "
+                f"{path}: mask {number} {error}. Take the image and the json of the same size, "
                 "and copy a damaged file again"
             ) from error
         if counts is not None:

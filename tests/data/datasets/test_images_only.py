@@ -149,10 +149,10 @@ def test_json_naming_absent_files(photos):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("{", "is not JSON"),
+        ("{", "is cut off"),
         ("[1]", "COCO's format"),
-        ('{"annotations": []}', "it has .'annotations'."),
-        ('{"images": [{"id": 1}]}', "without 'file_name'"),
+        ('{"annotations": []}', "it has '\"annotations\"'"),
+        ('{"images": [{"id": 1}]}', "file_name 'null' names no file"),
     ],
 )
 def test_bad_json(tmp_path, content, says):

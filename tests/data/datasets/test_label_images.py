@@ -57,12 +57,33 @@ def test_palette_images_give_their_values(save):
     assert read_labels(path, 3).tolist() == [[0, 1], [2, 255]]
 
 
-def test_sixteen_bits_and_one_bit(save):
+def test_sixteen_bits(save):
     assert read_labels(save(np.array([[3, 255]], np.uint16)), 4).tolist() == [[3, 255]]
     with pytest.raises(AnnotationError, match="has the label 300 at row 0, column 1"):
         read_labels(save(np.array([[3, 300]], np.uint16)), 4)
-    bits = Image.fromarray(np.array([[0, 255]], np.uint8)).convert("1")
-    assert read_labels(save(bits), 256 - 1).tolist() == [[0, 255]]
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("mode", ["L", "P"])
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_few_bits_give_the_stored_values(tmp_path, bits, mode, interlaced):
+    """Gray of 2 and 4 bits too, which Pillow widens, and masks of one bit, as Pillow saves booleans."""
+    values = np.arange(24).reshape(4, 6) % 2**bits
+    image = Image.fromarray(values.astype(np.uint8))
+    if mode == "P":
+        image = image.convert("P")
+        image.putdata(values.ravel().tolist())
+    image.save(tmp_path / "a.png", bits=bits, interlace=interlaced)
+    assert read_labels(str(tmp_path / "a.png"), 2**bits - (bits == 8)).tolist() == values.tolist()
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "bmp"])
+def test_a_boolean_mask_is_0_and_1(tmp_path, suffix):
+    mask = np.zeros((9, 7), bool)
+    mask[2:5, 1:4] = True
+    Image.fromarray(mask).save(tmp_path / f"a.{suffix}")
+    labels = read_labels(str(tmp_path / f"a.{suffix}"), 2)
+    assert labels.dtype == np.uint8 and labels.tolist() == mask.astype(int).tolist()
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])

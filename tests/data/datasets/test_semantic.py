@@ -1,5 +1,6 @@
 """Semantic data for training and testing: ADE20K's own layout, registered sets, somebody's own folders."""
 
+import os
 import shutil
 
 import numpy as np
@@ -8,6 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin import register_all_ade20k
 from PIL import Image
 
+from rmae_d2.data.datasets import images_from
 from rmae_d2.data.datasets.label_images import read_labels
 from rmae_d2.data.datasets.semantic import check_label_size, semantic_classes, semantic_dataset
 from rmae_d2.errors import UserError, AnnotationError
@@ -139,6 +141,39 @@ def test_missing_labels(own, caplog):
         load(own)
 
 
+def test_images_and_labels_in_one_folder(own, caplog):
+    """Paired by name and kind: a label image is never taken for a photo, whatever its extension."""
+    for path in list((own / "labels").rglob("*.png")):
+        shutil.move(path, own / "images" / path.relative_to(own / "labels"))
+    with Image.open(own / "images/c.jpg") as photo:
+        photo.save(own / "images/c.bmp")  # a photo in a lossless format
+    (own / "images/c.jpg").unlink()
+    both = str(own / "images")
+    dicts = semantic_dataset(images=both, labels=both, num_classes=3)
+    pairs = [(d["image_id"], os.path.relpath(d["sem_seg_file_name"], both)) for d in dicts]
+    assert pairs == [(f"{n}.jpg", f"{n}.png") for n in "ab"] + [
+        ("c.bmp", "c.png"),
+        ("deep/d.jpg", "deep/d.png"),
+    ]
+    # Nor does pre-training on such a folder take them.
+    assert [d["image_id"] for d in images_from(both)] == ["a.jpg", "b.jpg", "c.bmp", "deep/d.jpg"]
+    assert "4 images of one channel lie beside photos of the same names, such as a.png" in caplog.text
+    Image.new("L", (11, 8)).save(own / "images/a.tif")
+    with pytest.raises(AnnotationError, match=r"several label images.*a\.png, a\.tif"):
+        semantic_dataset(images=both, labels=both, num_classes=3)
+    (own / "images/a.tif").unlink()
+    (own / "images/b.jpg").unlink()
+    with pytest.raises(UserError, match=r"1 of the 4 images .* have no label.*such as b\.png"):
+        semantic_dataset(images=both, labels=both, num_classes=3)
+
+
+def test_labels_in_a_folder_within_that_of_the_images(own):
+    shutil.move(own / "labels", own / "images/labels")
+    places = {"images": str(own / "images"), "labels": str(own / "images/labels")}
+    dicts = semantic_dataset(**places, num_classes=3)
+    assert [d["image_id"] for d in dicts] == ["a.jpg", "b.jpg", "c.jpg", "deep/d.jpg"]
+
+
 def test_several_labels_for_one_image(own):
     Image.new("L", (11, 8)).save(own / "labels/a.tif")
     with pytest.raises(AnnotationError, match=r"several label images.*a\.png, a\.tif"):
@@ -167,9 +202,10 @@ def test_masks_of_0_and_255(own, caplog):
             masks = np.zeros((image.height, image.width), np.uint8)
         masks[2:] = 255
         Image.fromarray(masks).save(path)
-    assert len(load(own, num_classes=2)) == 4
-    assert "4 label images looked at show 1 of the 2 classes; 255 is no class" in caplog.text
-    assert "saved as 0 and 1" in caplog.text
+    with pytest.raises(AnnotationError, match="hold 0 and 255 alone.*save masks .* as 0 and 1"):
+        load(own, num_classes=2)
+    assert len(load(own, num_classes=3)) == 4
+    assert "4 label images looked at show 1 of the 3 classes; 255 is no class" in caplog.text
     caplog.clear()
     load(own, num_classes=1)
     assert not [r for r in caplog.records if r.levelname == "WARNING"]

@@ -1,0 +1,195 @@
+"""Single entries of COCO's and LVIS's annotation files, from what people wrote to checked values."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from ..errors import UserError
+from .segmentation import Mask, box_of, compressed, read_mask
+from .values import flag, identifier, integer, number, parsed, shown
+
+#: Pixels: sides and areas whose masks pycocotools and a machine's memory can hold.
+_LONGEST_SIDE, _LARGEST_AREA = 10**6, 2**31 - 1
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,15}")
+
+#: Called with what was mended, once for each entry.
+Note = Callable[[str], None]
+
+
+class Unreadable(Exception):  # noqa: N818
+    """A field of an entry that has no reading; its args are the field's name and what is wrong with it."""
+
+
+class Image(NamedTuple):
+    """An entry of ``images``; height and width in pixels are 0 where they cannot be read."""
+
+    id: int | str
+    file_name: str  #: as it stands in the file; of LVIS the last two parts of ``coco_url``
+    height: int
+    width: int
+    neg_category_ids: tuple[int, ...] | None = None  #: LVIS, as the next; None where absent
+    not_exhaustive_category_ids: tuple[int, ...] | None = None
+
+
+class Category(NamedTuple):
+    """An entry of ``categories``; the frequency is LVIS's."""
+
+    id: int
+    name: str
+    frequency: Any = None
+
+
+class Instance(NamedTuple):
+    """An entry of ``annotations``."""
+
+    id: Any  #: for messages only
+    category_id: int  #: -1 where the entry has none
+    box: tuple[
+        float, float, float, float
+    ]  #: x, y, width, height in pixels, the latter two positive
+    area: float  #: square pixels
+    iscrowd: bool
+    ignore: bool  #: of LVIS's rules, which refuse it
+    mask: Mask | None  #: see `read_mask`
+
+
+def key_of(identity: int | str) -> int | str:
+    """By which two ids are the same, "7" and 7 among them."""
+    if isinstance(identity, str) and _INTEGER.fullmatch(identity):
+        return int(identity)
+    return identity
+
+
+def label_of(section: str, entry: Mapping[str, Any], place: int) -> str:
+    """How messages name an entry: by its id, or by its place in the list."""
+    if entry.get("id") is None:
+        return f"entry {place} of {section!r}"
+    kind = {"images": "image", "categories": "category", "annotations": "annotation"}[section]
+    return f"{kind} {shown(entry['id'])}"
+
+
+def image_of(entry: Mapping[str, Any]) -> tuple[Image, Unreadable | None]:
+    """An image; with height and width 0, and why, where its size or LVIS's lists have no reading.
+
+    Raises:
+        Unreadable: id or file name.
+    """
+    identity, name = _field(entry, "id", identifier), _file_name(entry)
+    try:
+        height, width = (_field(entry, side, integer) for side in ("height", "width"))
+        if not (0 < height <= _LONGEST_SIDE and 0 < width <= _LONGEST_SIDE):
+            wrong = "width" if 0 < height <= _LONGEST_SIDE else "height"
+            raise Unreadable(wrong, f"{shown(entry[wrong])} is no size of an image")
+        if height * width > _LARGEST_AREA:
+            raise Unreadable("height", f"{shown(height)} times width {shown(width)} is too large")
+        negative, partial = (
+            _category_ids(entry, key) for key in ("neg_category_ids", "not_exhaustive_category_ids")
+        )
+    except Unreadable as error:
+        return Image(identity, name, 0, 0), error
+    return Image(identity, name, height, width, negative, partial), None
+
+
+def category_of(entry: Mapping[str, Any]) -> Category:
+    """A category. Raises Unreadable for an id that is no number, or no name."""
+    name = entry.get("name")
+    if not isinstance(name, str | int | float) or isinstance(name, bool) or name == "":
+        raise Unreadable("name", f"{shown(name)} is no text")
+    return Category(_field(entry, "id", integer), str(name), entry.get("frequency"))
+
+
+def instance_of(entry: Mapping[str, Any], size: tuple[int, int], note: Note) -> Instance:
+    """An annotation of an image of (H, W) pixels; its box has no area where neither bbox nor mask give one.
+
+    Raises:
+        Unreadable: a field without which the object cannot be known, and which has no reading.
+    """
+    category = -1 if entry.get("category_id") is None else _field(entry, "category_id", integer)
+    crowd, ignored = (_field(entry, key, flag) for key in ("iscrowd", "ignore"))
+    try:
+        mask = read_mask(entry.get("segmentation"), size)
+    except UserError as error:
+        raise Unreadable("segmentation", str(error)) from error
+    box = _box(entry, mask, size, note)
+    return Instance(
+        *(entry.get("id"), category, box, _area(entry, mask, box, size, note)),
+        *(crowd, ignored, mask),
+    )
+
+
+def _field(entry: Mapping[str, Any], key: str, read: Callable[[Any], Any]) -> Any:
+    try:
+        return read(entry.get(key))
+    except ValueError as error:
+        raise Unreadable(key, str(error)) from error
+
+
+def _file_name(entry: Mapping[str, Any]) -> str:
+    name, url = entry.get("file_name"), entry.get("coco_url")
+    if isinstance(name, str) and name.strip("/\\. "):
+        return name
+    if isinstance(name, int) and not isinstance(name, bool):
+        return str(name)
+    if isinstance(url, str) and url:  # LVIS
+        return "/".join(url.split("/")[-2:])
+    raise Unreadable("file_name", f"{shown(name)} names no file, and there is no coco_url")
+
+
+def _category_ids(entry: Mapping[str, Any], key: str) -> tuple[int, ...] | None:
+    """LVIS's lists of categories: null is an empty one, None stands for no such field."""
+    if key not in entry:
+        return None
+    try:
+        return tuple(integer(k) for k in parsed(entry[key]) or ())
+    except (TypeError, ValueError) as error:
+        raise Unreadable(key, f"{shown(entry[key])} is no list of category ids") from error
+
+
+def _box(
+    entry: Mapping[str, Any], mask: Mask | None, size: tuple[int, int], note: Note
+) -> tuple[float, float, float, float]:
+    """The box, or that of the mask where it has no reading or no area."""
+    value, side = entry.get("bbox"), max(size)
+    problem = ""
+    try:
+        listed = parsed(value)
+        if isinstance(listed, list) and len(listed) == 1:
+            listed = parsed(listed[0])  # one list too many around it
+        x, y, width, height = (number(part) for part in listed)
+    except (TypeError, ValueError):
+        problem = f"{shown(value)} is not [x, y, width, height], four numbers"
+    else:
+        if min(x, y) < -side or max(x, y) > 2 * side or max(width, height) > 3 * side:
+            problem = f"{shown(value)} is far outside the image, {size[1]}x{size[0]} pixels"
+        elif min(width, height) < 0:
+            problem = f"{shown(value)} has a negative width or height"
+        elif min(width, height) > 0 or mask is None:
+            return x, y, width, height
+    if mask is None:
+        raise Unreadable("bbox", problem)
+    box = box_of(mask, size)
+    if min(box[2:]) > 0:
+        note("annotations have no usable box: that of the mask is taken")
+    return box
+
+
+def _area(
+    entry: Mapping[str, Any],
+    mask: Mask | None,
+    box: tuple[float, float, float, float],
+    size: tuple[int, int],
+    note: Note,
+) -> float:
+    """The area that decides on an object's size in evaluation."""
+    try:
+        area = number(entry.get("area"))
+    except ValueError:
+        area = -1.0
+    if area >= 0:
+        return area
+    note("annotations have no area: that of the mask, else of the box is taken")
+    if mask is None:
+        return box[2] * box[3]
+    from pycocotools import mask as mask_util
+
+    return float(mask_util.area(compressed(mask, size)))

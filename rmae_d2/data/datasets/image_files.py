@@ -1,0 +1,198 @@
+"""The files that a list or an annotation file names: where they are, however the names were written.
+
+Names come from other systems and machines: with backslashes, URL-encoded, absolute, in other case, without
+extension. One that is not there as it stands is taken for the one file that it can mean.
+"""
+
+import difflib
+import logging
+import os
+import posixpath
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+from urllib.parse import unquote
+
+from ...annotations.coco import slashes
+from ...errors import UserError, examples
+from ..images import IMAGE_EXTENSIONS
+from .listing import files_below
+
+logger = logging.getLogger(__name__)
+
+#: Names that are looked for to find the folder of a json's images.
+_TRIED = 16
+
+
+def image_files(path: str, names: Sequence[str], root: str | None) -> list[str]:
+    """The files of a json's images, in the order of their names; those not found as the names have them.
+
+    Args:
+        path: of the json.
+        names: as they stand in it.
+        root: folder that they are relative to; by default found near the json.
+
+    Raises:
+        UserError: none of some names is in any folder that was tried.
+    """
+    if root is not None:
+        root = os.path.expanduser(root)
+    candidates = _candidate_folders(path) if root is None else [root]
+    few = names[:: -(-len(names) // _TRIED)]
+    hits = [sum(os.path.exists(os.path.join(place, name)) for name in few) for place in candidates]
+    if max(hits):
+        folder = candidates[hits.index(max(hits))]
+    else:
+        meant = [len(_Listing(place, deep=root is not None).meant_by(few)) for place in candidates]
+        folder = candidates[meant.index(max(meant))]
+        if not max(meant):
+            raise _nowhere(path, names, candidates)
+    return files_in(folder, names, path)
+
+
+def files_in(folder: str, names: Sequence[str], path: str) -> list[str]:
+    """Files of a folder; names that are not there stand for the one file that they can mean, said once.
+
+    Args:
+        path: of the file that has the names, for the log.
+    """
+    if "://" in folder:
+        return [os.path.join(folder, name) for name in names]
+    absent = _absent([os.path.join(folder, name) for name in names])
+    unknown = [name for name in names if "://" in name or os.path.join(folder, name) in absent]
+    meant = _Listing(folder, deep=True).meant_by(unknown) if unknown else {}
+    if meant:
+        some = (f"{name!r} as {file!r}" for name, file in meant.items())
+        logger.info(
+            "%s: %d file names are written in another way than the files in %s, and were found: %s",
+            *(path, len(meant), folder, examples(some)),
+        )
+    return [
+        name if "://" in name and name not in meant else os.path.join(folder, meant.get(name, name))
+        for name in names
+    ]
+
+
+class _Listing:
+    """Images below a folder, by what names from elsewhere have in common with theirs."""
+
+    def __init__(self, folder: str, deep: bool) -> None:
+        files: list[str] = []
+        if deep:
+            files = files_below(folder)[0]
+        else:
+            with suppress(OSError):
+                files = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
+        self._by_stem: dict[str, list[str]] = {}
+        for file in files:
+            self._by_stem.setdefault(_stem(file), []).append(file)
+
+    def meant_by(self, names: Sequence[str]) -> dict[str, str]:
+        """Of those names that can mean one file only, that file."""
+        found = {name: self._meant_by(name) for name in names}
+        return {name: file for name, file in found.items() if file is not None}
+
+    def _meant_by(self, name: str) -> str | None:
+        for spelling in dict.fromkeys((slashes(name), slashes(unquote(name)))):
+            extension = _image_extension(spelling)
+            files = [
+                file
+                for file in self._by_stem.get(_stem(spelling), [])
+                if extension in ("", _image_extension(file))
+            ]
+            scores = [_common_end(spelling, file) for file in files]
+            if files and scores.count(max(scores)) == 1:
+                return files[scores.index(max(scores))]
+        return None
+
+
+def _image_extension(name: str) -> str:
+    extension = posixpath.splitext(name)[1].lower()
+    return extension if extension in IMAGE_EXTENSIONS else ""
+
+
+def _stem(name: str) -> str:
+    base = posixpath.basename(name)
+    return base[: len(base) - len(_image_extension(base))].casefold()
+
+
+def _common_end(name: str, file: str) -> tuple[int, int]:
+    """How many last components agree but for case, and in case too; the file's extension aside."""
+    name, file = (text[: len(text) - len(_image_extension(text))] for text in (name, file))
+    counts = []
+    for a, b in ((name.casefold(), file.casefold()), (name, file)):
+        pairs = zip(reversed(a.split("/")), reversed(b.split("/")), strict=False)
+        counts.append(next((n for n, (x, y) in enumerate(pairs) if x != y), min(a.count("/"), b.count("/")) + 1))
+    return counts[0], counts[1]
+
+
+def _nowhere(path: str, names: Sequence[str], candidates: Sequence[str]) -> UserError:
+    tried = "\n  ".join(os.path.abspath(candidate) for candidate in candidates)
+    return UserError(
+        f"{os.path.abspath(path)} names {len(names)} images, such as {names[0]}, but none of those "
+        f"tried is in any of\n  {tried}\n{_nearest(names[0], candidates)}"
+        "Say where they are with dataset.image_root=/folder"
+    )
+
+
+def _nearest(name: str, folders: Sequence[str]) -> str:
+    """A sentence with the file whose name is most like one that is not there; empty where none is like it."""
+    files: dict[str, str] = {}
+    for folder in folders:
+        with suppress(OSError):
+            files |= {entry: os.path.join(folder, entry) for entry in os.listdir(folder or os.curdir)}
+    like = difflib.get_close_matches(posixpath.basename(slashes(name)), files, 1)
+    return f"The nearest file is {os.path.abspath(files[like[0]])}. " if like else ""
+
+
+def _candidate_folders(path: str) -> list[str]:
+    """Where a json's images may lie: beside it, or as COCO's beside its folder, then anywhere near.
+
+    For annotations/instances_train2017.json COCO has train2017, others images/train2017 or images.
+    """
+    here = os.path.dirname(path) or os.curdir
+    above = os.path.join(here, os.pardir)
+    split = os.path.splitext(os.path.basename(path))[0].split("_")[-1]
+    usual = [
+        os.path.normpath(os.path.join(base, part))
+        for base in (above, here)
+        for part in (split, f"images/{split}", "images", "")
+    ]
+    siblings = sorted(os.path.normpath(entry.path) for entry in os.scandir(above) if entry.is_dir())
+    return list(dict.fromkeys([os.path.normpath(here), *usual, *siblings]))
+
+
+def _absent(files: Sequence[str]) -> set[str]:
+    """Lists each folder once: a stat a file takes hours on NFS."""
+    local = [file for file in files if "://" not in file]
+    there: dict[str, set[str]] = {}
+    for folder in {os.path.dirname(file) for file in local}:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            there[folder] = set(os.listdir(folder or os.curdir))
+    return {f for f in local if os.path.basename(f) not in there.get(os.path.dirname(f), ())}
+
+
+def without_absent(
+    dicts: list[dict[str, Any]], path: str, allow_missing: float
+) -> list[dict[str, Any]]:
+    """Leaves out absent files, with a warning.
+
+    Raises:
+        UserError: more than the share that is allowed to be absent.
+    """
+    absent = _absent([sample["file_name"] for sample in dicts])
+    if not absent:
+        return dicts
+    first = min(absent)
+    message = (
+        f"{len(absent)} of the {len(dicts)} files that {os.path.abspath(path)} names are absent, "
+        f"such as {examples(os.path.abspath(file) for file in sorted(absent))}"
+    )
+    kept = [sample for sample in dicts if sample["file_name"] not in absent]
+    if not kept or len(absent) > allow_missing * len(dicts):
+        raise UserError(
+            f"{message}. {_nearest(first, [os.path.dirname(first)])}At most {allow_missing:.0%} may be: fetch "
+            "them or take them out of the list"
+        )
+    logger.warning("%s. They are left out", message)
+    return kept
