@@ -91,6 +91,12 @@ class DetectionEvaluator(DatasetEvaluator):
             raise UserError(f"max_dets_per_image={most} must be at least 1")
         self._limits = [limit for limit in lower if limit < most] + [most]
         self._truth = load_ground_truth(dataset_name, output_dir, json=json, lvis=rules == "lvis")
+        of_masks = sorted({*(self._tasks or ())} - {"bbox"})
+        if of_masks and self._truth.annotations and not self._truth.has_masks:
+            raise UserError(
+                f"the task {of_masks[0]} needs masks, and {self._truth.path} has boxes only: evaluate with "
+                "dataloader.evaluator.tasks=[bbox]"
+            )
         self.reset()
 
     def reset(self) -> None:
@@ -161,11 +167,6 @@ class DetectionEvaluator(DatasetEvaluator):
         content = truth.for_task(task)
         if task != "bbox":
             if not content["annotations"]:
-                if self._tasks is not None:
-                    raise UserError(
-                        f"the task {task} needs masks, and {truth.path} has boxes only: evaluate with "
-                        "dataloader.evaluator.tasks=[bbox]"
-                    )
                 logger.warning("%s has no masks: %s is not evaluated", truth.path, task)
                 return None
             if any("segmentation" not in result for result in results):

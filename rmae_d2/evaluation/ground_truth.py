@@ -48,6 +48,10 @@ class GroundTruth:
             self.annotations += [_entry(instance, image.id) for instance in instances]
 
     @property
+    def has_masks(self) -> bool:
+        return any("segmentation" in annotation for annotation in self.annotations)
+
+    @property
     def frequencies(self) -> list[str]:
         """LVIS: "r", "c" or "f" for each category, in the order of their ids."""
         return [category["frequency"] for category in self.categories]
