@@ -23,8 +23,9 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..modeling.patches import grid_of
+from .containers import StateDict
 from .encoder import Shapes, encoder_sizes, expected_shapes
-from .formats import StateDict, read_weights, translate
+from .formats import read_weights, translate
 from .names import (
     DECODER,
     ENCODER,
@@ -48,7 +49,11 @@ _OF_TRANSFER = re.compile(
 )
 _CLASSIFIER = re.compile(r"^(head|fc_norm)\.")
 # What our_names leaves out.
-_NEVER_TAKEN = {"hf_vitmae": "a pooler", "moco_v3": "projector, predictor and momentum encoder"}
+_NEVER_TAKEN = {
+    "hf_vitmae": "a pooler or mask token",
+    "timm": "a mask token",
+    "moco_v3": "projector, predictor and momentum encoder",
+}
 # Kinds whose position embedding always has a row for the cls token.
 _WITH_CLS_ROW = ("rmae_d2", "rmae_reference", "mae", "hf_vitmae", "moco_v3")
 
@@ -120,8 +125,10 @@ def convert(
     if to not in TARGETS:
         raise CheckpointError(f"unknown target {to!r}: one of {', '.join(TARGETS)}")
     source = weights if isinstance(weights, str) else "the given state dict"
-    kind, given = read_weights(weights)
+    found = read_weights(weights)
+    kind, given = found.kind, found.tensors
     out = Conversion(source, kind, to)
+    out.not_taken.update(dict.fromkeys(found.others, "beside the weights, under other names"))
     for pattern in drop:
         hits = [key for key in given if fnmatch(key, pattern)]
         if not hits:
@@ -133,16 +140,12 @@ def convert(
     # One of q, k and v speaks for all three.
     theirs = {name: key for key, name in reversed(names.items())}
     taken = {}
-    for name, tensor in translate(kind, given).items():
+    for name, tensor in translate(kind, given, source).items():
         reason = _leave_out(out, name, tensor)
         if reason is None:
             taken[name] = tensor
         else:
             out.not_taken[theirs[name]] = reason
-    table = taken.get(_POS_EMBED)
-    if table is not None and table.dim() != 3:
-        shape = tuple(table.shape)
-        raise CheckpointError(f"{source}: {theirs[_POS_EMBED]} is {shape}, not (1, rows, width)")
     cls_rows = _cls_rows(kind, taken)
     if fill:
         _fill(out, taken)

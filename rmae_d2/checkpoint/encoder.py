@@ -12,7 +12,8 @@ from ..errors import CheckpointError
 from ..modeling import MaskedViT, PixelDecoder, RegionBranch
 from ..modeling.pixel_encoder import VIT_SIZES, LayerNorm
 from ..modeling.transfer.vit import ViT
-from .formats import StateDict, load_weights
+from .containers import StateDict
+from .formats import load_weights
 from .names import DECODER, ENCODER, REGIONS
 from .positions import grid_of_table
 

@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import CheckpointError
 from ..files import atomic_file
 from .convert import Conversion, convert
-from .weight_file import atomic_save
+from .weight_file import CHECKSUM, atomic_save, checksum
 
 _ENDINGS = (".pth", ".pt", ".bin", ".safetensors")
 
@@ -41,7 +41,8 @@ def save_conversion(conversion: Conversion, path: str, force: bool = False) -> N
             raise CheckpointError(
                 "writing .safetensors needs the package safetensors: pip install safetensors, or name a .pth"
             ) from error
-        data = save(conversion.tensors, metadata={"format": "pt"})
+        metadata = {"format": "pt", CHECKSUM: checksum(conversion.tensors)}
+        data = save(conversion.tensors, metadata=metadata)
         with atomic_file(path) as file:
             file.write(data)
         return

@@ -1,23 +1,27 @@
 """Weights of other projects under our names: recognised by their keys, then translated key by key."""
 
+import logging
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
+from urllib.parse import parse_qs
 
 import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .names import ENCODER, REGIONS, our_names
+from .containers import Found, StateDict, choose
+from .names import ENCODER, our_names
 from .sharded import read_checkpoint
+from .weight_file import is_finite
 
-StateDict = dict[str, Tensor]
+logger = logging.getLogger(__name__)
 
 # Ours of rmae_d2 0.1: q, k and v in one tensor, in cross-attention too.
 _OLD_ATTENTION = re.compile(
     r"^(region_branch\.decoder\.\d+\.)(self_attn|cross_attn)\.(in_proj_|out_proj\.)(weight|bias)$"
 )
-_KNOWN = "MAE, the R-MAE reference code, MoCo v3, timm, Hugging Face ViTMAE, Detectron2 and rmae_d2"
 
 
 def load_weights(path_or_state_dict: str | Mapping[str, Any]) -> tuple[str, StateDict]:
@@ -25,8 +29,9 @@ def load_weights(path_or_state_dict: str | Mapping[str, Any]) -> tuple[str, Stat
 
     Args:
         path_or_state_dict: a file (``.pth``, ``.pt``, ``.safetensors``, Detectron2's ``.pkl``; local, or
-            anything iopath opens; a Detectron2 query such as ``?matching_heuristics=True`` is not needed
-            and ignored), a folder that an FSDP run saved, what such a file holds, or a plain state dict.
+            anything iopath opens), a folder that an FSDP run saved, what such a file holds, or a plain state
+            dict. Of a file with several weights, ``FILE?key=NAME`` takes those under a name, see
+            :func:`~.containers.choose`; any other query, such as Detectron2's, is ignored.
 
     Returns:
         the kind, one of ``"rmae_d2"``, ``"rmae_reference"``, ``"mae"``, ``"timm"``, ``"hf_vitmae"``,
@@ -36,58 +41,35 @@ def load_weights(path_or_state_dict: str | Mapping[str, Any]) -> tuple[str, Stat
         :class:`~rmae_d2.modeling.transfer.classifier.Classifier`.
 
     Raises:
-        CheckpointError: for a missing or broken file or unknown keys.
+        CheckpointError: for a missing or broken file or unknown keys, or numbers that are not finite.
     """
-    kind, state_dict = read_weights(path_or_state_dict)
-    return kind, translate(kind, state_dict)
+    found = read_weights(path_or_state_dict)
+    source = path_or_state_dict if isinstance(path_or_state_dict, str) else "the given state dict"
+    return found.kind, translate(found.kind, found.tensors, source)
 
 
-def read_weights(path_or_state_dict: str | Mapping[str, Any]) -> tuple[str, StateDict]:
-    """The kind of weights and their tensors under the file's own names, of ours of 0.1 under the present."""
+def read_weights(path_or_state_dict: str | Mapping[str, Any]) -> Found:
+    """Weights under the file's own names, of ours of 0.1 under the present; see :func:`load_weights`."""
+    key = None
+    content, source = path_or_state_dict, "the given state dict"
     if isinstance(path_or_state_dict, str):
-        content, source = read_checkpoint(path_or_state_dict), path_or_state_dict
-    else:
-        content, source = path_or_state_dict, "the given state dict"
-    state_dict = _unwrap(content, source)
-    kind = recognise(state_dict)
-    if kind is None:
-        raise CheckpointError(
-            f"{source}: not weights of {_KNOWN}; its keys begin with "
-            f"{', '.join(list(state_dict)[:4]) or '(nothing)'}"
+        source = path_or_state_dict
+        content = read_checkpoint(source)
+        key = parse_qs(source.partition("?")[2], keep_blank_values=True).get("key", [None])[-1]
+    found, besides = choose(content, source, key)
+    if besides:
+        logger.warning(
+            "%s: taking the weights under %s; there are others, under %s, which 'FILE?key=NAME' takes",
+            source,
+            found.key,
+            ", ".join(other.key or "(top level)" for other in besides),
         )
-    return kind, _with_present_names(state_dict) if kind == "rmae_d2" else state_dict
-
-
-def _unwrap(content: Any, source: str) -> StateDict:
-    for key in ("model", "state_dict", "module"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{source}: holds a {type(content).__name__}, not named tensors")
-    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)}
-    if tensors and all(k.startswith("module.") for k in tensors):
-        tensors = {k.removeprefix("module."): v for k, v in tensors.items()}
-    return tensors
-
-
-def recognise(state_dict: StateDict) -> str | None:
-    """The kind of a state dict by its keys, or None; see :func:`load_weights`."""
-    keys = state_dict.keys()
-    if any(k.startswith(ENCODER) for k in keys):
-        ours = f"{ENCODER}cls_token" in keys or any(k.startswith(REGIONS) for k in keys)
-        return "rmae_d2" if ours else "detectron2"
-    if any(k.endswith("embeddings.position_embeddings") for k in keys):
-        return "hf_vitmae"
-    if "region_cross_embed.weight" in keys:
-        return "rmae_reference"
-    if "base_encoder.patch_embed.proj.weight" in keys:
-        return "moco_v3"
-    if "patch_embed.proj.weight" not in keys or not any(k.startswith("blocks.") for k in keys):
-        return None
-    if "decoder_embed.weight" in keys:
-        return "mae"
-    of_timm = ("cls_token", "norm.", "fc_norm.", "head.")
-    return "timm" if any(k.startswith(of_timm) for k in keys) else "detectron2"
+    if found.others:
+        few = ", ".join(found.others[:4]) + ", ..." * (len(found.others) > 4)
+        logger.info("%s: %d tensors beside the weights: %s", source, len(found.others), few)
+    if found.kind == "rmae_d2":
+        found = replace(found, tensors=_with_present_names(found.tensors))
+    return found
 
 
 def _with_present_names(state_dict: StateDict) -> StateDict:
@@ -109,19 +91,31 @@ def _with_present_names(state_dict: StateDict) -> StateDict:
     return out
 
 
-def translate(kind: str, state_dict: StateDict) -> StateDict:
-    """A state dict of a known kind under our names."""
+def translate(kind: str, state_dict: StateDict, source: str) -> StateDict:
+    """A state dict of a known kind under our names.
+
+    Raises:
+        CheckpointError: where it is incomplete or contradicts itself, or has numbers that are not finite.
+    """
     sources: dict[str, list[str]] = {}
     for key, name in our_names(kind, state_dict).items():
         sources.setdefault(name, []).append(key)
+    check_finite({key: state_dict[key] for keys in sources.values() for key in keys}, source)
     out = {}
     for name, keys in sources.items():
         if kind == "hf_vitmae" and ".attn.qkv." in name:
-            out[name] = _join_qkv(name, keys, state_dict)
+            out[name] = _join_qkv(name, keys, state_dict, source)
         elif len(keys) > 1:
-            raise CheckpointError(f"{' and '.join(keys)} are two tensors for one place, {name}")
+            raise CheckpointError(
+                f"{source}: {' and '.join(keys)} are two tensors for one place, {name}"
+            )
         else:
-            out[name] = state_dict[keys[0]]
+            out[name] = _flat_table(name, state_dict[keys[0]])
+    table = out.get(f"{ENCODER}pos_embed")
+    if table is not None and (table.dim() != 3 or len(table) != 1):
+        raise CheckpointError(
+            f"{source}: {sources[f'{ENCODER}pos_embed'][0]} is {tuple(table.shape)}, not (1, rows, width)"
+        )
     # The reference keeps a row for a cls token that the region encoder has not.
     pos_embed = "region_branch.encoder.pos_embed"
     if kind == "rmae_reference" and pos_embed in out:
@@ -129,18 +123,45 @@ def translate(kind: str, state_dict: StateDict) -> StateDict:
     return out
 
 
-def _join_qkv(name: str, keys: list[str], state_dict: StateDict) -> Tensor:
+def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Refuses weights that are NaN or infinite.
+
+    Raises:
+        CheckpointError: naming the tensors.
+    """
+    bad = [name for name, tensor in tensors.items() if not is_finite(tensor)]
+    if bad:
+        few = ", ".join(bad[:4]) + ", ..." * (len(bad) > 4)
+        raise CheckpointError(
+            f"{source}: {len(bad)} of {len(tensors)} tensors hold NaN or infinite numbers ({few}): of a "
+            "training that diverged, or damaged. Take another checkpoint; where you need none of these "
+            "tensors, rmae-d2 convert --drop NAME leaves them out"
+        )
+
+
+def _flat_table(name: str, tensor: Tensor) -> Tensor:
+    """A position embedding of square images that is (1, side, side, D), as SAM's, as (1, rows, D)."""
+    if name.endswith("pos_embed") and tensor.dim() == 4 and tensor.shape[1] == tensor.shape[2]:
+        return tensor.flatten(1, 2)
+    return tensor
+
+
+def _join_qkv(name: str, keys: list[str], state_dict: StateDict, source: str) -> Tensor:
     parts: dict[str, Tensor] = {}
     for key in keys:
         role = re.findall(r"\b([qkv])(?:uery|ey|alue|_proj)\.", key)[-1]
         if role in parts:
-            raise CheckpointError(f"{' and '.join(keys)} are too many tensors for {name}")
+            raise CheckpointError(f"{source}: {' and '.join(keys)} are too many tensors for {name}")
         parts[role] = state_dict[key]
     words = {"k": "key", "q": "query", "v": "value"}
     lacking = ", ".join(word for role, word in words.items() if role not in parts)
     if lacking:
-        raise CheckpointError(f"a Hugging Face ViT whose {name} lacks its {lacking}: incomplete")
+        raise CheckpointError(
+            f"{source}: a Hugging Face ViT whose {name} lacks its {lacking}: incomplete"
+        )
     shapes = [tuple(parts[role].shape) for role in "qkv"]
     if len(set(shapes)) > 1:
-        raise CheckpointError(f"a Hugging Face ViT whose {name} has parts of shapes {shapes}")
+        raise CheckpointError(
+            f"{source}: a Hugging Face ViT whose {name} has parts of shapes {shapes}"
+        )
     return torch.cat([parts[role] for role in "qkv"])

@@ -89,7 +89,7 @@ def load_pretrained(
         ):
             update[key] = state_dict[key]
             report.copied.append(key)
-        elif key.endswith("pos_embed") and state_dict[key].shape[-1] == tensor.shape[-1]:
+        elif key.endswith("pos_embed") and _is_table_for(tensor, state_dict[key]):
             grids = grid_of_table(state_dict[key]), _grid_of_model(tensor, model)
             update[key] = resample_table(state_dict[key], *grids)
             report.resampled.append(key)
@@ -168,6 +168,11 @@ def _on_other_grid(key: str, source: Tensor, model: nn.Module) -> bool:
     """Whether a position embedding of the right length is of another grid: 2x8 patches are as many as 4x4."""
     known = sincos_grid(source) if key.endswith("pos_embed") else None
     return known is not None and known != _grid_of_model(source, model)
+
+
+def _is_table_for(own: Tensor, source: Tensor) -> bool:
+    """Whether a position embedding can be one of the model's, but for its grid."""
+    return source.dim() == 3 and len(source) == 1 and source.shape[2] == own.shape[2]
 
 
 def _grid_of_model(table: Tensor, model: nn.Module) -> tuple[Grid, int]:

@@ -54,16 +54,16 @@ _HF_BLOCK: Table = (
     ("mlp.fc2.", "output.dense.", "mlp.fc2."),
 )
 _BLOCK = re.compile(r"(.*\bblocks\.\d+\.)(.+)")
-# Parts of any ViT by timm's names, of those that ours has not too.
-_OF_VIT = re.compile(
-    r"cls_token|dist_token|pos_embed|reg_token|patch_embed\.|norm_pre\.|blocks\.|norm\."
-)
+# Layers of any ViT by timm's names, of those that ours has not too.
+_OF_VIT = re.compile(r"patch_embed\.|norm_pre\.|blocks\.|norm\.")
 # MoCo v3's training checkpoints: the encoder that its authors transfer, without its projector.
 _MOCO = re.compile(r"^base_encoder\.(?!head\.)")
 # The last block of the reference's region decoder, our expansion block, by a layer that it alone has.
 _REFERENCE_EXPANSION = re.compile(r"^(region_dec_blocks\.\d+\.)proj\.weight$")
-# A layer that classifiers of Hugging Face leave out too.
-_HF_POOLER = re.compile(r"^(vit\.)?pooler\.")
+# What the tokens get beside their positions; registers have many names.
+_HF_EMBEDDINGS = re.compile(r"^(vit\.)?embeddings\.")
+# A layer that classifiers leave out too, and what only masked training of such a ViT uses.
+_HF_UNUSED = re.compile(r"^(vit\.)?(pooler\.|embeddings\.mask_token$)")
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,10 @@ TARGETS = {
 def our_names(kind: str, keys: Iterable[str]) -> dict[str, str]:
     """What each tensor of a file is called with us.
 
-    The q, k and v of Hugging Face share one name. Left out are its pooler, which nobody needs, and all of
-    MoCo v3's but the base encoder; a name that no table knows stays as it is, as those of timm's heads, which
-    are ours.
+    The q, k and v of Hugging Face share one name. Left out are its pooler, the mask token of a ViT without
+    decoder, and all of MoCo v3's but the base encoder. A name that no table knows is the pixel encoder's
+    where it is one of its own parameters, such as register tokens, whatever they are called; else it stays as
+    it is, as those of timm's heads, which are ours.
     """
     keys = list(keys)
     if kind == "rmae_d2" or (kind == "detectron2" and any(k.startswith(ENCODER) for k in keys)):
@@ -102,16 +103,18 @@ def our_names(kind: str, keys: Iterable[str]) -> dict[str, str]:
     if kind == "detectron2":
         return {key: ENCODER + key for key in keys}
     if kind == "hf_vitmae":
-        return {key: _from_hugging_face(key) for key in keys if not _HF_POOLER.match(key)}
+        return {key: _from_hugging_face(key) for key in keys if not _HF_UNUSED.match(key)}
     if kind == "moco_v3":
         return {key: _MOCO.sub(ENCODER, key) for key in keys if _MOCO.match(key)}
     table = _REFERENCE if kind == "rmae_reference" else _MAE
     for match in filter(None, map(_REFERENCE_EXPANSION.match, keys)):
         expansion = f"{REGIONS}expansion."
         table = ((f"{expansion}norm2.", f"{match[1]}norm3."), (expansion, match[1]), *table)
+    if kind == "timm":
+        keys = [key for key in keys if key != "mask_token"]
     names = {key: _ours(key, table) for key in keys}
     return {
-        key: key if name.startswith(ENCODER) and not _OF_VIT.match(key) else name
+        key: key if name.startswith(ENCODER) and "." in key and not _OF_VIT.match(key) else name
         for key, name in names.items()
     }
 
@@ -153,6 +156,6 @@ def _from_hugging_face(key: str) -> str:
         name = _ours(f"vit.{key}", _HF).removeprefix("vit.")
     block = _BLOCK.match(name)
     if block is None:
-        return name
+        return _HF_EMBEDDINGS.sub(ENCODER, name)
     inner = re.sub(r"^attn\.(query|key|value)\.", "attn.qkv.", _ours(block[2], _HF_BLOCK))
     return block[1] + inner

@@ -1,8 +1,8 @@
-"""Detectron2's model zoo files: pickles of numpy arrays, read without running anything they name.
+"""Arrays and scalars of numpy in pickles, read without running anything that these name.
 
-An unpickler calls whatever a file asks for. This one knows a handful of names, and for each of them a
-stand-in of ours: neither numpy's constructors nor its ``__setstate__`` see the file's data before types and
-sizes are checked.
+Detectron2's model zoo files are such pickles; checkpoints of torch hold some. An unpickler calls whatever a
+file asks for. This one knows a handful of names, and for each of them a stand-in of ours: neither numpy's
+constructors nor its ``__setstate__`` see the file's data before types and sizes are checked.
 """
 
 import math
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 # kind and size of the numbers that torch has too
-_TYPES = {"b1", "i1", "i2", "i4", "i8", "u1", "f2", "f4", "f8"}
+_TYPES = {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"}
 
 
 def load_numpy_pickle(file: BinaryIO) -> Any:
@@ -26,7 +26,7 @@ def load_numpy_pickle(file: BinaryIO) -> Any:
         pickle.UnpicklingError: where the file names anything but arrays, as ``GLOBAL module.name``, or is
             broken.
     """
-    return _to_tensors(_Unpickler(file, encoding="latin1").load())
+    return to_tensors(_Unpickler(file, encoding="latin1").load())
 
 
 class _Type:
@@ -73,13 +73,27 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-_STAND_INS: dict[tuple[str, str], Callable[..., Any]] = {
+def _scalar(dtype: _Type, data: bytes | str) -> Any:
+    return dtype.read(data, (), False).item()
+
+
+_NUMPY: dict[str, Callable[..., Any]] = {
+    "multiarray._reconstruct": _Array,
+    "multiarray.scalar": _scalar,
+    "numeric._frombuffer": _from_buffer,
+}
+#: By module and name; numpy 2 renamed the module, and writes the new name.
+STAND_INS: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Type,
-    ("numpy.core.multiarray", "_reconstruct"): _Array,
-    ("numpy.core.multiarray", "scalar"): lambda dtype, data: dtype.read(data, (), False).item(),
-    ("numpy.core.numeric", "_frombuffer"): _from_buffer,
+    **{
+        (f"numpy.{core}.{name.partition('.')[0]}", name.partition(".")[2]): stand_in
+        for core in ("core", "_core")
+        for name, stand_in in _NUMPY.items()
+    },
     ("_codecs", "encode"): _encode,
+}
+_OF_PICKLES = {
     ("__builtin__", "bytes"): lambda: b"",  # protocol 2 has no literal for it
     ("collections", "OrderedDict"): OrderedDict,
 }
@@ -87,18 +101,23 @@ _STAND_INS: dict[tuple[str, str], Callable[..., Any]] = {
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        # numpy 2 renamed the module, and writes the new name.
-        stand_in = _STAND_INS.get((module.replace("numpy._core.", "numpy.core."), name))
+        stand_in = (STAND_INS | _OF_PICKLES).get((module, name))
         if stand_in is None:
             raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
         return stand_in
 
 
-def _to_tensors(content: Any) -> Any:
+def to_tensors(content: Any) -> Any:
+    """Content in which every array of a pickle has become a tensor; dicts and lists are changed in place."""
     if isinstance(content, _Array):
         if content.tensor is None:
             raise pickle.UnpicklingError("an array without its numbers")
         return content.tensor
     if isinstance(content, dict):
-        return {key: _to_tensors(value) for key, value in content.items()}
+        for key, value in content.items():
+            content[key] = to_tensors(value)
+    elif isinstance(content, list):
+        content[:] = map(to_tensors, content)
+    elif type(content) is tuple:
+        return tuple(map(to_tensors, content))
     return content

@@ -5,7 +5,7 @@ from torch import nn
 from ..errors import CheckpointError
 from ..modeling.masking.generator import FrozenViT, MaskGenerator, has_values
 from ..modeling.pixel_encoder import MaskedViT, PixelEncoder
-from .formats import read_weights
+from .formats import check_finite, read_weights
 from .load import load_pretrained
 
 _GENERATOR = ".generator."
@@ -35,10 +35,6 @@ def load_scorer(net: MaskedViT, weights: str, block: int = -1) -> FrozenViT:
                 f"the masking policy's frozen scorer: {error}\n(Its size is that of its own net in the "
                 "config, for AutoMAE model.masking.generator.scorer.net, not of model.backbone.)"
             ) from error
-        if not all(bool(p.isfinite().all()) for p in net.parameters()):
-            raise CheckpointError(
-                f"{weights}: the frozen scorer's weights are not all finite; take another file"
-            )
     return FrozenViT(net, block)
 
 
@@ -54,7 +50,7 @@ def load_generator(generator: MaskGenerator, weights: str) -> MaskGenerator:
             "the two-stage baseline needs a generator: name a finished AutoMAE run's model_final.pth, "
             "model.masking.generator.weights=FILE"
         )
-    _, state_dict = read_weights(weights)
+    state_dict = read_weights(weights).tensors
     own = {
         key.rpartition(_GENERATOR)[2]: value
         for key, value in state_dict.items()
@@ -64,6 +60,7 @@ def load_generator(generator: MaskGenerator, weights: str) -> MaskGenerator:
         raise CheckpointError(
             f"{weights}: holds no mask generator (masking.generator.*): it is no AutoMAE run's"
         )
+    check_finite(own, weights)
     try:
         generator.load_state_dict(own)
     except RuntimeError as error:

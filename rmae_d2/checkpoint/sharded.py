@@ -3,7 +3,7 @@
 model_0000999/
   __0_0.distcp ...   the processes' shards of all sharded tensors
   .metadata          which part of which tensor is where
-  state.pth          all else; what tensors there are; the sizes of the other files
+  state.pth          all else; what tensors there are; sizes and SHA-256 of the other files
 
 Any number of processes reads what another number has written, one process alone the whole tensors too.
 """
@@ -12,6 +12,7 @@ import contextlib
 import functools
 import inspect
 import os
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..files import free_space
-from .weight_file import ROOM, atomic_save, read_file
+from .weight_file import ROOM, atomic_save, file_hash, read_file
 
 _STATE = "state.pth"
 
@@ -49,19 +50,23 @@ def save_sharded(content: dict[str, Any], path: str) -> None:
     shards: dict[str, Tensor] = {}
     facts: dict[str, dict[str, Any]] = {}
     rest = _without_shards(content, (), shards, facts)
+    hashes: dict[str, str] = {}
     error: BaseException | None = None
     try:
         if comm.is_main_process() and temporary.exists():
             shutil.rmtree(temporary)
         comm.synchronize()
         dcp.save(shards, checkpoint_id=str(temporary), process_group=_group())
+        hashes = {file.name: file_hash(file) for file in _own_files(temporary)}
     except (CheckpointException, OSError, RuntimeError) as failure:
         error = failure
     _raise_together(error, path)
     try:
         files = _files_of_all(temporary)
+        hashes = {name: value for own in comm.all_gather(hashes) for name, value in own.items()}
         if comm.is_main_process():
-            atomic_save({"rest": rest, "tensors": facts, "files": files}, str(temporary / _STATE))
+            state = {"rest": rest, "tensors": facts, "files": files, "sha256": hashes}
+            atomic_save(state, str(temporary / _STATE))
             _move_into_place(temporary, Path(path))
     except (CheckpointError, OSError) as failure:
         error = failure
@@ -92,7 +97,7 @@ def read_sharded(path: str, mesh: Any = None) -> dict[str, Any]:
 
     state, error = None, None
     try:
-        state = _checked_state(path)
+        state = _checked_state(path, alone=mesh is None)
     except CheckpointError as failure:
         error = failure
         if mesh is None:
@@ -178,6 +183,13 @@ def _files_of_all(folder: Path) -> dict[str, int]:
     return dict(seen[0])
 
 
+def _own_files(folder: Path) -> list[Path]:
+    """Those that this process has written; the main one, besides, what is of all."""
+    files = [(file, re.match(r"__(\d+)_", file.name)) for file in folder.iterdir()]
+    rank = comm.get_rank()
+    return [file for file, match in files if (int(match[1]) if match else 0) == rank]
+
+
 def _move_into_place(temporary: Path, path: Path) -> None:
     _flush(temporary)
     if path.exists():  # a run that was set back passes here again
@@ -196,18 +208,34 @@ def _flush(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _checked_state(path: str) -> dict[str, Any]:
-    """``state.pth`` of a folder in which all files are there and as long as they were."""
+def _checked_state(path: str, alone: bool) -> dict[str, Any]:
+    """``state.pth`` of a folder in which all files are there and as they were.
+
+    Unless alone, the processes share the files out among them to hash them.
+    """
     if not os.path.isfile(os.path.join(path, _STATE)):
         raise CheckpointError(f"{path}: not a whole checkpoint folder, for it has no {_STATE}")
-    state: dict[str, Any] = read_file(os.path.join(path, _STATE))
-    for name, size in state["files"].items():
+    state = read_file(os.path.join(path, _STATE))
+    if not isinstance(state, dict) or not {"rest", "tensors", "files"} <= state.keys():
+        raise CheckpointError(f"{path}: not a checkpoint folder: its {_STATE} is something else")
+    hashes = state.get("sha256", {})  # 0.1 wrote none
+    rank, size = (0, 1) if alone else (comm.get_rank(), comm.get_world_size())
+    for i, (name, length) in enumerate(sorted(state["files"].items())):
         file = Path(path) / name
-        found = f"{file.stat().st_size} bytes" if file.is_file() else "missing"
-        if found != f"{size} bytes":
+        expected = hashes.get(name) if i % size == rank else None
+        try:
+            found = f"{file.stat().st_size} bytes, of {length} bytes"
+            if file.stat().st_size == length:
+                whole = expected is None or file_hash(file) == expected
+                found = "" if whole else "damaged (checksum)"
+        except FileNotFoundError:
+            found = "missing"
+        except OSError as error:
+            found = f"not readable ({error})"
+        if found:
             raise CheckpointError(
-                f"{path}: not a whole checkpoint: {name} is {found}, of {size} bytes. Copy it again, or take "
-                "an earlier checkpoint"
+                f"{path}: not a whole checkpoint: {name} is {found}. Copy it again, or take an earlier "
+                "checkpoint"
             )
     return state
 

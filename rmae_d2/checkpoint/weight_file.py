@@ -1,22 +1,34 @@
 """Weight files: written whole, and read without running what they hold."""
 
 import argparse
+import hashlib
+import os
 import re
 import zipfile
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from detectron2.utils.file_io import PathManager
+from torch import Tensor
 
 from ..errors import CheckpointError, UserError
 from ..files import atomic_file, free_space
-from .numpy_pickle import load_numpy_pickle
+from .numpy_pickle import STAND_INS, load_numpy_pickle, to_tensors
+
+#: In a safetensors file's metadata.
+CHECKSUM = "rmae_d2.sha256"
 
 #: What to do where a checkpoint could not be written.
 ROOM = (
     "Earlier checkpoints are untouched: make room, or lower train.checkpointer.max_to_keep, then continue "
     "with --resume"
 )
+
+# MAE's own files hold their command line, many training checkpoints scores that are numpy's.
+_ALLOWED: list[Any] = [argparse.Namespace]
+if torch.__version__ >= "2.6":  # that takes stand-ins
+    _ALLOWED += [(stand_in, ".".join(name)) for name, stand_in in STAND_INS.items()]
 
 
 def atomic_save(content: Any, path: str) -> None:
@@ -36,21 +48,34 @@ def atomic_save(content: Any, path: str) -> None:
 
 
 def read_file(path: str) -> Any:
-    """The content of one weight file, loaded without running code from it."""
+    """The content of one weight file, loaded without running code from it.
+
+    Where it has checksums they are compared: those of its parts in a zip, which ``torch.load`` passes over,
+    ours in a safetensors file.
+
+    Raises:
+        CheckpointError: for a file that is absent, damaged, or something else.
+    """
     try:
         local = PathManager.get_local_path(path)
+        _refuse_what_is_none(path, local)
         if local.endswith(".safetensors"):
-            from safetensors.torch import load_file
-
-            return load_file(local)
-        if local.endswith(".pkl") and not zipfile.is_zipfile(local):
+            return _read_safetensors(local)
+        if zipfile.is_zipfile(local):
+            _check_zip(local)
+        elif local.endswith(".pkl"):
             with open(local, "rb") as file:
                 return load_numpy_pickle(file)
-        # MAE's own files hold their command line.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(local, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_ALLOWED):
+            return to_tensors(torch.load(local, map_location="cpu", weights_only=True))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such weight file") from error
+    except _DamageError as error:
+        raise CheckpointError(
+            f"{path}: damaged: {error}. Copy or download it again, or take another checkpoint"
+        ) from error
+    except CheckpointError:
+        raise
     except Exception as error:  # torch, pickle, zip and safetensors each raise their own
         foreign = re.search(r"\bGLOBAL ([\w.]+)", str(error))
         if foreign:
@@ -60,7 +85,84 @@ def read_file(path: str) -> Any:
                 "save the state dict alone (torch.save or safetensors)"
             ) from error
         raise CheckpointError(
-            f"{path}: not a readable weight file ({type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else 'no message'}). It may be cut short: "
+            f"{path}: not a readable weight file ({_reason(error)}). It may be cut short: "
             "copy or download it again, or take an earlier checkpoint"
         ) from error
+
+
+class _DamageError(Exception):
+    """A checksum that does not fit."""
+
+
+def _refuse_what_is_none(path: str, local: str) -> None:
+    """Names what people find in place of weights."""
+    with open(local, "rb") as file:
+        beginning = file.read(200).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if beginning.startswith(b"version https://git-lfs"):
+        raise CheckpointError(
+            f"{path}: a Git LFS pointer, which stands for weights that were not fetched: git lfs pull in its "
+            "repository, or download the file itself"
+        )
+    if beginning.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        raise CheckpointError(
+            f"{path}: a web page (HTML or XML), not weights: the address leads to a page about the file, a "
+            "login or an error. Download the file itself"
+        )
+
+
+def _check_zip(local: str) -> None:
+    with zipfile.ZipFile(local) as archive:
+        parts = archive.infolist()
+        # torch can be told to write none: then all are 0.
+        bad = archive.testzip() if any(part.CRC for part in parts) else None
+    # A part marked as a folder, which no checksum covers, torch takes for numbers without reading any.
+    folders = [p.filename for p in parts if p.external_attr & 0x10 and not p.is_dir()]
+    if bad or folders:
+        raise _DamageError(f"its part {bad or folders[0]} is not what was written (checksum)")
+
+
+def _read_safetensors(local: str) -> dict[str, Tensor]:
+    from safetensors import safe_open
+
+    with safe_open(local, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        expected = (file.metadata() or {}).get(CHECKSUM)
+    if expected is not None and checksum(tensors) != expected:
+        raise _DamageError("its tensors are not those that were written (checksum)")
+    return tensors
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and numbers, which a safetensors file of ours has as ``CHECKSUM``."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def file_hash(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no number is NaN or infinite; True for a tensor without values."""
+    if tensor.is_meta or not (tensor.is_floating_point() or tensor.is_complex()):
+        return True
+    # Types of one byte have no isfinite.
+    return bool((tensor.float() if tensor.element_size() == 1 else tensor).isfinite().all())
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without torch's advice to run what the file holds."""
+    text = str(error)
+    if "weights_only" in text:
+        return "its pickle is broken or of another kind"
+    first = next(iter(text.splitlines()), "") or "no message"
+    return f"{type(error).__name__}: {first:.200}"

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from rmae_d2.checkpoint import load_pretrained
+from rmae_d2.checkpoint import load_pretrained, load_weights
+from rmae_d2.checkpoint.encoder import load_encoder
 from rmae_d2.checkpoint.positions import grid_of_table, resample_table, sincos_grid, square_grid
 from rmae_d2.errors import CheckpointError
 from rmae_d2.modeling import sincos_position_embedding
@@ -120,3 +121,32 @@ def test_a_learned_table_of_unknown_grid(make_rmae):
     with pytest.raises(CheckpointError, match="33 rows in the file: neither a square"):
         load_pretrained(detector, source.state_dict())
     assert same(detector.state_dict(), before)
+
+
+def test_tables_with_sides_of_their_own(make_rmae):
+    """As SAM's: (1, side, side, D), without a row for a cls token."""
+    model = make_rmae(regions=None)
+    table = torch.randn(1, 6, 6, 32)
+    state = {**model.state_dict(), POS: table}
+    assert torch.equal(load_weights(state)[1][POS], table.flatten(1, 2))
+    load_pretrained(model, state)
+    expected = resampled(table.flatten(1, 2), (6, 6), (4, 4))
+    assert torch.equal(model.backbone.net.pos_embed[:, 1:], expected)
+    assert not model.backbone.net.pos_embed[:, 0].any()
+    of_vitdet = {k: v for k, v in state.items() if "cls_token" not in k and ".net.norm." not in k}
+    size, net, _ = load_encoder(of_vitdet, num_heads=4)
+    assert size.grid == (6, 6) and torch.equal(net.pos_embed, table.flatten(1, 2))
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 6, 32), (1, 1, 17, 32), (17, 32), (2, 17, 32), (32,)])
+def test_tables_of_other_shapes_are_refused(make_rmae, shape):
+    model = make_rmae(regions=None)
+    state = {**model.state_dict(), POS: torch.randn(shape)}
+    with pytest.raises(
+        CheckpointError, match=rf"pos_embed is \({shape[0]},.*, not \(1, rows, width"
+    ):
+        load_pretrained(model, state)
+    name = "pixel_decoder.pos_embed"
+    state = {**model.state_dict(), name: torch.randn(shape)}
+    with pytest.raises(CheckpointError, match=rf"{name}: \({shape[0]},.* in the file"):
+        load_pretrained(model, state)

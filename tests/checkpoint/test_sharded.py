@@ -1,5 +1,7 @@
 """Checkpoints as folders, by one process; several are in tests/engine/test_parallel."""
 
+import random
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -64,11 +66,42 @@ def test_files_that_are_missing_or_cut(saved):
     with pytest.raises(CheckpointError, match="distcp is missing"):
         read_sharded(str(saved))
     shard.write_bytes(bytes(size))
-    with pytest.raises(CheckpointError, match="not a readable checkpoint folder"):
+    with pytest.raises(CheckpointError, match=r"distcp is damaged \(checksum\)"):
         read_sharded(str(saved))
     (saved / "state.pth").unlink()
     with pytest.raises(CheckpointError, match=r"it has no state\.pth"):
         read_sharded(str(saved), init_device_mesh("cpu", (1,)))
+
+
+def test_no_flipped_bit_changes_what_is_read(saved):
+    """Neither in the shards, nor in what says where they are."""
+    chosen = random.Random(0)
+    for name in [file.name for file in saved.iterdir()]:
+        content = (saved / name).read_bytes()
+        for bit in chosen.sample(range(8 * len(content)), 20):
+            damaged = bytearray(content)
+            damaged[bit // 8] ^= 1 << bit % 8
+            (saved / name).write_bytes(damaged)
+            try:
+                found = read_sharded(str(saved))
+            except CheckpointError:
+                continue
+            assert name == "state.pth"  # a zip, which has room between its parts
+            assert torch.equal(found["model"]["a.b"], WEIGHT), (name, bit)
+            assert torch.equal(found["model"]["c"], torch.ones(2)) and found["optimizer"]
+        (saved / name).write_bytes(content)
+    assert torch.equal(read_sharded(str(saved))["model"]["a.b"], WEIGHT)
+
+
+def test_a_folder_of_0_1_has_no_hashes(saved):
+    state = torch.load(saved / "state.pth", weights_only=True)
+    assert sorted(state["sha256"]) == sorted(state["files"]) != []
+    del state["sha256"]
+    torch.save(state, saved / "state.pth")
+    assert torch.equal(read_sharded(str(saved))["model"]["a.b"], WEIGHT)
+    torch.save([1], saved / "state.pth")
+    with pytest.raises(CheckpointError, match=r"its state\.pth is something else"):
+        read_sharded(str(saved))
 
 
 def test_removing(saved, tmp_path):
