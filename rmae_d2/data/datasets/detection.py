@@ -19,6 +19,7 @@ from ...annotations.missing import missing_dataset, unknown_dataset
 from ..images import exif_orientation
 from .images_only import coco_image_name, image_folder, without_absent
 from ...errors import UserError, AnnotationError
+from ...files import check_file
 
 logger = logging.getLogger(__name__)
 
@@ -242,6 +243,7 @@ def _check_sizes(dicts: list[dict[str, Any]], source: str) -> None:
 def upright_size(file_name: str) -> tuple[int, int] | None:
     """(height, width) as readers see it, EXIF's turn applied; None where it is no image."""
     try:
+        check_file(file_name)
         with Image.open(file_name) as image:
             turned = exif_orientation(image) in (5, 6, 7, 8)
             return image.size if turned else image.size[::-1]

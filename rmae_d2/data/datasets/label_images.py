@@ -9,6 +9,7 @@ from PIL import Image
 
 from ..images import MACHINE_ERRNOS
 from ...errors import ImageReadError, AnnotationError
+from ...files import check_file
 
 #: The label of pixels that belong to no class, in what models and evaluators are given.
 IGNORE_LABEL = 255
@@ -60,6 +61,7 @@ def read_labels(path: str, num_classes: int, zero_is_ignored: bool = False) -> N
 
 def _read(path: str) -> NDArray[Any]:
     try:
+        check_file(path)
         with PathManager.open(path, "rb") as file, Image.open(file) as image:
             if image.mode not in ("L", "P", "1", "I") and not image.mode.startswith("I;16"):
                 raise AnnotationError(

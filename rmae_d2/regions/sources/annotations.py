@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ...annotations.index import CocoJson
 from ...annotations.segmentation import run_counts
 from ...errors import UserError
+from ...files import check_file
 from ..record.codec import Labels
 from ..record.masks import Ints
 from ..record.record import RegionRecord, narrow_labels, record_of_counts
@@ -168,6 +169,7 @@ def _read_segment_ids(path: str) -> NDArray[np.int32]:
     from PIL import Image
 
     try:
+        check_file(path)
         with g_pathmgr.open(path, "rb") as file, Image.open(file) as image:
             mode, pixels = image.mode, np.asarray(image)
     except FileNotFoundError:
