@@ -1,10 +1,12 @@
-"""Files that are written whole or not at all, and text read in whichever encoding it has."""
+"""Files written whole or not at all, text in whichever encoding, and names of which there is no file."""
 
 import codecs
 import contextlib
+import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -68,6 +70,49 @@ def _link(draft: str, name: str) -> bool:
     return True
 
 
+class NotAFileError(OSError):
+    """A folder, FIFO, socket or device stands where a file was to be read."""
+
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def check_file(path: str | os.PathLike[str]) -> None:
+    """Before a file is opened: to open a FIFO waits for ever, to read a device may do anything.
+
+    What is not there, or not local, is left to whoever opens it.
+
+    Raises:
+        NotAFileError: there is something else of that name; ``strerror`` says what.
+    """
+    try:
+        kind = stat.S_IFMT(os.stat(path).st_mode)
+    except OSError:
+        return
+    if kind != stat.S_IFREG:
+        said = f"it is {_KINDS.get(kind, 'something else')}, not a file"
+        raise NotAFileError(errno.EINVAL, said, os.fspath(path))
+
+
+def make_folder(path: str | os.PathLike[str]) -> None:
+    """Makes a folder and those above it, where they are not there.
+
+    Raises:
+        UserError: where it cannot be made.
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        name = os.fspath(path)
+        raise UserError(f"{name} cannot be made ({error!s:.120}); {free_space(name)}") from error
+
+
 def free_space(path: str) -> str:
     """How much room there is where a file was to be written, in words."""
     folder = os.path.dirname(os.path.abspath(path))
@@ -106,9 +151,18 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """The bytes of a file, local or anything Detectron2's PathManager opens. OSError: it cannot be opened."""
+    """The bytes of a file, local or anything Detectron2's PathManager opens.
+
+    Raises:
+        UserError: a FIFO, a folder or the like of that name.
+        OSError: it cannot be opened.
+    """
     name = os.fspath(path)
     if "://" not in name:
+        try:
+            check_file(name)
+        except NotAFileError as error:
+            raise UserError(f"{name}: {error.strerror}") from error
         return Path(name).read_bytes()
     from detectron2.utils.file_io import PathManager
 

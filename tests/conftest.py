@@ -1,6 +1,8 @@
 """What all tests share: fixed random numbers, a small R-MAE, the folder of real photos."""
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -96,6 +98,23 @@ def make_rmae():
         return model
 
     return make
+
+
+@pytest.fixture
+def mount(tmp_path):
+    """Mounts a file system of a few kB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+
+    def make(size):
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+        if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("may not mount a tmpfs here")
+        return folder
+
+    yield make
+    if folder.is_mount():
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.fixture(scope="module", autouse=True)

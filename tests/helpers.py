@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -57,6 +58,23 @@ def write_photos(folder: Path, count: int = 12, name: str = "photo") -> Path:
         crop = sources[i % len(sources)][top : top + 160, 40:240]
         Image.fromarray(crop).resize((60, 48)).save(folder / f"{name}{i:02d}.jpg")
     return folder
+
+
+#: What is no file, whatever its name; see put_special.
+SPECIAL = ("folder", "FIFO", "socket", "device")
+
+
+def put_special(path: Path, kind: str) -> None:
+    """Puts something of SPECIAL in place of a file."""
+    path.unlink(missing_ok=True)
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "socket":
+        os.mknod(path, stat.S_IFSOCK | 0o600)
+    else:
+        path.symlink_to("/dev/zero")
 
 
 def coco_rectangle(identifier, image_id, category_id, box, **more) -> dict[str, Any]:

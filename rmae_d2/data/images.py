@@ -21,6 +21,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torchvision.transforms import RandomResizedCrop as _TorchvisionCrop
 
 from ..errors import ImageReadError, UserError
+from ..files import NotAFileError, check_file
 
 try:
     import simplejpeg
@@ -60,13 +61,13 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         a writable (H, W, 3) array, RGB, 0-255.
 
     Raises:
-        ImageReadError: missing, empty, truncated or damaged file, something that is no image, values that are
-            negative, not finite or of no known range, or more pixels than Pillow's limit against
-            decompression bombs.
+        ImageReadError: missing, empty, truncated or damaged file, a FIFO or the like, something that is no
+            image, values that are negative, not finite or of no known range, more pixels than Pillow allows.
         OSError: trouble of the machine rather than of the file (too many open files, disk full, ...).
     """
     path = str(path)
     try:
+        check_file(path)
         with PathManager.open(path, "rb") as file, Image.open(file) as image:
             pixels = decode_plain_jpeg(file, image)
             if pixels is not None:
@@ -126,8 +127,8 @@ def exif_orientation(image: Image.Image) -> int | None:
 def _os_reason(path: str, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
-    if isinstance(error, IsADirectoryError):
-        return "it is a folder"
+    if isinstance(error, NotAFileError):
+        return str(error.strerror)
     if isinstance(error, PermissionError):
         return "this user may not read it"
     if isinstance(error, UnidentifiedImageError):

@@ -10,7 +10,6 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
-from PIL import Image
 from torch import Tensor, nn
 
 from ..data.datasets.semantic import first_label, semantic_classes, semantic_dataset
@@ -21,6 +20,7 @@ from ..evaluation.semantic import class_numbers
 from ..files import atomic_file
 from ..visualization.predictions import draw_instances
 from ..visualization.semantic import draw_semantic
+from ..visualization.sheets import save_picture
 from .predict_inputs import InputImage
 
 
@@ -41,7 +41,8 @@ class InstanceOutput:
         self._score_threshold = score_threshold
         self._total = self._above = 0
         self._whole = ExitStack()  # closed where the file is whole; else nothing of it stays
-        self._file = self._whole.enter_context(atomic_file(folder / "predictions.json"))
+        self._path = folder / "predictions.json"
+        self._file = self._whole.enter_context(atomic_file(self._path))
         self._file.write(b"[")
 
     def add(self, image: InputImage, value: Instances) -> dict[str, Any]:
@@ -50,7 +51,7 @@ class InstanceOutput:
             self._check_count(int(value.pred_classes.max()) + 1, "at least ")
         for detection in instances_to_coco_json(value, image.image_id):
             detection["category_id"] = self._classes.category_ids[detection["category_id"]]
-            self._file.write(((",\n" if self._total else "\n") + json.dumps(detection)).encode())
+            self._write((",\n" if self._total else "\n") + json.dumps(detection))
             self._total += 1
         self._above += int((value.scores >= self._score_threshold).sum())
         return {}
@@ -59,8 +60,15 @@ class InstanceOutput:
         return draw_instances(image_HWC, value, self._classes.names, self._score_threshold)
 
     def close(self) -> None:
-        self._file.write(b"\n]\n")
-        self._whole.close()
+        """Gives the file its name; where it can't be written nothing of it stays, and what was there does."""
+        with self._whole:
+            self._write("\n]\n")
+
+    def _write(self, text: str) -> None:
+        try:
+            self._file.write(text.encode())
+        except OSError as error:
+            raise UserError(f"{self._path}: could not be written ({error})") from error
 
     @property
     def categories(self) -> list[dict[str, Any]]:
@@ -104,9 +112,7 @@ class SemanticOutput:
     def add(self, image: InputImage, value: Tensor) -> dict[str, Any]:
         """Writes the labels of an image; their file is named in ``images.json``."""
         labels = class_numbers(value, len(self._names)).astype(np.uint8)
-        path = self._folder / image.label_image
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(labels + np.uint8(self._first)).save(path)
+        save_picture(labels + np.uint8(self._first), self._folder / image.label_image)
         self._images += 1
         counts = np.bincount(labels.reshape(-1), minlength=len(self._names))
         self._pixels_C += counts / labels.size

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
-from PIL import Image
 
 from ..config import apply_overrides, load_config
 from ..data import read_image
 from ..data.datasets import json_facts
 from ..data.recipes.own_data import follow_own_labels, set_num_classes
 from ..errors import ImageReadError, ImageSizeError, UserError, examples
-from ..files import atomic_file
+from ..files import atomic_file, make_folder
+from ..visualization.sheets import save_picture
 from .predict_inputs import InputImage, check_apart, list_inputs
 from .prediction_outputs import Output, output_of, writes_labels
 from .predictor import Predictor
@@ -51,7 +51,8 @@ def predict_files(
     The arguments are the options of ``rmae-d2 predict``.
 
     Raises:
-        UserError: anything of it cannot be used, or no image can be predicted.
+        UserError: anything of it cannot be used, no image can be predicted, or the disk is full. Files are
+            whole or not there then, and the same command can be given again.
     """
     cfg = apply_overrides(load_config(config_file), overrides)
     OmegaConf.set_struct(cfg, False)
@@ -64,10 +65,7 @@ def predict_files(
     follow_own_labels(cfg, overrides)
     if labels and cfg.model.get("output") == "logits":
         cfg.model.output = "labels"  # scores of a large image are gigabytes: 150 of them a pixel
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {output} cannot be made: {error}") from error
+    make_folder(folder)
     predictor = Predictor(cfg, weights)
     writer: Output | None = None
     records: list[dict[str, Any]] = []
@@ -85,10 +83,8 @@ def predict_files(
             facts |= {"height": height, "width": width}
             records.append(facts | writer.add(image, predicted[key]))
             if pictures:
-                path = folder / image.picture
-                path.parent.mkdir(parents=True, exist_ok=True)
                 drawn = writer.draw(pixels, predicted[key])
-                Image.fromarray(drawn).save(path, quality=_JPEG_QUALITY)
+                save_picture(drawn, folder / image.picture, quality=_JPEG_QUALITY)
                 records[-1]["picture"] = image.picture
             if image.size not in (None, (height, width)):
                 resized.append(image.path)

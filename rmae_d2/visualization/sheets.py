@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from ..errors import UserError
+from ..files import atomic_file, make_folder
 
 Picture = NDArray[np.uint8]
 
@@ -64,10 +67,22 @@ def contact_sheet(
     return np.concatenate([np.asarray(band) for band in bands])
 
 
-def save_picture(picture: Picture, path: Path) -> Path:
-    """Writes a picture in the format of its name, in a new folder where need be; the path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path)
+def save_picture(picture: Picture, path: Path, **options: Any) -> Path:
+    """Writes a picture whole or not at all, in a new folder where need be; the path.
+
+    Args:
+        path: its ending says the format.
+        options: of Pillow for the format, such as ``quality``.
+
+    Raises:
+        UserError: the disk is full or not writable, or the ending is of no format.
+    """
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind not in Image.SAVE:
+        raise UserError(f"{path}: no format of pictures ends in {path.suffix!r}: take .png or .jpg")
+    make_folder(path.parent)
+    with atomic_file(path, durable=False) as file:
+        Image.fromarray(picture).save(file, kind, **options)
     return path
 
 

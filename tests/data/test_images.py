@@ -10,6 +10,7 @@ from PIL import Image
 from rmae_d2.data import images
 from rmae_d2.data.images import read_image
 from rmae_d2.errors import ImageReadError
+from tests.helpers import SPECIAL, put_special
 
 
 @pytest.fixture
@@ -182,7 +183,7 @@ def _float_pixels(path, photo):
         (lambda path, photo: path.write_bytes(b""), "0 bytes"),
         (lambda path, photo: path.write_text("not an image\n" * 99), "no image"),
         (lambda path, photo: None, "no such file"),
-        (lambda path, photo: path.mkdir(), "is a folder"),
+        *((lambda path, _, kind=kind: put_special(path, kind), f"is a {kind}") for kind in SPECIAL),
     ],
 )
 def test_broken_files_name_file_reason_and_remedy(tmp_path, photo, make, says):

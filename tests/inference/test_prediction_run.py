@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,8 @@ from tests.helpers import (
     ROOT,
     SMALL_DETECTOR,
     SMALL_SEMANTIC,
+    SPECIAL,
+    put_special,
     save_random,
     small_detector,
 )
@@ -165,11 +168,43 @@ def test_unreadable_images_are_skipped_and_named(photos, tmp_path, predict, capl
     assert files(none) == []
 
 
-def test_what_was_predicted_before_a_failure_is_written(photos, tmp_path, predict):
+@pytest.mark.parametrize("kind", SPECIAL[1:])
+def test_what_is_no_file_is_skipped_and_named(photos, tmp_path, predict, caplog, kind):
+    put_special(photos / "b.jpg", kind)
+    assert predict([photos / "a.jpg", photos / "b.jpg"], tmp_path / "out") == 0
+    assert f"skipped {photos / 'b.jpg'}: it is a {kind}, not a file" in caplog.text
+    assert list(load(tmp_path / "out")[0].imgs) == [1]
+
+
+@pytest.mark.parametrize("free, more", [("16k", []), ("4k", ["--no-pictures"])])
+def test_a_full_disk(photos, predict, mount, capsys, free, more):
+    disk = mount(free)
+    assert predict(photos, disk / "out", *more) == 1
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"error: \S+: could not be written \(.*No space left.*\n", error), error
+    assert not [name for name in files(disk) if not name.endswith(".jpg")]
+    for name in files(disk):
+        Image.open(disk / name).load()
+    subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
+    assert predict(photos, disk / "out", *more) == 0
+    assert len(load(disk / "out")[1].anns) == 15
+
+
+def test_a_full_disk_of_labels(photos, segment, mount, capsys):
+    disk = mount("4k")
+    assert segment(photos, disk / "out") == 1
+    assert "could not be written" in capsys.readouterr().err
+    assert not list(disk.rglob("*.tmp"))
+    subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
+    assert segment(photos, disk / "out") == 0
+    assert labels_in(disk / "out").shape == (48, 60)
+
+
+def test_what_was_predicted_before_a_failure_is_written(photos, tmp_path, predict, capsys):
     out = tmp_path / "out"
     (out / "b.jpg").mkdir(parents=True)
-    with pytest.raises(IsADirectoryError):
-        predict(photos, out)
+    assert predict(photos, out) == 1
+    assert f"error: {out / 'b.jpg'}: could not be written" in capsys.readouterr().err
     truth, results = load(out)
     assert list(truth.imgs) == [1, 2] and len(results.anns) == 10
     assert files(out) == ["a.jpg", "images.json", "predictions.json"]

@@ -1,8 +1,5 @@
 """What the tests of regions share."""
 
-import shutil
-import subprocess
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -82,23 +79,6 @@ def make_store():
         return folder
 
     return make
-
-
-@pytest.fixture
-def mount(tmp_path):
-    """Mounts a file system of a few kB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-
-    def make(size):
-        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-        if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
-            pytest.skip("may not mount a tmpfs here")
-        return folder
-
-    yield make
-    if folder.is_mount():
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from ...annotations.entries import Instance
 from ...annotations.missing import missing_dataset, unknown_dataset
 from ...errors import AnnotationError, UserError, examples
 from ..images import exif_orientation
+from ...files import check_file
 from .image_files import image_files, without_absent
 
 logger = logging.getLogger(__name__)
@@ -278,6 +279,7 @@ def _check_sizes(dicts: list[dict[str, Any]], source: str) -> None:
 def upright_size(file_name: str) -> tuple[int, int] | None:
     """(height, width) as readers see it, EXIF's turn applied; None where it is no image."""
     try:
+        check_file(file_name)
         with Image.open(file_name) as image:
             turned = exif_orientation(image) in (5, 6, 7, 8)
             return image.size if turned else image.size[::-1]

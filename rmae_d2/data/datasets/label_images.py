@@ -12,6 +12,7 @@ from PIL import Image
 
 from ..images import MACHINE_ERRNOS
 from ...errors import ImageReadError, AnnotationError
+from ...files import check_file
 
 #: The label of pixels that belong to no class, in what models and evaluators are given.
 IGNORE_LABEL = 255
@@ -71,6 +72,7 @@ _WIDENED = {"L;2": 85, "L;4": 17}
 def _read(path: str) -> NDArray[Any]:
     """Values as the file stores them, (H, W)."""
     try:
+        check_file(path)
         with PathManager.open(path, "rb") as file, Image.open(file) as image:
             if not is_label_mode(image.mode):
                 raise AnnotationError(

@@ -1,10 +1,14 @@
 """Images below a folder."""
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+from ...errors import examples
 from ..images import IMAGE_EXTENSIONS
+
+logger = logging.getLogger(__name__)
 
 
 def is_image(name: str) -> bool:
@@ -17,10 +21,12 @@ def files_below(
 ) -> tuple[list[str], list[str]]:
     """Images and other files below a folder that are not hidden: relative paths with forward slashes, sorted.
 
-    Links are followed. Folders that cannot be listed are ``onerror``'s, or left out.
+    FIFOs, sockets and devices of an image's name are left out with a warning. Links are followed. Folders that
+    cannot be listed are ``onerror``'s, or left out.
     """
     images: list[str] = []
     others: list[str] = []
+    odd: list[str] = []
     seen: set[tuple[int, int]] = set()
     for parent, folders, files in os.walk(folder, onerror=onerror, followlinks=True):
         status = os.stat(parent)
@@ -31,7 +37,21 @@ def files_below(
         # Sorted, so that of two links to one folder the same one is followed on every file system.
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         relative = Path(parent).relative_to(folder)
+        special = {entry.name for entry in os.scandir(parent) if _is_special(entry)}
+        odd += [(relative / name).as_posix() for name in special]
         for name in files:
-            if not name.startswith("."):
+            if not name.startswith(".") and name not in special:
                 (images if is_image(name) else others).append((relative / name).as_posix())
+    if odd:
+        logger.warning(
+            "%d FIFOs, sockets or devices in %s have an image's name, such as %s: they are left out",
+            *(len(odd), folder, examples(sorted(odd))),
+        )
     return sorted(images), sorted(others)
+
+
+def _is_special(entry: os.DirEntry[str]) -> bool:
+    """Neither file nor folder; links that lead nowhere are left to the reader."""
+    if not is_image(entry.name) or entry.is_file() or entry.is_dir():
+        return False
+    return os.path.exists(entry.path)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import StoreError, UserError
-from ...files import atomic_file
+from ...files import NotAFileError, atomic_file, check_file
 from ..record.record import EncodedRecord, RegionRecord
 from ..store.shards import (
     BLOCK,
@@ -100,11 +100,15 @@ def read_failures(folder: str | os.PathLike[str], number: int) -> tuple[Failure,
     """The failures of a shard, none where it has no such file; UserError where it is damaged."""
     path = Path(folder, failures_name(number))
     try:
-        return tuple(Failure(**entry) for entry in json.loads(path.read_bytes()))
+        check_file(path)
+        entries = [Failure(**entry) for entry in json.loads(path.read_bytes())]
+        if not all(isinstance(text, str) for entry in entries for text in vars(entry).values()):
+            raise TypeError("not all values are texts")
+        return tuple(entries)
     except FileNotFoundError:
         return ()
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is no list of failures ({error}): delete it") from error
+    except (ValueError, TypeError, RecursionError, NotAFileError) as error:
+        raise UserError(f"{path} is no list of failures ({error!s:.200}): delete it") from error
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,7 @@ def verify_shard(
         check_same(manifest.header, index.header, idx)
         if Path(idx).read_bytes() != encode_index(index, number):
             raise StoreError(f"{idx} is damaged outside of its arrays")
+        check_file(tar)
         data = Path(tar).read_bytes()
         if data != _rebuilt(data, index, number):
             raise StoreError(f"{tar} is damaged outside of its records")
@@ -141,6 +146,8 @@ def verify_shard(
             raise StoreError(f"{idx} has other images than the manifest: {', '.join(odd[:5])}")
     except FileNotFoundError as error:
         return (Problem(number, f"{error.filename} is missing"),)
+    except NotAFileError as error:
+        return (Problem(number, f"{error.filename}: {error.strerror}"),)
     except (StoreError, UserError) as error:
         return (Problem(number, str(error)),)
     except (OSError, MemoryError) as error:
@@ -184,6 +191,8 @@ def _check_record(
         image = read_image(path)
     except FileNotFoundError:
         return "there is no such image"
+    except NotAFileError as error:
+        return str(error.strerror)
     except (OSError, MemoryError) as error:
         raise UserError(f"{path} cannot be read: {describe_trouble(error)}") from error
     except Exception as error:
@@ -247,6 +256,10 @@ def _reason(error: Exception) -> str:
 
 
 def _write_failures(path: Path, failures: Sequence[Failure]) -> None:
+    try:
+        check_file(path)
+    except NotAFileError as error:
+        raise UserError(f"{path}: {error.strerror}: remove it") from error
     if not failures:
         path.unlink(missing_ok=True)
         return

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from ...files import atomic_file
+from ...files import atomic_file, check_file
 from ..record.codec import FORMAT_VERSION
 from ..sources.spec import SourceSpec
 from ..store.shards import ShardHeader, digest, params_hash
@@ -141,8 +141,14 @@ class Manifest:
                 _hash(params, per_shard, images),
             )
             known = content["manifest_hash"]
-        except (ValueError, LookupError, TypeError) as error:
-            raise UserError(f"{file} is no manifest of a region store ({error})") from error
+            texts = (manifest.source.target, manifest.root, *(name for _, name in images))
+            if not all(isinstance(text, str) for text in texts):
+                raise TypeError("a name that is no text")
+            if type(per_shard) is not int or per_shard < 1:
+                raise TypeError(f"images_per_shard: {per_shard!r:.40}")
+            _check_ids(images)
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            raise UserError(f"{file} is no manifest of a region store ({error!s:.200})") from error
         if manifest.hash != known:
             raise UserError(f"{file} was changed: its contents do not match its hash")
         return manifest
@@ -152,6 +158,7 @@ def load_manifest(folder: str | os.PathLike[str]) -> Manifest | None:
     """The manifest of a store's folder, None where there is none."""
     path = Path(folder, MANIFEST)
     try:
+        check_file(path)
         text = path.read_text(encoding="ascii", errors="replace")
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -214,6 +221,12 @@ def _images(dataset_dicts: Iterable[Mapping[str, Any]]) -> tuple[list[tuple[int 
     pairs = [(d["image_id"], str(d["file_name"])) for d in dataset_dicts]
     if not pairs:
         raise UserError("the data set has no image")
+    _check_ids(pairs)
+    root, names = _relative([name for _, name in pairs])
+    return [(image_id, name) for (image_id, _), name in zip(pairs, names, strict=True)], root
+
+
+def _check_ids(pairs: Iterable[tuple[Any, str]]) -> None:
     seen: dict[str, str] = {}
     for image_id, name in pairs:
         if isinstance(image_id, bool) or not isinstance(image_id, int | str) or image_id == "":
@@ -223,8 +236,6 @@ def _images(dataset_dicts: Iterable[Mapping[str, Any]]) -> tuple[list[tuple[int 
                 f"{seen[str(image_id)]} and {name} have the same image_id {image_id!r}: "
                 "give each image of the data set its own"
             )
-    root, names = _relative([name for _, name in pairs])
-    return [(image_id, name) for (image_id, _), name in zip(pairs, names, strict=True)], root
 
 
 def _relative(names: Sequence[str]) -> tuple[str, list[str]]:

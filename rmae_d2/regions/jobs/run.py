@@ -196,7 +196,7 @@ def gpus_of(spec: SourceSpec) -> list[str | None]:
 
 def sweep_drafts(folder: str) -> None:
     """Remove drafts that nobody has written to for an hour: a living run does after each image."""
-    for draft in Path(folder).glob("*.tmp"):
+    for draft in filter(Path.is_file, Path(folder).glob("*.tmp")):
         with suppress(FileNotFoundError):  # another run was faster
             if time.time() - draft.stat().st_mtime > _DRAFT_SECONDS:
                 draft.unlink()

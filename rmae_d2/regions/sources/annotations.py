@@ -15,6 +15,7 @@ from ...annotations.coco import Annotations, check_instances, read_annotations
 from ...annotations.entries import Instance
 from ...annotations.segmentation import run_counts
 from ...errors import UserError
+from ...files import check_file
 from ..record.codec import Labels
 from ..record.record import RegionRecord, narrow_labels, record_of_counts
 from .companions import check_folder, check_size, find_companion
@@ -191,6 +192,7 @@ def _read_segment_ids(path: str) -> NDArray[np.int32]:
     from PIL import Image
 
     try:
+        check_file(path)
         with g_pathmgr.open(path, "rb") as file, Image.open(file) as image:
             mode, pixels = image.mode, np.asarray(image)
     except FileNotFoundError:

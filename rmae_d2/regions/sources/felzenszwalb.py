@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import StoreError, UserError
-from ...files import atomic_file
+from ...files import atomic_file, check_file
 from ..record.codec import FORMAT_VERSION, Labels, warm_up
 from ..record.record import EncodedRecord, RegionRecord, narrow_labels
 
@@ -167,6 +167,7 @@ class RegionCache:
 
     def _read(self, path: Path, size: tuple[int, ...]) -> EncodedRecord | None:
         try:
+            check_file(path)
             record = EncodedRecord(path.read_bytes())
             if record.size != size:
                 raise StoreError(f"it is of size {record.size}, the image of {size}")

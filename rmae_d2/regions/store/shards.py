@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import StoreError, UserError
-from ...files import atomic_file
+from ...files import NotAFileError, atomic_file, check_file
 
 FORMAT_VERSION = 1
 DIGEST_SIZE = 16
@@ -90,15 +90,18 @@ class ShardHeader:
             content = json.loads(text)
             header = cls(content["params"], content["num_shards"], content["manifest"])
             version, shard, known = (content[k] for k in ("format", "shard", "params_hash"))
-        except (ValueError, KeyError, TypeError) as error:
+            for value, kind in zip(vars(header).values(), (dict, int, str), strict=True):
+                if type(value) is not kind:
+                    raise TypeError(f"{value!r:.40} is not of the type {kind.__name__}")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise StoreError(f"{file} has no header of a region store; {redo(number)}") from error
         if version != FORMAT_VERSION:
             raise StoreError(
                 f"{file} is of store format {version}, this program reads {FORMAT_VERSION}: "
                 "make the store again, or read it with the version that made it"
             )
-        if shard != number:
-            raise StoreError(f"{file} holds shard {shard}: it was renamed; {redo(number)}")
+        if shard != number or not 0 <= number < header.num_shards:
+            raise StoreError(f"{file} holds shard {shard!r:.40}: it was renamed; {redo(number)}")
         if known != params_hash(header.params):
             raise StoreError(f"{file} is damaged: its parameters have another hash; {redo(number)}")
         return header
@@ -154,6 +157,7 @@ class ShardWriter:
     @contextmanager
     def _write(self) -> Iterator[None]:
         tar, idx = (Path(self._folder, name) for name in shard_files(self._number))
+        _check_files((tar, idx), self._number)
         try:
             with atomic_file(tar) as self._tar:
                 self._tar.write(global_header(self._header.to_json(self._number)))
@@ -210,9 +214,11 @@ def shard_files(number: int) -> tuple[str, str]:
 def has_shard(folder: str | os.PathLike[str], number: int, header: ShardHeader) -> bool:
     """Whether a shard is complete; False also where a damaged one must be made again.
 
-    StoreError where there is a shard, but of other parameters or of another list of images.
+    StoreError where there is a shard, but of other parameters or of another list of images, or where
+    something else than a file has one of its names.
     """
     tar, idx = (os.path.join(folder, name) for name in shard_files(number))
+    _check_files((tar, idx), number)
     try:
         found = read_index(idx, number)
         whole = os.path.getsize(tar) == found.tar_size
@@ -220,6 +226,14 @@ def has_shard(folder: str | os.PathLike[str], number: int, header: ShardHeader) 
         return False
     check_same(header, found.header, idx)
     return whole
+
+
+def _check_files(paths: Iterable[str | Path], number: int) -> None:
+    try:
+        for path in paths:
+            check_file(path)
+    except NotAFileError as error:
+        raise StoreError(f"{error.filename}: {error.strerror}; {redo(number)}") from error
 
 
 def check_same(header: ShardHeader, other: ShardHeader, file: str) -> None:
@@ -257,7 +271,11 @@ def encode_index(index: ShardIndex, number: int) -> bytes:
 
 
 def read_index(path: str, number: int) -> ShardIndex:
-    """Reads the idx.npz of shard `number`; StoreError where it is damaged or of another shard."""
+    """Reads the idx.npz of shard `number`.
+
+    StoreError: it is damaged, of another shard, or says what no writer would. OSError: it cannot be read.
+    """
+    check_file(path)
     data = Path(path).read_bytes()
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:  # zip has their checksums
@@ -269,11 +287,15 @@ def read_index(path: str, number: int) -> ShardIndex:
     except StoreError:
         raise
     except Exception as error:  # zipfile raises half a dozen kinds on damaged input
-        raise StoreError(f"{path} is damaged ({error}); {redo(number)}") from error
+        raise StoreError(f"{path} is damaged ({error!s:.200}); {redo(number)}") from error
     return index
 
 
 def _check_index(index: ShardIndex) -> None:
+    """UserError where it is not one that `encode_index` wrote; UnicodeDecodeError of a key."""
+    types = ["<u8"] * 3 + ["u1"] * 2
+    if [getattr(index, name).dtype for name in _COLUMNS] != types:
+        raise UserError("its arrays have other types")
     count = len(index.ends)
     ends = index.ends.astype(np.int64)
     shapes = [getattr(index, name).shape for name in _COLUMNS]
@@ -281,9 +303,12 @@ def _check_index(index: ShardIndex) -> None:
         shapes != [(count,)] * 3 + [(count, DIGEST_SIZE)] * 2
         or (count and ends[-1] != len(index.blob))
         or (np.diff(ends, prepend=0) <= 0).any()
-        or (index.offsets + index.sizes > index.tar_size).any()
+        or (index.offsets > index.tar_size).any()  # each alone: the sum of two may overflow
+        or (index.sizes > np.uint64(index.tar_size) - index.offsets).any()
     ):
         raise UserError("its arrays disagree")
+    if len(set(index.keys())) != count:
+        raise UserError("it has a key twice")
 
 
 def redo(number: int) -> str:

@@ -13,6 +13,7 @@ The index finds a key by its hash, which may be another key's: what is found cou
 header before the record is the one that this key has.
 """
 
+import itertools
 import logging
 import os
 import sys
@@ -27,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import StoreError, UserError
-from ...files import atomic_file
+from ...files import atomic_file, check_file
 from .shards import (
     FORMAT_VERSION,
     REMEDY,
@@ -123,7 +124,10 @@ class RegionStore:
         """`shards.digest` of the image file whose regions stand under a key; KeyError if none."""
         tar, offset, _ = self._located(key)
         shard = self.shard(tar.number)
-        return shard.image_digests[int(np.flatnonzero(shard.offsets == offset)[0])].tobytes()
+        rows = np.flatnonzero(shard.offsets == offset)
+        if len(rows) != 1:
+            raise StoreError(f"{tar.path} and its index disagree on {key!r}; {redo(tar.number)}")
+        return shard.image_digests[int(rows[0])].tobytes()
 
     def where(self, key: str) -> str:
         """The tar that holds a key's record, for messages; KeyError if none does."""
@@ -174,6 +178,7 @@ class _TarFile:
         self.path = os.path.join(folder, shard_files(self.number)[0])
         self._handle = -1
         try:
+            check_file(self.path)
             self._handle = os.open(local_path(self.path), os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
             self.size = os.fstat(self._handle).st_size
         except OSError as error:
@@ -210,15 +215,15 @@ def write_index(folder: str | os.PathLike[str]) -> None:
     folder = os.fspath(folder)
     index, header = _merge(folder)
     there = set(index[0, 1 : 1 + int(index[1, 0])].tolist())
-    missing = sorted(set(range(header.num_shards)) - there)
-    if missing:
+    if len(there) < header.num_shards:
+        missing = next(number for number in itertools.count() if number not in there)
         raise StoreError(
-            f"{folder} has {header.num_shards - len(missing)} of {header.num_shards} shards, "
-            f"{shard_name(missing[0])} is missing; {REMEDY}"
+            f"{folder} has {len(there)} of {header.num_shards} shards, {shard_name(missing)} is "
+            f"missing; {REMEDY}"
         )
     with atomic_file(Path(folder, INDEX_NAME)) as file:
         np.lib.format.write_array(file, index, version=(1, 0), allow_pickle=False)
-    for leftover in Path(folder).glob("regions-*.tmp"):
+    for leftover in filter(Path.is_file, Path(folder).glob("regions-*.tmp")):
         leftover.unlink(missing_ok=True)
 
 
@@ -242,6 +247,7 @@ def _load_index(folder: str) -> Index:
 
 
 def _map_index(path: str) -> Index:
+    check_file(path)
     index = np.load(path, mmap_mode="r", allow_pickle=False)
     shaped = index.ndim == 2 and len(index) == 4 and index.size
     if index.dtype != "<u8" or not shaped or not index.flags.c_contiguous:
@@ -252,6 +258,17 @@ def _map_index(path: str) -> Index:
         raise UserError(f"it is of format {version}, with {shards} shards, {keys} keys")
     if crc != _index_crc(index):
         raise UserError("it is damaged: its checksum does not match its contents")
+    # Out of order, or of other shards, a key would not be found and count as one that has no record.
+    (numbers, *_, counts), (hashes, places, *_) = np.split(index[:, 1:], [shards], axis=1)
+    order = np.argsort(numbers)
+    found = np.bincount(np.searchsorted(numbers[order], places), minlength=shards)
+    if (
+        (hashes[1:] < hashes[:-1]).any()
+        or len(np.unique(numbers)) < shards
+        or not np.isin(places, numbers).all()
+        or (found != counts[order]).any()
+    ):
+        raise UserError("its columns contradict each other")
     return index
 
 
@@ -277,6 +294,7 @@ def _check_matches(index: Index, folder: str) -> None:
 
 def _end_crc(idx: str) -> int:
     """Of the zip's directory, which has the checksum of every array: as good as of all arrays."""
+    check_file(idx)
     with open(idx, "rb") as file:
         file.seek(-min(_END, file.seek(0, os.SEEK_END)), os.SEEK_END)
         return zlib.crc32(file.read())
@@ -372,6 +390,7 @@ def local_path(path: str) -> str:
 
 def digest_file(path: str) -> bytes:
     """Digest of a file's bytes, as stores keep it; remote addresses through iopath."""
+    check_file(path)
     return digest(Path(local_path(path)).read_bytes())
 
 

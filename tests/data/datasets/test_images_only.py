@@ -10,6 +10,7 @@ from PIL import Image
 
 from rmae_d2.data.datasets.images_only import (images_from, pretrain_dataset)
 from rmae_d2.errors import UserError
+from tests.helpers import SPECIAL, put_special
 
 @pytest.fixture
 def photos(tmp_path):
@@ -222,3 +223,13 @@ def test_real_folders_and_jsons(shared_data):
     assert all({"height", "width"} <= set(sample) for sample in labelled)
     assert images_from(shared_data / "lvis/lvis_v1_train.json", allow_missing=1.0)
     assert len(images_from(shared_data / "imagenet/train")) > 10
+
+
+def test_what_is_no_file_is_left_out_and_named(photos, caplog):
+    for kind in SPECIAL:
+        put_special(photos / f"{kind}.jpg", kind)
+    (photos / "nowhere.jpg").symlink_to(photos / "absent")
+    found = _ids(images_from(photos))
+    assert found == ["a.JPEG", "b.jpg", "deep/d.webp", "deep/er/c.PNG", "nowhere.jpg"]
+    (warning,) = caplog.messages
+    assert "3 FIFOs, sockets or devices" in warning and "FIFO.jpg, device.jpg" in warning

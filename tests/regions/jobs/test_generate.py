@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import rmae_d2.data
 from rmae_d2.errors import UserError
 from rmae_d2.regions import FelzenszwalbSource, RegionRecord, RegionStore, write_index
 from rmae_d2.regions.jobs.generate import (
@@ -23,7 +25,8 @@ from rmae_d2.regions.jobs.generate import (
 )
 from rmae_d2.regions.jobs.manifest import MANIFEST, Manifest, save_manifest
 from rmae_d2.regions.sources.spec import SourceSpec
-from rmae_d2.regions.store.shards import shard_files
+from rmae_d2.regions.store.shards import has_shard, shard_files
+from tests.helpers import SPECIAL, put_special
 
 FH = SourceSpec.named("fh", {"scales": [20]})
 
@@ -237,3 +240,39 @@ def test_verify_finds_a_shard_of_other_parameters(store, photos, tmp_path):
     for name in shard_files(0):
         shutil.copy(tmp_path / "other" / name, store[1] / name)
     assert "another store" in problems(store)[0]
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_what_is_no_file_among_images_is_a_failure(photos, tmp_path, bands, kind):
+    for place in (2, 4):
+        put_special(Path(photos[place]["file_name"]), kind)
+    manifest = Manifest.create(bands(), photos, 7)
+    save_manifest(manifest, tmp_path / "store")
+    failures = generate_shard(manifest, 0, tmp_path / "store", rmae_d2.data.read_image)
+    reason = f"it is a {kind}, not a file"
+    assert [(f.file, f.reason) for f in failures] == [
+        (photos[i]["image_id"], reason) for i in (2, 4)
+    ]
+    assert verify_shard(manifest, 0, tmp_path / "store", rmae_d2.data.read_image) == ()
+    put_special(Path(photos[0]["file_name"]), kind)
+    (found,) = verify_shard(manifest, 0, tmp_path / "store", rmae_d2.data.read_image)
+    assert photos[0]["file_name"] in found.what and reason in found.what
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+@pytest.mark.parametrize("name", [*shard_files(0), failures_name(0), MANIFEST])
+def test_what_is_no_file_of_a_store_is_named(store, kind, name):
+    manifest, folder = store
+    put_special(folder / name, kind)
+    said = f"{re.escape(str(folder / name))}.*it is a {kind}, not a file"
+    with pytest.raises(UserError, match=said):
+        if name == MANIFEST:
+            save_manifest(manifest, folder)
+        else:
+            generate_shard(manifest, 0, folder, read_image)
+    if name != MANIFEST:
+        with pytest.raises(UserError, match=said):
+            has_shard(folder, 0, manifest.header)
+            read_failures(folder, 0)
+        assert re.search(said, "".join(problems(store)))
+    assert not list(folder.glob("*.tmp"))

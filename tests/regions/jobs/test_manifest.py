@@ -1,5 +1,6 @@
 """Manifests: the same text whoever writes it, a hash of what matters, differences named."""
 
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -83,11 +84,25 @@ def test_image_ids_that_make_no_keys(ids, message):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", "[]", '{"format": 1}', '{"format": 2}', "\x00\xff", None]
+    "text",
+    [
+        *("", "{}", "[]", '{"format": 1}', '{"format": 2}', "\x00\xff", None),
+        *("[" * 100_000, "9" * 5000),
+        {"images_per_shard": 0},
+        {"images_per_shard": "7"},
+        {"root": 1},
+        {"images": [[1, 2]]},
+        {"images": [[{}, "a.png"]]},
+        {"images": [7]},
+        {"source": {"target": 1, "arguments": {}}},
+    ],
 )
 def test_files_that_are_no_manifest(photos, tmp_path, text):
+    whole = Manifest.create(FH, photos)
     if text is None:  # changed by hand
-        text = Manifest.create(FH, photos).to_text().replace("a1.png", "a9.png")
+        text = whole.to_text().replace("a1.png", "a9.png")
+    elif isinstance(text, dict):
+        text = json.dumps({**json.loads(whole.to_text()), **text})
     (tmp_path / MANIFEST).write_text(text, encoding="latin1")
     with pytest.raises(UserError, match=MANIFEST):
         load_manifest(tmp_path)

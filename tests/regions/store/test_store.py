@@ -1,6 +1,7 @@
 """Region stores: every record found again, damage named, memory shared."""
 
 import gc
+import json
 import mmap
 import os
 import pickle
@@ -19,8 +20,9 @@ from hypothesis import strategies as st
 
 from rmae_d2.errors import StoreError
 from rmae_d2.regions import EncodedRecord, RegionStore, ShardHeader, ShardWriter, write_index
-from rmae_d2.regions.store.shards import digest, shard_files
+from rmae_d2.regions.store.shards import digest, params_hash, shard_files
 from rmae_d2.regions.store.store import MAX_OPEN_SHARDS
+from tests.helpers import SPECIAL, put_special
 
 ROOT = Path(__file__).resolve().parents[3]
 KEYS = ["139", "285", "a/b.jpg", "日本.jpg", "l" * 150, "x/" * 150 + "y", "../z", "3"]
@@ -383,3 +385,115 @@ def test_remote_folders_without_detectron2(folder, records):
     )
     assert done.returncode == 0, done.stderr.decode()
     assert int(done.stdout) == len(records["139"])
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+@pytest.mark.parametrize("name", shard_files(1))
+def test_what_is_no_file_of_a_store_is_named(folder, name, kind):
+    put_special(folder / name, kind)
+    with pytest.raises(
+        StoreError, match=f"{name}.* (it is a {kind}|is missing|is cut short|is not the)"
+    ):
+        RegionStore(folder)
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_an_index_that_is_no_file_is_put_together(folder, records, caplog, kind):
+    put_special(folder / "index.npy", kind)
+    assert contents_of(RegionStore(folder)) == records
+    assert f"it is a {kind}, not a file" in caplog.text
+
+
+def rewrite_index(path, change):
+    """An idx.npz with other arrays, whose checksums are right."""
+    with np.load(path) as found:
+        arrays = {name: found[name].copy() for name in found.files}
+    change(arrays)
+    np.savez(path, **arrays)
+
+
+def header_text(**values):
+    def change(arrays):
+        content = json.loads(arrays["header"].tobytes())
+        content.update(values)
+        content["params_hash"] = params_hash(content["params"])
+        arrays["header"] = np.frombuffer(json.dumps(content).encode(), np.uint8)
+
+    return change
+
+
+def put(name, value):
+    return lambda arrays: arrays.update({name: value(arrays[name])})
+
+
+@pytest.mark.parametrize("indexed", [False, True], ids=["shards alone", "with index.npy"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        put("keys", lambda keys: np.full_like(keys, 0xFF)),  # not UTF-8
+        put("keys", lambda keys: keys[:-1]),
+        put("ends", lambda ends: ends[::-1]),
+        put("ends", lambda ends: ends.astype(float)),
+        put("offsets", lambda offsets: offsets + np.uint64(2**64 - 1)),
+        put("offsets", lambda offsets: np.array(["1"] * len(offsets))),
+        put("sizes", lambda sizes: sizes + np.uint64(2**63)),
+        put("record_digests", lambda digests: digests[:, :8]),
+        put("tar_size", lambda size: size + np.uint64(2**63)),
+        put("tar_size", lambda size: size[:0]),
+        put("header", lambda header: np.frombuffer(b"[" * 100_000, np.uint8)),
+        put("header", lambda header: np.frombuffer(b"9" * 5000, np.uint8)),
+        header_text(params=[1]),
+        header_text(num_shards="3"),
+        header_text(num_shards=10**12),
+        header_text(num_shards=1),
+        header_text(manifest={}),
+        header_text(shard="1"),
+        lambda arrays: arrays.pop("keys"),
+    ],
+)
+def test_hostile_contents_are_a_store_error_and_never_an_absent_key(folder, change, indexed):
+    """Whoever falls back on another source for absent keys must hear of it."""
+    if not indexed:
+        (folder / "index.npy").unlink()
+    rewrite_index(folder / shard_files(1)[1], change)
+    with pytest.raises(StoreError, match="regions-00001"):
+        store = RegionStore(folder)
+        list(store.keys())
+        for key in KEYS:
+            store.get(key)
+
+
+def out_of_order(columns):
+    columns[:] = columns[:, ::-1]
+
+
+def set_row(row, value):
+    def change(columns):
+        columns[row] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change", [out_of_order, set_row(1, 77), set_row(1, 2), set_row(1, 2**63)], ids=str
+)
+def test_a_hostile_index_is_put_together_anew(folder, records, caplog, change):
+    index = np.load(folder / "index.npy")
+    change(index[:, 4:])
+    index[3, 0] = zlib.crc32(index[:, 1:].tobytes())
+    np.save(folder / "index.npy", index)
+    assert contents_of(RegionStore(folder)) == records
+    assert "columns contradict each other" in caplog.text
+
+
+@pytest.mark.parametrize("row", [2, 3])
+def test_hostile_places_are_a_store_error(folder, row):
+    for value in (0, 511, 2**40, 2**63, 2**64 - 1):
+        index = np.load(folder / "index.npy")
+        index[row, 4:] = value
+        index[3, 0] = zlib.crc32(index[:, 1:].tobytes())
+        np.save(folder / "index.npy", index)
+        store = RegionStore(folder)
+        for key in KEYS:
+            with pytest.raises(StoreError):
+                store.get(key)
