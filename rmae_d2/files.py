@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -111,6 +112,38 @@ def make_folder(path: str | os.PathLike[str]) -> None:
     except OSError as error:
         name = os.fspath(path)
         raise UserError(f"{name} cannot be made ({error!s:.120}); {free_space(name)}") from error
+
+
+def check_output(path: str | os.PathLike[str], *, folder: bool, name: str = "--output") -> None:
+    """Refuses a place that cannot be written to, before any work is done; leaves nothing behind there.
+
+    Args:
+        path: of what will be written. Remote ones are not looked at.
+        folder: whether that is a folder or a file; what is missing above it will be made.
+        name: of the option, for the message.
+
+    Raises:
+        UserError: something of the other kind is there, or no file can be written there.
+    """
+    if "://" in os.fspath(path):
+        return
+    target = Path(path).expanduser().absolute()
+    place = target if folder else target.parent
+    try:
+        if not folder and target.is_dir():
+            raise UserError(f"{name} {target}: a folder is there, where a file is to be written")
+        nearest = next(p for p in (place, *place.parents) if p.exists())
+        if not nearest.is_dir():
+            raise UserError(f"{name} {target}: {nearest} is a file, where a folder is needed")
+        with tempfile.TemporaryFile(dir=nearest) as probe:
+            probe.write(b"0")  # so that a full disk shows
+        if not folder and target.exists():
+            target.open("ab").close()
+    except OSError as error:
+        raise UserError(
+            f"{name} {target}: cannot be written ({error.strerror}); give a place that this user may "
+            "write to, with room on the disk"
+        ) from error
 
 
 def free_space(path: str) -> str:

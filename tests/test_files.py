@@ -5,7 +5,7 @@ import torch
 
 from rmae_d2.checkpoint import atomic_save
 from rmae_d2.errors import CheckpointError, UserError
-from rmae_d2.files import atomic_file, read_text
+from rmae_d2.files import atomic_file, check_output, read_text
 
 
 class Bomb:
@@ -129,3 +129,22 @@ def test_what_is_no_unicode_is_named(tmp_path, content, message):
     (tmp_path / "a.txt").write_bytes(content)
     with pytest.raises(UserError, match=rf"a\.txt {message}|a\.txt .*{message}"):
         read_text(tmp_path / "a.txt")
+
+
+def test_a_place_to_write_to(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"mine")
+    check_output(tmp_path / "new/folder", folder=True)
+    check_output(tmp_path / "file", folder=False)
+    check_output("s3://bucket/x", folder=True)
+    monkeypatch.chdir(tmp_path)
+    check_output("x.png", folder=False)
+    for path, folder, says in [
+        ("file", True, "file is a file, where a folder is needed"),
+        ("file/x.png", False, "file is a file, where a folder is needed"),
+        (tmp_path, False, "a folder is there, where a file is to be written"),
+        ("/proc/x", True, r"--there /proc/x: cannot be written \("),
+        ("/proc/x/y.png", False, "/proc/x/y.png: cannot be written"),
+    ]:
+        with pytest.raises(UserError, match=says):
+            check_output(path, folder=folder, name="--there")
+    assert contents(tmp_path) == ["file"] and (tmp_path / "file").read_bytes() == b"mine"

@@ -13,7 +13,7 @@ from importlib import import_module
 from .. import __version__
 from ..config import find_config
 from ..errors import UserError, did_you_mean
-from .options import UsageError, take_overrides_out
+from .options import Parser, UsageError, place_output, take_overrides_out
 
 COMMANDS = {
     "train": "pre-train, fine-tune or evaluate what a config describes",
@@ -49,7 +49,7 @@ def run(words: Sequence[str]) -> int:
     """
     name, words = _split(words)
     module = import_module(f".{name.replace('-', '_').replace(' ', '_')}", __name__)
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         f"rmae-d2 {name}",
         description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -61,6 +61,7 @@ def run(words: Sequence[str]) -> int:
     try:
         if getattr(args, "config_file", None):
             find_config(args.config_file)  # before anything slow
+        place_output(args)
         return module.run(args) or 0
     except UsageError as error:
         parser.error(str(error))

@@ -18,6 +18,9 @@ Without --images the photographs that the scikit-image wheel carries are used, a
 import argparse
 from importlib import import_module
 
+from ..config.ranges import COUNT, NOT_NEGATIVE
+from . import options
+
 SIZES = ("tiny", "small", "base", "large", "huge")
 PRECISIONS = ("fp32", "bf16", "fp16")
 CLOCKS = ("wall", "cpu")
@@ -36,14 +39,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--synthetic", action="store_true", help="random images (the default)")
     source.add_argument("--data", help="photographs, for a row of R-MAE fed by the loader")
     add("--regions", help="of --data, as rmae-d2 regions stores them")
-    add("--workers", type=int, default=8, help="of --data")
-    add("--peak-tflops", type=float, default=0.0, help="default: measured")
+    add("--workers", type=options.integer(NOT_NEGATIVE), default=8, help="of --data")
+    add("--peak-tflops", type=options.real(NOT_NEGATIVE), default=0.0, help="default: measured")
 
     vitdet = commands.add_parser("vitdet", help="a training step of our ViT against Detectron2's")
     _network(vitdet, "--size", batch=1, repeat=3)
     add = vitdet.add_argument
-    add("--depth", type=int, help="only the first blocks; 3 of ViT-B are a quarter of it")
-    add("--image", type=int, default=1024, help="side of the images, pixels")
+    add(
+        "--depth",
+        type=options.integer(COUNT),
+        help="only the first blocks; 3 of ViT-B are a quarter of it",
+    )
+    add("--image", type=options.integer(COUNT), default=1024, help="side of the images, pixels")
     what = "cpu: seconds on this process's processors, where other work keeps the machine busy"
     add("--clock", choices=CLOCKS, default="wall", help=what)
 
@@ -52,21 +59,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     for command in (regions, loader):
         add = command.add_argument
         add("--images", help="a folder, a .txt list or a COCO json of photographs")
-        add("--max-images", type=int, default=16, help="of --images")
-        add("--repeat", type=int, default=3)
-    add("--batch", type=int, default=32)
-    add("--batches", type=int, default=8, help="batches timed in a round")
+        add("--max-images", type=options.integer(COUNT), default=16, help="of --images")
+        add("--repeat", type=options.integer(COUNT), default=3)
+    add("--batch", type=options.integer(COUNT), default=32)
+    add("--batches", type=options.integer(COUNT), default=8, help="batches timed in a round")
 
     startup = commands.add_parser("startup", help="CPU seconds of commands that end at once")
-    startup.add_argument("--repeat", type=int, default=3)
+    startup.add_argument("--repeat", type=options.integer(COUNT), default=3)
 
 
 def _network(parser: argparse.ArgumentParser, size: str, batch: int, repeat: int) -> None:
     add = parser.add_argument
     add(size, choices=SIZES, default="base", help="of the ViT")
-    add("--batch", type=int, default=batch)
+    add("--batch", type=options.integer(COUNT), default=batch)
     add("--precision", choices=PRECISIONS, default="fp32")
-    add("--repeat", type=int, default=repeat)
+    add("--repeat", type=options.integer(COUNT), default=repeat)
 
 
 def run(args: argparse.Namespace) -> None:

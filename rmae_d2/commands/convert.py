@@ -16,7 +16,10 @@ where the input has no decoder.
 """
 
 import argparse
+from pathlib import Path
 
+from ..config.ranges import COUNT
+from . import options
 from .options import UsageError
 
 TARGETS = ("detectron2", "mae", "rmae", "timm", "huggingface")
@@ -25,12 +28,13 @@ TARGETS = ("detectron2", "mae", "rmae", "timm", "huggingface")
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--input", required=True, help="a weight file")
-    add("--output", required=True, help="the .pth, .pt, .bin or .safetensors to write")
+    what = "the .pth, .pt, .bin or .safetensors to write"
+    options.output(parser, folder=False, required=True, type=str, help=what)
     add("--to", required=True, choices=TARGETS, help="whose weights to write")
     size = parser.add_mutually_exclusive_group()
     for name, to in (("--grid", "GH [GW] patches"), ("--img-size", "those of H [W] pixels")):
         what = f"resize position embeddings to {to}"
-        size.add_argument(name, type=int, nargs="+", metavar="N", help=what)
+        size.add_argument(name, type=options.integer(COUNT), nargs="+", metavar="N", help=what)
     what = "leave out input tensors of this name, e.g. '*.rel_pos_?'; repeatable"
     add("--drop", action="append", default=[], metavar="PATTERN", help=what)
     what = "make up a cls token and a final norm where only the target has them"
@@ -43,8 +47,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     sizes = {"--grid": args.grid, "--img-size": args.img_size}
     for name, values in sizes.items():
-        if values and (len(values) > 2 or min(values) < 1):
-            raise UsageError(f"{name} takes one or two positive numbers")
+        if values and len(values) > 2:
+            raise UsageError(f"{name} takes one or two numbers")
     grid, img_size = ((values[0], values[-1]) if values else None for values in sizes.values())
     from ..checkpoint import check_output, convert, save_conversion
 
@@ -53,4 +57,4 @@ def run(args: argparse.Namespace) -> None:
     conversion = convert(args.input, args.to, grid, img_size, *done)
     print(conversion)
     save_conversion(conversion, args.output, args.force)
-    print(f"written: {args.output}")
+    print(f"written: {Path(args.output).resolve()}")

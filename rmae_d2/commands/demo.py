@@ -9,6 +9,7 @@ machine that serves them, in memory only. Needs `pip install rmae_d2[demo]`.
 import argparse
 import contextlib
 
+from ..config.ranges import POSITIVE, Range
 from . import options
 from .evaluate_interactive import prompting
 
@@ -17,11 +18,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     options.trained(parser)
     prompting(parser)
     add = parser.add_argument
-    add("--port", type=int, default=7860, help="0 for any that is free")
+    add(
+        "--port", type=options.integer(Range(0, 65535)), default=7860, help="0 for any that is free"
+    )
     add("--host", default="127.0.0.1", help="default: reached from here only")
     add("--examples", nargs="+", default=[], help="images to offer, or folders")
-    add("--max-megabytes", type=float, default=20, help="of an uploaded file")
-    add("--max-megapixels", type=float, default=25, help="of an uploaded image")
+    add("--max-megabytes", type=options.real(POSITIVE), default=20, help="of an uploaded file")
+    add("--max-megapixels", type=options.real(POSITIVE), default=25, help="of an uploaded image")
 
 
 def run(args: argparse.Namespace) -> None:

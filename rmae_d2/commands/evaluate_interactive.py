@@ -9,10 +9,9 @@ shown patches alone get what the model gets.
 """
 
 import argparse
-from pathlib import Path
 
+from ..config.ranges import BELOW_ONE, COUNT, NOT_NEGATIVE
 from . import options
-from .options import UsageError
 
 PROTOCOLS = ("patches", "clicks")
 RESOLUTIONS = ("resize", "interpolate", "window")
@@ -26,23 +25,26 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", help="own annotations in COCO's format")
     add("--root", help="folder of the json's images; by default near the json")
     add("--protocol", choices=PROTOCOLS, default="clicks")
-    add("--max-objects", type=int, default=100, help="drawn at random")
-    add("--seed", type=int, default=0)
-    add("--output", type=Path, default=Path("interactive"), help="folder")
+    add("--max-objects", type=options.integer(COUNT), default=100, help="drawn at random")
+    add("--seed", type=options.integer(NOT_NEGATIVE), default=0)
+    options.output(parser, "interactive", "weights", folder=True)
 
 
 def prompting(parser: argparse.ArgumentParser) -> None:
     """How a model sees images; of the demo too."""
     add = parser.add_argument
-    add("--mask-ratio", type=float, default=0.0, help="pixel patches hidden at first")
+    add(
+        "--mask-ratio",
+        type=options.real(BELOW_ONE),
+        default=0.0,
+        help="pixel patches hidden at first",
+    )
     what = "how images of another size than the model's are taken"
     add("--resolution", choices=RESOLUTIONS, default="resize", help=what)
     options.device(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.max_objects < 1:
-        raise UsageError(f"--max-objects {args.max_objects}: one or more")
     from ..inference import RegionPromptPredictor
     from ..inference.interactive_evaluation import evaluate_interactive
 

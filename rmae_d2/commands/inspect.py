@@ -7,7 +7,9 @@ rmae-d2 inspect DIR --images /new/place          where the images are now
 """
 
 import argparse
-from pathlib import Path
+
+from ..config.ranges import COUNT
+from . import options
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,10 +17,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("store", metavar="DIR", help="folder of a store, or a COCO or LVIS .json")
     add("keys", metavar="ID", nargs="*", help="image ids; default: spread evenly")
     add("--images", help="folder, list or json, where they have moved")
-    add("--output", type=Path, default=Path("regions.png"), help="default: %(default)s")
-    add("--rows", type=int, default=12, help="images on the sheet")
-    add("--sample", type=int, default=1000, help="images that are measured")
-    add("--num-regions", type=int, default=8, help="K of pre-training")
+    options.output(parser, "regions.png", "store", folder=False)
+    add("--rows", type=options.integer(COUNT), default=12, help="images on the sheet")
+    add("--sample", type=options.integer(COUNT), default=1000, help="images that are measured")
+    add("--num-regions", type=options.integer(COUNT), default=8, help="K of pre-training")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -2,13 +2,86 @@
 
 import argparse
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
-from ..errors import UserError
+from ..config.ranges import COUNT, NOT_NEGATIVE, Range
+from ..errors import UserError, did_you_mean
+from ..files import check_output
 
 
 class UsageError(UserError):
     """A command line whose options do not go together: told with the usage."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Argparse's, which knows what an unknown option may have been meant to be."""
+
+    def error(self, message: str) -> NoReturn:
+        words = message.partition("unrecognized arguments: ")[2].split()
+        below = [a.choices for a in self._actions if isinstance(a, argparse._SubParsersAction)]
+        parsers = [self, *(parser for choices in below for parser in choices.values())]
+        known = {o for p in parsers for o in p._option_string_actions if o.startswith("--")}
+        for word in words:
+            if word.startswith("--"):
+                option = re.sub("=.*", "", word).replace("_", "-")
+                message += f"; {word}: {did_you_mean(option, known, 'no such option', ' ')}"
+        super().error(message)
+
+
+def integer(range_: Range) -> Callable[[str], int]:
+    """The type of an option that takes whole numbers of a range."""
+    return _number(int, range_)
+
+
+def real(range_: Range) -> Callable[[str], float]:
+    """The type of an option that takes numbers of a range."""
+    return _number(float, range_)
+
+
+def _number(type_: Callable[[str], Any], range_: Range) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        value = type_(text)
+        if value not in range_:
+            raise argparse.ArgumentTypeError(f"{text}: {range_}")
+        return value
+
+    parse.__name__ = type_.__name__  # for argparse's own message
+    return parse
+
+
+def output(
+    parser: argparse.ArgumentParser, name: str = "", beside: str = "", *, folder: bool, **more: Any
+) -> None:
+    """Where a command writes: a folder or a file, by default ``name`` beside what it is made from.
+
+    Args:
+        beside: the argument that says what that is: a file, a folder, or several, of which the first counts.
+        more: of ``add_argument``.
+    """
+    if beside:
+        what = (
+            f"{'folder' if folder else 'file'} to write (default: {name} beside {beside.upper()})"
+        )
+        more = {"help": what, **more}
+    parser.add_argument("--output", **{"type": Path, **more})
+    parser.set_defaults(output_rule=(name, beside, folder))
+
+
+def place_output(args: argparse.Namespace) -> None:
+    """Completes ``args.output`` by the rule of its command; UserError where it cannot be written."""
+    rule = vars(args).pop("output_rule", None)
+    if rule is None:
+        return
+    name, beside, folder = rule
+    if args.output is None:
+        made_from = getattr(args, beside)
+        first = str(made_from[0] if isinstance(made_from, list) else made_from)
+        where = Path() if "://" in first else Path(first)
+        args.output = (where if where.is_dir() else where.parent) / name
+    check_output(args.output, folder=folder)
 
 
 def config_file(parser: argparse.ArgumentParser, required: bool = False) -> None:
@@ -25,13 +98,12 @@ def trained(parser: argparse.ArgumentParser) -> None:
     config_file(parser)
 
 
-def photos(parser: argparse.ArgumentParser, output: str, max_images: int) -> None:
-    """Photos, what is drawn of them, and a change of the config."""
+def photos(parser: argparse.ArgumentParser, max_images: int) -> None:
+    """Photos, and a change of the config."""
     add = parser.add_argument
     add("--input", nargs="+", required=True, help="photos, folders, lists, jsons")
-    add("--output", type=Path, default=Path(output), help="to write (default: %(default)s)")
-    add("--max-images", type=int, default=max_images, help="the first so many")
-    add("--seed", type=int, default=0, help="of the masks")
+    add("--max-images", type=integer(COUNT), default=max_images, help="the first so many")
+    add("--seed", type=integer(NOT_NEGATIVE), default=0, help="of the masks")
     overrides(parser)
 
 

@@ -18,8 +18,8 @@ pixel, with the values of the ground truth that the config reads: those of ADE20
 import argparse
 import logging
 
+from ..config.ranges import COUNT, SHARE
 from . import options
-from .options import UsageError
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,20 +28,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--weights", required=True, help="model_final.pth or another file with all its tensors")
     what = "image files, a folder (with its sub-folders), a .txt list, or a COCO .json"
     add("--input", required=True, nargs="+", metavar="IMAGES", help=what)
-    add("--output", required=True, metavar="DIR", help="folder to write to; made where it is not")
+    what = "folder to write to; made where it is not"
+    options.output(parser, folder=True, required=True, type=str, metavar="DIR", help=what)
     what = "of detections: least score of what the pictures show (default %(default)s)"
-    add("--score-threshold", type=float, default=0.5, metavar="S", help=what)
-    add("--max-images", type=int, metavar="N", help="only the first N images")
+    add("--score-threshold", type=options.real(SHARE), default=0.5, metavar="S", help=what)
+    add("--max-images", type=options.integer(COUNT), metavar="N", help="only the first N images")
     add("--no-pictures", dest="pictures", action="store_false", help="predictions only")
     add("--image-root", help="folder of the json's images, where it does not find them by itself")
     options.overrides(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    if not 0 <= args.score_threshold <= 1:
-        raise UsageError(f"--score-threshold: {args.score_threshold:g} is not between 0 and 1")
-    if args.max_images is not None and args.max_images < 1:
-        raise UsageError(f"--max-images: {args.max_images} is not 1 or more")
     from ..inference.prediction_run import predict_files
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

@@ -22,13 +22,15 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..config.ranges import COUNT, NOT_NEGATIVE, SHARE
 from ..errors import UserError
+from ..files import check_output
 from . import options
 
 if TYPE_CHECKING:
     from ..regions.jobs.generate import Problem
     from ..regions.jobs.manifest import Manifest
-    from ..regions.jobs.run import Summary
+    from ..regions.jobs.run import Engine, Summary
     from ..regions.sources.spec import SourceSpec
 
 
@@ -41,20 +43,29 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--images", help="own images: a folder, a .txt list or a COCO .json")
     add("--image-root", help="folder of the json's images, where it does not find them by itself")
     what = "processes (default: one a core, or one a GPU for sam; 0: none)"
-    add("--workers", type=int, help=what)
-    what = (
-        "default 1000: what a killed worker loses at most, and the least that keeps a worker busy"
+    add("--workers", type=options.integer(NOT_NEGATIVE), help=what)
+    what = "what a killed worker loses at most (default 1000, less where workers would have nothing to do)"
+    what += "; a store keeps the number it began with"
+    add("--images-per-shard", type=options.integer(COUNT), metavar="N", help=what)
+    add(
+        "--shard-index",
+        type=options.integer(NOT_NEGATIVE),
+        default=0,
+        help="this task's number, 0 ... NUM_SHARDS - 1",
     )
-    add("--images-per-shard", type=int, help=f"{what}; a store keeps the number it began with")
-    add("--shard-index", type=int, default=0, help="this task's number, 0 ... NUM_SHARDS - 1")
-    add("--num-shards", type=int, default=1, help="tasks that share the work, as of a Slurm array")
+    add(
+        "--num-shards",
+        type=options.integer(COUNT),
+        default=1,
+        help="tasks that share the work, as of a Slurm array",
+    )
     add("--engine", choices=("local", "ray"), default="local")
     what = "auto: the running cluster; local: start one; HOST:PORT"
     add("--ray-address", default="auto", help=what)
     add("--verify", action="store_true", help="check every record against its digest and its image")
     add("--retry-failures", action="store_true", help="make shards with failed images again")
     what = "share of a shard's images that may fail before the exit code is 1 (default %(default)s)"
-    add("--max-failures", type=float, default=0.1, help=what)
+    add("--max-failures", type=options.real(SHARE), default=0.1, help=what)
     options.overrides(parser, "arguments", "of the source's arguments, as YAML")
 
 
@@ -100,8 +111,10 @@ def _run(args: argparse.Namespace) -> int:
     from ..data import read_image
     from ..regions.jobs.run import Engine, make_regions, verify_regions
 
-    manifest = _manifest(args)
+    if not args.verify:
+        check_output(args.output, folder=True)
     engine = Engine(args.engine, args.workers, args.ray_address)
+    manifest = _manifest(args, engine)
     share = (args.shard_index, args.num_shards)
     if args.verify:
         problems = verify_regions(manifest, args.output, engine, read_image, share=share)
@@ -113,10 +126,11 @@ def _run(args: argparse.Namespace) -> int:
     return 1 if summary.suspicious else 0
 
 
-def _manifest(args: argparse.Namespace) -> "Manifest":
+def _manifest(args: argparse.Namespace, engine: "Engine") -> "Manifest":
     """The manifest that the options ask for; what they leave out comes from the folder's own."""
     from ..data import pretrain_dataset
-    from ..regions.jobs.manifest import IMAGES_PER_SHARD, Manifest, load_manifest
+    from ..regions.jobs.manifest import Manifest, images_per_shard, load_manifest
+    from ..regions.jobs.run import gpus_of
 
     found = load_manifest(args.output)
     dicts = None
@@ -133,11 +147,14 @@ def _manifest(args: argparse.Namespace) -> "Manifest":
     if args.source is None or (dicts is None and found is None):
         raise UserError("say what to make: --source NAME and --dataset NAME or --images PATH")
     spec = parse_source(args.source, args.arguments)
-    per_shard = args.images_per_shard
-    if per_shard is None:
-        per_shard = found.images_per_shard if found else IMAGES_PER_SHARD
     if dicts is None:
         dicts = found.dataset_dicts() if found else []
+    per_shard = args.images_per_shard or (found.images_per_shard if found else None)
+    if per_shard is None:
+        # Tasks of an array make the same division, each by itself: by what is on their command line.
+        alone = args.num_shards == 1
+        workers = engine.num_workers(gpus_of(spec)) if alone else args.workers or 1
+        per_shard = images_per_shard(len(dicts), args.num_shards * workers)
     return Manifest.create(spec, dicts, per_shard)
 
 
@@ -155,7 +172,7 @@ def _report(folder: str, manifest: "Manifest", summary: "Summary") -> str:
         lines.append("Set the cause right, then run the same command with --retry-failures")
     state = "the store is complete" if summary.complete else "the store is not complete yet"
     there = f"{summary.num_there} of {manifest.num_shards} shards are there"
-    lines.append(f"{folder}: {there}, {state}")
+    lines.append(f"{os.path.abspath(folder)}: {there}, {state}")
     return "\n".join(lines)
 
 

@@ -10,16 +10,18 @@ others are given after it. Nothing of a run is executed, so pages can be made of
 import argparse
 from pathlib import Path
 
+from . import options
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("run", metavar="RUN_DIR", type=Path, help="train.output_dir of the run")
     what = "runs that used its weights"
     add("transfers", metavar="TRANSFER_DIR", type=Path, nargs="*", help=what)
-    add("--output", type=Path, help="HTML to write; default RUN_DIR/report.html")
+    options.output(parser, "report.html", "run", folder=False)
 
 
 def run(args: argparse.Namespace) -> None:
     from ..report.report import write_report
 
-    print(write_report(args.run, args.transfers, args.output).resolve())
+    print(f"written: {write_report(args.run, args.transfers, args.output).resolve()}")

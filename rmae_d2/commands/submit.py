@@ -15,19 +15,38 @@ brings the job back to its newest checkpoint. Logs: OUTPUT_DIR/jobs/JOB_ID/JOB_I
 
 import argparse
 
+from ..config.ranges import COUNT, NOT_NEGATIVE
+from . import options
 from .train import run_arguments
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     run_arguments(parser)
     add = parser.add_argument_group("the job").add_argument
-    add("--nodes", type=int, default=1, help="machines")
-    add("--gpus-per-node", type=int, default=1, help="and as many processes")
-    add("--cpus-per-gpu", type=int, default=8, help="for the loader's workers")
+    add("--nodes", type=options.integer(COUNT), default=1, help="machines")
+    add(
+        "--gpus-per-node",
+        type=options.integer(NOT_NEGATIVE),
+        default=1,
+        help="and as many processes",
+    )
+    add("--cpus-per-gpu", type=options.integer(COUNT), default=8, help="for the loader's workers")
     add("--partition", help="of the cluster; its default where not given")
-    add("--time", type=int, default=24 * 60, metavar="MINUTES", help="until a requeue")
+    add(
+        "--time",
+        type=options.integer(COUNT),
+        default=24 * 60,
+        metavar="MINUTES",
+        help="until a requeue",
+    )
     add("--job-name", default="rmae_d2")
-    add("--save-before", type=int, default=180, metavar="SECONDS", help="save and requeue so early")
+    add(
+        "--save-before",
+        type=options.integer(NOT_NEGATIVE),
+        default=180,
+        metavar="SECONDS",
+        help="save and requeue so early",
+    )
     what = "any other option of sbatch, e.g. account=vision; may be repeated"
     add("--slurm", action="append", default=[], metavar="KEY=VALUE", help=what)
     add("--cluster", choices=("slurm", "local"), default="slurm", help="local: here")

@@ -29,6 +29,8 @@ A rank that fails or is lost ends all ranks within a minute, with the first erro
 
 import argparse
 
+from ..config.ranges import COUNT, NOT_NEGATIVE
+from ..files import check_output
 from . import options
 
 
@@ -37,9 +39,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     run_arguments(parser)
     add = parser.add_argument
     add("--profile", action="store_true", help="write a trace of a few steps")
-    add("--num-gpus", type=int, default=1, help="of this machine, a process each")
-    add("--num-machines", type=int, default=1)
-    add("--machine-rank", type=int, default=0, help="this machine's number, from 0")
+    add(
+        "--num-gpus",
+        type=options.integer(NOT_NEGATIVE),
+        default=1,
+        help="of this machine, a process each",
+    )
+    add("--num-machines", type=options.integer(COUNT), default=1)
+    add(
+        "--machine-rank",
+        type=options.integer(NOT_NEGATIVE),
+        default=0,
+        help="this machine's number, from 0",
+    )
     add("--dist-url", default="auto", help="tcp://HOST:PORT of machine 0; auto on one machine")
 
 
@@ -56,7 +68,8 @@ def run(args: argparse.Namespace) -> None:
     from ..config import apply_overrides, load_config
 
     # Told here, before the rest is imported and processes are started.
-    apply_overrides(load_config(args.config_file), args.opts)
+    cfg = apply_overrides(load_config(args.config_file), args.opts)
+    check_output(cfg.train.output_dir, folder=True, name="train.output_dir")
     from ..engine import launch_training, main
 
     launch_training(main, args)

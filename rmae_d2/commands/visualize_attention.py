@@ -15,9 +15,8 @@ Weights: ours (pre-training or fine-tuned), MAE, MoCo v3, DINO, timm and Hugging
 
 import argparse
 import logging
-from pathlib import Path
 
-from ..errors import UserError
+from ..config.ranges import COUNT, NOT_NEGATIVE
 from . import options
 from .options import UsageError
 
@@ -31,25 +30,32 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--input", nargs="+", default=[], help="photos, folders, lists, jsons")
     add("--query", action="append", default=[], metavar="X,Y", help="pixel of the photo, or cls")
     add("--layer", default="-1", help="number of a block, -1 (last) or rollout")
-    add("--head", type=int, help="number of one (default: mean of all)")
-    add("--size", type=int, help="shorter side of what models see, pixels (default: each its own)")
-    add("--num-heads", type=int, help="of the ViTs, where no config.yaml tells")
+    add("--head", type=options.integer(NOT_NEGATIVE), help="number of one (default: mean of all)")
+    add(
+        "--size",
+        type=options.integer(COUNT),
+        help="shorter side of what models see, pixels (default: each its own)",
+    )
+    add("--num-heads", type=options.integer(COUNT), help="of the ViTs, where no config.yaml tells")
     add("--normalize", nargs="+", default=[], help=f"of the pixels: {', '.join(NORMALIZATIONS)}")
     options.device(parser)
-    add("--output", type=Path, default=Path("attention"), help="folder")
+    options.output(parser, "attention", "weights", folder=True)
     add = parser.add_argument_group("the share of attention on objects").add_argument
     add("--evaluate", nargs="+", default=[], metavar="DATASET", help="registered")
     add("--json", help="own data in COCO's format instead")
     add("--root", help="folder of its images, where it is not found by itself")
-    add("--max-images", type=int, default=0, help="the first so many")
-    add("--seed", type=int, default=0, help="of random weights")
+    add(
+        "--max-images",
+        type=options.integer(NOT_NEGATIVE),
+        default=0,
+        help="the first so many; 0: all",
+    )
+    add("--seed", type=options.integer(NOT_NEGATIVE), default=0, help="of random weights")
 
 
 def run(args: argparse.Namespace) -> None:
     if not (args.input or args.evaluate or args.json):
         raise UsageError("nothing to do: give --input, --evaluate or --json")
-    if args.size is not None and args.size < 1:
-        raise UserError(f"--size {args.size}: pixels, more than 0")
     from ..inference.attention import (
         draw_attention_pictures,
         load_models,

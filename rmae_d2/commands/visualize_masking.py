@@ -14,7 +14,8 @@ from . import options
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.trained(parser)
-    options.photos(parser, "masks.png", 8)
+    options.photos(parser, 8)
+    options.output(parser, "masks.png", "weights", folder=False)
 
 
 def run(args: argparse.Namespace) -> None:

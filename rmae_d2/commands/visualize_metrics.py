@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import UserError
+from . import options
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,7 +16,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("runs", metavar="RUN_DIR", type=Path, nargs="+", help="train.output_dir")
     add("--metric", nargs="+", default=["bbox/AP", "segm/AP"], help="results, or values of steps")
     add("--labels", nargs="+", help="one a run; runs of the same label share a colour")
-    add("--output", type=Path, default=Path("metrics.png"), help="PNG to write")
+    options.output(parser, "metrics.png", "runs", folder=False)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -27,6 +28,5 @@ def run(args: argparse.Namespace) -> None:
     from ..visualization import draw_metrics
 
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    print(
-        draw_metrics(list(zip(labels, args.runs, strict=True)), args.metric, args.output).resolve()
-    )
+    drawn = draw_metrics(list(zip(labels, args.runs, strict=True)), args.metric, args.output)
+    print(f"drawn: {drawn.resolve()}")

@@ -12,6 +12,7 @@ regions, and contact_sheet.png with the first region of each photo.
 
 import argparse
 
+from ..config.ranges import COUNT, PROPER_SHARE
 from . import options
 
 SOURCES = ("fh", "json", "sam")
@@ -19,14 +20,21 @@ SOURCES = ("fh", "json", "sam")
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.trained(parser)
-    options.photos(parser, "reconstructions", 8)
+    options.photos(parser, 8)
+    options.output(parser, "reconstructions", "weights", folder=True)
     add = parser.add_argument
     add("--regions", choices=SOURCES, default="fh", help="where regions come from")
     add("--json", help="instance masks, for --regions json")
     add("--sam-checkpoint", help="weights of SAM, for --regions sam")
     add("--sam-model", default="vit_h", help="vit_h, vit_l or vit_b")
-    add("--mask-ratio", type=float, nargs="+", default=[], help="hidden share, a row each")
-    add("--max-regions", type=int, default=3, help="of a photo")
+    add(
+        "--mask-ratio",
+        type=options.real(PROPER_SHARE),
+        nargs="+",
+        default=[],
+        help="hidden share, a row each",
+    )
+    add("--max-regions", type=options.integer(COUNT), default=3, help="of a photo")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ import inspect
 import re
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
 import yaml
@@ -19,6 +20,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import UserError, did_you_mean
+from .ranges import check_ranges
 
 Node = DictConfig | ListConfig
 _SCALARS: dict[Any, str] = {bool: "bool", int: "int", float: "float", str: "str"}
@@ -30,14 +32,15 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
     Known are the keys of the config, list elements by index, and below a `_target_` also the
     keyword parameters of what it names. A value is YAML as OmegaConf reads it (1e-4 is a float) and
-    must be of the type of what it replaces; text keys take it literally. null switches a part off,
+    must be of the type of what it replaces; text keys take it literally, and where text or a part may stand,
+    only a value in brackets is no text ("holiday: 2017" is). null switches a part off,
     "{a: 1}" changes these keys of a part, "{_target_: x.Y, a: 1}" puts another part in its place.
 
     Returns:
         A changed copy.
 
     Raises:
-        UserError: with one line for each bad override.
+        UserError: with one line for each bad override, or each number of the config that is out of its range.
     """
     cfg = copy.deepcopy(cfg)
     errors = []
@@ -51,6 +54,7 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
             errors.append(f"{text}: {str(error).splitlines()[0]}")
     if errors:
         raise UserError("\n".join(errors))
+    check_ranges(OmegaConf.to_container(cfg))
     return cfg
 
 
@@ -103,6 +107,9 @@ def _override(cfg: DictConfig, name: str, value: Any, raw: str | None) -> None:
         return
     current = _read(node, key)
     kinds = _kinds(node, key, current)
+    in_brackets = raw is None or raw[:1] in ("{", "[")
+    if isinstance(value, Mapping | list) and not in_brackets and kinds & {"str", "any"}:
+        value = raw  # YAML would read a colon, or a dash at the start
     if isinstance(value, Mapping) and kinds & {"dict", "object", "any"}:
         _override_part(cfg, name, value, node, key, current)
         return
@@ -267,8 +274,9 @@ def _kinds(node: Node, key: Any, current: Any) -> set[str]:
     declared = _kinds_of_parameter(parameter) if parameter else {"any"}
     if key not in _own_keys(node):
         return declared
-    kinds = _kinds_of_value(current)
-    return kinds if "any" in kinds else kinds | (declared - {"any"})
+    if current is None:
+        return declared
+    return _kinds_of_value(current) | (declared - {"any"})
 
 
 def _kinds_of_value(value: Any) -> set[str]:
@@ -296,6 +304,8 @@ def _kinds_of_annotation(annotation: Any) -> set[str]:
         return {"null"}
     if annotation in (bool, int, float, str):
         return {_SCALARS[annotation]}
+    if annotation is Path:
+        return {"str"}
     origin = get_origin(annotation) or annotation
     if origin in (Union, types.UnionType):
         return set().union(*map(_kinds_of_annotation, get_args(annotation)))

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..config import apply_overrides, load_config
 from ..errors import UserError
+from ..files import check_output
 from .hooks import StoppedBySignal
 from .launch import launch_training
 from .train import main, refuse_to_overwrite
@@ -62,6 +63,7 @@ def submit(args: argparse.Namespace) -> Any:
         UserError: for a configuration that would only fail in the queue.
     """
     cfg = apply_overrides(load_config(args.config_file), args.opts)
+    check_output(cfg.train.output_dir, folder=True, name="train.output_dir")
     folder = Path(cfg.train.output_dir).resolve() / "jobs"
     if not args.resume:
         refuse_to_overwrite(str(folder.parent))

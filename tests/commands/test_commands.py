@@ -4,9 +4,12 @@ Also all that there is to test of modules that are options and one call: demo, i
 scenes and train. What they call has tests of its own, and so have benchmarks/* in test_benchmark.py.
 """
 
+import argparse
+import importlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -68,6 +71,92 @@ def test_mistakes(cli, words, code, message):
     found, out, error = cli(*words)
     assert (found, out) == (code, "") and message in error
     assert code == 2 or error.startswith("error: ")
+
+
+#: Command lines that lack nothing but a sound number.
+NUMBERS = {
+    "train": ["--config-file", "demo/rmae_tiny_scenes.py"],
+    "submit": ["--config-file", "demo/rmae_tiny_scenes.py"],
+    "regions": ["--output", "store"],
+    "inspect": ["store"],
+    "scenes": [],
+    "predict": ["--config-file", "x", "--weights", "x", "--input", "x", "--output", "x"],
+    "demo": ["--weights", "x"],
+    "evaluate-interactive": ["--weights", "x"],
+    "visualize reconstruction": ["--weights", "x", "--input", "x"],
+    "visualize attention": ["--weights", "x", "--input", "x"],
+    "visualize masking": ["--weights", "x", "--input", "x"],
+    "convert": ["--input", "x", "--output", "x", "--to", "mae"],
+    **{f"benchmark {name}": [] for name in ("step", "vitdet", "regions", "loader", "startup")},
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_no_number_below_its_range_is_taken(cli, name, tmp_path, monkeypatch):
+    """Of any option that takes one; and nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    benchmark = name.startswith("benchmark")
+    file = "benchmark" if benchmark else name.replace("-", "_").replace(" ", "_")
+    module = importlib.import_module(f"rmae_d2.commands.{file}")
+    parser = argparse.ArgumentParser()
+    module.arguments(parser)
+    if benchmark:
+        parser = parser._subparsers._group_actions[0].choices[name.split()[1]]
+    numbers = [a for a in parser._actions if a.type not in (None, Path, str)]
+    assert numbers
+    for action in numbers:
+        option = action.option_strings[0]
+        code, _, error = cli(*name.split(), *NUMBERS[name], f"{option}=-1")
+        assert code == 2 and f"argument {option}" in error, option
+        assert "-1: " in error or "invalid choice: -1" in error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["train", "--config-file", "demo/rmae_tiny_scenes.py", "--num_gpus", "1"], "--num-gpus"),
+        (["regions", "--output", "x", "--worker_s=3"], "--workers"),
+        (["benchmark", "step", "--repaet", "3"], "--repeat"),
+        (["scenes", "--xyz"], "no such option"),
+    ],
+)
+def test_options_that_are_not_there(cli, words, says):
+    code, _, error = cli(*words)
+    hint = says if says == "no such option" else f"did you mean {says}"
+    assert code == 2 and hint in error
+
+
+OUTPUTS = {
+    "train": ["--config-file", "demo/rmae_tiny_scenes.py", "train.output_dir={}"],
+    "submit": ["--config-file", "demo/rmae_tiny_scenes.py", "train.output_dir={}"],
+    "scenes": ["--output", "{}"],
+    "scenes ": ["--output", "scenes", "--crops", "{}"],
+    "regions": ["--images", "x", "--source", "fh", "--output", "{}"],
+    "inspect": ["x", "--output", "{}"],
+    "predict": ["--config-file", "a.py", "--weights", "x", "--input", "x", "--output", "{}"],
+    "evaluate-interactive": ["--weights", "x", "--output", "{}"],
+    "visualize reconstruction": ["--weights", "x", "--input", "x", "--output", "{}"],
+    "visualize attention": ["--weights", "x", "--input", "x", "--output", "{}"],
+    "visualize masking": ["--weights", "x", "--input", "x", "--output", "{}"],
+    "visualize metrics": ["x", "--output", "{}"],
+    "report": ["x", "--output", "{}"],
+    "convert": ["--input", "x", "--to", "mae", "--output", "{}"],
+}
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_outputs_that_cannot_be_written_are_told_first(cli, name, tmp_path, monkeypatch):
+    """In one line; a file stands where a folder is needed."""
+    monkeypatch.chdir(tmp_path)
+    for file in ("a.py", "file"):
+        (tmp_path / file).write_text("")
+    place = tmp_path / "file/below"
+    code, out, error = cli(*name.split(), *(word.format(place) for word in OUTPUTS[name]))
+    assert (code, out) == (1, "")
+    assert error.endswith(f" {place}: {tmp_path / 'file'} is a file, where a folder is needed\n")
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.py", "file"]
 
 
 def test_nothing_heavy_is_imported_to_say_so(tmp_path):

@@ -42,7 +42,8 @@ def test_there_and_back(tmp_path, weights, run):
     lines = printed.splitlines()
     assert code == 0
     assert lines[0].startswith("model_final.pth (recognised as rmae_d2) -> mae: embed_dim 32")
-    for title in ("copied: ", "not taken by design ", "refused: 0", "written: out/mae.safetensors"):
+    written = f"written: {tmp_path}/out/mae.safetensors"
+    for title in ("copied: ", "not taken by design ", "refused: 0", written):
         assert [line for line in lines if line.startswith(title)], title
     code, printed = run("--input", "out/mae.safetensors", "--output", "back.pth", "--to", "rmae")
     assert code == 0
@@ -99,7 +100,7 @@ def test_one_run_of_each_option(tmp_path, weights, run):
         (
             ["--input", "model_final.pth", "--output", "o.pth", "--to", "mae", "--grid", "0"],
             2,
-            "--grid takes one or two positive numbers",
+            "argument --grid: 0: 1 or more",
         ),
         (["--input", "absent.pth", "--output", "o.pth", "--to", "mae"], 1, "absent.pth: no such"),
         (["--input", "evil.pth", "--output", "o.pth", "--to", "mae"], 1, "could run code"),
@@ -116,7 +117,7 @@ def test_one_run_of_each_option(tmp_path, weights, run):
         (
             ["--input", "model_final.pth", "--output", "model_final.pth/o.pth", "--to", "mae"],
             1,
-            "its folder can't be made",
+            "model_final.pth is a file, where a folder is needed",
         ),
     ],
 )

@@ -48,4 +48,4 @@ def test_one_line_for_what_is_wrong(cli, run, tmp_path):
         code, _, error = cli(COMMAND, *words)
         assert code == 1 and error.startswith("error: ") and message in error
     code, _, error = cli(COMMAND, *weights, "--max-objects", "0")
-    assert code == 2 and "--max-objects 0: one or more" in error
+    assert code == 2 and "argument --max-objects: 0: 1 or more" in error

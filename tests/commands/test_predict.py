@@ -32,8 +32,8 @@ def test_as_a_process_with_overrides_anywhere(tmp_path, make_photos):
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (["--score-threshold", "50"], "--score-threshold: 50 is not between 0 and 1"),
-        (["--max-images", "0"], "--max-images: 0 is not 1 or more"),
+        (["--score-threshold", "50"], "argument --score-threshold: 50: 0 or more and at most 1"),
+        (["--max-images", "0"], "argument --max-images: 0: 1 or more"),
     ],
 )
 def test_wrong_options(cli, more, says):

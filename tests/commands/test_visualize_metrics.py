@@ -19,11 +19,11 @@ def run(tmp_path, monkeypatch, cli):
 
 def test_draws_the_runs(run, tmp_path):
     done = run("a", "b", "--labels", "one", "two", "--output", "new/ap.png")
-    assert done == (0, f"{tmp_path / 'new/ap.png'}\n", "")
+    assert done == (0, f"drawn: {tmp_path / 'new/ap.png'}\n", "")
     with Image.open(tmp_path / "new/ap.png") as two:
         width = two.width
     assert run("a", "--metric", "segm/AP")[0] == 0
-    with Image.open(tmp_path / "metrics.png") as one:
+    with Image.open(tmp_path / "a/metrics.png") as one:
         assert width == 2 * one.width
 
 

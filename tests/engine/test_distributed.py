@@ -73,7 +73,7 @@ def test_divergence_is_noticed_by_both(runs, pair):
 
 def test_a_failure_ends_both_processes(runs, tmp_path, two_processes):
     out = tmp_path / "run"
-    command = runs.command(out, "model.pixel_std=[0, 0, 0]", flags=two_processes)
+    command = runs.command(out, "model.pixel_std=[1e-45, 1e-45, 1e-45]", flags=two_processes)
     code, output = runs.run(command)
     assert code == 1
     assert output[output.rindex("error: ") :].startswith("error: loss or gradient not finite")

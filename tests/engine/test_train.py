@@ -183,7 +183,7 @@ def test_divergence_ends_the_run(runs, tmp_path, metrics):
 def test_a_bad_first_step_leaves_the_initial_weights(runs, tmp_path, precision):
     out = tmp_path / "run"
     with pytest.raises(UserError, match="at iteration 0") as error:
-        runs.train(out, "model.pixel_std=[0, 0, 0]", f"train.precision={precision}")
+        runs.train(out, "model.pixel_std=[1e-45, 1e-45, 1e-45]", f"train.precision={precision}")
     runs.train(tmp_path / "sound", "train.max_iter=1")  # whose only step has rate 0
     initial = torch.load(tmp_path / "sound/model_final.pth", weights_only=True)["model"]
     left = model_of(error).state_dict()
@@ -193,7 +193,9 @@ def test_a_bad_first_step_leaves_the_initial_weights(runs, tmp_path, precision):
 
 @pytest.mark.slow
 def test_a_failed_run_says_so_on_the_command_line(runs, tmp_path):
-    command = runs.command(tmp_path / "run", "model.pixel_std=[0, 0, 0]", "train.max_iter=9")
+    command = runs.command(
+        tmp_path / "run", "model.pixel_std=[1e-45, 1e-45, 1e-45]", "train.max_iter=9"
+    )
     code, output = runs.run(command)
     assert code == 1
     assert output.rstrip().splitlines()[-1].startswith("error: loss or gradient not finite")

@@ -22,6 +22,11 @@ IMAGES_PER_SHARD = 1000
 _MANIFEST_FORMAT = 1
 
 
+def images_per_shard(num_images: int, workers: int) -> int:
+    """How many images a shard of a new store has: so few that every worker gets one, at most 1000."""
+    return min(IMAGES_PER_SHARD, max(1, -(-num_images // max(workers, 1))))
+
+
 @dataclass(frozen=True)
 class Manifest:
     """Everything that a store's bytes depend on, besides the bytes of the image files.

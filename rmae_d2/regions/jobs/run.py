@@ -42,7 +42,7 @@ from .generate import (
     read_failures,
     verify_shard,
 )
-from .manifest import Manifest, describe_trouble, save_manifest
+from .manifest import IMAGES_PER_SHARD, Manifest, describe_trouble, save_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +87,14 @@ class Engine:
         if self.workers is not None and self.workers < 0:
             raise UserError(f"--workers {self.workers} must not be negative")
 
+    def num_workers(self, gpus: Sequence[str | None] = ()) -> int:
+        """How many work at a time, as far as this machine can tell; ``gpus``: see `gpus_of`."""
+        if self.workers is not None:
+            return max(self.workers, 1)
+        # This process may have fewer cores than the machine; not every system tells.
+        affinity = getattr(os, "sched_getaffinity", None)
+        return len(gpus) or (len(affinity(0)) if affinity else os.cpu_count() or 1)
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -117,7 +125,8 @@ def make_regions(
         read_image: picklable.
         share: (i, n) makes the shards s with s % n == i.
         retry_failures: whether shards with failures are made again.
-        max_failures: share of a full shard's images whose failure is taken for chance.
+        max_failures: share of a full shard's images whose failure is taken for chance; of all images where
+            there are no more than a shard of the usual size has.
 
     UserError: the folder cannot be used or is of another store, or trouble of machine or source.
     """
@@ -158,6 +167,9 @@ def make_regions(
         for number, found in failures.items()
         if len(found) > limit or len(found) == manifest.shard_size(number)
     }
+    # Shards of a small data set are small, as many as there are workers: it is judged as one.
+    if total <= IMAGES_PER_SHARD and sum(map(len, failures.values())) <= max_failures * total:
+        suspicious = {}
     return Summary(sum(failures.values(), ()), suspicious, num_there, complete)
 
 
@@ -268,10 +280,7 @@ def run_shards(
         for number in numbers:
             yield number, work(manifest, number, report=report)
     else:
-        # This process may have fewer cores than the machine; not every system tells.
-        affinity = getattr(os, "sched_getaffinity", None)
-        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-        workers = min(engine.workers or len(gpus) or cores, len(numbers))
+        workers = min(engine.num_workers(gpus), len(numbers))
         yield from _run_pool(work, manifest, numbers, workers, show, gpus or [None])
 
 

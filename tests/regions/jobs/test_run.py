@@ -276,9 +276,16 @@ def test_many_failures_are_suspicious_and_can_be_retried(manifest_of, tmp_path, 
 
 def test_a_shard_of_failures_alone_is_suspicious(manifest_of, tmp_path):
     summary = make_regions(
-        manifest_of(images_per_shard=1), str(tmp_path), HERE, read_image, max_failures=1.0
+        manifest_of(images_per_shard=1), str(tmp_path), HERE, read_image, max_failures=0.09
     )
     assert summary.suspicious == {5: 1, 11: 1}
+
+
+def test_small_data_are_judged_as_a_whole(manifest_of, tmp_path):
+    summary = make_regions(
+        manifest_of(images_per_shard=1), str(tmp_path), HERE, read_image, max_failures=0.1
+    )
+    assert len(summary.failures) == 2 and not summary.suspicious
 
 
 def test_drafts_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
