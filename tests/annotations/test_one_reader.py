@@ -97,7 +97,11 @@ def of_training(path):
         if len(crowds) < len(sample["annotations"]) and "segmentation" in sample["annotations"][0]:
             found = MAPPER(copy.deepcopy(sample))["instances"]
             masks += [(sample["image_id"], m.numpy()) for m in found.gt_masks]
-        sizes = [mask_util.area(a["segmentation"]) for a in crowds if "counts" in a["segmentation"]]
+        sizes = [
+            mask_util.area(a["segmentation"])
+            for a in crowds
+            if "counts" in a.get("segmentation", ())
+        ]
         assert all(0 < size <= sample["height"] * sample["width"] for size in sizes)
     return every, masks
 
@@ -117,7 +121,7 @@ def of_evaluation(path):
 
 
 def of_regions(path):
-    if not any(instance.mask for _, instances in read_annotations(path) for instance in instances):
+    if not any(i.mask and not i.iscrowd for _, found in read_annotations(path) for i in found):
         return []  # refused, for there is nothing to train on
     source, masks = InstanceSource(path), []
     for sample in detection_dataset(json=path, filter_empty=False):
@@ -479,6 +483,16 @@ LIMITS = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_b
 @given(mutations())
 def test_any_value_of_any_field(folder, right, mutation):
     check(folder, right, mutation)
+
+
+@settings(max_examples=150, **LIMITS)
+@given(mutations())
+def test_any_value_in_every_entry(folder, mutation):
+    section, _, field, value, _ = mutation
+    content = original()
+    for entry in content[section]:
+        entry[field] = value
+    answers(write(folder, content))
 
 
 @pytest.mark.slow
