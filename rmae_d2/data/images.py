@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from detectron2.data import transforms as T
 from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torchvision.transforms import RandomResizedCrop as _TorchvisionCrop
 
 from ..errors import ImageReadError, UserError
 from ..files import NotAFileError, check_file
+from ..pixels import exif_orientation, upright_rgb
 
 try:
     import simplejpeg
@@ -103,16 +104,6 @@ def decode_plain_jpeg(file: BinaryIO, image: Image.Image) -> NDArray[np.uint8] |
     return pixels
 
 
-def exif_orientation(image: Image.Image) -> int | None:
-    """Of an opened image, 1 where it is upright; None for a damaged EXIF block."""
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except MemoryError:
-        raise
-    except Exception:  # Pillow's parser raises nearly anything on damaged bytes
-        return None
-
-
 def _os_reason(path: str, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
@@ -125,39 +116,6 @@ def _os_reason(path: str, error: OSError) -> str:
             return "the file is empty (0 bytes)"
         return "it is no image in a format that Pillow knows"
     return f"it is damaged or cut short ({error})"
-
-
-def upright_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """An opened and loaded image as :func:`read_image` gives it, a writable uint8 array (H, W, 3)."""
-    if exif_orientation(image) not in (1, None):
-        try:
-            image = ImageOps.exif_transpose(image)
-        except MemoryError:
-            raise
-        except Exception:  # a damaged EXIF block counts as none
-            pass
-    return np.array(_to_rgb(image))
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow mode as RGB; see :func:`read_image` for the rules."""
-    if image.mode.startswith("I"):
-        image = _from_16_bits(image)
-    elif image.mode == "F":
-        raise UserError("float pixels have no defined range: save it with 8 or 16 bits")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        image = Image.alpha_composite(white, rgba)
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _from_16_bits(image: Image.Image) -> Image.Image:
-    """Modes I;16* and I (how some 16-bit files open) as 8-bit grey, scaled and not clipped."""
-    values = np.asarray(image).astype(np.int64)
-    if values.size and (values.min() < 0 or values.max() > 65535):
-        raise UserError("32-bit pixels have no defined range: save it with 8 or 16 bits")
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
 
 
 class RandomResizedCrop(T.Augmentation):

@@ -16,10 +16,10 @@ from PIL import Image
 
 from ...annotations.coco_json import OWN_DATA, examples, mask_of, read_coco_json
 from ...annotations.missing import missing_dataset, unknown_dataset
-from ..images import exif_orientation
 from .images_only import coco_image_name, image_folder, without_absent
 from ...errors import UserError, AnnotationError
 from ...files import check_file
+from ...pixels import exif_orientation
 
 logger = logging.getLogger(__name__)
 
