@@ -98,6 +98,12 @@ def check_file(path: str | os.PathLike[str]) -> None:
         raise NotAFileError(errno.EINVAL, said, os.fspath(path))
 
 
+def leads_out(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> bool:
+    """Whether a file in a folder, or a folder above it in there, is a link to somewhere outside."""
+    inside = os.path.join(os.path.realpath(folder), "")
+    return not os.path.realpath(path).startswith(inside)
+
+
 def make_folder(path: str | os.PathLike[str]) -> None:
     """Makes a folder and those above it, where they are not there.
 
