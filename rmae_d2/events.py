@@ -14,6 +14,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from .files import leads_out
+
 logger = logging.getLogger(__name__)
 
 #: In a run's folder.
@@ -123,13 +125,16 @@ def read_run(folder: str | Path) -> tuple[list[Event], list[str]]:
     """The events of a run's folder; of what 0.1 has trained there, steps and evaluations of metrics.json.
 
     Returns:
-        as :func:`read_events`.
+        as :func:`read_events`; links that lead out of the folder are noted, not followed.
     """
-    events, notes = read_events(Path(folder) / FILE)
+    run, old_run = Path(folder) / FILE, Path(folder) / "metrics.json"
+    astray = [path for path in (run, old_run) if leads_out(path, folder)]
+    events, notes = ([], []) if run in astray else read_events(run)
+    notes += [f"{path.name}: not read, it is a link out of the run's folder" for path in astray]
     # Up to here from metrics.json. What both have of this one is the same, or the later one's counts.
     begun = min((_iteration(e) for e in events if e["event"] == "step"), default=math.inf)
     old, lines = [], 0
-    for _, record in _records(Path(folder) / "metrics.json"):
+    for _, record in _records(old_run) if old_run not in astray else ():
         lines += 1
         if isinstance(record, dict) and _iteration(record) <= begun:
             old += _events_of(record)

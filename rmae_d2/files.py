@@ -101,6 +101,12 @@ def check_file(path: str | os.PathLike[str]) -> None:
         raise NotAFileError(errno.EINVAL, said, os.fspath(path))
 
 
+def leads_out(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> bool:
+    """Whether a file in a folder, or a folder above it in there, is a link to somewhere outside."""
+    inside = os.path.join(os.path.realpath(folder), "")
+    return not os.path.realpath(path).startswith(inside)
+
+
 def make_folder(path: str | os.PathLike[str]) -> None:
     """Makes a folder and those above it, where they are not there.
 
@@ -130,8 +136,8 @@ def check_output(path: str | os.PathLike[str], *, folder: bool, name: str = "--o
     target = Path(path).expanduser().absolute()
     place = target if folder else target.parent
     try:
-        if not folder and target.is_dir():
-            raise UserError(f"{name} {target}: a folder is there, where a file is to be written")
+        if not folder:
+            check_file(target)
         nearest = next(p for p in (place, *place.parents) if p.exists())
         if not nearest.is_dir():
             raise UserError(f"{name} {target}: {nearest} is a file, where a folder is needed")

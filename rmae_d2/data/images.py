@@ -4,8 +4,6 @@ Letters: H W pixels of the input, h w of the output, N channels or masks.
 """
 
 import errno
-import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,27 +15,23 @@ import torch.nn.functional as F
 from detectron2.data import transforms as T
 from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torchvision.transforms import RandomResizedCrop as _TorchvisionCrop
 
 from ..errors import ImageReadError, UserError
 from ..files import NotAFileError, check_file
+from ..pixels import exif_orientation, upright_rgb
 
 try:
     import simplejpeg
 except ImportError:
     simplejpeg = None
 
-logger = logging.getLogger(__name__)
-
 #: What Pillow opens out of the box and people keep photos in. Compared in lower case.
 IMAGE_EXTENSIONS = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif")
     + (".ppm", ".pgm", ".pbm", ".pnm", ".jp2")
 )
-
-#: TIFF's tags for the largest value of a pixel.
-_MAX_SAMPLE_VALUE, _S_MAX_SAMPLE_VALUE = 281, 341
 
 #: The machine's trouble, not the file's: hiding these behind another image would hide the cause.
 MACHINE_ERRNOS = frozenset(
@@ -114,16 +108,6 @@ def decode_plain_jpeg(file: BinaryIO, image: Image.Image) -> NDArray[np.uint8] |
     return pixels
 
 
-def exif_orientation(image: Image.Image) -> int | None:
-    """Of an opened image, 1 where it is upright; None for a damaged EXIF block."""
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except MemoryError:
-        raise
-    except Exception:  # Pillow's parser raises nearly anything on damaged bytes
-        return None
-
-
 def _os_reason(path: str, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
@@ -136,76 +120,6 @@ def _os_reason(path: str, error: OSError) -> str:
             return "the file is empty (0 bytes)"
         return "it is no image in a format that Pillow knows"
     return f"it is damaged or cut short ({error})"
-
-
-def upright_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """An opened and loaded image as :func:`read_image` gives it, a writable uint8 array (H, W, 3)."""
-    if exif_orientation(image) not in (1, None):
-        try:
-            image = ImageOps.exif_transpose(image)
-        except MemoryError:
-            raise
-        except Exception:  # a damaged EXIF block counts as none
-            pass
-    return np.array(_to_rgb(image))
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow mode as RGB; see :func:`read_image` for the rules."""
-    if image.mode.startswith(("I", "F")):
-        image = _from_many_values(image)
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        image = Image.alpha_composite(white, rgba)
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-#: What white is where a file does not say: of floats, of 8, of 12 and of 16 bits.
-_WHITES = (1.0, 255.0, 4095.0, 65535.0)
-_said_whites: set[float] = set()
-
-
-def _from_many_values(image: Image.Image) -> Image.Image:
-    """Modes I;16*, I and F as 8-bit grey, scaled and not clipped."""
-    values = np.asarray(image).astype(np.float64)
-    low, high = (values.min(), values.max()) if values.size else (0.0, 0.0)
-    if not (np.isfinite(low) and np.isfinite(high)) or low < 0:
-        raise UserError(f"its pixels go from {low:g} to {high:g}: save it with values from 0 on")
-    white = _white(image, float(high))
-    if high > white:
-        raise UserError(
-            f"its pixels go up to {high:g}, more than white, {white:g}: save it with 8 or 16 bits, or set "
-            "RMAE_D2_WHITE in the environment"
-        )
-    if white not in _said_whites:
-        _said_whites.add(white)
-        logger.warning(
-            "pictures of %s pixels: %g is taken for white; to say otherwise set RMAE_D2_WHITE in the "
-            "environment (65535 for 16 bits)",
-            *("float" if image.mode == "F" else "16-bit", white),
-        )
-    return Image.fromarray(np.rint(values * (255 / white)).astype(np.uint8))
-
-
-def _white(image: Image.Image, high: float) -> float:
-    """The value that is shown as white, given the highest in the picture."""
-    if given := os.environ.get("RMAE_D2_WHITE"):
-        try:
-            white = float(given)
-        except ValueError:
-            white = 0.0
-        if not 0 < white < np.inf:
-            raise UserError(f"RMAE_D2_WHITE={given!r} is no number above 0")
-        return white
-    tags = getattr(image, "tag_v2", {})
-    for tag in (_MAX_SAMPLE_VALUE, _S_MAX_SAMPLE_VALUE):
-        said = tags.get(tag)
-        said = said[0] if isinstance(said, tuple) and said else said
-        if isinstance(said, int | float) and high <= said:
-            return float(said)
-    whites = _WHITES if image.mode == "F" else _WHITES[1:]
-    return next((white for white in whites if high <= white), _WHITES[-1])
 
 
 class RandomResizedCrop(T.Augmentation):

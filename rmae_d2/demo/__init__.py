@@ -1,7 +1,8 @@
 """Interactive segmentation in a browser: ``rmae-d2 demo``, or :func:`run_demo`.
 
 Needs ``pip install rmae_d2[demo]`` (Starlette and uvicorn), of which nothing is imported before the server
-starts. The page in ``page/`` is plain HTML, CSS and JavaScript without anything from a network.
+starts, nor torch: the processes that decode images import this package too. The page in ``page/`` is plain
+HTML, CSS and JavaScript without anything from a network.
 """
 
 from .requests import Limits

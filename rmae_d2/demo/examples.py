@@ -10,6 +10,7 @@ from PIL import Image
 
 from ..data.scenes.render import PHOTOS, photo_path, render_scene
 from ..errors import UserError
+from ..files import check_file
 from ..inference.predict_inputs import list_inputs
 from .requests import Limits, RefusedError, decode_image
 
@@ -53,6 +54,7 @@ def examples_from(given: Sequence[str], limits: Limits) -> list[Example]:
 
 def _read(path: Path, limits: Limits) -> Example:
     try:
+        check_file(path)
         data = path.read_bytes()
         if len(data) > limits.upload_bytes:
             raise RefusedError(413, f"It has more than {limits.upload_bytes} bytes.")

@@ -1,9 +1,11 @@
 """What users send, images and marks: limited, checked, and not saved; nothing is assumed of it."""
 
+import asyncio
 import io
 import json
 import textwrap
-from collections.abc import AsyncIterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from ..data.images import upright_rgb
+from ..pixels import upright_rgb
 
 #: Pillow's decoders that may see an upload. Browsers show all three; the other formats stay unreachable.
 FORMATS = ("PNG", "JPEG", "WEBP")
 
 MEGA = 1_000_000
 MIN_SIDE = 8
+
+#: Of a JPEG; progressive ones have ten or so. Each costs a pass over the whole image, whatever it holds.
+MAX_SCANS = 100
+
+UPLOAD_SECONDS = 120.0
+
+BUSY = "The server is busy with other users: try again in a moment."
 
 # A browser that is still sending does not read the answer: so much more than the limit is read and dropped.
 _DRAINED = 3
@@ -32,6 +41,11 @@ class Limits:
     regions: int = 8
     kept_images: int = 64  # of all users; the one unused for longest goes
 
+    @property
+    def held_bytes(self) -> int:
+        """Of all requests together that are being received or wait to be read."""
+        return 10 * max(self.upload_bytes, MAX_BYTES)
+
 
 class RefusedError(Exception):
     """A request that is not carried out.
@@ -43,38 +57,86 @@ class RefusedError(Exception):
     """
 
     def __init__(self, status: int, message: str, code: str = "") -> None:
-        super().__init__(message)
+        super().__init__(status, message, code)
         self.status = status
         self.message = message
         self.code = code
 
+    def __str__(self) -> str:
+        return self.message
 
-async def read_body(chunks: AsyncIterable[bytes], limit: int) -> bytes:
-    """A request's body, counted as it arrives: no header is believed."""
-    body = bytearray()
-    received = 0
-    async for chunk in chunks:
-        received += len(chunk)
-        if received <= limit:
-            body += chunk
-        elif received > _DRAINED * limit:
-            break
-    if received > limit:
-        text = f"This file is too large: at most {limit / MEGA:g} MB are accepted. Save it smaller."
-        raise RefusedError(413, text)
-    return bytes(body)
+
+class Bodies:
+    """The bodies of all requests, as far as they are in memory.
+
+    Args:
+        most: bytes of all together.
+        seconds: that one may take to arrive.
+    """
+
+    def __init__(self, most: int, seconds: float = UPLOAD_SECONDS) -> None:
+        self._most = most
+        self._seconds = seconds
+        self.held = 0
+
+    @asynccontextmanager
+    async def read(self, chunks: AsyncIterable[bytes], limit: int) -> AsyncIterator[bytearray]:
+        """A body, counted as it arrives: no header is believed. It is empty after the block.
+
+        Whoever still refers to it then, such as the traceback of an error, keeps no memory.
+
+        Raises:
+            RefusedError: it is too large (413) or slow (408), or there is no room for it (503).
+        """
+        body = bytearray()
+        try:
+            try:
+                await asyncio.wait_for(self._fill(body, chunks, limit), self._seconds)
+            except asyncio.TimeoutError:  # Python 3.10 has two
+                text = f"The upload took more than {self._seconds:g} seconds."
+                raise RefusedError(408, text) from None
+            yield body
+        finally:
+            self._drop(body)
+
+    async def _fill(self, body: bytearray, chunks: AsyncIterable[bytes], limit: int) -> None:
+        received, crowded = 0, False
+        async for chunk in chunks:
+            received += len(chunk)
+            crowded = crowded or self.held + len(chunk) > self._most
+            if received <= limit and not crowded:
+                body += chunk
+                self.held += len(chunk)
+                continue
+            self._drop(body)
+            if received > _DRAINED * limit:
+                break
+        if received > limit:
+            text = f"This file is too large: at most {limit / MEGA:g} MB are accepted. Save it smaller."
+            raise RefusedError(413, text)
+        if crowded:
+            raise RefusedError(503, BUSY, "busy")
+
+    def _drop(self, body: bytearray) -> None:
+        self.held -= len(body)
+        with suppress(BufferError):  # a decoder still reads it: the server is being closed
+            body.clear()
 
 
 def decode_image(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     """An upload as upright RGB, see :func:`rmae_d2.data.read_image`.
 
     Raises:
-        RefusedError: no PNG, JPEG or WebP (415), too many pixels (413), too few or damaged (422).
+        RefusedError: no PNG, JPEG or WebP (415), too many pixels (413), too few, too many scans, or damaged
+            (422).
     """
     too_many = (
         "This image has {} megapixels: at most "
         f"{max_pixels / MEGA:g} are accepted. Save it smaller."
     )
+    if data.startswith(b"\xff\xd8") and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
+        text = f"This JPEG has {scans} scans: at most {MAX_SCANS} are accepted. Save it anew."
+        raise RefusedError(422, text)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
@@ -126,7 +188,7 @@ class Query:
     name: str  # of the image's file, as the user's machine calls it; only ever repeated
 
 
-def parse_query(body: bytes, grid: tuple[int, int], max_regions: int) -> Query:
+def parse_query(body: bytes | bytearray, grid: tuple[int, int], max_regions: int) -> Query:
     """Reads ``{"regions": [{"positive": [[row, column], ...], "negative": [...]}], "threshold": 0.5}``.
 
     ``"chosen"`` and ``"name"`` may be there too, see :class:`Query`.

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from ..inference.region_prompt import RegionPromptPredictor
-from .examples import default_examples, examples_from
 from .requests import Limits
 
 if TYPE_CHECKING:
@@ -53,14 +51,16 @@ def run_demo(
         ) from error
     if not 0 <= mask_ratio <= 0.95:
         raise UserError(f"--mask-ratio {mask_ratio}: from 0 (the model sees all) to 0.95")
+    from ..inference.region_prompt import RegionPromptPredictor
+    from .examples import default_examples, examples_from
+    from .server import build_app
+
     limits = limits or Limits()
     with _listen(host, port) as listener:
         predictor = RegionPromptPredictor.from_files(
             weights, config_file, device=device, resolution=resolution, mask_ratio=mask_ratio
         )
         offered = examples_from(examples, limits) if examples else default_examples()
-        from .server import build_app
-
         app = build_app(predictor, offered, limits, names_of(host))
         shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
         shown = f"[{shown}]" if ":" in shown else shown
@@ -103,8 +103,12 @@ def _serve(app: "ASGIApp", listener: socket.socket) -> None:
     """Runs uvicorn until a signal ends it, open connections or not."""
     import uvicorn
 
+    from .protocol import TimedProtocol
+
     config = uvicorn.Config(
         app,
+        http=TimedProtocol,
+        ws="none",
         log_level="warning",
         limit_concurrency=_MOST_CONNECTIONS,
         timeout_keep_alive=30,

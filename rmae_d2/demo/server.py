@@ -28,7 +28,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -36,8 +36,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..inference.region_prompt import RegionPrediction, RegionPromptPredictor
 from . import sessions
+from .decoder import Decoder
 from .examples import Example
-from .requests import MAX_BYTES, Limits, Query, RefusedError, decode_image, parse_query, read_body
+from .requests import BUSY, MAX_BYTES, Bodies, Limits, Query, RefusedError, parse_query
 from .sessions import OpenImage, OpenImages
 
 HEADERS = {
@@ -83,14 +84,18 @@ def _is_foreign(headers: Headers) -> bool:
     if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
         return True
     origin = headers.get("origin")
-    # Only the host: a proxy in front may well have turned http into https.
-    return origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower()
+    if origin is None:
+        return False
+    try:  # only the host: a proxy in front may well have turned http into https
+        return urlsplit(origin).netloc.lower() != headers.get("host", "").lower()
+    except ValueError:  # it is no address
+        return True
 
 
 PAGE = Path(__file__).parent / "page"
 MASK_RATIOS = (0.0, 0.5, 0.75, 0.9)
 _MOST_WAITING = 64
-_UPLOAD_SECONDS = 120
+_MOST_OPENING = 3  # images between their file and the model: 75 MB each as pixels
 
 T = TypeVar("T")
 
@@ -113,14 +118,19 @@ class Demo:
         # One model, one thread, always the same: torch makes a team of its own for each that calls it.
         self._model_thread = ThreadPoolExecutor(1, "model")
         self._file_threads = ThreadPoolExecutor(2, "files")
+        self._decode_threads = ThreadPoolExecutor(2, "images")
+        self._decoder = Decoder(limits.pixels)
+        self._bodies = Bodies(limits.held_bytes)
+        self._opening = asyncio.Semaphore(_MOST_OPENING)
         self._waiting = 0
 
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
         """Ends the threads with the server; what waits is dropped."""
         yield
-        self._model_thread.shutdown(wait=False, cancel_futures=True)
-        self._file_threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._model_thread, self._file_threads, self._decode_threads):
+            threads.shutdown(wait=False, cancel_futures=True)
+        self._decoder.close()
 
     async def info(self, _: Request) -> Response:
         return JSONResponse(
@@ -143,10 +153,11 @@ class Demo:
 
     async def open(self, request: Request) -> Response:
         ratio = self._mask_ratio(request.query_params.get("mask_ratio", "0"))
-        body = await _read(request, self.limits.upload_bytes)
-        pixels = await self._run(self._file_threads, decode_image, body, self.limits.pixels)
         encode = partial(self.predictor.embed, mask_ratio=ratio)
-        image = self.images.add(await self._run(self._model_thread, encode, pixels))
+        upload = self._bodies.read(request.stream(), self.limits.upload_bytes)
+        async with upload as body, self._opening:
+            pixels = await self._run(self._decode_threads, self._decoder, body)
+            image = self.images.add(await self._run(self._model_thread, encode, pixels))
         height, width = image.embedding.image_size
         content = {"key": image.key, "width": width, "height": height, "grid": image.embedding.grid}
         content["hidden"] = np.argwhere(image.embedding.hidden).tolist()
@@ -162,22 +173,21 @@ class Demo:
 
     async def file(self, request: Request) -> Response:
         image, query = await self._query(request)
-        name = request.url.path.rpartition("/")[2]
+        name = request.scope["path"].rpartition("/")[2]  # request.url fails at some Host headers
         found = sessions.full_size(self.predictor, image, query)
         arguments = (found, image.embedding.image_size, query)
         body = await self._run(self._model_thread, sessions.FILES[name], *arguments)
         return Response(body, media_type=mimetypes.guess_type(name)[0])
 
     async def _query(self, request: Request) -> tuple[OpenImage, Query]:
-        body = await _read(request, MAX_BYTES)
-        image = self.images.get(request.path_params["key"])
-        return image, parse_query(body, image.embedding.grid, self.limits.regions)
+        async with self._bodies.read(request.stream(), MAX_BYTES) as body:
+            image = self.images.get(request.path_params["key"])
+            return image, parse_query(body, image.embedding.grid, self.limits.regions)
 
     async def _run(self, threads: ThreadPoolExecutor, work: Callable[..., T], *given: Any) -> T:
         """Work away from the event loop, so that the server goes on answering others."""
         if self._waiting >= _MOST_WAITING:
-            text = "The server is busy with other users: try again in a moment."
-            raise RefusedError(503, text, "busy")
+            raise RefusedError(503, BUSY, "busy")
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(threads, work, *given)
@@ -192,10 +202,11 @@ class Demo:
         raise RefusedError(422, f"mask_ratio must be one of {known}.")
 
     def _example(self, request: Request) -> Example:
-        number: int = request.path_params["number"]
-        if number >= len(self.examples):
-            raise RefusedError(404, "There is no such example.")
-        return self.examples[number]
+        wanted = request.path_params["number"]
+        for number, example in enumerate(self.examples):
+            if wanted == str(number):
+                return example
+        raise RefusedError(404, "There is no such example.")
 
 
 def pack_prediction(prediction: RegionPrediction) -> bytes:
@@ -229,8 +240,8 @@ def build_app(
     key = "/api/images/{key}"
     routes = [
         Route("/api/info", demo.info),
-        Route("/api/examples/{number:int}", demo.example),
-        Route("/api/examples/{number:int}/thumbnail", demo.thumbnail),
+        Route("/api/examples/{number}", demo.example),
+        Route("/api/examples/{number}/thumbnail", demo.thumbnail),
         Route("/api/images", demo.open, methods=["POST"]),
         Route(f"{key}/predict", demo.predict, methods=["POST"]),
         *(Route(f"{key}/{name}", demo.file, methods=["POST"]) for name in sessions.FILES),
@@ -240,23 +251,26 @@ def build_app(
     app = Starlette(
         routes=routes,
         middleware=[Middleware(TrustedHostMiddleware, **own_names)],
-        exception_handlers={RefusedError: _refused, HTTPException: _failed, Exception: _failed},
+        exception_handlers={
+            RefusedError: _refused,
+            ClientDisconnect: _gone,
+            HTTPException: _failed,
+            Exception: _failed,
+        },
         lifespan=demo.lifespan,
     )
     app.state.demo = demo
     return SameOriginOnly(app)  # around Starlette's own answers to errors, too
 
 
-async def _read(request: Request, limit: int) -> bytes:
-    try:
-        return await asyncio.wait_for(read_body(request.stream(), limit), _UPLOAD_SECONDS)
-    except asyncio.TimeoutError:  # Python 3.10 has two
-        raise RefusedError(408, f"The upload took more than {_UPLOAD_SECONDS} seconds.") from None
-
-
 async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, RefusedError)
     return JSONResponse({"error": error.message, "code": error.code}, error.status)
+
+
+async def _gone(_: Request, error: Exception) -> Response:
+    """Nobody reads it: the tab was closed."""
+    return Response(status_code=400)
 
 
 async def _failed(_: Request, error: Exception) -> Response:

@@ -21,6 +21,7 @@ from PIL import Image
 
 from ..errors import UserError
 from ..events import Event, Point
+from ..files import NotAFileError, atomic_file, check_file, leads_out, make_folder
 from ..visualization.samples import MAX_SAMPLES, MAX_WIDTH, kept_samples
 from .charts import MAX_POINTS, draw_chart
 from .run_record import Run, Start, begins_with, find_transfers, read_folder
@@ -81,19 +82,24 @@ def write_report(
         output: where to; without, ``report.html`` in the run's folder.
 
     Raises:
-        UserError: one of the folders is no run.
+        UserError: one of the folders is no run, or the page cannot be written.
     """
     run = read_folder(folder)
     others = [read_folder(other) for other in transfers]
     given = {other.folder for other in others}
     others += [read_folder(path) for path in find_transfers(run) if path not in given]
     path = Path(output) if output is not None else Path(folder) / "report.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        check_file(path)
+    except NotAFileError as error:
+        raise UserError(f"{path}: {error.strerror}: give another --output") from error
+    make_folder(path.parent)
     blocks: Any = {"trim_blocks": True, "lstrip_blocks": True}
     jinja = Environment(autoescape=True, undefined=StrictUndefined, **blocks)
     template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     html = jinja.from_string(template).render(_content(run, others))
-    path.write_text(html, encoding="utf-8", errors="replace")
+    with atomic_file(path) as file:  # in place of a link, not through it
+        file.write(html.encode(errors="replace"))
     return path
 
 
@@ -388,13 +394,21 @@ def embed_pictures(run: Path) -> tuple[list[dict[str, str]], list[str]]:
     step = -(-len(kept) // (MAX_SAMPLES + 2)) or 1
     chosen = [(f"after {n:,} iterations", kept[n]) for n in list(kept)[::-1][::step][::-1]]
     final = run / "reconstruction.png"
-    if final.is_file():
+    if final.exists():
         chosen.append(("the run's last picture, of more samples", final))
     shown, broken = [], []
     for caption, path in chosen:
+        if leads_out(path, run):
+            broken.append(f"{path.name}: not read, it is a link out of the run's folder")
+            continue
         try:
+            check_file(path)
             shown.append({"caption": caption, "uri": _data_uri(path)})
-        except (OSError, ValueError, SyntaxError, Warning) as error:
+        except NotAFileError as error:
+            broken.append(f"{path.name}: {error.strerror}")
+        except MemoryError:
+            raise
+        except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
             broken.append(f"{path.name}: not a picture that can be read ({type(error).__name__})")
     return shown, broken
 

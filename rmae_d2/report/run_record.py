@@ -12,6 +12,7 @@ import yaml
 from .. import events as run_events
 from ..errors import UserError
 from ..events import Event, Point
+from ..files import leads_out
 
 _MAX_BYTES = 1 << 20  # of a config
 
@@ -180,12 +181,16 @@ def read_folder(folder: str | Path) -> Run:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the train.output_dir of a run")
     events, problems = run_events.read_run(folder)
+    tamed = [_tamed(event) for event in events]
+    if odd := sum(one != other for one, other in zip(events, tamed, strict=True)):
+        problems.append(f"values in {odd} events are not shown: no run writes {_ODD}")
+    events = tamed
     configs = [e["config"] for e in events if isinstance(e.get("config"), dict)]
     config = configs[-1] if configs else None
     text = None
     try:
         if config is None:
-            config, text = read_config(folder / "config.yaml")
+            config, text = read_config(folder / "config.yaml", folder)
         else:
             text = yaml.safe_dump(config, sort_keys=False, default_flow_style=None, width=9999)
     except UserError as error:
@@ -228,14 +233,16 @@ class _PlainLoader(yaml.SafeLoader):
 _PlainLoader.add_multi_constructor("tag:yaml.org,2002:python/", lambda loader, tag, node: tag)
 
 
-def read_config(path: Path) -> tuple[dict[str, Any] | None, str | None]:
-    """Values and text of a config.yaml, of which nothing is executed; where there is none, two Nones.
+def read_config(path: Path, run: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """Values and text of a run's config.yaml, of which nothing is executed; where there is none, two Nones.
 
     Raises:
-        UserError: for a file that is no config, or too large for one.
+        UserError: for a file that is no config, too large for one, or a link out of the run's folder.
     """
     if not path.is_file():
         return None, None
+    if leads_out(path, run):
+        raise UserError(f"{path}: not read, it is a link out of the run's folder")
     if path.stat().st_size > _MAX_BYTES:
         raise UserError(f"{path}: over {_MAX_BYTES >> 20} MiB, no run's config is that large")
     try:
@@ -245,4 +252,28 @@ def read_config(path: Path) -> tuple[dict[str, Any] | None, str | None]:
         raise UserError(f"{path}: not YAML ({' '.join(str(error).split())[:200]})") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a config, it has no keys")
-    return content, text
+    return _tamed(content), text
+
+
+_MAX_DEPTH = 50
+_MAX_BITS = 1024  # of integers; those that are longer are no float, and beyond some not even a text
+_ODD = f"integers of more than {_MAX_BITS} bits or nests of more than {_MAX_DEPTH} levels"
+
+
+def _tamed(value: Any, depth: int = 0, known: dict[int, Any] | None = None) -> Any:
+    """A value in which what nothing can be done with is named instead; shared parts, as YAML has, stay so."""
+    known = {} if known is None else known
+    if isinstance(value, int) and value.bit_length() > _MAX_BITS:
+        return f"an integer of {value.bit_length()} bits"
+    if not isinstance(value, dict | list):
+        return value
+    if depth > _MAX_DEPTH:
+        return f"a nest of more than {_MAX_DEPTH} levels"
+    if id(value) not in known:
+        known[id(value)] = "a part of itself"  # until it is known
+        if isinstance(value, dict):
+            result: Any = {key: _tamed(inner, depth + 1, known) for key, inner in value.items()}
+        else:
+            result = [_tamed(inner, depth + 1, known) for inner in value]
+        known[id(value)] = result
+    return known[id(value)]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rmae_d2.data import images
+from rmae_d2 import pixels
 from rmae_d2.data.images import read_image
 from rmae_d2.errors import ImageReadError
 from tests.helpers import SPECIAL, put_special
@@ -83,7 +83,7 @@ def test_transparent_palette_colour(tmp_path):
     ],
 )
 def test_white_is_taken_from_the_data(tmp_path, caplog, monkeypatch, values, kind, white):
-    monkeypatch.setattr(images, "_said_whites", set())
+    monkeypatch.setattr(pixels, "_said_whites", set())
     Image.fromarray(np.array([values], kind)).save(tmp_path / "a.tif")
     expected = np.rint(np.array(values, np.float64) * 255 / white).astype(int).tolist()
     for _ in range(2):

@@ -70,15 +70,18 @@ def command(weights):
         started.process.communicate(timeout=30)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def serve():
-    """Serves an app with uvicorn in a thread of this process; returns its address."""
+    """Serves an app with uvicorn, as the command does, in a thread of this process; returns its address."""
     import uvicorn
+
+    from rmae_d2.demo.protocol import TimedProtocol
 
     running = []
 
     def start(app):
-        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+        config = uvicorn.Config(app, port=0, log_level="warning", http=TimedProtocol)
+        server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run)
         thread.start()
         running.append((server, thread))

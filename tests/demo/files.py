@@ -33,3 +33,12 @@ def png_header(width, height):
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
     )
+
+
+def many_scans(count, size=(90, 120)):
+    """A progressive JPEG whose first scan of details is there so many times: some 100 bytes each."""
+    data = encoded(np.full((*size, 3), 120, np.uint8), "JPEG", progressive=True, quality=50)
+    starts = [i for i in range(len(data)) if data[i : i + 2] == b"\xff\xda"]
+    # Each scan comes with the tables before it, up to the end of the one before.
+    scan = data[starts[1] : starts[2]]
+    return data[: starts[2]] + scan * (count - len(starts)) + data[starts[2] :]

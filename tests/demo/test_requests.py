@@ -9,8 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rmae_d2.data import read_image
-from rmae_d2.demo.requests import RefusedError, decode_image, parse_query, read_body
-from tests.demo.files import encoded, picture
+from rmae_d2.demo.requests import (
+    MAX_SCANS,
+    Bodies,
+    RefusedError,
+    decode_image,
+    parse_query,
+)
+from tests.demo.files import encoded, many_scans, picture
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -82,15 +88,72 @@ def test_transparency_is_laid_over_white():
 
 @pytest.mark.parametrize("sizes", [[100], [60, 40], [1] * 100, []])
 def test_bodies_up_to_the_limit_are_read(sizes):
-    assert len(asyncio.run(read_body(chunks(sizes, []), 100))) == sum(sizes)
+    async def read():
+        bodies = Bodies(1000)
+        async with bodies.read(chunks(sizes, []), 100) as body:
+            assert len(body) == bodies.held == sum(sizes)
+        assert len(body) == bodies.held == 0
+
+    asyncio.run(read())
 
 
 @pytest.mark.parametrize("sizes", [[101], [60, 41], [1] * 101, [50] * 1000])
 def test_larger_bodies_are_refused_and_endless_ones_not_read_to_their_end(sizes):
-    read = []
+    taken = []
+
+    async def read():
+        async with bodies.read(chunks(sizes, taken), 100):
+            pass
+
+    bodies = Bodies(1000)
     with pytest.raises(RefusedError, match="too large"):
-        asyncio.run(read_body(chunks(sizes, read), 100))
-    assert sum(read) <= 400
+        asyncio.run(read())
+    assert sum(taken) <= 400 and bodies.held == 0
+
+
+def test_all_bodies_together_have_a_limit():
+    bodies = Bodies(250)
+
+    async def read():
+        async with bodies.read(chunks([50, 50], []), 100):
+            async with bodies.read(chunks([50, 50], []), 100) as second:
+                with pytest.raises(RefusedError, match="busy") as caught:
+                    async with bodies.read(chunks([50, 50], []), 100):
+                        pass
+                assert caught.value.status == 503 and bodies.held == 200 and len(second) == 100
+            async with bodies.read(chunks([50, 50], []), 100) as again:
+                assert len(again) == 100
+
+    asyncio.run(read())
+    assert bodies.held == 0
+
+
+def test_slow_and_broken_bodies_are_let_go():
+    async def endless():
+        yield bytes(90)
+        await asyncio.sleep(60)
+
+    async def broken():
+        yield bytes(90)
+        raise ConnectionError
+
+    async def read(source):
+        async with bodies.read(source, 100):
+            pass
+
+    bodies = Bodies(1000, seconds=0.05)
+    with pytest.raises(RefusedError, match="more than 0.05 seconds"):
+        asyncio.run(read(endless()))
+    with pytest.raises(ConnectionError):
+        asyncio.run(read(broken()))
+    assert bodies.held == 0
+
+
+def test_scans_are_counted_before_any_is_decoded():
+    size = (24, 32)
+    assert decode_image(many_scans(MAX_SCANS, size), 768).shape == (24, 32, 3)
+    with pytest.raises(RefusedError, match=f"{MAX_SCANS + 1} scans: at most {MAX_SCANS}"):
+        decode_image(many_scans(MAX_SCANS + 1, size), 768)
 
 
 async def chunks(sizes, read):

@@ -47,4 +47,8 @@ def test_only_an_open_address_warns(capsys):
 def test_ctrl_c_ends_the_command(command):
     with httpx.Client(base_url=command.url) as client:
         assert client.get("/").status_code == 200  # a connection that stays open
+        address = (client.base_url.host, client.base_url.port)
+        with socket.create_connection(address) as tab:  # closed in the middle of an upload
+            tab.sendall(b"POST /api/images HTTP/1.1\r\nHost: localhost\r\n")
+            tab.sendall(b"Content-Length: 99\r\n\r\nsome")
         assert command.end(signal.SIGINT) == (0, "stopped\n", "")

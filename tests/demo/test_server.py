@@ -1,7 +1,12 @@
 import concurrent.futures
+import contextlib
+import gc
 import io
 import json
+import socket
 import threading
+import time
+import tracemalloc
 
 import httpx
 import numpy as np
@@ -10,8 +15,10 @@ import pytest
 from PIL import Image
 
 from rmae_d2.demo import Limits
+from rmae_d2.demo.protocol import TimedProtocol
 from rmae_d2.demo.server import build_app
-from tests.demo.files import encoded, picture, png_header
+from tests.demo.files import encoded, many_scans, picture, png_header
+from tests.helpers import HUNG, wait_for
 
 MARKS = {"positive": [[2, 2], [2, 3]], "negative": [[6, 6], [0, 7]]}
 OTHER = {"positive": [[5, 1]], "negative": [[1, 5], [7, 7]]}
@@ -23,7 +30,7 @@ def client(command):
         yield client
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def small(serve, predictor):
     """A server with small limits, in this process, and the app."""
     limits = Limits(upload_bytes=20_000, pixels=20_000, regions=2, kept_images=2)
@@ -157,6 +164,10 @@ def test_only_its_own_page_may_write(client, command):
     origins = {
         command.url: 201,
         "null": 403,
+        "http://[::1": 403,
+        "http://[": 403,
+        "//": 403,
+        "9" * 5000: 403,
         "http://evil.example": 403,
         command.url.replace("127.0.0.1", "localhost"): 403,
     }
@@ -187,6 +198,7 @@ def test_own_names_are_served(client, host):
         (png_header(3, 100), 422, "at least 8"),
         (encoded(picture(), "JPEG")[:-800], 422, "damaged or cut short"),
         (encoded(picture(), "WEBP")[:-100], 422, "damaged or cut short"),
+        (many_scans(500), 422, "500 scans: at most 100"),
         (bytes(20_001), 413, "at most 0.02 MB"),
         (bytes(200_000), 413, "at most 0.02 MB"),
     ],
@@ -225,6 +237,19 @@ def test_uploads_that_are_refused(small, data, status, text):
         ({"regions": [MARKS], "threshold": 1}, 422, "threshold"),
         ({"regions": [MARKS], "threshold": "0.5"}, 422, "threshold"),
         (b'{"regions": [{"positive": [[0, 0]]}], "threshold": NaN}', 422, "threshold"),
+        *(
+            (b'{"regions": [{"positive": [[0, 0]]}], "threshold": %s}' % number, status, says)
+            for number, status, says in (
+                (b"9" * 400, 422, "threshold"),
+                (b"-" + b"9" * 400, 422, "threshold"),
+                (b"9" * 400 + b".5", 422, "threshold"),
+                (b"1e999999", 422, "threshold"),
+                (b"9" * 5000, 400, "not JSON"),
+            )
+        ),
+        ({"regions": [{"positive": [[10**400, 0]]}]}, 422, "a patch is [row, column]"),
+        ({"regions": [MARKS], "chosen": 10**400}, 422, "chosen"),
+        (b'{"regions": 1, "\\ud800": 2}', 422, "unknown field"),
         ({"regions": [MARKS], "chosen": 1}, 422, "chosen"),
         ({"regions": [MARKS], "name": "x" * 201}, 422, "name"),
         ({"regions": [MARKS], "other": 1}, 422, "other"),
@@ -271,6 +296,101 @@ def test_it_answers_while_the_model_works(small):
     done.set()
     user.join(timeout=30)
     assert answers[0].status_code == 200
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "-1", "01", "1e3", "6", "%D9%A3", "%00", "0x0"])
+def test_examples_that_are_not_there(client, number):
+    for ending in ("", "/thumbnail"):
+        answer = client.get(f"/api/examples/{number}{ending}")
+        assert answer.status_code == 404
+        assert answer.json()["error"] == "There is no such example."
+
+
+def test_odd_host_names_are_no_error_of_the_server(serve, predictor):
+    """Where others reach the server any name is taken, and some are no part of an address."""
+    with httpx.Client(base_url=serve(build_app(predictor, allowed_hosts=["*"]))) as client:
+        key = open_image(client, picture())["key"]
+        for host in ("[::1", "[", "a b", "x" * 3000):
+            query = {"regions": [MARKS], "chosen": 0}
+            answer = client.post(f"/api/images/{key}/mask.png", json=query, headers={"Host": host})
+            assert answer.status_code == 200, host
+            assert client.get("/nothing", headers={"Host": host}).status_code == 404
+
+
+def connect(client):
+    return socket.create_connection((client.base_url.host, client.base_url.port), timeout=HUNG)
+
+
+def begin_upload(client, size, length):
+    """A connection that has sent so much of a body."""
+    connection = connect(client)
+    head = "POST /api/images HTTP/1.1\r\nHost: localhost\r\nContent-Length: "
+    connection.sendall(f"{head}{length}\r\n\r\n".encode() + bytes(size))
+    return connection
+
+
+def test_many_unfinished_uploads_leave_room_for_none_and_then_for_all(small, monkeypatch):
+    bodies = small.demo._bodies
+    monkeypatch.setattr(bodies, "_most", 57_000)
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(begin_upload(small, 19_000, 20_000))
+        wait_for(lambda: bodies.held == 3 * 19_000)
+        answer = small.post("/api/images", content=encoded(picture()))
+        assert (answer.status_code, answer.json()["code"]) == (503, "busy")
+        assert bodies.held == 3 * 19_000
+        assert small.get("/api/info").status_code == 200
+    wait_for(lambda: bodies.held == 0)
+    assert open_image(small, picture())
+
+
+def test_broken_off_and_refused_uploads_leave_nothing_in_memory(serve, predictor, caplog):
+    """Not even until the next collection of cycles."""
+    app = build_app(predictor, limits=Limits(upload_bytes=4_000_000))
+    with httpx.Client(base_url=serve(app), timeout=HUNG) as client:
+        bodies = app.app.state.demo._bodies
+        junk = bytes(3_900_000)  # once: the client itself keeps what it sent
+        client.post("/api/images", content=b"text")
+        gc.collect()
+        gc.disable()
+        tracemalloc.start()
+        try:
+            for _ in range(5):
+                with begin_upload(client, 3_900_000, 4_000_000):
+                    wait_for(lambda: bodies.held == 3_900_000)
+                wait_for(lambda: bodies.held == 0)
+                assert client.post("/api/images", content=junk).status_code == 415
+            held, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+            gc.enable()
+    assert held < 2_000_000
+    assert not caplog.records  # a closed tab is no error
+
+
+def test_headers_have_a_time_limit(small, monkeypatch):
+    monkeypatch.setattr(TimedProtocol, "header_seconds", 0.3)
+    request = b"GET /api/info HTTP/1.1\r\nHost: localhost\r\n"
+    with connect(small) as silent, connect(small) as slow, connect(small) as second:
+        second.sendall(request + b"\r\n")
+        assert second.recv(12) == b"HTTP/1.1 200"
+        answer = b""
+        while b'"examples"' not in answer:
+            answer += second.recv(100_000)
+        second.sendall(request)
+        slow.sendall(request)
+        with contextlib.suppress(OSError):  # when it is closed
+            while True:
+                slow.sendall(b"X: y\r\n")
+                time.sleep(0.05)
+        for connection in (silent, slow, second):
+            with contextlib.suppress(ConnectionResetError):
+                assert connection.recv(100_000) == b""
+    # Not those whose request is whole, however long it takes.
+    done = threading.Event()
+    small.demo._model_thread.submit(done.wait)
+    threading.Timer(1.0, done.set).start()
+    assert open_image(small, picture())
 
 
 def test_an_error_of_the_server_is_told_as_one(serve, predictor):

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 import re
 import shutil
 import sys
@@ -10,6 +11,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from rmae_d2 import commands
@@ -275,6 +278,151 @@ def test_nothing_of_a_run_is_believed(copy):
     assert "secret" not in page.text and "…/photo.jpg" in page.text
 
 
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.sampled_from([0, -1, 3, 10**18, 10**400, 10**4200, 1e308, math.inf, math.nan, "", "NaN"])
+    | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+FIELDS = {
+    "start": ("time", "arguments", "launched"),
+    "config": ("config", "base", "changed"),
+    "setup": ("model", "device", "precision", "parameters", "images", "images_a_step"),
+    "step": ("iteration", "values"),
+    "evaluation": ("iteration", "results"),
+    "checkpoint": ("iteration",),
+    "resume": ("iteration",),
+    "versions": ("versions",),
+    "warning": ("text",),
+    "skipped": ("file", "reason"),
+    "error": ("type", "text"),
+    "end": ("time", "outcome", "text"),
+}
+INNER = (
+    "train",
+    "model",
+    "max_iter",
+    "_target_",
+    "opts",
+    "eval_only",
+    "num_gpus",
+    "resume",
+    "config_file",
+    "base",
+    "run",
+    "x",
+    "a/b",
+)
+EVENTS = st.sampled_from(list(FIELDS)).flatmap(
+    lambda kind: st.fixed_dictionaries(
+        {"event": st.just(kind)},
+        optional={
+            name: JSON | st.dictionaries(st.sampled_from(INNER), JSON, max_size=4)
+            for name in FIELDS[kind]
+        },
+    )
+)
+
+
+@given(st.lists(EVENTS, min_size=1, max_size=8))
+def test_any_values_of_events_give_a_page(tmp_path_factory, events):
+    folder = tmp_path_factory.mktemp("any") / "run"
+    folder.mkdir()
+    lines = [json.dumps(event) for event in ({"event": "start"}, *events)]
+    (folder / "run.jsonl").write_text("\n".join(lines))
+    page_of(folder)
+
+
+def test_values_that_no_run_writes_are_named_and_the_rest_is_shown(copy):
+    config = (copy / "config.yaml").read_text()
+    huge, deep = f"0x{'f' * 5000}", "[" * 400 + "]" * 400
+    laughs = "".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]\n" for i in range(1, 30))
+    (copy / "config.yaml").write_text(
+        re.sub("max_iter: \\d+", f"max_iter: {huge}", config)
+        + f"l0: &l0 [1]\n{laughs}own: &o [*o]\n"
+    )
+    with (copy / "run.jsonl").open("a") as file:
+        for values in (f'"parameters": {"9" * 4000}', f'"model": {deep}', '"a": ' + "[" * 100_000):
+            file.write(f'{{"event": "setup", {values}}}\n')
+        file.write(
+            f'{{"event": "config", "config": {{"a": {deep}}}, "changed": {{"k": {deep}}}}}\n'
+        )
+        file.write(f'{{"event": "step", "iteration": {"9" * 5000}}}\n')
+    page = page_of(copy)
+    assert "values in 3 events are not shown" in page.text
+    assert page.text.count("is not whole and is left out") == 2
+    assert page.tags.count("svg") >= 8 and page.images
+    (copy / "run.jsonl").unlink()
+    assert page_of(copy).images
+
+
+def test_pictures_of_any_size(copy):
+    Image.new("1", (30_000, 30_000)).save(copy / "samples/reconstruction_0000001.png")
+    Image.new("1", (30_000, 1)).save(copy / "samples/reconstruction_0000003.png")
+    Image.new("1", (1, 30_000)).save(copy / "samples/reconstruction_0000005.png")
+    Image.new("1", (1, 70_000)).save(copy / "samples/reconstruction_0000007.png")
+    page = page_of(copy)
+    for number in (1, 7):
+        assert f"reconstruction_000000{number}.png: not a picture that can be read" in page.text
+    assert {(1600, 1), (1, 30_000)} <= {image.size for image in page.images}
+
+
+def test_links_out_of_the_run_are_not_followed(copy, tmp_path):
+    secret = tmp_path / "secret"
+    (secret / "samples").mkdir(parents=True)
+    picture = secret / "samples/reconstruction_0000009.png"
+    Image.new("RGB", (9, 7)).save(picture)
+    (secret / "secret.txt").write_text("password: 1234\n")
+    (copy / "config.yaml").rename(copy / "own.yaml")
+    for name, target in (
+        ("config.yaml", secret / "secret.txt"),
+        ("metrics.json", secret / "secret.txt"),
+        ("reconstruction.png", picture),
+        ("samples/reconstruction_0000009.png", picture),
+        ("samples/reconstruction_0000003.png", "reconstruction_0000002.png"),  # its own
+    ):
+        (copy / name).unlink(missing_ok=True)
+        (copy / name).symlink_to(target)
+    (event,) = engine.events(copy, "config")
+    lines = (copy / "run.jsonl").read_text().splitlines()
+    (copy / "run.jsonl").write_text("\n".join(x for x in lines if json.loads(x) != event))
+    page = page_of(copy)
+    assert "password" not in page.text
+    for name in ("config.yaml", "metrics.json", "reconstruction.png", "reconstruction_0000009.png"):
+        assert f"{name}: not read, it is a link out of the run's folder" in page.text
+    assert len(page.images) == 4 and all(image.size != (9, 7) for image in page.images)
+    shutil.rmtree(copy / "samples")
+    (copy / "samples").symlink_to(secret / "samples")
+    assert not page_of(copy).images
+    (copy / "run.jsonl").rename(secret / "run.jsonl")
+    (copy / "run.jsonl").symlink_to(secret / "run.jsonl")
+    with pytest.raises(UserError, match="run.jsonl: not read, it is a link out"):
+        write_report(copy)
+    linked = tmp_path / "output/link"
+    (copy / "own.yaml").rename(copy / "config.yaml")
+    linked.symlink_to(copy)  # the run itself may be one
+    assert "r-mae" in page_of(linked).text.lower()
+
+
+def test_the_page_replaces_links_and_nothing_else(copy, tmp_path, capsys):
+    other = tmp_path / "other.html"
+    other.write_text("mine")
+    (copy / "report.html").symlink_to(other)
+    assert commands.run(["report", str(copy)]) == 0
+    assert other.read_text() == "mine" and not (copy / "report.html").is_symlink()
+    for kind in engine.SPECIAL:
+        engine.put_special(tmp_path / kind, kind)
+        capsys.readouterr()
+        assert commands.run(["report", str(copy), "--output", str(tmp_path / kind)]) == 1
+        assert f"it is a {kind}, not a file" in capsys.readouterr().err
+    engine.put_special(copy / "samples/reconstruction_0000003.png", "FIFO")
+    assert "reconstruction_0000003.png: it is a FIFO" in page_of(copy).text
+
+
 def test_files_that_cannot_be_read(copy):
     (copy / "run.jsonl").unlink()
     (copy / "metrics.json").write_text("7\n")
@@ -301,7 +449,7 @@ def test_no_config(tmp_path, text, said):
     path = tmp_path / "config.yaml"
     path.write_text(text, encoding="latin-1")
     with pytest.raises(UserError, match=said) as error:
-        read_config(path)
+        read_config(path, tmp_path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 

@@ -16,8 +16,8 @@ from ...annotations.coco import OWN_DATA, Annotations, check_instances, read_ann
 from ...annotations.entries import Instance
 from ...annotations.missing import missing_dataset, unknown_dataset
 from ...errors import AnnotationError, UserError, examples
-from ..images import exif_orientation
 from ...files import check_file
+from ...pixels import exif_orientation
 from .image_files import image_files, without_absent
 
 logger = logging.getLogger(__name__)
