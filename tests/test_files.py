@@ -141,7 +141,7 @@ def test_a_place_to_write_to(tmp_path, monkeypatch):
     for path, folder, says in [
         ("file", True, "file is a file, where a folder is needed"),
         ("file/x.png", False, "file is a file, where a folder is needed"),
-        (tmp_path, False, "a folder is there, where a file is to be written"),
+        (tmp_path, False, "it is a folder, not a file"),
         ("/proc/x", True, r"--there /proc/x: cannot be written \("),
         ("/proc/x/y.png", False, "/proc/x/y.png: cannot be written"),
     ]:
