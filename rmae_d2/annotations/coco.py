@@ -215,6 +215,11 @@ def read_annotations(path: str, name: str | None = None) -> Annotations:
     return _read(path, (status.st_mtime_ns, status.st_size) if status else None)
 
 
+def forget_annotations() -> None:
+    """Frees the files that were read, but for what somebody holds; asked for again, they are read again."""
+    _read.cache_clear()
+
+
 def read_images(path: str) -> list[Image]:
     """The ``images`` of an annotation file alone, whatever its annotations are, in the file's order.
 

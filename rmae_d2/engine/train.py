@@ -20,6 +20,7 @@ from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from ..annotations.coco import forget_annotations
 from ..checkpoint import export_backbone, load_pretrained
 from ..config import apply_overrides, load_config, save_config
 from ..data import SkipCounter, TrainLoader
@@ -129,6 +130,7 @@ def train(cfg: DictConfig, resume: bool, events: EventWriter, profile: bool = Fa
     loader: TrainLoader = instantiate(cfg.dataloader.train)
     testing = _testing(cfg) if cfg.train.eval_period > 0 else None
     knn = _knn(cfg)
+    forget_annotations()  # gigabytes, of which each reader has kept what it needs
     device = pick_device(cfg.train.device)
     model = instantiate(cfg.model).to(device)
     _check_activation_checkpointing(cfg, model)

@@ -8,7 +8,12 @@ import pickle
 import numpy as np
 import pytest
 
-from rmae_d2.annotations.coco import check_instances, read_annotations, read_images
+from rmae_d2.annotations.coco import (
+    check_instances,
+    forget_annotations,
+    read_annotations,
+    read_images,
+)
 from rmae_d2.errors import AnnotationError, UserError
 from tests.helpers import coco_rectangle
 
@@ -58,6 +63,9 @@ def test_images_are_found_by_id_path_and_name(tmp_path):
 def test_a_file_is_read_once_until_it_changes(tmp_path):
     held = read(tmp_path, [coco_rectangle(1, 5, 9, BOX)])
     assert read_annotations(held.path) is held and held.labelled
+    forget_annotations()
+    again = read_annotations(held.path)
+    assert again is not held and again.digest == held.digest
     changed = read(tmp_path, [coco_rectangle(12, 5, 9, BOX)])
     assert changed.digest != held.digest and found(changed, "a.jpg") == (5, [12])
     assert found(held, "a.jpg") == (5, [1])
