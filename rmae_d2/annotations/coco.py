@@ -66,7 +66,7 @@ class Annotations:
         keys = sorted(reader.images, key=lambda key: (isinstance(key, str), key))
         images = [reader.images[key] for key in keys]
         self._ids = _Places(keys)
-        self._bases = _Places([posixpath.basename(slashes(image.file_name)) for image in images])
+        self._stems = _Places([_stem(slashes(image.file_name)) for image in images])
         self._images = _Packed([pickle.dumps(tuple(image)) for image in images])
         rows = {key: row for row, key in enumerate(keys)}
         owners = np.array([rows[key] for key in reader.owners], np.int64)
@@ -122,7 +122,7 @@ class Annotations:
         """The image of a dataset dict, with its instances; None where the file does not have it.
 
         Found by `image_id` where that is one of the file's, else by the longest end of its path that is an
-        image's `file_name`, else by the file's name alone.
+        image's `file_name`, else by the file's name alone, in the end in any case and with any extension.
 
         Raises:
             UserError: the image with this id is another file, or several have this name.
@@ -135,8 +135,10 @@ class Annotations:
                     self._check_name(image, path)
                     return self[row]
         base = posixpath.basename(path)
-        named = {row: slashes(self._image(row).file_name) for row in self._bases.of(base)}
-        named = {row: name for row, name in named.items() if posixpath.basename(name) == base}
+        like = {row: slashes(self._image(row).file_name) for row in self._stems.of(_stem(base))}
+        like = {row: name for row, name in like.items() if _stem(name) == _stem(base)}
+        # In another case or with another extension only where nothing has the very name.
+        named = {row: n for row, n in like.items() if posixpath.basename(n) == base} or like
         ends = [row for row, name in named.items() if f"/{path}".endswith(f"/{name}")]
         if ends:
             return self[max(ends, key=lambda row: len(named[row]))]
@@ -150,8 +152,7 @@ class Annotations:
     def _check_name(self, image: Image, path: str) -> None:
         """UserError where the image is another photo; another extension passes."""
         there = slashes(image.file_name)
-        stems = {posixpath.splitext(posixpath.basename(name))[0] for name in (there, path)}
-        if len(stems) > 1:
+        if _stem(there) != _stem(path):
             raise UserError(
                 f"{self.path} says that image {image.id} is {there}, the data set says {path}: "
                 "they are different data sets. Name the json of this data set"
@@ -189,6 +190,11 @@ class _Places:
 
 def _hash(value: int | str) -> int:
     return int.from_bytes(blake2b(repr(value).encode(), digest_size=8).digest(), "little")
+
+
+def _stem(name: str) -> str:
+    """By which file names of two systems are the same: without folders, extension, and case."""
+    return posixpath.splitext(posixpath.basename(name))[0].casefold()
 
 
 def slashes(name: str) -> str:
@@ -296,7 +302,9 @@ class Reader:
 
     def notes(self) -> list[str]:
         """What was left out or mended."""
-        return [f"{len(of)} {reason}, such as {examples(of)}" for reason, of in self._noted.items()]
+        return [
+            f"{reason}: {len(of)}, such as {examples(of)}" for reason, of in self._noted.items()
+        ]
 
     def log_notes(self) -> None:
         """One warning for each reason."""
@@ -382,7 +390,7 @@ class Reader:
                 f"{_ONE_IN} may be left out. {first}. Correct or remove these entries"
             )
         for label, *_ in unreadable:
-            self.note(label, f"{section} cannot be read and are left out ({first})")
+            self.note(label, f"{section} that cannot be read, left out ({first})")
 
     def check(self) -> None:
         """Leaves out images without a size. AnnotationError: what only the whole file shows to be wrong."""
@@ -421,7 +429,7 @@ class Reader:
                 f"{image.width}x{image.height}. Give every image its own id"
             )
         if before is not image:
-            self.note(image.id, "images stand in it twice and are taken once")
+            self.note(image.id, "images that stand in it twice, taken once")
         return None if self._images_only else problem
 
     def _category(self, entry: dict[str, Any], place: int) -> None:
@@ -452,7 +460,7 @@ class Reader:
         if image is None:
             return None
         if not image.height:
-            self.note(name, "annotations are of images whose size cannot be read: left out")
+            self.note(name, "annotations of images whose size cannot be read, left out")
             return None
         self._segmented += bool(entry.get("segmentation"))
         try:
@@ -464,7 +472,7 @@ class Reader:
             label = f"{shown(entry.get('category_id'))} of {label_of('annotations', entry, place)}"
             self._first_use[instance.category_id] = label
         if min(instance.box[2:]) <= 0:
-            self.note(name, "annotations have no area, neither box nor mask: left out")
+            self.note(name, "annotations whose box and mask have no area, left out")
             return None
         key, packed = key_of(image.id), pickle.dumps(tuple(instance))
         if not self._is_repeated(instance.id, hash((key, packed))):
@@ -476,7 +484,7 @@ class Reader:
         """The listed image of an annotation; None, which is counted. ValueError: its id has no reading."""
         image = self.images.get(key_of(identifier(entry.get("image_id"))))
         if image is None:
-            self.note(name, "annotations are of images that it does not list: left out")
+            self.note(name, "annotations of images that it does not list, left out")
         return image
 
     def _is_repeated(self, identity: Any, content: int) -> bool:
@@ -486,9 +494,9 @@ class Reader:
             self._contents[name] = content
             return False
         if self._contents[name] == content:
-            self.note(identity, "annotations stand in it twice and are taken once")
+            self.note(identity, "annotations that stand in it twice, taken once")
             return True
-        self.note(identity, "annotations have the id of another one: both are taken")
+        self.note(identity, "annotations with the id of another one, both taken")
         return False
 
 

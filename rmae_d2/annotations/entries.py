@@ -169,7 +169,7 @@ def _box(
         raise Unreadable("bbox", problem)
     box = box_of(mask, size)
     if min(box[2:]) > 0:
-        note("annotations have no usable box: that of the mask is taken")
+        note("annotations without a usable box, that of the mask is taken")
     return box
 
 
@@ -187,7 +187,7 @@ def _area(
         area = -1.0
     if area >= 0:
         return area
-    note("annotations have no area: that of the mask, else of the box is taken")
+    note("annotations without `area`, that of the mask, else of the box is taken")
     if mask is None:
         return box[2] * box[3]
     from pycocotools import mask as mask_util

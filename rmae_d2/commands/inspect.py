@@ -7,6 +7,7 @@ rmae-d2 inspect DIR --images /new/place          where the images are now
 """
 
 import argparse
+import logging
 
 from ..config.ranges import COUNT
 from . import options
@@ -27,6 +28,7 @@ def run(args: argparse.Namespace) -> None:
     if args.store.lower().endswith(".json"):
         from ..annotations.summary import summary
 
+        logging.getLogger("rmae_d2.annotations").setLevel(logging.ERROR)  # the summary says it too
         print(summary(args.store))
         return
     from ..visualization.store_sheet import inspect_store

@@ -53,6 +53,7 @@ def test_images_are_found_by_id_path_and_name(tmp_path):
     assert found(held, "/p/b.jpg", "set/b.jpg") == found(held, "/p/b.png", 3) == (3, [3])
     assert found(held, "/p/x/ü.jpg", "x/ü.jpg") == (4, [100, 4])
     assert found(held, "c.jpg", np.int64(9)) == found(held, "/flat/c.jpg", 77) == (9, [9])
+    assert found(held, "/p/B.PNG", "B.PNG") == (3, [3])
     assert found(held, "q.jpg", "q") is None
     with pytest.raises(UserError, match=r"2 images called a\.jpg"):
         found(held, "/flat/a.jpg")

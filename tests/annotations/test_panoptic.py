@@ -42,7 +42,7 @@ def test_odd_values(tmp_path, caplog):
     assert [png for _, png in found] == [f"{n}.png" for n in (1, 2, 3, 5, *range(7, 13))]
     assert [image.id for image, _ in found][3] == 5
     assert "file_name 'null' names no PNG" in caplog.text
-    assert "images that it does not list: left out, such as 6.png" in caplog.text
+    assert "images that it does not list, left out: 1, such as 6.png" in caplog.text
 
 
 def test_other_jsons_are_refused(tmp_path):

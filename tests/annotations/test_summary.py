@@ -23,9 +23,9 @@ def test_counts_classes_and_what_is_left_out(tmp_path):
         "11 objects, 1 of them crowds: 9 with polygons, 1 with run lengths, 1 with boxes alone"
     )
     assert lines[2].startswith(
-        "1 annotations have no usable box: that of the mask is taken, such as 3"
+        "annotations without a usable box, that of the mask is taken: 1, such as 3"
     )
-    assert "cannot be read and are left out (annotation '4': segmentation has a polygon" in lines[3]
+    assert "that cannot be read, left out (annotation '4': segmentation has a polygon" in lines[3]
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[-2:]]
     assert cells == [["cat", "4", "10", "2"], ["dog", "9", "1", "1"]]
 

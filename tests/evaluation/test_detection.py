@@ -133,7 +133,7 @@ def test_boxes_without_masks(small, register, detections, feed, caplog):
     assert list(found) == ["bbox"] and found["bbox"]["AP"] == pytest.approx(100)
     assert "has no masks: segm is not evaluated" in caplog.text
     assert (
-        "2 annotations have no area: that of the mask, else of the box is taken, such as 1, 2"
+        "annotations without `area`, that of the mask, else of the box is taken: 2, such as 1, 2"
         in caplog.text
     )
     with pytest.raises(UserError, match="has boxes only: .*tasks=.bbox."):
@@ -155,8 +155,8 @@ def test_odd_annotations(small, register, square, detections, feed, caplog):
     reader = detections(path)
     reader.coco.anns[3]["segmentation"] = square(3, 20, 7, [30, 5, 10, 10])["segmentation"]
     found = feed(DetectionEvaluator(name), reader.perfect()).evaluate()
-    assert "1 annotations have no area, neither box nor mask: left out, such as 4" in caplog.text
-    assert "1 annotations are of images that it does not list: left out, such as 5" in caplog.text
+    assert "annotations whose box and mask have no area, left out: 1, such as 4" in caplog.text
+    assert "annotations of images that it does not list, left out: 1, such as 5" in caplog.text
     assert "1 of 4 annotations have no mask" in caplog.text
     assert found["bbox"]["AP-cat"] == found["segm"]["AP-cat"] == pytest.approx(100)
     assert found["bbox"]["AP-dog"] == pytest.approx(100)

@@ -110,9 +110,9 @@ def test_what_cannot_be_learned_from_is_left_out(own, caplog):
     assert _ids(dicts) == [1, 3] and len(dicts[0]["annotations"]) == 2
     assert dicts[1]["annotations"][0]["bbox"] == [5, 5, 5, 5], "of its mask"
     for note in (
-        "1 annotations have no area, neither box nor mask: left out, such as 5",
-        "1 annotations have no usable box: that of the mask is taken, such as 4",
-        "1 annotations are of images that it does not list: left out, such as 7",
+        "annotations whose box and mask have no area, left out: 1, such as 5",
+        "annotations without a usable box, that of the mask is taken: 1, such as 4",
+        "annotations of images that it does not list, left out: 1, such as 7",
     ):
         assert note in caplog.text
     assert "1 instances have no mask, nor a polygon of three points, such as in the images 1" in (

@@ -117,7 +117,7 @@ def test_damaged_segmentations_are_left_out_and_named(tmp_path, caplog):
     damaged = annotation([[*BOX, 1.0]], id=71)
     file = write(tmp_path, [*[annotation([BOX], id=n) for n in range(10)], damaged])
     assert InstanceSource(file)(SAMPLE, IMAGE).num_masks == 10
-    assert "1 annotations cannot be read and are left out (annotation '71': segmentation has" in (
+    assert "annotations that cannot be read, left out (annotation '71': segmentation has" in (
         caplog.text
     )
     caplog.clear()
