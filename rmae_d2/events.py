@@ -54,7 +54,7 @@ class EventWriter:
 
     def __init__(self, folder: str | Path | None) -> None:
         self.path = None if folder is None else Path(folder) / FILE
-        self._failed = False
+        self._begun = self._failed = False
 
     def write(self, event: str, **fields: Any) -> None:
         """Writes one event now.
@@ -69,8 +69,11 @@ class EventWriter:
         line = json.dumps(_plain({"event": event, "time": time, **fields}), ensure_ascii=False)
         try:
             _append(self.path, line.encode(errors="replace") + b"\n")
+            self._begun = True
         except OSError as error:
-            if not self._failed:
+            # The folder of a start that has failed may be gone.
+            gone = self._begun and isinstance(error, FileNotFoundError)
+            if not (self._failed or gone):
                 self._failed = True  # before the warning, which is an event too
                 logger.warning("events are lost: %s could not be written (%s)", self.path, error)
 

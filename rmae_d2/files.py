@@ -4,6 +4,7 @@ import codecs
 import contextlib
 import errno
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -40,7 +41,7 @@ def atomic_file(
         with PathManager.open(name, "wb") as remote:
             yield remote
         return
-    draft = f"{name}.{secrets.token_hex(4)}.tmp"
+    draft = f"{name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
     try:
         with open(draft, "xb") as file:
             yield file
@@ -58,6 +59,29 @@ def atomic_file(
     finally:
         with contextlib.suppress(OSError):  # a file stands in place of the folder
             os.unlink(draft)
+
+
+def is_being_written(draft: str | os.PathLike[str]) -> bool:
+    """Whether a draft of :func:`atomic_file`, or of 0.1, is of another process of this machine that lives."""
+    match = re.search(r"\.(?:tmp)?(\d+)(?:-[0-9a-f]{8}\.tmp)?$", os.fspath(draft))
+    pid = int(match[1]) if match else os.getpid()
+    return pid != os.getpid() and started(pid) is not None
+
+
+def started(pid: int) -> str | None:
+    """When a process of this machine began, in a form to compare; None for none, "" where nobody says."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return None
+    except OSError:
+        pass  # another user's
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return None if fields[0] in "ZX" else fields[19]
 
 
 def _link(draft: str, name: str) -> bool:

@@ -293,7 +293,7 @@ class Runs:
         return [*line, *flags, *self.tiny, f"train.output_dir={out}", *overrides]
 
     def start(self, command: list[str], **env: str) -> subprocess.Popen:
-        """Starts a process, its output in one pipe."""
+        """Starts a process, its output in one pipe, as a terminal does: in a process group of its own."""
         return subprocess.Popen(
             command,
             cwd=ROOT,
@@ -301,6 +301,7 @@ class Runs:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,
         )
 
     def run(self, command: list[str], **env: str) -> tuple[int, str]:
@@ -351,14 +352,16 @@ class Runs:
         ranks = map(str, range(tasks))
         return [{**common, "SLURM_PROCID": rank, "SLURM_LOCALID": rank} for rank in ranks]
 
-    def signal_when(self, process: subprocess.Popen, condition, number: int) -> tuple[int, str]:
-        """Sends a signal as soon as a condition holds; exit code and output."""
+    def signal_when(
+        self, process: subprocess.Popen, condition, number: int, group: bool = False
+    ) -> tuple[int, str]:
+        """Sends a signal as soon as a condition holds, also to the whole group; exit code and output."""
         deadline = time.monotonic() + HUNG
         while not condition():
             assert process.poll() is None, process.communicate()[0]
             assert time.monotonic() < deadline, "the run did not get there"
             time.sleep(0.0005)
-        process.send_signal(number)
+        os.killpg(process.pid, number) if group else process.send_signal(number)
         output, _ = process.communicate(timeout=HUNG)
         return process.returncode, output
 

@@ -19,10 +19,11 @@ The first line of the log says how the run was started. MASTER_ADDR and MASTER_P
 replace what srun would have taken: the first host, and a port made from the job's id. All machines share
 the run's output folder.
 
-SIGTERM, SIGUSR1 and SIGUSR2 save a checkpoint and end the run on all machines; --resume continues it, on
-as many processes as you like. torchrun passes SIGTERM on and kills what is left after 30 s; other signals it
-passes on if told so: --signals-to-handle SIGTERM,SIGINT,SIGUSR1 (in older releases by the variable
-TORCHELASTIC_SIGNALS_TO_HANDLE). With its --max-restarts, add --resume from the start.
+Ctrl-C, SIGTERM, SIGUSR1 and SIGUSR2 save a checkpoint and end the run on all machines, a second ctrl-C ends
+it at once; --resume continues it, on as many processes as you like. torchrun passes SIGTERM on and kills
+what is left after 30 s; other signals it passes on if told so: --signals-to-handle SIGTERM,SIGINT,SIGUSR1 (in
+older releases by the variable TORCHELASTIC_SIGNALS_TO_HANDLE). With its --max-restarts, add --resume from the
+start.
 
 A rank that fails or is lost ends all ranks within a minute, with the first error shown.
 """

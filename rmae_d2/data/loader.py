@@ -307,7 +307,7 @@ def _on_device(batch: Any, device: torch.device) -> Any:
 
 
 # Sent to the process group these are for the main process, which saves and ends its workers.
-_NOT_FOR_WORKERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_NOT_FOR_WORKERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 @contextmanager

@@ -15,17 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.utils import comm
-from torch import nn
+from torch import Tensor, nn
 
 from ..checkpoint import atomic_save
+from ..checkpoint.formats import check_finite
 from ..checkpoint.sharded import read_checkpoint, read_sharded, remove_checkpoint, save_sharded
 from ..errors import CheckpointError, UserError
-from ..files import atomic_file
-from .parallel import as_sharded, gathered_on_main, is_sharded, mesh_of, unwrap
+from ..files import atomic_file, is_being_written
+from .parallel import as_sharded, gathered_on_main, is_sharded, local, mesh_of, unwrap
 
 logger = logging.getLogger(__name__)
 
 FINAL = "model_final"
+_LONGEST_NAME = 255  # bytes
 _NUMBERED = re.compile(r"^model_(\d{7,})(\.pth)?$")
 
 
@@ -88,10 +90,11 @@ class Checkpointer:
                 remove_checkpoint(path)
 
     def sweep(self) -> None:
-        """Deletes what is unfinished of a run that was killed while it saved."""
+        """Deletes what is unfinished of a run that was killed while it saved, nothing that is written now."""
         for pattern in ("*.pth.*tmp*", "model_*.tmp", "last_checkpoint.*tmp*"):
             for path in self.folder.glob(pattern):
-                remove_checkpoint(path)
+                if not is_being_written(path):
+                    remove_checkpoint(path)
 
     def numbered(self) -> list[Path]:
         """Checkpoints with an iteration in their name, newest first."""
@@ -101,12 +104,28 @@ class Checkpointer:
 
     def candidates(self) -> list[Path]:
         """Where a run may continue from, in order of preference: the marked one, then the newest."""
-        marker = self.folder / "last_checkpoint"
-        marked = [self.folder / marker.read_text().strip()] if marker.exists() else []
+        name = self._marked()
+        marked = [self.folder / name] if name else []
         final = self.folder / f"{FINAL}.pth"
         # A run that was prolonged has numbered checkpoints after its model_final.
         rest = sorted([final, *self.numbered()], key=_age) if final.exists() else self.numbered()
         return list(dict.fromkeys(p for p in [*marked, *rest] if _is_checkpoint(p)))
+
+    def _marked(self) -> str | None:
+        """The name in last_checkpoint, where it is one of a checkpoint in this folder."""
+        try:
+            with open(self.folder / "last_checkpoint", "rb") as file:
+                text = file.read(_LONGEST_NAME + 1).decode().strip()
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            problem = f"is damaged ({error!s:.80})"
+        else:
+            if _is_name(text) and _is_checkpoint(self.folder / text):
+                return text
+            problem = f"names no checkpoint of this folder ({text!r:.80})"
+        logger.warning("%s %s; looking for the newest", self.folder / "last_checkpoint", problem)
+        return None
 
     def resume(self) -> tuple[Path, int] | None:
         """Restores the newest complete checkpoint.
@@ -149,7 +168,7 @@ class Checkpointer:
         """A checkpoint's content, whole or, where this run is sharded and it is too, in shards.
 
         Raises:
-            CheckpointError: in all processes, where one can't read it.
+            CheckpointError: in all processes, where one can't read it, or it holds NaN or infinite weights.
         """
         content: dict[str, Any] = {}
         message = None
@@ -158,6 +177,7 @@ class Checkpointer:
                 content = read_sharded(str(path), mesh_of(self.model))
             else:
                 content = read_checkpoint(str(path))
+            _check_content(path, content)
         except CheckpointError as error:
             message = str(error)
         failed = next((other for other in comm.all_gather(message) if other), None)
@@ -179,13 +199,37 @@ class Checkpointer:
             self.model.load_state_dict(as_sharded(content["model"], own))
             for key, part in self.parts.items():
                 part.load_state_dict(content[key])
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(
                 f"{path}: was written by another model or optimizer configuration: {error!s:.600}\n"
                 "Resume with the configuration the run began with, or start from these weights in another "
                 f"train.output_dir with train.init_checkpoint={path}"
             ) from error
         return int(content["iteration"]) + 1
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a folder has checkpoints, or a word of some."""
+    certain = (folder / "last_checkpoint", folder / f"{FINAL}.pth")
+    numbered = (p for p in folder.glob("model_*") if _NUMBERED.match(p.name))
+    return any(p.exists() for p in certain) or any(map(_is_checkpoint, numbered))
+
+
+def _check_content(path: Path, content: Any) -> None:
+    """Refuses what is no checkpoint of a run, and what nobody should train on."""
+    if not isinstance(content, dict) or not isinstance(content.get("iteration"), int):
+        raise CheckpointError(f"{path}: holds no state of a run")
+    for name in ("model", "ema"):
+        weights = content.get(name)
+        if isinstance(weights, dict):
+            tensors = {f"{name}.{k}": local(v) for k, v in weights.items() if isinstance(v, Tensor)}
+            check_finite(tensors, str(path))
+
+
+def _is_name(text: str) -> bool:
+    """Whether text names a file in a folder, not one elsewhere."""
+    fits = 0 < len(text.encode()) <= _LONGEST_NAME
+    return fits and text.isprintable() and Path(text).name == text
 
 
 def _is_checkpoint(path: Path) -> bool:

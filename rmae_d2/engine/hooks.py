@@ -1,6 +1,7 @@
 """What happens around a step: learning rate, checkpoints, signals, averages, pictures."""
 
 import logging
+import os
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -106,14 +107,23 @@ class StoppedBySignal(SystemExit):
         self.iteration = iteration
 
 
+def say_how_to_end_at_once() -> None:
+    """Answers ctrl-C; from a signal handler, which may have interrupted a print."""
+    os.write(
+        2, b"\nsaving after the running step, then ending; ctrl-C again ends at once, unsaved\n"
+    )
+
+
 class SaveOnSignal(HookBase):
-    """SIGTERM, SIGUSR1 and SIGUSR2 save a checkpoint after the running step and end the run cleanly.
+    """SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 save a checkpoint after the running step and end the run cleanly.
 
     Every rank may get the signal at another step, so the ranks ask each other every ``poll_period`` steps.
+    A second SIGINT, ctrl-C's, ends a process that is alone at once; of several their launcher does so. Where
+    SIGINT is ignored, it stays so.
     """
 
     # SIGTERM is a cluster's, SIGUSR1 what people give sbatch --signal, SIGUSR2 submitit's.
-    SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+    SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 
     def __init__(self, checkpoint: PeriodicCheckpoint, poll_period: int = 10) -> None:
         self.checkpoint = checkpoint
@@ -122,14 +132,19 @@ class SaveOnSignal(HookBase):
         self._previous: dict[int, Any] = {}
 
     def before_train(self) -> None:
-        self._previous = {s: signal.signal(s, self._note) for s in self.SIGNALS}
+        ignored = {signal.SIGINT} if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else set()
+        heard = set(self.SIGNALS) - ignored
+        self._previous = {s: signal.signal(s, self._note) for s in heard}
 
     def after_train(self) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
+        self.received = self.received or number
+        if number == signal.SIGINT and comm.get_world_size() == 1:
+            signal.signal(number, signal.SIG_DFL)
+            say_how_to_end_at_once()
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1

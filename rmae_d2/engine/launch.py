@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing import active_children
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import torch
@@ -28,7 +28,7 @@ from torch.distributed.elastic.multiprocessing import (
 )
 
 from ..errors import UserError
-from .hooks import SaveOnSignal
+from .hooks import SaveOnSignal, say_how_to_end_at_once
 from .ring import EndedBySignal, Ring
 
 #: What torchrun puts into the environment of every process.
@@ -77,7 +77,8 @@ def launch_training(main: Main, args: argparse.Namespace) -> None:
 
     Alone, it runs here; with ``--num-gpus`` or ``--num-machines``, in processes that PyTorch's elastic
     launcher starts; under torchrun, srun or submitit, here again, as one of their ranks. Of several, one that
-    fails or is lost ends all, see :mod:`~.ring`. SIGTERM, SIGUSR1 and SIGUSR2 reach all, which save and end.
+    fails or is lost ends all, see :mod:`~.ring`. SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 reach all, which save
+    and end.
 
     Args:
         main: run in every process.
@@ -102,6 +103,8 @@ def launch_training(main: Main, args: argparse.Namespace) -> None:
             main(args)
         except UserError as error:
             sys.exit(f"error: {error}")
+        except KeyboardInterrupt:
+            _exit_interrupted()
 
 
 def _start_ranks(main: Main, args: argparse.Namespace) -> None:
@@ -124,7 +127,10 @@ def _start_ranks(main: Main, args: argparse.Namespace) -> None:
         values = (first + i, size * args.num_machines, i, size, address.hostname, address.port)
         envs[i] = dict(zip(_TORCHRUN, map(str, values), strict=True))
         envs[i][_LAUNCHER] = "--num-gpus and --num-machines"
+    before = signal.getsignal(signal.SIGINT)
     with tempfile.TemporaryDirectory(prefix="rmae_d2_") as folder:
+        # Ctrl-C reaches the whole group; the ranks inherit the block until they can do something about it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         ranks = start_processes(
             "rank",
             _run_rank,
@@ -135,6 +141,8 @@ def _start_ranks(main: Main, args: argparse.Namespace) -> None:
         )
         for number in SaveOnSignal.SIGNALS:
             signal.signal(number, _forward)  # elastic's own handler allows 30 s for the saving
+        signal.signal(signal.SIGINT, before if before is signal.SIG_IGN else _interrupt)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         try:
             result = ranks.wait(period=0.2)
         except SignalException as stopped:
@@ -143,6 +151,8 @@ def _start_ranks(main: Main, args: argparse.Namespace) -> None:
         for local_rank, failure in (result.failures if result else {}).items():
             if "timestamp" in failure.error_file_data:
                 sys.exit(f"error: {failure.message}")
+            if signal.getsignal(signal.SIGINT) is _kill:
+                _exit_interrupted()
             how = failure.message if failure.exitcode < 0 else f"exit code {failure.exitcode}"
             who = f"rank {first + local_rank} ({socket.gethostname()})"
             sys.exit(f"error: {who} was lost: its process is gone ({how})")
@@ -171,6 +181,9 @@ def _run_rank(main: Main, args: argparse.Namespace) -> None:
         _report(f"rank {start.rank} did not find the others at {where}: {error}")
         sys.exit(1)
     before = signal.signal(signal.SIGTERM, _end)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _end)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     stopped: SystemExit | None = None
     try:
         try:
@@ -198,6 +211,8 @@ def _report(message: str) -> None:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
+    for other in (signal.SIGTERM, signal.SIGINT):  # the launcher sends one, the terminal the other
+        signal.signal(other, signal.SIG_IGN)
     name = signal.Signals(number).name
     raise EndedBySignal(f"ended by {name}; there was no training under way to save")
 
@@ -206,6 +221,25 @@ def _forward(number: int, frame: FrameType | None) -> None:
     for child in active_children():
         if child.pid is not None:
             os.kill(child.pid, number)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Ctrl-C: the ranks are to save and end."""
+    signal.signal(signal.SIGINT, _kill)
+    say_how_to_end_at_once()
+    _forward(signal.SIGTERM, frame)
+
+
+def _kill(number: int, frame: FrameType | None) -> None:
+    """Ctrl-C for the second time."""
+    for child in active_children():
+        child.kill()
+    _exit_interrupted()
+
+
+def _exit_interrupted() -> NoReturn:
+    print("error: interrupted from the keyboard", file=sys.stderr, flush=True)
+    sys.exit(128 + signal.SIGINT)
 
 
 def _free_port() -> int:

@@ -19,6 +19,10 @@ from ..events import EventWriter, last_iteration, outcome, read_run, split_start
 from .hooks import StoppedBySignal
 from .provenance import describe_code
 
+logger = logging.getLogger(__name__)
+
+_FILE_ONLY = {"off_screen": True}
+_WORDS: dict[type[BaseException], str] = {KeyboardInterrupt: "interrupted from the keyboard"}
 _LOGGERS = ("fvcore", "detectron2", "rmae_d2")
 _PACKAGES = ("torch", "torchvision", "detectron2", "numpy", "Pillow", "timm")
 
@@ -62,13 +66,16 @@ class RunEvents:
             )
             self.writer.write("end", outcome="stopped", text=text)
         elif error is not None:
-            self.writer.write("error", type=type(error).__name__, text=str(error))
+            text = str(error) or _WORDS.get(type(error), "")
+            # An error in training stands in log.txt with its traceback; this says that it was the end.
+            logger.error("the run ended", exc_info=(type(error), error, None), extra=_FILE_ONLY)
+            self.writer.write("error", type=type(error).__name__, text=text)
             self.writer.write("end", outcome="failed")
             return  # what ended the other ranks is still to be logged
         else:
             outcome = "evaluated" if self.args.eval_only else "finished"
             self.writer.write("end", outcome=outcome)
-        _listen(None)
+        stop_listening()
 
 
 class _Handler(logging.Handler):
@@ -82,6 +89,11 @@ class _Handler(logging.Handler):
         if record.exc_info is None:
             event = "error" if record.levelno >= logging.ERROR else "warning"
             self.writer.write(event, text=record.getMessage(), logger=record.name)
+
+
+def stop_listening() -> None:
+    """Nothing that is logged from here on becomes an event."""
+    _listen(None)
 
 
 def _listen(handler: _Handler | None) -> None:

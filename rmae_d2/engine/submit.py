@@ -38,7 +38,8 @@ class TrainingJob:
         except StoppedBySignal as stopped:
             # Training has kept the signal from submitit until it had saved. Of SIGTERM (scancel) submitit
             # takes no notice; after its own it has the first task requeue the job, and end.
-            signal.raise_signal(stopped.number)
+            if stopped.number != signal.SIGINT:
+                signal.raise_signal(stopped.number)
             sys.exit(0)
 
     def checkpoint(self) -> Any:

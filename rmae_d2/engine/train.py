@@ -32,7 +32,7 @@ from ..inference.finished_run import pick_device
 from ..modeling import RMAE, LearnedMasking
 from ..solver import build_optimizer
 from ..visualization import draw_loss_curve, draw_reconstructions
-from .checkpointer import Checkpointer
+from .checkpointer import Checkpointer, holds_run
 from .hooks import (
     EMA,
     EMAHook,
@@ -50,6 +50,7 @@ from .progress import Profile, StepWriter, WarnOfDataWait
 from .provenance import describe_code
 from .ring import is_collective_failure
 from .run_events import RunEvents, describe_before, write_config
+from .run_folder import RunFolder, claim
 from .throughput import Peak, compile_model, device_peak, tune_for
 from .trainer import Trainer
 
@@ -75,15 +76,16 @@ def main(args: argparse.Namespace) -> Any:
     base = load_config(args.config_file)
     cfg = apply_overrides(base, args.opts)
     OmegaConf.set_struct(cfg, False)
-    if not args.eval_only and not args.resume:
-        refuse_to_overwrite(cfg.train.output_dir)
-    _setup(cfg, args)
-    with RunEvents(cfg.train.output_dir, args, describe_start()) as events:
-        cfg = adapt_to_data(cfg, args.opts, eval_only=args.eval_only)
-        write_config(events, cfg, base, args.config_file)
-        if args.eval_only:
-            return evaluate_only(cfg, events)
-        return train(cfg, args.resume, events, profile=getattr(args, "profile", False))
+    with claim(cfg.train.output_dir, lock=not args.eval_only) as folder:
+        if not args.eval_only and not args.resume:
+            refuse_to_overwrite(cfg.train.output_dir)
+        _setup(cfg, args)
+        with RunEvents(cfg.train.output_dir, args, describe_start()) as events:
+            cfg = adapt_to_data(cfg, args.opts, eval_only=args.eval_only)
+            write_config(events, cfg, base, args.config_file)
+            if args.eval_only:
+                return evaluate_only(cfg, events)
+            return train(cfg, args.resume, events, folder, getattr(args, "profile", False))
 
 
 def _setup(cfg: DictConfig, args: argparse.Namespace) -> None:
@@ -117,14 +119,16 @@ def _belongs_on_screen(record: logging.LogRecord) -> bool:
 
 def refuse_to_overwrite(output_dir: str) -> None:
     """UserError where a run is there already."""
-    if comm.is_main_process() and (Path(output_dir) / "last_checkpoint").exists():
+    if comm.is_main_process() and holds_run(Path(output_dir)):
         raise UserError(
             f"{output_dir} already holds a run: add --resume (before the overrides) to continue it, or "
             "choose another train.output_dir=..."
         )
 
 
-def train(cfg: DictConfig, resume: bool, events: EventWriter, profile: bool = False) -> Any:
+def train(
+    cfg: DictConfig, resume: bool, events: EventWriter, folder: RunFolder, profile: bool = False
+) -> Any:
     """Runs the training that a config describes; see :func:`main`."""
     # First: missing data must stop at once, those to evaluate on too.
     loader: TrainLoader = instantiate(cfg.dataloader.train)
@@ -193,6 +197,7 @@ def train(cfg: DictConfig, resume: bool, events: EventWriter, profile: bool = Fa
             SaveOnSignal(checkpoint),
         ]
     )
+    folder.keep()
     if start >= cfg.train.max_iter:
         logger.info("nothing left to train: train.max_iter=%d", cfg.train.max_iter)
     else:

@@ -314,7 +314,7 @@ def spawned(rank, mode):
 
 def main(mode):
     stopped = []
-    for name in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+    for name in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT):
         signal.signal(name, lambda number, frame: stopped.append(number))
     dicts = [{"image_id": i} for i in range(64)]
     if mode == "eval":
@@ -326,7 +326,7 @@ def main(mode):
     next(batches)
     print("ready", flush=True)
     if mode == "signal":
-        while len(stopped) < 3:
+        while len(stopped) < 4:
             time.sleep(0.05)
         for _ in range(30):
             next(batches)
@@ -362,7 +362,7 @@ def test_a_process_ends_with_its_workers(tmp_path, mode):
     try:
         if mode == "signal":
             assert process.stdout.readline() == "ready\n"
-            for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+            for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT):
                 os.killpg(process.pid, number)
                 time.sleep(0.1)
         out, err = process.communicate(timeout=60)

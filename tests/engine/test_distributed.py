@@ -81,13 +81,15 @@ def test_a_failure_ends_both_processes(runs, tmp_path, two_processes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_signals_reach_both_and_the_run_continues(
     runs, pair, tmp_path, two_processes, assert_same_runs, number
 ):
     out = tmp_path / "run"
-    process = runs.start(runs.command(out, *LONG, *SUM, flags=two_processes))
-    code, output = runs.signal_when(process, logs(out, 0), number)
+    workers = "dataloader.train.num_workers=1"
+    process = runs.start(runs.command(out, *LONG, *SUM, workers, flags=two_processes))
+    group = number == signal.SIGINT  # as of a terminal
+    code, output = runs.signal_when(process, logs(out, 0), number, group)
     assert code == 0, output
     assert re.search(
         f"stopped by {number.name} after iteration 1?9; continue with --resume", output

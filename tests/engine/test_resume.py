@@ -1,13 +1,18 @@
 """Runs that are killed or stopped continue bit for bit."""
 
+import os
+import re
 import signal
 import sys
+import time
 
 import pytest
 import torch
 
+from rmae_d2.engine.checkpointer import holds_run
 from rmae_d2.errors import CheckpointError, UserError
-from tests.helpers import events, logs
+from rmae_d2.events import read_events
+from tests.helpers import events, logs, wait_for
 
 FULL = ("train.ema.decay=0.9", "train.clip_grad=0.2", "dataloader.train.num_workers=2")
 
@@ -114,6 +119,45 @@ def test_signals_save_and_end_cleanly(runs, reference, tmp_path, assert_same_run
     assert not (out / "model_final.pth").exists()
     runs.train(out, resume=True)
     assert_same_runs(reference, out)
+
+
+def test_ctrl_c_of_a_terminal(runs, full_reference, tmp_path, assert_same_runs):
+    """It goes to the loader's workers too; while the run lasts, no other begins in its folder."""
+    out = tmp_path / "run"
+    process = runs.start(runs.command(out, *FULL))
+    wait_for(logs(out, 1))
+    before = snapshot(out)
+    process.send_signal(signal.SIGSTOP)
+    for resume in (False, True):
+        with pytest.raises(UserError, match=rf"{out}: a training is under way.* {process.pid} on "):
+            runs.train(out, *FULL, resume=resume)
+    assert before.keys() <= snapshot(out).keys()
+    assert [e["event"] for e in read_events(out / "run.jsonl")[0]].count("start") == 1
+    process.send_signal(signal.SIGCONT)
+    code, output = runs.signal_when(process, lambda: True, signal.SIGINT, group=True)
+    assert code == 0, output
+    assert "ctrl-C again ends at once" in output and "Traceback" not in output
+    assert re.search(r"stopped by SIGINT after iteration \d+; continue with --resume", output)
+    assert not (out / "model_final.pth").exists() and not (out / "run.lock").exists()
+    assert events(out, "end")[0]["text"].startswith("stopped by SIGINT after iteration")
+    runs.train(out, *FULL, resume=True)
+    assert_same_runs(full_reference, out)
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_ends_at_once(runs, tmp_path):
+    out = tmp_path / "run"
+    slow = ("train.max_iter=9", "train.grad_accum=400", "dataloader.train.total_batch_size=800")
+    process = runs.start(runs.command(out, *slow, "train.checkpointer.period=0"))
+    wait_for(lambda: events(out, "setup"))
+    wait_for(lambda: "Starting training" in (out / "log.txt").read_text())
+    time.sleep(1)  # in the first step, which lasts longer
+    os.killpg(process.pid, signal.SIGINT)
+    assert "ctrl-C again" in next(line for line in process.stdout if "ctrl-C" in line)
+    code, _ = runs.signal_when(process, lambda: True, signal.SIGINT, group=True)
+    assert code == -signal.SIGINT and not holds_run(out)
+    runs.train(out, "train.max_iter=2")  # the lock of a process that is gone holds nobody up
+    assert holds_run(out) and not (out / "run.lock").exists()
 
 
 def test_max_to_keep_holds_across_resumes(runs, tmp_path):

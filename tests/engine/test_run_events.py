@@ -13,6 +13,7 @@ from rmae_d2.config import load_config
 from rmae_d2.engine.run_events import RunEvents
 from rmae_d2.errors import UserError
 from rmae_d2.events import outcome, read_events
+from rmae_d2.report.run_record import read_folder
 from tests.helpers import CONFIG, events
 
 SHORT = ("train.max_iter=4", "train.checkpointer.period=2", "train.eval_period=3")
@@ -72,14 +73,30 @@ def test_an_evaluation_alone(finished, runs, tmp_path):
     assert "iteration" not in event and events(tmp_path / "run", "end")[0]["outcome"] == "evaluated"
 
 
-def test_errors_before_and_while_training(runs, tmp_path):
-    for opt, error in (("train.precision=fp8", UserError), ("optimizer.base_lr=1e30", UserError)):
-        with pytest.raises(error) as raised:
-            runs.train(tmp_path / opt, opt)
-        (event,) = events(tmp_path / opt, "error")
-        assert (event["type"], event["text"]) == ("UserError", str(raised.value))
-        assert kinds(tmp_path / opt)[-2:] == ["error", "end"]
-        assert events(tmp_path / opt, "end")[0]["outcome"] == "failed"
+@pytest.mark.parametrize("opt", ["train.precision=fp8", "optimizer.base_lr=1e30"])
+def test_an_error_before_and_while_training(runs, tmp_path, opt):
+    """It stands in run.jsonl and log.txt, and the report says it."""
+    with pytest.raises(UserError) as raised:
+        runs.train(tmp_path, opt)
+    (event,) = events(tmp_path, "error")
+    assert (event["type"], event["text"]) == ("UserError", str(raised.value))
+    assert kinds(tmp_path)[-2:] == ["error", "end"]
+    assert events(tmp_path, "end")[0]["outcome"] == "failed"
+    log = (tmp_path / "log.txt").read_text()
+    assert log.rstrip().endswith(f"UserError: {raised.value}") and "the run ended" in log
+    assert read_folder(tmp_path).status == f"failed: UserError: {raised.value}"
+
+
+def test_a_start_that_fails_before_its_first_step_leaves_no_folder(runs, tmp_path):
+    for flags in ({}, {"eval_only": True}):
+        with pytest.raises(UserError):
+            runs.train(tmp_path / "new/run", "train.precision=fp8", **flags)
+        assert list(tmp_path.iterdir()) == []
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/other").touch()
+    with pytest.raises(UserError):
+        runs.train(tmp_path / "new/run", "train.precision=fp8")
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["other"]
 
 
 def test_nothing_is_written_to_a_run_that_is_not_continued(finished, runs):
