@@ -176,6 +176,7 @@ class Marks:
 
     positive: tuple[Patch, ...]
     negative: tuple[Patch, ...]
+    box: tuple[Patch, Patch] | None = None  # first and last patch of a box around it
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,8 @@ class Query:
 def parse_query(body: bytes | bytearray, grid: tuple[int, int], max_regions: int) -> Query:
     """Reads ``{"regions": [{"positive": [[row, column], ...], "negative": [...]}], "threshold": 0.5}``.
 
-    ``"chosen"`` and ``"name"`` may be there too, see :class:`Query`.
+    A region may have a ``"box"``, its first and last patch, which its mask is kept to. ``"chosen"`` and
+    ``"name"`` may be there too, see :class:`Query`.
 
     Raises:
         RefusedError: 400 for what is no JSON object, 422 for values; the text names the value.
@@ -231,14 +233,21 @@ def _object(value: Any, what: str, known: set[str]) -> Mapping[str, Any]:
 
 def _marks(value: Any, number: int, grid: tuple[int, int]) -> Marks:
     what = f"region {number}"
-    fields = _object(value, what, {"positive", "negative"})
+    fields = _object(value, what, {"positive", "negative", "box"})
     positive, negative = (
         _patches(fields.get(name, []), f"{what}, {name}", grid) for name in ("positive", "negative")
     )
     _need(bool(positive), f"{what}: mark at least one patch as part of it.")
+    for name, patches in (("positive", positive), ("negative", negative)):
+        _need(len(set(patches)) == len(patches), f"{what}, {name}: a patch is there twice.")
     both = set(positive) & set(negative)
     _need(not both, f"{what}: patch {min(both, default=())} is both part and not part.")
-    return Marks(positive, negative)
+    if fields.get("box") is None:
+        return Marks(positive, negative)
+    corners = _patches(fields["box"], f"{what}, box", grid)
+    rising = len(corners) == 2 and all(a <= b for a, b in zip(*corners, strict=True))
+    _need(rising, f"{what}: box must be two patches, first and last.")
+    return Marks(positive, negative, (corners[0], corners[1]))
 
 
 def _patches(value: Any, what: str, grid: tuple[int, int]) -> tuple[Patch, ...]:
@@ -250,5 +259,4 @@ def _patches(value: Any, what: str, grid: tuple[int, int]) -> tuple[Patch, ...]:
         inside = pair and 0 <= item[0] < grid[0] and 0 <= item[1] < grid[1]
         known = f"{what}: a patch is [row, column] below {list(grid)}"
         _need(inside, f"{known}, not {json.dumps(item)[:40]}.")
-    _need(len({*map(tuple, value)}) == len(value), f"{what}: a patch is there twice.")
     return tuple((row, column) for row, column in value)

@@ -4,7 +4,7 @@
     GET  /api/info                           the model, limits, examples
     GET  /api/examples/N[/thumbnail]         an example's file
     POST /api/images?mask_ratio=0.75         a file's bytes -> its key, size, grid and hidden patches
-    POST /api/images/KEY/predict             marks (requests.py) -> scores and probabilities
+    POST /api/images/KEY/predict             marks (requests.py) -> doubts and probabilities
     POST /api/images/KEY/{mask.png,labels.png,regions.json}    marks -> a file at the image's size
 
 Every refusal is ``{"error": text for the user, "code": ...}``.
@@ -213,12 +213,11 @@ def pack_prediction(prediction: RegionPrediction) -> bytes:
     """What the page draws, compressed with gzip.
 
     Returns:
-        a line of JSON, ``{"width", "height", "scores": [K]}``; then K planes of height * width bytes,
+        a line of JSON, ``{"width", "height", "doubts": [K]}``; then K planes of height * width bytes,
         probability * 256 rounded down, at most 255: exact for thresholds that are multiples of 1/256.
     """
     _, height, width = prediction.masks.shape
-    scores = [round(float(score), 4) for score in prediction.scores]
-    head = {"width": width, "height": height, "scores": scores}
+    head = {"width": width, "height": height, "doubts": prediction.doubts}
     planes = np.minimum(prediction.probabilities * 256, 255).astype(np.uint8)
     return gzip.compress(json.dumps(head).encode() + b"\n" + planes.tobytes(), compresslevel=1)
 

@@ -12,7 +12,7 @@ import pycocotools.mask as mask_util
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..inference.region_prompt import RegionPrediction, RegionPromptPredictor
+from ..inference.region_prompt import RegionPrediction, RegionPrompt, RegionPromptPredictor
 from ..inference.region_views import ImageEmbedding
 from .requests import Marks, Query, RefusedError
 
@@ -82,13 +82,20 @@ def _predict(
     regions: Sequence[Marks],
     threshold: float,
 ) -> RegionPrediction:
-    prompts = [
-        predictor.prompt(
-            patches=region.positive, negative_patches=region.negative or None, embedding=embedding
-        )
-        for region in regions
-    ]
+    prompts = [_prompt(predictor, embedding, region) for region in regions]
     return predictor.predict(prompts, threshold, embedding)
+
+
+def _prompt(
+    predictor: RegionPromptPredictor, embedding: ImageEmbedding, region: Marks
+) -> RegionPrompt:
+    prompt = predictor.prompt(
+        patches=region.positive, negative_patches=region.negative or None, embedding=embedding
+    )
+    if region.box is None:
+        return prompt
+    (top, left), (bottom, right) = region.box
+    return prompt.kept_in(top, left, bottom + 1, right + 1)
 
 
 def describe_model(predictor: RegionPromptPredictor) -> str:
@@ -125,8 +132,8 @@ def label_png(found: Iterator[RegionPrediction], size: tuple[int, int], query: Q
 def coco_json(found: Iterator[RegionPrediction], size: tuple[int, int], query: Query) -> bytes:
     """Regions as a data set in COCO's format that ``pycocotools.coco.COCO`` opens.
 
-    Segmentations are compressed run lengths. Beside COCO's own keys each annotation has its ``score``, see
-    :class:`~rmae_d2.inference.region_prompt.RegionPrediction`.
+    Segmentations are compressed run lengths. Beside COCO's own keys each annotation has its ``score`` and,
+    where there is one, ``doubt``, see :class:`~rmae_d2.inference.region_prompt.RegionPrediction`.
     """
     annotations = []
     for number, prediction in enumerate(found, 1):
@@ -139,6 +146,7 @@ def coco_json(found: Iterator[RegionPrediction], size: tuple[int, int], query: Q
             "area": int(mask_util.area(rle)),
             "bbox": [float(x) for x in mask_util.toBbox(rle)],
             "score": round(float(prediction.scores[0]), 4),
+            **({"doubt": prediction.doubts[0]} if prediction.doubts[0] else {}),
             "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
         }
         annotations.append(annotation)

@@ -16,6 +16,7 @@ from ..data.images import label_indices
 from ..data.loader import seeded
 from ..data.mappers import RegionSource
 from ..errors import UserError
+from ..evaluation import nearest_visible
 from ..modeling import RMAE, ChannelRegionBranch, num_visible
 from ..regions import FelzenszwalbSource, InstanceSource, RegionRecord, SamSource
 from ..visualization import draw_reconstructions, draw_regions
@@ -107,10 +108,13 @@ def draw_reconstruction_pictures(
             sample["regions"] = torch.from_numpy(given)
         overview = [] if record is None else draw_regions(image, record)[1:2]
         title, seen = os.path.basename(photo.path), overview[0] if overview else image
-        panels = [
-            Panel(title, ratio, image, _predict(model, sample, ratio), shown, seen)
-            for ratio in ratios
-        ]
+        panels = []
+        for ratio in ratios:
+            predicted = _predict(model, sample, ratio)
+            nearest = shown
+            if "region_mask" in predicted:
+                nearest = nearest_visible(torch.from_numpy(shown), predicted["region_mask"]).numpy()
+            panels.append(Panel(title, ratio, image, predicted, shown, nearest, seen))
         path = (output / photo.picture).with_suffix(".png")
         written.append(save_picture(draw_panel(panels, model.norm_pix_loss), path))
         of_all += panels

@@ -6,7 +6,7 @@ K prompts, n points.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import label
 
 from ..errors import UserError
 from ..modeling import RMAE, ChannelRegionBranch
@@ -34,10 +35,31 @@ class RegionPrompt:
     Args:
         visible: bool (Gh, Gw), patches shown to the region branch.
         region: bool (Gh*P, Gw*P), the region's map; only visible patches count.
+        within: bool (Gh, Gw), the patches that the mask is kept to; None for all.
     """
 
     visible: NDArray[np.bool_]
     region: NDArray[np.bool_]
+    within: NDArray[np.bool_] | None = None
+
+    @property
+    def marked(self) -> NDArray[np.bool_]:
+        """Bool (Gh, Gw), the visible patches with something of the region."""
+        (Gh, Gw), P = self.visible.shape, self.region.shape[0] // self.visible.shape[0]
+        marked: NDArray[np.bool_] = self.visible & self.region.reshape(Gh, P, Gw, P).any(
+            axis=(1, 3)
+        )
+        return marked
+
+    def kept_in(self, top: int, left: int, bottom: int, right: int) -> "RegionPrompt":
+        """Keeps the mask to rows and columns of patches, the last ones excluded, and ``BOX_MARGIN`` around.
+
+        Unless the prompt itself shows some of the region outside of that.
+        """
+        within = np.zeros_like(self.visible)
+        rows = slice(max(top - BOX_MARGIN, 0), bottom + BOX_MARGIN)
+        within[rows, max(left - BOX_MARGIN, 0) : right + BOX_MARGIN] = True
+        return self if (self.marked & ~within).any() else replace(self, within=within)
 
     def with_background(self) -> "RegionPrompt":
         """Takes the grid's four corners as outside the region, unless the prompt itself shows background.
@@ -51,7 +73,7 @@ class RegionPrompt:
             return self
         corners = np.zeros_like(self.visible)
         corners[np.ix_((0, -1), (0, -1))] = True
-        return RegionPrompt(self.visible | corners, self.region & shown)
+        return replace(self, visible=self.visible | corners, region=self.region & shown)
 
 
 @dataclass(frozen=True)
@@ -63,12 +85,51 @@ class RegionPrediction:
         probabilities: float32 (K, H, W). Visible patches are as given, hidden ones the sigmoid of the
             region branch's logits, all resized to the image bilinearly.
         scores: float32 (K,) in [0, 1], see :func:`.mask_confidence`. Not a learned IoU: it is as good as
-            the probabilities are calibrated.
+            the probabilities are calibrated, and high for many a mask that is wrong.
+        doubts: K texts, see :func:`doubt`.
     """
 
     masks: NDArray[np.bool_]
     probabilities: NDArray[np.float32]
     scores: NDArray[np.float32]
+    doubts: Sequence[str]
+
+
+#: Patches around a box that its mask may reach into.
+BOX_MARGIN = 1
+
+#: Share of an image from which on a mask covers nearly all of it.
+NEARLY_ALL = 0.9
+
+_MOST_PIECES = 10
+_LOOKED_AT = 256  # pixels of a mask's long side
+
+
+def doubt(mask_HW: NDArray[np.bool_], marked_GG: NDArray[np.bool_]) -> str:
+    """Why a mask is hardly the region meant, one clause; empty where nothing speaks against it.
+
+    That it covers nearly all of the image, that most of it lies in pieces without a patch that was marked as
+    part of the region (Gh, Gw), or that there are many such pieces, 3 by 3 pixels or more of at most 256 a
+    side.
+    """
+    if mask_HW.mean() > NEARLY_ALL:
+        return "it covers nearly all of the image"
+    step = -(-max(mask_HW.shape) // _LOOKED_AT)
+    mask = mask_HW[::step, ::step]
+    pieces, count = label(mask)
+    sizes = np.bincount(pieces.ravel(), minlength=count + 1)
+    rows, columns = (
+        np.arange(n) * g // n for n, g in zip(mask.shape, marked_GG.shape, strict=True)
+    )
+    sizes[pieces[marked_GG[np.ix_(rows, columns)]]] = (
+        0  # those that hold a mark, and what is no mask
+    )
+    sizes[0] = 0
+    if 2 * sizes.sum() > mask.sum():
+        return "most of it lies apart from the marks"
+    if (sizes >= 9).sum() >= _MOST_PIECES:
+        return f"{(sizes >= 9).sum()} pieces of it lie apart from the marks"
+    return ""
 
 
 class RegionPromptPredictor:
@@ -206,6 +267,7 @@ class RegionPromptPredictor:
         patches: ArrayLike | None = None,
         negative_patches: ArrayLike | None = None,
         assume_background: bool = False,
+        keep_in_box: bool = True,
         embedding: ImageEmbedding | None = None,
     ) -> RegionPrompt:
         """What a person points at, as visible patches: positive ones all region, negative ones all not.
@@ -222,6 +284,8 @@ class RegionPromptPredictor:
             patches: (n, 2) of (row, column) on the grid, positive.
             negative_patches: as ``patches``, negative.
             assume_background: see :meth:`RegionPrompt.with_background`.
+            keep_in_box: whether a box's mask ends ``BOX_MARGIN`` patches around it; see
+                :meth:`RegionPrompt.kept_in`.
             embedding: of the image; None for the one that was set.
 
         Raises:
@@ -230,8 +294,9 @@ class RegionPromptPredictor:
         image = self._image(embedding)
         grid, size, P = image.grid, image.image_size, self.patch_size
         known = np.full(grid, UNKNOWN, np.int8)
+        limits = None
         if box is not None:
-            _mark_box(known, np.asarray(box, np.float64), size)
+            limits = _mark_box(known, np.asarray(box, np.float64), size)
         if scribble is not None:
             line = _points(scribble, "scribble", size)
             known[tuple(patches_of(_sampled(line, grid, size), grid, size).T)] = INSIDE
@@ -244,6 +309,8 @@ class RegionPromptPredictor:
         elif labels is not None:
             raise UserError("labels are given without points")
         prompt = RegionPrompt(known >= 0, (known == 1).repeat(P, axis=0).repeat(P, axis=1))
+        if limits is not None and keep_in_box:
+            prompt = prompt.kept_in(*limits)
         return prompt.with_background() if assume_background else prompt
 
     @torch.no_grad()
@@ -273,19 +340,25 @@ class RegionPromptPredictor:
                 )
         if not prompts:
             empty = np.zeros((0, *image.image_size), np.float32)
-            return RegionPrediction(empty > 0, empty, np.zeros(0, np.float32))
+            return RegionPrediction(empty > 0, empty, np.zeros(0, np.float32), ())
         device = self.model.device
         visible = torch.from_numpy(np.stack([p.visible for p in prompts])).to(device)
         region = torch.from_numpy(np.stack([p.region for p in prompts])).to(device)
         completed = complete_regions(image, self.patch_size, visible, region.float())
+        for k, prompt in enumerate(prompts):
+            if prompt.within is not None:
+                kept = torch.from_numpy(prompt.within).to(device)
+                completed[k] *= kept.repeat_interleave(P, 0).repeat_interleave(P, 1)
         size = image.image_size
         resized = F.interpolate(completed[:, None], size, mode="bilinear", antialias=True)
         probabilities = resized[:, 0].clamp(0, 1)
         masks = probabilities > threshold
+        found = masks.cpu().numpy()
         return RegionPrediction(
-            masks.cpu().numpy(),
+            found,
             probabilities.cpu().numpy(),
             mask_confidence(probabilities, masks).cpu().numpy(),
+            [doubt(mask, prompt.marked) for mask, prompt in zip(found, prompts, strict=True)],
         )
 
     def _image(self, embedding: ImageEmbedding | None = None) -> ImageEmbedding:
@@ -346,7 +419,10 @@ def _mark_points(
         known[row, column] = INSIDE if value else OUTSIDE
 
 
-def _mark_box(known: Labels, box: NDArray[np.float64], image_size: tuple[int, int]) -> None:
+def _mark_box(
+    known: Labels, box: NDArray[np.float64], image_size: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """Top, left, bottom and right of the box in patches, the last ones excluded."""
     (Gh, Gw), (H, W) = known.shape, image_size
     if box.shape != (4,) or not np.isfinite(box).all():
         raise UserError(f"a box is (x0, y0, x1, y1) in pixels, not {box.tolist()}")
@@ -361,6 +437,7 @@ def _mark_box(known: Labels, box: NDArray[np.float64], image_size: tuple[int, in
     known[max(top - 1, 0) : bottom + 1, max(left - 1, 0) : right + 1] = OUTSIDE
     known[top:bottom, left:right] = UNKNOWN
     known[int((y0 + y1) / 2 * Gh / H), int((x0 + x1) / 2 * Gw / W)] = INSIDE
+    return top, left, bottom, right
 
 
 def _sampled(

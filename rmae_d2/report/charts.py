@@ -4,12 +4,13 @@ import io
 import math
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from ..events import Point
 
@@ -72,10 +73,6 @@ def draw_chart(
     """
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=size)
-        # Room for the numbers, in inches; to have it computed takes as long as the rest.
-        (width, height) = size
-        room = {"left": 0.55 / width, "right": 1 - 0.1 / width}
-        figure.subplots_adjust(**room, bottom=0.42 / height, top=1 - 0.08 / height)
         figure.patch.set_alpha(0)
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
@@ -85,15 +82,41 @@ def draw_chart(
         values = [y for _, points in curves for _, y in points if abs(y) < _HUGE]
         if may_be_log and values and min(values) > 0 and max(values) / min(values) > 100:
             axes.set_yscale("log")
-            axes.yaxis.set_major_formatter("{x:g}")
         axes.set_xlabel("iteration")
         axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 200k, 1.2M
+        low, high = axes.get_ylim()
+        ticks = [float(tick) for tick in axes.get_yticks() if low <= tick <= high]
+        log = axes.get_yscale() == "log"
+        labels = [f"{tick:g}" for tick in ticks] if log else tick_labels(ticks)
+        axes.set_yticks(ticks, labels)
+        # Room for the numbers, in inches; to have it computed takes as long as the rest.
+        (width, height) = size
+        room = {
+            "left": (0.2 + 0.08 * max(map(len, labels), default=0)) / width,
+            "right": 1 - 0.2 / width,
+        }
+        figure.subplots_adjust(**room, bottom=0.42 / height, top=1 - 0.08 / height)
         axes.grid(alpha=0.6, linewidth=0.6)
         if legend:
             axes.legend(loc="best", fontsize=8)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return _for_page(buffer.getvalue(), name)
+
+
+def tick_labels(ticks: Sequence[float]) -> list[str]:
+    """Each number by itself, without an offset or a factor for all, in as few digits as tell it exactly."""
+    largest = max(map(abs, ticks), default=0.0)
+    plain = largest == 0 or 1e-3 <= largest < 1e6
+    close = 1e-3 * min((abs(b - a) for a, b in pairwise(ticks)), default=largest)
+    texts: list[str] = []
+    for digits in range(16):
+        texts = [f"{tick:.{digits}{'f' if plain else 'e'}}" for tick in ticks]
+        if all(abs(float(text) - tick) <= close for text, tick in zip(texts, ticks, strict=True)):
+            break
+    texts = ["0" if float(text) == 0 else text for text in texts]
+    return [re.sub(r"e([+-])0*", r"e\1", text).replace("e+", "e") for text in texts]
 
 
 def thin(

@@ -14,6 +14,8 @@ from ..errors import UserError
 from .palette import class_palette
 from .sheets import enlargement
 
+_PAD = 1  # pixels around a name, of the photo
+
 
 def draw_instances(
     image_HWC: NDArray[np.uint8],
@@ -44,10 +46,24 @@ def draw_instances(
         raise UserError(
             f"pictures need OpenCV ({error}): pip install opencv-python-headless"
         ) from error
+
+    class WithinPicture(Visualizer):
+        """Names that would reach over an edge are moved."""
+
+        def draw_text(self, *arguments: Any, **options: Any) -> Any:
+            output = super().draw_text(*arguments, **options)
+            text = output.ax.texts[-1]
+            place = text.get_window_extent(output.canvas.get_renderer())
+            right, bottom = place.x1 / output.scale, output.height - place.y0 / output.scale
+            x, y = text.get_position()
+            x -= min(max(right + _PAD - output.width, 0), x - _PAD)
+            text.set_position((x, y - min(max(bottom + _PAD - output.height, 0), y - _PAD)))
+            return output
+
     shown = instances[instances.scores >= score_threshold]
     # On small pictures names would cover the objects; the Visualizer's letters vanish at 10 times.
     scale = enlargement(*image_HWC.shape[:2])
-    visualizer = Visualizer(image_HWC, Metadata(), scale=scale)
+    visualizer = WithinPicture(image_HWC, Metadata(), scale=scale)
     if len(shown):
         scores = zip(shown.pred_classes.tolist(), shown.scores.tolist(), strict=True)
         visualizer.overlay_instances(

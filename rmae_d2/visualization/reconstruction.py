@@ -112,6 +112,7 @@ class Panel:
     image: Picture  #: as the model was given it
     output: dict[str, Tensor]  #: of the model in evaluation mode, on the CPU
     regions: NDArray[np.bool_]  #: (K, H, W), those that are shown: the first K of the output's
+    nearest: NDArray[np.bool_]  #: (K, H, W), the same as the visible patches alone suggest
     all_regions: Picture | None = None  #: a picture of them; None where the model gets none
 
 
@@ -189,7 +190,8 @@ def _region_title(panel: Panel, k: int) -> str:
     probability = panel.output["region_probability"][k].float().numpy()
     hidden = _pixels_of(panel.output["region_mask"], panel.image)
     iou = region_iou(panel.regions[k], probability, hidden)
-    return f"region {k + 1}, IoU {iou:.2f} on hidden patches"
+    nearest = region_iou(panel.regions[k], panel.nearest[k], hidden)
+    return f"region {k + 1}, IoU {iou:.2f} on hidden patches (nearest visible patch {nearest:.2f})"
 
 
 def _bytes(values: NDArray[Any]) -> Picture:

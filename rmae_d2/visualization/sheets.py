@@ -14,6 +14,7 @@ from ..files import atomic_file, make_folder
 Picture = NDArray[np.uint8]
 
 _GAP = 6
+_FRAME = (190, 190, 190)
 _LETTERS = 14
 
 
@@ -27,12 +28,14 @@ class SheetRow(NamedTuple):
 def contact_sheet(
     rows: Sequence[SheetRow], titles: Sequence[str] = (), caption: str = "", side: int = 240
 ) -> Picture:
-    """Pictures in rows and columns: a title over each column and each row, a caption at the foot.
+    """Pictures in rows and columns, each in a frame: titles over columns and rows, a caption at the foot.
+
+    All texts are wrapped to their room.
 
     Args:
         rows: may differ in the sizes of their pictures and in length; an empty title is left out.
-        titles: of the columns, shortened to their width; none for no such line.
-        caption: wrapped to the sheet's width.
+        titles: of the columns; none for no such line.
+        caption: none for none.
         side: longest side of a picture on the sheet, in pixels.
 
     Returns:
@@ -49,21 +52,25 @@ def contact_sheet(
     total = sum(widths) + _GAP * (columns + 1)
     bands = []
     if titles:
-        band = Image.new("RGB", (total, _LETTERS + 2 * _GAP), "white")
-        for title, left, width in zip(titles, lefts, widths, strict=True):
-            ImageDraw.Draw(band).text((left, _GAP), _cut(title, width), "black", _font())
+        texts = [_wrapped(title, width) for title, width in zip(titles, widths, strict=True)]
+        lines = max(map(len, texts))
+        band = Image.new("RGB", (total, lines * _LETTERS + (lines + 1) * _GAP), "white")
+        for text, left in zip(texts, lefts, strict=True):
+            _write(band, text, (left, _GAP))
         bands.append(band)
     for row, pictures in zip(rows, shown, strict=True):
         if row.title:
-            bands.append(_text([row.title], total))
+            bands.append(_text(row.title, total))
         height = max((p.height for p in pictures if p is not None), default=0)
         band = Image.new("RGB", (total, height + _GAP), "white")
         for picture, left in zip(pictures, lefts, strict=True):
-            if picture is not None:
-                band.paste(picture, (left, 0))
+            if picture is not None:  # in a frame, for a white one would not be seen
+                place = (left - 1, 0, left + picture.width, picture.height + 1)
+                ImageDraw.Draw(band).rectangle(place, outline=_FRAME)
+                band.paste(picture, (left, 1))
         bands.append(band)
     if caption:
-        bands.append(_text(_wrapped(caption, total - 2 * _GAP), total))
+        bands.append(_text(caption, total))
     return np.concatenate([np.asarray(band) for band in bands])
 
 
@@ -102,16 +109,21 @@ def _sized(picture: Picture, side: int) -> Image.Image:
     return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
 
 
-def _text(lines: Sequence[str], total: int) -> Image.Image:
-    step = _LETTERS + _GAP
-    band = Image.new("RGB", (total, step * len(lines) + _GAP), "white")
-    for number, line in enumerate(lines):
-        place = (_GAP, _GAP // 2 + step * number)
-        ImageDraw.Draw(band).text(place, _cut(line, total - 2 * _GAP), "black", _font())
+def _text(text: str, total: int) -> Image.Image:
+    lines = _wrapped(text, total - 2 * _GAP)
+    band = Image.new("RGB", (total, (_LETTERS + _GAP) * len(lines) + _GAP), "white")
+    _write(band, lines, (_GAP, _GAP // 2))
     return band
 
 
+def _write(band: Image.Image, lines: Sequence[str], place: tuple[int, int]) -> None:
+    for number, line in enumerate(lines):
+        below = (place[0], place[1] + number * (_LETTERS + _GAP))
+        ImageDraw.Draw(band).text(below, line, "black", _font())
+
+
 def _wrapped(text: str, width: int) -> list[str]:
+    """Lines of at most a width; a word that is longer alone is shortened."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -119,7 +131,7 @@ def _wrapped(text: str, width: int) -> list[str]:
             lines[-1] = longer
         else:
             lines.append(word)
-    return lines
+    return [_cut(line, width) for line in lines]
 
 
 def _cut(text: str, width: int) -> str:

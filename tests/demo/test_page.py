@@ -136,7 +136,8 @@ def test_example_clicks_undo_and_views(user):
     one = person.pixels()
     assert (one != empty).any(axis=2).mean() > 0.01
     assert "Region 1: 1 patch marked" in person.text("#status")
-    assert re.search(r"\+1 −1 · score 0\.\d\d|score 1\.00", person.text(".region"))
+    assert re.search(r"\+1 −1( · doubtful)?$", person.text(".region"))
+    assert "score" not in person.text("body")
 
     person.click(3, 4)
     assert (person.pixels() != one).any()
@@ -185,12 +186,27 @@ def test_region_colors_brush_box_and_shift(user):
 
     person.page.get_by_role("button", name="Add region").click()
     person.page.check("input[value=box]")
-    drag((2, 2), (4, 4))
+    with person.page.expect_request("**/predict") as asked:
+        drag((2, 2), (4, 4))
+    sent = json.loads(asked.value.post_data)["regions"]
+    assert [region["box"] for region in sent] == [[[2, 2], [4, 4]]]
     assert "+1 −16" in person.text(".region >> nth=1")
     person.page.get_by_role("button", name="Region 1").first.click()
     assert person.page.get_attribute(".region >> nth=0", "aria-pressed") == "true"
     person.page.get_by_role("button", name="Remove Region 2").click()
     assert person.page.locator(".region").count() == 1
+
+
+def test_a_mask_of_nearly_all_is_doubtful(user, browser, serve, predictor):
+    person = user()
+    person.open(encoded(picture(1)))
+    person.settle()
+    person.page.fill("#threshold", "0.05")
+    person.click(2, 2)
+    assert "Doubtful: it covers nearly all of the image. Mark patches that" in person.text(
+        "#status"
+    )
+    assert person.text(".region").endswith("+1 · doubtful")
 
 
 def test_downloads_are_what_the_predictor_gives(user, predictor):
@@ -255,7 +271,7 @@ def test_keyboard_alone(user):
     assert "+1 −1" in person.text(".region")
     page.keyboard.press("Delete")
     person.settle()
-    assert "+1 ·" in person.text(".region")
+    assert re.search(r"\+1( · doubtful)?$", person.text(".region"))
     page.keyboard.press("Control+z")
     person.settle()
     assert "+1 −1" in person.text(".region")
@@ -313,8 +329,10 @@ def test_bad_files_are_refused_and_the_image_stays(user, tmp_path, data, name, t
     person.page.set_input_files("#file", tmp_path / name)
     person.page.wait_for_selector(f"#error:has-text('{text}')")
     assert np.array_equal(person.pixels(), before)
+    about = "photo.png, 120 × 90 pixels"
+    assert person.text("#status") == f"{name} was not opened. Still here: {about}."
     person.click(2, 3)
-    assert person.text("#error") == ""
+    assert person.text("#error") == "" and "2 patches marked" in person.text("#status")
 
 
 def test_an_image_that_is_gone_is_sent_again(browser, serve, predictor):

@@ -19,10 +19,11 @@ def embedding(size):
 
 def predictions():
     """Two regions that overlap in the middle, where the second is surer."""
-    for columns, probability in ((slice(0, 4), 0.6), (slice(2, 6), 0.8)):
+    for columns, probability, doubt in ((slice(0, 4), 0.6, ""), (slice(2, 6), 0.8, "odd")):
         found = np.zeros((1, 3, 6), np.float32)
         found[..., columns] = probability
-        yield RegionPrediction(found > 0.5, found, np.array([probability], np.float32))
+        scores = np.array([probability], np.float32)
+        yield RegionPrediction(found > 0.5, found, scores, [doubt])
 
 
 def read(png):
@@ -53,4 +54,5 @@ def test_files():
     content = json.loads(coco_json(predictions(), *given))
     one, two = content["annotations"]
     assert (one["id"], one["bbox"], one["area"], one["score"]) == (1, [0, 0, 4, 3], 12, 0.6)
+    assert "doubt" not in one and two["doubt"] == "odd"
     assert mask_util.decode(two["segmentation"]).tolist() == [[0, 0, 1, 1, 1, 1]] * 3

@@ -1,5 +1,7 @@
 """Masks from a few visible patches, with small networks of random weights."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 
 from rmae_d2.errors import UserError
 from rmae_d2.inference import RegionPrompt, RegionPromptPredictor
+from rmae_d2.inference.region_prompt import doubt
 from rmae_d2.inference.region_views import ImageEmbedding, blend_weights
 from rmae_d2.modeling import random_shuffle
 
@@ -215,6 +218,56 @@ def test_a_box_is_a_ring_and_its_middle(drawn):
     assert drawn(box=(21, 10.5, 99, 29.9)) == expected
     # What is outside the image has no patches.
     assert drawn(box=(-50, -5, 25, 100)) == ["..-...", "..-...", "+.-...", "..-..."]
+
+
+def test_a_boxs_mask_stays_within_a_patch_of_it(make_rmae):
+    made = RegionPromptPredictor(make_rmae(img_size=(64, 64)))
+    made.set_image(photo(80, 80))
+    box = {"box": (30, 30, 49, 49)}  # patches 3 and 4 of 8 a side
+    near = np.zeros((80, 80), bool)
+    near[20:60, 20:60] = True
+    kept = made.predict([made.prompt(**box)]).probabilities[0]
+    free = made.predict([made.prompt(**box, keep_in_box=False)]).probabilities[0]
+    edge = 2  # of the resizing
+    inside, far = np.s_[20 + edge : 60 - edge], np.s_[: 20 - edge]
+    assert not kept[far].any() and not kept[:, far].any() and free[far].any()
+    np.testing.assert_allclose(kept[inside, inside], free[inside, inside], atol=1e-6)
+    assert made.prompt(**box, assume_background=True).within is not None
+    # Whoever says that the region goes on outside of the box is believed.
+    assert made.prompt(**box, points=[(75, 75)]).within is None
+    assert made.prompt(**box, points=[(75, 75)], labels=[0]).within is not None
+    assert made.prompt(**box, points=[(25, 25)]).within is not None
+    assert made.prompt(points=[(25, 25)]).within is None
+
+
+def test_masks_that_are_hardly_what_is_meant():
+    marked = np.zeros((8, 8), bool)
+    marked[2, 2] = True
+    mask = np.zeros((80, 120), bool)
+    assert doubt(mask, marked) == ""
+    mask[20:40, 20:60] = True  # holds the marked patch
+    assert doubt(mask, marked) == ""
+    assert doubt(np.roll(mask, 40, axis=0), marked) == "most of it lies apart from the marks"
+    apart = mask.copy()
+    apart[60:70, 60:100] = True
+    assert doubt(apart, marked) == ""
+    apart[60:75, 50:110] = True
+    assert doubt(apart, marked) == "most of it lies apart from the marks"
+    both = marked.copy()
+    both[6, 5] = True
+    assert doubt(apart, both) == ""
+    sprinkled = mask.copy()
+    sprinkled[45::8, ::10] = sprinkled[46::8, ::10] = True
+    assert doubt(sprinkled, marked) == ""  # specks of two pixels
+    for k in range(10):
+        assert doubt(sprinkled, marked) == ""
+        sprinkled[60:63, 11 * k : 11 * k + 3] = True
+    assert re.fullmatch("1[0-9] pieces of it lie apart from the marks", doubt(sprinkled, marked))
+    large = np.ones((800, 1200), bool)
+    large[:95] = False
+    assert doubt(large, marked) == ""
+    large[79:] = True
+    assert doubt(large, marked) == "it covers nearly all of the image"
 
 
 def test_a_line_marks_the_patches_on_its_way(drawn):

@@ -7,8 +7,10 @@ import xml.etree.ElementTree as ET
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib import get_data_path
+from PIL import ImageFont
 
-from rmae_d2.report.charts import MAX_POINTS, draw_chart, thin
+from rmae_d2.report.charts import MAX_POINTS, draw_chart, thin, tick_labels
 
 VALUES = [(i, 1 / (i + 1)) for i in range(1000)]
 
@@ -64,3 +66,36 @@ def test_thinned_curves_keep_their_range(values):
     highs = [high for _, _, _, high in bins if math.isfinite(high)]
     assert (min(lows), max(highs)) == (min(finite), max(finite)) if finite else lows == []
     assert all(not low > mean + 1e-6 and not mean > high + 1e-6 for _, mean, low, high in bins)
+
+
+@pytest.mark.parametrize(
+    "ticks, labels",
+    [
+        ([0.4, 0.6, 0.8], "0.4 0.6 0.8"),
+        ([0, 2500, 5000], "0 2500 5000"),
+        ([0, 5e-5, 1e-4, 1.5e-4], "0 5.0e-5 1.0e-4 1.5e-4"),
+        ([1.000e-5, 1.002e-5], "1.000e-5 1.002e-5"),
+        ([0.812346, 0.812348], "0.812346 0.812348"),
+        ([61234, 61236], "61234 61236"),
+        ([1e6, 2e6], "1e6 2e6"),
+        ([-1e300, 1e300], "-1e300 1e300"),
+        ([], ""),
+    ],
+)
+def test_labels_of_ticks_need_no_offset(ticks, labels):
+    assert " ".join(tick_labels(ticks)) == labels
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e-5, 1.0, 61234.0, 1e9])
+def test_labels_have_room(scale):
+    """Beside the axis, and nothing stands above it, where it would be cut."""
+    points = [(12_345 * i, scale * (1 + i / 10_000)) for i in range(100)]
+    root = ET.fromstring(draw_chart([("a", points)], "x"))
+    width = float(root.attrib["viewBox"].split()[2])
+    measure = ImageFont.truetype(get_data_path() + "/fonts/ttf/DejaVuSans.ttf", 9).getlength
+    texts = list(root.iter("text"))
+    assert len(texts) > 8
+    for text in texts:
+        size = measure(text.text)
+        left = float(text.attrib["x"]) - size * (1 if "end" in text.attrib["style"] else 0.5)
+        assert left > 0 and left + size < width and float(text.attrib["y"]) > 7, text.text

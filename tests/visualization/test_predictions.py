@@ -83,3 +83,16 @@ def test_small_images_are_enlarged(size, drawn):
     picture = draw_instances(np.full((*size, 3), 128, np.uint8), found, NAMES)
     assert picture.shape == (*drawn, 3)
     assert (picture != 128).any()
+
+
+def test_names_at_the_edges_are_whole(grey):
+    """The last digit of the score, with which a label ends, is in the picture."""
+    found = Instances((660, 700))
+    found.pred_boxes = Boxes(torch.tensor([[640.0, 500, 700, 660]]))
+    found.pred_classes = torch.tensor([0])
+    pictures = []
+    for score in (0.91, 0.92):
+        found.scores = torch.tensor([score])
+        pictures.append(draw_instances(grey, found, ["an animal of some kind"]))
+    rows, columns = (pictures[0] != pictures[1]).any(axis=2).nonzero()
+    assert rows.size and columns.max() < 700 - 10 and rows.max() < 660 - 2

@@ -5,7 +5,13 @@ import pytest
 import torch
 
 from rmae_d2.visualization import draw_reconstructions
-from rmae_d2.visualization.reconstruction import Panel, draw_contact_sheet, draw_panel, region_iou
+from rmae_d2.visualization.reconstruction import (
+    Panel,
+    _region_title,
+    draw_contact_sheet,
+    draw_panel,
+    region_iou,
+)
 from rmae_d2.visualization.sheets import _GAP
 
 _HEADER = 26
@@ -36,7 +42,7 @@ def tiles_of(picture, size=(128, 192), rows=2):
     assert body.shape[0] == rows * height and body.shape[1] % width == 0
     return [
         [
-            body[r * height : (r + 1) * height - _GAP, c * width : (c + 1) * width - _GAP]
+            body[r * height + 1 :, c * width :][: size[0], : size[1]]  # below its frame's line
             for c in range(body.shape[1] // width)
         ]
         for r in range(rows)
@@ -126,7 +132,8 @@ def make_panel(regions=2, pixels=True, with_regions=True, ratio=0.75):
     image = random.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
     masks = random.random((regions, SIDE, SIDE)) < 0.5
     overview = np.full((SIDE, SIDE, 3), 77, np.uint8) if with_regions else None
-    return Panel("photo.jpg", ratio, image, output, masks, overview)
+    nearest = random.random((regions, SIDE, SIDE)) < 0.5
+    return Panel("photo.jpg", ratio, image, output, masks, nearest, overview)
 
 
 def find(sheet, picture):
@@ -199,6 +206,17 @@ def test_photos_without_regions_and_what_pixels_are():
     # The caption is the only difference.
     normalised, plain = (draw_panel([panel], norm, SIDE) for norm in (True, False))
     assert len(normalised) > len(plain)
+
+
+def test_an_iou_comes_with_that_of_the_nearest_patch():
+    panel = make_panel()
+    hidden = np.repeat(np.arange(SIDE)[:, None] >= 32, SIDE, axis=1)
+    iou, nearest = (
+        (panel.regions[1] & other & hidden).sum() / ((panel.regions[1] | other) & hidden).sum()
+        for other in (panel.output["region_probability"][1].numpy() >= 0.5, panel.nearest[1])
+    )
+    said = f"region 2, IoU {iou:.2f} on hidden patches (nearest visible patch {nearest:.2f})"
+    assert _region_title(panel, 1) == said
 
 
 def test_iou_of_hidden_pixels():

@@ -1,6 +1,6 @@
 import numpy as np
 
-from rmae_d2.visualization.sheets import SheetRow, contact_sheet
+from rmae_d2.visualization.sheets import SheetRow, _wrapped, contact_sheet
 
 
 def flat(height, width, value):
@@ -29,6 +29,27 @@ def test_titles_and_caption_fit():
     assert (sheet[:, -4:] == 255).all()
     without = contact_sheet([SheetRow("", rows[0].pictures)], ["t"], side=60)
     assert len(sheet) > len(without) + 100
+
+
+def test_titles_are_wrapped_and_not_cut():
+    """A line more for each that a title takes, the same for a short one beside it."""
+    pictures = [flat(60, 60, 200)] * 2
+    heights = [
+        len(contact_sheet([SheetRow("", pictures)], ["t", title], side=60))
+        for title in ("mean", "mean of twelve", "mean of twelve heads in block eleven")
+    ]
+    assert heights[1] - heights[0] == 20 and heights[2] - heights[0] >= 60
+    names = ("mean of twelve heads", "mean of twelve")
+    one, other = (contact_sheet([SheetRow(name, pictures[:1])], side=60) for name in names)
+    assert len(one) == len(other) + 20
+    assert _wrapped("a mean of " + "x" * 50, 60)[-1].endswith("…")  # a single word has no other way
+
+
+def test_a_white_picture_has_a_frame():
+    sheet = contact_sheet([SheetRow("", [flat(20, 20, 255), None])], side=20)
+    gray = np.argwhere((sheet == 190).all(-1))
+    assert gray.min(0).tolist() == [0, 5] and gray.max(0).tolist() == [21, 26]
+    assert len(gray) == 4 * 21 and (sheet[1:21, 6:26] == 255).all()
 
 
 def test_rows_may_differ_in_length_and_columns_need_no_titles():

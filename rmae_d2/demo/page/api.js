@@ -40,13 +40,13 @@ export async function openImage(blob, maskRatio, signal) {
   return (await request(path, { method: "POST", headers, body: blob, signal })).json();
 }
 
-// -> {width, height, scores, planes}: a Uint8Array a region, probability * 256
+// -> {width, height, doubts, planes}: a text and a Uint8Array a region, probability * 256
 export async function predict(key, query, signal) {
   const bytes = new Uint8Array(await (await post(`api/images/${key}/predict`, query, signal)).arrayBuffer());
   const end = bytes.indexOf(10);
   const head = JSON.parse(new TextDecoder().decode(bytes.subarray(0, end)));
   const size = head.width * head.height;
-  const planes = head.scores.map((_, k) => bytes.subarray(end + 1 + k * size, end + 1 + (k + 1) * size));
+  const planes = head.doubts.map((_, k) => bytes.subarray(end + 1 + k * size, end + 1 + (k + 1) * size));
   return { ...head, planes };
 }
 

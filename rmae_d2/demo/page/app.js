@@ -15,7 +15,7 @@ const state = {
   info: null,
   image: null, // {blob, name, about, bitmap, width, height, key, grid, hidden, ratio}
   maps: new Map(), // by region id: {width, height, values}
-  scores: new Map(),
+  doubts: new Map(), // why a mask is hardly what is meant; mostly empty
   wanted: 0, // counts changes; a response is drawn with the number it was asked with
   shown: 0,
   changedAt: 0,
@@ -80,7 +80,7 @@ function resize() {
 }
 
 function update() {
-  regionList.show(regions, state.scores);
+  regionList.show(regions, state.doubts);
   enable("undo", regions.done.length > 0);
   enable("redo", regions.undone.length > 0);
   enable("clear", regions.current.marks.size > 0);
@@ -121,6 +121,14 @@ function complain(error) {
   at("error").textContent = error ? error.message : "";
 }
 
+// In place of what was said before, which is about another image.
+function refuse(error, name) {
+  if (error?.name === "AbortError") return;
+  complain(error);
+  const { image } = state;
+  say(`${name} was not opened.${image ? ` Still here: ${image.about}.` : ""}`);
+}
+
 function tellResult() {
   const region = regions.current;
   const name = `Region ${regions.active + 1}`;
@@ -132,9 +140,10 @@ function tellResult() {
   }
   const percent = (100 * share(map, threshold())).toFixed(0);
   const patches = count(region, PART) === 1 ? "1 patch" : `${count(region, PART)} patches`;
-  const score = state.scores.get(region.id).toFixed(2);
+  const doubt = state.doubts.get(region.id);
+  const doubtful = doubt ? ` Doubtful: ${doubt}.` : "";
   const hint = count(region, NOT_PART) ? "" : " Mark patches that are not part of it, too.";
-  say(`${name}: ${patches} marked, mask covers ${percent}\u00a0% of the image, score ${score}.${hint}`);
+  say(`${name}: ${patches} marked, mask covers ${percent}\u00a0% of the image.${doubtful}${hint}`);
 }
 
 // ------------------------------------------------------------------------------- predicting
@@ -151,7 +160,7 @@ function changed() {
 
 function forget(id) {
   state.maps.delete(id);
-  state.scores.delete(id);
+  state.doubts.delete(id);
 }
 
 // One request at a time, always for the newest state: answers can't overtake one another.
@@ -183,7 +192,7 @@ async function askOnce(image) {
   asked.forEach(({ id }, k) => {
     if (!alive.has(id)) return; // its marks were removed meanwhile
     state.maps.set(id, { width: result.width, height: result.height, values: result.planes[k] });
-    state.scores.set(id, result.scores[k]);
+    state.doubts.set(id, result.doubts[k]);
   });
   complain(null);
 }
@@ -206,7 +215,7 @@ function maskRatio() {
 }
 
 // Runs one opening at a time; a newer one ends an older.
-async function exclusively(action) {
+async function exclusively(action, fail = complain) {
   opening?.abort();
   const mine = new AbortController();
   opening = mine;
@@ -215,7 +224,7 @@ async function exclusively(action) {
   try {
     await action(mine.signal, () => opening === mine);
   } catch (error) {
-    if (opening === mine) complain(error);
+    if (opening === mine) fail(error);
   }
   if (opening === mine) at("busy").hidden = true;
 }
@@ -234,7 +243,7 @@ function open(read, name, credit = "") {
     const about = `${name}${credit && ` (${credit})`}, ${opened.width} × ${opened.height} pixels`;
     state.image = { ...opened, blob, name, about, bitmap, ratio };
     state.maps.clear();
-    state.scores.clear();
+    state.doubts.clear();
     regions.reset();
     state.cursor = opened.grid.map((length) => Math.floor((length - 1) / 2));
     state.hover = null;
@@ -244,7 +253,7 @@ function open(read, name, credit = "") {
     canvas.focus({ preventScroll: true });
     resize();
     changed();
-  });
+  }, (error) => refuse(error, name));
 }
 
 function encodeAgain() {
@@ -282,7 +291,7 @@ async function toBitmap(blob, { width, height }) {
 function openFiles(files, nothing) {
   const [file] = files;
   if (file) open(async () => file, file.name || "pasted image");
-  else complain(new ApiError(nothing));
+  else refuse(new ApiError(nothing), "It");
 }
 
 // ---------------------------------------------------------------------------------- downloads
@@ -348,7 +357,7 @@ function wireView() {
   at("threshold").addEventListener("input", () => {
     at("threshold-value").textContent = threshold().toFixed(2);
     redraw();
-    afterPause(changed); // scores depend on it
+    afterPause(changed); // doubts depend on it
   });
   at("ratio").addEventListener("input", () => {
     showRatio();

@@ -73,6 +73,8 @@ export class Painter {
       for (const region of currentLast(scene)) {
         this.#marks(region, scene.image.grid, region === scene.current);
       }
+      const { box } = scene.current;
+      if (box) this.#box(scene.image.grid, { top: box[0][0], left: box[0][1], bottom: box[1][0], right: box[1][1] });
     }
     if (scene.hover) this.#frame(scene.image.grid, scene.hover, "rgba(255, 255, 255, 0.85)", 1.5);
     if (scene.box) this.#box(scene.image.grid, scene.box);

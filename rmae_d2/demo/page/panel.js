@@ -17,7 +17,7 @@ export class RegionList {
     this.rows = new Map();
   }
 
-  show(regions, scores) {
+  show(regions, doubts) {
     const alive = new Set(regions.list.map((region) => region.id));
     for (const [id, row] of this.rows) {
       if (!alive.has(id)) {
@@ -30,7 +30,9 @@ export class RegionList {
       row.index = index;
       const name = `Region ${index + 1}`;
       row.name.textContent = name;
-      row.detail.textContent = describe(region, scores.get(region.id));
+      const doubt = doubts.get(region.id);
+      row.detail.textContent = describe(region, doubt);
+      row.detail.title = doubt || "";
       row.choose.setAttribute("aria-pressed", String(index === regions.active));
       row.remove.setAttribute("aria-label", `Remove ${name}`);
       if (this.list.children[index] !== row.item) {
@@ -57,11 +59,11 @@ export class RegionList {
   }
 }
 
-function describe(region, score) {
+function describe(region, doubt) {
   const [part, not] = [count(region, PART), count(region, NOT_PART)];
   if (part === 0 && not === 0) return "no marks yet";
   const marks = not ? `+${part} −${not}` : `+${part}`;
-  return score === undefined ? marks : `${marks} · score ${score.toFixed(2)}`;
+  return doubt ? `${marks} · doubtful` : marks;
 }
 
 export function listExamples(list, examples, choose) {

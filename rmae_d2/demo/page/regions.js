@@ -28,7 +28,7 @@ export class Regions {
   #fresh() {
     const used = new Set(this.list.map((region) => region.color));
     const color = COLORS.find((c) => !used.has(c)) || COLORS[this.serial % COLORS.length];
-    return { id: ++this.serial, color, marks: new Map() };
+    return { id: ++this.serial, color, marks: new Map(), box: null }; // box: its first and last patch
   }
 
   get current() {
@@ -59,6 +59,7 @@ export class Regions {
     const { marks } = this.current;
     if (label === NONE) marks.delete(`${row},${column}`);
     else marks.set(`${row},${column}`, label);
+    if (marks.size === 0) this.current.box = null;
     return true;
   }
 
@@ -69,7 +70,10 @@ export class Regions {
   }
 
   clear() {
-    return this.change(() => this.current.marks.clear());
+    return this.change(() => {
+      this.current.marks.clear();
+      this.current.box = null;
+    });
   }
 
   add() {
@@ -108,7 +112,7 @@ export class Regions {
 
   #snapshot() {
     const list = this.list.map((region) => ({ ...region, marks: new Map(region.marks) }));
-    const text = JSON.stringify(list.map((region) => [region.id, [...region.marks].sort()]));
+    const text = JSON.stringify(list.map((region) => [region.id, region.box, [...region.marks].sort()]));
     return { list, active: this.active, text };
   }
 
@@ -131,6 +135,7 @@ export function query(regions, threshold) {
     regions: regions.map((region) => ({
       positive: patches(region, PART),
       negative: patches(region, NOT_PART),
+      box: region.box,
     })),
     threshold,
   };

@@ -126,7 +126,7 @@ function corners([row, column], [otherRow, otherColumn]) {
   return { top, bottom, left, right };
 }
 
-// The patch in its middle is part, those around it are not.
+// The patch in its middle is part, those around it are not, and the mask ends there.
 function markBox(regions, { top, bottom, left, right }, [rows, columns]) {
   for (let row = Math.max(top - 1, 0); row <= Math.min(bottom + 1, rows - 1); row += 1) {
     for (let column = Math.max(left - 1, 0); column <= Math.min(right + 1, columns - 1); column += 1) {
@@ -135,6 +135,7 @@ function markBox(regions, { top, bottom, left, right }, [rows, columns]) {
     }
   }
   regions.set((top + bottom) >> 1, (left + right) >> 1, PART);
+  regions.current.box = [[top, left], [bottom, right]];
 }
 
 // Every patch between two, so that a fast stroke has no gaps.
