@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..errors import UserError, did_you_mean
 from ..events import Point, read_run, results, step_values
+from ..files import atomic_file
 
 
 def draw_loss_curve(folder: str | Path, path: str | Path) -> Path:
@@ -106,5 +107,6 @@ def _figure(width: float, height: float, panels: int = 1) -> tuple[Figure, NDArr
 
 def _saved(figure: Figure, path: str | Path) -> Path:
     figure.tight_layout()
-    figure.savefig(path)
+    with atomic_file(path, durable=False) as file:
+        figure.savefig(file, format=Path(path).suffix[1:] or "png")
     return Path(path)

@@ -1,5 +1,7 @@
 """Images decoded in processes that can be ended."""
 
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from rmae_d2.demo.decoder import Decoder
 from rmae_d2.demo.requests import RefusedError, decode_image
 from tests.demo.files import encoded, picture
-from tests.helpers import HUNG, wait_for
+from tests.helpers import HUNG, ROOT, wait_for
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP"])
@@ -16,6 +18,13 @@ def test_it_gives_what_is_decoded_here(image_format):
     data = encoded(picture(1), image_format)
     pixels = Decoder(20_000)(bytearray(data))
     assert np.array_equal(pixels, decode_image(data, 20_000)) and pixels.flags.writeable
+
+
+def test_its_process_needs_no_torch():
+    code = "import sys, rmae_d2.demo.decoder; print('torch' in sys.modules, 'starlette' in sys.modules)"
+    line = [sys.executable, "-c", code]
+    found = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout == "False False\n"
 
 
 def test_refusals_come_through():

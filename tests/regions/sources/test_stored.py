@@ -4,6 +4,7 @@ import json
 import logging
 import multiprocessing
 import pickle
+import zlib
 from functools import partial
 
 import numpy as np
@@ -227,6 +228,23 @@ def test_a_damaged_record(tmp_path, make_store, photos, source):
     assert isinstance(call(regions, photos[0]), EncodedRecord)
     with pytest.raises(StoreError, match="record '141' in .*regions-00001.tar is unusable"):
         call(regions, photos[2])
+
+
+def test_a_forged_index_never_sends_images_to_the_fallback(tmp_path, make_store, photos, source):
+    """Its checksum is right, but its records are said to lie in a shard that there is none of."""
+    folder = store_of(make_store, tmp_path / "store", photos, source)
+    index = np.load(folder / "index.npy")
+    good = call(StoredRegions(folder), photos[0]).decode()
+    for row, value in ((1, 77), (2, 1 << 40), (3, 1 << 40)):
+        forged = index.copy()
+        forged[row, 1 + int(index[1, 0]) :] = value
+        forged[3, 0] = zlib.crc32(forged[:, 1:].tobytes())
+        np.save(folder / "index.npy", forged)
+        regions = StoredRegions(folder, NotCalled({}))
+        try:
+            assert same(call(regions, photos[0]), good)
+        except StoreError:
+            assert row > 1
 
 
 def test_no_source_at_all():
