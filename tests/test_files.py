@@ -102,3 +102,17 @@ def test_a_name_that_is_taken_may_be_left_as_it_is(tmp_path):
             file.write(content)
     assert (tmp_path / "a").read_bytes() == b"first"
     assert contents(tmp_path) == ["a"]
+
+
+def test_a_draft_that_something_deletes(tmp_path):
+    path = tmp_path / "a.pth"
+    atomic_save({"x": 1}, str(path))
+
+    class Deletes:
+        def __reduce__(self):
+            next(tmp_path.glob("*.tmp")).unlink()
+            return (dict, ())
+
+    with pytest.raises(CheckpointError, match="deleted its draft meanwhile.*--resume") as error:
+        atomic_save(Deletes(), str(path))
+    assert "room" not in str(error.value) and torch.load(path) == {"x": 1}
