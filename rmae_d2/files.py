@@ -53,9 +53,10 @@ def atomic_file(
     except OSError as error:
         if error.errno is None or error.filename not in (None, name, draft):
             raise  # of other files that are read in the block, not of this one
-        raise UserError(
-            f"{name}: could not be written ({error!s:.120}); {free_space(name)}"
-        ) from error
+        why = f"({error!s:.120}); {free_space(name)}"
+        if isinstance(error, FileNotFoundError) and os.path.isdir(os.path.dirname(draft) or "."):
+            why = "for something has deleted its draft meanwhile"
+        raise UserError(f"{name}: could not be written {why}") from error
     finally:
         with contextlib.suppress(OSError):  # a file stands in place of the folder
             os.unlink(draft)

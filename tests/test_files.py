@@ -148,3 +148,17 @@ def test_a_place_to_write_to(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=says):
             check_output(path, folder=folder, name="--there")
     assert contents(tmp_path) == ["file"] and (tmp_path / "file").read_bytes() == b"mine"
+
+
+def test_a_draft_that_something_deletes(tmp_path):
+    path = tmp_path / "a.pth"
+    atomic_save({"x": 1}, str(path))
+
+    class Deletes:
+        def __reduce__(self):
+            next(tmp_path.glob("*.tmp")).unlink()
+            return (dict, ())
+
+    with pytest.raises(CheckpointError, match="deleted its draft meanwhile.*--resume") as error:
+        atomic_save(Deletes(), str(path))
+    assert "room" not in str(error.value) and torch.load(path) == {"x": 1}

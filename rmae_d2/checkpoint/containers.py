@@ -158,9 +158,8 @@ def _describe(content: Mapping[Any, Any]) -> str:
     for path, named, unnamed in _dicts_of_tensors(content):
         names = [*named, *unnamed]
         few = ", ".join(names[:4]) + ", ..." * (len(names) > 4)
-        lines.append(
-            f"{len(names)} tensors {'in ' + '.'.join(path) if path else 'at its top level'} ({few})"
-        )
+        where = f"in {'.'.join(path)}" if path else "at its top level"
+        lines.append(f"{len(names)} tensor{'s' * (len(names) > 1)} {where} ({few})")
     for name, value in content.items():
         if not isinstance(value, Tensor) and not (isinstance(value, Mapping) and value):
             what = "empty" if isinstance(value, Mapping) else type(value).__name__

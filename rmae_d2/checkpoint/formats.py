@@ -57,11 +57,12 @@ def read_weights(path_or_state_dict: str | Mapping[str, Any]) -> Found:
         content = read_checkpoint(source)
         key = parse_qs(source.partition("?")[2], keep_blank_values=True).get("key", [None])[-1]
     found, besides = choose(content, source, key)
-    if besides:
-        logger.warning(
+    if besides:  # which may surprise, unless one was named
+        logger.log(
+            logging.WARNING if key is None else logging.INFO,
             "%s: taking the weights under %s; there are others, under %s, which 'FILE?key=NAME' takes",
             source,
-            found.key,
+            found.key or "(top level)",
             ", ".join(other.key or "(top level)" for other in besides),
         )
     if found.others:

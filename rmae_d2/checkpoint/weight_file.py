@@ -41,7 +41,9 @@ def atomic_save(content: Any, path: str) -> None:
         with atomic_file(path) as file:
             torch.save(content, file)
     except UserError as error:
-        raise CheckpointError(f"{error}. {ROOM}") from error
+        lost = isinstance(error.__cause__, FileNotFoundError)  # no matter of room
+        remedy = "Earlier checkpoints are untouched: continue with --resume" if lost else ROOM
+        raise CheckpointError(f"{error}. {remedy}") from error
     except RuntimeError as error:  # in which torch wraps what the disk says
         room = f"{free_space(path)}. {ROOM}"
         raise CheckpointError(f"{path}: could not be written ({error!s:.120}); {room}") from error

@@ -118,7 +118,7 @@ def load_models(
 
 def _hints(weights: str, num_heads: int | None) -> tuple[int | None, Any]:
     """Heads, and side and blocks of windows, as the config beside the weights says; None where none does."""
-    config = Path(weights).parent / "config.yaml"
+    config = Path(weights.partition("?")[0]).parent / "config.yaml"
     known = "://" not in weights and config.is_file()
     net = OmegaConf.select(load_config(config), "model.backbone.net") if known else None
     if net is None:
@@ -130,8 +130,11 @@ def _hints(weights: str, num_heads: int | None) -> tuple[int | None, Any]:
 
 def _short_names(weights: Sequence[str]) -> list[str]:
     """File names without ending; where they repeat, with their folder."""
-    paths = [Path(path) for path in weights]
-    stems = [path.name.split(".")[0] for path in paths]
+    paths = [Path(path.partition("?")[0]) for path in weights]
+    keys = [path.partition("?key=")[2] for path in weights]  # of one file's weights
+    stems = [
+        f"{path.name.split('.')[0]} {key}".rstrip() for path, key in zip(paths, keys, strict=True)
+    ]
     return [
         stem if stems.count(stem) == 1 else f"{path.parent.name}/{stem}"
         for path, stem in zip(paths, stems, strict=True)

@@ -37,9 +37,10 @@ def load_run(
         UserError: no config, or one that describes another model than an RMAE; a device that is not there.
         CheckpointError: weights that are missing or do not fit.
     """
-    if not Path(weights).exists():
+    file = Path(weights.partition("?")[0])
+    if not file.exists():
         raise CheckpointError(f"{weights}: no such weight file")
-    name = config_file or str(Path(weights).parent / "config.yaml")
+    name = config_file or str(file.parent / "config.yaml")
     if config_file is None and not Path(name).is_file():
         raise UserError(f"no config.yaml beside {weights}: name the run's with --config-file")
     cfg = apply_overrides(load_config(name), list(overrides))

@@ -1,6 +1,7 @@
 """Attention of several models: names and sizes, what they see, pictures and numbers, from files to files."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,6 +44,12 @@ def test_names_heads_and_what_they_see(files):
     # 32 channels do not tell the heads: the config beside the weights does.
     assert (ours.size.num_heads, theirs.size.num_heads) == (4, 1)
     assert [m.name for m in load_models([files[0]] * 2)] == ["rmae/model_final"] * 2
+    state = torch.load(files[1], weights_only=True)
+    both = str(Path(files[1]).parent / "both.pth")
+    torch.save({"student": state, "teacher": {k: v + 1 for k, v in state.items()}}, both)
+    student, teacher = load_models([f"{both}?key=student", f"{both}?key=teacher"])
+    assert (student.name, teacher.name) == ("both student", "both teacher")
+    assert torch.equal(teacher.vit.net.pos_embed, student.vit.net.pos_embed + 1)
     image = torch.full((50, 100, 3), 255, dtype=torch.uint8).numpy()
     assert ours.prepare(image).shape == (1, 3, 32, 64)
     assert ours.prepare(image, 70).shape == (1, 3, 72, 144)

@@ -37,6 +37,18 @@ def test_from_the_files_of_a_run(run):
     assert all(torch.equal(state[name], own) for name, own in made.model.state_dict().items())
 
 
+def test_the_average_of_a_run(run, tmp_path):
+    content = torch.load(run / "model_final.pth", weights_only=True)
+    average = {f"module.{name}": value + 1 for name, value in content["model"].items()}
+    weights = tmp_path / "model_final.pth"
+    torch.save({**content, "iteration": 1, "trainer": {}, "ema": average}, weights)
+    (tmp_path / "config.yaml").write_bytes((run / "config.yaml").read_bytes())
+    for query, more in (("", 0), ("?key=ema", 1)):
+        _, model = load_run(f"{weights}{query}")
+        name = "backbone.net.cls_token"
+        assert torch.equal(model.state_dict()[name], content["model"][name] + more)
+
+
 def test_files_that_do_not_do(run, tmp_path):
     weights = run / "model_final.pth"
     with pytest.raises(CheckpointError, match="no such weight file"):

@@ -475,7 +475,9 @@ def set_row(row, value):
 
 
 @pytest.mark.parametrize(
-    "change", [out_of_order, set_row(1, 77), set_row(1, 2), set_row(1, 2**63)], ids=str
+    "change",
+    [out_of_order, set_row(1, 77), set_row(1, 2), set_row(1, 2**63)],
+    ids=["order", "shard", "byte", "size"],
 )
 def test_a_hostile_index_is_put_together_anew(folder, records, caplog, change):
     index = np.load(folder / "index.npy")
