@@ -189,7 +189,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         planned = f" of {run.max_iter:,}" if run.max_iter else ""
         facts.append(("iterations", f"{run.done:,}{planned}"))
     facts += [(f"{n}, last", _number(run.scalars[n][-1][1])) for n in _losses(run)[:4]]
-    facts += [(n, _number(run.results[n][-1][1])) for n in _HEADLINES if n in run.results]
+    facts += [(n, _beside_baseline(run, n)) for n in _HEADLINES if n in run.results]
     if seconds := sum(start.seconds for start in run.trained or run.starts):
         # The events of a run that 0.1 began start with a resume.
         first = run.trained[0].said("resume").get("iteration") if run.trained else None
@@ -200,6 +200,12 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         facts.append(("device", f"{setup.get('device')}, {setup.get('precision')}"))
     facts.append(("started", run.starts[0].date if run.starts else _ABSENT))
     return facts
+
+
+def _beside_baseline(run: Run, name: str) -> str:
+    value, baseline = (run.results.get(n, []) for n in (name, name + _BASELINE))
+    text = _number(value[-1][1])
+    return f"{text} (nearest patch {_number(baseline[-1][1])})" if baseline else text
 
 
 def _size(run: Run) -> str:

@@ -121,6 +121,11 @@ def test_a_finished_run(finished, tmp_path):
         assert name in page.text
     last = engine.events(finished, "step")[-1]["values"]
     assert f"loss_region, last {last['loss_region']:.4g}" in page.text
+    iou = [
+        f"{engine.events(finished, 'evaluation')[-1]['results'][f'reconstruction/region_iou{end}']:.4g}"
+        for end in ("", "_nearest")
+    ]
+    assert f"reconstruction/region_iou {iou[0]} (nearest patch {iou[1]})" in page.text
     assert re.findall(r"after (\d+) iterations", page.text) == ["2", "4", "6"]
     assert len(page.images) == 4  # and the last of all samples
     assert page.images[0].height < page.images[-1].height

@@ -51,7 +51,6 @@ def files_below(
 
 
 def _is_special(entry: os.DirEntry[str]) -> bool:
-    """Neither file nor folder; links that lead nowhere are left to the reader."""
-    if not is_image(entry.name) or entry.is_file() or entry.is_dir():
-        return False
-    return os.path.exists(entry.path)
+    """Neither file nor folder, as listing tells; what links lead to is left to the reader."""
+    known = entry.is_symlink() or entry.is_file() or entry.is_dir()
+    return not known and is_image(entry.name)

@@ -279,6 +279,8 @@ def read_index(path: str, number: int) -> ShardIndex:
     data = Path(path).read_bytes()
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:  # zip has their checksums
+            if sum(member.file_size for member in arrays.zip.infolist()) > len(data):
+                raise UserError("its arrays are compressed")  # and may be of any size
             header = ShardHeader.from_json(arrays["header"].tobytes().decode(), number, path)
             columns = {name: arrays[name] for name in _COLUMNS}
             size = int(arrays["tar_size"][0])

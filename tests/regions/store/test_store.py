@@ -412,6 +412,16 @@ def rewrite_index(path, change):
     np.savez(path, **arrays)
 
 
+def test_an_index_that_unpacks_to_gigabytes_is_not_unpacked(folder):
+    path = folder / shard_files(1)[1]
+    with np.load(path) as found:
+        np.savez_compressed(path, **dict(found) | {"keys": np.zeros(1 << 24, np.uint8)})
+    with pytest.raises(
+        StoreError, match="regions-00001.idx.npz is damaged .its arrays are compressed"
+    ):
+        RegionStore(folder)
+
+
 def header_text(**values):
     def change(arrays):
         content = json.loads(arrays["header"].tobytes())
