@@ -15,7 +15,7 @@ from .missing import missing_dataset
 _EXAMPLES = 5
 
 #: Overrides that name own data in place of a registered data set.
-OWN_DATA = "dataloader.train.dataset.json=FILE.json (COCO's format) and root=IMAGES"
+OWN_DATA = "dataset.json=FILE.json (COCO's format) and dataset.root=IMAGES"
 
 
 def examples(values: Iterable[Any]) -> str:
