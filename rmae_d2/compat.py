@@ -1,5 +1,6 @@
 """The only home of shims for other packages: each names the package, the version and the reason."""
 
+import logging
 import warnings
 from importlib.util import find_spec
 
@@ -23,8 +24,34 @@ def check_detectron2() -> None:
 def quiet_known_warnings() -> None:
     """Keeps warnings that a user can do nothing about off the screen.
 
-    detectron2 (all versions to date) imports ``timm.models.layers``, which timm 1.0 calls deprecated.
+    detectron2 (all versions to date) imports ``timm.models.layers``, which timm 1.0 calls deprecated; calls
+    ``torch.meshgrid`` without an indexing, which torch warns of; and makes tensors, copied at once, of masks
+    that pycocotools hands out read-only. Torch (seen in 2.11) logs that it looks for CUDA's compiler where
+    there is no GPU, and what ``is_fx_tracing``, which torchvision asks, means. Its data loader tells twice,
+    for every loader anew, what training says once (:mod:`rmae_d2.engine.machine`).
     """
     warnings.filterwarnings(
         "ignore", message="Importing from timm.models.layers", category=FutureWarning
     )
+    for message in (
+        "torch.meshgrid: in an upcoming release",
+        "The given NumPy array is not writable",
+        "This DataLoader will create",
+    ):
+        warnings.filterwarnings("ignore", message=message, category=UserWarning)
+    for name, text in (
+        ("torch.utils.cpp_extension", "No CUDA runtime is found"),
+        ("torch.fx._symbolic_trace", "is_fx_tracing will return true"),
+    ):
+        logging.getLogger(name).addFilter(_Without(text))
+
+
+class _Without(logging.Filter):
+    """Leaves out what begins with a text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith(self.text)

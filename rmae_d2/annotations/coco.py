@@ -40,7 +40,7 @@ from .values import identifier, shown
 logger = logging.getLogger(__name__)
 
 #: Overrides that name own data in place of a registered data set.
-OWN_DATA = "dataloader.train.dataset.json=FILE.json (COCO's format) and root=IMAGES"
+OWN_DATA = "dataset.json=FILE.json (COCO's format) and dataset.root=IMAGES"
 
 #: One in so many entries may be unreadable; with more, the file is damaged or means something else.
 _ONE_IN = 10

@@ -6,6 +6,7 @@ an exit code.
 """
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -58,6 +59,8 @@ def run(words: Sequence[str]) -> int:
     # Overrides may stand between options; subparsers can't have that.
     parse = parser.parse_args if name == "benchmark" else parser.parse_intermixed_args
     args = take_overrides_out(parse(words))
+    if logging.lastResort is not None:  # of commands that do not say how they log
+        logging.lastResort.setFormatter(logging.Formatter("warning: %(message)s"))
     try:
         if getattr(args, "config_file", None):
             find_config(args.config_file)  # before anything slow

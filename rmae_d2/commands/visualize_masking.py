@@ -8,6 +8,7 @@ the model has them.
 """
 
 import argparse
+import logging
 
 from . import options
 
@@ -19,6 +20,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    # What it says of regions that are not stored is of training.
+    logging.getLogger("rmae_d2.regions.sources.stored").setLevel(logging.ERROR)
     from ..inference.reconstruction_pictures import draw_masking
 
     given = dict(vars(args))

@@ -95,10 +95,15 @@ class WarnOfDataWait(HookBase):
     """Says so, with the remedy, when the device waits for images; again after twice as many times.
 
     The first value holds the start of the loader's workers and does not count.
+
+    Args:
+        num_workers: of the loader.
+        regions: whether it computes regions on the way.
     """
 
-    def __init__(self, num_workers: int) -> None:
+    def __init__(self, num_workers: int, regions: bool = False) -> None:
         self.num_workers = num_workers
+        self.regions = regions
         self._seen = -1  # the iteration of the last value, of which the first is left out
         self._late = 0
 
@@ -114,10 +119,10 @@ class WarnOfDataWait(HookBase):
         if self._late & (self._late - 1) == 0:
             logger.warning(
                 "training waits for images %.0f%% of its time. Raise dataloader.train.num_workers (now %d a "
-                "process), compute regions ahead of training (rmae-d2 regions), or store smaller "
-                "images",
+                "process)%s, or store smaller images",
                 100 * share,
                 self.num_workers,
+                ", compute regions ahead of training (rmae-d2 regions)" if self.regions else "",
             )
 
 

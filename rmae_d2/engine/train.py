@@ -1,6 +1,7 @@
 """What ``rmae-d2 train`` does: set up, train, evaluate."""
 
 import argparse
+import itertools
 import logging
 import os
 import sys
@@ -24,14 +25,16 @@ from ..annotations.coco import forget_annotations
 from ..checkpoint import export_backbone, load_pretrained
 from ..config import apply_overrides, load_config, save_config
 from ..data import SkipCounter, TrainLoader
-from ..data.recipes.own_data import adapt_to_data
+from ..data.recipes.own_data import adapt_to_data, data_name, naming
 from ..errors import CheckpointError, UserError
-from ..evaluation import KNNEvaluation
+from ..evaluation import KNNEvaluation, result_sentence
 from ..events import EventWriter, read_run, step_values
 from ..inference.finished_run import pick_device
+from ..inference.prediction_sheet import draw_few_predictions
 from ..modeling import RMAE, LearnedMasking
 from ..solver import build_optimizer
 from ..visualization import draw_loss_curve, draw_reconstructions
+from ..visualization.sheets import save_picture
 from .checkpointer import Checkpointer, holds_run
 from .hooks import (
     EMA,
@@ -45,7 +48,8 @@ from .hooks import (
     WriteMetrics,
 )
 from .launch import describe_start
-from .parallel import check_optimizer, gathered_on_main, parallelize, whole
+from .machine import machine_notes
+from .parallel import check_optimizer, gathered_on_main, parallelize, unwrap, whole
 from .progress import Profile, StepWriter, WarnOfDataWait
 from .provenance import describe_code
 from .ring import is_collective_failure
@@ -114,7 +118,9 @@ def _belongs_on_screen(record: logging.LogRecord) -> bool:
     """
     error = record.exc_info[1] if record.exc_info else None
     says_all = isinstance(error, UserError) or is_collective_failure(error)
-    return not (says_all or getattr(record, "off_screen", False))
+    # Detectron2 tells three lines of each loader about how it keeps its list.
+    told = record.name == "detectron2.data.common" and record.levelno < logging.WARNING
+    return not (says_all or told or getattr(record, "off_screen", False))
 
 
 def refuse_to_overwrite(output_dir: str) -> None:
@@ -131,7 +137,8 @@ def train(
 ) -> Any:
     """Runs the training that a config describes; see :func:`main`."""
     # First: missing data must stop at once, those to evaluate on too.
-    loader: TrainLoader = instantiate(cfg.dataloader.train)
+    with naming("dataloader.train"):
+        loader: TrainLoader = instantiate(cfg.dataloader.train)
     testing = _testing(cfg) if cfg.train.eval_period > 0 else None
     knn = _knn(cfg)
     forget_annotations()  # gigabytes, of which each reader has kept what it needs
@@ -156,6 +163,8 @@ def train(
         "step; %(precision)s on %(device)s",
         {**setup, "millions": setup["parameters"] / 1e6},
     )
+    for note in machine_notes(cfg, device):
+        logger.warning("%s", note)
     wrapped = parallelize(model, cfg.train, device)
     optimizer = build_optimizer(cfg.optimizer, model)
     check_optimizer(model, optimizer)
@@ -205,6 +214,7 @@ def train(
             trainer.train(start, cfg.train.max_iter)
         finally:
             trainer.batches = iter(())  # ends the loader's workers
+        _draw_predictions(cfg, model, loader, testing)
     encoder = None
     if isinstance(model, RMAE):
         encoder = gathered_on_main(ema.weights() if ema else model.state_dict())
@@ -265,22 +275,21 @@ def _watching(
     """Hooks for people, on all ranks: evaluation and pictures."""
     watching: list[Any] = []
 
-    def watch(period: int, run: Callable[[nn.Module], Any]) -> None:
+    def watch(period: int, part: str, run: Callable[[nn.Module], Any]) -> None:
         def noted() -> Any:
             with whole(model) as plain:
                 results = run(plain)
             if results:
                 evaluated.update(results)
-                at = get_event_storage().iter
-                events.write("evaluation", iteration=at, results=flatten_results_dict(results))
+                tell_results(results, data_name(cfg, part), model, events, get_event_storage().iter)
             return results
 
         watching.append(Evaluate(period, noted))
 
     if testing is not None:
-        watch(cfg.train.eval_period, lambda plain: evaluate(plain, *testing))
+        watch(cfg.train.eval_period, "dataloader.test", lambda plain: evaluate(plain, *testing))
     if knn is not None:
-        watch(knn.period, knn)
+        watch(knn.period, "dataloader.knn.loader", knn)
     if cfg.train.vis_period > 0 and isinstance(model, RMAE):
         watching.append(
             Pictures(
@@ -314,9 +323,36 @@ def _reporting(
         TensorboardXWriter(str(folder)),
     ]
     return [
-        WarnOfDataWait(cfg.dataloader.train.get("num_workers", 0)),
+        WarnOfDataWait(
+            cfg.dataloader.train.get("num_workers", 0),
+            regions=OmegaConf.select(cfg, "dataloader.train.mapper.regions") is not None,
+        ),
         WriteMetrics(writers, cfg.train.log_period, events),
     ]
+
+
+def _draw_predictions(
+    cfg: DictConfig, model: nn.Module, loader: TrainLoader, testing: Testing | None
+) -> None:
+    """Writes ``predictions.png`` of a detector or segmentor: of test photos, without any of training ones."""
+    if not {"roi_heads", "sem_seg_head"} & {*cfg.model}:
+        return
+    part = "dataloader.train" if testing is None else "dataloader.test"
+    with whole(model) as plain:
+        if not comm.is_main_process():
+            return
+        try:
+            batches = (
+                loader.preview(4) if testing is None else itertools.chain.from_iterable(testing[0])
+            )
+            files = [str(sample["file_name"]) for sample in itertools.islice(batches, 4)]
+            caption = (
+                f"{data_name(cfg, part)}; objects of score 0.5 or more, else an image's best three"
+            )
+            picture = draw_few_predictions(cfg, plain, files, part, caption)
+            save_picture(picture, Path(cfg.train.output_dir) / "predictions.png")
+        except (UserError, OSError, KeyError) as error:  # a picture less is no reason to end a run
+            logger.warning("predictions could not be drawn: %s", error)
 
 
 def _finish(output_dir: str, encoder: dict[str, Any] | None) -> None:
@@ -334,22 +370,35 @@ def _finish(output_dir: str, encoder: dict[str, Any] | None) -> None:
         made["loss curve"] = draw_loss_curve(folder, folder / "loss_curve.png")
     if (folder / "reconstruction.png").exists():
         made["reconstructions"] = folder / "reconstruction.png"
+    more = ""
+    if (folder / "predictions.png").exists():
+        made["predictions"] = folder / "predictions.png"
+        config, weights = (folder.resolve() / name for name in ("config.yaml", "model_final.pth"))
+        more = (
+            f"\nmore predictions: rmae-d2 predict --config-file {config} --weights {weights} "
+            f"--input PHOTOS --output {folder.resolve() / 'predictions'}"
+        )
     width = max(map(len, made)) + 2
     lines = (f"  {name + ':':{width}}{path.resolve()}" for name, path in made.items())
-    logger.info("done:\n%s", "\n".join(lines))
+    logger.info("done:\n%s%s", "\n".join(lines), more)
 
 
 def _testing(cfg: DictConfig) -> Testing | None:
     """Test loader and evaluator, where the config has one."""
     if "evaluator" not in cfg.dataloader:
         return None
-    return instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
+    with naming("dataloader.test", "or train without evaluation: train.eval_period=0"):
+        return instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
 
 
 def _knn(cfg: DictConfig) -> KNNEvaluation | None:
     """The evaluation of features during pre-training, where the config asks for one."""
     node = cfg.dataloader.get("knn")
-    return instantiate(node) if node is not None and node.period else None
+    if node is None or not node.period:
+        return None
+    with naming("dataloader.knn.loader", "or train without k-NN: dataloader.knn.period=0"):
+        evaluation: KNNEvaluation = instantiate(node)
+    return evaluation
 
 
 def _check_activation_checkpointing(cfg: DictConfig, model: nn.Module) -> None:
@@ -365,8 +414,29 @@ def evaluate(model: nn.Module, loader: Any, evaluator: DatasetEvaluator) -> Any:
     """Runs an evaluator over a test loader."""
     results = inference_on_dataset(model, loader, evaluator)
     evaluator.reset()  # it outlives this evaluation; its predictions need not
-    print_csv_format(results)
     return results
+
+
+def tell_results(
+    results: dict[str, Any],
+    data: str,
+    model: nn.Module,
+    events: EventWriter,
+    iteration: int | None = None,
+) -> None:
+    """Says what an evaluation gave, and on which data, and writes the event ``evaluation``.
+
+    A sentence a task; of others than those of pre-training Detectron2's lines to copy, too.
+    """
+    norm_pix_loss = getattr(unwrap(model), "norm_pix_loss", False)
+    for task, metrics in results.items():
+        said = result_sentence(task, metrics, norm_pix_loss=norm_pix_loss)
+        after = "" if iteration is None else f" after iteration {iteration}"
+        logger.info("evaluation on %s%s: %s", data or "the test data", after, said)
+        if task not in ("reconstruction", "masking", "knn"):
+            print_csv_format({task: metrics})
+    when = {} if iteration is None else {"iteration": iteration}
+    events.write("evaluation", **when, data=data, results=flatten_results_dict(results))
 
 
 def evaluate_only(cfg: DictConfig, events: EventWriter) -> Any:
@@ -385,9 +455,10 @@ def evaluate_only(cfg: DictConfig, events: EventWriter) -> Any:
         "://" not in cfg.train.init_checkpoint
     ):
         raise CheckpointError(f"{cfg.train.init_checkpoint}: no such weight file")
-    testing = instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
+    with naming("dataloader.test"):
+        testing = instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
     model = instantiate(cfg.model).to(pick_device(cfg.train.device))
     load_pretrained(model, cfg.train.init_checkpoint, require_all=True)
     results = evaluate(model.eval(), *testing)
-    events.write("evaluation", results=flatten_results_dict(results or {}))
+    tell_results(results or {}, data_name(cfg, "dataloader.test"), model, events)
     return results

@@ -10,6 +10,7 @@ from .knn import KNNEvaluation, KNNEvaluator
 from .masking import ForegroundEvaluator
 from .reconstruction_evaluator import ReconstructionEvaluator, nearest_visible
 from .semantic import SemSegEvaluator
+from .sentences import result_sentence
 
 __all__ = [
     "Classes",
@@ -18,6 +19,7 @@ __all__ = [
     "ReconstructionEvaluator",
     "classes_of",
     "nearest_visible",
+    "result_sentence",
     "ClassificationEvaluator",
     "KNNEvaluation",
     "KNNEvaluator",

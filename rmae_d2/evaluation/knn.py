@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from detectron2.evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format
+from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from detectron2.utils import comm
 from torch import Tensor, nn
 
@@ -114,7 +114,10 @@ class KNNEvaluator(DatasetEvaluator):
         self._bank += [bool(sample["bank"]) for sample in inputs]
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
-        """``{"knn": {"top1": ..., "top5": ...}}`` in percent on rank 0."""
+        """``{"knn": {"top1": ..., "top5": ..., "commonest": ...}}`` in percent on rank 0.
+
+        The last is what naming the commonest class always would give.
+        """
         features, labels, bank = self._gathered()
         leave_one_out = bool(bank.all())
         voters, voter_labels = features[bank], labels[bank]
@@ -150,7 +153,9 @@ class KNNEvaluator(DatasetEvaluator):
             "k-NN: %d images by the votes of %d%s",
             *(len(queries), len(voters), ", each left out for itself" if leave_one_out else ""),
         )
-        return OrderedDict(knn=accuracies(torch.stack(gathered).sum(dim=0), num_classes))
+        found = accuracies(torch.stack(gathered).sum(dim=0), num_classes)
+        commonest = int(query_labels.bincount().max())
+        return OrderedDict(knn={**found, "commonest": 100 * commonest / len(query_labels)})
 
     def _gathered(self) -> tuple[Tensor, Tensor, Tensor]:
         """Features (N, D), labels and whether they vote, of all processes, on each."""
@@ -189,6 +194,4 @@ class KNNEvaluation:
     def __call__(self, model: nn.Module) -> Any:
         """Evaluates an ``RMAE`` or ``Classifier``, whose training goes on unchanged: results on rank 0."""
         features = FeatureExtractor.of(model, self.pool, self.precision)
-        results = inference_on_dataset(features, self.loader, self.evaluator)
-        print_csv_format(results)
-        return results
+        return inference_on_dataset(features, self.loader, self.evaluator)

@@ -104,7 +104,7 @@ class SemanticOutput:
     """
 
     def __init__(self, cfg: DictConfig, model: nn.Module, folder: Path, _: float = 0.5) -> None:
-        self._names, self._first = _semantic_classes_of(cfg)
+        self._names, self._first = semantic_classes_of(cfg)
         self._folder = folder
         self._images = 0
         self._pixels_C = np.zeros(len(self._names))
@@ -138,7 +138,7 @@ class SemanticOutput:
         return f"labels/*.png: values {values} for the classes; most pixels: {shares}"
 
 
-def _semantic_classes_of(cfg: DictConfig) -> tuple[tuple[str, ...], int]:
+def semantic_classes_of(cfg: DictConfig) -> tuple[tuple[str, ...], int]:
     """Names of a config's classes, and the value of the first in label files.
 
     They are those of the test data or, where these have not as many as the model (as where it was trained on

@@ -9,6 +9,7 @@ from detectron2.config import instantiate
 from detectron2.data import transforms as T
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from ..checkpoint import load_pretrained
 from ..errors import ImageSizeError, UserError
@@ -28,7 +29,7 @@ class Predictor:
         cfg: a LazyConfig with ``model`` and ``dataloader.test.mapper``; ``train.device`` (default auto) is
             where the model runs.
         weights: anything that :func:`rmae_d2.checkpoint.load_weights` takes. It must hold every tensor of
-            the model.
+            the model. Or the model itself, with its weights, where it is.
 
     Attributes:
         model: in evaluation mode, on ``device``.
@@ -39,14 +40,15 @@ class Predictor:
         CheckpointError: weights that are not there or do not fit.
     """
 
-    def __init__(self, cfg: DictConfig, weights: str | Mapping[str, Any]) -> None:
+    def __init__(self, cfg: DictConfig, weights: str | Mapping[str, Any] | nn.Module) -> None:
         self.augmentations, self.image_format = _preparation(cfg)
         self.device = pick_device(OmegaConf.select(cfg, "train.device", default="auto"))
-        self.model = instantiate(cfg.model)
+        self.model = weights if isinstance(weights, nn.Module) else instantiate(cfg.model)
         if isinstance(self.model, RMAE):
             text = "a config of pre-training, which detects nothing: give the fine-tuned model's"
             raise UserError(text)
-        load_pretrained(self.model, weights, require_all=True)
+        if not isinstance(weights, nn.Module):
+            load_pretrained(self.model, weights, require_all=True)
         self.model.to(self.device).eval()
         multi_scale = getattr(self.model, "multi_scale", None)
         self._wants_original = multi_scale is not None and not multi_scale.is_plain

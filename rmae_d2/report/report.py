@@ -311,6 +311,7 @@ def _rows(run: Run, one_class: bool) -> list[dict[str, str]]:
             "last": _number(last),
             "after": "evaluation alone" if math.isnan(iteration) else f"{iteration:,.0f}",
             "times": str(len(points)),
+            "data": shorten_paths(", ".join(run.measured_on.get(name, ()))) or _ABSENT,
             "lowest": _number(min(values)) if values else "",
             "highest": _number(max(values)) if values else "",
         }

@@ -132,6 +132,22 @@ class Run:
         """Evaluations over iterations; those without training are at iteration NaN."""
         return run_events.results(self.events)
 
+    @cached_property
+    def measured_on(self) -> dict[str, list[str]]:
+        """The data sets of each result, in the order of the evaluations; 0.1 did not name them."""
+        found: dict[str, list[str]] = {}
+        for event in self.events:
+            data, measured = event.get("data"), event.get("results")
+            if (
+                event["event"] == "evaluation"
+                and isinstance(data, str)
+                and isinstance(measured, dict)
+            ):
+                for name in measured:
+                    if data and data not in found.setdefault(name, []):
+                        found[name].append(data)
+        return found
+
     @property
     def status(self) -> str:
         ended = self.starts[-1].outcome if self.starts else ""

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 
 from rmae_d2.errors import AnnotationError, CheckpointError, UserError
 from tests.helpers import coco_rectangle, records
@@ -122,6 +123,10 @@ def test_own_data_from_training_to_evaluation(finetune, data, losses, tmp_path):
     assert {"AP", "APs", "AP-cup", "AP-cat"} <= set(results["segm"])
     assert len(losses(tmp_path / "run")) == 4 and set(losses(tmp_path / "run")[0]) > set(LOSSES)
     assert "model.roi_heads.num_classes: 80 -> 2" in log(tmp_path / "run")
+    with Image.open(tmp_path / "run/predictions.png") as picture:
+        assert picture.width > 800  # photos, and beside them what is predicted
+    assert "more predictions: rmae-d2 predict" in log(tmp_path / "run")
+    assert "predictions could not be drawn" not in log(tmp_path / "run")
     weights = torch.load(tmp_path / "run/model_final.pth", weights_only=True)["model"]
     assert len(weights["roi_heads.box_predictor.cls_score.weight"]) == 3
     # The same again from the weights: with the recipe, and with the config that training saved.

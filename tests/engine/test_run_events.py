@@ -70,6 +70,8 @@ def test_an_evaluation_alone(finished, runs, tmp_path):
     assert kinds(tmp_path / "run") == ["start", "versions", "config", "evaluation", "end"]
     (event,) = events(tmp_path / "run", "evaluation")
     assert event["results"]["reconstruction/region_iou"] == found["reconstruction"]["region_iou"]
+    assert event["data"] == str(runs.photos)
+    assert f"evaluation on {runs.photos}: region IoU " in (tmp_path / "run/log.txt").read_text()
     assert "iteration" not in event and events(tmp_path / "run", "end")[0]["outcome"] == "evaluated"
 
 

@@ -87,6 +87,7 @@ def test_accuracy_by_brute_force(leave_one_out):
     order = np.argsort(-votes, axis=1)
     right = (order == labels[asked][:, None]) & (np.take_along_axis(votes, order, 1) > 0)
     expected = {"top1": 100 * right[:, 0].mean(), "top5": 100 * right[:, :5].any(axis=1).mean()}
+    expected["commonest"] = 100 * np.bincount(labels[asked]).max() / asked.sum()
     assert found == pytest.approx(expected) and 20 < found["top1"] < found["top5"] < 100
 
 
@@ -95,7 +96,7 @@ def test_a_class_nobody_votes_for_is_never_right():
     features = np.eye(8)
     fill(evaluator, features, list(range(8)), [True] * 4 + [False] * 4)
     # Each of the last four is asked about a class without voters, among eight of which five are listed.
-    assert evaluator.evaluate() == {"knn": {"top1": 0.0, "top5": 0.0}}
+    assert evaluator.evaluate() == {"knn": {"top1": 0.0, "top5": 0.0, "commonest": 25.0}}
 
 
 def test_nonsense():
@@ -147,7 +148,6 @@ def test_knn_of_a_model(make_rmae, folder, pool, query_split, precision, caplog)
         results = evaluation(model)
     assert results["knn"]["top1"] >= 75 and "top5" not in results["knn"]
     assert model.training and all(module.training for module in model.modules())
-    assert "copypaste: Task: knn" in caplog.text
     assert "8 images by the votes of 8" in caplog.text
     assert evaluation(model) == results  # nothing is left over
 

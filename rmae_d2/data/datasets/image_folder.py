@@ -31,6 +31,7 @@ def classification_dataset(
     classes_from: str | None = "train",
     num_classes: int | None = None,
     per_class: int | None = None,
+    split_key: str = "split",
 ) -> list[dict[str, Any]]:
     """Lists images with the class of their folder.
 
@@ -42,6 +43,7 @@ def classification_dataset(
         split: folder below ``root``; "" or None where the class folders lie in ``root`` itself.
         classes_from: the split whose folders number the classes, where it is there; else ``split`` itself.
         num_classes: of the model, to be compared with what is there; None for no comparison.
+        split_key: what the config calls ``split``, for messages.
         per_class: take so many images of each class at most, the first in sorted order; None for all.
 
     Returns:
@@ -57,7 +59,7 @@ def classification_dataset(
         raise UserError(f"per_class={per_class}: images of each class, 1 or more; null for all")
     split, classes_from = split or "", classes_from or ""
     folder = _split_folder(root, split)
-    own = _class_names(folder)
+    own = _class_names(folder, split_key)
     names = _numbering(root, split, classes_from, own)
     if num_classes is not None and len(names) != num_classes:
         raise UserError(
@@ -104,13 +106,15 @@ def knn_dataset(
     Returns:
         dicts of :func:`classification_dataset`, whose errors and root these are, with ``bank``, a bool.
     """
-    listed = [(True, bank_split, bank_per_class)]
+    listed = [("bank_split", bank_split, bank_per_class)]
     if query_split is not None:
-        listed.append((False, query_split, query_per_class))
+        listed.append(("query_split", query_split, query_per_class))
     return [
-        {**sample, "bank": bank}
-        for bank, split, count in listed
-        for sample in classification_dataset(root, split, classes_from=bank_split, per_class=count)
+        {**sample, "bank": key == "bank_split"}
+        for key, split, count in listed
+        for sample in classification_dataset(
+            root, split, classes_from=bank_split, per_class=count, split_key=key
+        )
     ]
 
 
@@ -120,10 +124,10 @@ def _split_folder(root: str | Path | None, split: str) -> str:
     return os.path.join(os.path.expanduser(str(root)), split).rstrip("/") or "/"
 
 
-def _class_names(folder: str) -> list[str]:
+def _class_names(folder: str, split_key: str = "split") -> list[str]:
     """Sorted names of the folders in a folder, which must have some."""
     if not os.path.isdir(folder):
-        raise UserError(_missing_message(folder, "there is no such folder"))
+        raise UserError(_missing_message(folder, "there is no such folder", split_key))
     try:
         visible = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
     except PermissionError as error:
@@ -137,7 +141,7 @@ def _class_names(folder: str) -> list[str]:
             "them into folders by the labels of the development kit)"
         )
     if not names:
-        raise UserError(_missing_message(folder, "the folder has no class folders"))
+        raise UserError(_missing_message(folder, "the folder has no class folders", split_key))
     if loose:
         logger.warning(
             "%d images in %s are in no class folder, such as %s: they are left out",
@@ -146,7 +150,7 @@ def _class_names(folder: str) -> list[str]:
     return names
 
 
-def _missing_message(folder: str, detail: str) -> str:
+def _missing_message(folder: str, detail: str, split_key: str) -> str:
     above = os.path.dirname(folder)
     lines = [
         f"no labelled images in {os.path.abspath(folder)}: {detail}.",
@@ -154,13 +158,12 @@ def _missing_message(folder: str, detail: str) -> str:
     ]
     if not os.path.isdir(folder) and os.path.isdir(above):
         if beside := sorted(entry.name for entry in os.scandir(above) if entry.is_dir()):
-            choose = "(choose with dataloader.*.dataset.split=NAME)"
+            choose = f"(choose with dataset.{split_key}=NAME)"
             lines.append(f"  found there: {examples(beside)} {choose}")
     lines += [
         "  ImageNet:    https://image-net.org (free account), as imagenet/train/<class>/*.JPEG and "
         "imagenet/val/<class>/*.JPEG",
-        "  own photos:  dataloader.train.dataset.root=/photos with /photos/train/<class>/*.jpg and "
-        "/photos/val/<class>/*.jpg",
+        "  own photos:  dataset.root=/photos with /photos/train/<class>/*.jpg and /photos/val/<class>/*.jpg",
     ]
     return "\n".join(lines)
 

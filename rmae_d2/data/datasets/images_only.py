@@ -1,5 +1,6 @@
 """Photos without labels, to pre-train on: a folder, a text list, a COCO json or a dataset's name."""
 
+import hashlib
 import logging
 import os
 from collections.abc import Sequence
@@ -27,7 +28,10 @@ _WHOLE_FOLDERS = {
     *("imagenet_1k_train", "imagenet_1k_val", "scenes_train", "scenes_val"),
 }
 
-_OWN = "dataloader.train.dataset.root=/photos (a folder, .txt list or COCO .json)"
+_OWN = "dataset.root=/photos (a folder, .txt list or COCO .json)"
+
+#: One image of so many is held out for evaluation, and no more than the other number.
+_HELD_OUT_SHARE, _HELD_OUT_MOST = 10, 1000
 
 
 def images_from(
@@ -72,6 +76,8 @@ def pretrain_dataset(
     names: Sequence[str] = ("coco_2017_train",),
     root: str | Path | None = None,
     image_root: str | Path | None = None,
+    *,
+    held_out: bool | None = None,
 ) -> list[dict[str, Any]]:
     """The images to pre-train on.
 
@@ -81,6 +87,8 @@ def pretrain_dataset(
     Args:
         names: names in Detectron2's catalog; the sets are concatenated.
         root: own images instead of names, see :func:`images_from`; as ``image_root``.
+        held_out: True for the images kept for evaluation, False for the others, None for all. Kept are a
+            tenth, at most 1000, at least one: those whose ids have the smallest SHA-256.
 
     Returns:
         dataset dicts. With several names whose image ids collide, ids become ``name/id``.
@@ -99,8 +107,31 @@ def pretrain_dataset(
             for name, members in sets.items():
                 for sample in members:
                     sample["image_id"] = f"{name}/{sample['image_id']}"
-    logger.info("%d images from %s", len(dicts), source)
-    return dicts
+    if held_out is None:
+        logger.info("%d images from %s", len(dicts), source)
+        return dicts
+    parts = _split(dicts, source)
+    text = "%d images from %s, held out for evaluation" if held_out else "%d images from %s, %d held out"
+    logger.info(text, len(parts[held_out]), source, *([] if held_out else [len(parts[True])]))
+    return parts[held_out]
+
+
+def _split(dicts: Sequence[dict[str, Any]], source: str) -> dict[bool, list[dict[str, Any]]]:
+    """The images to train on, at False, and those held out, at True: by their ids, wherever they lie."""
+    ids = sorted(
+        {str(sample["image_id"]) for sample in dicts},
+        key=lambda text: hashlib.sha256(text.encode()).digest(),
+    )
+    if len(ids) < 2:
+        raise UserError(
+            f"{source} has one image, of which none can be held out for evaluation: set train.eval_period=0, "
+            "or name others with dataloader.test.dataset.root"
+        )
+    kept = set(ids[: min(max(len(ids) // _HELD_OUT_SHARE, 1), _HELD_OUT_MOST)])
+    parts: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
+    for sample in dicts:
+        parts[str(sample["image_id"]) in kept].append(sample)
+    return parts
 
 
 def _by_name(name: str) -> list[dict[str, Any]]:

@@ -24,10 +24,7 @@ logger = logging.getLogger(__name__)
 _LABELS_CHECKED = 32
 
 _ADE20K = "ade20k_sem_seg_"
-_OWN = (
-    "dataloader.train.dataset.images=FOLDER dataloader.train.dataset.labels=FOLDER "
-    "dataloader.train.dataset.num_classes=N"
-)
+_OWN = "dataset.images=FOLDER dataset.labels=FOLDER dataset.num_classes=N"
 
 
 def semantic_dataset(

@@ -3,10 +3,12 @@
 import copy
 import logging
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 
@@ -17,6 +19,7 @@ from ..datasets import (
     classification_dataset,
     detection_dataset,
     json_facts,
+    pretrain_dataset,
     semantic_dataset,
 )
 
@@ -41,6 +44,10 @@ def adapt_to_data(
     own test data are not meant, and evaluation is switched off, with a warning (of classification that is an
     error too).
 
+    Evaluation of pre-training follows the training data: of own photos, or names that an override gives, it
+    takes the validation part of that name, else a share that training leaves out
+    (``pretrain_dataset(held_out=...)``), unless test data are given too.
+
     Args:
         cfg: with overrides applied. One without such a dataset is returned as it is.
         overrides: those of the command line, which may not contradict the data.
@@ -59,6 +66,7 @@ def adapt_to_data(
         (detection_dataset, _adapt_detection),
         (semantic_dataset, _adapt_semantic),
         (classification_dataset, _adapt_classification),
+        (pretrain_dataset, _adapt_pretraining),
     ):
         if any(dataset_node(cfg, split, dataset) for split in ("train", "test")):
             cfg = copy.deepcopy(cfg)
@@ -87,7 +95,8 @@ def _names_of(data: DictConfig) -> tuple[str, ...]:
 
 def _name(data: DictConfig) -> str:
     """For messages: the own data, or the registered names."""
-    return str(data.get("json") or data.get("images") or ", ".join(_names_of(data)))
+    own = data.get("json") or data.get("images") or data.get("root")
+    return str(own or ", ".join(_names_of(data)))
 
 
 def _registered_classes(data: DictConfig, key: str) -> tuple[str, ...] | None:
@@ -148,6 +157,87 @@ def _sets(override: str, key: str) -> bool:
     name, _, value = override.partition("=")
     name = name.strip()
     return name == key or (key.startswith(f"{name}.") and key.rpartition(".")[2] in value)
+
+
+@contextmanager
+def naming(part: str, otherwise: str = "") -> Iterator[None]:
+    """Errors of the data of a config's part, in which ``dataset.KEY`` gets its full name.
+
+    Args:
+        part: such as ``dataloader.test``.
+        otherwise: what else would help, to end the message with.
+    """
+    try:
+        yield
+    except UserError as error:
+        if len(error.args) == 1 and isinstance(error.args[0], str):
+            text = re.sub(r"(?<![\w.])dataset\.(?=\w)", f"{part}.dataset.", error.args[0])
+            error.args = (f"{text}\n  {otherwise}" if otherwise else text,)
+        raise
+
+
+def data_name(cfg: DictConfig, part: str) -> str:
+    """What the data of a config's part are called where results are told.
+
+    Args:
+        part: such as ``dataloader.test``.
+
+    Returns:
+        own data as they were given, or registered names; "" for what says neither.
+    """
+    data = OmegaConf.select(cfg, f"{part}.dataset")
+    if not isinstance(data, DictConfig):
+        return ""
+    own = data.get("json") or data.get("images") or data.get("root")
+    split = next((data[key] for key in ("split", "query_split", "bank_split") if data.get(key)), "")
+    if split:  # folders of classes
+        return os.path.join(str(own or "imagenet"), str(split))
+    return f"{own or ', '.join(_names_of(data))}{' (held out)' if data.get('held_out') else ''}"
+
+
+# --- pre-training
+
+
+def _adapt_pretraining(
+    cfg: DictConfig, train: _Node, test: _Node, overrides: Sequence[str], eval_only: bool
+) -> None:
+    if train is None or test is None or "held_out" in train:
+        return
+    if not eval_only and ("evaluator" not in cfg.dataloader or cfg.train.eval_period <= 0):
+        return
+    own = train.get("root") is not None
+    if test.get("root") is not None or not (own or _named(overrides, "train")):
+        return
+    if _named(overrides, "test"):
+        train.held_out = None  # decided, for whoever adapts the saved config
+        return
+    names = _names_of(train)
+    validation = "" if own or not names else re.sub("_train$", "_val", names[0])
+    if validation in DatasetCatalog and validation != names[0]:
+        test.names = [validation]
+        logger.info("evaluation follows the training data: on %s", validation)
+        return
+    for key in ("names", "root", "image_root"):
+        if key in train:
+            test[key] = train[key]
+    train.held_out, test.held_out = False, True
+    mapper = cfg.dataloader.test.get("mapper")
+    if not OmegaConf.is_interpolation(cfg.dataloader.test, "mapper") and "regions" in (
+        mapper or {}
+    ):
+        mapper.regions = copy.deepcopy(cfg.dataloader.train.mapper.get("regions"))
+    logger.info(
+        "evaluation follows the training data: on a tenth of %s (at most 1000 images, those whose names have "
+        "the smallest SHA-256), which %s. Other data: dataloader.test.dataset.root",
+        _name(train),
+        "a run that was not evaluated has trained on" if eval_only else "training leaves out",
+    )
+
+
+def _named(overrides: Sequence[str], split: str) -> bool:
+    """Whether the command line says which images are those of a split."""
+    keys = [f"dataloader.{split}.dataset.{key}" for key in ("names", "root")]
+    return any(_sets(override, key) for override in overrides for key in keys)
 
 
 # --- detection

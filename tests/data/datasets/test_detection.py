@@ -323,7 +323,7 @@ def test_missing_datasets_say_where_from(tmp_path, monkeypatch, name, absent, ge
         monkeypatch.setitem(MetadataCatalog.get(name).__dict__, key, str(tmp_path / key))
         if key != absent:
             (tmp_path / key).touch()
-    own = "dataloader.train.dataset.json=FILE.json"
+    own = "own data:   dataset.json=FILE.json"
     with pytest.raises(UserError) as error:
         detection_dataset(name)
     for text in (f"looked for: {tmp_path / absent}\n", get_it, own):

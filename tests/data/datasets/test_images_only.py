@@ -1,8 +1,10 @@
 """Photos without labels: folders, lists, jsons and names, and what is said where they are missing."""
 
+import hashlib
 import json
 import logging
 import os
+import shutil
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -234,3 +236,26 @@ def test_what_is_no_file_is_left_out_and_named(photos, caplog):
     assert found == ["a.JPEG", "b.jpg", "deep/d.webp", "deep/er/c.PNG", "device.jpg", "nowhere.jpg"]
     (warning,) = caplog.messages
     assert "2 FIFOs, sockets or devices" in warning and "FIFO.jpg, socket.jpg" in warning
+
+
+def test_held_out_images(photos, tmp_path):
+    """A tenth, at least one and at most 1000, by their names alone: wherever they lie, the same."""
+    listed = tmp_path / "photos.txt"
+    listed.write_text("".join(f"https://there/{i}.jpg\n" for i in range(20_000)))
+
+    def names(root, **more):
+        return [sample["image_id"] for sample in pretrain_dataset((), root, **more)]
+
+    kept, others = (names(listed, held_out=part) for part in (True, False))
+    assert len(kept) == 1000 and sorted(kept + others) == sorted(names(listed))
+    listed.write_text("".join(f"https://there/{i}.jpg\n" for i in range(40)))
+    kept = names(listed, held_out=True)
+    hashes = {name: hashlib.sha256(name.encode()).hexdigest() for name in names(listed)}
+    assert set(kept) == set(sorted(hashes, key=hashes.get)[:4])
+    moved = photos.parent / "elsewhere"
+    shutil.copytree(photos, moved)
+    assert names(photos, held_out=True) == names(moved, held_out=True)
+    assert len(names(photos, held_out=True)) == 1
+    listed.write_text("https://there/0.jpg\n" * 3)
+    with pytest.raises(UserError, match="has one image.*train.eval_period=0"):
+        names(listed, held_out=False)

@@ -122,7 +122,7 @@ def test_a_missing_dataset(register, tmp_path):
         f"{tmp_path}/ADEChallengeData2016/images/training",
         "DETECTRON2_DATASETS",
         "ADEChallengeData2016.zip",
-        "dataloader.train.dataset.images=FOLDER",
+        "dataset.images=FOLDER",
     ):
         assert text in str(error.value)
     (tmp_path / "ADEChallengeData2016/images/training").mkdir(parents=True)

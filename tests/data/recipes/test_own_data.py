@@ -9,7 +9,7 @@ from detectron2.data import MetadataCatalog
 from omegaconf import OmegaConf
 
 from rmae_d2.config import apply_overrides, get_config, load_config, save_config
-from rmae_d2.data.recipes.own_data import adapt_to_data
+from rmae_d2.data.recipes.own_data import adapt_to_data, data_name, naming
 from rmae_d2.errors import AnnotationError, UserError
 
 MASK_RCNN = "coco/mask_rcnn_vitdet_b_1x_small.py"
@@ -101,7 +101,83 @@ def test_nothing_changes_for_the_recipes_own_data():
         assert adapt_to_data(cfg) == cfg
         assert adapt_to_data(cfg, eval_only=True) == cfg
     pretraining = recipe("pretrain/rmae_vitb.py")
-    assert adapt_to_data(pretraining) is pretraining
+    for eval_only in (False, True):
+        assert adapt_to_data(pretraining, eval_only=eval_only) == pretraining
+
+
+DEMO = "demo/rmae_tiny_scenes.py"
+OWN_PHOTOS = "dataloader.train.dataset.root=/photos"
+
+
+def held_out(cfg):
+    return [cfg.dataloader[split].dataset.get("held_out") for split in ("train", "test")]
+
+
+@pytest.mark.parametrize("eval_only", [False, True])
+def test_pretraining_on_own_photos_is_evaluated_on_some_of_them(eval_only, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        cfg = adapt(DEMO, OWN_PHOTOS, eval_only=eval_only)
+    assert cfg.dataloader.test.dataset.root == "/photos" and held_out(cfg) == [False, True]
+    assert data_name(cfg, "dataloader.test") == "/photos (held out)"
+    (said,) = [line for line in caplog.messages if "evaluation follows" in line]
+    assert "a tenth of /photos" in said and ("has trained on" in said) == eval_only
+    # A saved config says so itself, and a second time changes nothing.
+    save_config(cfg, tmp_path / "config.yaml")
+    again = load_config(tmp_path / "config.yaml")
+    assert adapt_to_data(again) == again and held_out(again) == [False, True]
+    assert adapt_to_data(again, eval_only=True) == again
+
+
+def test_test_data_that_are_given_are_kept(tmp_path):
+    cfg = adapt(DEMO, OWN_PHOTOS, "dataloader.test.dataset.root=/others")
+    assert held_out(cfg) == [None, None]
+    assert data_name(cfg, "dataloader.test") == "/others"
+    cfg = adapt(DEMO, OWN_PHOTOS, "dataloader.test.dataset.names=[scenes_val]")
+    save_config(cfg, tmp_path / "config.yaml")
+    again = adapt_to_data(load_config(tmp_path / "config.yaml"), eval_only=True)
+    assert held_out(again) == [None, None]
+    assert data_name(again, "dataloader.test") == "scenes_val"
+
+
+def test_without_evaluation_all_photos_are_trained_on():
+    assert held_out(adapt(DEMO, OWN_PHOTOS, "train.eval_period=0")) == [None, None]
+
+
+def test_names_are_evaluated_on_their_validation_part():
+    cfg = adapt(DEMO, "dataloader.train.dataset.names=[coco_2017_train]")
+    assert data_name(cfg, "dataloader.test") == "coco_2017_val" and held_out(cfg) == [None, None]
+    cfg = adapt(DEMO, "dataloader.train.dataset.names=[coco_2017_unlabeled]")
+    assert data_name(cfg, "dataloader.test") == "coco_2017_unlabeled (held out)"
+    assert held_out(cfg) == [False, True]
+
+
+def test_regions_of_held_out_photos_are_those_of_training():
+    json = "dataloader.train.mapper.regions.json_file=/photos.json"
+    cfg = adapt("demo/automae_vitt_scenes.py", OWN_PHOTOS, json)
+    assert cfg.dataloader.test.mapper.regions.json_file == "/photos.json"
+
+
+def test_names_of_data():
+    for name, part, expected in [
+        ("demo/vitdet_tiny_scenes.py", "dataloader.test", "scenes_val"),
+        ("imagenet/linear_vitb.py", "dataloader.test", "imagenet/val"),
+        ("imagenet/knn_vitb.py", "dataloader.test", "imagenet/val"),
+        (DEMO, "dataloader.knn.loader", "imagenet/val"),
+        ("ade20k/upernet_vitb_160k.py", "dataloader.test", "ade20k_sem_seg_val"),
+        (DEMO, "dataloader.nothing", ""),
+    ]:
+        assert data_name(recipe(name), part) == expected
+
+
+def test_hints_name_keys_of_the_part():
+    text = "for own data set dataset.json or dataset.root=/x"
+    with pytest.raises(UserError) as error, naming("dataloader.test", "or leave it"):
+        raise UserError(text)
+    assert str(error.value) == (
+        "for own data set dataloader.test.dataset.json or dataloader.test.dataset.root=/x\n  or leave it"
+    )
+    with pytest.raises(UserError, match="^a mydataset.x, a dataset. Then$"), naming("dataloader"):
+        raise UserError("a mydataset.x, a dataset. Then")
 
 
 def test_registered_data_have_their_classes_too(caplog):

@@ -1,0 +1,58 @@
+"""A few predictions in one picture: what a training shows when it ends."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.structures import Instances
+from numpy.typing import NDArray
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from ..data import read_image
+from ..evaluation.classes import classes_of
+from ..evaluation.semantic import class_numbers
+from ..visualization.predictions import draw_instances
+from ..visualization.semantic import draw_semantic
+from ..visualization.sheets import Picture, SheetRow, contact_sheet
+from .prediction_outputs import output_of, semantic_classes_of
+from .predictor import Predictor
+
+#: Objects of a lower score are drawn only where an image has fewer of a higher one than the second number.
+_SCORE, _LEAST = 0.5, 3
+
+
+def draw_few_predictions(
+    cfg: DictConfig, model: nn.Module, files: Sequence[str], part: str, caption: str
+) -> Picture:
+    """Draws a detector's or segmentor's predictions beside their photos, a row a photo.
+
+    Args:
+        cfg: of the model, with ``dataloader.test.mapper``.
+        model: in evaluation mode, with its weights.
+        part: of the config, whose ``dataset`` names the classes, such as ``dataloader.test``.
+        caption: told at the foot.
+
+    Raises:
+        UserError: the classes are not known, or a photo cannot be read.
+    """
+    predictor = Predictor(cfg, model)
+    rows = []
+    for file in files:
+        image = read_image(file)
+        predicted = predictor(image)
+        key, _ = output_of(predicted)
+        drawn = _draw(cfg, part, image, predicted[key])
+        rows.append(SheetRow(Path(file).name, [image, drawn]))
+    return contact_sheet(rows, ("photo", "predicted"), caption, side=400)
+
+
+def _draw(cfg: DictConfig, part: str, image_HWC: NDArray[np.uint8], value: Any) -> Picture:
+    if not isinstance(value, Instances):
+        names = semantic_classes_of(cfg)[0]
+        return draw_semantic(image_HWC, class_numbers(value, len(names)).astype(np.uint8), names)
+    data = {"dataset": OmegaConf.select(cfg, f"{part}.dataset")}
+    classes = classes_of(OmegaConf.create({"dataloader": {"test": data}})).names
+    best = value.scores.sort(descending=True).values[:_LEAST].tolist()
+    return draw_instances(image_HWC, value, classes, min([_SCORE, *best]))
