@@ -5,7 +5,16 @@ import torch
 
 from rmae_d2.checkpoint import atomic_save
 from rmae_d2.errors import CheckpointError, UserError
-from rmae_d2.files import atomic_file, check_output, read_text
+from rmae_d2.files import (
+    NotAFileError,
+    atomic_file,
+    check_file,
+    check_output,
+    leads_out,
+    make_folder,
+    read_text,
+)
+from tests.helpers import SPECIAL, put_special
 
 
 class Bomb:
@@ -162,3 +171,46 @@ def test_a_draft_that_something_deletes(tmp_path):
     with pytest.raises(CheckpointError, match="deleted its draft meanwhile.*--resume") as error:
         atomic_save(Deletes(), str(path))
     assert "room" not in str(error.value) and torch.load(path) == {"x": 1}
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_what_is_no_file(tmp_path, kind):
+    put_special(tmp_path / "name", kind)
+    with pytest.raises(NotAFileError) as caught:
+        check_file(tmp_path / "name")
+    assert caught.value.strerror == f"it is a {kind}, not a file"
+    assert caught.value.filename == str(tmp_path / "name")
+
+
+def test_files_absent_and_remote_ones_are_left_to_the_reader(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to("file")
+    for path in (tmp_path / "file", tmp_path / "link", tmp_path / "absent", "s3://bucket/name"):
+        check_file(path)
+
+
+def test_links_that_lead_out_of_a_folder(tmp_path):
+    run = tmp_path / "run"
+    (run / "inner").mkdir(parents=True)
+    (tmp_path / "run2").mkdir()
+    for name, target in (
+        ("own", "inner"),
+        ("out", tmp_path / "run2"),
+        ("up", ".."),
+        ("loop", "loop"),
+    ):
+        (run / name).symlink_to(target)
+    (tmp_path / "alias").symlink_to(run)
+    for name in ("inner/x", "own/x", "absent", "loop"):
+        assert not leads_out(run / name, run)
+        assert not leads_out(tmp_path / "alias" / name, tmp_path / "alias")
+    for name in ("out", "out/x", "up/x", "../x"):
+        assert leads_out(run / name, run)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    make_folder(tmp_path / "a/b")
+    make_folder(tmp_path / "a/b")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file/b cannot be made .*Not a directory"):
+        make_folder(tmp_path / "file/b")

@@ -68,8 +68,12 @@ class SameOriginOnly:
             await self.app(scope, receive, send)
             return
 
+        begun = False
+
         async def send_with_headers(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers[name] = value
@@ -77,7 +81,12 @@ class SameOriginOnly:
 
         foreign = scope["method"] not in ("GET", "HEAD") and _is_foreign(Headers(scope=scope))
         refusal = JSONResponse({"error": "This request comes from another web page."}, 403)
-        await (refusal if foreign else self.app)(scope, receive, send_with_headers)
+        try:
+            await (refusal if foreign else self.app)(scope, receive, send_with_headers)
+        except asyncio.CancelledError:  # the server ends, which is no error of a request
+            if not begun:
+                closed = JSONResponse({"error": "The server was closed.", "code": ""}, 503)
+                await closed(scope, receive, send_with_headers)
 
 
 def _is_foreign(headers: Headers) -> bool:

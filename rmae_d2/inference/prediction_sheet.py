@@ -44,7 +44,9 @@ def draw_few_predictions(
         predicted = predictor(image)
         key, _ = output_of(predicted)
         drawn = _draw(cfg, part, image, predicted[key])
-        rows.append(SheetRow(Path(file).name, [image, drawn]))
+        found = predicted[key]
+        count = f": {len(found)} objects" if isinstance(found, Instances) else ""
+        rows.append(SheetRow(f"{Path(file).name}{count}", [image, drawn]))
     return contact_sheet(rows, ("photo", "predicted"), caption, side=400)
 
 

@@ -2,7 +2,10 @@
 
 import signal
 import socket
+import subprocess
 import sys
+import time
+from contextlib import ExitStack
 
 import httpx
 import pytest
@@ -10,6 +13,7 @@ import pytest
 from rmae_d2.demo import run_demo
 from rmae_d2.demo.serve import names_of
 from rmae_d2.errors import UserError
+from tests.helpers import HUNG, ROOT
 
 
 def test_a_taken_port_is_one_error(weights):
@@ -42,6 +46,42 @@ def test_only_an_open_address_warns(capsys):
     assert capsys.readouterr().err == ""
     assert names_of("0.0.0.0") == ("*",)
     assert "warning: --host 0.0.0.0: everybody" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_what_is_being_decoded(weights):
+    """In a process whose decoders hang; no traceback for any request."""
+    code = (
+        "import rmae_d2.demo.decoder as d; d._CODE = 'import time; time.sleep(3600) # {} {}'\n"
+        "from rmae_d2.demo import run_demo\n"
+        "try: run_demo(sys.argv[1], port=0, device='cpu')\n"
+        "except KeyboardInterrupt: print('stopped')\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import sys\n" + code, str(weights)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    port = int(process.stdout.readline().split(" (")[0].rpartition(":")[2])
+    with ExitStack() as stack:
+        uploads = []
+        for _ in range(4):
+            upload = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            upload.sendall(
+                b"POST /api/images HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nsome"
+            )
+            uploads.append(upload)
+        with httpx.Client(timeout=HUNG) as client:
+            assert client.get(f"http://localhost:{port}/api/info").status_code == 200
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=HUNG)
+        answers = [upload.recv(10_000) for upload in uploads]
+    assert (process.returncode, output) == (0, "stopped\n")
+    assert "Traceback" not in errors and len(errors.splitlines()) <= 1, errors
+    assert all(answer.startswith(b"HTTP/1.1 503") for answer in answers)
 
 
 def test_ctrl_c_ends_the_command(command):
