@@ -4,7 +4,6 @@ Which are kept is a function of the iteration alone, so a run that was stopped a
 of a run that was not: the first, every so many (twice as many whenever there would be too many), the last.
 """
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from ..files import atomic_file
 
 #: Below a run's folder.
 SAMPLES = "samples"
@@ -54,12 +55,8 @@ def keep_sample(run: Path, picture: NDArray[Any], done: int, period: int) -> Pat
     if image.width > MAX_WIDTH:
         height = round(image.height * MAX_WIDTH / image.width)
         image = image.resize((MAX_WIDTH, max(height, 1)), Image.Resampling.LANCZOS)
-    unfinished = path.with_suffix(f".tmp{os.getpid()}")
-    try:
-        image.save(unfinished, format="PNG", optimize=True)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with atomic_file(path, durable=False) as file:
+        image.save(file, format="PNG", optimize=True)
     # Not those of another period, which the run had before it was resumed.
     for number, old in kept_samples(run).items():
         if number < done and number % period == 0 and not _stays(number, done, period):

@@ -30,6 +30,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ...errors import UserError
+from ...files import is_being_written
 from ..sources.spec import SourceSpec
 from ..store.shards import has_shard, shard_files, shard_name
 from ..store.store import write_index
@@ -210,7 +211,8 @@ def sweep_drafts(folder: str) -> None:
     """Remove drafts that nobody has written to for an hour: a living run does after each image."""
     for draft in filter(Path.is_file, Path(folder).glob("*.tmp")):
         with suppress(FileNotFoundError):  # another run was faster
-            if time.time() - draft.stat().st_mtime > _DRAFT_SECONDS:
+            old = time.time() - draft.stat().st_mtime > _DRAFT_SECONDS
+            if old and not is_being_written(draft):
                 draft.unlink()
                 logger.info("removed %s, left by a run that was killed", draft)
 

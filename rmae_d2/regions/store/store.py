@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import StoreError, UserError
-from ...files import atomic_file, check_file
+from ...files import atomic_file, check_file, is_being_written
 from .shards import (
     FORMAT_VERSION,
     REMEDY,
@@ -224,7 +224,8 @@ def write_index(folder: str | os.PathLike[str]) -> None:
     with atomic_file(Path(folder, INDEX_NAME)) as file:
         np.lib.format.write_array(file, index, version=(1, 0), allow_pickle=False)
     for leftover in filter(Path.is_file, Path(folder).glob("regions-*.tmp")):
-        leftover.unlink(missing_ok=True)
+        if not is_being_written(leftover):
+            leftover.unlink(missing_ok=True)
 
 
 def _load_index(folder: str) -> Index:
