@@ -33,12 +33,12 @@ def quiet_known_warnings() -> None:
     warnings.filterwarnings(
         "ignore", message="Importing from timm.models.layers", category=FutureWarning
     )
-    for message in (
-        "torch.meshgrid: in an upcoming release",
-        "The given NumPy array is not writable",
-        "This DataLoader will create",
+    for message, module in (
+        ("torch.meshgrid: in an upcoming release", ""),
+        ("The given NumPy array is not writable", "detectron2"),
+        ("This DataLoader will create", ""),
     ):
-        warnings.filterwarnings("ignore", message=message, category=UserWarning)
+        warnings.filterwarnings("ignore", message, UserWarning, module)
     for name, text in (
         ("torch.utils.cpp_extension", "No CUDA runtime is found"),
         ("torch.fx._symbolic_trace", "is_fx_tracing will return true"),

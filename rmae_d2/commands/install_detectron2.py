@@ -247,7 +247,10 @@ def build_wheel(geowatch_wheel: Path, folder: Path) -> Path:
         digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
         record.append(f"{name},sha256={digest},{len(data)}\n")
     files[f"{DIST_INFO}/RECORD"] = "".join([*record, f"{DIST_INFO}/RECORD,,\n"]).encode()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InstallError(f"Cannot make the folder {folder}: {error.strerror}") from error
     path = folder / WHEEL_NAME
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in files.items():

@@ -346,12 +346,10 @@ def _draw_predictions(
                 loader.preview(4) if testing is None else itertools.chain.from_iterable(testing[0])
             )
             files = [str(sample["file_name"]) for sample in itertools.islice(batches, 4)]
-            caption = (
-                f"{data_name(cfg, part)}; objects of score 0.5 or more, else an image's best three"
-            )
-            picture = draw_few_predictions(cfg, plain, files, part, caption)
+            picture = draw_few_predictions(cfg, plain, files, part)
             save_picture(picture, Path(cfg.train.output_dir) / "predictions.png")
-        except (UserError, OSError, KeyError) as error:  # a picture less is no reason to end a run
+        # A picture less is no reason to end a run.
+        except (ValueError, OSError, KeyError, RuntimeError) as error:
             logger.warning("predictions could not be drawn: %s", error)
 
 

@@ -17,7 +17,12 @@ def pick_device(name: str) -> torch.device:
     """``auto`` is this process's GPU where there is one, else the CPU; ``cuda`` the launcher's choice."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(
+            f"train.device={name}: no such device; auto, cpu, cuda or cuda:0"
+        ) from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"train.device={name}: there is no GPU that torch can use; take cpu")
     return torch.device("cuda", torch.cuda.current_device()) if name == "cuda" else device

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from ..data import read_image
+from ..data.recipes.own_data import data_name
 from ..evaluation.classes import classes_of
 from ..evaluation.semantic import class_numbers
 from ..visualization.predictions import draw_instances
@@ -24,20 +25,21 @@ _SCORE, _LEAST = 0.5, 3
 
 
 def draw_few_predictions(
-    cfg: DictConfig, model: nn.Module, files: Sequence[str], part: str, caption: str
+    cfg: DictConfig, model: nn.Module, files: Sequence[str], part: str
 ) -> Picture:
     """Draws a detector's or segmentor's predictions beside their photos, a row a photo.
 
     Args:
         cfg: of the model, with ``dataloader.test.mapper``.
         model: in evaluation mode, with its weights.
+        files: of photos, one or more.
         part: of the config, whose ``dataset`` names the classes, such as ``dataloader.test``.
-        caption: told at the foot.
 
     Raises:
         UserError: the classes are not known, or a photo cannot be read.
     """
     predictor = Predictor(cfg, model)
+    caption = data_name(cfg, part)
     rows = []
     for file in files:
         image = read_image(file)
@@ -47,6 +49,10 @@ def draw_few_predictions(
         found = predicted[key]
         count = f": {len(found)} objects" if isinstance(found, Instances) else ""
         rows.append(SheetRow(f"{Path(file).name}{count}", [image, drawn]))
+    if key == "instances":
+        caption += (
+            f": objects of score {_SCORE} or more, and at least the best {_LEAST} of an image"
+        )
     return contact_sheet(rows, ("photo", "predicted"), caption, side=400)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from rmae_d2 import __version__, commands
+from rmae_d2.commands.options import place_output
 from rmae_d2.errors import UserError
 from tests.helpers import ROOT
 
@@ -157,6 +158,35 @@ def test_outputs_that_cannot_be_written_are_told_first(cli, name, tmp_path, monk
     assert error.endswith(f" {place}: {tmp_path / 'file'} is a file, where a folder is needed\n")
     assert error.startswith("error: ") and error.count("\n") == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.py", "file"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["inspect", "run"], "run/regions.png"),
+        (["report", "run"], "run/report.html"),
+        (["visualize metrics", "run", "other"], "run/metrics.png"),
+        (["visualize masking", "--weights", "run/w.pth", "--input", "x"], "run/masks.png"),
+        (
+            ["visualize reconstruction", "--weights", "run/w.pth", "--input", "x"],
+            "run/reconstructions",
+        ),
+        (["visualize attention", "--weights", "run/w.pth", "b/w.pth"], "run/attention"),
+        (["visualize attention", "--weights", "https://there/w.pth"], "attention"),
+        (["evaluate-interactive", "--weights", "w.pth"], "interactive"),
+        (["report", "run", "--output", "x.html"], "x.html"),
+    ],
+)
+def test_outputs_lie_beside_what_they_are_made_from(words, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    name, *rest = words
+    module = importlib.import_module(f"rmae_d2.commands.{name.replace(' ', '_').replace('-', '_')}")
+    parser = argparse.ArgumentParser()
+    module.arguments(parser)
+    args = parser.parse_args(rest)
+    place_output(args)
+    assert args.output == Path(expected) and "output_rule" not in vars(args)
 
 
 def test_nothing_heavy_is_imported_to_say_so(tmp_path):

@@ -91,6 +91,20 @@ def fh(photos, output, *more):
 # ---------------------------------------------------------------------------- what users type
 
 
+def test_shards_follow_the_workers(photos, tmp_path):
+    def shards(name, *options):
+        words = ["--source", "fh", "--images", str(photos), "--output", str(tmp_path / name)]
+        assert main([*words, *options, "scales=[20]"]) == 0
+        return len(list((tmp_path / name).glob("*.tar"))), load_manifest(tmp_path / name).num_shards
+
+    assert shards("one", "--workers", "0") == (1, 1)
+    assert shards("three", "--workers", "3") == (3, 3)
+    assert shards("three", "--workers", "0") == (3, 3)  # a store keeps what it began with
+    # Tasks of an array agree without knowing of each other.
+    array = ["--num-shards", "4", "--workers", "0", "--shard-index"]
+    assert shards("array", *array, "3") == (1, 4) and shards("array", *array, "1") == (2, 4)
+
+
 def test_makes_verifies_and_goes_on(photos, tmp_path, capsys):
     store = tmp_path / "store"
     assert main(fh(photos, store)) == 0

@@ -66,3 +66,8 @@ def test_files_that_do_not_do(run, tmp_path):
         small = [f"model.backbone.net.{key}={value}" for key, value in SIZES.items()]
         save_config(get_config("imagenet/finetune_vitb.py"), tmp_path / "classifier.yaml")
         RegionPromptPredictor.from_files(weights, tmp_path / "classifier.yaml", overrides=small)
+
+
+def test_a_device_that_no_one_knows():
+    with pytest.raises(UserError, match="train.device=gpu: no such device; auto, cpu, cuda"):
+        pick_device("gpu")
