@@ -98,7 +98,7 @@ class WarnOfDataWait(HookBase):
 
     Args:
         num_workers: of the loader.
-        regions: whether it computes regions on the way.
+        regions: whether it computes regions that could be stored.
     """
 
     def __init__(self, num_workers: int, regions: bool = False) -> None:

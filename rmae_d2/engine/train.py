@@ -325,7 +325,8 @@ def _reporting(
     return [
         WarnOfDataWait(
             cfg.dataloader.train.get("num_workers", 0),
-            regions=OmegaConf.select(cfg, "dataloader.train.mapper.regions") is not None,
+            regions=OmegaConf.select(cfg, "dataloader.train.mapper.regions.path", default="")
+            is None,
         ),
         WriteMetrics(writers, cfg.train.log_period, events),
     ]

@@ -67,15 +67,26 @@ def test_mfu_is_operations_over_time_and_peak(finished, runs):
         assert step["values"]["mfu"] == pytest.approx(expected, rel=1e-6)
 
 
-def test_waiting_for_images_is_told_and_how_to_end_it(runs, tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize("stored", [True, False])
+def test_waiting_for_images_is_told_and_how_to_end_it(runs, tmp_path, monkeypatch, stored):
     """A limit of nothing, for how long a machine waits is not ours to say."""
     monkeypatch.setattr(progress, "DATA_WAIT_LIMIT", 0.0)
-    runs.train(tmp_path / "run", "train.max_iter=8", "train.log_period=1")
+    more = ()
+    if stored:
+        from rmae_d2.commands import run
+
+        store = str(tmp_path / "store")
+        assert not run(
+            f"regions --source fh --images {runs.photos} --output {store} --workers 0".split()
+        )
+        more = (f"dataloader.train.mapper.regions.path={store}",)
+    runs.train(tmp_path / "run", "train.max_iter=8", "train.log_period=1", *more)
     texts = [e["text"] for e in events(tmp_path / "run", "warning")]
     told = [x for x in texts if "training waits for images" in x]
     # Values 2 to 8, of which the 1st, 2nd and 4th are told.
     assert len(told) == 3
     assert "dataloader.train.num_workers (now 0 a process)" in told[0]
+    assert ("rmae-d2 regions" in told[0]) is not stored
 
 
 def test_profile(runs, tmp_path):
