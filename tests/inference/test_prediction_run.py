@@ -238,7 +238,10 @@ def test_the_config_that_training_saved(photos, tmp_path, weights):
         (["--weights", "absent.pth"], "absent.pth: no such weight file"),
         (["--config-file", "absent.py"], "no config file absent.py"),
         (["--output", "photos/out"], "--output photos/out lies in --input photos"),
-        (["--output", "photos/a.jpg/out", "--no-pictures"], "photos/a.jpg/out cannot be made"),
+        (
+            ["--output", "photos/a.jpg/out", "--no-pictures"],
+            "photos/a.jpg is a file, where a folder is needed",
+        ),
         (["dataloader.test.dataset.names=lvis_v1_val"], "80 classes, lvis_v1_val has 1203"),
         (["dataloader.test.dataset.json=absent.json"], "absent.json"),
     ],
