@@ -133,8 +133,8 @@ def test_ctrl_c_of_a_terminal(runs, full_reference, tmp_path, assert_same_runs):
             runs.train(out, *FULL, resume=resume)
     assert before.keys() <= snapshot(out).keys()
     assert [e["event"] for e in read_events(out / "run.jsonl")[0]].count("start") == 1
-    process.send_signal(signal.SIGCONT)
-    code, output = runs.signal_when(process, lambda: True, signal.SIGINT, group=True)
+    os.killpg(process.pid, signal.SIGINT)  # waits until the process goes on
+    code, output = runs.signal_when(process, lambda: True, signal.SIGCONT, group=True)
     assert code == 0, output
     assert "ctrl-C again ends at once" in output and "Traceback" not in output
     assert re.search(r"stopped by SIGINT after iteration \d+; continue with --resume", output)

@@ -42,7 +42,7 @@ def test_losses_predictions_and_mask(model, golden):
 def test_every_gradient_norm(model, golden):
     model.zero_grad()
     run(model, golden)["loss"].backward()
-    _, names = load_weights({k: torch.tensor(0.0)[None, None] for k in golden["state_dict"]})
+    _, names = load_weights({k: torch.zeros(1, 1, 1) for k in golden["state_dict"]})
     renamed = dict(zip(golden["state_dict"], names, strict=True))
     norms = {
         name: p.grad.norm().item() for name, p in model.named_parameters() if p.grad is not None
