@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from tests.helpers import Runs, assert_same, assert_same_runs, read_metrics, wri
 # Machines differ in speed and tests must not: the same examples everywhere, and no deadline.
 settings.register_profile("rmae_d2", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("rmae_d2")
+
+# A shell starts what runs in the background with ctrl-C ignored, which processes hand on to those they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY_DECODER = {"dim": 16, "depth": 1, "num_heads": 4}
 TINY_REGIONS = {
