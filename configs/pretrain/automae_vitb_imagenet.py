@@ -19,5 +19,4 @@ train.output_dir = "output/automae_vitb_imagenet"
 model.region_branch = None
 model.masking = masking
 optimizer.params = params
-optimizer.base_lr = 1.5e-4
 dataloader.train.mapper.regions = None

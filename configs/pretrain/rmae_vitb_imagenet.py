@@ -3,6 +3,8 @@
 Command:     rmae-d2 train --config-file configs/pretrain/rmae_vitb_imagenet.py --num-gpus 8
 Batch, GPUs: as rmae_vitb.py.
 Schedule:    800 epochs = 250,228 updates * 4096 images / 1,281,167 images; warm-up 40 of 800 epochs (MAE).
+Rate:        1.5e-4 per 256 images, as the one published config for ImageNet has it, and MAE; the paper states
+             1e-4, without saying for which images.
 Regions:     FH at scale 1000 alone, as the published code has it for ImageNet; 54 % of the crops then have
              fewer than 8 regions, and repeat some.
 Reproduces:  R-MAE table 5: 1600 epochs 52.3 box AP / 46.4 mask AP, MAE 51.6 / 45.9 (published, second-hand);
@@ -15,6 +17,7 @@ from .rmae_vitb import dataloader, lr_multiplier, model, optimizer, train
 train.output_dir = "output/rmae_vitb_imagenet"
 train.max_iter = 250_228
 lr_multiplier.warmup_length = 40 / 800
+optimizer.base_lr = 1.5e-4
 dataloader.train.dataset.names = ("imagenet_1k_train",)
 dataloader.test.dataset.names = ("imagenet_1k_val",)
 dataloader.train.mapper.regions.fallback.scales = (1000,)
