@@ -121,8 +121,8 @@ class Annotations:
     def find(self, dataset_dict: Mapping[str, Any]) -> tuple[Image, list[Instance]] | None:
         """The image of a dataset dict, with its instances; None where the file does not have it.
 
-        Found by `image_id` where that is one of the file's, else by the longest end of its path that is an
-        image's `file_name`, else by the file's name alone, in the end in any case and with any extension.
+        Found by `image_id` where that is an integer of the file's, else by the longest end of its path that
+        is an image's `file_name`, else by the file's name alone, in the end in any case and extension.
 
         Raises:
             UserError: the image with this id is another file, or several have this name.
@@ -251,12 +251,14 @@ def check_instances(
     for k, entry in enumerate(entries):
         try:
             instance = instance_of(entry, size, lambda _: None)
+            if min(instance.box[2:]) <= 0:
+                raise Unreadable("bbox", f"{shown(entry.get('bbox'))} has no area, nor has a mask")
         except Unreadable as error:
             label = label_of("annotations", entry, k)
             logger.warning("%s, %s: %s %s. It is left out", place, label, *error.args)
             checked.append(None)
         else:
-            checked.append(instance if min(instance.box[2:]) > 0 else None)
+            checked.append(instance)
     return checked
 
 

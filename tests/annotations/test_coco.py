@@ -163,6 +163,9 @@ def test_annotations_of_somebodys_loader(caplog):
     first, second, third = check_instances(entries, (20, 30), "my_set, a.jpg")
     assert first.box == (2, 3, 10, 6) and len(first.mask[0]) == 8
     assert second is third is None
+    assert "my_set, a.jpg, annotation '3': bbox '[1, 1, 0, 4]' has no area, nor has a mask" in (
+        caplog.text
+    )
     assert "my_set, a.jpg, annotation '2': segmentation has a polygon with the coordinate 'Inf" in (
         caplog.text
     )

@@ -237,16 +237,27 @@ def _checked(dicts: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
         size: Any = (sample.get("height"), sample.get("width"))
         if None in size:
             size = upright_size(sample["file_name"]) or size
-        if kept and None not in size:
+        upright = all(a["bbox_mode"] in (BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for a in kept)
+        if kept and upright and None not in size:  # not of rotated boxes, which no json has
             entries = [_plain(annotation) for annotation in kept]
             found = check_instances(entries, size, f"{name}, {sample['file_name']}")
             kept = [
-                annotation if instance.mask is None else {**annotation, "segmentation": instance.mask}
-                for annotation, instance in zip(kept, found, strict=True)
+                _mended(annotation, entry, instance)
+                for annotation, entry, instance in zip(kept, entries, found, strict=True)
                 if instance is not None
             ]
         checked.append({**sample, "annotations": kept})
     return checked
+
+
+def _mended(
+    annotation: dict[str, Any], entry: dict[str, Any], instance: Instance
+) -> dict[str, Any]:
+    """An annotation with the mask that was read, and with that mask's box where its own has no reading."""
+    mended = dict(annotation)
+    if entry["bbox"] != list(instance.box):
+        mended |= {"bbox": list(instance.box), "bbox_mode": BoxMode.XYWH_ABS}
+    return mended if instance.mask is None else {**mended, "segmentation": instance.mask}
 
 
 def _plain(annotation: dict[str, Any]) -> dict[str, Any]:

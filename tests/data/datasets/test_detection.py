@@ -4,11 +4,13 @@ import copy
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.data.datasets import register_coco_instances, register_lvis_instances
 from detectron2.data.datasets.lvis import get_lvis_instances_meta
+from detectron2.structures import BoxMode
 from PIL import Image
 
 from rmae_d2.errors import AnnotationError, UserError
@@ -308,6 +310,24 @@ def test_a_registered_json_that_is_broken(tmp_path):
         finally:
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
+
+
+def test_boxes_of_somebodys_loader(own, caplog):
+    """One without a reading is its mask's, the others stay as they are, in their own mode."""
+    sample = detection_dataset(json=own())[0]
+    first, second = sample["annotations"]
+    good = {**first, "bbox": np.array([2, 2, 10, 10]), "bbox_mode": BoxMode.XYXY_ABS}
+    bad = {**second, "bbox": [float("nan")] * 4}
+    flat = {**second, "bbox": [3, 3, 0, 4], "segmentation": []}
+    DatasetCatalog.register("by_hand", lambda: [{**sample, "annotations": [good, bad, flat]}])
+    try:
+        (found,) = detection_dataset("by_hand")
+    finally:
+        DatasetCatalog.remove("by_hand")
+    kept, mended = found["annotations"]
+    assert kept["bbox"] is good["bbox"] and kept["bbox_mode"] == BoxMode.XYXY_ABS
+    assert mended["bbox"] == second["bbox"] and mended["bbox_mode"] == BoxMode.XYWH_ABS
+    assert caplog.text.count("It is left out") == 1
 
 
 @pytest.mark.parametrize(
