@@ -54,7 +54,7 @@ def test_joint(name, scorer_file):
     model, losses, moved = config_step(cfg)
     assert {"loss_pixel", "loss_generator", "loss_discriminator"} <= set(losses)
     assert moved == {name for name, p in model.named_parameters() if p.requires_grad}
-    assert sum(name.startswith("masking.") for name in moved) == 3 + 6
+    assert sum(name.startswith("masking.") for name in moved) == 3 + 3
 
 
 @pytest.mark.parametrize("name", TWO_STAGE)

@@ -39,6 +39,7 @@ class RegionDatasetMapper:
         augmentations: Sequence[T.Augmentation | T.Transform],
         regions: RegionSource | None = None,
         num_regions: int = 8,
+        replacement: bool = False,
         min_patches: int = 0,
         visible_foreground_only: bool = False,
         patch_size: int = 16,
@@ -52,6 +53,8 @@ class RegionDatasetMapper:
             augmentations: applied to the image and, the same, to its regions.
             regions: source, called with the dataset dict and the whole image; None for MAE.
             num_regions: K, regions a sample (8 in the paper).
+            replacement: draw each region among all of them, so that one may come twice, which the paper's
+                words allow; the published code does not.
             min_patches: drop regions that touch fewer patches of the crop; 2 is the reference code's
                 ``filter_small_patches``, 0 and 1 keep all.
             visible_foreground_only: drop regions without a pixel in a visible patch of this sample's region
@@ -75,6 +78,7 @@ class RegionDatasetMapper:
         self.augmentations = T.AugmentationList(augmentations)
         self.regions = regions
         self.num_regions = num_regions
+        self.replacement = replacement
         self.min_patches = min_patches
         self.patch_size = patch_size
         self.mask_ratio = mask_ratio if region_mask_ratio is None else region_mask_ratio
@@ -90,8 +94,7 @@ class RegionDatasetMapper:
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """Reads and augments one image, and draws K of its regions.
 
-        Without replacement where there are enough; all of them, repeated and shuffled, where there are
-        fewer; empty masks where there is none.
+        Where there are fewer than K, all of them, repeated and shuffled; empty masks where there is none.
 
         Args:
             dataset_dict: ``file_name``, and what the region source needs. Not copied: a source must
@@ -137,12 +140,18 @@ class RegionDatasetMapper:
             candidates = candidates[self._may_be_drawn(record, candidates, mask_seed)]
         sample["num_regions"] = K = self.num_regions
         if candidates.size:
-            repeats = -(-K // candidates.size)
-            bits = record.select_bits(np.random.permutation(np.tile(candidates, repeats))[:K])
+            bits = record.select_bits(self._draw(candidates))
         else:
             bits = np.zeros((-(-K // 8), *record.size), np.uint8)
         sample["regions"] = torch.from_numpy(bits)
         return sample
+
+    def _draw(self, candidates: NDArray[np.int64]) -> NDArray[np.int64]:
+        """K of them, in an order by chance."""
+        if self.replacement:
+            return np.random.choice(candidates, self.num_regions)
+        repeats = -(-self.num_regions // candidates.size)
+        return np.random.permutation(np.tile(candidates, repeats))[: self.num_regions]
 
     def _may_be_drawn(
         self, record: RegionRecord, indices: NDArray[np.int64], mask_seed: int

@@ -19,15 +19,19 @@ logger = logging.getLogger(__name__)
 
 
 class ForegroundEvaluator(DatasetEvaluator):
-    """Share of hidden patches on objects, beside the share of all patches, which random masks give.
+    """Share of hidden patches on objects, beside what random masks and what position alone would give.
 
     A patch is on objects where the sample's regions cover half of it or more, so the test mapper's regions
     must be objects (``dataloader.test.mapper.regions``, an InstanceSource); any masking policy can be asked.
-    Images without foreground, and those that are nothing else, say nothing and are left out.
+    Images without foreground, and those that are nothing else, say nothing and are left out. Objects lie
+    where photographers put them: a policy that hides the middle of every image hides more of them than
+    chance. So each image's mask is held against all other images' objects too.
     """
 
     def reset(self) -> None:
-        self._shares: list[dict[str, float]] = []
+        #: Of each image: the patches on objects, and what is looked for there, of sum 1; float64 (L,).
+        self._inside: list[Tensor] = []
+        self._spread: dict[str, list[Tensor]] = {"hidden": [], "chosen": []}
         self._left_out = 0
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Tensor]]) -> None:
@@ -38,35 +42,54 @@ class ForegroundEvaluator(DatasetEvaluator):
                 raise UserError(f"ForegroundEvaluator needs objects: {wanted}")
             maps = unpack_bits(sample["regions"].numpy(), int(sample["num_regions"]))
             regions = torch.from_numpy(maps)
-            hidden = output["mask"].cpu()
+            hidden = output["mask"].cpu().double()
             side = math.isqrt(regions[0].numel() // len(hidden))
             grid = (regions.shape[1] // side, regions.shape[2] // side)
-            inside = foreground_patches(regions[None], grid)[0].float()
+            inside = foreground_patches(regions[None], grid)[0].double()
             if not 0 < inside.mean() < 1:
                 self._left_out += 1
                 continue
-            shares = {"hidden_foreground": inside[hidden].mean(), "all_foreground": inside.mean()}
+            self._inside.append(inside)
+            self._spread["hidden"].append(hidden / hidden.sum())
             if "mask_probability" in output:
-                probability = output["mask_probability"].float().cpu()
-                shares["chosen_foreground"] = (probability * inside).sum()
-            self._shares.append({name: float(value) for name, value in shares.items()})
+                self._spread["chosen"].append(output["mask_probability"].double().cpu())
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """The report on rank 0, None elsewhere.
 
         Returns:
-            ``{"masking": {...}}``, means over images: ``hidden_foreground``, ``all_foreground``,
-            ``foreground_ratio``, the one by the other, 1 for random masks; of a policy with a learned
-            probability also ``chosen_foreground``, how much of it is on objects. Empty without images.
+            ``{"masking": {...}}``, means over images: ``all_foreground``, the share of patches on objects;
+            ``hidden_foreground``, that of hidden patches, ``foreground_ratio``, the one by the other, 1 for
+            random masks; ``hidden_elsewhere``, the share of hidden patches that would lie on the objects of
+            another image, mean over all others, where there are others. Of a policy with a learned
+            probability also ``chosen_foreground`` and ``chosen_elsewhere``, how much of it is on objects.
+            Empty without images.
         """
-        shares = list(chain(*comm.gather(self._shares)))
+        inside = list(chain(*comm.gather(self._inside)))
+        spread = {name: list(chain(*comm.gather(maps))) for name, maps in self._spread.items()}
         left_out = sum(comm.gather(self._left_out))
         if not comm.is_main_process():
             return None
         text = "foreground: %d images, %d left out for having none or nothing else"
-        logger.info(text, len(shares), left_out)
-        if not shares:
+        logger.info(text, len(inside), left_out)
+        if not inside:
             return OrderedDict(masking={})
-        results = {name: sum(s[name] for s in shares) / len(shares) for name in shares[0]}
+        inside_NL = torch.stack(inside)
+        results = {"all_foreground": inside_NL.mean().item()}
+        for name, maps in spread.items():
+            if maps:
+                results.update(_on_objects(name, torch.stack(maps), inside_NL))
         results["foreground_ratio"] = results["hidden_foreground"] / results["all_foreground"]
         return OrderedDict(masking=results)
+
+
+def _on_objects(name: str, spread_NL: Tensor, inside_NL: Tensor) -> dict[str, float]:
+    """How much of each map lies on its own image's objects, and on those of all others; means."""
+    N = len(inside_NL)
+    own = (spread_NL * inside_NL).sum()
+    shares = {f"{name}_foreground": own.item() / N}
+    if N > 1:
+        # Of all pairs of images; the own ones are taken out again.
+        pairs = spread_NL.sum(dim=0) @ inside_NL.sum(dim=0)
+        shares[f"{name}_elsewhere"] = (pairs - own).item() / (N * (N - 1))
+    return shares

@@ -140,6 +140,21 @@ def test_choice_without_replacement_where_there_are_enough(painted, num_regions)
     assert rows != _rows(mapper, painted, 1)
 
 
+def test_regions_with_and_without_replacement(painted):
+    """Four of 81 regions: all different, or as often as chance has them."""
+    n = 300
+    options = {"regions": PaintedSource(), "num_regions": 4, "augmentations": [T.NoOpTransform()]}
+
+    def different(mapper):
+        _seed(0)
+        drawn = [_masks(mapper(painted)) for _ in range(n)]
+        return sum(len({m.tobytes() for m in maps}) == 4 for maps in drawn) / n
+
+    assert different(_mapper(**options)) == 1
+    chance = (1 - 1 / 81) * (1 - 2 / 81) * (1 - 3 / 81)
+    assert different(_mapper(replacement=True, **options)) == pytest.approx(chance, abs=0.06)
+
+
 @pytest.mark.parametrize("present", [1, 3, 5, 7])
 def test_fewer_regions_are_repeated(painted, present):
     labels = (np.arange(256 * 320) % present).reshape(256, 320)

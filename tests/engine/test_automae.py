@@ -73,7 +73,7 @@ def test_what_a_run_writes(reference):
         assert 0 <= values["mask_entropy"] <= 1 and 0 <= values["discriminator_accuracy"] <= 1
     state = torch.load(reference / "model_final.pth", weights_only=True)
     masking = {key for key in state["model"] if key.startswith("masking.")}
-    assert len(masking) == 4 + 6  # generator with a fingerprint, discriminator; no scorer
+    assert len(masking) == 4 + 3  # generator with a fingerprint, discriminator; no scorer
     # The discriminator learned: its group has moments of its own, and no weight decay.
     group = state["trainer"]["optimizer"]["param_groups"][-1]
     assert group["weight_decay"] == 0 and len(group["params"]) == 6

@@ -52,6 +52,24 @@ def test_shares_by_hand(evaluator):
     assert report["all_foreground"] == pytest.approx((0.5 + 0.25) / 2)
     assert report["chosen_foreground"] == pytest.approx((0.875 + 0.25) / 2)
     assert report["foreground_ratio"] == pytest.approx(0.625 / 0.375)
+    # The first's on the second's objects, patches 0 to 5, and the second's on the first's, 0 to 11.
+    assert report["hidden_elsewhere"] == pytest.approx((1 / 4 + 3 / 4) / 2)
+    assert report["chosen_elsewhere"] == pytest.approx((0.875 + 0.5) / 2)
+
+
+def test_what_position_explains(evaluator):
+    """Hiding the same place everywhere is no better than on other images' objects; following them is."""
+    objects = [rows(8 * i, 8 * i + 8) for i in range(4)]
+    for there in objects:
+        evaluator.process([sample(there)], [{"mask": hidden(*range(6))}])
+    report = evaluator.evaluate()["masking"]
+    assert report["hidden_foreground"] == pytest.approx(report["all_foreground"]) == 0.25
+    assert report["hidden_elsewhere"] == pytest.approx(0.25)
+    evaluator.reset()
+    for i, there in enumerate(objects):
+        evaluator.process([sample(there)], [{"mask": hidden(*range(6 * i, 6 * i + 6))}])
+    report = evaluator.evaluate()["masking"]
+    assert (report["hidden_foreground"], report["hidden_elsewhere"]) == (1, 0)
 
 
 def test_images_that_say_nothing_are_left_out(evaluator):

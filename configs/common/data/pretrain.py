@@ -37,6 +37,8 @@ dataloader = dict(
                 ),
             ),
             num_regions=8,
+            # The paper's words allow that a region comes twice; the published code does not.
+            replacement=False,
             patch_size="${model.backbone.net.patch_size}",
             mask_ratio="${model.mask_ratio}",
             region_mask_ratio="${oc.select:model.region_branch.mask_ratio,null}",

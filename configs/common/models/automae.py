@@ -1,6 +1,6 @@
 """AutoMAE's masking policy, for ``model.masking``, with the published constants; and the optimizer's groups.
 
-Rectangles are in shares of the grid: 40 to 160 of 196 patches, one side 4 to 10 of 14.
+Rectangles are in shares of the grid: 40 to 160 of 196 patches, 4 to 10 of 14 columns.
 """
 
 from detectron2.config import LazyCall as L
@@ -22,7 +22,7 @@ masking = L(LearnedMasking)(
         # Attention as a multiple of 1/L.
         relative_attention=False,
     ),
-    discriminator=part(MaskDiscriminator, dims=(16, 32)),
+    discriminator=part(MaskDiscriminator, dims=(16, 32), bias=False),
     temperature=1.0,
     # On the noise of marked patches (beta), and how many are marked; null for as many as stay visible.
     bonus=0.5,
@@ -31,6 +31,8 @@ masking = L(LearnedMasking)(
     generator_weight=0.2,
     rectangle_area=(40 / 196, 160 / 196),
     rectangle_side=(4 / 14, 10 / 14),
+    # Columns are drawn, rows are what the area needs, as published; "either": chance decides which.
+    rectangle_drawn="columns",
     # Inside a rectangle (alpha).
     rectangle_bonus=0.5,
     # Of the largest entropy; below it a warning says that the generator has collapsed.

@@ -25,7 +25,7 @@ from ...errors import UserError
 from ...noise import uniform_noise
 from ..attention_maps import AttentionViT
 from ..pixel_encoder import MaskedViT
-from .rectangles import AREA, SIDE, Range, sample_rectangles
+from .rectangles import AREA, SIDE, Drawn, Range, sample_rectangles
 
 # "gumbel" and "noise" in ASCII: take an image's seed to further streams of noise.
 _GUMBEL_STREAM = 0x67756D62656C
@@ -144,9 +144,13 @@ class MaskDiscriminator(nn.Module):
     Args:
         grid: (Gh, Gw), 4 x 4 at least.
         dims: channels behind the first and the second.
+        bias: whether the convolutions have biases. The published ones have none; rmae_d2 0.1 had them. Masks
+            of sum 1 are so small that biases alone then make the verdicts, and the generator hears nothing.
     """
 
-    def __init__(self, grid: tuple[int, int], dims: tuple[int, int] = (16, 32)) -> None:
+    def __init__(
+        self, grid: tuple[int, int], dims: tuple[int, int] = (16, 32), bias: bool = False
+    ) -> None:
         super().__init__()
         if min(grid) < 4:
             raise UserError(
@@ -156,9 +160,9 @@ class MaskDiscriminator(nn.Module):
         last = (min(3, grid[0] // 4), min(3, grid[1] // 4))
         self.convs = nn.ModuleList(
             [
-                nn.Conv2d(1, dims[0], kernel_size=4, stride=2, padding=1),
-                nn.Conv2d(dims[0], dims[1], kernel_size=4, stride=2, padding=1),
-                nn.Conv2d(dims[1], 1, kernel_size=last),
+                nn.Conv2d(1, dims[0], kernel_size=4, stride=2, padding=1, bias=bias),
+                nn.Conv2d(dims[0], dims[1], kernel_size=4, stride=2, padding=1, bias=bias),
+                nn.Conv2d(dims[1], 1, kernel_size=last, bias=bias),
             ]
         )
 
@@ -167,15 +171,24 @@ class MaskDiscriminator(nn.Module):
         with _in_float32(masks_BL):
             x = masks_BL.float().unflatten(1, self.grid)[:, None]
             for i, conv in enumerate(self.convs):
-                assert isinstance(conv, nn.Conv2d) and conv.bias is not None
+                assert isinstance(conv, nn.Conv2d)
                 weight, bias = conv.weight, conv.bias
                 if frozen:
-                    weight, bias = weight.detach(), bias.detach()
+                    weight, bias = weight.detach(), None if bias is None else bias.detach()
                 weight = weight / spectral_norm(weight).clamp_min(1e-12)
                 x = F.conv2d(x, weight, bias, conv.stride, conv.padding)
                 if i < len(self.convs) - 1:
                     x = F.leaky_relu(x, 0.2)
             return x.flatten(1)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Names the option where the weights are of rmae_d2 0.1; the last argument is the list of errors."""
+        if self.convs[0].bias is None and f"{prefix}convs.0.bias" in state_dict:
+            args[-1].append(
+                f"{prefix[:-1] or type(self).__name__} was trained with biases, as rmae_d2 0.1 had it: set "
+                "model.masking.discriminator.bias=true to go on with it"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def spectral_norm(weight: Tensor, squarings: int = 12) -> Tensor:
@@ -210,13 +223,14 @@ def rectangle_masks(
     area: Range = AREA,
     side: Range = SIDE,
     bonus: float = 0.5,
+    drawn: Drawn = "columns",
 ) -> Tensor:
     """What the discriminator takes for real: softmax over U(0, 1) noise and a bonus inside a rectangle.
 
-    ``area`` and ``side``: see :func:`.sample_rectangles`; ``bonus`` is the published alpha. The result is
-    float32 (B, L), positive, of sum 1.
+    ``area``, ``side`` and ``drawn``: see :func:`.sample_rectangles`; ``bonus`` is the published alpha. The
+    result is float32 (B, L), positive, of sum 1.
     """
-    inside_BL = sample_rectangles(seeds_B, grid, area, side).flatten(1)
+    inside_BL = sample_rectangles(seeds_B, grid, area, side, drawn=drawn).flatten(1)
     noise_BL = uniform_noise(seeds_B ^ _NOISE_STREAM, inside_BL.shape[1])
     return (noise_BL + bonus * inside_BL).softmax(dim=1).float()
 

@@ -17,7 +17,7 @@ from ...noise import uniform_noise
 from ..patches import patchify_regions
 from .base import MaskingPolicy, MaskPlan, MaskRequest
 from .generator import MaskDiscriminator, MaskGenerator, entropy, gumbel_softmax, rectangle_masks
-from .rectangles import AREA, SIDE, Range, check_range
+from .rectangles import AREA, SIDE, Drawn, Range, check_drawn, check_range
 from .regions import needed_regions
 
 
@@ -37,7 +37,7 @@ class LearnedMasking(MaskingPolicy):
         bonus: the published beta (``mask_factor``).
         num_marked: patches that get it; None for V, as the published code has it.
         generator_weight: of the adversarial loss, the published lambda (``loss_g_factor``).
-        rectangle_area, rectangle_side: see :func:`.sample_rectangles`.
+        rectangle_area, rectangle_side, rectangle_drawn: see :func:`.sample_rectangles`.
         rectangle_bonus: the published alpha.
         entropy_floor: share of the largest entropy below which the generator is reported to have collapsed.
         foreground: the batch's region maps are objects: report how many of their patches are hidden.
@@ -54,12 +54,14 @@ class LearnedMasking(MaskingPolicy):
         rectangle_area: Range = AREA,
         rectangle_side: Range = SIDE,
         rectangle_bonus: float = 0.5,
+        rectangle_drawn: Drawn = "columns",
         entropy_floor: float = 0.25,
         foreground: bool = False,
     ) -> None:
         super().__init__()
         check_range("rectangle_area", rectangle_area)
         check_range("rectangle_side", rectangle_side)
+        check_drawn("rectangle_drawn", rectangle_drawn)
         if temperature <= 0:
             raise UserError(f"temperature={temperature} of LearnedMasking must be above 0")
         if discriminator is not None and discriminator.grid != tuple(generator.scorer.grid):
@@ -81,6 +83,7 @@ class LearnedMasking(MaskingPolicy):
         self.rectangle_area = rectangle_area
         self.rectangle_side = rectangle_side
         self.rectangle_bonus = rectangle_bonus
+        self.rectangle_drawn = rectangle_drawn
         self.entropy_floor = entropy_floor
         self.foreground = foreground
 
@@ -127,13 +130,19 @@ class LearnedMasking(MaskingPolicy):
         self, discriminator: MaskDiscriminator, sample_BL: Tensor, request: MaskRequest
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Both players' losses, (B,), and the share of the discriminator's verdicts that are right."""
-        shape = (self.rectangle_area, self.rectangle_side, self.rectangle_bonus)
-        rectangles = rectangle_masks(request.seeds, request.grid, *shape)
+        rectangles = rectangle_masks(
+            request.seeds,
+            request.grid,
+            self.rectangle_area,
+            self.rectangle_side,
+            self.rectangle_bonus,
+            self.rectangle_drawn,
+        )
         real, made = discriminator(torch.cat([rectangles, sample_BL.detach()])).chunk(2)
         verdict = discriminator(sample_BL, frozen=True)
         losses = {
             "loss_generator": self.generator_weight * (verdict - 1).square().mean(dim=1),
-            "loss_discriminator": (((real - 1).square() + made.square()) / 2).mean(dim=1),
+            "loss_discriminator": ((real - 1).square() + made.square()).mean(dim=1),
         }
         accuracy = ((real > 0.5).float().mean() + (made <= 0.5).float().mean()) / 2
         return losses, accuracy

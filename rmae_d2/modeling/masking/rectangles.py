@@ -3,6 +3,8 @@
 Letters: B images, N rectangles an image, Gh Gw grid.
 """
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,8 @@ from ...errors import UserError
 from ...noise import uniform_noise
 
 Range = tuple[float, float]
+#: Which side is drawn first.
+Drawn = Literal["columns", "either"]
 
 # AutoMAE's, in shares of its 14 x 14 grid: 40 to 160 patches, one side 4 to 10.
 AREA: Range = (40 / 196, 160 / 196)
@@ -28,23 +32,31 @@ def check_range(name: str, value: Range) -> None:
         )
 
 
+def check_drawn(name: str, value: str) -> None:
+    """Refuses what is no side to draw first, naming the field."""
+    if value not in (known := get_args(Drawn)):
+        raise UserError(f"{name}={value!r} is none of {', '.join(known)}")
+
+
 def sample_rectangles(
     seeds_B: Tensor,
     grid: tuple[int, int],
     area: Range = AREA,
     side: Range = SIDE,
     number: int = 1,
+    drawn: Drawn = "either",
 ) -> Tensor:
     """Rectangles of uniform area, with one side uniform and the other what the area needs, anywhere.
 
     The other side is ``min(its axis, ceil(area / side))``, so that the rectangle may be a little larger than
-    its area, or smaller where it would leave the grid. Which of the two is drawn first is left to chance;
-    AutoMAE's description does not say.
+    its area, or smaller where it would leave the grid.
 
     Args:
         area: smallest and largest area, shares of the grid's.
         side: smallest and largest length of the side drawn first, shares of its axis.
         number: N.
+        drawn: first of the two sides: columns, as AutoMAE's code has it, so that 84 % of its rectangles are
+            taller than wide; or either, by chance, so that both ways are as frequent.
 
     Returns:
         bool (B, N, Gh, Gw), True inside.
@@ -54,7 +66,7 @@ def sample_rectangles(
     Gh, Gw = grid
     area_BN = _integer(u[0], area, Gh * Gw)
     rows, columns = _integer(u[1], side, Gh), _integer(u[2], side, Gw)
-    rows_first = u[3] < 0.5
+    rows_first = u[3] < (0.5 if drawn == "either" else 0.0)
     height = torch.where(rows_first, rows, _ceil(area_BN, columns).clamp(max=Gh))
     width = torch.where(rows_first, _ceil(area_BN, rows).clamp(max=Gw), columns)
     inside_rows = _inside(_place(u[4], height, Gh), height, Gh)

@@ -162,6 +162,27 @@ def test_grids_of_the_discriminator(grid, verdicts):
     assert MaskDiscriminator(grid)(torch.rand(2, grid[0] * grid[1])).shape == (2, verdicts)
 
 
+def test_the_published_convolutions_have_no_biases():
+    net, before = MaskDiscriminator((14, 14)), MaskDiscriminator((14, 14), bias=True)
+    assert [name for name in net.state_dict() if "bias" in name] == []
+    assert [name for name in before.state_dict() if "bias" in name] == [
+        f"convs.{i}.bias" for i in range(3)
+    ]
+    # As homogeneous as its leaky ReLUs: nothing but the mask makes a verdict.
+    masks = torch.rand(3, 196).softmax(dim=1)
+    torch.testing.assert_close(net(5 * masks), 5 * net(masks))
+    net.load_state_dict({k: v for k, v in before.state_dict().items() if "bias" not in k})
+    for conv in before.convs:
+        conv.bias.data.zero_()
+    assert torch.equal(before(masks), net(masks)) and torch.equal(before(masks, True), net(masks))
+
+
+def test_a_discriminator_with_biases_is_named():
+    before = MaskDiscriminator((14, 14), bias=True)
+    with pytest.raises(RuntimeError, match="set model.masking.discriminator.bias=true"):
+        MaskDiscriminator((14, 14)).load_state_dict(before.state_dict())
+
+
 def test_a_grid_that_is_too_small():
     with pytest.raises(ValueError, match=r"4x4 patches or more, not \(3, 8\)"):
         MaskDiscriminator((3, 8))
@@ -179,7 +200,7 @@ def test_real_masks_are_the_softmax_of_noise_and_a_rectangle():
     n = 2000
     seeds = torch.arange(n)
     masks = rectangle_masks(seeds, (14, 14))
-    inside = sample_rectangles(seeds, (14, 14)).flatten(1)
+    inside = sample_rectangles(seeds, (14, 14), drawn="columns").flatten(1)
     torch.testing.assert_close(masks.sum(dim=1), torch.ones(n))
     # Of one image log m is U(0, 1) + 0.5 inside, up to a constant: the means differ by 0.5.
     logs = masks.double().log()

@@ -140,7 +140,7 @@ def test_losses_are_least_squares():
     made = policy.discriminator(sample)[:, 0]
     torch.testing.assert_close(plan.losses["loss_generator"], 0.2 * (made - 1) ** 2)
     real = policy.discriminator(rectangle_masks(request.seeds, (4, 4)))[:, 0]
-    torch.testing.assert_close(plan.losses["loss_discriminator"], ((real - 1) ** 2 + made**2) / 2)
+    torch.testing.assert_close(plan.losses["loss_discriminator"], (real - 1) ** 2 + made**2)
     right = ((real > 0.5).sum() + (made <= 0.5).sum()) / 12
     assert plan.scalars["discriminator_accuracy"].item() == pytest.approx(right.item())
 
@@ -242,6 +242,7 @@ def test_values_that_are_refused(make_rmae):
         ({"num_marked": 17}, "num_marked=17 must be from 1 to 16"),
         ({"rectangle_area": (0.5, 1.5)}, "rectangle_area="),
         ({"rectangle_side": (0.5, 0.2)}, "rectangle_side="),
+        ({"rectangle_drawn": "rows"}, "rectangle_drawn='rows' is none of columns, either"),
     ):
         with pytest.raises(ValueError, match=message):
             make_learned(**options)

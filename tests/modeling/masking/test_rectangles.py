@@ -1,5 +1,6 @@
 import math
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,22 +34,26 @@ def published(side_of, area, size=14):
     return side_of, min(size, math.ceil(area / side_of))
 
 
-def test_the_published_distribution_on_14x14():
-    """Sides against the closed form: each (l, area) equally likely, either axis first."""
+@pytest.mark.parametrize(("drawn", "taller"), [("columns", 0.837), ("either", 0.480)])
+def test_the_published_distribution_on_14x14(drawn, taller):
+    """Sides against the closed form: each (l, area) equally likely, columns or either axis first."""
     n = 20_000
-    inside = sample_rectangles(torch.arange(n), (14, 14))[:, 0]
+    inside = sample_rectangles(torch.arange(n), (14, 14), drawn=drawn)[:, 0]
     height, width, _ = extent(inside)
     expected = torch.zeros(15, 15, dtype=torch.float64)
     for side in range(4, 11):
         for area in range(40, 161):
             a, b = published(side, area)
-            expected[a, b] += 0.5 / (7 * 121)
-            expected[b, a] += 0.5 / (7 * 121)
+            columns_first = 0.5 if drawn == "either" else 1.0
+            expected[a, b] += (1 - columns_first) / (7 * 121)
+            expected[b, a] += columns_first / (7 * 121)
     found = torch.zeros(15, 15, dtype=torch.float64)
     found.index_put_((height, width), torch.ones(n, dtype=torch.float64), accumulate=True)
     assert (found[expected == 0] == 0).all()
     deviation = (n * expected * (1 - expected)).sqrt()
     assert ((found - n * expected).abs() <= 5 * deviation + 1e-9).all()
+    assert (height > width).float().mean().item() == pytest.approx(taller, abs=5 * 0.5 / n**0.5)
+    assert expected.tril(-1).sum().item() == pytest.approx(taller, abs=1e-3)
 
 
 def test_places_are_uniform():
