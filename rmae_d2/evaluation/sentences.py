@@ -21,9 +21,12 @@ def result_sentence(task: str, metrics: Any, *, norm_pix_loss: bool = False) -> 
         return _reconstruction(metrics, norm_pix_loss)
     if task == "masking" and "hidden_foreground" in metrics:
         hidden, everywhere = metrics["hidden_foreground"], metrics["all_foreground"]
-        return (
+        text = (
             f"{hidden:.1%} of the hidden patches lie on objects; random masks give {everywhere:.1%}"
         )
+        if "hidden_elsewhere" in metrics:
+            text += f", the same masks on other images' objects {metrics['hidden_elsewhere']:.1%}"
+        return text
     if task == "knn":
         top1, commonest = metrics["top1"], metrics["commonest"]
         return f"k-NN top-1 {top1:.1f} %; always naming the commonest class gives {commonest:.1f} %"

@@ -24,6 +24,12 @@ NEAREST = "copying the nearest visible patch gives"
             {"hidden_foreground": 0.312, "all_foreground": 0.3},
             "31.2% of the hidden patches lie on objects; random masks give 30.0%",
         ),
+        (
+            "masking",
+            {"hidden_foreground": 0.312, "all_foreground": 0.3, "hidden_elsewhere": 0.305},
+            "31.2% of the hidden patches lie on objects; random masks give 30.0%, the same masks on other "
+            "images' objects 30.5%",
+        ),
         ("masking", {}, "masking"),
         (
             "knn",
