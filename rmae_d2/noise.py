@@ -57,12 +57,17 @@ def region_shuffle(seeds_B: Tensor, num_patches: int) -> Tensor:
     return random_shuffle(seeds_B ^ _REGION_STREAM, num_patches)
 
 
-def num_visible(num_patches: int, mask_ratio: float) -> int:
+def num_visible(num_patches: int, mask_ratio: float, ends: bool = False) -> int:
     """V, the number of visible patches: int(L * (1 - ratio)), as MAE has it.
+
+    Args:
+        ends: the ratios 0 and 1 are taken too, as of regions.
 
     Raises:
         UserError: where no patch would be visible or none hidden.
     """
+    if ends and mask_ratio in (0, 1):
+        return num_patches * (1 - int(mask_ratio))
     visible = int(num_patches * (1 - mask_ratio))
     if not 0 < visible < num_patches:
         raise UserError(

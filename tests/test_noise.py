@@ -88,3 +88,16 @@ def test_num_visible(L, ratio, V):
 def test_a_ratio_that_hides_all_or_nothing_is_refused(L, ratio):
     with pytest.raises(ValueError, match=f"mask_ratio={ratio} .* of {L} patches"):
         num_visible(L, ratio)
+    if ratio not in (0, 1):
+        with pytest.raises(ValueError, match="at least one must be visible"):
+            num_visible(L, ratio, ends=True)
+
+
+def test_of_regions_all_or_none_may_be_visible():
+    assert [num_visible(196, ratio, ends=True) for ratio in (0, 0.0, 0.75, 1, 1.0)] == [
+        196,
+        196,
+        49,
+        0,
+        0,
+    ]

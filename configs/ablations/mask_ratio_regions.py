@@ -5,6 +5,13 @@ Published: values not found; a high ratio, about 0.75, is needed (figure 4's cap
            beta_I = beta_R = 0.75.
 Sweep:     model.region_branch.mask_ratio=0.25, 0.4, 0.5, 0.6, 0.75, 0.85, 0.9; the paper's points
            are not known.
+Ends:      input only, where regions help to predict pixels and are not predicted themselves:
+           model.region_branch.mask_ratio=0 model.feeding=region_to_pixel. Target only, where nothing
+           of a region is seen: model.region_branch.mask_ratio=1. Published values: not found.
+Reading:   the paper's text was not at hand. With no visible patch all queries are one learned
+           vector, so length and batch predict the same map for every region, how likely a region
+           covers a pixel of this image; channel tells regions apart by their place, which is drawn.
+           The published code has no such case: it would take the mean of no token.
 Measured:  not run here.
 """
 

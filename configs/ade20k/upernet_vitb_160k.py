@@ -8,10 +8,19 @@ Batch, GPUs: 16 images a step, 2 a GPU on 8; on fewer, more a GPU, or train.grad
 Reproduces:  MAE ViT-B, 1600 epochs on ImageNet-1K: 48.1 mIoU (published, MAE table 5); the same recipe in
              mmsegmentation 48.13, and 48.70 multi-scale and mirrored (published, mmsegmentation configs/mae).
              R-MAE's own numbers on ADE20K could not be verified, so none is quoted.
-Test:        sliding window of 512, stride 256, as published there; shorter side 512. Multi-scale:
+Test:        sliding window of 512, stride 341, as in the mmsegmentation config that came with the 48.13;
+             shorter side 512. Multi-scale:
              model.multi_scale.scales=[0.5,0.75,1.0,1.25,1.5,1.75] model.multi_scale.flip=true
-Differs:     relative positions are Detectron2's, decomposed, and not BEiT's table; no layer scale; the loss
-             is a mean over labelled pixels only; crops are padded with the mean colour before normalisation.
+Differs:     from mmsegmentation: relative positions are Detectron2's, decomposed, and not BEiT's table, which
+             has entries of the cls token too; no layer scale (there from 1, trained); the loss is a mean over
+             labelled pixels only; crops are padded with the mean colour before normalisation; hue turns by
+             any angle up to 36 degrees, there by steps of 2; pos_embed and cls_token are not decayed, as in
+             MAE's fine-tuning (there the exceptions' names lack "backbone.", so that they are); of several
+             scales, those below 1 look at smaller images (there 512 at least).
+Before:      the variant up to 0.1 (no cls token, the table of 14x14 interpolated at every pass):
+             model.backbone.net.keep_cls_token=false model.backbone.net.pretrain_img_size=224
+             model.stride=256 dataloader.train.mapper.augmentations.3.hue=18; its checkpoints resume and are
+             evaluated with these, or with their own config.yaml.
 Measured:    not run here; no time or memory known.
 """
 
@@ -36,7 +45,7 @@ optimizer = L(torch.optim.AdamW)(
         base_lr="${..lr}",
         lr_decay_rate=0.65,
         # Norms are spared by default.
-        overrides={"pos_embed": {"weight_decay": 0.0}, "bias": {"weight_decay": 0.0}},
+        overrides={name: {"weight_decay": 0.0} for name in ("pos_embed", "cls_token", "bias")},
     ),
     lr=1e-4,
     betas=(0.9, 0.999),

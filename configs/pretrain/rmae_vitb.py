@@ -11,7 +11,9 @@ Regions:     FH at scales 500, 1000, 1500, 8 an image, computed at first sight (
 Reproduces:  R-MAE table 1: COCO 50.6 box AP / 45.0 mask AP after ViTDet fine-tuning, MAE 50.1 / 44.6
              (published, second-hand; fine-tuning noise std 0.10).
 Differs:     the published code has base rate 1.5e-4 (optimizer.base_lr=1.5e-4), neck depth 8
-             (model.region_branch.neck_depth=8) and 144,000 updates (train.max_iter=144000).
+             (model.region_branch.neck_depth=8) and 144,000 updates (train.max_iter=144000). It computes in
+             fp32 unless told otherwise; this config, and all of pretrain/ and ablations/, which are made of
+             it, in bf16 (train.precision=fp32 for the published).
 Measured:    not run; no time or memory known.
 """
 

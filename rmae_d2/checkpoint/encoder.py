@@ -37,7 +37,7 @@ class EncoderSize:
     depth: int
     num_heads: int
     mlp_ratio: float
-    cls_token: bool  #: without one the net is the transfer backbone
+    cls_token: bool  #: without one, or with relative positions, the net is the transfer backbone
     cls_row: bool  #: whether the position embedding has a row for it all the same
     norm: bool  #: whether there is a final norm
     window: int  #: side in patches of the windows of ``windowed`` blocks
@@ -58,7 +58,7 @@ class EncoderSize:
         sizes: dict[str, Any] = {name: getattr(self, name) for name in names}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            if not self.cls_token:
+            if self.rel_grid or not self.cls_token:
                 return ViT(
                     img_size=(self.rel_grid or self.grid[0]) * self.patch_size,
                     norm_layer=LayerNorm,
@@ -67,6 +67,7 @@ class EncoderSize:
                     window_block_indexes=self.windowed,
                     pretrain_img_size=self.img_size[0],
                     pretrain_use_cls_token=self.cls_row,
+                    keep_cls_token=self.cls_token,
                     **sizes,
                 ).eval()
             net = MaskedViT(self.img_size, **sizes)
@@ -82,9 +83,9 @@ def load_encoder(
 ) -> tuple[EncoderSize, MaskedViT | ViT, str]:
     """Builds the ViT that a file holds, its size read off its tensors.
 
-    With a cls token it is the encoder of pre-training (also of a classifier, without its head), else
-    Detectron2's backbone, where blocks whose relative positions are for a smaller grid attend within windows
-    of that grid.
+    With a cls token it is the encoder of pre-training (also of a classifier, without its head), or with
+    relative positions a segmentation backbone; else Detectron2's backbone, where blocks whose relative
+    positions are for a smaller grid attend within windows of that grid.
 
     Args:
         weights: anything that :func:`load_weights` takes.
@@ -136,6 +137,8 @@ def _size(
     side, windowed, rel_grid = _windows(own)
     if window is not None:
         side, windowed = window[0], tuple(sorted(window[1]))
+    if cls_token and rel_grid and windowed:
+        raise CheckpointError("a cls token beside windows: no plain ViT")
     return EncoderSize(
         **sizes,
         grid=grid,

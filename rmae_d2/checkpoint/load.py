@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..modeling import ViT
 from .formats import load_weights
 from .names import ENCODER
 from .positions import Grid, grid_of_table, resample_table, sincos_grid, square_grid
@@ -17,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 # What ViTDet adds to a pre-trained encoder (section 3).
 _NEW_IN_TRANSFER = re.compile(r"\.rel_pos_[hw]$")
+_CLS_TOKEN = f"{ENCODER}cls_token"
 # What differs between a classifier and its encoder, or between two ways of pooling.
 _CLASSIFIER = re.compile(r"(head|fc_norm|backbone\.net\.norm)\.")
 
@@ -91,7 +93,8 @@ def load_pretrained(
             report.copied.append(key)
         elif key.endswith("pos_embed") and _is_table_for(tensor, state_dict[key]):
             grids = grid_of_table(state_dict[key]), _grid_of_model(tensor, model)
-            update[key] = resample_table(state_dict[key], *grids)
+            antialias = not _enlarged_in_transfer(grids[0][0], grids[1][0], model)
+            update[key] = resample_table(state_dict[key], *grids, antialias)
             report.resampled.append(key)
         else:
             report.refused.append(
@@ -100,7 +103,7 @@ def load_pretrained(
     for key in state_dict:
         if key in own:
             continue
-        if _changes_encoder(key):
+        if _changes_encoder(key) or (require_all and key == _CLS_TOKEN):
             report.refused.append(f"{key}: the model has no such part")
         else:
             report.unused.append(key)
@@ -109,7 +112,7 @@ def load_pretrained(
         raise CheckpointError(
             f"{report}\n{source} does not fit this model: nothing was loaded. Refused:\n  "
             + "\n  ".join(few)
-            + f"\n{_remedy(own, state_dict, report.refused, require_all)}"
+            + f"\n{_remedy(model, state_dict, report.refused, require_all)}"
         )
     try:
         model.load_state_dict(update, strict=False)
@@ -130,15 +133,22 @@ def _foreign_head(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> l
 
 
 def _remedy(
-    own: Mapping[str, Tensor], weights: Mapping[str, Tensor], refused: list[str], require_all: bool
+    model: nn.Module, weights: Mapping[str, Tensor], refused: list[str], require_all: bool
 ) -> str:
     """What to do about a file that does not fit the model."""
-    wanted, given = _classifier_keys(own), _classifier_keys(weights)
+    wanted, given = _classifier_keys(model.state_dict()), _classifier_keys(weights)
     if wanted and given != wanted and all(_CLASSIFIER.match(line) for line in refused):
         if given:
             return f"The file's classifier is one of {given}"
         if require_all:
             return "The file holds no classifier: train one from it first, without --eval-only"
+    names = [line.partition(":")[0] for line in refused]
+    if names == [_CLS_TOKEN] and isinstance(model.get_submodule("backbone.net"), ViT):
+        kept = _CLS_TOKEN in weights
+        return (
+            f"The file's ViT was trained {'with' if kept else 'without'} a cls token: "
+            f"model.backbone.net.keep_cls_token={str(kept).lower()}"
+        )
     return "Use the file's own model size (model.backbone.net.{embed_dim,depth,patch_size}), or another file."
 
 
@@ -186,6 +196,18 @@ def _grid_of_model(table: Tensor, model: nn.Module) -> tuple[Grid, int]:
             f"the model's position embedding of {table.shape[1]} rows is not square"
         )
     return square
+
+
+def _enlarged_in_transfer(old: Grid, new: Grid, model: nn.Module) -> bool:
+    """Whether a table grows in the transfer backbone.
+
+    It then becomes what that backbone, and mmsegmentation's recipe, make of it without antialias.
+    """
+    return (
+        isinstance(model.get_submodule("backbone.net"), ViT)
+        and old[0] <= new[0]
+        and old[1] <= new[1]
+    )
 
 
 def _summary(names: list[str]) -> str:

@@ -63,16 +63,23 @@ def sincos_grid(table: Tensor, cls_rows: Sequence[int] = (1, 0)) -> tuple[Grid, 
     return None
 
 
-def resample_table(table: Tensor, old: tuple[Grid, int], new: tuple[Grid, int]) -> Tensor:
+def resample_table(
+    table: Tensor, old: tuple[Grid, int], new: tuple[Grid, int], antialias: bool = True
+) -> Tensor:
     """Bicubic resampling from one grid and number of cls rows to others; a new cls row is zeros.
 
-    Where the grids are equal the rows stay bit for bit.
+    Where the grids are equal the rows stay bit for bit. ``antialias`` as of torch's ``interpolate``, whose
+    cubic is another one without.
     """
     (old_grid, old_prefix), (new_grid, new_prefix) = old, new
     out = table[:, old_prefix:]
     if old_grid != new_grid:
         out = resample_abs_pos_embed(
-            out, new_size=list(new_grid), old_size=list(old_grid), num_prefix_tokens=0
+            out,
+            new_size=list(new_grid),
+            old_size=list(old_grid),
+            num_prefix_tokens=0,
+            antialias=antialias,
         )
     if new_prefix:
         cls_row = table[:, :1] if old_prefix else torch.zeros_like(table[:, :1])

@@ -66,8 +66,9 @@ _OF_KEYS = {
         augmentations.*.min_scale augmentations.*.max_scale augmentations.*.size""",
     SHARE: """
         train.max_skipped_fraction warmup_length warmup_factor label_smoothing random_erasing
-        positive_fraction nms_thresh test_score_thresh augmentations.*.prob pixels.share""",
-    PROPER_SHARE: "mask_ratio region_mask_ratio",
+        positive_fraction nms_thresh test_score_thresh augmentations.*.prob pixels.share
+        region_branch.mask_ratio region_mask_ratio""",
+    PROPER_SHARE: "mask_ratio",
     BELOW_ONE: "ema.decay betas momentum dropout drop_path_rate drop_rate",
     UP_TO_ONE: "lr_decay_rate augmentations.*.crop_share augmentations.*.max_share",
 }

@@ -69,11 +69,17 @@ class RegionDatasetMapper:
 
         Raises:
             UserError: ``num_regions`` is not positive, or visible_foreground_only meets a policy whose masks
-                are no function of the seed.
+                are no function of the seed, or a mask that hides all.
         """
         if num_regions < 1:
             raise UserError(
                 f"num_regions={num_regions} must be positive; for no regions set regions=None"
+            )
+        self.mask_ratio = mask_ratio if region_mask_ratio is None else region_mask_ratio
+        if visible_foreground_only and self.mask_ratio == 1:
+            raise UserError(
+                "visible_foreground_only=True with a region mask ratio of 1: no region has a visible patch. "
+                "Set dataloader.train.mapper.visible_foreground_only=false"
             )
         self.augmentations = T.AugmentationList(augmentations)
         self.regions = regions
@@ -81,7 +87,6 @@ class RegionDatasetMapper:
         self.replacement = replacement
         self.min_patches = min_patches
         self.patch_size = patch_size
-        self.mask_ratio = mask_ratio if region_mask_ratio is None else region_mask_ratio
         self.order = _order_of(masking) if visible_foreground_only else None
         logger.info("augmentations: %s; regions: %s", self.augmentations, regions)
 
@@ -162,7 +167,7 @@ class RegionDatasetMapper:
         if self.order is not None:
             L = covered.shape[1]
             order = self.order(torch.tensor([mask_seed]), L)[0]
-            visible = order[: num_visible(L, self.mask_ratio)].numpy()
+            visible = order[: num_visible(L, self.mask_ratio, ends=True)].numpy()
             keep &= covered[:, visible].any(axis=1)
         return keep
 

@@ -46,15 +46,24 @@ class LimitedClassCrop(T.Augmentation):
 class PhotometricDistortion(T.Augmentation):
     """Random brightness, contrast, saturation and hue, each every other time (SSD, section 2.2).
 
-    Brightness moves by up to 32 of 255, contrast and saturation are scaled by 0.5 to 1.5, hue turns by up to
-    18 degrees; contrast comes before or after the colours. For uint8 RGB.
+    Brightness moves by up to 32 of 255, contrast and saturation are scaled by 0.5 to 1.5; contrast comes
+    before or after the colours. For uint8 RGB.
     """
+
+    def __init__(self, hue: float = 18.0) -> None:
+        """Takes the degrees by which hue turns at most. mmsegmentation's ``hue_delta=18`` is 36 degrees, for
+        OpenCV has a circle of 180 units.
+        """
+        super().__init__()
+        if not 0 <= hue <= 180:
+            raise UserError(f"hue={hue} must be 0 to 180 degrees")
+        self.hue = float(hue)
 
     def get_transform(self, image: NDArray[np.uint8]) -> "PhotometricTransform":
         """Draws one distortion."""
         chosen = np.random.randint(2, size=5).astype(bool)
         brightness, contrast, saturation, hue = np.random.uniform(
-            [-32, 0.5, 0.5, -18], [32, 1.5, 1.5, 18]
+            [-32, 0.5, 0.5, -self.hue], [32, 1.5, 1.5, self.hue]
         )
         return PhotometricTransform(
             brightness=brightness if chosen[0] else 0.0,

@@ -202,8 +202,9 @@ class Checkpointer:
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(
                 f"{path}: was written by another model or optimizer configuration: {error!s:.600}\n"
-                "Resume with the configuration the run began with, or start from these weights in another "
-                f"train.output_dir with train.init_checkpoint={path}"
+                "Resume with the configuration the run began with (--config-file "
+                f"{self.folder / 'config.yaml'}), or start from these weights in another train.output_dir "
+                f"with train.init_checkpoint={path}"
             ) from error
         return int(content["iteration"]) + 1
 

@@ -92,8 +92,10 @@ def nearest_visible(truth_KHW: Tensor, mask_L: Tensor) -> Tensor:
 
     Args:
         truth_KHW: region maps, bool, made of L equal square patches.
-        mask_L: bool, True = hidden; one patch at least is visible.
+        mask_L: bool, True = hidden; where all are, they suggest nothing, and the maps are empty.
     """
+    if mask_L.all():
+        return torch.zeros_like(truth_KHW)
     height, width = truth_KHW.shape[1:]
     side = round((height * width / len(mask_L)) ** 0.5)
     grid_width = width // side

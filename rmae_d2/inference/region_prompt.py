@@ -384,6 +384,11 @@ def _check_model(model: RMAE) -> None:
             "this model has the channel variant of the region branch, which needs a fixed number of regions "
             "at once: take the length or batch variant"
         )
+    if model.region_branch.mask_ratio == 1:
+        raise UserError(
+            "this model never saw a region patch (region_branch.mask_ratio=1), so it knows no prompt: take a "
+            "model with a ratio below 1"
+        )
     if model.feeding == "region_to_pixel":
         raise UserError(
             "this model's region branch does not get the pixels (feeding=region_to_pixel): take a model "

@@ -9,7 +9,6 @@ from itertools import islice
 from typing import Any
 
 import torch
-from detectron2.modeling.backbone.utils import get_abs_pos
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from ..errors import UserError
 from .patches import grid_of, patchify
 from .pixel_encoder import MaskedViT
 from .transfer.vit import ViT
-from .transfer.vit_attention import relative_scores
+from .transfer.vit_attention import relative_bias, relative_scores
 
 
 class AttentionViT:
@@ -27,7 +26,7 @@ class AttentionViT:
 
     Args:
         net: with its weights: the pixel encoder of pre-training, which has a cls token, or the transfer
-            backbone, which has none. It is put into evaluation mode.
+            backbone, which may have kept it. It is put into evaluation mode.
 
     Attributes:
         prefix: tokens before the patches, 1 with a cls token, else 0.
@@ -40,7 +39,7 @@ class AttentionViT:
         self.depth = len(blocks)
         self.num_heads: int = blocks[0].attn.num_heads
         self.patch_size = int(net.patch_size)
-        self.prefix = int(isinstance(net, MaskedViT))
+        self.prefix = int(net.cls_token is not None)
         self.windowed = [i for i, block in enumerate(blocks) if getattr(block, "window_size", 0)]
 
     def grid(self, images_BCHW: Tensor) -> tuple[int, int]:
@@ -70,7 +69,8 @@ class AttentionViT:
                 f"in block {block} patches attend to a window only; those that see the whole image are "
                 f"{', '.join(map(str, whole)) or 'none'}"
             )
-        return self._weights(next(islice(self._states(images_BCHW), block, None)), block, queries)
+        state = next(islice(self._states(images_BCHW), block, None))
+        return self._weights(state, self.grid(images_BCHW), block, queries)
 
     @torch.no_grad()
     def rollout(self, images_BCHW: Tensor) -> Tensor:
@@ -84,8 +84,8 @@ class AttentionViT:
         if self.windowed:
             blocks = ", ".join(map(str, self.windowed))
             raise UserError(f"no rollout: in the blocks {blocks} patches attend to a window only")
-        states = islice(self._states(images_BCHW), self.depth)
-        maps = (self._weights(x, i, None).mean(1) for i, x in enumerate(states))
+        grid, states = self.grid(images_BCHW), islice(self._states(images_BCHW), self.depth)
+        maps = (self._weights(x, grid, i, None).mean(1) for i, x in enumerate(states))
         return roll_out(maps)
 
     @torch.no_grad()
@@ -93,23 +93,22 @@ class AttentionViT:
         """Patches behind the last block and, where the weights have one, the final norm: (B, L, D)."""
         *_, x = self._states(images_BCHW)
         if isinstance(self.net, MaskedViT):
-            return self.net.norm(x)[:, 1:]
-        return x.flatten(1, 2)
+            x = self.net.norm(x)
+        return x[:, self.prefix :] if self.prefix else x.flatten(1, 2)
 
     def _states(self, images_BCHW: Tensor) -> Iterator[Tensor]:
         """The input of each block, then the last one's output."""
-        x = self._embed(images_BCHW)
+        x, *size = self._embed(images_BCHW)
         yield x
         for block in self.net.blocks:
-            x = block(x)
+            x = block(x, *size)
             yield x
 
-    def _embed(self, images_BCHW: Tensor) -> Tensor:
-        """Tokens (B, T, D), or (B, Gh, Gw, D) of the backbone."""
+    def _embed(self, images_BCHW: Tensor) -> tuple[Any, ...]:
+        """What the net's blocks take: tokens (B, T, D), or (B, Gh, Gw, D) of the backbone."""
         net, grid = self.net, self.grid(images_BCHW)
         if not isinstance(net, MaskedViT):
-            x = net.patch_embed(images_BCHW)
-            return x + get_abs_pos(net.pos_embed, net.pretrain_use_cls_token, grid)
+            return net.embed(images_BCHW)
         positions = net.pos_embed[:, 1:]
         if grid != net.grid:
             positions = resample_abs_pos_embed(
@@ -117,9 +116,11 @@ class AttentionViT:
             )
         x = net.patch_embed(patchify(images_BCHW, net.patch_size)) + positions
         cls_token = (net.cls_token + net.pos_embed[:, :1]).expand(len(x), -1, -1)
-        return torch.cat([cls_token, x], dim=1)
+        return (torch.cat([cls_token, x], dim=1),)
 
-    def _weights(self, x: Tensor, index: int, queries: Tensor | None) -> Tensor:
+    def _weights(
+        self, x: Tensor, grid: tuple[int, int], index: int, queries: Tensor | None
+    ) -> Tensor:
         """Attention of a block with the input ``x``: (B, T, D), or (B, Gh, Gw, D) of the backbone."""
         block: Any = self.net.blocks[index]
         attn = block.attn
@@ -129,10 +130,9 @@ class AttentionViT:
         chosen = q if queries is None else q[:, :, queries]
         scores = ((chosen * attn.scale) @ k.transpose(2, 3)).float()
         if getattr(attn, "use_rel_pos", False):
-            size = (x.shape[1], x.shape[2])
-            rel = relative_scores(q, (attn.rel_pos_h, attn.rel_pos_w), size)
+            rel = relative_scores(q, (attn.rel_pos_h, attn.rel_pos_w), grid)
             rows, columns = rel if queries is None else (part[:, :, queries] for part in rel)
-            scores = scores + (rows[..., :, None] + columns[..., None, :]).flatten(3)
+            scores = scores + relative_bias(rows, columns, scores.shape[-1])
         return scores.softmax(dim=-1)
 
 

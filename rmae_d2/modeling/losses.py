@@ -37,7 +37,7 @@ def region_loss(
     background_weight: float = 1.0,
     criterion: str = "bce",
 ) -> Tensor:
-    """The error of predicted region maps, of each image, (B,) float32.
+    """The error of predicted region maps, of each image, (B,) float32; 0 where no patch is hidden.
 
     The mean over a patch's pixels, over regions, then over hidden patches. Background pixels are
     multiplied by ``background_weight``; the sum is not renormalised.
@@ -55,4 +55,5 @@ def region_loss(
         loss = (logits.sigmoid() - target).square()
     if background_weight != 1.0:
         loss = loss * torch.where(target > 0.5, 1.0, background_weight)
-    return loss.mean(dim=(1, 2, 3))
+    # A sum over nothing, so that every parameter has a gradient, of 0.
+    return loss.mean(dim=(1, 2, 3)) if loss.shape[2] else loss.sum(dim=(1, 2, 3))

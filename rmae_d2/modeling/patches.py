@@ -54,7 +54,8 @@ def unpatchify(patches_BLX: Tensor, grid: tuple[int, int], patch_size: int) -> T
 def place_patches(pred: Tensor, ids_hidden_BN: Tensor, num_patches: int) -> Tensor:
     """Puts predictions (B, ..., N, X) at their patches: (B, ..., L, X), 0 elsewhere."""
     *lead, _, X = pred.shape
-    ids = ids_hidden_BN.view(len(ids_hidden_BN), *(1,) * (len(lead) - 1), -1, 1).expand_as(pred)
+    B, N = ids_hidden_BN.shape
+    ids = ids_hidden_BN.view(B, *(1,) * (len(lead) - 1), N, 1).expand_as(pred)
     return pred.new_zeros(*lead, num_patches, X).scatter(-2, ids, pred)
 
 

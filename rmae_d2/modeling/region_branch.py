@@ -53,6 +53,11 @@ class RegionEncoder(nn.Module):
         return x.unflatten(0, (B, K))
 
 
+def mean_token(tokens_BKVD: Tensor) -> Tensor:
+    """(B, K, V, D) -> (B, K, D); of no token zeros, from which gradients of 0 go back."""
+    return tokens_BKVD.mean(dim=2) if tokens_BKVD.shape[2] else tokens_BKVD.sum(dim=2)
+
+
 class AttentionPool(nn.Module):
     """Pools tokens by the attention of one learned vector, in place of their mean."""
 
@@ -142,7 +147,8 @@ class RegionBranch(nn.Module):
 
     Args:
         in_dim: width of the pixel encoder.
-        mask_ratio: beta_R, the hidden share of region patches; None for the pixels' own ratio.
+        mask_ratio: beta_R, the hidden share of region patches; None for the pixels' own ratio. 0: regions are
+            input only; 1: they are targets only, and all queries are one learned vector.
         decoder_depth: number of decoder blocks, the last of which is the expansion block.
         query_pool: what makes a region's encoded patches its query: ``mean`` (the paper's), ``attention``.
     """
@@ -167,6 +173,11 @@ class RegionBranch(nn.Module):
             raise UserError("decoder_depth counts the expansion block, so it is at least 1")
         if query_pool not in ("mean", "attention"):
             raise UserError(f"query_pool={query_pool!r}: must be 'mean' or 'attention'")
+        if query_pool == "attention" and mask_ratio == 1:
+            raise UserError(
+                "query_pool='attention' with mask_ratio=1: no region patch is visible to attend to. Set "
+                "model.region_branch.query_pool=mean"
+            )
         self.grid = grid
         self.mask_ratio = mask_ratio
         self.summary_dim = decoder_dim
@@ -208,7 +219,7 @@ class RegionBranch(nn.Module):
         ids_BKVX = ids_region_visible_BV[:, None, :, None].expand(-1, K, -1, X)
         visible = region_patches_BKLX.gather(2, ids_BKVX)
         encoded = self.encoder(visible.to(tokens_BVD.dtype), ids_region_visible_BV)
-        summary = self.query(encoded.mean(dim=2) if self.pool is None else self.pool(encoded))
+        summary = self.query(mean_token(encoded) if self.pool is None else self.pool(encoded))
         queries = summary
         for block in self.decoder:
             queries = block(queries, memory)

@@ -21,7 +21,7 @@ from ..errors import UserError
 from .patches import sincos_position_embedding
 from .pixel_decoder import MaskTokenTransformer
 from .pixel_encoder import LayerNorm, init_linear, make_blocks
-from .region_branch import RegionEncoder
+from .region_branch import RegionEncoder, mean_token
 
 
 class RegionDecoder(nn.Module):
@@ -136,7 +136,7 @@ class SpatialRegionBranch(nn.Module):
         encoded = self.encoder(grouped.flatten(3).to(tokens_BVD.dtype), ids_region_visible_BV)
         logits = self.decoder(encoded, ids_region_visible_BV, memory, ids_region_hidden_BN)
         split = logits.unflatten(3, (-1, self.maps_a_pass)).permute(0, 1, 4, 2, 3)
-        return split.flatten(1, 2), encoded.mean(dim=2)
+        return split.flatten(1, 2), mean_token(encoded)
 
 
 class BatchRegionBranch(SpatialRegionBranch):

@@ -100,9 +100,10 @@ class RMAE(nn.Module):
                     f"{name} has a grid of {tuple(part.grid)} patches, the backbone {backbone.net.grid} "
                     f"(img_size {backbone.net.img_size}, patch_size {backbone.net.patch_size})"
                 )
-        for ratio in (mask_ratio, getattr(region_branch, "mask_ratio", None)):
-            if ratio is not None:  # at once, not in the first step
-                num_visible(backbone.net.num_patches, ratio)
+        region_ratio = None if region_branch is None else region_branch.mask_ratio
+        num_visible(backbone.net.num_patches, mask_ratio)  # at once, not in the first step
+        if region_ratio is not None:
+            num_visible(backbone.net.num_patches, region_ratio, ends=True)
         if not len(pixel_mean) == len(pixel_std) == backbone.net.in_chans:
             raise UserError(
                 f"{len(pixel_mean)} values in pixel_mean and {len(pixel_std)} in pixel_std "
@@ -112,6 +113,7 @@ class RMAE(nn.Module):
             raise UserError(f"region_criterion={region_criterion!r}: one of {REGION_CRITERIA}")
         if feeding not in FEEDINGS:
             raise UserError(f"feeding={feeding!r}: one of {', '.join(FEEDINGS)}")
+        _check_region_ratio(region_ratio, feeding)
         if region_dropout and isinstance(region_branch, ChannelRegionBranch):
             raise UserError(
                 "region_dropout=True with the channel variant, whose K is fixed: use another variant"
@@ -263,7 +265,7 @@ class RMAE(nn.Module):
         L = math.prod(self.backbone.net.grid)
         visible = num_visible(L, self.mask_ratio if mask_ratio is None else mask_ratio)
         own = None if self.region_branch is None else self.region_branch.mask_ratio
-        return visible, visible if own is None else num_visible(L, own)
+        return visible, visible if own is None else num_visible(L, own, ends=True)
 
     def _reconstruct(
         self,
@@ -400,6 +402,20 @@ def drop_regions(regions_BKHW: Tensor, seeds_B: Tensor) -> Tensor:
     K = regions_BKHW.shape[1]
     kept = 1 + int(hash_noise(seeds_B.sum()[None], 1)) % K
     return regions_BKHW[:, :kept]
+
+
+def _check_region_ratio(ratio: float | None, feeding: str) -> None:
+    """At the ends of its range regions are input or target only, which one way of feeding alone can use."""
+    if ratio == 0 and feeding != "region_to_pixel":
+        raise UserError(
+            f"region_branch.mask_ratio=0 with feeding={feeding!r}: no region patch is hidden, to predict it, "
+            "so regions can only help to predict pixels. Set model.feeding=region_to_pixel or a ratio above 0"
+        )
+    if ratio == 1 and feeding != "pixel_to_region":
+        raise UserError(
+            f"region_branch.mask_ratio=1 with feeding={feeding!r}: no region patch is visible, so regions "
+            "can tell the pixel decoder nothing. Set model.feeding=pixel_to_region or a ratio below 1"
+        )
 
 
 def _random_seeds(number: int) -> Tensor:

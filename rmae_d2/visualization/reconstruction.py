@@ -189,6 +189,8 @@ def _region(panel: Panel, k: int) -> list[Picture]:
 def _region_title(panel: Panel, k: int) -> str:
     probability = panel.output["region_probability"][k].float().numpy()
     hidden = _pixels_of(panel.output["region_mask"], panel.image)
+    if not hidden.any():
+        return f"region {k + 1}, no patch hidden"
     iou = region_iou(panel.regions[k], probability, hidden)
     nearest = region_iou(panel.regions[k], panel.nearest[k], hidden)
     return f"region {k + 1}, IoU {iou:.2f} on hidden patches (nearest visible patch {nearest:.2f})"

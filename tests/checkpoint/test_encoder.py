@@ -8,6 +8,7 @@ from rmae_d2.checkpoint.encoder import load_encoder
 from rmae_d2.errors import CheckpointError
 from rmae_d2.modeling import MaskedViT, ViT
 from rmae_d2.modeling.pixel_encoder import LayerNorm
+from tests.helpers import jittered
 
 SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2}
 
@@ -53,6 +54,20 @@ def test_a_vitdet_tells_its_windows_by_its_relative_positions():
     without = {k: v for k, v in weights.items() if "rel_pos" not in k}
     assert load_encoder(without)[0].windowed == ()
     assert load_encoder(without, window=(2, [1]))[0].windowed == (1,)
+
+
+def test_a_segmentation_backbone_with_cls_token_and_relative_positions():
+    sizes = {**SIZE, "num_heads": 1, "pretrain_img_size": 32, "norm_layer": LayerNorm}
+    theirs = jittered(ViT(**sizes, use_rel_pos=True, keep_cls_token=True)).eval()
+    weights = {f"backbone.net.{k}": v for k, v in theirs.state_dict().items()}
+    size, net, _ = load_encoder(weights)
+    assert (size.cls_token, size.rel_grid) == (True, 4)
+    images = torch.randn(1, 3, 32, 48)
+    with torch.no_grad():
+        assert torch.equal(net(images)["last_feat"], theirs(images)["last_feat"])
+    weights["backbone.net.blocks.0.attn.rel_pos_h"] = torch.zeros(3, 64)
+    with pytest.raises(CheckpointError, match="a cls token beside windows: no plain ViT"):
+        load_encoder(weights)
 
 
 def test_what_is_no_plain_vit_is_refused():

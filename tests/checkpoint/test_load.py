@@ -3,12 +3,16 @@ import re
 
 import pytest
 import torch
+from detectron2.modeling.backbone.utils import get_abs_pos
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 
-from rmae_d2.checkpoint import LoadReport, load_pretrained
+from rmae_d2.checkpoint import LoadReport, convert, load_pretrained
 from rmae_d2.errors import CheckpointError
-from tests.checkpoint.helpers import SIZE, snapshot, vitdet
+from rmae_d2.modeling import ViT
+from tests.checkpoint.helpers import POS, SIZE, snapshot, vitdet
+from tests.helpers import jittered
 
 
 def unchanged(model, before):
@@ -48,6 +52,68 @@ def test_pretraining_checkpoint_into_vitdet(make_rmae, tmp_path, caplog):
     assert "not used by this model" in text and "backbone.net.cls_token: 1" in text
     assert "REFUSED" not in text
     assert text in caplog.text
+
+
+# ---- segmentation, which keeps the cls token
+
+
+def segmentor(**arguments):
+    """Parts of one: its ViT for images of 64 pixels, and something like a head."""
+    model = nn.Module()
+    model.backbone = nn.Module()
+    sizes = {**SIZE, "img_size": 64, "pretrain_img_size": 64, "keep_cls_token": True, **arguments}
+    model.backbone.net = jittered(ViT(**sizes, use_rel_pos=True))
+    model.sem_seg_head = nn.Linear(32, 3)
+    return model
+
+
+def table_of(model, side):
+    """What the former recipe made of a table of 4x4 at every pass."""
+    return get_abs_pos(model.backbone.net.pos_embed, True, (side, side)).flatten(1, 2)
+
+
+@pytest.mark.parametrize("kind", ["rmae_d2", "mae", "timm", "hf_vitmae", "moco_v3"])
+def test_the_cls_token_comes_from_every_kind_of_file(make_rmae, kind):
+    """And the table is resized once to what it was interpolated to at every pass."""
+    ours = make_rmae(regions=None)
+    nn.init.normal_(ours.backbone.net.pos_embed)
+    if kind == "moco_v3":
+        weights = convert(ours.state_dict(), "timm").tensors
+        weights = {f"module.base_encoder.{k}": v for k, v in weights.items()}
+    elif kind == "rmae_d2":
+        weights = ours.state_dict()
+    else:
+        weights = convert(ours.state_dict(), {"hf_vitmae": "huggingface"}.get(kind, kind)).tensors
+    model = segmentor()
+    report = load_pretrained(model, weights)
+    net, source = model.backbone.net.state_dict(), ours.backbone.net.state_dict()
+    assert report.kind == kind and report.resampled == [POS]
+    assert all(
+        torch.equal(net[k], source[k]) for k in net if k != "pos_embed" and "rel_pos" not in k
+    )
+    assert torch.equal(net["cls_token"], ours.backbone.net.cls_token)
+    assert torch.equal(net["pos_embed"][:, :1], ours.backbone.net.pos_embed[:, :1])
+    torch.testing.assert_close(net["pos_embed"][:, 1:], table_of(ours, 8))
+
+
+def test_segmentation_with_and_without_a_cls_token():
+    """Neither is taken for the other; in training, what has one may begin what has none."""
+    old, new = segmentor(keep_cls_token=False, pretrain_img_size=32), segmentor()
+    for require_all in (False, True):
+        with pytest.raises(CheckpointError, match=r"without a cls token: .*keep_cls_token=false"):
+            load_pretrained(new, old.state_dict(), require_all)
+    with pytest.raises(CheckpointError, match=r"with a cls token: .*keep_cls_token=true"):
+        load_pretrained(segmentor(keep_cls_token=False), new.state_dict(), require_all=True)
+    report = load_pretrained(segmentor(keep_cls_token=False), new.state_dict())
+    assert report.unused == ["backbone.net.cls_token"]
+    # A table of an older run, resized once.
+    model = segmentor(keep_cls_token=False)
+    assert load_pretrained(model, old.state_dict(), require_all=True).resampled == [POS]
+    torch.testing.assert_close(model.state_dict()[POS][:, 1:], table_of(old, 8))
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        found, expected = (x.backbone.net(images)["last_feat"] for x in (model, old))
+    torch.testing.assert_close(found, expected)
 
 
 def test_vitdet_back_into_pretraining(make_rmae):
@@ -127,7 +193,7 @@ def test_require_all(make_rmae):
         load_pretrained(rmae, mae.state_dict(), require_all=True)
     assert unchanged(rmae, before)
     detector = vitdet()
-    with pytest.raises(CheckpointError, match=r"REFUSED: 20 \(.*rel_pos: 4"):
+    with pytest.raises(CheckpointError, match=r"REFUSED: 21 \(.*rel_pos: 4.*cls_token: 1"):
         load_pretrained(detector, mae.state_dict(), require_all=True)
     report = load_pretrained(make_rmae(), rmae.state_dict(), require_all=True)
     assert not report.new and not report.unused

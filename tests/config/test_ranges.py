@@ -41,6 +41,16 @@ def test_refused(override, says):
     assert says in str(refused.value) and "\n" not in str(refused.value)
 
 
+def test_the_ends_are_for_regions_only():
+    for ratio in (0, 1, 1.0):
+        apply_overrides(
+            get_config("demo/rmae_tiny_scenes.py"), [f"model.region_branch.mask_ratio={ratio}"]
+        )
+    assert 1.0 not in range_of("model.mask_ratio") and 1.5 not in range_of(
+        "mapper.region_mask_ratio"
+    )
+
+
 def test_all_at_once():
     bad = ["train.max_iter=-5", "optimizer.base_lr=-1", "train.clip_grad=3"]
     with pytest.raises(UserError) as refused:

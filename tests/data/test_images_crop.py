@@ -32,18 +32,24 @@ def _photo(height=120, width=160):
     return ((np.stack(waves, -1) + 2) * 60).astype(np.uint8)
 
 
-@pytest.mark.parametrize("box", [(3, 5, 100, 80), (0, 0, 160, 120), (150, 100, 7, 9)])
-def test_picture_is_pillows(box):
+@pytest.mark.parametrize(
+    "box",
+    [(3, 5, 100, 80), (0, 0, 160, 120), (150, 100, 7, 9), (20, 0, 60, 120), (90, 10, 40, 100)],
+)
+@pytest.mark.parametrize("kind", ["photo", "noise", "black and white"])
+def test_picture_is_pillows(box, kind):
+    """Width first, then height, as Pillow up to 12 has it, and 13 where asked for one after the other."""
+    noise = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    image = {"photo": _photo(), "noise": noise, "black and white": noise // 128 * 255}[kind]
     left, top, width, height = box
-    crop = CropResizeTransform(left, top, width, height, 48, 64, 160, 120)
-    ours = crop.apply_image(_photo())
-    pillow = Image.fromarray(_photo()).resize(
-        (64, 48), Image.Resampling.BICUBIC, (left, top, left + width, top + height), None
-    )
-    cropped = Image.fromarray(_photo()[top : top + height, left : left + width])
-    pillow = cropped.resize((64, 48), Image.Resampling.BICUBIC)
-    difference = np.abs(ours.astype(int) - np.asarray(pillow))
-    assert ours.dtype == np.uint8 and difference.mean() < 0.1 and difference.max() <= 2
+    ours = CropResizeTransform(left, top, width, height, 48, 64, 160, 120).apply_image(image)
+    cropped = Image.fromarray(image[top : top + height, left : left + width])
+    narrowed = cropped.resize((64, height), Image.Resampling.BICUBIC)
+    difference = np.abs(ours.astype(int) - narrowed.resize((64, 48), Image.Resampling.BICUBIC))
+    assert ours.dtype == np.uint8 and difference.max() <= 2 and (difference > 0).mean() < 0.03
+    if int(Image.__version__.split(".")[0]) < 13:
+        pillow = cropped.resize((64, 48), Image.Resampling.BICUBIC)
+        assert np.abs(ours.astype(int) - pillow).max() <= 2
 
 
 @pytest.mark.parametrize("channels", [None, 1, 3, 5])

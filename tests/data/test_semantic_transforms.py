@@ -2,10 +2,12 @@ import colorsys
 
 import numpy as np
 import pytest
+from detectron2.config import instantiate
 from detectron2.data import transforms as T
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rmae_d2.config import get_config
 from rmae_d2.data.semantic_transforms import (
     LimitedClassCrop,
     PhotometricDistortion,
@@ -103,7 +105,25 @@ def test_labels_and_places_stay(seed):
     assert transform.apply_segmentation(labels) is labels
     assert transform.apply_coords(np.ones((1, 2))).tolist() == [[1, 1]]
     assert -32 <= transform.brightness <= 32 and -18 <= transform.hue <= 18
+    # The same draws, turned further.
+    np.random.seed(seed)
+    assert PhotometricDistortion(36).get_transform(image).hue == pytest.approx(2 * transform.hue)
     assert 0.5 <= transform.contrast <= 1.5 and 0.5 <= transform.saturation <= 1.5
+
+
+def test_hue_turns_by_up_to_36_degrees_in_the_recipe():
+    """mmsegmentation's 18 units of OpenCV's 180 a circle."""
+    np.random.seed(0)
+    mapper = get_config("ade20k/upernet_vitb_160k.py").dataloader.train.mapper
+    distortion = instantiate(mapper.augmentations[3])
+    assert isinstance(distortion, PhotometricDistortion)
+    drawn = [distortion.get_transform(photo()).hue for _ in range(400)]
+    assert -36 <= min(drawn) < -30 and 30 < max(drawn) <= 36
+    red = np.full((1, 1, 3), (255, 0, 0), np.uint8)
+    turned = PhotometricTransform(hue=36).apply_image(red)[0, 0]
+    assert abs(colorsys.rgb_to_hsv(*turned / 255)[0] * 360 - 36) < 1.5  # 8 bits
+    with pytest.raises(ValueError, match="hue=181 must be 0 to 180 degrees"):
+        PhotometricDistortion(181)
 
 
 def test_half_of_each_is_left_out():

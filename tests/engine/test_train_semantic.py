@@ -32,7 +32,10 @@ TINY = [
     "model.backbone.net.num_heads=4",
     "model.stride=48",
 ]
+# With the cls token and the trained table of the recipe, which the demo leaves out.
 UPERNET = [
+    "model.backbone.net.keep_cls_token=true",
+    "model.backbone.net.pretrain_img_size=64",
     "model.backbone.net.out_indices=[0,1,2,3]",
     "model.backbone.in_features=[block0,block1,block2,block3]",
     "model.sem_seg_head.channels=8",
@@ -115,6 +118,18 @@ def test_resuming_changes_nothing(finished, runs, tmp_path, assert_same):
     assert_same(*(torch.load(x / "model_final.pth", weights_only=True) for x in (out, part)))
 
 
+def test_a_run_of_the_former_variant_does_not_go_on_with_the_cls_token(finished, runs, tmp_path):
+    _, overrides, _ = finished
+    former = ["model.backbone.net.keep_cls_token=false", "model.backbone.net.pretrain_img_size=32"]
+    short = [*overrides, "train.eval_period=0", "train.max_iter=2"]
+    out = tmp_path / "run"
+    runs.train(out, *short, *former, config=DEMO, tiny=False)
+    with pytest.raises(CheckpointError, match=r"cls_token[^$]*Resume with [^$]*run/config\.yaml"):
+        runs.train(out, *short, "train.max_iter=3", config=DEMO, tiny=False, resume=True)
+    runs.train(out, "train.max_iter=3", config=out / "config.yaml", tiny=False, resume=True)
+    assert records(out)[-1]["iteration"] == 2
+
+
 def test_semantic_fpn(runs, ade20k, tmp_path):
     small = ["model.backbone.out_channels=32", "model.sem_seg_head.conv_dims=32"]
     overrides = [*TINY, *ade20k, *small, "train.max_iter=2", "train.eval_period=2"]
@@ -131,7 +146,8 @@ def test_the_recipe():
     net = cfg.model.backbone.net
     assert (net.img_size, net.drop_path_rate, list(net.out_indices)) == (512, 0.1, [3, 5, 7, 11])
     model = instantiate(cfg.model)
-    assert model.describe_inference() == "sliding window of 512 pixels, stride 256; scale 1"
+    assert model.describe_inference() == "sliding window of 512 pixels, stride 341; scale 1"
+    assert model.backbone.net.pos_embed.shape == (1, 1 + 32 * 32, 32)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found = {
         names[id(parameter)]: (group["lr"], group["weight_decay"])
@@ -142,6 +158,7 @@ def test_the_recipe():
     for name, layer, decay in (
         ("backbone.net.patch_embed.proj.weight", 0, 0.05),
         ("backbone.net.pos_embed", 0, 0.0),
+        ("backbone.net.cls_token", 0, 0.0),
         ("backbone.net.blocks.0.attn.qkv.weight", 1, 0.05),
         ("backbone.net.blocks.11.attn.rel_pos_h", 12, 0.05),
         ("backbone.net.blocks.11.norm1.weight", 12, 0.0),

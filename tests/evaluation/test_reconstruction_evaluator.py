@@ -87,6 +87,25 @@ def test_the_models_own_outputs(make_rmae):
     assert 0 < found["region_iou"] < 1
 
 
+@pytest.mark.parametrize(("ratio", "feeding"), [(0, "region_to_pixel"), (1, "pixel_to_region")])
+def test_regions_that_are_input_or_target_only(make_rmae, ratio, feeding):
+    model = make_rmae(regions={"mask_ratio": ratio}, feeding=feeding).eval()
+    samples = [
+        {
+            "image": torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8),
+            "regions": torch.randint(0, 256, (1, 32, 32), dtype=torch.uint8),
+            "num_regions": 8,
+        }
+    ]
+    with torch.no_grad():
+        found = report((samples, model(samples)))
+    if ratio == 0:
+        assert found["loss_region"] == 0 and found.keys() == {"loss_pixel", "loss_region"}
+    else:
+        assert found["loss_region"] > 0 and 0 < found["region_iou"] < 1
+        assert found["region_iou_nearest"] == 0
+
+
 def test_sources_are_reported_apart():
     """What one source gives alone is what it gives beside another, whose images count for pixels once."""
     first, second = make(3), make(4)

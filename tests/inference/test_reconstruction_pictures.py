@@ -63,6 +63,13 @@ def test_mae_and_rae(make_run, photos, tmp_path, overrides, columns):
     assert Image.open(sheet).width == columns * 160 + (columns + 1) * 6
 
 
+@pytest.mark.parametrize(("ratio", "feeding"), [(0, "region_to_pixel"), (1, "pixel_to_region")])
+def test_regions_that_are_input_or_target_only(make_run, photos, tmp_path, ratio, feeding):
+    overrides = [f"model.region_branch.mask_ratio={ratio}", f"model.feeding={feeding}"]
+    *_, sheet = draw(make_run(SIZE, *overrides), photos, tmp_path)
+    assert Image.open(sheet).width == 7 * 160 + 8 * 6
+
+
 def test_what_the_model_is_given(make_run, photos, monkeypatch):
     """The middle of the photo; unlike regions first, then the others; nested masks."""
     _, model = load_run(make_run(SIZE))

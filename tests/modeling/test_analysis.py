@@ -14,6 +14,8 @@ MODELS = {
     "attention": {"region_branch": {**REGIONS, "query_pool": "attention"}},
     "batch": {"region_branch": {**REGIONS, "variant": "batch"}},
     "channel": {"region_branch": {**REGIONS, "variant": "channel", "num_regions": K}},
+    "input only": {"region_branch": {**REGIONS, "mask_ratio": 0}, "feeding": "region_to_pixel"},
+    "target only": {"region_branch": {**REGIONS, "mask_ratio": 1}},
     "wide image": {"img_size": (64, 128)},
 }
 
@@ -21,7 +23,8 @@ MODELS = {
 def builder(**changes):
     sizes = {"img_size": 64, "embed_dim": 64, "depth": 2, "num_heads": 4}
     branches = {"pixel_decoder": DECODER, "region_branch": REGIONS}
-    return lambda: RMAE(**build_parts(**{**sizes, **branches, **changes}))
+    feeding = changes.pop("feeding", "pixel_to_region")
+    return lambda: RMAE(**build_parts(**{**sizes, **branches, **changes}), feeding=feeding)
 
 
 def kept_bytes(model, batch):

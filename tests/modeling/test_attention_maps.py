@@ -53,6 +53,22 @@ def test_the_backbone_without_a_cls_token(rel_pos):
     )
 
 
+@pytest.mark.parametrize("rel_pos", [False, True])
+def test_the_backbone_with_its_cls_token(rel_pos):
+    net = jittered(ViT(**SIZE, use_rel_pos=rel_pos, pretrain_img_size=32, keep_cls_token=True))
+    vit, images = AttentionViT(net), torch.randn(2, 3, 40, 24)
+    with torch.no_grad():
+        x, *_ = vit._states(images)
+        block = net.blocks[0]
+        expected = block.attn(block.norm1(x), (5, 3))
+        values = block.attn.qkv(block.norm1(x)).unflatten(2, (3, 4, 8))[:, :, 2]
+        mixed = vit.attention(images, 0) @ values.transpose(1, 2)
+        features = net(images)["last_feat"].flatten(2).transpose(1, 2)
+    assert vit.prefix == 1 and vit.rollout(images).shape == (2, 16, 16)
+    torch.testing.assert_close(block.attn.proj(mixed.transpose(1, 2).flatten(2)), expected)
+    torch.testing.assert_close(vit.features(images), features)
+
+
 def test_blocks_with_windows_are_refused():
     net = ViT(**SIZE, window_size=2, window_block_indexes=[0, 1], pretrain_img_size=32)
     vit, images = AttentionViT(net), torch.randn(1, 3, 32, 32)

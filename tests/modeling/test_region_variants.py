@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from rmae_d2.errors import UserError
 from rmae_d2.modeling import (
     IndependentMasking,
     patchify,
@@ -216,6 +217,91 @@ def test_the_default_feeding_adds_no_tensor(make_rmae):
     }
 
 
+# ---- regions as input only, as targets only
+
+INPUT_ONLY = {"ratio": 0, "feeding": "region_to_pixel"}
+TARGET_ONLY = {"ratio": 1, "feeding": "pixel_to_region"}
+ENDS = pytest.mark.parametrize("end", [INPUT_ONLY, TARGET_ONLY], ids=["input", "target"])
+KINDS = pytest.mark.parametrize("name", ["length", "batch", "channel"])
+
+
+def at_the_end(make_rmae, name, end, **arguments):
+    regions = {**VARIANTS[name], **DEEP, "mask_ratio": end["ratio"]}
+    return make_rmae(regions=regions, feeding=end["feeding"], **arguments)
+
+
+def test_regions_that_are_input_only(make_rmae):
+    """No region loss, and gradients from the pixels' loss to the region encoder."""
+    for name in ("length", "batch", "channel"):
+        model = at_the_end(make_rmae, name, INPUT_ONLY)
+        out = model.forward_tensors(*inputs())
+        assert out["loss_region"] == 0 and torch.equal(out["loss"], out["loss_pixel"])
+        assert not out["region_mask"].any() and out["pred_regions"].shape == (B, K, 16, 64)
+        out["loss"].backward()
+        trained = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+        assert all(grad.isfinite().all() for grad in trained.values())  # none is missing: for DDP
+        for part, used in (("encoder.", True), ("neck.", False), ("decoder.", False)):
+            grads = [g for n, g in trained.items() if n.startswith(f"region_branch.{part}")]
+            assert grads and all(bool(g.any()) == used for g in grads), (name, part)
+        images, regions, ids = inputs()
+        other = predict(model, images, ~regions, ids)
+        assert not torch.allclose(other["pred_pixels"], out["pred_pixels"])
+
+
+def test_regions_that_are_targets_only(make_rmae):
+    """All hidden patches of pixels, none visible: predictions see the image alone."""
+    for name in ("length", "batch", "channel"):
+        model = at_the_end(make_rmae, name, TARGET_ONLY)
+        images, regions, ids = inputs()
+        out = model.forward_tensors(images, regions, ids)
+        assert out["region_mask"].all() and out["loss_region"] > 0
+        other = predict(model, images, ~regions, ids)
+        assert torch.equal(other["pred_regions"], out["pred_regions"])
+        # Nothing tells one region from another; of channels, their place does.
+        alike = torch.allclose(out["pred_regions"], out["pred_regions"][:, :1], atol=1e-6)
+        assert alike == (name != "channel")
+        assert not torch.allclose(*predict(model, images, regions, ids)["pred_regions"][:, 0])
+        out["loss_region"].backward()
+        net = model.backbone.net
+        assert net.blocks[0].attn.qkv.weight.grad.any()
+        trained = {n: p.grad for n, p in model.region_branch.named_parameters() if p.requires_grad}
+        assert all(grad.isfinite().all() for grad in trained.values())
+        assert all(grad.any() for n, grad in trained.items() if n.startswith("neck."))
+        assert not any(grad.any() for n, grad in trained.items() if n.startswith("encoder."))
+
+
+@KINDS
+@ENDS
+def test_the_ends_in_training_and_evaluation(make_rmae, name, end):
+    model = at_the_end(make_rmae, name, end).train()
+    samples = region_samples(regions=K)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model(samples)
+    sum(losses.values()).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+    exact = model(samples)
+    for loss, value in losses.items():
+        assert value.item() == pytest.approx(exact[loss].item(), rel=0.03)
+    copy = at_the_end(make_rmae, name, end)
+    copy.load_state_dict(model.state_dict())
+    for sample, one, other in zip(
+        samples, model.eval()(samples), copy.eval()(samples), strict=True
+    ):
+        assert all(torch.equal(one[key], other[key]) for key in one)
+        shown = torch.equal(one["region_probability"], sample["regions"].float())
+        assert shown == (end is INPUT_ONLY)
+
+
+@pytest.mark.parametrize("ratio", [0, 1])
+def test_ends_without_a_meaning_are_refused(make_rmae, ratio):
+    right = {0: "region_to_pixel", 1: "pixel_to_region"}[ratio]
+    for feeding in set(FEEDINGS) - {right}:
+        with pytest.raises(UserError, match=f"mask_ratio={ratio} with .*model.feeding={right}"):
+            make_rmae(regions={"mask_ratio": ratio}, feeding=feeding)
+    with pytest.raises(UserError, match="leaves 0 of 16 patches visible"):
+        make_rmae(regions={"mask_ratio": 0.99})
+
+
 # ---- errors
 
 
@@ -228,6 +314,7 @@ def test_options_that_cannot_be(make_rmae):
         ({"region_dropout": True, "regions": VARIANTS["channel"]}, "whose K is fixed"),
         ({"regions": {"variant": "depth"}}, "unknown region variant 'depth'"),
         ({"regions": {"query_pool": "max"}}, "query_pool='max'"),
+        ({"regions": {"query_pool": "attention", "mask_ratio": 1}}, "no region patch is visible"),
     ):
         with pytest.raises(ValueError, match=message):
             make_rmae(**wrong)

@@ -29,7 +29,7 @@ dataloader = dict(
                 ),
                 L(LimitedClassCrop)(size="${model.window}", max_share=0.75),
                 L(T.RandomFlip)(prob=0.5, horizontal=True),
-                L(PhotometricDistortion)(),
+                L(PhotometricDistortion)(hue=36.0),
             ],
             pad_to="${model.window}",
         ),

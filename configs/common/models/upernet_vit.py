@@ -28,7 +28,9 @@ model = L(SlidingSemanticSegmentor)(
             residual_block_indexes=[],
             # In fine-tuning only.
             use_rel_pos=True,
-            pretrain_img_size=224,
+            # The pre-trained table is resized to 32x32 when it is loaded, and trained so.
+            pretrain_img_size="${.img_size}",
+            keep_cls_token=True,
             out_feature="last_feat",
             out_indices=[3, 5, 7, 11],
             use_act_checkpoint="${oc.select:train.activation_checkpointing,false}",
@@ -58,8 +60,8 @@ model = L(SlidingSemanticSegmentor)(
     # One pass over the whole image: model.inference=whole.
     inference="slide",
     window="${model.backbone.net.img_size}",
-    # Half a window: 256.
-    stride=None,
+    # Two thirds of the window, as published (426 of 640); null for half of it.
+    stride=341,
     windows_per_batch=4,
     # Published: model.multi_scale.scales=[0.5,0.75,1.0,1.25,1.5,1.75] model.multi_scale.flip=true
     multi_scale=L(MultiScale)(scales=[1.0], flip=False),

@@ -89,7 +89,7 @@ class SlidingSemanticSegmentor(SemanticSegmentor):
         pixel_mean, pixel_std: of the images' channels, 0-255.
         inference: "whole" or "slide".
         window: side of the windows, pixels. Images with a smaller side get windows of that size.
-        stride: pixels from a window to the next; None for half a window, as the published 256 of 512.
+        stride: pixels from a window to the next; None for half a window.
         windows_per_batch: windows in one pass.
         multi_scale: test-time augmentation; None for none.
         output: "logits", for Detectron2's evaluators; "labels", the most probable class only.
@@ -123,8 +123,8 @@ class SlidingSemanticSegmentor(SemanticSegmentor):
         stride = max(1, window // 2) if stride is None else stride
         if not 0 < stride <= window or windows_per_batch < 1:
             raise UserError(
-                f"stride={stride} must be 1 to window={window}, and windows_per_batch="
-                f"{windows_per_batch} at least 1"
+                f"stride={stride} must be 1 to window={window} (null for half of it), and "
+                f"windows_per_batch={windows_per_batch} at least 1"
             )
         self.inference_mode = inference
         self.window = window

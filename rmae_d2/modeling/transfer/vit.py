@@ -5,6 +5,7 @@ modules are reused; checkpoints go both ways. Letters: B images, H W token rows 
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from detectron2.modeling.backbone import vit as detectron2_vit
@@ -64,6 +65,26 @@ class Block(detectron2_vit.Block):
         return x
 
 
+class SequenceAttention(detectron2_vit.Attention):
+    """Multi-head attention over the whole grid and a cls token before it, which has no relative position."""
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """(B, 1 + H * W, D) -> (B, 1 + H * W, D), ``size`` being (H, W)."""
+        qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        rel_pos = (self.rel_pos_h, self.rel_pos_w) if self.use_rel_pos else None
+        return self.proj(attention(q, k, v, rel_pos, size).transpose(1, 2).flatten(2))
+
+
+class SequenceBlock(detectron2_vit.Block):
+    """A transformer block over such a sequence."""
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """(B, 1 + H * W, D) -> (B, 1 + H * W, D)."""
+        x = x + self.drop_path(self.attn(self.norm1(x), size))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
 class ViT(detectron2_vit.ViT):
     """Detectron2's ViT with faster attention, activation checkpointing and several outputs.
 
@@ -78,8 +99,14 @@ class ViT(detectron2_vit.ViT):
         residual_block_indexes: blocks that end in a convolutional bottleneck.
         use_act_checkpoint: compute each block again in the backward pass instead of keeping what is inside
             it; torch's own checkpointing, which works in DDP and draws the same drop paths again.
-        pretrain_img_size: side of the pre-training images, pixels, which sets the size of ``pos_embed``.
-        pretrain_use_cls_token: whether ``pos_embed`` has a row for a cls token (it is not used).
+        pretrain_img_size: side in pixels of the images that ``pos_embed`` is for: those of pre-training, or,
+            to train a table of ``img_size`` itself, that one. Weights of another grid are resized once, when
+            they are loaded; in images of another size the table is interpolated at every pass.
+        pretrain_use_cls_token: whether ``pos_embed`` has a row for a cls token, which only
+            ``keep_cls_token`` uses.
+        keep_cls_token: patches and the pre-trained cls token attend to each other, as in MAE's and BEiT's
+            transfer to segmentation; outputs are of the patches. For global attention alone. Detectron2's
+            ViT has no such token.
         out_feature: name of the last block's output.
         out_indices: blocks, counted from 0, whose outputs are features too, ``"block3"`` after block 3.
     """
@@ -110,7 +137,18 @@ class ViT(detectron2_vit.ViT):
         pretrain_use_cls_token: bool = True,
         out_feature: str = "last_feat",
         out_indices: Sequence[int] = (),
+        keep_cls_token: bool = False,
     ) -> None:
+        if keep_cls_token and (window_block_indexes or residual_block_indexes):
+            raise UserError(
+                "keep_cls_token=True with window_block_indexes or residual_block_indexes: a cls token lies "
+                "in no window and on no grid. Empty both, or set model.backbone.net.keep_cls_token=false"
+            )
+        if keep_cls_token and not (use_abs_pos and pretrain_use_cls_token):
+            raise UserError(
+                "keep_cls_token=True needs the cls token's row in pos_embed: use_abs_pos=True and "
+                "pretrain_use_cls_token=True"
+            )
         super().__init__(
             img_size=img_size,
             patch_size=patch_size,
@@ -135,8 +173,11 @@ class ViT(detectron2_vit.ViT):
         )
         for block in self.blocks:
             # Same modules, other forward: building our own would draw other initial values.
-            block.__class__ = Block
-            block.attn.__class__ = Attention
+            block.__class__ = SequenceBlock if keep_cls_token else Block
+            block.attn.__class__ = SequenceAttention if keep_cls_token else Attention
+        self.cls_token: nn.Parameter | None = None
+        if keep_cls_token:
+            self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim).normal_(std=0.02))
         self.patch_size = patch_size
         self.use_act_checkpoint = use_act_checkpoint
         self.out_indices = tuple(sorted(set(out_indices)))
@@ -158,17 +199,32 @@ class ViT(detectron2_vit.ViT):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Features of normalised images, (B, 3, height, width) -> name to (B, D, H, W)."""
-        x = self.patch_embed(x)
-        if self.pos_embed is not None:
-            x = x + get_abs_pos(self.pos_embed, self.pretrain_use_cls_token, x.shape[1:3])
+        x, *size = self.embed(x)
         outputs = {}
         recompute = self.use_act_checkpoint and torch.is_grad_enabled()
         for i, block in enumerate(self.blocks):
-            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+            x = checkpoint(block, x, *size, use_reentrant=False) if recompute else block(x, *size)
             if i in self.out_indices:
-                outputs[_tap(i)] = x.permute(0, 3, 1, 2)
-        outputs[self._out_features[-1]] = x.permute(0, 3, 1, 2)
+                outputs[_tap(i)] = _map_of(x, *size)
+        outputs[self._out_features[-1]] = _map_of(x, *size)
         return outputs
+
+    def embed(self, images: Tensor) -> tuple[Any, ...]:
+        """What a block takes: tokens (B, H, W, D); with a cls token (B, 1 + H * W, D), and (H, W)."""
+        x = self.patch_embed(images)
+        size = (x.shape[1], x.shape[2])
+        if self.pos_embed is not None:
+            x = x + get_abs_pos(self.pos_embed, self.pretrain_use_cls_token, size)
+        if self.cls_token is None:
+            return (x,)
+        cls_token = (self.cls_token + self.pos_embed[:, :1]).to(x.dtype)
+        return torch.cat([cls_token.expand(len(x), -1, -1), x.flatten(1, 2)], dim=1), size
+
+
+def _map_of(x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    """What a block gives as a map (B, D, H, W), without the cls token."""
+    x = x if size is None else x[:, 1:].unflatten(1, size)
+    return x.permute(0, 3, 1, 2)
 
 
 def _tap(index: int) -> str:

@@ -4,10 +4,13 @@ Detectron2's ViT adds ``rel_h[q, row of k] + rel_w[q, column of k]`` to the scor
 keeps their softmax for the backward pass: 805 MB an image and block at 1024 pixels, ViT-B. The functions
 here give the same output and gradients from the queries' own sums, (L, H) and (L, W).
 
-Letters: N images times windows, A heads, L tokens (H * W of them), C width of a head, H W token rows and
-columns of a window. Measured at 1024 pixels, ViT-B, fp32, two CPU threads, forward and backward of the
-attention alone, against Detectron2's: global blocks 0.29 of the time and 0.03 of the memory in chunks, 0.47
-with widened keys, 0.51 with the bias as SDPA's mask (and its memory); 14x14 windows 0.82, 0.96 and 0.86.
+Letters: N images times windows, A heads, L tokens, C width of a head, H W token rows and columns of a window,
+whose tokens are the last H * W in raster order. Tokens before them, such as a cls token, have no place: their
+scores, as queries and as keys, get nothing added.
+
+Measured at 1024 pixels, ViT-B, fp32, two CPU threads, forward and backward of the attention alone, against
+Detectron2's: global blocks 0.29 of the time and 0.03 of the memory in chunks, 0.47 with widened keys, 0.51
+with the bias as SDPA's mask (and its memory); 14x14 windows 0.82, 0.96 and 0.86.
 """
 
 import torch
@@ -41,7 +44,7 @@ def attention(
     time; in bf16 its backward pass is slower than matrix products. GPU: SDPA, for its flash kernels.
 
     Args:
-        q, k, v: (N, A, L, C), as the result, L = H * W in raster order.
+        q, k, v: (N, A, L, C), as the result.
         rel_pos: tables (2 * H - 1, C) and (2 * W - 1, C), or None.
         size: (H, W).
     """
@@ -59,10 +62,20 @@ def relative_scores(
 ) -> tuple[Tensor, Tensor]:
     """What relative positions add to the scores: by the key's row (N, A, L, H), its column (N, A, L, W)."""
     H, W = size
-    q_NAHWC = q.unflatten(2, size)
-    rel_h = torch.einsum("nahwc,hkc->nahwk", q_NAHWC, relative_table(rel_pos[0], H))
-    rel_w = torch.einsum("nahwc,wkc->nahwk", q_NAHWC, relative_table(rel_pos[1], W))
-    return rel_h.flatten(2, 3), rel_w.flatten(2, 3)
+    before = q.shape[2] - H * W
+    q_NAHWC = q[:, :, before:].unflatten(2, size)
+    rel_h = torch.einsum("nahwc,hkc->nahwk", q_NAHWC, relative_table(rel_pos[0], H)).flatten(2, 3)
+    rel_w = torch.einsum("nahwc,wkc->nahwk", q_NAHWC, relative_table(rel_pos[1], W)).flatten(2, 3)
+    if before:
+        rel_h, rel_w = (F.pad(rel, (0, 0, before, 0)) for rel in (rel_h, rel_w))
+    return rel_h, rel_w
+
+
+def relative_bias(rel_h: Tensor, rel_w: Tensor, num_keys: int) -> Tensor:
+    """:func:`relative_scores` of some queries (..., H), (..., W) spread over all keys, (..., num_keys)."""
+    bias = (rel_h[..., :, None] + rel_w[..., None, :]).flatten(-2)
+    before = num_keys - bias.shape[-1]
+    return F.pad(bias, (before, 0)) if before else bias
 
 
 def widened_attention(q: Tensor, k: Tensor, v: Tensor, rel: tuple[Tensor, Tensor]) -> Tensor:
@@ -75,10 +88,11 @@ def widened_attention(q: Tensor, k: Tensor, v: Tensor, rel: tuple[Tensor, Tensor
     H, W = rel[0].shape[-1], rel[1].shape[-1]
     rows = torch.eye(H, dtype=k.dtype, device=k.device).repeat_interleave(W, dim=0)
     columns = torch.eye(W, dtype=k.dtype, device=k.device).repeat(H, 1)
+    before = L - H * W
     # The kernels want multiples of 8.
     fill = -(C + H + W) % 8
     wide_q = F.pad(torch.cat([q * C**-0.5, *rel], dim=-1), (0, fill))
-    one_hot = F.pad(torch.cat([rows, columns], dim=-1), (0, fill)).expand(N, A, L, -1)
+    one_hot = F.pad(torch.cat([rows, columns], dim=-1), (0, fill, before, 0)).expand(N, A, L, -1)
     wide_k = torch.cat([k, one_hot], dim=-1)
     width = wide_k.shape[-1]
     if q.dtype in (torch.float16, torch.bfloat16) and width <= 256:
@@ -112,7 +126,7 @@ def _weights(q: Tensor, k: Tensor, rel: tuple[Tensor, ...]) -> Tensor:
         scores = torch.bmm(scaled, k_t).to(dtype)
     else:
         rel_h, rel_w = (r.to(dtype) for r in rel)
-        scores = (rel_h[..., :, None] + rel_w[..., None, :]).flatten(2)
+        scores = relative_bias(rel_h, rel_w, k.shape[1])
         if q.dtype == dtype:
             scores.baddbmm_(scaled, k_t)  # one pass over the scores fewer
         else:
@@ -157,7 +171,8 @@ class _Chunked(torch.autograd.Function):
             dscores = torch.bmm(grad[b, t], v[b].transpose(1, 2)).to(dtype)
             dscores.sub_(shared[b, t]).mul_(weights)
             if rel:
-                grid = dscores.unflatten(2, (rel[0].shape[-1], rel[1].shape[-1]))
+                H, W = rel[0].shape[-1], rel[1].shape[-1]
+                grid = dscores[:, :, -H * W :].unflatten(2, (H, W))
                 drel[0][b, t] = grid.sum(-1)
                 drel[1][b, t] = grid.sum(-2)
             dscores = dscores.to(q.dtype)

@@ -143,6 +143,17 @@ def test_slide_averages_windows(parts, size):
     assert found["inference"] == "sliding window of 64 pixels, stride 40; scale 1"
 
 
+@pytest.mark.parametrize(
+    ("side", "starts"),
+    [(512, [0]), (513, [0, 1]), (683, [0, 171]), (853, [0, 341]), (854, [0, 341, 342])]
+    + [(1365, [0, 341, 682, 853]), (2048, [0, 341, 682, 1023, 1364, 1536])],
+)
+def test_windows_lie_as_published(side, starts):
+    """512 wide, 341 apart; as many as mmsegmentation counts, the last moved back to the edge."""
+    assert len(starts) == max(side - 512 + 341 - 1, 0) // 341 + 1
+    assert window_slices(side, 512, 341) == [slice(start, start + 512) for start in starts]
+
+
 @given(side=st.integers(1, 300), window=st.integers(1, 90), data=st.data())
 def test_windows_cover_every_pixel(side, window, data):
     stride = data.draw(st.integers(1, window))

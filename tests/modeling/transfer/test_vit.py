@@ -2,16 +2,21 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import SimpleFeaturePyramid as Detectron2Pyramid
 from detectron2.modeling import ViT as Detectron2ViT
+from detectron2.modeling.backbone.utils import add_decomposed_rel_pos
 from detectron2.structures import ImageList
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from rmae_d2.modeling import SimpleFeaturePyramid, ViT
+from rmae_d2.errors import UserError
+from rmae_d2.modeling import MaskedViT, SimpleFeaturePyramid, ViT, patchify
 from rmae_d2.modeling.transfer import vit_attention
 from rmae_d2.modeling.transfer.vit_attention import widened_attention
+from tests.helpers import jittered
 from tests.modeling.transfer.helpers import assert_near
 
 SIZE = {
@@ -184,6 +189,93 @@ def test_same_names_and_same_initial_weights():
         assert torch.equal(one, other), name
     assert isinstance(models[1], Detectron2ViT)
     assert repr(models[1].blocks) == repr(models[0].blocks)
+
+
+# ---------------------------------------------------------------- with a cls token
+
+
+def assert_same_blocks(theirs, states):
+    """Our outputs, block by block, are the patches of another ViT's."""
+    ours = ViT(
+        **{**SIZE, "img_size": 48}, keep_cls_token=True, out_indices=range(SIZE["depth"])
+    ).eval()
+    weights = {k: v for k, v in theirs.state_dict().items() if not k.startswith("norm.")}
+    ours.load_state_dict(weights)
+    with torch.no_grad():
+        features = ours(IMAGES)
+    for i, state in enumerate(states):
+        found = features[f"block{i}"].flatten(2).transpose(1, 2)
+        torch.testing.assert_close(found, state[:, 1:])
+    assert torch.equal(features["last_feat"], features[f"block{len(states) - 1}"])
+
+
+IMAGES = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+PLAIN = {name: SIZE[name] for name in ("patch_size", "embed_dim", "depth", "num_heads")}
+
+
+def test_with_a_cls_token_it_is_timms_vit():
+    theirs = jittered(VisionTransformer(img_size=48, **PLAIN, num_classes=0)).eval()
+    states = []
+    for block in theirs.blocks:
+        block.register_forward_hook(lambda _, __, out: states.append(out))
+    with torch.no_grad():
+        theirs(IMAGES)
+    assert_same_blocks(theirs, states)
+
+
+def test_with_a_cls_token_it_is_the_encoder_of_pretraining_that_sees_all():
+    theirs = jittered(MaskedViT(img_size=48, **PLAIN))
+    states = []
+    for block in theirs.blocks:
+        block.register_forward_hook(lambda _, __, out: states.append(out))
+    with torch.no_grad():
+        theirs(patchify(IMAGES, SIZE["patch_size"]))
+    assert_same_blocks(theirs, states)
+
+
+@pytest.mark.parametrize("way", ["chunked", "widened", "SDPA"])
+@pytest.mark.parametrize("size", [(64, 64), (40, 72)])
+def test_the_cls_token_with_relative_positions(way, size, monkeypatch):
+    """Against scores of all pairs, to which Detectron2 adds its positions between patches alone."""
+    if way == "widened":
+        monkeypatch.setattr(vit_attention, "chunked_attention", widened_attention)
+    ours = jittered(ViT(**SIZE, use_rel_pos=way != "SDPA", keep_cls_token=True))
+    attn, (H, W) = ours.blocks[1].attn, (side // 8 for side in size)
+    x = torch.randn(2, 1 + H * W, 32, requires_grad=True)
+    q, k, v = attn.qkv(x).view(2, 1 + H * W, 3, 4, 8).permute(2, 0, 3, 1, 4).flatten(1, 2)
+    scores = q @ k.mT * 8**-0.5
+    if attn.use_rel_pos:
+        zeros = torch.zeros(8, H * W, H * W)
+        bias = add_decomposed_rel_pos(
+            zeros, q[:, 1:], attn.rel_pos_h, attn.rel_pos_w, (H, W), (H, W)
+        )
+        scores = scores + F.pad(bias, (1, 0, 1, 0))
+    expected = (scores.softmax(-1) @ v).view(2, 4, -1, 8).transpose(1, 2).flatten(2)
+    expected = attn.proj(expected)
+    found, grad = attn(x, (H, W)), torch.randn_like(x)
+    assert_near(found, expected)
+    inputs = [x, *attn.parameters()]
+    for one, other in zip(
+        torch.autograd.grad(found, inputs, grad),
+        torch.autograd.grad(expected, inputs, grad),
+        strict=True,
+    ):
+        assert_near(one, other)
+
+
+def test_the_cls_token_is_learned_and_only_where_it_can_be():
+    ours = jittered(ViT(**SIZE, use_rel_pos=True, keep_cls_token=True))
+    for recompute in (False, True):
+        ours.use_act_checkpoint = recompute
+        ours.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=recompute):
+            ours(torch.randn(1, 3, 64, 40))["last_feat"].square().sum().backward()
+        assert all(p.grad.isfinite().all() and p.grad.any() for p in ours.parameters())
+    for options in (WINDOWS, {"residual_block_indexes": [0]}):
+        with pytest.raises(UserError, match="a cls token lies in no window and on no grid"):
+            ViT(**SIZE, keep_cls_token=True, **options)
+    with pytest.raises(UserError, match="needs the cls token's row in pos_embed"):
+        ViT(**SIZE, keep_cls_token=True, pretrain_use_cls_token=False)
 
 
 # ---------------------------------------------------------------- the network around it

@@ -31,13 +31,15 @@ def test_relative_table_is_detectron2s(table, size):
 def naive_attention(q, k, v, rel):
     scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
     if rel is not None:
-        scores = scores + (rel[0][..., :, None] + rel[1][..., None, :]).flatten(-2)
+        before = scores.shape[-1] - rel[0].shape[-1] * rel[1].shape[-1]
+        scores[..., before:] += (rel[0][..., :, None] + rel[1][..., None, :]).flatten(-2)
     return scores.softmax(-1) @ v
 
 
-def attention_inputs(N, A, H, W, C, rel_pos=True, dtype=torch.float64):
-    q, k, v = (torch.randn(N, A, H * W, C, dtype=dtype, requires_grad=True) for _ in range(3))
-    rel = tuple(torch.randn(N, A, H * W, side, dtype=dtype, requires_grad=True) for side in (H, W))
+def attention_inputs(N, A, H, W, C, rel_pos=True, dtype=torch.float64, before=0):
+    L = before + H * W
+    q, k, v = (torch.randn(N, A, L, C, dtype=dtype, requires_grad=True) for _ in range(3))
+    rel = tuple(torch.randn(N, A, L, side, dtype=dtype, requires_grad=True) for side in (H, W))
     return q, k, v, rel if rel_pos else None
 
 
@@ -45,10 +47,11 @@ def attention_inputs(N, A, H, W, C, rel_pos=True, dtype=torch.float64):
     shape=st.tuples(*(st.integers(1, top) for top in (3, 3, 5, 5, 9))),
     chunk=st.integers(1, 400),
     rel_pos=st.booleans(),
+    before=st.integers(0, 2),
 )
-def test_ways_of_attention_agree(shape, chunk, rel_pos):
-    """Any shape, in chunks of parts of a head or of several."""
-    q, k, v, rel = attention_inputs(*shape, rel_pos)
+def test_ways_of_attention_agree(shape, chunk, rel_pos, before):
+    """Any shape, in chunks of parts of a head or of several, with and without tokens before the grid."""
+    q, k, v, rel = attention_inputs(*shape, rel_pos, before=before)
     inputs = (q, k, v, *(rel or ()))
     grad = torch.randn_like(q)
     expected = naive_attention(q, k, v, rel)
@@ -66,6 +69,16 @@ def test_ways_of_attention_agree(shape, chunk, rel_pos):
                 torch.autograd.grad(out, inputs, grad), expected_grads, strict=True
             ):
                 torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9, msg=name)
+
+
+def test_tokens_before_the_grid_have_no_relative_positions():
+    q, tables = torch.randn(2, 3, 2 + 4 * 5, 6), (torch.randn(7, 6), torch.randn(9, 6))
+    for found, expected in zip(
+        relative_scores(q, tables, (4, 5)),
+        relative_scores(q[:, :, 2:], tables, (4, 5)),
+        strict=True,
+    ):
+        assert torch.equal(found[:, :, 2:], expected) and not found[:, :, :2].any()
 
 
 def test_widened_attention_in_half_precision_and_above_256_dimensions():
