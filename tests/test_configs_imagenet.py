@@ -73,6 +73,25 @@ def test_finetuning(size, depth, lr, decay, drop_path, epochs):
     assert factor(2.5 / epochs) == pytest.approx(0.5) and factor(1.0) * lr == pytest.approx(1e-6)
 
 
+@pytest.mark.parametrize("percent", [1, 10])
+def test_few_labels(percent):
+    """As many epochs as with all labels; the linear probe's updates and rate too."""
+    few, images = f"vitb_{percent}pct", IMAGES * percent / 100
+    for mode, epochs, updates in (("finetune", 100, None), ("linear", 90, 7_038)):
+        cfg = get_config(f"imagenet/{mode}_{few}.py")
+        batch = cfg.dataloader.train.total_batch_size
+        assert cfg.dataloader.train.dataset.fraction == percent / 100
+        assert "fraction" not in cfg.dataloader.test.dataset
+        assert cfg.train.max_iter == -(-epochs * images // batch)
+        assert updates is None or cfg.train.max_iter == pytest.approx(updates, rel=0.03)
+        whole = get_config(f"imagenet/{mode}_vitb.py")
+        rates = [
+            {(group["lr"], group["weight_decay"]) for group in optimizer_of(c)[0].param_groups}
+            for c in (cfg, whole)
+        ]
+        assert rates[0] == rates[1]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_rate_follows_the_batch(name):
     changes = ["optimizer.base_lr=2e-3", "dataloader.train.total_batch_size=512"]

@@ -13,6 +13,7 @@ from typing import Any
 
 from ...errors import examples
 from ..images import IMAGE_EXTENSIONS
+from .fraction import take_fraction
 from .listing import files_below, is_image
 from ...errors import UserError, AnnotationError
 
@@ -31,6 +32,9 @@ def classification_dataset(
     classes_from: str | None = "train",
     num_classes: int | None = None,
     per_class: int | None = None,
+    fraction: float | None = None,
+    fraction_seed: int = 0,
+    fraction_per_class: bool = True,
     split_key: str = "split",
 ) -> list[dict[str, Any]]:
     """Lists images with the class of their folder.
@@ -43,8 +47,12 @@ def classification_dataset(
         split: folder below ``root``; "" or None where the class folders lie in ``root`` itself.
         classes_from: the split whose folders number the classes, where it is there; else ``split`` itself.
         num_classes: of the model, to be compared with what is there; None for no comparison.
-        split_key: what the config calls ``split``, for messages.
         per_class: take so many images of each class at most, the first in sorted order; None for all.
+        fraction: few labels: the share of the images to take, see :func:`.take_fraction`; None for all.
+        fraction_seed: another one takes other images. It is not the training's seed.
+        fraction_per_class: take that share of each class, but one image at least; False for the share of all
+            images, whatever their classes.
+        split_key: what the config calls ``split``, for messages.
 
     Returns:
         dataset dicts, sorted by class, then name: ``file_name``; ``image_id``, the path relative to ``root``;
@@ -52,11 +60,15 @@ def classification_dataset(
 
     Raises:
         UserError: what is missing, where it was looked for, how to get it; another number of classes than
-            the model's, or a ``per_class`` below 1.
+            the model's, a ``per_class`` below 1 or beside a fraction, or a fraction that takes no image.
         AnnotationError: classes that the training images have not.
     """
     if per_class is not None and (not isinstance(per_class, int) or per_class < 1):
         raise UserError(f"per_class={per_class}: images of each class, 1 or more; null for all")
+    if per_class is not None and fraction is not None:
+        raise UserError(
+            f"dataset.per_class={per_class} and dataset.fraction={fraction} both choose images: leave out one"
+        )
     split, classes_from = split or "", classes_from or ""
     folder = _split_folder(root, split)
     own = _class_names(folder, split_key)
@@ -79,7 +91,7 @@ def classification_dataset(
             for image in images[:per_class]
         ]
     logger.info("%d images of %d classes from %s", len(dicts), len(own), folder)
-    return dicts
+    return take_fraction(dicts, fraction, fraction_seed, folder, per_class=fraction_per_class)
 
 
 def class_names(root: str | Path | None = None, split: str = "train") -> list[str]:

@@ -439,6 +439,13 @@ def test_classification_follows_the_class_folders(name, folders, caplog):
     assert adapt_to_data(recipe(name)) == recipe(name)
 
 
+def test_few_labels_are_for_training_alone(folders):
+    photos = folders("photos")
+    few = [f"dataloader.train.dataset.{x}" for x in ("fraction=0.5", "fraction_per_class=false")]
+    cfg = adapt(LINEAR, root("train", photos), *few)
+    assert [len(instantiate(cfg.dataloader[x].dataset)) for x in ("train", "test")] == [2, 3]
+
+
 def test_a_contradicting_number_of_class_folders(folders):
     photos = folders("photos")
     with pytest.raises(UserError, match="num_classes=5 contradicts .*photos/train, which has 3"):
