@@ -4,6 +4,7 @@ import copy
 
 import pytest
 from detectron2.config import instantiate
+from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from rmae_d2.config import apply_overrides, get_config
@@ -90,6 +91,30 @@ def test_few_labels(percent):
             for c in (cfg, whole)
         ]
         assert rates[0] == rates[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "classes", "images", "batch"),
+    [
+        ("cub", "cub_200", 200, 5_994, 128),
+        ("cars", "stanford_cars", 196, 8_144, 128),
+        ("inat2017", "inaturalist_2017", 5_089, 579_184, 1024),
+        ("inat2018", "inaturalist_2018", 8_142, 437_513, 1024),
+        ("inat2019", "inaturalist_2019", 1_010, 265_213, 1024),
+    ],
+)
+def test_fine_grained(name, data, classes, images, batch):
+    """ImageNet's recipe, its epochs and its rate per image."""
+    cfg, imagenet = get_config(f"finegrained/{name}.py"), get_config("imagenet/finetune_vitb.py")
+    names = cfg.dataloader.train.dataset.names, cfg.dataloader.test.dataset.names
+    assert names[0] == f"{data}_train" and names[1] in (f"{data}_test", f"{data}_val")
+    assert all(part in DatasetCatalog for part in names)
+    assert cfg.model.num_classes == classes and cfg.model.mode == "finetune"
+    assert cfg.dataloader.train.total_batch_size == batch
+    assert cfg.train.max_iter == -(-100 * images // batch)
+    few, all_ = (max(g["lr"] for g in optimizer_of(c)[0].param_groups) for c in (cfg, imagenet))
+    assert few / batch == pytest.approx(all_ / 1024)
+    assert instantiate(cfg.lr_multiplier)(1.0) * few == pytest.approx(1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -85,4 +85,5 @@ def _spread(dicts: _Dicts, taken: _Dicts) -> str:
     counts = dict.fromkeys((sample["label"] for sample in dicts), 0)
     for sample in taken:
         counts[sample["label"]] += 1
-    return f"; {min(counts.values())} to {max(counts.values())} per class of {len(counts)}"
+    least, most = min(counts.values()), max(counts.values())
+    return f"; {least}{f' to {most}' * (most > least)} per class of {len(counts)}"
