@@ -23,7 +23,7 @@ LEAVES = [name for name in ALL if not name.startswith("common/")]
 PRETRAIN = [name for name in LEAVES if name.startswith("pretrain/")]
 SELF_SUPERVISED = [*PRETRAIN, "demo/rmae_tiny_scenes.py", "demo/mae_tiny_scenes.py"]
 FINETUNE = [name for name in LEAVES if name.startswith(("coco/", "lvis/"))]
-IMAGENET = [name for name in LEAVES if name.startswith("imagenet/")]
+IMAGENET = [name for name in LEAVES if name.startswith(("imagenet/", "finegrained/"))]
 DETECTION = [*FINETUNE, "demo/vitdet_tiny_scenes.py", "demo/vitdet_tiny_coco.py"]
 
 

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 from detectron2.config import instantiate
+from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from rmae_d2.config import apply_overrides, get_config
@@ -71,6 +72,49 @@ def test_finetuning(size, depth, lr, decay, drop_path, epochs):
         assert weight_decay == (0.0 if spared else 0.05), name
     factor = instantiate(cfg.lr_multiplier)
     assert factor(2.5 / epochs) == pytest.approx(0.5) and factor(1.0) * lr == pytest.approx(1e-6)
+
+
+@pytest.mark.parametrize("percent", [1, 10])
+def test_few_labels(percent):
+    """As many epochs as with all labels; the linear probe's updates and rate too."""
+    few, images = f"vitb_{percent}pct", IMAGES * percent / 100
+    for mode, epochs, updates in (("finetune", 100, None), ("linear", 90, 7_038)):
+        cfg = get_config(f"imagenet/{mode}_{few}.py")
+        batch = cfg.dataloader.train.total_batch_size
+        assert cfg.dataloader.train.dataset.fraction == percent / 100
+        assert "fraction" not in cfg.dataloader.test.dataset
+        assert cfg.train.max_iter == -(-epochs * images // batch)
+        assert updates is None or cfg.train.max_iter == pytest.approx(updates, rel=0.03)
+        whole = get_config(f"imagenet/{mode}_vitb.py")
+        rates = [
+            {(group["lr"], group["weight_decay"]) for group in optimizer_of(c)[0].param_groups}
+            for c in (cfg, whole)
+        ]
+        assert rates[0] == rates[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "classes", "images", "batch"),
+    [
+        ("cub", "cub_200", 200, 5_994, 128),
+        ("cars", "stanford_cars", 196, 8_144, 128),
+        ("inat2017", "inaturalist_2017", 5_089, 579_184, 1024),
+        ("inat2018", "inaturalist_2018", 8_142, 437_513, 1024),
+        ("inat2019", "inaturalist_2019", 1_010, 265_213, 1024),
+    ],
+)
+def test_fine_grained(name, data, classes, images, batch):
+    """ImageNet's recipe, its epochs and its rate per image."""
+    cfg, imagenet = get_config(f"finegrained/{name}.py"), get_config("imagenet/finetune_vitb.py")
+    names = cfg.dataloader.train.dataset.names, cfg.dataloader.test.dataset.names
+    assert names[0] == f"{data}_train" and names[1] in (f"{data}_test", f"{data}_val")
+    assert all(part in DatasetCatalog for part in names)
+    assert cfg.model.num_classes == classes and cfg.model.mode == "finetune"
+    assert cfg.dataloader.train.total_batch_size == batch
+    assert cfg.train.max_iter == -(-100 * images // batch)
+    few, all_ = (max(g["lr"] for g in optimizer_of(c)[0].param_groups) for c in (cfg, imagenet))
+    assert few / batch == pytest.approx(all_ / 1024)
+    assert instantiate(cfg.lr_multiplier)(1.0) * few == pytest.approx(1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -13,7 +13,7 @@ import logging
 import os
 import pickle
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from hashlib import blake2b
 from typing import Any
@@ -217,13 +217,19 @@ def read_annotations(path: str, name: str | None = None) -> Annotations:
             which too much has no reading; names file, entry, field and value.
     """
     path = located(path, name)
+    return _read(path, stamp_of(path))
+
+
+def stamp_of(path: str) -> tuple[int, int] | None:
+    """By which a change of a local file shows."""
     status = os.stat(path) if os.path.isfile(path) else None
-    return _read(path, (status.st_mtime_ns, status.st_size) if status else None)
+    return (status.st_mtime_ns, status.st_size) if status else None
 
 
 def forget_annotations() -> None:
     """Frees the files that were read, but for what somebody holds; asked for again, they are read again."""
-    _read.cache_clear()
+    for forget in FORGETTING:
+        forget()
 
 
 def read_images(path: str) -> list[Image]:
@@ -283,6 +289,10 @@ def _read(path: str, stamp: tuple[int, int] | None) -> Annotations:
     reader.check()
     reader.log_notes()
     return Annotations(path, digest, reader)
+
+
+#: What `forget_annotations` calls.
+FORGETTING: list[Callable[[], None]] = [_read.cache_clear]
 
 
 class Reader:

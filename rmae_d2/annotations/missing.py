@@ -43,6 +43,21 @@ _SOURCES: dict[str, Sequence[str]] = {
         "imagenet/val/<class>/*.JPEG",
     ),
     "scenes_": _SCENES,
+    "cub_200_": (
+        "https://www.vision.caltech.edu/datasets/cub_200_2011 (CUB_200_2011.tgz, 1.1 GB), "
+        "unpacked there as it is",
+    ),
+    "stanford_cars_": (
+        "stanford_cars/ with cars_train/, cars_test/, devkit/ and cars_test_annos_withlabels.mat (its first "
+        "site is gone; https://github.com/pytorch/vision/issues/7545 names others)",
+    ),
+    **{
+        f"inaturalist_{year}_": (
+            f"https://github.com/visipedia/inat_comp/tree/master/{year}, train{year}.json, val{year}.json "
+            f"and the images unpacked in inaturalist_{year}/",
+        )
+        for year in (2017, 2018, 2019)
+    },
 }
 
 

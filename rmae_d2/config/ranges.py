@@ -56,7 +56,7 @@ _OF_KEYS = {
         pre_nms_topk post_nms_topk short_edge_length max_size windows_per_batch num_updates""",
     NOT_NEGATIVE: """
         train.seed train.device_tflops train.clip_grad train.vis_period train.eval_period
-        checkpointer.period checkpointer.max_to_keep knn.period num_workers seed
+        checkpointer.period checkpointer.max_to_keep knn.period num_workers seed dataset.fraction_seed
         depth neck_depth encoder_depth decoder_depth window_size window_block_indexes out_indices
         lr base_lr lr_factor weight_decay weight_decay_norm weight_decay_bias trust_coefficient eps
         region_weight pixel_weight background_weight loss_weight aux_loss_weight generator_weight
@@ -70,7 +70,7 @@ _OF_KEYS = {
         region_branch.mask_ratio region_mask_ratio""",
     PROPER_SHARE: "mask_ratio",
     BELOW_ONE: "ema.decay betas momentum dropout drop_path_rate drop_rate",
-    UP_TO_ONE: "lr_decay_rate augmentations.*.crop_share augmentations.*.max_share",
+    UP_TO_ONE: "dataset.fraction lr_decay_rate augmentations.*.crop_share augmentations.*.max_share",
 }
 _PATTERNS = {f"*.{key}": range_ for range_, keys in _OF_KEYS.items() for key in keys.split()}
 

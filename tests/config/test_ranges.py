@@ -51,6 +51,14 @@ def test_the_ends_are_for_regions_only():
     )
 
 
+@pytest.mark.parametrize("name", ["imagenet/linear_vitb.py", "coco/mask_rcnn_vitdet_b_100ep.py"])
+@pytest.mark.parametrize("override", ["fraction=0.0", "fraction=1.5", "fraction_seed=-1"])
+def test_fractions_of_data_sets(name, override):
+    says = "0 or more" if "seed" in override else "more than 0 and at most 1"
+    with pytest.raises(UserError, match=f"dataset.{override}: {says}$"):
+        apply_overrides(get_config(name), [f"dataloader.train.dataset.{override}"])
+
+
 def test_all_at_once():
     bad = ["train.max_iter=-5", "optimizer.base_lr=-1", "train.clip_grad=3"]
     with pytest.raises(UserError) as refused:

@@ -1,5 +1,7 @@
 """Classification from the command line's main(): probes, fine-tuning and k-NN on small real runs."""
 
+from functools import partial
+
 import pytest
 import torch
 from PIL import Image
@@ -7,6 +9,7 @@ from PIL import Image
 from rmae_d2.config import config_root
 from rmae_d2.errors import CheckpointError
 from tests.helpers import events, records
+from tests.releases import registered_at, write_cars, write_cub, write_inaturalist
 
 CONFIGS = config_root() / "imagenet"
 LINEAR, FINETUNE, KNN = (CONFIGS / f"{name}_vitb.py" for name in ("linear", "finetune", "knn"))
@@ -210,3 +213,26 @@ def test_two_processes(probed, runs, photos, pretrained, tmp_path):
     for name in ("linear", "finetune"):
         assert len(losses(tmp_path / name)) == 3
         assert {"top1"} == found[name]["classification"].keys()
+
+
+@pytest.mark.parametrize(
+    ("config", "write", "name", "images"),
+    [
+        ("cub", write_cub, "cub_200_test", 6),
+        ("cars", write_cars, "stanford_cars_test", 5),
+        ("inat2017", partial(write_inaturalist, year=2017), "inaturalist_2017_val", 6),
+    ],
+)
+def test_fine_grained_recipes_train(runs, tmp_path, config, write, name, images):
+    """Two steps and an evaluation on the release in small, its number of classes found."""
+    write(tmp_path)
+    recipe = config_root() / "finegrained" / f"{config}.py"
+    small = [x for x in options("", steps=2, model=False) if "root=" not in x]
+    out = tmp_path / "run"
+    with registered_at(tmp_path):
+        results = runs.train(out, *small, "train.init_checkpoint=", config=recipe, tiny=False)
+    assert len(losses(out)) == 2 and 0 <= results["classification"]["top1"] <= 100
+    (setup,) = events(out, "setup")
+    assert setup["images"] == images
+    log = (out / "log.txt").read_text()
+    assert f"evaluation on {name} after iteration 2" in log and "-> 3, the classes of " in log

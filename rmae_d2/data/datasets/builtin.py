@@ -1,11 +1,13 @@
 """Registers our datasets in Detectron2's catalogs, under $DETECTRON2_DATASETS or ./datasets."""
 
 import os
+from collections.abc import Callable
 from functools import partial
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_sem_seg, register_coco_instances, register_coco_panoptic
 
+from .fine_grained import FineGrained, Listing, read_cars, read_cub, read_inaturalist
 from .images_only import images_from
 from ..scenes.dataset import panoptic_metadata
 from ..scenes.render import THING_CLASSES
@@ -22,12 +24,26 @@ def register_all(root: str) -> None:
     for split in ("train", "val"):
         _register_images(f"imagenet_1k_{split}", os.path.join(root, "imagenet", split))
         _register_scenes(f"scenes_{split}", os.path.join(root, "scenes"), split)
+        for year in (2017, 2018, 2019):
+            folder = os.path.join(root, f"inaturalist_{year}")
+            name, read = f"inaturalist_{year}_{split}", partial(read_inaturalist, folder, year, split)
+            _register_fine_grained(name, folder, read)
+    for split in ("train", "test"):
+        cub, cars = os.path.join(root, "CUB_200_2011"), os.path.join(root, "stanford_cars")
+        _register_fine_grained(f"cub_200_{split}", cub, partial(read_cub, cub, split))
+        _register_fine_grained(f"stanford_cars_{split}", cars, partial(read_cars, cars, split))
 
 
 def _register_images(name: str, folder: str, json_file: str | None = None) -> None:
     """Images without labels: those that a COCO json names, else all of a folder."""
     if name not in DatasetCatalog:
         DatasetCatalog.register(name, lambda: images_from(json_file or folder, folder))
+        MetadataCatalog.get(name).set(image_root=folder)
+
+
+def _register_fine_grained(name: str, folder: str, read: Callable[[str], Listing]) -> None:
+    if name not in DatasetCatalog:
+        DatasetCatalog.register(name, FineGrained(name, read))
         MetadataCatalog.get(name).set(image_root=folder)
 
 

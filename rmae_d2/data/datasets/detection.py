@@ -18,6 +18,7 @@ from ...annotations.missing import missing_dataset, unknown_dataset
 from ...errors import AnnotationError, UserError, examples
 from ...files import check_file
 from ...pixels import exif_orientation
+from .fraction import take_fraction
 from .image_files import image_files, without_absent
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,8 @@ def detection_dataset(
     filter_empty: bool = True,
     masks: bool | None = None,
     allow_missing: float = 0.01,
+    fraction: float | None = None,
+    fraction_seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Images with annotated instances, as Detectron2's mappers take them.
 
@@ -64,13 +67,16 @@ def detection_dataset(
         filter_empty: for training.
         masks: False leaves masks out, True insists on them; by default they are there if the data have any.
         allow_missing: share of the images whose files may be absent.
+        fraction: few labels: the share of the images to take, of those that are not left out, see
+            :func:`.take_fraction`; None for all.
+        fraction_seed: another one takes other images. It is not the training's seed.
 
     Returns:
         dataset dicts in the order of the image ids, of each dataset.
 
     Raises:
-        UserError: json or images are not there, and how to get them; a name that is not registered, or names
-            whose classes differ.
+        UserError: json or images are not there, and how to get them; a name that is not registered, names
+            whose classes differ, or a fraction that takes no image.
         AnnotationError: the json cannot be used, sizes differ from the images', or nothing is left.
     """
     if json is not None:
@@ -89,6 +95,7 @@ def detection_dataset(
     dicts = _with_usable_annotations(dicts, source, masks)
     if filter_empty:
         dicts = _without_empty(dicts, source)
+    dicts = take_fraction(dicts, fraction, fraction_seed, source)
     classes = [a["category_id"] for s in dicts for a in s["annotations"] if not a.get("iscrowd")]
     counts = (len(dicts), len(classes), len(set(classes)))
     logger.info("%s: %d images, %d instances of %d classes", source, *counts)

@@ -1,20 +1,25 @@
-"""Labelled photos as folders, like ImageNet: ``root/train/<class>/*.jpg`` and ``root/val/<class>/*.jpg``.
+"""Labelled photos: registered ones by name, or folders like ImageNet's, ``root/{train,val}/<class>/*.jpg``.
 
-Nothing else is needed: class numbers are the places of the folders' names in sorted order, as in
-torchvision.
+Folders need nothing else: class numbers are the places of their names in sorted order, as in torchvision.
 """
 
 import logging
 import os
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...errors import examples
+from detectron2.data import DatasetCatalog
+
+from ...annotations.missing import unknown_dataset
+from ...errors import AnnotationError, UserError, examples
 from ..images import IMAGE_EXTENSIONS
+from .fine_grained import OWN_CLASSES, FineGrained
+from .fraction import take_fraction
 from .listing import files_below, is_image
-from ...errors import UserError, AnnotationError
 
 logger = logging.getLogger(__name__)
 
@@ -28,44 +33,86 @@ def classification_dataset(
     root: str | Path | None = None,
     split: str | None = "train",
     *,
+    names: Sequence[str] | str = (),
     classes_from: str | None = "train",
     num_classes: int | None = None,
     per_class: int | None = None,
+    fraction: float | None = None,
+    fraction_seed: int = 0,
+    fraction_per_class: bool = True,
     split_key: str = "split",
 ) -> list[dict[str, Any]]:
-    """Lists images with the class of their folder.
+    """Lists images with their classes.
 
     Folders are listed, no file is opened: a file that cannot be read shows when it is its turn. Hidden files
     are skipped, folders within a class's folder searched, other files than images left out with a warning.
 
     Args:
-        root: folder of the splits; None for ``imagenet`` below ``$DETECTRON2_DATASETS`` (or ``./datasets``).
+        root: folder of the splits; None for ``names``, or without these ``imagenet`` below
+            ``$DETECTRON2_DATASETS`` (or ``./datasets``).
         split: folder below ``root``; "" or None where the class folders lie in ``root`` itself.
+        names: registered datasets, concatenated, such as ``cub_200_train``; used where there is no root.
         classes_from: the split whose folders number the classes, where it is there; else ``split`` itself.
         num_classes: of the model, to be compared with what is there; None for no comparison.
-        split_key: what the config calls ``split``, for messages.
         per_class: take so many images of each class at most, the first in sorted order; None for all.
+        fraction: few labels: the share of the images to take, see :func:`.take_fraction`; None for all.
+        fraction_seed: another one takes other images. It is not the training's seed.
+        fraction_per_class: take that share of each class, but one image at least; False for the share of all
+            images, whatever their classes.
+        split_key: what the config calls ``split``, for messages.
 
     Returns:
         dataset dicts, sorted by class, then name: ``file_name``; ``image_id``, the path relative to ``root``;
         ``label``, an int from 0.
 
     Raises:
-        UserError: what is missing, where it was looked for, how to get it; another number of classes than
-            the model's, or a ``per_class`` below 1.
-        AnnotationError: classes that the training images have not.
+        UserError: what is missing, where it was looked for, how to get it; names of which one is not
+            registered, or whose classes differ; another number of classes than the model's, a ``per_class``
+            below 1 or beside a fraction, or a fraction that takes no image.
+        AnnotationError: classes that the training images have not, or files of a registered dataset that
+            cannot be used.
     """
     if per_class is not None and (not isinstance(per_class, int) or per_class < 1):
         raise UserError(f"per_class={per_class}: images of each class, 1 or more; null for all")
-    split, classes_from = split or "", classes_from or ""
+    if per_class is not None and fraction is not None:
+        raise UserError(
+            f"dataset.per_class={per_class} and dataset.fraction={fraction} both choose images: leave out one"
+        )
+    if root is None and names:
+        dicts, source = _named(names, num_classes)
+    else:
+        dicts, source = _of_folders(root, split or "", classes_from or "", num_classes, split_key)
+    if per_class is not None:
+        dicts = _first(dicts, per_class)
+    counts = (len(dicts), len({sample["label"] for sample in dicts}), source)
+    logger.info("%d images of %d classes from %s", *counts)
+    return take_fraction(dicts, fraction, fraction_seed, source, per_class=fraction_per_class)
+
+
+def _first(dicts: list[dict[str, Any]], per_class: int) -> list[dict[str, Any]]:
+    """So many images of each class at most."""
+    counts: Counter[int] = Counter()
+    kept = []
+    for sample in dicts:
+        counts[sample["label"]] += 1
+        if counts[sample["label"]] <= per_class:
+            kept.append(sample)
+    return kept
+
+
+def _of_folders(
+    root: str | Path | None,
+    split: str,
+    classes_from: str,
+    num_classes: int | None,
+    split_key: str,
+) -> tuple[list[dict[str, Any]], str]:
+    """Dataset dicts, and the folder whose they are."""
     folder = _split_folder(root, split)
     own = _class_names(folder, split_key)
     names = _numbering(root, split, classes_from, own)
-    if num_classes is not None and len(names) != num_classes:
-        raise UserError(
-            f"{os.path.dirname(folder) if split else folder} has {len(names)} class folders, the model "
-            f"{num_classes} classes: set model.num_classes={len(names)}"
-        )
+    above = os.path.dirname(folder) if split else folder
+    _check_number(len(names), num_classes, f"{above} has {len(names)} class folders")
     with ThreadPoolExecutor(_LISTERS) as pool:
         places = (os.path.join(folder, name) for name in own)
         listed = dict(zip(own, pool.map(partial(files_below, onerror=_refuse), places), strict=True))
@@ -75,15 +122,54 @@ def classification_dataset(
         images = listed[name][0] if name in listed else []
         place, key = os.path.join(folder, name, ""), f"{split}/{name}/".lstrip("/")
         dicts += [
-            {"file_name": place + image, "image_id": key + image, "label": label}
-            for image in images[:per_class]
+            {"file_name": place + image, "image_id": key + image, "label": label} for image in images
         ]
-    logger.info("%d images of %d classes from %s", len(dicts), len(own), folder)
-    return dicts
+    return dicts, folder
 
 
-def class_names(root: str | Path | None = None, split: str = "train") -> list[str]:
-    """Names of the class folders in the order of their numbers; see :func:`classification_dataset`."""
+def _check_number(count: int, num_classes: int | None, what: str) -> None:
+    if num_classes not in (None, count):
+        raise UserError(f"{what}, the model {num_classes} classes: set model.num_classes={count}")
+
+
+def _named(
+    names: Sequence[str] | str, num_classes: int | None
+) -> tuple[list[dict[str, Any]], str]:
+    """Dataset dicts of registered datasets, and their names."""
+    named = (names,) if isinstance(names, str) else tuple(names)
+    source = ", ".join(named)
+    found = [_fine_grained(name).load() for name in named]
+    classes = found[0][1]
+    for name, (_, others) in zip(named, found, strict=True):
+        if others != classes:
+            raise UserError(
+                f"dataset.names: {named[0]} and {name} have different classes, so one model cannot learn both: "
+                "name datasets with the same classes"
+            )
+    _check_number(len(classes), num_classes, f"{source} has {len(classes)} classes")
+    return [sample for dicts, _ in found for sample in dicts], source
+
+
+def _fine_grained(name: str) -> FineGrained:
+    if name not in DatasetCatalog:
+        raise unknown_dataset(name, DatasetCatalog.list(), "dataset.root")
+    dataset = DatasetCatalog[name]
+    if not isinstance(dataset, FineGrained):
+        known = [n for n in DatasetCatalog.list() if isinstance(DatasetCatalog[n], FineGrained)]
+        raise UserError(
+            f"the dataset {name} does not give each image a class; those that do are "
+            f"{', '.join(sorted(known))}; own data: {OWN_CLASSES}"
+        )
+    return dataset
+
+
+def class_names(
+    root: str | Path | None = None, split: str = "train", names: Sequence[str] | str = ()
+) -> list[str]:
+    """Names of the classes in the order of their numbers; args and errors as :func:`classification_dataset`."""
+    if root is None and names:
+        name = names if isinstance(names, str) else names[0]
+        return list(_fine_grained(name).read(name).classes)
     return _class_names(_split_folder(root, split))
 
 

@@ -13,6 +13,7 @@ from detectron2.utils.file_io import PathManager
 from ...annotations.missing import missing_dataset, unknown_dataset
 from ...errors import examples
 from .detection import check_same_registered, upright_size
+from .fraction import take_fraction
 from .images_only import images_from
 from .listing import files_below
 from .label_images import IGNORE_LABEL, LABEL_EXTENSIONS, MAX_CLASSES, label_files, read_labels
@@ -35,6 +36,8 @@ def semantic_dataset(
     *,
     zero_is_ignored: bool = False,
     allow_missing: float = 0.01,
+    fraction: float | None = None,
+    fraction_seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Images with a label image each.
 
@@ -50,6 +53,8 @@ def semantic_dataset(
         num_classes: C; needed for own data, compared with a registered dataset's.
         zero_is_ignored: own data: 0 is no class, classes are 1 to C.
         allow_missing: share of the images that may have no label image; they are left out with a warning.
+        fraction: few labels: the share of the images to take, see :func:`.take_fraction`; None for all.
+        fraction_seed: another one takes other images. It is not the training's seed.
 
     Returns:
         dataset dicts: ``file_name``, ``sem_seg_file_name``, ``image_id``, ``num_classes``,
@@ -57,7 +62,8 @@ def semantic_dataset(
 
     Raises:
         UserError: folders or files that are not there, and how to get them; a name that is not registered,
-            names whose classes differ, or arguments that do not belong together.
+            names whose classes differ, arguments that do not belong together, or a fraction that takes no
+            image.
         AnnotationError: a few labels are read: out of range, colours, or of another size than the image.
     """
     if images is not None:
@@ -87,6 +93,7 @@ def semantic_dataset(
                 f"model.sem_seg_head.num_classes={known}"
             )
     _check_few(dicts, source)
+    dicts = take_fraction(dicts, fraction, fraction_seed, source)
     counts = (len(dicts), dicts[0]["num_classes"])
     logger.info("%s: %d images with labels of %d classes", source, *counts)
     return dicts

@@ -35,7 +35,8 @@ def adapt_to_data(
 
     Every number of classes in the model becomes the data's (with eval_only the test data's): those of a
     ``json`` or registered name (``detection_dataset``), ``dataset.num_classes`` or a registered name's
-    (``semantic_dataset``), the class folders below an own ``root`` (``classification_dataset``).
+    (``semantic_dataset``), the class folders below an own ``root`` or a registered name's
+    (``classification_dataset``).
 
     Detection data without masks, and ``dataset.masks=false``, make a model without mask head (with eval_only:
     test data without masks, or training data that the config still names). RLE masks are loaded as bitmasks.
@@ -44,9 +45,10 @@ def adapt_to_data(
     own test data are not meant, and evaluation is switched off, with a warning (of classification that is an
     error too).
 
-    Evaluation of pre-training follows the training data: of own photos, or names that an override gives, it
-    takes the validation part of that name, else a share that training leaves out
-    (``pretrain_dataset(held_out=...)``), unless test data are given too.
+    Unless test data are given too, evaluation of a classifier that trains on a registered name is on the test
+    or validation part of that name, and that of pre-training follows the training data: of own photos, or
+    names that an override gives, it takes the validation part of that name, else a share that training leaves
+    out (``pretrain_dataset(held_out=...)``).
 
     Args:
         cfg: with overrides applied. One without such a dataset is returned as it is.
@@ -190,7 +192,7 @@ def data_name(cfg: DictConfig, part: str) -> str:
         return ""
     own = data.get("json") or data.get("images") or data.get("root")
     split = next((data[key] for key in ("split", "query_split", "bank_split") if data.get(key)), "")
-    if split:  # folders of classes
+    if split and (own or not _names_of(data)):  # folders of classes
         return os.path.join(str(own or "imagenet"), str(split))
     return f"{own or ', '.join(_names_of(data))}{' (held out)' if data.get('held_out') else ''}"
 
@@ -423,26 +425,52 @@ def _adapt_classification(
     lead = test if eval_only else train
     if lead is None:
         return
-    if train is not None and test is not None and train.get("root") != test.get("root"):
+    if train is not None and test is not None:
+        _test_on_other_split(train, test)
+    if train is not None and test is not None and _labels_of(train) != _labels_of(test):
         # What is not used need not be there.
         compared = "evaluator" in cfg.dataloader and cfg.train.eval_period > 0
         if eval_only:
             compared = train.get("root") is not None and os.path.isdir(_class_folder(train))
         # Names give classes their numbers, so both must have the same.
-        if compared and (trained := _folder_classes(train)) != (tested := _folder_classes(test)):
+        trained, tested = (
+            (_class_list(train, "train"), _class_list(test, "test")) if compared else ([], [])
+        )
+        if trained != tested:
             odd = sorted(set(trained) ^ set(tested))
             raise UserError(
-                f"{_class_folder(train)}, for training, has {len(trained)} class folders, "
+                f"{_class_folder(train)}, for training, has {len(trained)} classes, "
                 f"{_class_folder(test)}, for testing, {len(tested)}; only one of them has "
-                f"{', '.join(odd[:5])}: set dataloader.{{train,test}}.dataset.root to data of the same "
-                "classes"
+                f"{', '.join(odd[:5])}: set dataloader.{{train,test}}.dataset.root or names to data of the "
+                "same classes"
             )
-    if lead.get("root") is not None:
-        set_num_classes(cfg, len(_folder_classes(lead)), _class_folder(lead), overrides)
+    if _labels_of(lead) != (None, ()):
+        count = len(_class_list(lead, "test" if eval_only else "train"))
+        set_num_classes(cfg, count, _class_folder(lead), overrides)
 
 
-def _folder_classes(data: DictConfig) -> list[str]:
-    return class_names(data.get("root"), _numbering_split(data))
+def _labels_of(data: DictConfig) -> tuple[str | None, tuple[str, ...]]:
+    """Own root, or registered names, as in ``classification_dataset``; neither is ImageNet."""
+    root = data.get("root")
+    return root, () if root is not None else _names_of(data)
+
+
+def _test_on_other_split(train: DictConfig, test: DictConfig) -> None:
+    """Where training has names and testing nothing: on the test or validation split of the first name."""
+    if not _labels_of(train)[1] or _labels_of(test) != (None, ()):
+        return
+    name = _names_of(train)[0]
+    for split in ("_test", "_val"):
+        other = re.sub("_train$", split, name)
+        if other != name and other in DatasetCatalog:
+            test.names = other
+            logger.info("evaluation follows the training data: on %s", other)
+            return
+
+
+def _class_list(data: DictConfig, part: str) -> list[str]:
+    with naming(f"dataloader.{part}"):
+        return class_names(data.get("root"), _numbering_split(data), _names_of(data))
 
 
 def _numbering_split(data: DictConfig) -> str:
@@ -456,4 +484,6 @@ def _numbering_split(data: DictConfig) -> str:
 
 def _class_folder(data: DictConfig) -> str:
     """For messages."""
+    if names := _labels_of(data)[1]:
+        return ", ".join(names)
     return os.path.join(str(data.get("root") or "imagenet"), _numbering_split(data)).rstrip("/")

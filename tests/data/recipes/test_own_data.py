@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from rmae_d2.config import apply_overrides, get_config, load_config, save_config
 from rmae_d2.data.recipes.own_data import adapt_to_data, data_name, naming
 from rmae_d2.errors import AnnotationError, UserError
+from tests.releases import registered_at, write_cars, write_cub, write_inaturalist
 
 MASK_RCNN = "coco/mask_rcnn_vitdet_b_1x_small.py"
 CASCADE = "coco/cascade_mask_rcnn_vitdet_b_100ep.py"
@@ -439,6 +440,50 @@ def test_classification_follows_the_class_folders(name, folders, caplog):
     assert adapt_to_data(recipe(name)) == recipe(name)
 
 
+def names(split, name):
+    return f"dataloader.{split}.dataset.names={name}"
+
+
+def test_registered_images_of_classes(tmp_path, caplog, folders):
+    """One name is enough: classes follow it, and evaluation its other split."""
+    write_cub(tmp_path)
+    write_cars(tmp_path)
+    write_inaturalist(tmp_path, 2019)
+    with registered_at(tmp_path), caplog.at_level("INFO"):
+        cfg = adapt(LINEAR, names("train", "cub_200_train"))
+        assert cfg.model.num_classes == 3 and of_data(cfg) == [3, 3]
+        assert (
+            data_name(cfg, "dataloader.test") == cfg.dataloader.test.dataset.names == "cub_200_test"
+        )
+        assert "evaluation follows the training data: on cub_200_test" in caplog.text
+        assert adapt_to_data(cfg) == cfg == adapt_to_data(cfg, eval_only=True)
+        nature = adapt(LINEAR, names("train", "[inaturalist_2019_train]"))
+        assert nature.dataloader.test.dataset.names == "inaturalist_2019_val"
+        with pytest.raises(UserError, match="num_classes=5 contradicts cub_200_train, which has 3"):
+            adapt(LINEAR, names("train", "cub_200_train"), "model.num_classes=5")
+        cars = names("test", "stanford_cars_test")
+        with pytest.raises(
+            UserError, match="cub_200_train, for .* stanford_cars_test, for .* names to"
+        ):
+            adapt(LINEAR, names("train", "cub_200_train"), cars)
+        assert adapt(LINEAR, cars, eval_only=True).model.num_classes == 3
+        # Own photos in place of a recipe's names, for testing too.
+        own = adapt("finegrained/cub.py", root("train", folders("own", ("cat", "dog"))))
+        assert own.model.num_classes == 2 and data_name(own, "dataloader.test").endswith("own/val")
+        gone = "inaturalist_2018_train"
+        with pytest.raises(
+            UserError, match=rf"{gone} is not there(.|\n)*dataloader.train.dataset.root"
+        ):
+            adapt(LINEAR, names("train", gone), "train.eval_period=0")
+
+
+def test_few_labels_are_for_training_alone(folders):
+    photos = folders("photos")
+    few = [f"dataloader.train.dataset.{x}" for x in ("fraction=0.5", "fraction_per_class=false")]
+    cfg = adapt(LINEAR, root("train", photos), *few)
+    assert [len(instantiate(cfg.dataloader[x].dataset)) for x in ("train", "test")] == [2, 3]
+
+
 def test_a_contradicting_number_of_class_folders(folders):
     photos = folders("photos")
     with pytest.raises(UserError, match="num_classes=5 contradicts .*photos/train, which has 3"):
@@ -465,7 +510,7 @@ def test_class_folders_of_two_roots_must_agree(folders):
     same = folders("same", splits=("val",))
     both = root("train", photos), root("test", others)
     for eval_only in (False, True):
-        with pytest.raises(UserError, match="has 3 class folders.* 2; only one .* ant, bee, cat"):
+        with pytest.raises(UserError, match="has 3 classes.* 2; only one .* ant, bee, cat"):
             adapt(LINEAR, *both, eval_only=eval_only)
         cfg = adapt(LINEAR, both[0], root("test", same), eval_only=eval_only)
         assert cfg.model.num_classes == 3

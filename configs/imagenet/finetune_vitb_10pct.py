@@ -1,0 +1,18 @@
+"""Fine-tuning of a ViT-B/16 with 10 % of ImageNet-1k's labels, with mean pooling.
+
+Command:     rmae-d2 train --config-file configs/imagenet/finetune_vitb_10pct.py --num-gpus 8
+             train.init_checkpoint=WEIGHTS (AutoMAE: output/automae_vitb_imagenet/model_final.pth)
+Data:        10 % of each class's images, some 128,117, those of finetune_vitb_1pct.py among them.
+Batch, GPUs: as finetune_vitb.py.
+Schedule:    100 epochs = 12,512 updates * 1024 images / 128,117 images; warm-up 5 epochs.
+Reproduces:  AutoMAE table 5, fine-tuning by label ratio, 10 % of the labels: not found (if it has 10 %)
+Differs:     as finetune_vitb_1pct.py: as many epochs, so a tenth of the updates.
+Measured:    not run here: ImageNet is not at hand.
+"""
+
+from .finetune_vitb_1pct import dataloader, lr_multiplier, model, optimizer, train
+
+train.output_dir = "output/finetune_vitb_10pct"
+train.max_iter = 12_512
+train.eval_period = 3_128
+dataloader.train.dataset.fraction = 0.1

@@ -1,0 +1,86 @@
+"""COCO-like files whose annotations give each image one class and nothing else, such as iNaturalist's."""
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from ..files import read_bytes
+from .coco import FORGETTING, Reader, located, stamp_of
+from .entries import Category, Image, Unreadable, key_of, label_of
+from .values import integer, shown
+
+
+class ImageLabels(NamedTuple):
+    """What `read_image_labels` read."""
+
+    categories: tuple[Category, ...]  #: in the order of their ids, which numbers the classes
+    images: list[tuple[Image, int]]  #: each with its class number, in the file's order
+
+
+def read_image_labels(path: str, name: str | None = None) -> ImageLabels:
+    """Reads and checks such a file; once, as long as it does not change.
+
+    Images without a class are left out, like all else with a warning. Their sizes are not needed. Boxes
+    are not looked at: several of one class are one label.
+
+    Args and errors as `read_annotations`; AnnotationError also for an image of two classes.
+    """
+    path = located(path, name)
+    return _read(path, stamp_of(path))
+
+
+@lru_cache(maxsize=4)
+def _read(path: str, stamp: tuple[int, int] | None) -> ImageLabels:
+    reader = _LabelReader(path)
+    reader.read(read_bytes(path))
+    listed = reader.images  # of which the check keeps those with a size, and a class needs none
+    reader.check()
+    if not reader.classes or not reader.categories:
+        lacking = (
+            "'categories'" if reader.classes else "'annotations', as those of test images have"
+        )
+        raise reader.error(
+            f"gives no image a class: it has no {lacking}. Give training or validation"
+        )
+    categories = tuple(sorted(reader.categories.values(), key=lambda c: c.id))
+    numbers = {category.id: number for number, category in enumerate(categories)}
+    labelled = []
+    for key, image in listed.items():
+        if key in reader.classes:
+            labelled.append((image, numbers[reader.classes[key]]))
+        else:
+            reader.note(image.id, "images without a class, left out")
+    reader.log_notes()
+    return ImageLabels(categories, labelled)
+
+
+FORGETTING.append(_read.cache_clear)
+
+
+class _LabelReader(Reader):
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.classes: dict[Any, int] = {}  # category ids, by key_of the image's id
+
+    def _image(self, entry: dict[str, Any], place: int) -> None:
+        super()._image(entry, place)
+
+    def _annotation(self, entry: dict[str, Any], place: int) -> Unreadable | None:
+        label = label_of("annotations", entry, place)
+        try:
+            image = self._image_of(entry, entry.get("id", f"entry {place}"))
+        except ValueError as error:
+            return Unreadable("image_id", str(error))
+        try:
+            category = integer(entry.get("category_id"))
+        except ValueError as error:
+            return Unreadable("category_id", str(error))
+        if image is None:
+            return None
+        self._first_use.setdefault(category, f"{category} of {label}")
+        before = self.classes.setdefault(key_of(image.id), category)
+        if before != category:
+            raise self.error(
+                f"has two classes for image {shown(image.id)}, {before} and, in {label}, {category}: a "
+                "classifier learns one of each image. Take one of them out"
+            )
+        return None
