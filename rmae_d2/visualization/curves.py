@@ -98,6 +98,40 @@ def draw_iou_curves(
     return _saved(figure, path)
 
 
+def draw_sweep(
+    lines: Mapping[str, Sequence[tuple[float, float, float]]],
+    key: str,
+    metric: str,
+    path: str | Path,
+    words: Sequence[str] = (),
+) -> Path:
+    """Draws a metric over the values of a key, with bars of one standard deviation, as a PNG.
+
+    Args:
+        lines: by their labels: value of the key, mean, deviation; NaN for what there is none of.
+        words: what the values 0, 1 ... stand for, where the key has no numbers; points are not joined then.
+    """
+    figure, (axes,) = _figure(6, 4)
+    for label, points in lines.items():
+        x, mean, deviation = zip(*sorted(points), strict=True)
+        axes.errorbar(x, mean, deviation, fmt="o" if words else "o-", capsize=3, label=label)
+    places = sorted({x for points in lines.values() for x, _, _ in points})
+    if not words and places[0] > 0 and places[-1] / places[0] > 10:
+        axes.set_xscale("log")
+    axes.set_xticks(places, words or [f"{x:g}" for x in places])
+    axes.minorticks_off()
+    axes.set_xlabel(key)
+    axes.set_ylabel(metric)
+    axes.ticklabel_format(axis="y", useOffset=False)
+    if not all(np.isnan(deviation) for points in lines.values() for _, _, deviation in points):
+        axes.set_title("bars: standard deviation over seeds", fontsize=9)
+    axes.margins(x=0.08)
+    if len(lines) > 1:
+        axes.legend()
+    axes.grid(alpha=0.3)
+    return _saved(figure, path)
+
+
 def _figure(width: float, height: float, panels: int = 1) -> tuple[Figure, NDArray[Any]]:
     """A figure of inches, and its panels side by side."""
     figure = Figure(figsize=(width, height), dpi=120)
