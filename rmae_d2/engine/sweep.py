@@ -232,13 +232,16 @@ def split_values(text: str) -> list[str]:
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """The ends of dotted keys, as short as they differ."""
+    """The ends of dotted keys, as short as they differ; of a ``_target_`` that of its part."""
+    whole = {key: key.removesuffix("._target_") for key in keys}
+    if len(set(whole.values())) < len(keys):
+        whole = {key: key for key in keys}
     names = {}
-    for key in keys:
-        parts = key.split(".")
+    for key, text in whole.items():
+        parts = text.split(".")
         ends = (".".join(parts[-n:]) for n in range(1, len(parts)))
-        others = [f".{other}" for other in keys if other != key]
-        names[key] = next((e for e in ends if not any(o.endswith(f".{e}") for o in others)), key)
+        others = [f".{other}" for other in whole.values() if other != text]
+        names[key] = next((e for e in ends if not any(o.endswith(f".{e}") for o in others)), text)
     return names
 
 

@@ -55,6 +55,7 @@ def run_here(runs: Sequence[Run], jobs: int, num_gpus: int, begin: Tell, end: Te
                 places.append(one.environment)
                 end(one.run, one.cause)
     except KeyboardInterrupt:
+        print("saving what is under way; ctrl-C again ends it at once, unsaved", file=sys.stderr)
         try:
             for one in active:
                 one.process.terminate()
@@ -134,7 +135,8 @@ def _places(runs: Sequence[Run], jobs: int, num_gpus: int) -> list[Mapping[str, 
         return [{"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}] * jobs
     if jobs * num_gpus > len(gpus):
         raise UserError(
-            f"--jobs {jobs} with --num-gpus {num_gpus} each: this machine has {len(gpus)} GPUs"
+            f"--jobs {jobs} with --num-gpus {num_gpus} each, but this machine's GPUs are {len(gpus)}: at "
+            f"most --jobs {max(len(gpus) // num_gpus, 1)}"
         )
     shares = (gpus[i * num_gpus : (i + 1) * num_gpus] for i in range(jobs))
     return [{"CUDA_VISIBLE_DEVICES": ",".join(share)} for share in shares]

@@ -54,6 +54,9 @@ def test_names_are_as_short_as_they_differ():
         "region_branch.mask_ratio",
         "max_iter",
     ]
+    parts = ["model.masking._target_", "model.masking.pixels._target_", "a.share"]
+    assert list(short_names(parts).values()) == ["masking", "pixels", "share"]
+    assert list(short_names(["a.b", "a.b._target_"]).values()) == ["b", "_target_"]
     assert list(short_names(["a", "b.a"]).values()) == ["a", "b.a"]
 
 

@@ -131,9 +131,10 @@ def colours(path):
         ([{"a": x, "b": y} for x in ("0", "1e-1") for y in ("p", "q")], 2),
         ([{"b": y, "a": x} for x in ("1", "2", "4") for y in ("0", "1")], 2),
         ([{"a": "length"}, {"a": "[1,2]"}], 1),
+        ([{"a": x, "b": y} for x in ("${x}$", "$") for y in ("$${y}", "$a_{$")], 2),
         ([{"a": x, "b": y} for x in ("p", "q") for y in ("r", "s", "t")], 3),
     ],
-    ids=["numbers", "a number and words", "two numbers", "words", "words twice"],
+    ids=["numbers", "a number and words", "two numbers", "words", "no formulas", "words twice"],
 )
 @pytest.mark.filterwarnings("error")
 def test_a_line_for_each_choice_of_the_other_keys(tmp_path, grid, lines):
