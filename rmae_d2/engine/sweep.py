@@ -180,6 +180,14 @@ def plan(
             errors += [f"--then-set {line}" for line in str(error).splitlines()]
     if errors:
         raise UserError("\n".join(dict.fromkeys(errors)))
+    places: dict[str, Run] = {}
+    for run in runs:
+        other = places.setdefault(str(run.folder).casefold(), run)  # as some file systems have it
+        if other is not run:
+            raise UserError(
+                f"{dict(other.values)} and {dict(run.values)} would share the folder {run.folder}: sweep one "
+                "of them with another --output"
+            )
     for run in runs:
         for stage in run.stages:
             stage.check_same()

@@ -122,6 +122,7 @@ def test_without_a_swept_key_it_is_a_mean_of_runs(tmp_path):
         ([], {"then": CONFIG, "then_words": ["train.max_itr=2"]}, "--then-set train.max_itr"),
         ([], {"then": CONFIG, "then_words": ["train.init_checkpoint="]}, "follow from the first"),
         (["model.mask_ratio"], {}, "overrides are key=value"),
+        (["dataloader.train.dataset.root=a,A"], {}, "would share the folder .*root_A-seed0"),
     ],
 )
 def test_what_no_run_could_take_is_refused_first(tmp_path, words, more, message):
