@@ -39,6 +39,16 @@ _TASKS = {
     "sem_seg",
 }
 
+#: Results to name first, where a run has them.
+HEADLINES = (
+    "reconstruction/region_iou",
+    "bbox/AP",
+    "segm/AP",
+    "sem_seg/mIoU",
+    "classification/top1",
+    "knn/top1",
+)
+
 _MAX_NAME = 100  # characters of a value's name
 
 
@@ -66,7 +76,7 @@ class EventWriter:
         if self.path is None:
             return
         time = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-        line = json.dumps(_plain({"event": event, "time": time, **fields}), ensure_ascii=False)
+        line = json.dumps(plain({"event": event, "time": time, **fields}), ensure_ascii=False)
         try:
             _append(self.path, line.encode(errors="replace") + b"\n")
             self._begun = True
@@ -88,7 +98,8 @@ def _append(path: Path, line: bytes) -> None:
         os.close(file)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value as JSON has it; what it has no word for as text."""
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, numbers.Integral):
@@ -101,9 +112,9 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "__qualname__"):  # classes and functions, by their names
         return f"{value.__module__}.{value.__qualname__}"
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, Iterable):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     return str(value)
 
 

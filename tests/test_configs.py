@@ -222,7 +222,28 @@ PUBLISHED = {
 
 
 def test_every_published_recipe_is_checked():
-    assert set(PUBLISHED) == {name for name in FINETUNE if "small" not in name}
+    others = ("small", "scratch")
+    assert set(PUBLISHED) == {n for n in FINETUNE if not any(x in n for x in others)}
+
+
+def test_from_scratch():
+    """ViTDet's recipe for random weights, appendix A.2 and table 4; else that of 100 epochs."""
+    name = "coco/mask_rcnn_vitdet_b_scratch_300ep.py"
+    cfg, model = get_config(name), build(name)
+    assert cfg.train.max_iter * 64 == 300 * 118_000 and cfg.train.init_checkpoint == ""
+    assert (cfg.optimizer.lr, cfg.optimizer.weight_decay) == (1.6e-4, 0.2)
+    scheduler = instantiate(cfg.lr_multiplier)
+    at = {step: scheduler(step / 553_125) for step in (0, 251, 491_000, 492_000, 532_000, 533_000)}
+    assert at == pytest.approx(
+        {0: 0.001, 251: 1, 491_000: 1, 492_000: 0.1, 532_000: 0.1, 533_000: 0.01}
+    )
+    groups = build_optimizer(cfg.optimizer, model).param_groups
+    assert {(group["lr"], group["weight_decay"]) for group in groups} == {
+        (1.6e-4, 0.2),
+        (1.6e-4, 0),
+    }
+    published = shapes_of("coco/mask_rcnn_vitdet_b_100ep.py")
+    assert shapes_of(name) == {k: v for k, v in published.items() if "rel_pos" not in k}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -1,7 +1,9 @@
 """Every ablation and size takes a step when shrunk, changes what it says, and costs what the docs say."""
 
+import argparse
 import ast
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from rmae_d2.checkpoint import export_backbone, load_pretrained
+from rmae_d2.commands import sweep
 from rmae_d2.config import apply_overrides, config_root, get_config, load_config, save_config
+from rmae_d2.engine.sweep import plan
 from rmae_d2.errors import StoreError
 from rmae_d2.modeling import (
     BatchRegionBranch,
+    BoxPriorMasking,
     ChannelRegionBranch,
     IndependentMasking,
     RegionBranch,
@@ -49,8 +54,8 @@ def test_one_step_of_the_shrunk_model(name):
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_headers_are_lab_notes(name):
     text = ast.get_docstring(ast.parse((ROOT / name).read_text()))
-    for part in ("Command:", "Published:", "Measured:  not run here."):
-        assert part in text, part
+    for part in ("Command:", "(Published|Reproduces):", r"Measured: +not run here"):
+        assert re.search(f"^{part}", text, re.MULTILINE), part
     assert f"--config-file configs/{name} --num-gpus 8" in text
     assert get_config(name).train.output_dir == f"output/{name.removesuffix('.py')}"
     # Overrides that the header names are taken; "x=1, 2" stands for two of them.
@@ -62,9 +67,41 @@ def test_headers_are_lab_notes(name):
             apply_overrides(cfg, [f"{key}={value}"])
 
 
+SWEPT = [name for name in ABLATIONS if "rmae-d2 sweep --config" in (ROOT / name).read_text()]
+
+
+@pytest.mark.parametrize("name", SWEPT)
+def test_sweeps_of_headers_are_planned(name, tmp_path):
+    """The command as it stands there, whose second stage is checked too; it holds the config's own point."""
+    text = ast.get_docstring(ast.parse((ROOT / name).read_text()))
+    words = shlex.split(re.search(r"rmae-d2 (sweep .*?)\n\w+:", text, re.DOTALL)[1])
+    parser = argparse.ArgumentParser()
+    sweep.arguments(parser)
+    args = parser.parse_intermixed_args(words[1:])
+    assert args.output == Path(get_config(name).train.output_dir)
+    runs = plan(args.config_file, args.opts, tmp_path, args.seeds, args.then, args.then_set)
+    assert len(runs) > 3 and all(len(run.stages) == 2 for run in runs)
+    own = get_config(name)
+    assert any(
+        all(str(OmegaConf.select(own, key)) == value for key, value in run.values.items())
+        for run in runs
+    )
+
+
+def test_the_papers_curves_are_sweeps():
+    expected = {"mask_ratio_joint", "mask_ratio_regions", "num_regions", "region_weight"}
+    assert expected | {"neck_depth", "box_prior"} <= {Path(name).stem for name in SWEPT}
+
+
 # What a leaf changes of the recipe that it ablates, and nothing else.
 CHANGES = {
     "background_weight": {"model.background_weight"},
+    "box_prior": {
+        "model.masking",
+        "dataloader.train.mapper.regions",
+        "dataloader.train.mapper.num_regions",
+        "dataloader.test.mapper",
+    },
     "branch_size": {"model.region_branch.encoder_dim", "model.region_branch.decoder_dim"},
     "feeding_both": {"model.feeding"},
     "feeding_region_to_pixel": {"model.feeding"},
@@ -77,6 +114,12 @@ CHANGES = {
     "query_pooling": {"model.region_branch.query_pool"},
     "rae_batch": {"model.region_branch._target_"},
     "rae_channel": {"model.region_branch._target_", "model.region_branch.num_regions"},
+    "rae_regions_instances": {"dataloader.train.mapper.regions", "dataloader.test.mapper"},
+    "rae_regions_panoptic": {
+        "dataloader.train.mapper.regions",
+        "dataloader.train.dataset.names",
+        "dataloader.test.dataset.names",
+    },
     "rae_regions_sam": {"dataloader.train.mapper.regions.fallback"},
     "region_dropout": {"model.region_dropout"},
     "region_guided_masking": {"model.masking"},
@@ -120,7 +163,8 @@ def test_every_ablation_is_listed():
 
 @pytest.mark.parametrize("stem", CHANGES)
 def test_a_leaf_changes_what_its_name_says(stem):
-    base = get_config(f"pretrain/{'rae' if stem.startswith('rae_') else 'rmae'}_vitb.py")
+    base = {"rae": "rae", "box": "mae"}.get(stem.partition("_")[0], "rmae")
+    base = get_config(f"pretrain/{base}_vitb.py")
     found = differences(get_config(f"ablations/{stem}.py"), base)
     assert found == CHANGES[stem] | {"train.output_dir"}
 
@@ -134,6 +178,7 @@ def test_parts_are_of_the_named_kind():
     for stem, kind in kinds.items():
         assert type(instantiate(shrunk(f"ablations/{stem}.py").model).region_branch) is kind
     masking = instantiate(shrunk("ablations/region_guided_masking.py").model).masking
+    assert type(instantiate(shrunk("ablations/box_prior.py").model).masking) is BoxPriorMasking
     assert type(masking) is IndependentMasking and type(masking.pixels) is RegionGuidedMasking
 
 
@@ -183,6 +228,7 @@ def test_the_mapper_follows_ratio_and_masks_of_the_model(tmp_path):
     [
         "regions_instances",
         "regions_panoptic",
+        "box_prior",
         pytest.param("regions_mixture", marks=pytest.mark.slow),
     ],
 )
@@ -202,7 +248,8 @@ def test_sources_on_real_photos(shared_data, stem, monkeypatch, tmp_path):
         overrides.append(f"dataloader.train.mapper.regions.folder={coco / 'panoptic_train2017'}")
     cfg = apply_overrides(get_config(f"ablations/{stem}.py"), overrides)
     batch = next(iter(instantiate(cfg.dataloader.train)))
-    assert all(sample["regions"].shape == (1, 64, 64) for sample in batch)
+    K = 2 if stem == "box_prior" else 1  # bytes of eight maps each
+    assert all(sample["regions"].shape == (K, 64, 64) for sample in batch)
     assert any(sample["regions"].any() for sample in batch)
 
 

@@ -1,11 +1,16 @@
 """R-MAE, width and depth of region encoder, neck and region decoder.
 
-Command:   rmae-d2 train --config-file configs/ablations/branch_size.py --num-gpus 8
-Published: values not found; default one block of width 128 each (second-hand, two sources).
-Sweep:     model.region_branch.encoder_dim and .decoder_dim 64, 128, 256, 512 together;
-           model.region_branch.encoder_depth=1, 2, 4 and model.region_branch.decoder_depth=1, 2, 4.
-           The paper's points are not known.
-Measured:  not run here.
+Command:     rmae-d2 sweep --config-file configs/ablations/branch_size.py --num-gpus 8
+             --output output/ablations/branch_size
+             --then configs/coco/mask_rcnn_vitdet_b_100ep.py --then-set train.grad_accum=8
+             model.region_branch.encoder_dim=64,128,256,512
+             'model.region_branch.decoder_dim=${model.region_branch.encoder_dim}'
+Sweep:       depths by the same command with model.region_branch.encoder_depth=1,2,4 or
+             model.region_branch.decoder_depth=1,2,4 in place of the widths.
+Reproduces:  R-MAE, width and depth of the branch: not found; default one block of width 128 each
+             (second-hand, two sources)
+Reading:     the paper's points are not known. Trained by itself, this config is the width 256.
+Measured:    not run here.
 """
 
 from ..pretrain.rmae_vitb import dataloader, lr_multiplier, model, optimizer, train

@@ -1,10 +1,13 @@
 """R-MAE figure 4, beta_I = beta_R changed together.
 
-Command:   rmae-d2 train --config-file configs/ablations/mask_ratio_joint.py --num-gpus 8
-Published: values not found; a high ratio, about 0.75, is needed (figure 4's caption).
-Sweep:     model.mask_ratio=0.25, 0.4, 0.5, 0.6, 0.75, 0.85, 0.9; the paper's points are not
-           known.
-Measured:  not run here.
+Command:     rmae-d2 sweep --config-file configs/ablations/mask_ratio_joint.py --num-gpus 8
+             --output output/ablations/mask_ratio_joint
+             --then configs/coco/mask_rcnn_vitdet_b_100ep.py --then-set train.grad_accum=8
+             model.mask_ratio=0.25,0.4,0.5,0.6,0.75,0.85,0.9
+Reproduces:  R-MAE figure 4, beta_I = beta_R: not found; a high ratio, about 0.75, is needed (paper)
+Reading:     the curve is over these points, for the paper's are not known. Trained by itself, this config is
+             the point 0.5.
+Measured:    not run here.
 """
 
 from ..pretrain.rmae_vitb import dataloader, lr_multiplier, model, optimizer, train

@@ -2,7 +2,7 @@
 
 Command:   rmae-d2 train --config-file configs/ablations/regions_instances.py --num-gpus 8
 Published: numbers not found; it did not help, or was worse than FH, 50.6 / 45.0 (second-hand, v1).
-           RAE with model.pixel_decoder=null.
+           RAE: rae_regions_instances.py.
 Reading:   overlapping masks of things, crowds left out; an image without things has empty maps. For
            another data set dataloader.{train,test}.mapper.regions.json_file=FILE.
 Measured:  not run here.

@@ -2,8 +2,7 @@
 
 Command:   rmae-d2 train --config-file configs/ablations/regions_panoptic.py --num-gpus 8
 Published: numbers not found; below SAM (second-hand, OpenReview), FH 50.6 / 45.0 (second-hand).
-           Which model the paper's row is of, RAE or R-MAE, is not known: RAE with
-           model.pixel_decoder=null.
+           Which model the paper's row is of, RAE or R-MAE, is not known: rae_regions_panoptic.py.
 Reading:   folders panoptic_{train,val}2017 of PNGs beside COCO's images; for others
            dataloader.train.mapper.regions.folder=DIR.
 Measured:  not run here.

@@ -22,14 +22,21 @@ from .train import run_arguments
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     run_arguments(parser)
-    add = parser.add_argument_group("the job").add_argument
-    add("--nodes", type=options.integer(COUNT), default=1, help="machines")
+    add = job_arguments(parser).add_argument
     add(
         "--gpus-per-node",
         type=options.integer(NOT_NEGATIVE),
         default=1,
         help="and as many processes",
     )
+    add("--cluster", choices=("slurm", "local"), default="slurm", help="local: here")
+
+
+def job_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """What Slurm is asked for, but for GPUs."""
+    group = parser.add_argument_group("the job")
+    add = group.add_argument
+    add("--nodes", type=options.integer(COUNT), default=1, help="machines")
     add("--cpus-per-gpu", type=options.integer(COUNT), default=8, help="for the loader's workers")
     add("--partition", help="of the cluster; its default where not given")
     add(
@@ -49,7 +56,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     what = "any other option of sbatch, e.g. account=vision; may be repeated"
     add("--slurm", action="append", default=[], metavar="KEY=VALUE", help=what)
-    add("--cluster", choices=("slurm", "local"), default="slurm", help="local: here")
+    return group
 
 
 def run(args: argparse.Namespace) -> None:

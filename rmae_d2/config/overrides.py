@@ -44,9 +44,9 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """
     cfg = copy.deepcopy(cfg)
     errors = []
-    for text in _join_spaced(overrides):
+    for text in join_spaced(overrides):
         try:
-            name, raw = _split(text)
+            name, raw = split_override(text)
             _override(cfg, name, _parse(raw), raw)
         except UserError as error:
             errors.append(str(error))
@@ -65,7 +65,7 @@ class _NotYaml(str):
 _UNKNOWN = object()  # read from a key that has no value yet, or whose reference does not resolve
 
 
-def _join_spaced(overrides: Sequence[str]) -> list[str]:
+def join_spaced(overrides: Sequence[str]) -> list[str]:
     """Undo the shell's splitting of "a = 1" and "a =1"."""
     joined: list[str] = []
     open_equals = False  # the last item ends in an "=" that stood alone
@@ -80,7 +80,8 @@ def _join_spaced(overrides: Sequence[str]) -> list[str]:
     return joined
 
 
-def _split(text: str) -> tuple[str, str]:
+def split_override(text: str) -> tuple[str, str]:
+    """Key and value of an override, indices in the key as ``.0``; UserError where it is none."""
     name, equals, raw = (part.strip() for part in text.partition("="))
     if text.startswith("-") or not (name and equals):
         raise UserError(f"{text}: overrides are key=value, and flags go before them")

@@ -156,7 +156,7 @@ def describe_before(folder: Path, iteration: int) -> str:
         iteration: the first of this start.
     """
     events, _ = read_run(folder)
-    trained = [s for s in split_starts(events)[:-1] if not _is_evaluation(s[0])]
+    trained = [s for s in split_starts(events)[:-1] if not is_evaluation(s[0])]
     ended = outcome(trained[-1]) or "did not say how it ended (it was killed)" if trained else ""
     last = last_iteration(events)
     again = 0 if last is None else max(last + 1 - iteration, 0)
@@ -164,7 +164,8 @@ def describe_before(folder: Path, iteration: int) -> str:
     return f"the last start {ended or 'was one of 0.1, which kept no events'}{lost}"
 
 
-def _is_evaluation(start: dict[str, Any]) -> bool:
+def is_evaluation(start: dict[str, Any]) -> bool:
+    """Whether a start, by its event, was one with ``--eval-only``."""
     arguments = start.get("arguments")
     return isinstance(arguments, dict) and bool(arguments.get("eval_only"))
 

@@ -20,7 +20,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from ..errors import UserError
-from ..events import Event, Point
+from ..events import HEADLINES, Event, Point
 from ..files import NotAFileError, atomic_file, check_file, leads_out, make_folder
 from ..visualization.samples import MAX_SAMPLES, MAX_WIDTH, kept_samples
 from .charts import MAX_POINTS, draw_chart
@@ -44,16 +44,6 @@ _MEANINGS = {
 
 #: Said otherwise on the page, or of no use after the run.
 _LEFT_OUT = {"eta_seconds", "data_time", "rank_data_time", "total_loss"}
-
-#: Results to name first, where a run has them.
-_HEADLINES = (
-    "reconstruction/region_iou",
-    "bbox/AP",
-    "segm/AP",
-    "sem_seg/mIoU",
-    "classification/top1",
-    "knn/top1",
-)
 
 #: Ends the names of what the evaluation has without a model.
 _BASELINE = "_nearest"
@@ -189,7 +179,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         planned = f" of {run.max_iter:,}" if run.max_iter else ""
         facts.append(("iterations", f"{run.done:,}{planned}"))
     facts += [(f"{n}, last", _number(run.scalars[n][-1][1])) for n in _losses(run)[:4]]
-    facts += [(n, _beside_baseline(run, n)) for n in _HEADLINES if n in run.results]
+    facts += [(n, _beside_baseline(run, n)) for n in HEADLINES if n in run.results]
     if seconds := sum(start.seconds for start in run.trained or run.starts):
         # The events of a run that 0.1 began start with a resume.
         first = run.trained[0].said("resume").get("iteration") if run.trained else None
@@ -278,7 +268,7 @@ def _is_of_one_class(name: str) -> bool:
 
 def _headlines_first(names: Iterable[str]) -> list[str]:
     found = sorted(name for name in names if not _is_of_one_class(name))
-    return [n for n in _HEADLINES if n in found] + [n for n in found if n not in _HEADLINES]
+    return [n for n in HEADLINES if n in found] + [n for n in found if n not in HEADLINES]
 
 
 def _evaluation_charts(run: Run) -> list[Any]:

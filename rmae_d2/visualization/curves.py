@@ -98,6 +98,51 @@ def draw_iou_curves(
     return _saved(figure, path)
 
 
+def draw_sweep(
+    lines: Mapping[str, Sequence[tuple[float, float, float]]],
+    key: str,
+    metric: str,
+    path: str | Path,
+    words: Sequence[str] = (),
+) -> Path:
+    """Draws a metric over the values of a key, with bars of one standard deviation, as a PNG.
+
+    Args:
+        lines: by their labels: value of the key, mean, deviation; NaN for what there is none of.
+        words: what the values 0, 1 ... stand for, where the key has no numbers; points are not joined then.
+    """
+    figure, (axes,) = _figure(6, 4)
+    style: Any = {"fmt": "o" if words else "o-", "capsize": 3}
+    for i, (label, points) in enumerate(lines.items()):
+        x, mean, deviation = zip(*sorted(points), strict=True)
+        beside = 0.06 * (i - (len(lines) - 1) / 2) if words else 0
+        axes.errorbar(np.add(x, beside), mean, deviation, label=_text(label), **style)
+    places = sorted({x for points in lines.values() for x, _, _ in points})
+    if not words and places[0] > 0 and places[-1] / places[0] > 10:
+        axes.set_xscale("log")
+    axes.set_xticks(places, [*map(_text, words)] or [f"{x:g}" for x in places])
+    if max(map(len, words), default=0) > 12:
+        axes.tick_params(axis="x", labelsize=8)
+        for tick in axes.get_xticklabels():
+            tick.set(rotation=15, horizontalalignment="right")
+    axes.minorticks_off()
+    axes.set_xlabel(key)
+    axes.set_ylabel(metric)
+    axes.ticklabel_format(axis="y", useOffset=False)
+    if not all(np.isnan(deviation) for points in lines.values() for _, _, deviation in points):
+        axes.set_title("bars: standard deviation over seeds", fontsize=9)
+    axes.margins(x=0.08)
+    if len(lines) > 1:
+        axes.legend()
+    axes.grid(alpha=0.3)
+    return _saved(figure, path)
+
+
+def _text(value: str) -> str:
+    """A value of a config as it stands, which may be long, and is no formula."""
+    return (value if len(value) <= 60 else f"{value[:59]}…").replace("$", r"\$")
+
+
 def _figure(width: float, height: float, panels: int = 1) -> tuple[Figure, NDArray[Any]]:
     """A figure of inches, and its panels side by side."""
     figure = Figure(figsize=(width, height), dpi=120)

@@ -78,6 +78,7 @@ def test_mistakes(cli, words, code, message):
 NUMBERS = {
     "train": ["--config-file", "demo/rmae_tiny_scenes.py"],
     "submit": ["--config-file", "demo/rmae_tiny_scenes.py"],
+    "sweep": ["--config-file", "demo/rmae_tiny_scenes.py", "--output", "sweep"],
     "regions": ["--output", "store"],
     "inspect": ["store"],
     "scenes": [],
@@ -131,6 +132,7 @@ def test_options_that_are_not_there(cli, words, says):
 OUTPUTS = {
     "train": ["--config-file", "demo/rmae_tiny_scenes.py", "train.output_dir={}"],
     "submit": ["--config-file", "demo/rmae_tiny_scenes.py", "train.output_dir={}"],
+    "sweep": ["--config-file", "demo/rmae_tiny_scenes.py", "--output", "{}"],
     "scenes": ["--output", "{}"],
     "scenes ": ["--output", "scenes", "--crops", "{}"],
     "regions": ["--images", "x", "--source", "fh", "--output", "{}"],

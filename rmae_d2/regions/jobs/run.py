@@ -61,7 +61,7 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA
 _SHOW_SECONDS = 0.2
 _LOG_SECONDS = 30.0
 _STOP_SECONDS = 10.0
-_RAY_RETRIES = 3
+RAY_RETRIES = 3
 _RAY_STORE_BYTES = 100_000_000  # results are a few hundred bytes each
 _AGAIN = "start the same command again, it goes on with what is missing"
 
@@ -195,16 +195,21 @@ def gpus_of(spec: SourceSpec) -> list[str | None]:
 
     Left out, or "cuda", it means the one GPU that each worker sees; "cuda:1" is taken as it is.
     """
-    import torch
-
     if "device" not in inspect.signature(spec.load()).parameters:
         return []
     device = spec.arguments.get("device")
     if device not in (None, "cuda"):
         return [None] if str(device).startswith("cuda") else []
+    return list(visible_gpus())
+
+
+def visible_gpus() -> list[str]:
+    """This process's GPUs, by their names in CUDA_VISIBLE_DEVICES."""
+    import torch
+
     count = torch.cuda.device_count()
     named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
-    return list(named[:count] if named else map(str, range(count)))
+    return named[:count] if named else list(map(str, range(count)))
 
 
 def sweep_drafts(folder: str) -> None:
@@ -387,41 +392,69 @@ def _run_ray(
     work: Work, manifest: Manifest, numbers: Sequence[int], engine: Engine, show: Show, gpu: bool
 ) -> Results:
     """Shards as tasks of a Ray cluster, tried again where a worker or a node is lost."""
-    ray = _connect(engine)
+    ray = connect(engine)
     try:
         if gpu and not ray.cluster_resources().get("GPU"):
             raise UserError("the Ray cluster has no GPU: give device=cpu, or start one that has")
         task = ray.remote(_ray_task).options(
-            num_cpus=1, num_gpus=int(gpu), max_retries=_RAY_RETRIES, retry_exceptions=False
+            num_cpus=1, num_gpus=int(gpu), max_retries=RAY_RETRIES, retry_exceptions=False
         )
         counts = np.zeros(3, np.int64)
-        waiting = list(reversed(numbers))
-        running: dict[Any, int] = {}
-        while waiting or running:
-            # Twice the cores, so that none waits for the next task; the cluster may grow.
-            room = engine.workers or 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
-            while waiting and len(running) < room:
-                number = waiting.pop()
-                running[task.remote(work, manifest.part(number), number, os.getcwd())] = number
-            for reference in ray.wait(list(running), num_returns=1, timeout=5)[0]:
-                number = running.pop(reference)
-                try:
-                    result, its_counts = ray.get(reference)
-                except ray.exceptions.RayTaskError as error:
-                    raise error.cause from error
-                except ray.exceptions.RayError as error:
-                    raise UserError(
-                        f"Ray gave {shard_name(number)} up after {_RAY_RETRIES} retries: {_AGAIN}. "
-                        f"Its reason: {' '.join(str(error).split())[:300]}"
-                    ) from error
-                counts += its_counts
-                show(counts.tolist())
-                yield number, result
+
+        def arguments(number: int) -> tuple[Any, ...]:
+            return work, manifest.part(number), number, os.getcwd()
+
+        for number, result in ray_calls(ray, task, numbers, arguments, engine):
+            if isinstance(result, ray.exceptions.RayError):
+                raise UserError(
+                    f"Ray gave {shard_name(number)} up after {RAY_RETRIES} retries: {_AGAIN}. "
+                    f"Its reason: {' '.join(str(result).split())[:300]}"
+                ) from result
+            counts += result[1]
+            show(counts.tolist())
+            yield number, result[0]
     finally:
         ray.shutdown()  # of a cluster that others started, it ends this run's tasks only
 
 
-def _connect(engine: Engine) -> Any:
+def ray_calls(
+    ray: Any,
+    task: Any,
+    numbers: Sequence[int],
+    arguments: Callable[[int], tuple[Any, ...]],
+    engine: Engine,
+) -> Iterator[tuple[int, Any]]:
+    """Calls a task of Ray for each number, not more at once than the engine says.
+
+    Args:
+        ray: what :func:`connect` gave.
+        task: a remote function.
+        arguments: of the call for a number.
+
+    Yields:
+        number and what its call returned, or the RayError for which it was given up, as soon as it ends.
+    """
+    waiting = list(reversed(numbers))
+    running: dict[Any, int] = {}
+    while waiting or running:
+        # Twice the cores, so that none waits for the next task; the cluster may grow.
+        room = engine.workers or 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        while waiting and len(running) < room:
+            number = waiting.pop()
+            running[task.remote(*arguments(number))] = number
+        for reference in ray.wait(list(running), num_returns=1, timeout=5)[0]:
+            number = running.pop(reference)
+            try:
+                result = ray.get(reference)
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from error
+            except ray.exceptions.RayError as error:
+                result = error
+            yield number, result
+
+
+def connect(engine: Engine) -> Any:
+    """Ray, joined to the engine's cluster; UserError where there is none."""
     try:
         import ray
     except ImportError as error:
@@ -436,8 +469,10 @@ def _connect(engine: Engine) -> Any:
             "include_dashboard": False,
             "object_store_memory": _RAY_STORE_BYTES,
         }
+    before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options)
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # its own ends this process at once
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise UserError(
             f"no Ray cluster at {engine.ray_address} ({error}): start one with `ray start --head`, "

@@ -1,0 +1,14 @@
+"""R-MAE table 1d (v1), RAE alone with regions of COCO's instance ground truth.
+
+Command:     rmae-d2 train --config-file configs/ablations/rae_regions_instances.py --num-gpus 8
+Reproduces:  R-MAE table 1d (v1), RAE, instance regions: not found; no better or worse than FH, 47.2
+             (second-hand, v1)
+Reading:     whether the paper's row is of RAE or of R-MAE (regions_instances.py) is not known; masks and
+             files as there.
+Measured:    not run here.
+"""
+
+from .regions_instances import dataloader, lr_multiplier, model, optimizer, train
+
+train.output_dir = "output/ablations/rae_regions_instances"
+model.pixel_decoder = None

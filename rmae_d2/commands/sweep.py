@@ -1,0 +1,128 @@
+r"""Trains at all points of a grid of overrides, some seeds each, and makes one table and one curve of it.
+
+    rmae-d2 sweep --config-file pretrain/rmae_vitb.py --output output/ratio --num-gpus 8 \
+        model.region_branch.mask_ratio=0.5,0.75,0.9 --seeds 3 --then coco/mask_rcnn_vitdet_b_100ep.py
+    rmae-d2 sweep --config-file FILE --output DIR train.seed=7 --seeds 3       no key swept: a mean of runs
+    rmae-d2 sweep ... --cluster slurm --partition gpu --time 1440
+    rmae-d2 sweep ... --print | xargs -d '\n' -n 1 -P 4 sh -c
+
+Values stand between commas; those in brackets, braces and quotes separate nothing. All points are checked
+before the first run. Seeds are train.seed, train.seed + 1 ... A run's folder is OUTPUT/POINT-seedN, that of
+its second stage (--then) OUTPUT/POINT-seedN-then; what its command prints is in a .txt of that name.
+
+The same command again goes on: what has finished is not run again, what was begun is resumed. A run that
+fails is named in the table, with the cause, and the exit code is 1. OUTPUT/sweep.md, sweep.json and
+sweep.png have the metrics at the end of each run, of the second stage where there is one.
+
+slurm submits what is not in the queue yet and returns; the same command gathers later (needs rmae_d2[slurm]).
+On a Ray cluster (rmae_d2[ray]) all nodes need data and output at the same paths.
+"""
+
+import argparse
+import shlex
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from ..config.ranges import COUNT
+from . import options
+from .submit import job_arguments
+
+if TYPE_CHECKING:
+    from ..engine.sweep import Run
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    options.config_file(parser, required=True)
+    options.output(parser, folder=True, required=True, help="folder of the sweep")
+    add = parser.add_argument
+    add("--seeds", type=options.integer(COUNT), default=1, metavar="N", help="runs a point")
+    add("--metric", metavar="NAME", help="such as bbox/AP (default: the evaluator's main one)")
+    add("--then", metavar="FILE", help="config of a second stage, from the weights of the first")
+    what = "override of the second stage; may be repeated"
+    add("--then-set", action="append", default=[], metavar="KEY=VALUE", help=what)
+    add("--print", action="store_true", help="only print the commands, one line a run")
+    add("--jobs", type=options.integer(COUNT), metavar="N", help="runs side by side (default 1)")
+    add("--num-gpus", type=options.integer(COUNT), default=1, help="of a run; of a node with Slurm")
+    what = "here: processes of this machine; local: jobs as Slurm's, on this machine"
+    add("--cluster", choices=("here", "slurm", "local", "ray"), default="here", help=what)
+    what = "auto: the running cluster; local: start one; HOST:PORT"
+    add("--ray-address", default="auto", help=what)
+    job_arguments(parser)
+    options.overrides(parser, "opts", "of the config; KEY=V1,V2 sweeps a key")
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..engine.sweep import plan
+
+    runs = plan(args.config_file, args.opts, args.output, args.seeds, args.then, args.then_set)
+    left = [run for run in runs if not run.finished]
+    if args.print:
+        print("".join(f"{run.line(args.num_gpus)}\n" for run in left), end="")
+        return 0
+    _show_plan(runs, args)
+    causes = _run(left, args)
+    from ..engine.sweep_results import choose_metric, measure, results_table, write_results
+
+    measured = [measure(run, causes.get(run.folder, "")) for run in runs]
+    metric = choose_metric(measured, args.metric)
+    args.output.mkdir(parents=True, exist_ok=True)
+    about = {"command": _command(args), "config": args.config_file, "overrides": args.opts}
+    about |= {"then": args.then, "then_overrides": args.then_set}
+    files = write_results(measured, metric, args.output, about)
+    print(f"\n{results_table(measured, metric)}\n\nwritten: {', '.join(map(str, files))}")
+    return int(args.cluster != "slurm" and any(one.cause for one in measured))
+
+
+def _show_plan(runs: "list[Run]", args: argparse.Namespace) -> None:
+    points = len(runs) // args.seeds
+    print(f"{points} points x {args.seeds} seeds = {len(runs)} runs")
+    for run in runs:
+        begun = any(stage.begun for stage in run.stages)
+        state = "finished" if run.finished else "to go on" if begun else "to run"
+        print(f"  {' then '.join(str(stage.folder) for stage in run.stages)}  {state}")
+    sys.stdout.flush()
+
+
+def _run(left: "list[Run]", args: argparse.Namespace) -> dict[object, str]:
+    """Runs them; why they have not finished, by their folders."""
+    from ..engine import sweep_jobs
+
+    causes: dict[object, str] = {}
+
+    def begin(run: "Run", screen: str) -> None:
+        print(f"{run.stages[0].folder}: running, see {screen}", flush=True)
+
+    def end(run: "Run", cause: str) -> None:
+        causes[run.folder] = cause
+        number = f"[{len(causes)} of {len(left)}] "
+        print(f"{number}{run.stages[0].folder}: {cause or 'finished'}", flush=True)
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        if not left:
+            pass
+        elif args.cluster == "here":
+            sweep_jobs.run_here(left, args.jobs or 1, args.num_gpus, begin, end)
+        elif args.cluster == "ray":
+            sweep_jobs.run_on_ray(left, args.jobs, args.num_gpus, args.ray_address, end)
+        else:
+            sweep_jobs.submit_runs(left, args.num_gpus, args, end)
+    except KeyboardInterrupt:
+        print("the same command goes on from here", file=sys.stderr)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return causes
+
+
+def _command(args: argparse.Namespace) -> str:
+    """The sweep's own command, but for where its runs ran."""
+    words = ["rmae-d2", "sweep", "--config-file", args.config_file, "--output", str(args.output)]
+    words += ["--seeds", str(args.seeds), *(["--then", args.then] if args.then else [])]
+    for text in args.then_set:
+        words += ["--then-set", text]
+    return shlex.join([*words, *args.opts])

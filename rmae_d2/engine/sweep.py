@@ -1,0 +1,279 @@
+"""The plan of ``rmae-d2 sweep``: a grid of overrides times seeds, a folder each, and what is left to do."""
+
+import hashlib
+import itertools
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config import apply_overrides, find_config, load_config
+from ..config.overrides import join_spaced, split_override
+from ..errors import UserError
+from ..events import Event, last_iteration, outcome, read_run, split_starts
+from .checkpointer import FINAL, holds_run
+from .run_events import is_evaluation
+
+#: What the sweep itself sets.
+_OWN = ("train.seed", "train.output_dir", "train.init_checkpoint")
+
+#: Keys that change where and how fast a run computes, not what; they may differ when it goes on.
+_MACHINE = re.compile(
+    r"train\.(device|log_period|vis_period|checkpointer\..*|activation_checkpointing|compile)"
+    r"|.*\.(num_workers|prefetch_factor)"
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training of a run: the first, or what ``--then`` names.
+
+    Attributes:
+        config_file: of its command.
+        overrides: of its command, but for the next two.
+        folder: ``train.output_dir``.
+        weights: ``train.init_checkpoint``, where another stage leaves them.
+    """
+
+    config_file: str
+    overrides: tuple[str, ...]
+    folder: Path
+    weights: Path | None = None
+
+    @property
+    def opts(self) -> list[str]:
+        """All ``KEY=VALUE`` of its command."""
+        begin = [f"train.init_checkpoint={self.weights}"] if self.weights else []
+        return [*self.overrides, *begin, f"train.output_dir={self.folder}"]
+
+    @property
+    def begun(self) -> bool:
+        """Whether it is one for ``--resume``."""
+        return holds_run(self.folder)
+
+    def words(self, num_gpus: int) -> list[str]:
+        """The command that starts it or goes on with it, after ``rmae-d2``."""
+        many = ["--num-gpus", str(num_gpus)] if num_gpus != 1 else []
+        resume = ["--resume"] if self.begun else []
+        return ["train", "--config-file", self.config_file, *many, *resume, *self.opts]
+
+    def ended(self) -> str:
+        """How its last start ended, as :func:`~rmae_d2.events.outcome`; empty where it did not."""
+        start = self._last_start()
+        return outcome(start) if start else ""
+
+    @property
+    def finished(self) -> bool:
+        return self.ended() == "finished"
+
+    def _last_start(self) -> list[Event] | None:
+        starts = split_starts(read_run(self.folder)[0])
+        return next((s for s in reversed(starts) if not is_evaluation(s[0])), None)
+
+    def check_same(self) -> None:
+        """UserError where the folder has been trained in with another config or other overrides."""
+        start = self._last_start()
+        if start is None or last_iteration(read_run(self.folder)[0]) is None:
+            return
+        arguments = start[0].get("arguments")
+        found = arguments if isinstance(arguments, dict) else {}
+        own = {"train.output_dir"} | ({"train.init_checkpoint"} if self.weights else set())
+        old, new = (_task(opts, own) for opts in (found.get("opts") or [], self.overrides))
+        other = {k: (old.get(k), new.get(k)) for k in {*old, *new} if old.get(k) != new.get(k)}
+        if not _same_config(str(found.get("config_file")), self.config_file):
+            other["--config-file"] = (found.get("config_file"), self.config_file)
+        if other:
+            key, (was, now) = min(other.items())
+            raise UserError(
+                f"{self.folder}: was trained with {key} {'unset' if was is None else was}, and is now to "
+                f"have {'it unset' if now is None else now}. Choose another --output, or remove that folder"
+            )
+
+
+@dataclass(frozen=True)
+class Run:
+    """A point of the grid with one seed.
+
+    Attributes:
+        values: of the swept keys, as text.
+        stages: that follow each other.
+    """
+
+    values: Mapping[str, str]
+    seed: int
+    stages: tuple[Stage, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Of the last stage, whose metrics count."""
+        return self.stages[-1].folder
+
+    @property
+    def finished(self) -> bool:
+        return self.stages[-1].finished
+
+    @property
+    def left(self) -> list[Stage]:
+        """Its stages that have not finished, in their order."""
+        return [] if self.finished else [stage for stage in self.stages if not stage.finished]
+
+    def line(self, num_gpus: int) -> str:
+        """What a shell runs to finish it."""
+        commands = (["rmae-d2", *stage.words(num_gpus)] for stage in self.left)
+        return " && ".join(map(shlex.join, commands))
+
+
+def plan(
+    config_file: str,
+    words: Sequence[str],
+    output: Path,
+    seeds: int,
+    then: str | None = None,
+    then_words: Sequence[str] = (),
+) -> list[Run]:
+    """The runs of a sweep, all of them checked.
+
+    Args:
+        words: overrides of the config, ``key=v1,v2`` for a key that is swept.
+        output: folder of the sweep.
+        seeds: runs a point, with ``train.seed`` counted from the config's.
+        then: config of a second stage, which begins with the weights that the first leaves.
+        then_words: its overrides.
+
+    Raises:
+        UserError: a config refuses the values of a point, a folder was trained in with others, or a key is
+            the sweep's own.
+    """
+    given: dict[str, list[str]] = {}
+    for text in join_spaced(words):
+        key, raw = split_override(text)
+        given.pop(key, None)  # the last counts, in its place
+        given[key] = split_values(raw)
+    first, second = _checked_configs(config_file, then, given, then_words)
+    runs: list[Run] = []
+    errors: list[str] = []
+    for values in _points(given):
+        opts = [f"{key}={values.get(key, texts[0])}" for key, texts in given.items()]
+        try:
+            base = apply_overrides(first, opts).train.seed
+        except UserError as error:
+            errors += str(error).splitlines()
+            continue
+        fixed = [opt for opt in opts if not opt.startswith("train.seed=")]
+        # Side by side, for runs keep computed regions in the folder above theirs.
+        point = folder_name(values)
+        for seed in range(base, base + seeds):
+            own = (f"train.seed={seed}",)
+            name = f"{point}-seed{seed}" if point else f"seed{seed}"
+            stages = [Stage(config_file, (*fixed, *own), output / name)]
+            if then is not None:
+                begin = stages[0].folder / f"{FINAL}.pth"
+                stages.append(Stage(then, (*then_words, *own), output / f"{name}-then", begin))
+            runs.append(Run(values, seed, tuple(stages)))
+    if second is not None:
+        try:
+            apply_overrides(second, then_words)
+        except UserError as error:
+            errors += [f"--then-set {line}" for line in str(error).splitlines()]
+    if errors:
+        raise UserError("\n".join(dict.fromkeys(errors)))
+    places: dict[str, Run] = {}
+    for run in runs:
+        other = places.setdefault(str(run.folder).casefold(), run)  # as some file systems have it
+        if other is not run:
+            raise UserError(
+                f"{dict(other.values)} and {dict(run.values)} would share the folder {run.folder}: sweep one "
+                "of them with another --output"
+            )
+    for run in runs:
+        for stage in run.stages:
+            stage.check_same()
+    return runs
+
+
+def _points(given: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
+    """The grid over the keys of several values, the last of them changing first."""
+    swept = {key: texts for key, texts in given.items() if len(texts) > 1}
+    for key, texts in swept.items():
+        if twice := {text for text in texts if texts.count(text) > 1}:
+            raise UserError(f"{key}: {min(twice)} is there twice")
+    return [dict(zip(swept, texts, strict=True)) for texts in itertools.product(*swept.values())]
+
+
+def _checked_configs(
+    config_file: str, then: str | None, given: Mapping[str, list[str]], then_words: Sequence[str]
+) -> tuple[Any, Any]:
+    if "train.output_dir" in given:
+        raise UserError("train.output_dir: runs of a sweep lie below its --output")
+    if len(given.get("train.seed", ())) > 1:
+        raise UserError("train.seed: --seeds N runs each point N times, from train.seed on")
+    if then_words and then is None:
+        raise UserError("--then-set is of --then CONFIG")
+    for text in then_words:
+        if split_override(text)[0] in _OWN:
+            raise UserError(
+                f"--then-set {text}: seed, weights and folder of the second stage follow from the first"
+            )
+    return load_config(config_file), None if then is None else load_config(then)
+
+
+def split_values(text: str) -> list[str]:
+    """The values between commas; those in brackets, braces or quotes separate nothing."""
+    values, depth, quote = [""], 0, ""
+    for character in text:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"" and values[-1].rstrip()[-1:] in ("", *"[{,:"):
+            quote = character
+        elif character in "[{":
+            depth += 1
+        elif character in "]}":
+            depth = max(depth - 1, 0)
+        elif character == "," and depth == 0:
+            values.append("")
+            continue
+        values[-1] += character
+    return [value.strip() for value in values]
+
+
+def short_names(keys: Sequence[str]) -> dict[str, str]:
+    """The ends of dotted keys, as short as they differ; of a ``_target_`` that of its part."""
+    whole = {key: key.removesuffix("._target_") for key in keys}
+    if len(set(whole.values())) < len(keys):
+        whole = {key: key for key in keys}
+    names = {}
+    for key, text in whole.items():
+        parts = text.split(".")
+        ends = (".".join(parts[-n:]) for n in range(1, len(parts)))
+        others = [f".{other}" for other in whole.values() if other != text]
+        names[key] = next((e for e in ends if not any(o.endswith(f".{e}") for o in others)), text)
+    return names
+
+
+def folder_name(values: Mapping[str, str]) -> str:
+    """A point's, such as ``mask_ratio_0.5``; with a checksum of values that no name can hold."""
+    names = short_names(list(values))
+    text = "-".join(f"{names[key]}_{value}" for key, value in values.items())
+    plain = re.sub(r"[^\w.+-]+", "_", text)[:100]
+    if plain == text:
+        return plain
+    return f"{plain.strip('_')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _task(opts: Any, own: set[str]) -> dict[str, str]:
+    """What overrides say of the task, by key, without the sweep's own."""
+    pairs = (split_override(text) for text in join_spaced(list(map(str, opts))))
+    return {k: v for k, v in pairs if k not in own and not _MACHINE.fullmatch(k)}
+
+
+def _same_config(one: str, other: str) -> bool:
+    def place(name: str) -> str:
+        try:
+            return os.path.realpath(find_config(name))
+        except UserError:
+            return name
+
+    return place(one) == place(other)
