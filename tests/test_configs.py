@@ -70,7 +70,7 @@ def test_every_leaf_builds_its_model(name):
 @pytest.mark.parametrize("name", [*PRETRAIN, *FINETUNE, *IMAGENET])
 def test_recipe_headers_are_lab_notes(name):
     text = ast.get_docstring(ast.parse((ROOT / name).read_text()))
-    for part in ("Command:", "Batch, GPUs:", "Reproduces:", "Measured:"):
+    for part in ("Command:", "Batch, GPUs:", "Published:", "Measured:"):
         assert part in text, part
     assert f"--config-file configs/{name}" in text
     assert Path(get_config(name).train.output_dir).parts[0] == "output"

@@ -4,7 +4,8 @@ Command:     rmae-d2 sweep --config-file configs/ablations/background_weight.py 
              --output output/ablations/background_weight
              --then configs/coco/mask_rcnn_vitdet_b_100ep.py --then-set train.grad_accum=8
              model.background_weight=0.1,0.25,0.5,1,2
-Reproduces:  R-MAE, weight of the background: not found; default 1 (second-hand, v1; published code)
+Published:   R-MAE text | weight of background pixels in the region loss | not found; 1 (second-hand, v1;
+               published code)
 Reading:     the paper's points are not known. Trained by itself, this config is the point 0.5.
 Measured:    not run here.
 """

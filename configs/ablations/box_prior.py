@@ -3,8 +3,8 @@
 Command:     rmae-d2 sweep --config-file configs/ablations/box_prior.py --num-gpus 8
              --output output/ablations/box_prior --then configs/imagenet/linear_vitb.py
              model.masking.bonus=0,0.25,0.5,1
-Reproduces:  AutoMAE, preliminary study, higher probability inside boxes: not found; better than random masks
-             (second-hand)
+Published:   AutoMAE preliminary study | higher probability inside true boxes | not found; better than random
+               masks (second-hand)
 Reading:     which data, bonus and measure the study has is not known: COCO's instances, 16 drawn where an
              image has more; the noise of patches inside a box is raised by the bonus, 0 being MAE; a linear
              probe of ImageNet. Trained by itself, this config has AutoMAE's own bonus (beta), 0.5.

@@ -7,8 +7,7 @@ Command:     rmae-d2 sweep --config-file configs/ablations/branch_size.py --num-
              'model.region_branch.decoder_dim=${model.region_branch.encoder_dim}'
 Sweep:       depths by the same command with model.region_branch.encoder_depth=1,2,4 or
              model.region_branch.decoder_depth=1,2,4 in place of the widths.
-Reproduces:  R-MAE, width and depth of the branch: not found; default one block of width 128 each
-             (second-hand, two sources)
+Published:   R-MAE text | width and depth of the branch | not found; one block of 128 each (second-hand ×2)
 Reading:     the paper's points are not known. Trained by itself, this config is the width 256.
 Measured:    not run here.
 """

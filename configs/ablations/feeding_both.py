@@ -1,8 +1,7 @@
 """R-MAE table 1e, each branch feeds the other.
 
 Command:   rmae-d2 train --config-file configs/ablations/feeding_both.py --num-gpus 8
-Published: numbers not found; worse than pixel to region, the default, 50.6 / 45.0 (second-hand,
-           two sources).
+Published: R-MAE table 1e | both ways | not found; worse than pixel to region (second-hand ×2)
 Reading:   as feeding_region_to_pixel.py, and the region branch hears of the pixel encoder too.
 Measured:  not run here.
 """

@@ -1,8 +1,7 @@
 """R-MAE table 1e, the region branch feeds the pixel branch, and does not hear of it.
 
 Command:   rmae-d2 train --config-file configs/ablations/feeding_region_to_pixel.py --num-gpus 8
-Published: numbers not found; worse than pixel to region, the default, 50.6 / 45.0 (second-hand,
-           two sources).
+Published: R-MAE table 1e | region to pixel | not found; worse than pixel to region (second-hand ×2)
 Reading:   encoded regions are further tokens of the pixel decoder; the paper's summaries say no
            more.
 Measured:  not run here.

@@ -1,7 +1,8 @@
 """R-MAE, section 3.2: the two branches hide different patches.
 
 Command:   rmae-d2 train --config-file configs/ablations/masks_independent.py --num-gpus 8
-Published: numbers not found; the default shares one mask (second-hand, v1; published code).
+Published: R-MAE text | masks of the branches independent | not found; the default shares them (second-hand,
+             v1; published code)
 Measured:  not run here.
 """
 

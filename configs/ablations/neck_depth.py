@@ -4,8 +4,8 @@ Command:     rmae-d2 sweep --config-file configs/ablations/neck_depth.py --num-g
              --output output/ablations/neck_depth
              --then configs/coco/mask_rcnn_vitdet_b_100ep.py --then-set train.grad_accum=8
              model.region_branch.neck_depth=1,2,4,8
-Reproduces:  R-MAE, depth of the neck: not found; 1 block in the paper (second-hand, two sources), 8 in the
-             published code
+Published:   R-MAE text | depth of the neck | not found; 1 block in the paper (second-hand ×2), 8 in the
+               published code
 Reading:     trained by itself, this config has the published code's 8.
 Measured:    not run here.
 """

@@ -1,8 +1,8 @@
 """R-MAE table 1b, RAE, channel: the K region maps are channels of one input.
 
 Command:   rmae-d2 train --config-file configs/ablations/rae_channel.py --num-gpus 8
-Published: numbers not found; below length and batch, 47.2 box AP (from memory). Cheap, not
-           permutation-equivariant (second-hand, v1).
+Published: R-MAE table 1b | RAE, channel | not found; below length and batch (from memory)
+Note:      Cheap, not permutation-equivariant (second-hand, v1).
 Reading:   the paper's text was not at hand; how this variant is read stands in
            rmae_d2/modeling/region_variants.py.
 Measured:  not run here.

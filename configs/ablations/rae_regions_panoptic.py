@@ -1,7 +1,7 @@
 """R-MAE table 1d, RAE alone with regions of COCO's panoptic ground truth.
 
 Command:     rmae-d2 train --config-file configs/ablations/rae_regions_panoptic.py --num-gpus 8
-Reproduces:  R-MAE table 1d, RAE, panoptic regions: not found; below SAM, 50.6 (second-hand)
+Published:   R-MAE table 1d | RAE, panoptic ground truth | not found; below SAM, 50.6 (second-hand)
 Reading:     whether the paper's row is of RAE or of R-MAE (regions_panoptic.py) is not known; files as
              there.
 Measured:    not run here.

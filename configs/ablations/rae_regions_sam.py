@@ -1,8 +1,7 @@
 """R-MAE table 1d, RAE alone with regions of SAM.
 
 Command:   rmae-d2 train --config-file configs/ablations/rae_regions_sam.py --num-gpus 8
-Published: 50.6 box AP (second-hand, two sources) / 45.1 mask AP (second-hand); RAE with FH 47.2
-           (second-hand, two sources).
+Published: R-MAE table 1d | RAE, SAM | 50.6 (second-hand ×2) / 45.1 (second-hand)
 Reading:   the store as for regions_sam.py: dataloader.train.mapper.regions.path=DIR.
 Measured:  not run here.
 """

@@ -1,7 +1,7 @@
 """Not in the paper: trained with the first 1 to K regions, so that one model serves any number.
 
 Command:   rmae-d2 train --config-file configs/ablations/region_dropout.py --num-gpus 8
-Published: nothing to compare with.
+Published: not in the paper.
 Measured:  not run here.
 """
 

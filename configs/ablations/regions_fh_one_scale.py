@@ -1,7 +1,7 @@
 """R-MAE table 1d, regions of FH at one scale in place of three.
 
 Command:   rmae-d2 train --config-file configs/ablations/regions_fh_one_scale.py --num-gpus 8
-Published: numbers not found; three scales, the default, 50.6 / 45.0 (second-hand).
+Published: R-MAE table 1d | FH, one scale | not found
 Sweep:     rmae-d2 sweep with dataloader.train.mapper.regions.fallback.scales=[500],[1000],[1500]
 Reading:   1000 is the one scale of the published code's script and of its ImageNet command.
 Measured:  not run here.

@@ -1,8 +1,8 @@
 """R-MAE table 1d (v1), regions of COCO's instance ground truth.
 
 Command:   rmae-d2 train --config-file configs/ablations/regions_instances.py --num-gpus 8
-Published: numbers not found; it did not help, or was worse than FH, 50.6 / 45.0 (second-hand, v1).
-           RAE: rae_regions_instances.py.
+Published: R-MAE table 1d | R-MAE, instance ground truth (v1) | not found; no better than FH, or worse
+             (second-hand, v1)
 Reading:   overlapping masks of things, crowds left out; an image without things has empty maps. For
            another data set dataloader.{train,test}.mapper.regions.json_file=FILE.
 Measured:  not run here.

@@ -1,7 +1,7 @@
 """Regions of several sources, one drawn for each sample: FH three times as often as instances.
 
 Command:   rmae-d2 train --config-file configs/ablations/regions_mixture.py --num-gpus 8
-Published: no such row; FH alone 50.6 / 45.0 (second-hand), instances see regions_instances.py.
+Published: not in the paper. FH alone 50.6 / 45.0 (second-hand), instances see regions_instances.py.
 Sweep:     rmae-d2 sweep with dataloader.train.mapper.regions.weights=[3,1],[1,1],[1,3]. Any source
            may stand among the sources, stores too: dataloader.train.mapper.regions.sources.1={_target_:
            rmae_d2.regions.StoredRegions, path: DIR}.

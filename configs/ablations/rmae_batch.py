@@ -1,8 +1,7 @@
 """R-MAE table 1c, R-MAE, batch: each region is a pass of its own.
 
 Command:   rmae-d2 train --config-file configs/ablations/rmae_batch.py --num-gpus 8
-Published: numbers not found; length, the default, 50.6 / 45.0 (second-hand), matches batch at
-           negligible cost (second-hand, two sources).
+Published: R-MAE table 1c | R-MAE, batch | not found; matched by length at negligible cost (second-hand ×2)
 Reading:   the paper's text was not at hand; how this variant is read stands in
            rmae_d2/modeling/region_variants.py.
 Measured:  not run here.

@@ -1,7 +1,7 @@
 """R-MAE table 1c, R-MAE, channel: the K region maps are channels of one input.
 
 Command:   rmae-d2 train --config-file configs/ablations/rmae_channel.py --num-gpus 8
-Published: numbers not found; length, the default, 50.6 / 45.0 (second-hand).
+Published: R-MAE table 1c | R-MAE, channel | not found
 Reading:   the paper's text was not at hand; how this variant is read stands in
            rmae_d2/modeling/region_variants.py.
 Measured:  not run here.

@@ -3,8 +3,8 @@
 Command:     rmae-d2 train --config-file configs/ade20k/semantic_fpn_vitb_ade20k.py --num-gpus 8
              train.init_checkpoint=PRETRAINED
 Batch, GPUs: as upernet_vitb_160k.py; without batch norm, so one image a GPU works too.
-Reproduces:  nothing published: a light head for comparisons, with ViT (cls token kept), optimisation and test
-             of upernet_vitb_160k.py; its overrides for the variant before are taken here too.
+Published:   nothing: a light head for comparisons, with ViT (cls token kept), optimisation and test of
+             upernet_vitb_160k.py; its overrides for the variant before are taken here too.
 Measured:    not run here; no time or memory known.
 """
 

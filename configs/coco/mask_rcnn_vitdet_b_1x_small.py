@@ -10,7 +10,7 @@ Batch, GPUs: 16 images a step, as 8 micro-batches of 2 whose activations are com
              batches: 1e-4 * sqrt(images / 64), a rule of thumb for AdamW.
 Schedule:    12 epochs = 88,500 steps * 16 images / 118,000 images; rate / 10 at 8/9 and 26/27 of
              train.max_iter. Own data of N images: train.max_iter = 12 * N / 16, and at least a few thousand.
-Reproduces:  nothing published. For comparison: 100 epochs at 1024 pixels have 51.6 / 45.9 box / mask AP.
+Published:   nothing. For comparison: 100 epochs at 1024 pixels have 51.6 / 45.9 box / mask AP.
 Measured:    not run here; neither its memory nor its time is known. (Published for one image of 1024 pixels
              in fp16, without computing activations again: 10.9 GB.)
 """

@@ -3,8 +3,8 @@
 Command:     rmae-d2 train --num-gpus 8 --config-file configs/coco/mask_rcnn_vitdet_b_scratch_300ep.py
 Batch, GPUs: as mask_rcnn_vitdet_b_100ep.py.
 Schedule:    300 epochs = 553,125 steps * 64 images / 118,000 images; rate / 10 at 8/9 and 26/27 of them.
-Reproduces:  ViTDet table 4, ViT-B without pre-training: 48.1 box AP / 42.6 mask AP (published)
-             R-MAE, from scratch: not found; RAE is significantly better (second-hand, v1)
+Published:   ViTDet table 4 | Mask R-CNN, ViT-B, random weights | 48.1 / 42.6 (published)
+             R-MAE text | from scratch | not found; RAE is significantly better (second-hand, v1)
 Reading:     rate, weight decay and epochs are the paper's for random weights (appendix A.2), no relative
              positions as in its table 4. Neither drop path nor a layer-wise rate decay for random weights
              could be looked up: drop path as from MAE, and one rate for all layers.

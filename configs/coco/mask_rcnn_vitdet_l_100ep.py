@@ -4,9 +4,10 @@ Command:     rmae-d2 train --num-gpus 8 --config-file configs/coco/mask_rcnn_vit
              train.init_checkpoint=PRETRAINED; the default is what configs/pretrain/rmae_vitl.py leaves.
 Batch, GPUs: 64 images a step; published: 64 GPUs with one each. On 8 GPUs add train.grad_accum=8.
 Schedule:    as ViTDet-B: 184,375 steps * 64 images / 118,000 images = 100 epochs.
-Reproduces:  box / mask AP on val2017, MAE pre-training on ImageNet-1k: 55.5 / 49.2 (published, Detectron2's
-             ViTDet; ViT-B's std of five seeds is 0.10). R-MAE, table 2, pre-trained on COCO: 55.8, MAE 55.6
-             box AP (published, second-hand).
+Published:   ViTDet table 5 | Mask R-CNN, ViT-L, MAE on ImageNet-1k | 55.6 / 49.2 (published); 55.5 / 49.2
+               (published, Detectron2's ViTDet)
+Note:        With R-MAE's weights: pretrain/rmae_vitl_imagenet.py. The std of five seeds of Mask R-CNN with
+             ViT-B is 0.10 (Detectron2's ViTDet).
 Resources:   20.9 GB and 0.603 s a step on 64 A100 (published, Detectron2's ViT): 31 hours.
 Measured:    not run here.
 """

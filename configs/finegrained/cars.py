@@ -5,7 +5,7 @@ Command:     rmae-d2 train --config-file configs/finegrained/cars.py
 Data:        $DETECTRON2_DATASETS/stanford_cars/, the release as it is; boxes are not used.
 Batch, GPUs: as cub.py.
 Schedule:    100 epochs = 6,363 updates * 128 images / 8,144 images; warm-up 5 epochs.
-Reproduces:  AutoMAE table not known, Stanford Cars: not found (claimed above MAE and SemMAE, second-hand)
+Published:   AutoMAE fine-grained | Stanford Cars | not found; better than MAE's and SemMAE's (second-hand)
 Differs:     as cub.py.
 Measured:    not run here: the data are not at hand.
 """

@@ -5,8 +5,8 @@ Command:     rmae-d2 train --config-file configs/finegrained/inat2017.py --num-g
 Data:        $DETECTRON2_DATASETS/inaturalist_2017/ with train2017.json, val2017.json and train_val_images/.
 Batch, GPUs: as inat2018.py.
 Schedule:    100 epochs = 56,561 updates * 1024 images / 579,184 images; warm-up 5 epochs.
-Reproduces:  MAE table 6, iNaturalist 2017, ViT-B: 70.5 top-1 (published)
-             AutoMAE table not known, iNaturalist: not found, nor of which year
+Published:   MAE table 6 | iNaturalist 2017, ViT-B | 70.5 top-1 (published)
+             AutoMAE fine-grained | iNaturalist, of which year is not known | not found
 Differs:     as inat2018.py.
 Measured:    not run here: the data are not at hand.
 """

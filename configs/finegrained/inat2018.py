@@ -5,8 +5,8 @@ Command:     rmae-d2 train --config-file configs/finegrained/inat2018.py --num-g
 Data:        $DETECTRON2_DATASETS/inaturalist_2018/ with train2018.json, val2018.json and train_val2018/.
 Batch, GPUs: 1024 images a step, as imagenet/finetune_vitb.py.
 Schedule:    100 epochs = 42,726 updates * 1024 images / 437,513 images; warm-up 5 epochs.
-Reproduces:  MAE table 6, iNaturalist 2018, ViT-B: 75.4 top-1 (published)
-             AutoMAE table not known, iNaturalist: not found, nor of which year
+Published:   MAE table 6 | iNaturalist 2018, ViT-B | 75.4 top-1 (published)
+             AutoMAE fine-grained | iNaturalist, of which year is not known | not found
 Differs:     by its appendix MAE has ImageNet's setting (table 9), rate and epochs adjusted to each set;
              these are not published. Here they are those of imagenet/finetune_vitb.py.
 Measured:    not run here: the data are not at hand.

@@ -5,8 +5,8 @@ Command:     rmae-d2 train --config-file configs/finegrained/inat2019.py --num-g
 Data:        $DETECTRON2_DATASETS/inaturalist_2019/ with train2019.json, val2019.json and train_val2019/.
 Batch, GPUs: as inat2018.py.
 Schedule:    100 epochs = 25,900 updates * 1024 images / 265,213 images; warm-up 5 epochs.
-Reproduces:  MAE table 6, iNaturalist 2019, ViT-B: 80.5 top-1 (published)
-             AutoMAE table not known, iNaturalist: not found, nor of which year
+Published:   MAE table 6 | iNaturalist 2019, ViT-B | 80.5 top-1 (published)
+             AutoMAE fine-grained | iNaturalist, of which year is not known | not found
 Differs:     as inat2018.py.
 Measured:    not run here: the data are not at hand.
 """

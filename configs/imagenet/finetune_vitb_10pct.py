@@ -5,7 +5,8 @@ Command:     rmae-d2 train --config-file configs/imagenet/finetune_vitb_10pct.py
 Data:        10 % of each class's images, some 128,117, those of finetune_vitb_1pct.py among them.
 Batch, GPUs: as finetune_vitb.py.
 Schedule:    100 epochs = 12,512 updates * 1024 images / 128,117 images; warm-up 5 epochs.
-Reproduces:  AutoMAE table 5, fine-tuning by label ratio, 10 % of the labels: not found (if it has 10 %)
+Published:   AutoMAE label ratios | fine-tuning, 10 % of the labels | not found, nor which ratios the paper
+               has
 Differs:     as finetune_vitb_1pct.py: as many epochs, so a tenth of the updates.
 Measured:    not run here: ImageNet is not at hand.
 """

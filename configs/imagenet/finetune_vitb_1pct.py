@@ -8,7 +8,7 @@ Data:        1 % of each class's images, one at least, some 12,811, chosen by th
 Batch, GPUs: as finetune_vitb.py.
 Schedule:    100 epochs = 1,252 updates * 1024 images / 12,811 images; warm-up 5 epochs. train.max_iter does
              not follow the fraction: another one needs its own, updates = epochs * images / batch.
-Reproduces:  AutoMAE table 5, fine-tuning by label ratio, 1 % of the labels: not found (if it has 1 %)
+Published:   AutoMAE label ratios | fine-tuning, 1 % of the labels | not found, nor which ratios the paper has
 Differs:     no recipe for few labels is published. This is AutoMAE's released command for all labels, which
              is MAE's (finetune_vitb.py), with as many epochs and so a hundredth of its updates.
 Measured:    not run here: ImageNet is not at hand.

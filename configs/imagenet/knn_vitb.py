@@ -3,7 +3,7 @@
 Command:     rmae-d2 train --config-file configs/imagenet/knn_vitb.py --num-gpus 8 --eval-only
              train.init_checkpoint=WEIGHTS (ours, MAE's, timm's or Hugging Face's)
 Batch, GPUs: any; features of all images in float16 on each GPU, 2 GB.
-Reproduces:  no published number of MAE or R-MAE is known to us.
+Published:   nothing of MAE or R-MAE is known to us.
 Own images:  dataloader.test.dataset.root=/photos with train/<class>/ and val/<class>/ in it. For a folder
              of class folders without splits add dataloader.test.dataset.bank_split= and
              dataloader.test.dataset.query_split=null: each image is then asked about the others.

@@ -6,8 +6,10 @@ Batch, GPUs: 16384 images a step, 2048 a GPU on 8; on smaller GPUs add train.gra
              follows the batch, base 0.1 per 256 images, so 6.4; each process normalises over its own
              micro-batch.
 Schedule:    90 epochs = 7,038 updates * 16384 images / 1,281,167 images; warm-up 10 epochs, half a cosine.
-Reproduces:  top-1 of MAE 68.0 in the paper, 67.8 from MAE's released weights and code; R-MAE 60.6
-             (published, second-hand). Published as R-MAE's: regions make features more local.
+Published:   MAE table 12 | linear probe, ViT-B | 68.0 top-1 (published); 67.8 from the released weights and
+               code
+             R-MAE table 6 | linear probe, ViT-B | 60.6 top-1, MAE 68.0 (second-hand)
+Note:        Published as R-MAE's: regions make features more local.
 Differs:     the published code leaves out each epoch's last images, 7,020 updates.
 Own images:  dataloader.train.dataset.root=/photos; see configs/common/data/imagenet.py.
              With small batches the rule leaves a rate at which LARS hardly moves (a step is a thousandth of

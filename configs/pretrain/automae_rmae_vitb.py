@@ -4,8 +4,7 @@ Command:     rmae-d2 train --config-file configs/pretrain/automae_rmae_vitb.py -
              model.masking.generator.scorer.weights=mae_pretrain_vit_base.pth
 Batch, GPUs: as automae_vitb_coco.py.
 Regions:     as rmae_vitb.py. The region loss too reaches the generator through the visible tokens.
-Reproduces:  nothing; nobody has published the two together. Either alone: rmae_vitb.py,
-             automae_vitb_coco.py.
+Published:   nothing; nobody has published the two together. Either alone: rmae_vitb.py, automae_vitb_coco.py.
 Measured:    not run here.
 """
 

@@ -4,7 +4,7 @@ Command:     rmae-d2 train --num-gpus 8 \
              --config-file configs/pretrain/automae_two_stage_vitb_coco.py
              model.masking.generator.generator.scorer.weights=mae_pretrain_vit_base.pth
 Batch, GPUs: as automae_vitb_coco.py, whose run comes first; the scorer is that of it.
-Reproduces:  nothing; the paper argues with such a baseline, by numbers not found.
+Published:   AutoMAE detection | two-stage baseline | not found; the paper argues with such a baseline
 Measured:    not run here; on the scenes: docs/automae.md.
 """
 

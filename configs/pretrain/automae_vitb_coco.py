@@ -6,7 +6,7 @@ Batch, GPUs: as rmae_vitb.py; the frozen scorer adds a forward pass of a ViT-B o
 Scorer:      as automae_vitb_imagenet.py; with output/mae_vitb/model_final.pth nothing but COCO was seen.
 Foreground:  dataloader.train.mapper.regions={_target_: rmae_d2.regions.InstanceSource, json_file: FILE} and
              model.masking.foreground=true log how much of what is hidden lies on objects.
-Reproduces:  nothing; the paper claims better detection than MAE's, from ImageNet, by numbers not found.
+Published:   AutoMAE detection | COCO | not found; better than MAE's (second-hand), from ImageNet
 Measured:    not run here.
 """
 

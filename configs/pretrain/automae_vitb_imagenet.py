@@ -5,8 +5,12 @@ Command:     rmae-d2 train --config-file configs/pretrain/automae_vitb_imagenet.
 Batch, GPUs: 4096 images a step, published as 8 GPUs * 64 images * train.grad_accum=8.
 Schedule:    800 epochs = 250,228 updates * 4096 images / 1,281,167 images; warm-up 40 of 800 epochs.
 Scorer:      MAE's ViT-B of 800 epochs in the paper; any ViT-B/16 fits, DINO's or timm's too.
-Reproduces:  AutoMAE, ImageNet-1k: linear probe 66.7, fine-tuning 83.32 (published code's README);
-             MAE 63.7 and 83.26, SemMAE 65.0 and 83.34 (second-hand).
+Published:   AutoMAE ImageNet | linear probe | 66.7 top-1 (published code's README); MAE 63.7, SemMAE 65.0
+               (second-hand)
+             AutoMAE ImageNet | fine-tuning | 83.32 top-1 (published code's README); MAE 83.26, SemMAE 83.34
+               (second-hand)
+             AutoMAE segmentation | ADE20K, by ade20k/upernet_vitb_160k.py | not found; better than MAE's and
+               SemMAE's (second-hand)
 Differs:     generator and discriminator are updated at once, the published discriminator first; spectral
              norms are exact.
 Measured:    not run here.

@@ -2,7 +2,7 @@
 
 Command:     rmae-d2 train --config-file configs/pretrain/mae_vitb_cocopp.py --num-gpus 8
 Batch, GPUs: as rmae_vitb.py.
-Reproduces:  R-MAE table 3, MAE row: COCO 51.5 box AP (published, second-hand).
+Published:   R-MAE table 3 | COCO++, MAE | 51.5 box AP (second-hand)
 Measured:    not run.
 """
 

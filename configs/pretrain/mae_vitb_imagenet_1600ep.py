@@ -3,8 +3,8 @@
 Command:     rmae-d2 train --num-gpus 8
              --config-file configs/pretrain/mae_vitb_imagenet_1600ep.py
 Batch, GPUs: as rmae_vitb.py.
-Reproduces:  R-MAE table 5, MAE row: 51.6 box AP / 45.9 mask AP (published, ViTDet table 5); ADE20K 48.1 mIoU
-             (published, MAE table 5).
+Published:   R-MAE table 5 | ImageNet, 1600 epochs, MAE | 51.6 / 45.9 (published, ViTDet table 5); 48.1 mIoU
+               (published, MAE table 5)
 Measured:    not run.
 """
 

@@ -2,7 +2,7 @@
 
 Command:     rmae-d2 train --config-file configs/pretrain/mae_vitl.py --num-gpus 8
 Batch, GPUs: as rmae_vitl.py.
-Reproduces:  nothing that is stated; see rmae_vitl.py.
+Published:   nothing that is stated; see rmae_vitl.py.
 Measured:    not run.
 """
 

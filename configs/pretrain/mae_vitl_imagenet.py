@@ -2,7 +2,7 @@
 
 Command:     rmae-d2 train --config-file configs/pretrain/mae_vitl_imagenet.py --num-gpus 8
 Batch, GPUs: as rmae_vitl.py.
-Reproduces:  R-MAE table 2, MAE row: 55.6 box AP / 49.2 mask AP (published, ViTDet table 5).
+Published:   R-MAE table 2 | ViT-L, MAE | 55.6 / 49.2 (published, ViTDet table 5)
 Measured:    not run.
 """
 

@@ -2,7 +2,8 @@
 
 Command:     rmae-d2 train --config-file configs/pretrain/rae_vitb.py --num-gpus 8
 Batch, GPUs: as rmae_vitb.py.
-Reproduces:  R-MAE table 1b, length variant with FH regions: COCO 47.2 box AP (published, second-hand).
+Published:   R-MAE table 1b | RAE, length (default) | 47.2 box AP (second-hand ×2); 4.7b FLOPs (from memory)
+             R-MAE table 1d | RAE, FH, three scales | as table 1b
 Measured:    not run.
 """
 

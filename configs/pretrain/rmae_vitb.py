@@ -8,8 +8,11 @@ Regions:     FH at scales 500, 1000, 1500, 8 an image, computed at first sight (
              numba, 0.8 s without) and kept in output/region_cache (about 1.4 GB for COCO). Or made before:
              rmae-d2 regions --source fh --dataset coco_2017_train --output DIR, then
              dataloader.train.mapper.regions.path=DIR.
-Reproduces:  R-MAE table 1: COCO 50.6 box AP / 45.0 mask AP after ViTDet fine-tuning, MAE 50.1 / 44.6
-             (published, second-hand; fine-tuning noise std 0.10).
+Published:   R-MAE table 1c | R-MAE, length (default) | 50.6 (second-hand ×2) / 45.0 (second-hand), 9.8b FLOPs
+               (second-hand ×2)
+             R-MAE table 1d | R-MAE, FH, three scales (default) | as table 1c
+             R-MAE table 1e | pixel to region (default) | as table 1c; the best of the three (second-hand ×2)
+Note:        Noise of fine-tuning alone: std 0.10 (Detectron2's ViTDet).
 Differs:     the published code has base rate 1.5e-4 (optimizer.base_lr=1.5e-4), neck depth 8
              (model.region_branch.neck_depth=8) and 144,000 updates (train.max_iter=144000). It computes in
              fp32 unless told otherwise; this config, and all of pretrain/ and ablations/, which are made of

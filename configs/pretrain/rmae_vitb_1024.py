@@ -6,8 +6,8 @@ Batch, GPUs: 256 images a step, 32 a GPU on 8. Activations are computed again in
              then keeps 368 MiB in fp32 instead of 1,873 (docs/ablations.md), a GPU 12 GiB.
 Schedule:    50 epochs = 23,103 updates * 256 images / 118,287 images, for a model that begins with
              weights of 224 pixels: position tables are resized to the grid.
-Reproduces:  nothing published. COCO's photos are 640 pixels wide, so that most crops are enlarged; it is
-             meant for larger photos (dataloader.train.dataset.root=DIR).
+Published:   nothing. COCO's photos are 640 pixels wide, so that most crops are enlarged; it is meant for
+             larger photos (dataloader.train.dataset.root=DIR).
 Measured:    not run.
 """
 

@@ -6,8 +6,8 @@ Batch, GPUs: 4096 images a step. An image keeps 359 MiB of activations in fp32 (
              them on each of 8 GPUs 180 GiB: train.grad_accum=8, or train.activation_checkpointing=true.
 Schedule:    400 epochs = 11,552 updates, for a model that begins with weights of 224 pixels: position
              tables are resized to the grid. Without weights to begin with: train.max_iter=115515.
-Reproduces:  nothing; the nearest published is Long-Seq MAE, 448 pixels, with masks of 2x2 patches in
-             common and another decoder.
+Published:   nothing; the nearest is Long-Seq MAE, 448 pixels, with masks of 2x2 patches in common and another
+             decoder.
 Measured:    not run.
 """
 

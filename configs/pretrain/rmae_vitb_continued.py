@@ -8,7 +8,7 @@ Weights:     of MAE, of R-MAE's published code, of Hugging Face's ViTMAEForPreTr
              the region branch where it is there; the log says what was copied and what is new. The
              published code's region branch has a neck of 8 blocks: model.region_branch.neck_depth=8.
 Schedule:    400 epochs = 11,552 updates * 4096 images / 118,287 images, a tenth of rmae_vitb.py.
-Reproduces:  nothing published.
+Published:   nothing.
 Measured:    not run.
 """
 

@@ -3,7 +3,7 @@
 Command:     rmae-d2 train --config-file configs/pretrain/rmae_vith.py --num-gpus 8
 Batch, GPUs: 4096 images a step; add train.grad_accum=N where a GPU can't hold its share,
              train.activation_checkpointing=true and train.parallel=fsdp where memory is still short.
-Reproduces:  nothing; the paper ends at ViT-L, the published code names the size.
+Published:   nothing; the paper ends at ViT-L, the published code names the size.
 Measured:    not run.
 """
 

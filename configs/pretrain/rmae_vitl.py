@@ -2,8 +2,8 @@
 
 Command:     rmae-d2 train --config-file configs/pretrain/rmae_vitl.py --num-gpus 8
 Batch, GPUs: 4096 images a step; add train.grad_accum=N where a GPU can't hold its share.
-Reproduces:  R-MAE table 2, if that is of COCO pre-training: 55.8 box AP, MAE 55.6 (published, second-hand).
-             On which images is not stated; MAE's 55.6 is ViTDet's number from ImageNet, so rather
+Published:   R-MAE table 2 | ViT-L, if of COCO pre-training | 55.8, MAE 55.6 box AP (second-hand)
+Note:        On which images is not stated; MAE's 55.6 is ViTDet's number from ImageNet, so rather
              rmae_vitl_imagenet.py.
 Measured:    not run.
 """

@@ -3,8 +3,9 @@
 Command:     rmae-d2 train --config-file configs/pretrain/rmae_vitl_imagenet.py --num-gpus 8
 Batch, GPUs: as rmae_vitl.py.
 Schedule:    as rmae_vitb_imagenet_1600ep.py; how long the paper's ViT-L was trained is not stated.
-Reproduces:  R-MAE table 2, probably: 55.8 box AP, MAE 55.6 (published, second-hand), which is ViTDet's
-             from ImageNet (ViTDet table 5).
+Published:   R-MAE table 2 | ViT-L, R-MAE | 55.8 box AP (second-hand), +0.5 % FLOPs (second-hand)
+Note:        Pre-trained on which images is not stated; MAE's 55.6 is ViTDet's number from ImageNet (ViTDet
+             table 5).
 Measured:    not run.
 """
 
