@@ -4,7 +4,7 @@ Command:     as automae_vitt_scenes.py, and then
              rmae-d2 train --config-file configs/demo/automae_two_stage_scenes.py
 Batch:       as rmae_tiny_scenes.py.
 Differs:     from automae_vitt_scenes.py in that nothing reaches the generator.
-Measured:    300 steps, one seed: docs/automae.md.
+Measured:    not run here with the published discriminator.
 """
 
 from detectron2.config import LazyCall as L

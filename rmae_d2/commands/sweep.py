@@ -6,7 +6,7 @@ r"""Trains at all points of a grid of overrides, some seeds each, and makes one 
     rmae-d2 sweep ... --cluster slurm --partition gpu --time 1440
     rmae-d2 sweep ... --print | xargs -d '\n' -n 1 -P 4 sh -c
 
-Values stand between commas; those in brackets, braces and quotes separate nothing. All points are checked
+Values stand between commas; commas in brackets, braces and quotes separate nothing. All points are checked
 before the first run. Seeds are train.seed, train.seed + 1 ... A run's folder is OUTPUT/POINT-seedN, that of
 its second stage (--then) OUTPUT/POINT-seedN-then; what its command prints is in a .txt of that name.
 
@@ -36,7 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     options.config_file(parser, required=True)
     options.output(parser, folder=True, required=True, help="folder of the sweep")
     add = parser.add_argument
-    add("--seeds", type=options.integer(COUNT), default=1, metavar="N", help="runs a point")
+    add("--seeds", type=options.integer(COUNT), default=1, metavar="N", help="runs per point")
     add("--metric", metavar="NAME", help="such as bbox/AP (default: the evaluator's main one)")
     add("--then", metavar="FILE", help="config of a second stage, from the weights of the first")
     what = "override of the second stage; may be repeated"

@@ -139,7 +139,7 @@ def plan(
     Args:
         words: overrides of the config, ``key=v1,v2`` for a key that is swept.
         output: folder of the sweep.
-        seeds: runs a point, with ``train.seed`` counted from the config's.
+        seeds: runs per point, with ``train.seed`` counted from the config's.
         then: config of a second stage, which begins with the weights that the first leaves.
         then_words: its overrides.
 

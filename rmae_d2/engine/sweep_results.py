@@ -79,7 +79,7 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
 
 
 def results_table(measured: Sequence[Measured], metric: str) -> str:
-    """A row a point: its values, mean ± standard deviation over seeds, their number, what is missing."""
+    """One row per point: its values, mean ± standard deviation over seeds, their number, what is missing."""
     names = short_names(list(measured[0].run.values))
     rows = []
     for group in points_of(measured):
