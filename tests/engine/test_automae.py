@@ -76,7 +76,7 @@ def test_what_a_run_writes(reference):
     assert len(masking) == 4 + 3  # generator with a fingerprint, discriminator; no scorer
     # The discriminator learned: its group has moments of its own, and no weight decay.
     group = state["trainer"]["optimizer"]["param_groups"][-1]
-    assert group["weight_decay"] == 0 and len(group["params"]) == 6
+    assert group["weight_decay"] == 0 and len(group["params"]) == 3
     assert all(
         int(state["trainer"]["optimizer"]["state"][i]["step"]) == 24 for i in group["params"]
     )
