@@ -181,7 +181,10 @@ def config_rows() -> Iterator[Row]:
     for path in sorted((ROOT / "configs").glob("*/*.py")):
         fields = header(path)
         for line in rows_of(fields.get("Published", "")):
-            item, what, published = (part.strip() for part in line.split(" | "))
+            columns = [part.strip() for part in line.split(" | ")]
+            if len(columns) != 3:
+                raise SystemExit(f"{path}: three columns are needed under Published: {line}")
+            item, what, published = columns
             name = f"`{path.relative_to(ROOT / 'configs')}`"
             yield Row(item, what, name, published, first_sentence(fields["Measured"]))
 
@@ -194,10 +197,10 @@ def header(path: Path) -> dict[str, str]:
 
 
 def rows_of(published: str) -> list[str]:
-    """Lines of three columns, each with those that go on with it; prose before the first is no row."""
+    """Lines that begin with an item, each with those that go on with it; prose before the first is no row."""
     rows: list[str] = []
     for line in published.splitlines():
-        if " | " in line:
+        if re.match(rf" *({'|'.join(ITEMS)}) [\w -]+ \| ", line):
             rows.append(line.strip())
         elif rows:
             rows[-1] += f" {line.strip()}"

@@ -61,7 +61,7 @@ def test_what_a_row_names_is_there(row):
 
 def test_a_row_that_no_item_has_would_be_seen():
     """Of a header's text: rows with the lines that go on with them, prose before them left out."""
-    text = "in prose\n  R-MAE table 1b | RAE | 47.2 box AP\n    (second-hand)\n  MAE table 3 | B | 83.6"
+    text = "in prose\n  R-MAE table 1b | RAE\n    | 47.2 box AP (second-hand)\n  MAE table 3 | B | 83.6"
     assert experiments.rows_of(text) == [
         "R-MAE table 1b | RAE | 47.2 box AP (second-hand)",
         "MAE table 3 | B | 83.6",

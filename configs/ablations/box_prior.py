@@ -8,7 +8,8 @@ Published:   AutoMAE preliminary study | higher probability inside true boxes | 
 Reading:     which data, bonus and measure the study has is not known: COCO's instances, 16 drawn where an
              image has more; the noise of patches inside a box is raised by the bonus, 0 being MAE; a linear
              probe of ImageNet. Trained by itself, this config has AutoMAE's own bonus (beta), 0.5.
-Measured:    not run here; on the scenes: docs/automae.md.
+Measured:    not run here; on the scenes worse than random masks: linear probe of patches 19.5 ± 0.8 against
+             22.2 ± 0.6 mIoU (docs/automae.md).
 """
 
 from detectron2.config import LazyCall as L

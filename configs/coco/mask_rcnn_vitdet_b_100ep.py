@@ -8,8 +8,8 @@ Batch, GPUs: 64 images a step; published: 64 GPUs with one each. On 8 GPUs add t
 Schedule:    100 epochs = 184,375 steps * 64 images / 118,000 images; rate / 10 at 163,889 and 177,546.
 Published:   ViTDet table 5 | Mask R-CNN, ViT-B, MAE on ImageNet-1k | 51.6 / 45.9 (published; std of five
                seeds 0.10, Detectron2's ViTDet)
-             ViTDet table 4 | the same without relative positions (model.backbone.net.use_rel_pos=false) |
-               51.2 / 45.5 (published)
+             ViTDet table 4 | Mask R-CNN, ViT-B, no relative positions
+               (model.backbone.net.use_rel_pos=false) | 51.2 / 45.5 (published)
 Note:        With R-MAE's weights: configs/pretrain/ has the number of each pre-training.
 Resources:   10.9 GB and 0.314 s a step on 64 A100 (published, Detectron2's ViT): 16 hours.
 Measured:    not run here.

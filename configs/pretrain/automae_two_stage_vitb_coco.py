@@ -5,7 +5,7 @@ Command:     rmae-d2 train --num-gpus 8 \
              model.masking.generator.generator.scorer.weights=mae_pretrain_vit_base.pth
 Batch, GPUs: as automae_vitb_coco.py, whose run comes first; the scorer is that of it.
 Published:   AutoMAE detection | two-stage baseline | not found; the paper argues with such a baseline
-Measured:    not run here; on the scenes: docs/automae.md.
+Measured:    not run here.
 """
 
 from detectron2.config import LazyCall as L

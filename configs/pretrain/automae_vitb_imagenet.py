@@ -13,7 +13,7 @@ Published:   AutoMAE ImageNet | linear probe | 66.7 top-1 (published code's READ
                SemMAE's (second-hand)
 Differs:     generator and discriminator are updated at once, the published discriminator first; spectral
              norms are exact.
-Measured:    not run here.
+Measured:    not run here; on the scenes, with a small ViT, no better than random masks (docs/automae.md).
 """
 
 from ..common.models.automae import masking, params
