@@ -298,6 +298,9 @@ FORGETTING: list[Callable[[], None]] = [_read.cache_clear]
 class Reader:
     """Takes the entries of one file, and knows what they say of each other."""
 
+    #: Whether an image is left out whose size cannot be read.
+    needs_sizes = True
+
     def __init__(self, path: str, images_only: bool = False) -> None:
         self.path = path
         self._images_only = images_only
@@ -406,7 +409,8 @@ class Reader:
 
     def check(self) -> None:
         """Leaves out images without a size. AnnotationError: what only the whole file shows to be wrong."""
-        self.images = {key: image for key, image in self.images.items() if image.height}
+        if self.needs_sizes:
+            self.images = {key: image for key, image in self.images.items() if image.height}
         strangers = [k for k in self._first_use if k not in self.categories]
         if self.categories and strangers:
             raise self.error(
@@ -442,7 +446,7 @@ class Reader:
             )
         if before is not image:
             self.note(image.id, "images that stand in it twice, taken once")
-        return None if self._images_only else problem
+        return problem if self.needs_sizes and not self._images_only else None
 
     def _category(self, entry: dict[str, Any], place: int) -> None:
         try:

@@ -32,7 +32,6 @@ def read_image_labels(path: str, name: str | None = None) -> ImageLabels:
 def _read(path: str, stamp: tuple[int, int] | None) -> ImageLabels:
     reader = _LabelReader(path)
     reader.read(read_bytes(path))
-    listed = reader.images  # of which the check keeps those with a size, and a class needs none
     reader.check()
     if not reader.classes or not reader.categories:
         lacking = (
@@ -44,7 +43,7 @@ def _read(path: str, stamp: tuple[int, int] | None) -> ImageLabels:
     categories = tuple(sorted(reader.categories.values(), key=lambda c: c.id))
     numbers = {category.id: number for number, category in enumerate(categories)}
     labelled = []
-    for key, image in listed.items():
+    for key, image in reader.images.items():
         if key in reader.classes:
             labelled.append((image, numbers[reader.classes[key]]))
         else:
@@ -57,12 +56,11 @@ FORGETTING.append(_read.cache_clear)
 
 
 class _LabelReader(Reader):
+    needs_sizes = False
+
     def __init__(self, path: str) -> None:
         super().__init__(path)
         self.classes: dict[Any, int] = {}  # category ids, by key_of the image's id
-
-    def _image(self, entry: dict[str, Any], place: int) -> None:
-        super()._image(entry, place)
 
     def _annotation(self, entry: dict[str, Any], place: int) -> Unreadable | None:
         label = label_of("annotations", entry, place)

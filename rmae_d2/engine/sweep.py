@@ -62,21 +62,18 @@ class Stage:
 
     def ended(self) -> str:
         """How its last start ended, as :func:`~rmae_d2.events.outcome`; empty where it did not."""
-        start = self._last_start()
+        start = _last_training(read_run(self.folder)[0])
         return outcome(start) if start else ""
 
     @property
     def finished(self) -> bool:
         return self.ended() == "finished"
 
-    def _last_start(self) -> list[Event] | None:
-        starts = split_starts(read_run(self.folder)[0])
-        return next((s for s in reversed(starts) if not is_evaluation(s[0])), None)
-
     def check_same(self) -> None:
         """UserError where the folder has been trained in with another config or other overrides."""
-        start = self._last_start()
-        if start is None or last_iteration(read_run(self.folder)[0]) is None:
+        events, _ = read_run(self.folder)
+        start = _last_training(events)
+        if start is None or last_iteration(events) is None:
             return
         arguments = start[0].get("arguments")
         found = arguments if isinstance(arguments, dict) else {}
@@ -91,6 +88,12 @@ class Stage:
                 f"{self.folder}: was trained with {key} {'unset' if was is None else was}, and is now to "
                 f"have {'it unset' if now is None else now}. Choose another --output, or remove that folder"
             )
+
+
+def _last_training(events: list[Event]) -> list[Event] | None:
+    """What a folder's last start of a training recorded."""
+    starts = reversed(split_starts(events))
+    return next((start for start in starts if not is_evaluation(start[0])), None)
 
 
 @dataclass(frozen=True)
