@@ -44,7 +44,7 @@ class RegionDatasetMapper:
         visible_foreground_only: bool = False,
         patch_size: int = 16,
         mask_ratio: float = 0.75,
-        region_mask_ratio: float | None = None,
+        region_mask_ratio: float | Sequence[float] | None = None,
         masking: Any = None,
     ) -> None:
         """Sets what happens to an image.
@@ -75,7 +75,14 @@ class RegionDatasetMapper:
             raise UserError(
                 f"num_regions={num_regions} must be positive; for no regions set regions=None"
             )
-        self.mask_ratio = mask_ratio if region_mask_ratio is None else region_mask_ratio
+        if visible_foreground_only and isinstance(region_mask_ratio, Sequence):
+            raise UserError(
+                "visible_foreground_only=True with a region mask ratio that is drawn for each step, so that "
+                f"the loader cannot know it: set model.region_branch.mask_ratio={region_mask_ratio[0]}"
+            )
+        self.mask_ratio = mask_ratio
+        if region_mask_ratio is not None and not isinstance(region_mask_ratio, Sequence):
+            self.mask_ratio = region_mask_ratio
         if visible_foreground_only and self.mask_ratio == 1:
             raise UserError(
                 "visible_foreground_only=True with a region mask ratio of 1: no region has a visible patch. "

@@ -9,6 +9,8 @@ The other variants, with the same arguments and results, are in :mod:`rmae_d2.mo
 Letters: B images, K regions, L patches, V visible patches, N hidden patches, D width, P patch side.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from timm.layers.mlp import Mlp
@@ -148,7 +150,8 @@ class RegionBranch(nn.Module):
     Args:
         in_dim: width of the pixel encoder.
         mask_ratio: beta_R, the hidden share of region patches; None for the pixels' own ratio. 0: regions are
-            input only; 1: they are targets only, and all queries are one learned vector.
+            input only; 1: they are targets only, and all queries are one learned vector. Two numbers: drawn
+            between them for each training step (not in the paper), the pixels' own in evaluation.
         decoder_depth: number of decoder blocks, the last of which is the expansion block.
         query_pool: what makes a region's encoded patches its query: ``mean`` (the paper's), ``attention``.
     """
@@ -158,7 +161,7 @@ class RegionBranch(nn.Module):
         in_dim: int,
         grid: tuple[int, int],
         patch_size: int = 16,
-        mask_ratio: float | None = None,
+        mask_ratio: float | Sequence[float] | None = None,
         neck_depth: int = 1,
         encoder_dim: int = 128,
         encoder_depth: int = 1,

@@ -12,6 +12,7 @@ variant, for they do not depend on the region.
 Letters: B images, K regions, L patches, V visible patches, N hidden patches, D width, P patch side.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -83,7 +84,7 @@ class SpatialRegionBranch(nn.Module):
         grid: tuple[int, int],
         patch_size: int,
         num_regions: int | None = None,
-        mask_ratio: float | None = None,
+        mask_ratio: float | Sequence[float] | None = None,
         neck_depth: int = 1,
         encoder_dim: int = 128,
         encoder_depth: int = 1,

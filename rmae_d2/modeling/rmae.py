@@ -55,7 +55,8 @@ class RMAE(nn.Module):
         pixel_decoder: None for RAE.
         region_branch: None for MAE. The length variant, or one of :mod:`.region_variants`.
         mask_ratio: beta_I, the hidden share of pixel patches. The region branch may have its own,
-            beta_R; it then keeps another prefix of the same patch order.
+            beta_R; it then keeps another prefix of the same patch order. Two numbers draw beta_R between them
+            for each training step, see :func:`visible_choices`, and are beta_I in evaluation.
         masking: see :mod:`rmae_d2.modeling.masking.base`; None for random masks.
         norm_pix_loss: predict pixels normalised patch by patch.
         pixel_weight, region_weight: weights of the two losses in their sum.
@@ -102,7 +103,9 @@ class RMAE(nn.Module):
                 )
         region_ratio = None if region_branch is None else region_branch.mask_ratio
         num_visible(backbone.net.num_patches, mask_ratio)  # at once, not in the first step
-        if region_ratio is not None:
+        if isinstance(region_ratio, Sequence):
+            visible_choices(backbone.net.num_patches, region_ratio)
+        elif region_ratio is not None:
             num_visible(backbone.net.num_patches, region_ratio, ends=True)
         if not len(pixel_mean) == len(pixel_std) == backbone.net.in_chans:
             raise UserError(
@@ -197,7 +200,8 @@ class RMAE(nn.Module):
         if seeds is None:
             of_none = torch.zeros(len(batch), dtype=torch.int64)
             seeds = _random_seeds(len(batch)) if self.training else of_none
-        plan, visible = self._mask(seeds, images, regions, progress, mask_ratio)
+        visible = self._num_visible(mask_ratio, seeds if self.training else None)
+        plan = self._mask(seeds, images, regions, visible[0], progress)
         if not self.training:
             outputs = self._outputs(images, regions, plan, visible, per_image=True)
             outputs.update(self._pictures(images, regions, outputs))
@@ -234,11 +238,12 @@ class RMAE(nn.Module):
             not predicted, ``region_mask``; the masking policy's losses, where it was asked and has any.
         """
         self._check_inputs(images_BCHW, regions_BKHW)
+        visible = self._num_visible()
         if ids_shuffle_BL is None:
             seeds = _random_seeds(len(images_BCHW))
-            plan, visible = self._mask(seeds, images_BCHW, regions_BKHW)
+            plan = self._mask(seeds, images_BCHW, regions_BKHW, visible[0])
         else:
-            plan, visible = MaskPlan(ids_shuffle_BL), self._num_visible()
+            plan = MaskPlan(ids_shuffle_BL)
         return self._outputs(images_BCHW, regions_BKHW, plan, visible, per_image)
 
     def normalize(self, images_BCHW: Tensor) -> Tensor:
@@ -250,21 +255,24 @@ class RMAE(nn.Module):
         seeds_B: Tensor,
         images_BCHW: Tensor,
         regions_BKHW: Tensor | None,
+        num_visible: int,
         progress: float = 0.0,
-        mask_ratio: float | None = None,
-    ) -> tuple[MaskPlan, tuple[int, int]]:
-        """The masking policy's plan, and how many patches the branches see of it."""
-        visible = self._num_visible(mask_ratio)
+    ) -> MaskPlan:
+        """The masking policy's plan, by which ``num_visible`` pixel patches are seen."""
         seeds_B = seeds_B.to(images_BCHW.device, non_blocking=True)
         grid = self.backbone.net.grid
-        request = MaskRequest(seeds_B, grid, visible[0], images_BCHW, regions_BKHW, progress)
-        return self.masking(request), visible
+        request = MaskRequest(seeds_B, grid, num_visible, images_BCHW, regions_BKHW, progress)
+        return self.masking(request)
 
-    def _num_visible(self, mask_ratio: float | None = None) -> tuple[int, int]:
-        """Visible patches of pixels and of regions."""
+    def _num_visible(
+        self, mask_ratio: float | None = None, seeds_B: Tensor | None = None
+    ) -> tuple[int, int]:
+        """Visible patches of pixels and of regions; of a training step's seeds, where it draws beta_R."""
         L = math.prod(self.backbone.net.grid)
         visible = num_visible(L, self.mask_ratio if mask_ratio is None else mask_ratio)
         own = None if self.region_branch is None else self.region_branch.mask_ratio
+        if isinstance(own, Sequence):
+            return visible, visible if seeds_B is None else drawn_visible(L, own, seeds_B)
         return visible, visible if own is None else num_visible(L, own, ends=True)
 
     def _reconstruct(
@@ -404,7 +412,36 @@ def drop_regions(regions_BKHW: Tensor, seeds_B: Tensor) -> Tensor:
     return regions_BKHW[:, :kept]
 
 
-def _check_region_ratio(ratio: float | None, feeding: str) -> None:
+#: beta_R that is drawn takes one of so many values: few enough for ``torch.compile`` to know them all.
+_RATIOS = 8
+
+
+def visible_choices(num_patches: int, ratios: Sequence[float]) -> list[int]:
+    """Visible region patches of a beta_R between two numbers: of 8 ratios that divide the way evenly.
+
+    Not in the paper. A model that has only ever seen a quarter of a region's patches cannot tell much from
+    one of them, which is what a click gives.
+
+    Raises:
+        UserError: not two numbers that rise, or one that leaves no patch visible or none hidden.
+    """
+    if len(ratios) != 2 or not ratios[0] < ratios[1]:
+        raise UserError(
+            f"region_branch.mask_ratio={list(ratios)}: a number, or two of which the first is smaller"
+        )
+    low, high = ratios
+    steps = (low + (high - low) * k / (_RATIOS - 1) for k in range(_RATIOS))
+    return [num_visible(num_patches, ratio) for ratio in steps]
+
+
+def drawn_visible(num_patches: int, ratios: Sequence[float], seeds_B: Tensor) -> int:
+    """One of :func:`visible_choices`, a function of the batch's seeds."""
+    choices = visible_choices(num_patches, ratios)
+    # Not the number that drop_regions draws of these seeds.
+    return choices[int(hash_noise(seeds_B.sum()[None], 2)[0, 1]) % len(choices)]
+
+
+def _check_region_ratio(ratio: float | Sequence[float] | None, feeding: str) -> None:
     """At the ends of its range regions are input or target only, which one way of feeding alone can use."""
     if ratio == 0 and feeding != "region_to_pixel":
         raise UserError(

@@ -7,6 +7,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from rmae_d2.checkpoint import load_pretrained
+from rmae_d2.errors import UserError
 from rmae_d2.modeling import (
     RMAE,
     Batch,
@@ -17,6 +18,7 @@ from rmae_d2.modeling import (
     patchify,
     random_shuffle,
 )
+from rmae_d2.modeling.rmae import drawn_visible, visible_choices
 from tests.helpers import assert_same, hf_mae_config
 
 B, K = 2, 5
@@ -408,3 +410,51 @@ def test_recomputed_activations_change_nothing(make_rmae):
         loss.backward()
         results.append((loss, [p.grad for p in model.parameters() if p.grad is not None]))
     assert_same(*results)
+
+
+# ---- a region mask ratio that is drawn
+
+
+def test_a_drawn_region_ratio_takes_all_its_values_in_training_and_the_pixels_in_evaluation(
+    make_rmae,
+):
+    torch.manual_seed(0)
+    model = make_rmae(mask_ratio=0.75, regions={"mask_ratio": [0.25, 0.92]})
+    images, regions, _ = inputs()
+    kinds = visible_choices(16, [0.25, 0.92])
+    assert kinds == [12, 10, 8, 7, 5, 4, 2, 1]  # of 16, at 8 ratios from 0.25 to 0.92
+    shown = set()
+    encode = model.region_branch.encoder.forward
+
+    def watch(visible_BKVX, ids_visible_BV):
+        shown.add(visible_BKVX.shape[2])
+        return encode(visible_BKVX, ids_visible_BV)
+
+    model.region_branch.encoder.forward = watch
+    for seed in range(60):
+        batch = [{**sample, "mask_seed": seed + 100 * i} for i, sample in enumerate(samples())]
+        losses = model(batch)
+    assert shown == set(kinds) and set(losses) == {"loss_pixel", "loss_region"}
+    with torch.no_grad():
+        out = model.eval()(samples())[0]
+        tensors = model.forward_tensors(images, regions)
+    assert out["mask"].sum() == 12
+    # As many of a region's patches are hidden as of the pixels.
+    assert (out["pred_regions"].abs().sum(dim=(0, 2)) > 0).sum() == 12
+    assert tensors["region_mask"].sum() == 12 * B
+
+
+def test_a_drawn_region_ratio_is_a_function_of_the_seeds():
+    seeds = torch.tensor([3, 5, 8])
+    draws = [drawn_visible(64, [0.5, 0.98], seeds + i) for i in range(400)]
+    assert draws == [drawn_visible(64, [0.5, 0.98], seeds + i) for i in range(400)]
+    counts = {n: draws.count(n) for n in visible_choices(64, [0.5, 0.98])}
+    assert len(counts) == 8 and min(counts.values()) > 25  # 50 each on average
+
+
+@pytest.mark.parametrize(
+    "ratios", [[0.9, 0.5], [0.5], [0.5, 0.5], [0.5, 1.0], [0.0, 0.5], [0.1, 0.2, 0.3]]
+)
+def test_ratios_between_which_nothing_can_be_drawn_are_refused(make_rmae, ratios):
+    with pytest.raises(UserError, match="mask_ratio"):
+        make_rmae(regions={"mask_ratio": ratios})
