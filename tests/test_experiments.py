@@ -17,7 +17,7 @@ ROWS = [*experiments.OTHERS, *experiments.config_rows()]
 CONFIGS = [
     path
     for path in sorted(config_root().glob("*/*.py"))
-    if path.parts[-2] not in ("common", "demo")
+    if path.parts[-2] not in ("common", "demo", "study")
 ]
 
 

@@ -15,6 +15,7 @@ FLOORS = [
     {"visualization", "evaluation"},
     {"inference"},
     {"engine", "report", "demo"},
+    {"study"},
     {"commands"},
     {"__main__", "__init__"},
 ]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from timm.layers import resample_patch_embed
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
@@ -19,13 +20,17 @@ logger = logging.getLogger(__name__)
 # What ViTDet adds to a pre-trained encoder (section 3).
 _NEW_IN_TRANSFER = re.compile(r"\.rel_pos_[hw]$")
 _CLS_TOKEN = f"{ENCODER}cls_token"
+_PATCH_EMBED = f"{ENCODER}patch_embed.proj.weight"
 # What differs between a classifier and its encoder, or between two ways of pooling.
 _CLASSIFIER = re.compile(r"(head|fc_norm|backbone\.net\.norm)\.")
 
 
 @dataclass
 class LoadReport:
-    """What became of the tensors: five lists of names (of the model, ``unused`` of the file)."""
+    """What became of the tensors: five lists of names (of the model, ``unused`` of the file).
+
+    ``resampled`` are position embeddings for another grid and a patch embedding for another patch size.
+    """
 
     source: str
     kind: str
@@ -42,7 +47,7 @@ class LoadReport:
             f"  copied: {len(self.copied)} tensors, {encoder} of them of the pixel encoder",
         ]
         for title, names in (
-            ("position embedding resampled", self.resampled),
+            ("resampled to the model's grid or patch size", self.resampled),
             ("new by design, initialised at random", self.new),
             ("in the file, not used by this model", self.unused),
             ("REFUSED", self.refused),
@@ -71,6 +76,8 @@ def load_pretrained(
     Raises:
         CheckpointError: where an encoder tensor of the model is missing in the file or of another shape, or
             the file's encoder holds what the model's has not. The model is left as it was.
+
+    A position embedding for another grid, and a patch embedding for another patch size, are resampled.
     """
     kind, state_dict = load_weights(weights)
     source = weights if isinstance(weights, str) else "state dict"
@@ -95,6 +102,11 @@ def load_pretrained(
             grids = grid_of_table(state_dict[key]), _grid_of_model(tensor, model)
             antialias = not _enlarged_in_transfer(grids[0][0], grids[1][0], model)
             update[key] = resample_table(state_dict[key], *grids, antialias)
+            report.resampled.append(key)
+        elif _is_of_other_patches(key, tensor, state_dict[key], require_all):
+            # FlexiViT's pseudo-inverse: an image and its enlargement get the same response.
+            size = list(tensor.shape[2:])
+            update[key] = resample_patch_embed(state_dict[key].float(), size)
             report.resampled.append(key)
         else:
             report.refused.append(
@@ -183,6 +195,13 @@ def _on_other_grid(key: str, source: Tensor, model: nn.Module) -> bool:
 def _is_table_for(own: Tensor, source: Tensor) -> bool:
     """Whether a position embedding can be one of the model's, but for its grid."""
     return source.dim() == 3 and len(source) == 1 and source.shape[2] == own.shape[2]
+
+
+def _is_of_other_patches(key: str, own: Tensor, source: Tensor, require_all: bool) -> bool:
+    """Whether a patch embedding can be one of the model's, but for the patches' size."""
+    if key != _PATCH_EMBED or require_all or source.dim() != 4:
+        return False
+    return source.shape[:2] == own.shape[:2]
 
 
 def _grid_of_model(table: Tensor, model: nn.Module) -> tuple[Grid, int]:

@@ -20,6 +20,7 @@ COMMANDS = {
     "train": "pre-train, fine-tune or evaluate what a config describes",
     "submit": "the same as a Slurm job that comes back when its time is up",
     "sweep": "train at all points of a grid of overrides, and compare them",
+    "study": "pre-train in several ways, transfer, and compare, with seeds",
     "regions": "make the regions of a data set's images, once for all runs",
     "inspect": "statistics and a contact sheet of a region store",
     "scenes": "render the small data set of the demos",

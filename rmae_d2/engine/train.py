@@ -27,7 +27,7 @@ from ..config import apply_overrides, load_config, save_config
 from ..data import SkipCounter, TrainLoader
 from ..data.recipes.own_data import adapt_to_data, data_name, naming
 from ..errors import CheckpointError, UserError
-from ..evaluation import KNNEvaluation, result_sentence
+from ..evaluation import KNNEvaluation, KNNSegmentation, result_sentence
 from ..events import EventWriter, read_run, step_values
 from ..inference.finished_run import pick_device
 from ..inference.prediction_sheet import draw_few_predictions
@@ -268,7 +268,7 @@ def _watching(
     model: nn.Module,
     loader: TrainLoader,
     testing: Testing | None,
-    knn: KNNEvaluation | None,
+    knn: KNNEvaluation | KNNSegmentation | None,
     evaluated: dict[str, Any],
     events: EventWriter,
 ) -> list[Any]:
@@ -289,7 +289,8 @@ def _watching(
     if testing is not None:
         watch(cfg.train.eval_period, "dataloader.test", lambda plain: evaluate(plain, *testing))
     if knn is not None:
-        watch(knn.period, "dataloader.knn.loader", knn)
+        part = "loader" if isinstance(knn, KNNEvaluation) else "test"
+        watch(knn.period, f"dataloader.knn.{part}", knn)
     if cfg.train.vis_period > 0 and isinstance(model, RMAE):
         watching.append(
             Pictures(
@@ -390,13 +391,13 @@ def _testing(cfg: DictConfig) -> Testing | None:
         return instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
 
 
-def _knn(cfg: DictConfig) -> KNNEvaluation | None:
+def _knn(cfg: DictConfig) -> KNNEvaluation | KNNSegmentation | None:
     """The evaluation of features during pre-training, where the config asks for one."""
     node = cfg.dataloader.get("knn")
     if node is None or not node.period:
         return None
-    with naming("dataloader.knn.loader", "or train without k-NN: dataloader.knn.period=0"):
-        evaluation: KNNEvaluation = instantiate(node)
+    with naming("dataloader.knn", "or train without k-NN: dataloader.knn.period=0"):
+        evaluation: KNNEvaluation | KNNSegmentation = instantiate(node)
     return evaluation
 
 

@@ -7,6 +7,7 @@ from .classes import Classes, classes_of
 from .classification import ClassificationEvaluator
 from .detection import DetectionEvaluator
 from .knn import KNNEvaluation, KNNEvaluator
+from .knn_segmentation import KNNSegmentation
 from .masking import ForegroundEvaluator
 from .reconstruction_evaluator import ReconstructionEvaluator, nearest_visible
 from .semantic import SemSegEvaluator
@@ -23,6 +24,7 @@ __all__ = [
     "ClassificationEvaluator",
     "KNNEvaluation",
     "KNNEvaluator",
+    "KNNSegmentation",
     "SemSegEvaluator",
 ]
 

@@ -3,6 +3,7 @@ import re
 
 import pytest
 import torch
+import torch.nn.functional as F
 from detectron2.modeling.backbone.utils import get_abs_pos
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
@@ -203,3 +204,26 @@ def test_report_is_short_for_long_lists():
     report = LoadReport("x.pth", "mae", unused=[f"part{i}.weight" for i in range(100)])
     assert len(str(report).splitlines()) == 3
     assert re.search(r"100 \(part0\.weight: 1, .*\.\.\.\)", str(report))
+
+
+def test_a_patch_embedding_for_another_patch_size_answers_an_enlarged_image_alike(make_rmae):
+    torch.manual_seed(0)
+    small = make_rmae(img_size=(24, 24), patch_size=6, regions=None)
+    large = make_rmae(img_size=(32, 32), patch_size=8, regions=None)
+    report = load_pretrained(
+        large, {k: v for k, v in small.state_dict().items() if "backbone" in k}
+    )
+    assert "resampled to the model's grid or patch size: 1 (backbone.net.patch_embed: 1)" in str(
+        report
+    )
+    assert "backbone.net.patch_embed.proj.weight" in report.resampled
+    patch = torch.randn(5, 3, 6, 6)
+    enlarged = F.interpolate(patch, (8, 8), mode="bicubic", antialias=True)
+    theirs = F.conv2d(patch, small.backbone.net.patch_embed.proj.weight).flatten(1)
+    ours = F.conv2d(enlarged, large.backbone.net.patch_embed.proj.weight).flatten(1)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    # Evaluation wants the very weights.
+    with pytest.raises(
+        CheckpointError, match=r"patch_embed.proj.weight: \(32, 3, 6, 6\) in the file"
+    ):
+        load_pretrained(large, small.state_dict(), require_all=True)

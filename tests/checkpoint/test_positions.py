@@ -53,7 +53,7 @@ def test_square_to_square(make_rmae):
         report = load_pretrained(model, source.state_dict())
         assert report.resampled == [POS]
         assert "copied: 26 tensors, 26 of them of the pixel encoder" in str(report)
-        assert "position embedding resampled: 1 (backbone.net.pos_embed: 1)" in str(report)
+        assert "grid or patch size: 1 (backbone.net.pos_embed: 1)" in str(report)
         loaded = model.state_dict()[POS]
         assert torch.equal(loaded[:, :1], table[:, :1])
         assert torch.allclose(loaded[:, 1:], resampled(table[:, 1:], (4, 4), (side, side)))

@@ -16,8 +16,8 @@ from ..pixel_encoder import MaskedViT
 from .upernet import Norm, classifier, pixel_cross_entropy, resized
 
 
-class FrozenEncoder(Backbone):
-    """A pre-trained encoder as it is, cls token and final norm included, as a backbone that never learns.
+class PatchEncoder(Backbone):
+    """An encoder as pre-training has it, cls token and final norm included, as a backbone that learns.
 
     Its one feature is ``patches``, of the encoder's patch size. Keys are those of pre-training,
     ``backbone.net.*``. Images must have the encoder's ``img_size``, so segment by ``inference=slide``.
@@ -25,18 +25,11 @@ class FrozenEncoder(Backbone):
 
     def __init__(self, net: MaskedViT) -> None:
         super().__init__()
-        self.net = net.requires_grad_(False)
+        self.net = net
         self._out_features = ["patches"]
         self._out_feature_channels = {"patches": net.embed_dim}
         self._out_feature_strides = {"patches": net.patch_size}
 
-    def train(self, mode: bool = True) -> "FrozenEncoder":
-        """The encoder stays in evaluation mode."""
-        super().train(mode)
-        self.net.eval()
-        return self
-
-    @torch.no_grad()
     def forward(self, images_BCHW: Tensor) -> dict[str, Tensor]:
         """Normalised images -> ``patches`` (B, D, H / patch, W / patch), behind the final norm.
 
@@ -46,11 +39,28 @@ class FrozenEncoder(Backbone):
         size = tuple(images_BCHW.shape[2:])
         if size != self.net.img_size:
             raise UserError(
-                f"images of {size} pixels given to a frozen encoder of {self.net.img_size}: set "
+                f"images of {size} pixels given to an encoder of {self.net.img_size}: set "
                 "model.inference=slide, and window and the mapper's pad_to to the encoder's img_size"
             )
         tokens = self.net(patchify(images_BCHW, self.net.patch_size))[:, 1:]
         return {"patches": tokens.transpose(1, 2).unflatten(2, self.net.grid)}
+
+
+class FrozenEncoder(PatchEncoder):
+    """A pre-trained :class:`PatchEncoder` that never learns."""
+
+    def __init__(self, net: MaskedViT) -> None:
+        super().__init__(net.requires_grad_(False))
+
+    def train(self, mode: bool = True) -> "FrozenEncoder":
+        """The encoder stays in evaluation mode."""
+        super().train(mode)
+        self.net.eval()
+        return self
+
+    @torch.no_grad()
+    def forward(self, images_BCHW: Tensor) -> dict[str, Tensor]:
+        return super().forward(images_BCHW)
 
 
 class LinearHead(nn.Module):

@@ -32,9 +32,7 @@ def test_features_are_the_encoders_patches():
     assert found.shape == (2, 16, 4, 6) and not found.requires_grad
     expected = PixelEncoder(net).encode_image(images)[:, 1:]
     torch.testing.assert_close(found[:, :, 2, 5], expected[:, 2 * 6 + 5])
-    with pytest.raises(
-        UserError, match=r"\(32, 32\) pixels given to a frozen encoder of \(32, 48\)"
-    ):
+    with pytest.raises(UserError, match=r"\(32, 32\) pixels given to an encoder of \(32, 48\)"):
         FrozenEncoder(net)(images[:, :, :, :32])
 
 

@@ -1,0 +1,18 @@
+"""AutoMAE of the study, with the published constants; its scorer is the study's MAE of the same seed.
+
+Command:     as rmae.py; alone model.masking.generator.scorer.weights=output/study/mae/model_final.pth
+Batch:       as rmae.py.
+With R-MAE:  automae_rmae.py.
+Measured:    docs/study.md.
+"""
+
+from ..common.models.automae import masking, params
+from .mae import dataloader, lr_multiplier, model, optimizer, train
+
+train.output_dir = "output/study/automae"
+model.masking = masking
+model.masking.generator.scorer.weights = "output/study/mae/model_final.pth"
+model.masking.generator.scorer.net.embed_dim = "${model.backbone.net.embed_dim}"
+model.masking.generator.scorer.net.depth = "${model.backbone.net.depth}"
+model.masking.generator.scorer.net.num_heads = "${model.backbone.net.num_heads}"
+optimizer.params = params

@@ -1,0 +1,95 @@
+"""The study: what region learning does to a small encoder, and what it does not, on rendered scenes.
+
+Command:     rmae-d2 study configs/study/scenes.py --records docs/study/study.json --page docs/study.md
+Cost:        about 20 hours of a CPU core for all of it; any number of sessions, machines or GPUs.
+Views:       192,000 with five seeds for the three that matter, 96,000 with three seeds for all others, which
+             are not fine-tuned: that would take as long again.
+Equal cost:  `mae_compute` sees as many more views as MAE's step is cheaper than R-MAE's.
+Ten times:   scenes_gpu.py.
+Measured:    docs/study.md.
+"""
+
+from rmae_d2.data.scenes.render import THING_CLASSES
+
+LONG, SHORT = 192_000, 96_000
+
+
+def method(name, label, config, *overrides, views=SHORT, **more):
+    """A method of the table of many, which the linear probe alone measures."""
+    own = dict(name=name, label=label, config=f"study/{config}.py", views=views)
+    own.update(group=f"{SHORT:,} views", baseline="mae", transfers=["linear"])
+    own.update(overrides=overrides, **more)
+    return own
+
+
+def long(name, label, config, views=LONG):
+    """A method of the first table."""
+    own = dict(group=f"{LONG:,} views", baseline="mae_long", seeds=5, transfers=None)
+    return method(f"{name}_long", label, config, views=views, **own)
+
+
+def vitdet(name, fraction):
+    """Mask R-CNN on a share of the labels."""
+    return dict(
+        name=name,
+        label=f"ViTDet, {fraction:.0%} of the labels",
+        config="study/vitdet.py",
+        overrides=[f"dataloader.train.dataset.fraction={fraction}"],
+    )
+
+
+VARIANT = "model.region_branch._target_=rmae_d2.modeling."
+SCORER = "model.masking.generator.scorer.weights={mae}"
+OBJECTS = [f"sem_seg/IoU-{name}" for name in THING_CLASSES]
+
+study = dict(
+    name="scenes",
+    data="datasets/study",
+    output="output/study",
+    seeds=3,
+    scenes=dict(num_train=8000, num_val=500, seed=20),
+    methods=[
+        method("mae", "MAE", "mae"),
+        method("rmae", "R-MAE, FH", "rmae"),
+        long("random", "random weights", "rmae", views=0),
+        long("mae", "MAE", "mae"),
+        long("rmae", "R-MAE, FH", "rmae"),
+        method("mae_compute", "MAE, R-MAE's compute", "mae", views=160_000),
+        method("rae", "RAE, FH", "rmae", "model.pixel_decoder=null"),
+        method("rmae_instances", "R-MAE, instance masks", "rmae_instances"),
+        method("rmae_mixture", "R-MAE, FH and instances", "rmae_mixture"),
+        method("rmae_batch", "R-MAE, batch", "rmae", f"{VARIANT}BatchRegionBranch"),
+        method(
+            "rmae_channel",
+            "R-MAE, channel",
+            "rmae",
+            f"{VARIANT}ChannelRegionBranch",
+            "model.region_branch.num_regions=8",
+        ),
+        method("automae", "AutoMAE", "automae", SCORER),
+        method("automae_rmae", "AutoMAE with R-MAE", "automae_rmae", SCORER),
+        method("supervised", "supervised", "supervised"),
+    ],
+    transfers=[
+        dict(name="linear", label="linear probe", config="study/linear.py"),
+        *(vitdet(f"vitdet{percent}", percent / 100) for percent in (1, 10, 100)),
+    ],
+    metrics=[
+        dict(stage="linear", name="sem_seg/mIoU", label="linear probe, mIoU"),
+        dict(stage="linear", name=OBJECTS, label="objects, IoU"),
+        dict(stage="linear", name="knn_seg/mIoU", label="k-NN, mIoU"),
+        *(
+            dict(stage=f"vitdet{percent}", name=f"{kind}/AP", label=f"{title} AP, {percent} %")
+            for percent in (1, 10, 100)
+            for kind, title in (("bbox", "box"), ("segm", "mask"))
+        ),
+        dict(stage="pretrain", name="reconstruction/region_iou", label="FH region IoU", scale=100),
+        dict(
+            stage="pretrain",
+            name="reconstruction/region_iou_instances",
+            label="instance IoU",
+            scale=100,
+        ),
+        dict(stage="attention", name="beyond_elsewhere", label="attention on objects", scale=100),
+    ],
+)

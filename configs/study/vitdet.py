@@ -1,0 +1,25 @@
+"""Mask R-CNN (ViTDet) of the study, on few labels: dataloader.train.dataset.fraction=0.01, 0.1 or 1.
+
+Command:     as rmae.py; alone train.init_checkpoint=output/study/rmae/model_final.pth
+Batch:       8 images of 192 pixels a step, 300 steps.
+Patches:     of 16 pixels, for strides must be powers of two here: the patch embedding for 12 is resized as
+             the weights are loaded.
+Measured:    docs/study.md.
+"""
+
+from ..demo.vitdet_tiny_scenes import dataloader, lr_multiplier, model, optimizer, train
+
+train.output_dir = "output/study/vitdet"
+train.init_checkpoint = ""
+train.max_iter = 300
+train.checkpointer.period = 300
+train.eval_period = 300
+train.log_period = 50
+
+model.backbone.net.img_size = 192
+model.backbone.net.pretrain_img_size = 128
+model.backbone.out_channels = 64
+
+dataloader.train.total_batch_size = 8
+dataloader.train.num_workers = 1
+dataloader.test.num_workers = 0

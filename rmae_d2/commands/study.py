@@ -1,0 +1,136 @@
+r"""Runs a study: several ways of pre-training, seeds and transfers, and makes one page of what they measured.
+
+    rmae-d2 study study/scenes.py
+    rmae-d2 study study/scenes.py --records docs/study/study.json --page docs/study.md --jobs 2
+    rmae-d2 study study/scenes.py --methods mae rmae --seeds 0 1      some of its runs
+    rmae-d2 study study/scenes.py --cluster ray | slurm
+
+A run is a method with a seed: its pre-training, and each transfer from the weights that it leaves. What a run
+measured is written to the records the moment it ends. The same command goes on: recorded runs are not run
+again, even where their folders are gone; what was begun is resumed. The page is made anew each time.
+
+slurm submits what is not in the queue yet and returns; the same command gathers later (needs rmae_d2[slurm]).
+On a Ray cluster (rmae_d2[ray]) all nodes need data and output at the same paths.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..config.ranges import COUNT, NOT_NEGATIVE
+from . import options
+from .submit import job_arguments
+
+if TYPE_CHECKING:
+    from ..engine.sweep import Run
+    from ..study.plan import Study
+    from ..study.records import Records
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("study", metavar="CONFIG", help="such as study/scenes.py")
+    what = "json to go on from and to add to (default: study.json in the study's output folder)"
+    add("--records", type=Path, metavar="FILE", help=what)
+    add("--page", type=Path, metavar="FILE", help="Markdown (default: study.md beside the records)")
+    add("--methods", nargs="+", default=[], metavar="NAME", help="only these")
+    add("--seeds", nargs="+", default=[], type=options.integer(NOT_NEGATIVE), help="only these")
+    add("--print", action="store_true", help="only print the commands, one line per run")
+    add("--page-only", action="store_true", help="run nothing: gather, and make the page")
+    add("--cost", action="store_true", help="also time the methods' steps, on an idle machine")
+    add("--jobs", type=options.integer(COUNT), metavar="N", help="runs side by side (default 1)")
+    add("--num-gpus", type=options.integer(COUNT), default=1, help="of a run; of a node with Slurm")
+    what = "here: processes of this machine; local: jobs as Slurm's, on this machine"
+    add("--cluster", choices=("here", "slurm", "local", "ray"), default="here", help=what)
+    what = "auto: the running cluster; local: start one; HOST:PORT"
+    add("--ray-address", default="auto", help=what)
+    job_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..study.page import write_page
+    from ..study.plan import load_study, runs_of
+    from ..study.records import Records
+
+    study = load_study(args.study)
+    os.environ["DETECTRON2_DATASETS"] = study.data  # of the processes that this one starts, too
+    path = args.records or Path(study.output) / "study.json"
+    records = Records(path, study)
+    runs = runs_of(study, args.methods, args.seeds)
+    left = [run for run in runs if records.of(run) is None]
+    if args.print:
+        print("".join(f"{run.line(args.num_gpus)}\n" for run in left if run.left), end="")
+        return 0
+    print(f"{study.name}: {len(runs)} runs, {len(runs) - len(left)} of them recorded in {path}")
+    for finished in [run for run in left if run.finished]:
+        _record(finished, study, records)
+    left = [run for run in left if not run.finished]
+    if left and not args.page_only:
+        _render(study)
+    causes = {} if args.page_only else _run(left, study, records, args)
+    if args.cost:
+        from ..study.cost import measure_cost
+
+        records.set_cost(measure_cost(study))
+    page = args.page or path.with_suffix(".md")
+    files = write_page(study, records, page)
+    print(f"written: {', '.join(map(str, [path, *files]))}")
+    return int(args.cluster != "slurm" and any(causes.values()))
+
+
+def _render(study: "Study") -> None:
+    """The study's data, where they are not there."""
+    from ..data.scenes.dataset import write_scenes
+
+    if study.scenes is not None:
+        scenes = study.scenes
+        folder = Path(study.data) / "scenes"
+        write_scenes(folder, scenes.num_train, scenes.num_val, seed=scenes.seed)
+
+
+def _record(run: "Run", study: "Study", records: "Records") -> None:
+    from ..study.records import record_of
+
+    records.add(record_of(run, study))
+
+
+def _run(
+    left: "list[Run]", study: "Study", records: "Records", args: argparse.Namespace
+) -> dict[object, str]:
+    """Runs them; why they have not finished, by their folders."""
+    from ..engine import sweep_jobs
+
+    causes: dict[object, str] = {}
+
+    def begin(run: "Run", screen: str) -> None:
+        print(f"{run.left[0].folder}: running, see {screen}", flush=True)
+
+    def end(run: "Run", cause: str) -> None:
+        causes[run.folder] = cause
+        if not cause:
+            _record(run, study, records)
+        said = f"{run.values['method']}, seed {run.seed}: {cause or 'recorded'}"
+        print(f"[{len(causes)} of {len(left)}] {said}", flush=True)
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        if not left:
+            pass
+        elif args.cluster == "here":
+            sweep_jobs.run_here(left, args.jobs or 1, args.num_gpus, begin, end)
+        elif args.cluster == "ray":
+            sweep_jobs.run_on_ray(left, args.jobs, args.num_gpus, args.ray_address, end)
+        else:
+            sweep_jobs.submit_runs(left, args.num_gpus, args, end)
+    except KeyboardInterrupt:
+        print("the same command goes on from here", file=sys.stderr)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return causes

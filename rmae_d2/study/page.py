@@ -1,0 +1,169 @@
+"""Tables and curves of a study, put into its page between two marks."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import UserError
+from ..files import atomic_file
+from ..tables import table
+from ..visualization.curves import draw_differences
+from .plan import Method, Metric, Study
+from .records import Record, Records, values
+from .statistics import Difference, paired_difference
+
+BEGIN = "<!-- made by rmae-d2 study: what stands from here on is replaced -->"
+END = "<!-- until here -->"
+
+
+def write_page(study: Study, records: Records, page: Path) -> list[Path]:
+    """Puts the study's tables into its page, and draws its picture beside it.
+
+    Args:
+        page: Markdown, with a line :data:`BEGIN` and a line :data:`END`; made with these alone where there
+            is none.
+
+    Returns:
+        the files.
+
+    Raises:
+        UserError: a page without these marks.
+    """
+    text = (
+        page.read_text(encoding="utf-8")
+        if page.is_file()
+        else f"# {study.name}\n\n{BEGIN}\n{END}\n"
+    )
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise UserError(f"{page} has no lines\n{BEGIN}\n{END}\nto put the tables between")
+    picture = page.with_name(f"{page.stem}.png")
+    body = "\n\n".join(_sections(study, records, picture.name))
+    page.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(page) as file:
+        file.write(f"{before}{BEGIN}\n\n{body}\n\n{END}{after}".encode())
+    files = [page]
+    if bars := _bars(study, records.all):
+        metric = study.metrics[0].label
+        files.append(draw_differences(bars, f"{metric}: difference to the baseline", picture))
+    return files
+
+
+def _sections(study: Study, records: Records, picture: str) -> list[str]:
+    found = records.all
+    parts = [_state(study, found)]
+    if _bars(study, found):
+        parts.append(f"![{study.metrics[0].label} of each method less its baseline's]({picture})")
+    for group in dict.fromkeys(method.group for method in study.methods):
+        methods = [method for method in study.methods if method.group == group]
+        if not any(record["method"] in {m.name for m in methods} for record in found):
+            continue
+        parts += [f"### {group}" if group else "", values_table(study, methods, found)]
+        if differences := differences_table(study, methods, found):
+            parts += ["Differences to the baseline, paired by seed:", differences]
+    if records.cost:
+        parts += ["### Cost", cost_table(study, records)]
+    return [part for part in parts if part]
+
+
+def _state(study: Study, records: Sequence[Record]) -> str:
+    planned = sum(study.seeds if m.seeds is None else m.seeds for m in study.methods)
+    hours = sum(record["seconds"] for record in records) / 3600
+    text = f"{len(records)} of {planned} runs are in; their pre-training took {hours:.1f} hours in all."
+    if len(records) < planned:
+        missing = [
+            f"{method.label} {has} of {wants}"
+            for method in study.methods
+            if (wants := study.seeds if method.seeds is None else method.seeds)
+            > (has := sum(record["method"] == method.name for record in records))
+        ]
+        text += f" Not run yet: {', '.join(missing)}."
+    return text
+
+
+def values_table(study: Study, methods: Sequence[Method], records: Sequence[Record]) -> str:
+    """Mean ± standard deviation over seeds, a row per method and a column per metric."""
+    rows = []
+    for method in methods:
+        own = [record for record in records if record["method"] == method.name]
+        if not own:
+            continue
+        cells = [_mean(metric, records, method.name) for metric in study.metrics]
+        rows.append([method.label, f"{own[0]['views']:,}", len(own), *cells])
+    return table(["method", "views", "n", *(metric.label for metric in study.metrics)], rows)
+
+
+def _mean(metric: Metric, records: Sequence[Record], method: str) -> str:
+    found = [
+        metric.scale * value
+        for value in values(records, method, metric.stage, metric.names).values()
+    ]
+    if not found:
+        return "-"
+    text = f"{np.mean(found):.{metric.digits}f}"
+    return text if len(found) < 2 else f"{text} ± {np.std(found, ddof=1):.{metric.digits}f}"
+
+
+def differences_table(study: Study, methods: Sequence[Method], records: Sequence[Record]) -> str:
+    """Each method's differences to its baseline; empty where there is none of two seeds."""
+    rows = []
+    for method in methods:
+        cells = [_told(metric, _difference(metric, method, records)) for metric in study.metrics]
+        if any(cell != "-" for cell in cells):
+            rows.append([method.label, study.method(method.baseline).label, *cells])
+    if not rows:
+        return ""
+    return table(["method", "baseline", *(metric.label for metric in study.metrics)], rows)
+
+
+def _difference(metric: Metric, method: Method, records: Sequence[Record]) -> Difference | None:
+    if not method.baseline:
+        return None
+    own, other = (
+        values(records, name, metric.stage, metric.names) for name in (method.name, method.baseline)
+    )
+    found = paired_difference(own, other)
+    return found if found and found.n > 1 else None
+
+
+def _told(metric: Metric, difference: Difference | None) -> str:
+    if difference is None:
+        return "-"
+    digits, scale = metric.digits, metric.scale
+    mean, low, high = (
+        f"{scale * value:+.{digits}f}" for value in (difference.mean, *difference.bootstrap)
+    )
+    text = f"{mean} [{low}, {high}]"
+    return f"**{text}**" if difference.verdict != "not shown" else text
+
+
+def _bars(study: Study, records: Sequence[Record]) -> list[tuple[str, float, float, float]]:
+    """Label, mean, and ends of the bootstrap interval, of the first metric's differences."""
+    metric = study.metrics[0]
+    bars = []
+    for method in study.methods:
+        found = _difference(metric, method, records)
+        if found and math.isfinite(found.mean):
+            mean, low, high = (metric.scale * x for x in (found.mean, *found.bootstrap))
+            bars.append((f"{method.label} (n={found.n})", mean, low, high))
+    return bars
+
+
+def cost_table(study: Study, records: Records) -> str:
+    """What a training step of each method costs, as measured side by side."""
+    rows = [
+        [
+            method.label,
+            cost["parameters"] / 1e6,
+            cost["gmacs"],
+            cost["views_per_second"],
+            cost["saved_mib"],
+        ]
+        for method in study.methods
+        if (cost := records.cost.get(method.name))
+    ]
+    headers = ["method", "M parameters", "GMACs per view", "views per second", "MiB kept per view"]
+    return table(headers, rows)

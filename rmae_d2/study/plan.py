@@ -1,0 +1,273 @@
+"""The plan of a study: what its config says, and the runs that follow from it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import LazyConfig
+from omegaconf import OmegaConf
+
+from ..config import apply_overrides, find_config, load_config
+from ..config.overrides import split_override
+from ..engine.checkpointer import FINAL
+from ..engine.sweep import Run, Stage
+from ..errors import UserError, did_you_mean
+
+#: The name of the stage in which a method trains, beside those of the transfers.
+PRETRAIN = "pretrain"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to get an encoder.
+
+    Args:
+        name: of its folders and records.
+        label: in tables.
+        config: of the training.
+        views: images that it trains on, in batches of the config's size. 0 leaves the weights as they are
+            drawn: one step, at a learning rate of 0.
+        overrides: of the config. ``{NAME}`` stands for the weights of the method of that name and of the same
+            seed, which are then trained before.
+        group: methods of one group are compared with each other; a table for each.
+        baseline: the method of its group that differences are taken to.
+        seeds: how many; None for the study's.
+        transfers: names of those that it is measured by; None for all.
+    """
+
+    name: str
+    label: str
+    config: str
+    views: int
+    overrides: Sequence[str] = ()
+    group: str = ""
+    baseline: str = ""
+    seeds: int | None = None
+    transfers: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What an encoder is measured by: a training that begins with it."""
+
+    name: str
+    label: str
+    config: str
+    overrides: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of the tables.
+
+    Args:
+        stage: of which it is, ``pretrain``, a transfer's name, or ``attention``.
+        name: in that stage's results, such as ``sem_seg/mIoU``; several are averaged.
+        label: in tables.
+        scale: by which it is multiplied there.
+        digits: behind the point.
+    """
+
+    stage: str
+    name: str | Sequence[str]
+    label: str
+    scale: float = 1.0
+    digits: int = 1
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name,) if isinstance(self.name, str) else tuple(self.name)
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """The rendered scenes that a study runs on, see :func:`~rmae_d2.data.scenes.dataset.write_scenes`."""
+
+    num_train: int
+    num_val: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Study:
+    """A whole study.
+
+    Args:
+        name: what it is called.
+        data: folder of its data sets (DETECTRON2_DATASETS of its commands).
+        output: folder of its runs.
+        seeds: runs of each method, with ``train.seed`` 0, 1 ...
+        methods, transfers, metrics: see there. The first metric is the one that is drawn.
+        scenes: rendered into ``data`` where they are not there.
+        overrides: of all methods' configs; a method's own count more.
+        times: by which all methods' views are multiplied.
+        attention_images: of the first so many validation images the attention on objects is measured.
+    """
+
+    name: str
+    data: str
+    output: str
+    seeds: int
+    methods: Sequence[Method]
+    transfers: Sequence[Transfer]
+    metrics: Sequence[Metric]
+    scenes: Scenes | None = None
+    overrides: Sequence[str] = ()
+    times: float = 1.0
+    attention_images: int = 200
+
+    def __post_init__(self) -> None:
+        for what, parts in (("methods", self.methods), ("transfers", self.transfers)):
+            names = [part.name for part in parts]
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise UserError(f"study {self.name}: {what} has {twice[0]!r} twice")
+        known = {method.name for method in self.methods}
+        transfers = {transfer.name for transfer in self.transfers}
+        for method in self.methods:
+            for name in method.transfers or ():
+                if name not in transfers:
+                    raise UserError(
+                        f"study {self.name}: {method.name} names the transfer {name!r}, which there is not"
+                        f"{did_you_mean(name, transfers)}"
+                    )
+            for name in (method.baseline, *_needed(method)):
+                if name and name not in known:
+                    raise UserError(
+                        f"study {self.name}: {method.name} names the method {name!r}, which there is not"
+                        f"{did_you_mean(name, known)}"
+                    )
+
+    def method(self, name: str) -> Method:
+        """One of the methods by its name; UserError where there is none."""
+        found = next((method for method in self.methods if method.name == name), None)
+        if found is None:
+            names = [method.name for method in self.methods]
+            raise UserError(
+                f"the study {self.name} has no method {name!r}{did_you_mean(name, names)}"
+            )
+        return found
+
+
+def load_study(name: str) -> Study:
+    """The study of a config, ``study`` in it.
+
+    Raises:
+        UserError: no such config, or none with a study in it.
+    """
+    path = find_config(name)
+    content = LazyConfig.load(path)
+    if "study" not in content:
+        raise UserError(f"{path} has no study in it: give one such as study/scenes.py")
+    given: Any = OmegaConf.to_container(content.study, resolve=True)
+    try:
+        parts = {"methods": Method, "transfers": Transfer, "metrics": Metric}
+        made = {name: [part(**each) for each in given[name]] for name, part in parts.items()}
+        scenes = given.get("scenes") and Scenes(**given["scenes"])
+        return Study(**{**given, **made, "scenes": scenes})
+    except KeyError as error:
+        raise UserError(f"{path}: the study has no {error}") from error
+    except TypeError as error:  # such as "Method.__init__() got an unexpected keyword argument"
+        raise UserError(f"{path}: {error}") from error
+
+
+def runs_of(study: Study, methods: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Run]:
+    """The runs of a study, seed by seed, so that all methods have one before one has all.
+
+    Args:
+        methods: names of those to run; all where none is named.
+        seeds: of those to run; all where none is named.
+
+    Raises:
+        UserError: a config refuses its overrides, or a folder was trained in with others.
+    """
+    chosen = [study.method(name) for name in methods] or list(study.methods)
+    for transfer in study.transfers:
+        apply_overrides(load_config(transfer.config), list(transfer.overrides))
+    most = max(_num_seeds(study, method) for method in chosen)
+    wanted = list(seeds) or list(range(most))
+    runs = [
+        _run(study, method, seed)
+        for seed in wanted
+        for method in chosen
+        if seed < _num_seeds(study, method)
+    ]
+    for run in runs:
+        for stage in run.stages:
+            stage.check_same()
+    return runs
+
+
+def weights_of(run: Run) -> Path:
+    """Where the method of a run leaves its encoder."""
+    stage = next(stage for stage in run.stages if stage.folder.name == _folder(run))
+    return stage.folder / f"{FINAL}.pth"
+
+
+def stages_by_name(run: Run) -> Mapping[str, Stage]:
+    """``pretrain`` and the transfers, without what a run needs of other methods."""
+    own = _folder(run)
+    named = {}
+    for stage in run.stages:
+        if stage.folder.name == own:
+            named[PRETRAIN] = stage
+        elif stage.folder.name.startswith(f"{own}-"):
+            named[stage.folder.name.removeprefix(f"{own}-")] = stage
+    return named
+
+
+def _folder(run: Run) -> str:
+    return f"{run.values['method']}-seed{run.seed}"
+
+
+def _num_seeds(study: Study, method: Method) -> int:
+    return study.seeds if method.seeds is None else method.seeds
+
+
+def _run(study: Study, method: Method, seed: int) -> Run:
+    first = _training(study, method, seed)
+    before = [_training(study, study.method(name), seed) for name in _needed(method)]
+    weights = first.folder / f"{FINAL}.pth"
+    transfers = [
+        Stage(
+            transfer.config,
+            (*transfer.overrides, f"train.seed={seed}"),
+            first.folder.with_name(f"{first.folder.name}-{transfer.name}"),
+            weights,
+        )
+        for transfer in study.transfers
+        if method.transfers is None or transfer.name in method.transfers
+    ]
+    return Run({"method": method.name}, seed, (*before, first, *transfers))
+
+
+def _training(study: Study, method: Method, seed: int) -> Stage:
+    def folder(name: str) -> Path:
+        return Path(study.output) / f"{name}-seed{seed}"
+
+    overrides = [*study.overrides, *method.overrides]
+    for name in _needed(method):
+        given = str(folder(name) / f"{FINAL}.pth")
+        overrides = [text.replace(f"{{{name}}}", given) for text in overrides]
+    steps = _steps(study, method)
+    overrides += [f"train.max_iter={steps}", f"train.eval_period={steps}"]
+    if not method.views:
+        overrides.append("optimizer.base_lr=0")
+    return Stage(method.config, (*overrides, f"train.seed={seed}"), folder(method.name))
+
+
+def _steps(study: Study, method: Method) -> int:
+    """How long a method trains; UserError where its config refuses the overrides."""
+    words = [*study.overrides, *method.overrides]
+    batch = apply_overrides(load_config(method.config), words).dataloader.train.total_batch_size
+    return max(round(study.times * method.views / batch), 1)
+
+
+def _needed(method: Method) -> list[str]:
+    """The methods whose weights a method begins with: ``{NAME}`` in its overrides."""
+    found = []
+    for text in method.overrides:
+        value = split_override(text)[1]
+        if value.startswith("{") and value.endswith("}") and value[1:-1].isidentifier():
+            found.append(value[1:-1])
+    return found

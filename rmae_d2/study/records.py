@@ -1,0 +1,185 @@
+"""What the runs of a study measured, in one json that outlives the folders of the runs.
+
+    {"study": NAME, "records": [RECORD, ...], "cost": {METHOD: ...}}
+
+A record has ``method``, ``seed``, ``views`` (images that the method's training saw), ``seconds`` (of the wall
+clock; other processes may have run beside it), ``commands`` (of each stage), ``results`` (of each stage the
+last value of each metric, as its run.jsonl has it, and ``attention``), ``curves`` of the method's training,
+``code`` and ``when`` it ended.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ..engine.provenance import describe_code
+from ..engine.sweep import Run, Stage
+from ..errors import UserError
+from ..events import Event, plain, read_run, results, split_starts
+from ..files import atomic_file
+from ..inference.attention import load_models, measure_attention
+from ..inference.finished_run import pick_device
+from .plan import PRETRAIN, Study, stages_by_name, weights_of
+
+Record = dict[str, Any]
+
+#: Beginnings of the names of results that a record does without.
+_LEFT_OUT = ("ACC-", "AP-")
+
+
+class Records:
+    """The json of a study, read once and written after each run.
+
+    Args:
+        path: of the json; it need not exist.
+        study: whose records they are.
+
+    Raises:
+        UserError: a file that is no such json, or of another study.
+    """
+
+    def __init__(self, path: Path, study: Study) -> None:
+        self.path = path
+        self.study = study
+        self._content: dict[str, Any] = {"study": study.name, "records": []}
+        if path.is_file():
+            self._content = _read(path, study)
+
+    @property
+    def all(self) -> list[Record]:
+        """The records of methods that the study has, in its order, then by seed."""
+        order = [method.name for method in self.study.methods]
+        known = (record for record in self._content["records"] if record["method"] in order)
+        return sorted(known, key=lambda record: (order.index(record["method"]), record["seed"]))
+
+    @property
+    def cost(self) -> dict[str, Any]:
+        """Of methods by their names; empty where it was not measured."""
+        found: dict[str, Any] = self._content.get("cost", {})
+        return found
+
+    def of(self, run: Run) -> Record | None:
+        """The record of a run, where there is one of the very same commands."""
+        key = (run.values["method"], run.seed)
+        found = (r for r in self._content["records"] if (r["method"], r["seed"]) == key)
+        record = next(found, None)
+        return record if record and record["commands"] == commands(run) else None
+
+    def add(self, record: Record) -> None:
+        """Takes a record in, in the place of another of its method and seed, and writes the file."""
+        key = (record["method"], record["seed"])
+        others = [r for r in self._content["records"] if (r["method"], r["seed"]) != key]
+        others.append(record)
+        self._content["records"] = sorted(others, key=lambda r: (r["method"], r["seed"]))
+        self._write()
+
+    def set_cost(self, cost: Mapping[str, Any]) -> None:
+        """Writes what methods cost."""
+        self._content["cost"] = dict(cost)
+        self._write()
+
+    def _write(self) -> None:
+        # A line for each record: a change shows what has come.
+        head = {key: value for key, value in self._content.items() if key != "records"}
+        lines = ",\n".join(json.dumps(plain(record)) for record in self._content["records"])
+        text = json.dumps(plain(head), indent=1)[:-2]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(self.path) as file:
+            file.write(f'{text},\n "records": [\n{lines}\n ]\n}}\n'.encode())
+
+
+def _read(path: Path, study: Study) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        names = {(record["method"], record["seed"]) for record in content["records"]}
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} is not the json of a study: {error}") from error
+    if content.get("study") != study.name:
+        raise UserError(
+            f"{path} is of the study {content.get('study')!r}, not of {study.name!r}: choose another "
+            "--records"
+        )
+    if len(names) < len(content["records"]):
+        raise UserError(f"{path} has two records of one method and seed: remove one")
+    found: dict[str, Any] = content
+    return found
+
+
+def commands(run: Run) -> dict[str, str]:
+    """The command of each stage of a run, but for where it runs: folders and weights."""
+    return {name: _command(stage) for name, stage in stages_by_name(run).items()}
+
+
+def _command(stage: Stage) -> str:
+    parent = f"{stage.folder.parent}/"
+    words = ["--config-file", stage.config_file, *stage.overrides]
+    return " ".join(["rmae-d2 train", *(word.replace(parent, "") for word in words)])
+
+
+def record_of(run: Run, study: Study) -> Record:
+    """What a run that has finished measured; the attention on objects is measured here."""
+    stages = stages_by_name(run)
+    events = {name: read_run(stage.folder)[0] for name, stage in stages.items()}
+    curves = {name: results(of_stage) for name, of_stage in events.items()}
+    setup = next(event for event in events[PRETRAIN] if event["event"] == "setup")
+    config = next(event for event in events[PRETRAIN] if event["event"] == "config")
+    measured = {
+        name: {
+            key: round(points[-1][1], 5)
+            for key, points in of_stage.items()
+            if not key.rpartition("/")[2].startswith(_LEFT_OUT)
+        }
+        for name, of_stage in curves.items()
+    }
+    measured["attention"] = _attention(weights_of(run), study)
+    return {
+        "method": run.values["method"],
+        "seed": run.seed,
+        "views": setup["images_a_step"] * config["config"]["train"]["max_iter"],
+        "seconds": round(_seconds(events[PRETRAIN])),
+        "commands": commands(run),
+        "results": measured,
+        "curves": {
+            key: [[int(at), round(value, 5)] for at, value in points]
+            for key, points in curves[PRETRAIN].items()
+            if key.startswith("reconstruction/")
+        },
+        "code": describe_code(),
+        "when": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+
+
+def _attention(weights: Path, study: Study) -> dict[str, float]:
+    """Attention of the last block inside and outside of objects, means over instances."""
+    models = load_models([str(weights)], [], device=pick_device("auto"))
+    # By their files: names were registered before the study's own folder was known.
+    scenes = Path(study.data) / "scenes"
+    labels = str(scenes / "annotations" / "instances_val.json")
+    most = study.attention_images
+    measured = measure_attention(models, json=labels, root=str(scenes / "val"), max_images=most)
+    found = measured["models"][0]
+    names = ("share", "area", "elsewhere", "position", "beyond_elsewhere", "beyond_position")
+    return {name: round(found[name], 5) for name in names if found[name] is not None}
+
+
+def _seconds(events: Iterable[Event]) -> float:
+    """Of the wall clock, over all starts of a training."""
+    spans = []
+    for start in split_starts(events):
+        times = [datetime.fromisoformat(event["time"]) for event in (start[0], start[-1])]
+        spans.append((times[1] - times[0]).total_seconds())
+    return sum(spans)
+
+
+def values(
+    records: Sequence[Record], method: str, stage: str, names: Sequence[str]
+) -> dict[int, float]:
+    """A metric of a method by seed, the mean of several; without the seeds that lack it."""
+    found = {}
+    for record in records:
+        of_stage = record["results"].get(stage, {})
+        if record["method"] == method and all(name in of_stage for name in names):
+            found[record["seed"]] = sum(of_stage[name] for name in names) / len(names)
+    return found

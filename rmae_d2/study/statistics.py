@@ -1,0 +1,89 @@
+"""Means and paired differences of few seeds, and what can be said of them.
+
+Letters: n seeds.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+#: Up to so many seeds all samples with replacement are looked at (5 ** 5 = 3125), above it this many drawn.
+_ALL_UP_TO = 5
+_DRAWN = 10_000
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean difference of a method to its baseline, over the seeds that both have.
+
+    Attributes:
+        n: seeds.
+        bootstrap: interval of the mean, (low, high), see :func:`bootstrap_interval`.
+        student: that of Student's t, (low, high); infinite for one seed.
+    """
+
+    n: int
+    mean: float
+    bootstrap: tuple[float, float]
+    student: tuple[float, float]
+
+    @property
+    def verdict(self) -> str:
+        """``better``, ``worse``, or ``not shown``: where either interval holds 0, or there is one seed.
+
+        The bootstrap of few seeds is too narrow: that of three leaves out 0 whenever all three have one sign,
+        which chance alone does in a quarter of the cases. So both must.
+        """
+        low = min(self.bootstrap[0], self.student[0])
+        high = max(self.bootstrap[1], self.student[1])
+        return "better" if low > 0 else "worse" if high < 0 else "not shown"
+
+
+def bootstrap_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
+    """Percentile interval of the mean over samples with replacement; exact up to five values."""
+    array = np.asarray(values, np.float64)
+    if len(array) <= _ALL_UP_TO:
+        draws = np.array(list(itertools.product(range(len(array)), repeat=len(array))))
+    else:
+        draws = np.random.default_rng(0).integers(len(array), size=(_DRAWN, len(array)))
+    means: NDArray[np.float64] = array[draws].mean(axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def student_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
+    """Student's t interval of the mean; infinite for less than two values."""
+    if len(values) < 2:
+        return -math.inf, math.inf
+    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    reach = float(stats.t.ppf((1 + level) / 2, len(values) - 1)) * error
+    mean = float(np.mean(values))
+    return mean - reach, mean + reach
+
+
+def paired_difference(
+    of: Mapping[int, float], to: Mapping[int, float], smaller_is_better: bool = False
+) -> Difference | None:
+    """The difference of two methods, by seed.
+
+    Args:
+        of, to: a metric by seed.
+        smaller_is_better: turns the sign of the verdict's values, not of the numbers' order: the difference
+            is then baseline minus method.
+
+    Returns:
+        None where no seed is in both.
+    """
+    sign = -1.0 if smaller_is_better else 1.0
+    pairs = [sign * (of[seed] - to[seed]) for seed in sorted(of.keys() & to.keys())]
+    if not pairs:
+        return None
+    mean = float(np.mean(pairs))
+    return Difference(len(pairs), mean, bootstrap_interval(pairs), student_interval(pairs))
