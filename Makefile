@@ -1,4 +1,4 @@
-# make demo   pre-train a small R-MAE on rendered scenes, ending with pictures
+# make demo   pre-train a small R-MAE on rendered scenes, ending with pictures of it beside shipped weights
 # make test   ruff, mypy and every test that is not slow; ARGS="..." goes to pytest
 #
 # Both make .venv and install everything first. PYTHON=python3.12 chooses the interpreter it is made
@@ -15,6 +15,7 @@ PY := $(BIN)/python
 STAMP := $(VENV)/.rmae_d2-installed
 CONSTRAINTS := $(VENV)/constraints.txt
 SCENES := datasets/scenes
+DEMO := output/demo/rmae_tiny_scenes
 
 # Nothing of the caller's Python set-up may leak in: other packages, or installs that go elsewhere.
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP PIP_TARGET PIP_PREFIX PIP_USER PIP_CONSTRAINT \
@@ -32,7 +33,7 @@ endif
 .PHONY: help install demo test lint clean
 
 help:
-	@echo "make demo     pre-train a small R-MAE on rendered scenes and show what it learnt"
+	@echo "make demo     pre-train a small R-MAE on rendered scenes; show it beside the shipped weights"
 	@echo "make test     check style and types, run the tests (ARGS=\"-k masking\" goes to pytest)"
 	@echo "make lint     check style and types only"
 	@echo "make install  make $(VENV) and install everything (demo and test do so themselves)"
@@ -46,7 +47,11 @@ demo: $(STAMP)
 	@echo "==> pre-training R-MAE on them"
 	@# A second run continues, or shows where the first one's pictures are; remove output/demo to start over.
 	@DETECTRON2_DATASETS=datasets $(BIN)/rmae-d2 train --config-file demo/rmae_tiny_scenes.py \
-		$(if $(wildcard output/demo/rmae_tiny_scenes/last_checkpoint),--resume)
+		$(if $(wildcard $(DEMO)/last_checkpoint),--resume)
+	@echo "==> the first images of $(SCENES)/val: what this run makes of them, and what the shipped weights do"
+	@$(BIN)/rmae-d2 visualize reconstruction --weights $(DEMO)/model_final.pth rmae-d2://rmae_scenes \
+		--names "this short run" "shipped weights" --input $(SCENES)/val --max-images 4 \
+		--output output/demo/beside_shipped
 
 test: lint
 	@echo "==> pytest (all but the slow ones)"

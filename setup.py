@@ -154,7 +154,7 @@ setup(
     ],
     packages=find_packages(include=["rmae_d2", "rmae_d2.*"]),
     package_data={
-        "rmae_d2": ["py.typed"],
+        "rmae_d2": ["py.typed", "weights/*/*"],
         "rmae_d2.demo": ["page/*"],
         "rmae_d2.report": ["page.html"],
     },

@@ -59,6 +59,16 @@ def shared_data():
 
 
 @pytest.fixture(scope="session")
+def shipped():
+    """The weight file that commands take by default."""
+    from rmae_d2.shipped import DEFAULT, shipped_file, shipped_names
+
+    if DEFAULT not in shipped_names():
+        pytest.skip("weights are not in this checkout yet")
+    return shipped_file(DEFAULT)
+
+
+@pytest.fixture(scope="session")
 def make_rmae():
     """Builds small networks in which every parameter, biases and norms too, is random.
 

@@ -78,6 +78,16 @@ def test_wheel_holds_every_module_and_every_config(source: Path, wheel: Path) ->
     assert page and page == {name for name in names if "/demo/page/" in name}
     assert "rmae_d2/report/page.html" in names
     assert {"rmae_d2/py.typed", "rmae_d2/LICENSE"} < names
+    weights = [path for path in (source / "rmae_d2/weights").rglob("*") if path.is_file()]
+    assert {"config.yaml", "README.md"} <= {path.name for path in weights}
+    packed = {name for name in names if name.startswith("rmae_d2/weights/")}
+    assert packed == {path.relative_to(source).as_posix() for path in weights}
+
+
+def test_wheel_holds_the_weights(shipped: Path, wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        packed = archive.read("rmae_d2/weights/rmae_scenes/model.safetensors")
+    assert packed == shipped.read_bytes()
 
 
 def test_wheel_metadata(wheel: Path) -> None:

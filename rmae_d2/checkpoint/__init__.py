@@ -10,7 +10,7 @@ from .load import LoadReport, load_pretrained
 from .names import TARGETS
 from .reference import build_from_reference
 from .scorer import load_generator, load_scorer
-from .weight_file import atomic_save
+from .weight_file import atomic_save, local_path
 
 __all__ = [
     "TARGETS",
@@ -25,6 +25,7 @@ __all__ = [
     "load_pretrained",
     "load_scorer",
     "load_weights",
+    "local_path",
     "save_conversion",
 ]
 

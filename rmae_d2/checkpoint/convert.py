@@ -3,7 +3,8 @@
 Every tensor of the input ends up in one of four lists, and every tensor that the target has and the input has
 not in a fifth:
 
-  copied          bit for bit, but for position embeddings, which may be resized
+  copied          bit for bit, but for position embeddings, which may be resized, and where half precision
+                  is asked for
   not taken       parts the target has not by design: its network is the same without them
   refused         no place in the target, or of the wrong shape; an encoder tensor that is missing. Leaving
                   these out would change what the network computes, so nothing is written
@@ -37,6 +38,7 @@ from .names import (
     target_name,
 )
 from .positions import Grid, grid_of_table, resample_table
+from .weight_file import is_finite
 
 _POS_EMBED = ENCODER + "pos_embed"
 _CLS_TOKEN = ENCODER + "cls_token"
@@ -71,6 +73,7 @@ class Conversion:
     target: str
     network: str = ""
     grid: Grid | None = None
+    rounded: float | None = None  #: by how much at most, where in half precision
     tensors: StateDict = field(default_factory=dict)
     copied: list[str] = field(default_factory=list)
     resized: dict[str, str] = field(default_factory=dict)
@@ -88,6 +91,8 @@ class Conversion:
         ):
             if names or title == "copied":
                 lines += [f"{title}: {len(names)}", *_grouped(names)]
+        if self.rounded is not None:
+            lines.append(f"rounded to half precision (fp16), by at most {self.rounded:.2g}")
         lines.append(f"refused: {len(self.refused)}")
         lines += [f"  {name}: {why}" for name, why in self.refused.items()]
         return "\n".join(lines)
@@ -101,6 +106,7 @@ def convert(
     drop: Sequence[str] = (),
     fill: bool = False,
     transformers: int | None = None,
+    half: bool = False,
 ) -> Conversion:
     """Translates weights; writes nothing.
 
@@ -115,6 +121,7 @@ def convert(
             has them and the input has not, so that the file can be trained further.
         transformers: whose names, for ``"huggingface"``: 4 (and the hub's) or 5, which reads both; None for
             the version that is installed, else 4.
+        half: floats as float16, half of the file's size; models load them as float32.
 
     Returns:
         the conversion; look at its ``refused`` before its ``tensors``.
@@ -153,6 +160,8 @@ def convert(
     if not out.refused:
         _fit_tables(out, taken, cls_rows, grid, img_size)
     _name(out, taken, _transformers_version() if transformers is None else transformers)
+    if half:
+        _halve(out)
     if out.refused:
         out.tensors.clear()  # half a network is of no use
     return out
@@ -338,6 +347,18 @@ def _name(out: Conversion, taken: StateDict, transformers: int) -> None:
         out.network += f", names of transformers {transformers}"
     if out.grid:
         out.network += f", grid {_by(out.grid)}"
+
+
+def _halve(out: Conversion) -> None:
+    """Rounds all floats to float16; refuses those that it cannot hold."""
+    out.rounded = 0.0
+    for name, tensor in out.tensors.items():
+        if tensor.is_floating_point() and tensor.numel():
+            rounded = out.tensors[name] = tensor.half()
+            off = float((rounded.double() - tensor.double()).abs().max())
+            if not is_finite(rounded):
+                out.refused[name] = "has numbers that half precision cannot hold (above 65504)"
+            out.rounded = max(out.rounded, off)
 
 
 def _transformers_version() -> int:

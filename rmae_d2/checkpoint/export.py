@@ -2,25 +2,40 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
+from ..config import load_config, save_config
 from ..errors import CheckpointError
 from ..files import atomic_file
 from .convert import Conversion, convert
-from .weight_file import CHECKSUM, atomic_save, checksum
+from .names import MASKING
+from .weight_file import CHECKSUM, atomic_save, checksum, local_path
+
+#: Of a run, beside its weights.
+CONFIG = "config.yaml"
 
 _ENDINGS = (".pth", ".pt", ".bin", ".safetensors")
 
 
-def save_conversion(conversion: Conversion, path: str, force: bool = False) -> None:
+def save_conversion(conversion: Conversion, path: str, force: bool = False) -> list[Path]:
     """Writes converted weights the way the target's own files are.
 
     ``{"model": ...}`` for MAE and RMAE, the bare tensors for timm and Hugging Face. For Detectron2
     ``{"model": ..., "matching_heuristics": True}`` with bare ViT names (``blocks.0...``), which its own
     checkpointer matches by suffix without a query string.
 
+    A whole RMAE gets its run's config.yaml beside it where the input has one, so that all that loads a run
+    loads this one. Absolute paths in it become null, and ``train.output_dir`` output/ and the
+    folder's name.
+
+    Returns:
+        the files written.
+
     Raises:
-        CheckpointError: where tensors are refused, the file is there, or it can't be written.
+        CheckpointError: where tensors are refused, a file is there, or it can't be written.
     """
     if conversion.refused:
         name, why = next(iter(conversion.refused.items()))
@@ -29,6 +44,17 @@ def save_conversion(conversion: Conversion, path: str, force: bool = False) -> N
             f"{name}: {why}"
         )
     check_output(path, conversion.target, force)
+    config = _config_to_carry(conversion, path)
+    if config and config[1].exists() and not force:
+        raise CheckpointError(f"{config[1]}: is there already; --force overwrites it")
+    _write(conversion, path)
+    if config is None:
+        return [Path(path)]
+    _carry_config(*config)
+    return [Path(path), config[1]]
+
+
+def _write(conversion: Conversion, path: str) -> None:
     if "://" not in path:
         try:
             os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
@@ -52,6 +78,38 @@ def save_conversion(conversion: Conversion, path: str, force: bool = False) -> N
     if conversion.target == "detectron2":
         content |= {"matching_heuristics": True, "__author__": "rmae_d2"}
     atomic_save(content, path)
+
+
+def _config_to_carry(conversion: Conversion, path: str) -> tuple[Path, Path] | None:
+    """The config.yaml of the run that a whole converted model is of, and its place beside that model.
+
+    None where there is none, where it lies there already, and where it names a part that was not taken.
+    """
+    whole = not any(name.startswith(MASKING) for name in conversion.not_taken)
+    if (conversion.kind, conversion.target) != ("rmae_d2", "rmae") or not whole or "://" in path:
+        return None
+    try:
+        theirs = local_path(conversion.source).absolute().parent / CONFIG
+    except CheckpointError:  # a state dict
+        return None
+    ours = Path(path).absolute().parent / CONFIG
+    return (theirs, ours) if theirs.is_file() and theirs != ours else None
+
+
+def _without_places(value: Any) -> Any:
+    """A config without the absolute paths of the machine that its run was made on: null in their place."""
+    if isinstance(value, dict):
+        return {key: _without_places(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_places(inner) for inner in value]
+    return None if isinstance(value, str) and os.path.isabs(value) else value
+
+
+def _carry_config(theirs: Path, ours: Path) -> None:
+    plain = _without_places(OmegaConf.to_container(load_config(theirs)))
+    if "output_dir" in plain.get("train", {}):
+        plain["train"]["output_dir"] = f"output/{ours.parent.name}"  # other keys refer to it
+    save_config(OmegaConf.create(plain, flags={"allow_objects": True}), ours)
 
 
 def check_output(path: str, target: str, force: bool = False) -> None:

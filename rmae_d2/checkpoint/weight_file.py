@@ -6,6 +6,7 @@ import os
 import re
 import zipfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,10 @@ from torch import Tensor
 
 from ..errors import CheckpointError, UserError
 from ..files import atomic_file, free_space
+from ..shipped import register_names
 from .numpy_pickle import STAND_INS, load_numpy_pickle, to_tensors
+
+register_names(PathManager)
 
 #: In a safetensors file's metadata.
 CHECKSUM = "rmae_d2.sha256"
@@ -47,6 +51,24 @@ def atomic_save(content: Any, path: str) -> None:
     except RuntimeError as error:  # in which torch wraps what the disk says
         room = f"{free_space(path)}. {ROOM}"
         raise CheckpointError(f"{path}: could not be written ({error!s:.120}); {room}") from error
+
+
+def local_path(weights: str) -> Path:
+    """Where weights lie on this machine, once fetched where they are remote.
+
+    Args:
+        weights: as :func:`rmae_d2.checkpoint.load_weights` takes them; what is behind a ``?`` does not count.
+
+    Raises:
+        CheckpointError: there is no such file or folder, or none that comes with the package by that name.
+    """
+    try:
+        path = Path(PathManager.get_local_path(weights.partition("?")[0]))
+    except OSError as error:
+        raise CheckpointError(f"{weights}: could not be fetched ({error!s:.200})") from error
+    if not path.exists():
+        raise CheckpointError(f"{weights}: no such weight file")
+    return path
 
 
 def read_file(path: str) -> Any:

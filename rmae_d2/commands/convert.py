@@ -3,6 +3,7 @@
     rmae-d2 convert --input output/model_final.pth --output backbone.pth --to detectron2
     rmae-d2 convert --input mae_pretrain_vit_base.pth --output rmae.pth --to rmae
     rmae-d2 convert --input model_final.pth --output model.safetensors --to huggingface
+    rmae-d2 convert --input output/rmae/model_final.pth --output small/model.safetensors --to rmae --half
 
 Reads MAE, R-MAE reference, timm, Hugging Face ViTMAE, Detectron2 (.pkl too) and our own files, told apart by
 their keys; no code of a file is run. Prints what was copied, what the target has besides (new by design),
@@ -10,13 +11,13 @@ what it has no use for (not taken by design), and what is refused: then nothing 
 status is 1 (2 where the command line is wrong).
 
 What the files are: detectron2, a backbone that any Detectron2 ViTDet loads, in a .pth; mae, the official
-names; rmae, a checkpoint of this package; timm, a state dict of VisionTransformer with num_classes=0
-(class_token=False where the input has no cls token); huggingface, of ViTMAEForPreTraining, or of ViTMAEModel
-where the input has no decoder.
+names; rmae, a checkpoint of this package, with the run's config.yaml beside it where INPUT has one, without
+the absolute paths in it; timm, a state dict of VisionTransformer with num_classes=0 (class_token=False where
+the input has no cls token); huggingface, of ViTMAEForPreTraining, or of ViTMAEModel where the input has no
+decoder.
 """
 
 import argparse
-from pathlib import Path
 
 from ..config.ranges import COUNT
 from . import options
@@ -41,6 +42,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--fill", action="store_true", help=what)
     what = "whose names --to huggingface writes: 4 as on the hub, 5 as in a state_dict (default: installed)"
     add("--transformers", type=int, choices=(4, 5), help=what)
+    add("--half", action="store_true", help="fp16: half of the size; models load it as fp32")
     add("--force", action="store_true", help="overwrite the output")
 
 
@@ -53,8 +55,8 @@ def run(args: argparse.Namespace) -> None:
     from ..checkpoint import check_output, convert, save_conversion
 
     check_output(args.output, args.to, args.force)
-    done = (args.drop, args.fill, args.transformers)
+    done = (args.drop, args.fill, args.transformers, args.half)
     conversion = convert(args.input, args.to, grid, img_size, *done)
     print(conversion)
-    save_conversion(conversion, args.output, args.force)
-    print(f"written: {Path(args.output).resolve()}")
+    for path in save_conversion(conversion, args.output, args.force):
+        print(f"written: {path.resolve()}")

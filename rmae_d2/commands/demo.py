@@ -1,9 +1,11 @@
 r"""Interactive segmentation in a browser: mark a few patches, see the region that the model completes.
 
-    rmae-d2 demo --weights output/demo/rmae_tiny_scenes/model_final.pth
+    rmae-d2 demo
+    rmae-d2 demo --weights output/rmae/model_final.pth
 
-prints an address to open. The config.yaml beside the weights says what the model is. Images stay on the
-machine that serves them, in memory only. Needs `pip install rmae_d2[demo]`.
+prints an address to open. The model is the small R-MAE that comes with the package, or with --weights that
+of a run, as the config.yaml beside them says. Images stay on the machine that serves them, in memory only.
+Needs `pip install rmae_d2[demo]`.
 """
 
 import argparse

@@ -1,6 +1,7 @@
-"""Says what is installed here, and what to do about each thing that is missing.
+"""Says what is installed here, what to do about each thing that is missing, and whether a model works.
 
-The exit code is 1 where something is missing that training needs.
+The model is the small R-MAE that comes with the package: it predicts what is hidden of a picture. The exit
+code is 1 where something is missing that training needs.
 """
 
 import argparse
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 
 from .. import __version__
+from ..errors import UserError
+from ..shipped import DEFAULT, shipped_file
 from .install_detectron2 import age_problem, find_detectron2
 
 Finding = tuple[str, str, bool]  # what, remedy where it is missing, whether training needs it
@@ -35,12 +38,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     print(f"rmae_d2 {__version__}, Python {platform.python_version()} at {sys.executable}")
     good = True
-    for line, remedy, needed in (*_required(), _detectron2(), _device(), *_extras()):
+    for line, remedy, needed in _findings():
         print(f"{'missing ' if remedy else 'ok      '} {line}")
         if remedy:
             print(f"         remedy: {remedy}")
         good = good and not (remedy and needed)
     return 0 if good else 1
+
+
+def _findings() -> Iterator[Finding]:
+    yield from _required()
+    yield _detectron2()
+    yield _device()
+    yield from _extras()
+    yield _shipped()
 
 
 def _required() -> Iterator[Finding]:
@@ -80,6 +91,47 @@ def _device() -> Finding:
         return f"devices: {', '.join(names)}; CUDA {torch.version.cuda}", "", True
     built = "torch's build is for CPUs only" if torch.version.cuda is None else "torch sees no GPU"
     return f"devices: the CPU, {torch.get_num_threads()} threads ({built})", "", True
+
+
+def _shipped() -> Finding:
+    """Whether the package's own weights load, and beat the mean colours of what is hidden of a scene."""
+    reinstall = "reinstall rmae_d2 from its repository"
+    try:
+        shipped_file(DEFAULT)
+        loss, hidden = _reconstruct()
+    except UserError as error:
+        return str(error), reinstall, False
+    except Exception as error:  # whatever a broken installation raises
+        return f"{DEFAULT}: {error}", "what is missing above", False
+    line = f"{DEFAULT} predicts the {hidden:.0%} hidden of a rendered scene: pixel loss {loss:.2f}"
+    works = "" if loss < 1 else reinstall
+    return f"{line}, each patch's own mean colour gives 1.00", works, False
+
+
+def _reconstruct() -> tuple[float, float]:
+    """The model's pixel loss on a scene that it was not trained on, and the share that is hidden of it."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from ..data.scenes.render import render_scene
+    from ..inference.finished_run import load_run
+
+    _, model = load_run(DEFAULT, overrides=["train.device=cpu"])
+    scene = render_scene(seed=0, index=0)
+    high, wide = model.backbone.net.img_size
+    image, *masks = (
+        np.asarray(Image.fromarray(layer).resize((wide, high)))
+        for layer in (scene.image, *scene.masks)
+    )
+    sample = {
+        "image": torch.from_numpy(image.transpose(2, 0, 1).copy()),
+        "regions": torch.from_numpy(np.stack(masks)),
+        "mask_seed": 0,
+    }
+    with torch.no_grad():
+        (output,) = model([sample])
+    return float(output["loss_pixel"]), float(output["mask"].float().mean())
 
 
 def _extras() -> Iterator[Finding]:

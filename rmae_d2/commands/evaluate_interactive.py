@@ -1,11 +1,12 @@
 r"""Measures interactive segmentation: mask IoU against the number of patches or clicks, with baselines.
 
+    rmae-d2 evaluate-interactive --dataset scenes_val
     rmae-d2 evaluate-interactive --weights output/rmae/model_final.pth \
         --dataset scenes_val --protocol clicks --output output/interactive
 
 Writes interactive_PROTOCOL.json (mean IoU and standard error for each count, and every object's own) and a
-plot, and prints a table. The model is pre-trained only; the random walker, Felzenszwalb segments and the
-shown patches alone get what the model gets.
+plot, and prints a table. The model, without --weights the small R-MAE that comes with the package, is
+pre-trained only; the random walker, Felzenszwalb segments and the shown patches alone get what it gets.
 """
 
 import argparse

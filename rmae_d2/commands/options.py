@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from ..config.ranges import COUNT, NOT_NEGATIVE, Range
 from ..errors import UserError, did_you_mean
 from ..files import check_output
+from ..shipped import DEFAULT
 
 
 class UsageError(UserError):
@@ -59,12 +60,14 @@ def output(
 
     Args:
         beside: the argument that says what that is: a file, a folder, or several, of which the first counts.
+            Of what is remote, or comes with the package, it is the working directory.
         more: of ``add_argument``.
     """
     if beside:
-        what = (
-            f"{'folder' if folder else 'file'} to write (default: {name} beside {beside.upper()})"
-        )
+        place = f"{name} beside {beside.upper()}"
+        if beside == "weights":
+            place += "; of the package's own, here"
+        what = f"{'folder' if folder else 'file'} to write (default: {place})"
         more = {"help": what, **more}
     parser.add_argument("--output", **{"type": Path, **more})
     parser.set_defaults(output_rule=(name, beside, folder))
@@ -92,9 +95,21 @@ def config_file(parser: argparse.ArgumentParser, required: bool = False) -> None
     parser.add_argument("--config-file", required=required, metavar="FILE", help=f"config, {where}")
 
 
-def trained(parser: argparse.ArgumentParser) -> None:
-    """A run's weights, and its config."""
-    parser.add_argument("--weights", required=True, metavar="FILE", help="the run's checkpoint")
+def weights(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """A run's weights, or those of several runs to compare; by default the R-MAE of the package."""
+    what = f"checkpoint of a run (default: {DEFAULT}, the R-MAE that comes with the package)"
+    more: dict[str, Any] = {"default": DEFAULT}
+    if several:
+        what = what.replace("checkpoint of a run", "checkpoints of runs")
+        more = {"default": [DEFAULT], "nargs": "+"}
+    parser.add_argument("--weights", metavar="FILE", help=what, **more)
+    if several:
+        parser.add_argument("--names", nargs="+", default=[], help="one per file, for titles")
+
+
+def trained(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Weights of pre-training runs, and their config."""
+    weights(parser, several=several)
     config_file(parser)
 
 

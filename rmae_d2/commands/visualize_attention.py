@@ -1,5 +1,6 @@
 r"""Draws what patches of a photo attend to, side by side for several models, and measures it on objects.
 
+    rmae-d2 visualize attention --input photo.jpg --query 320,240
     rmae-d2 visualize attention --weights output/rmae/model_final.pth output/mae/model_final.pth \
         --names R-MAE MAE --input photo.jpg --query 320,240 --query cls --output attention
     rmae-d2 visualize attention --weights output/rmae/model_final.pth mocov3.pth.tar dino.pth \
@@ -10,7 +11,8 @@ the last block as colours. --evaluate gives a number: over images with instance 
 that falls on the query's own instance, beside what uniform attention, the model's mean attention at each
 displacement, and random weights give; a table, and OUTPUT/attention_share.json.
 
-Weights: ours (pre-training or fine-tuned), MAE, MoCo v3, DINO, timm and Hugging Face ViTMAE, as files.
+Weights: ours (pre-training or fine-tuned), MAE, MoCo v3, DINO, timm and Hugging Face ViTMAE, as files; where
+none are named, the small R-MAE that comes with the package.
 """
 
 import argparse
@@ -24,9 +26,8 @@ NORMALIZATIONS = ("imagenet", "half")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
+    options.weights(parser, several=True)
     add = parser.add_argument
-    add("--weights", nargs="+", required=True, metavar="FILE")
-    add("--names", nargs="+", default=[], help="one a file, for titles")
     add("--input", nargs="+", default=[], help="photos, folders, lists, jsons")
     add("--query", action="append", default=[], metavar="X,Y", help="pixel of the photo, or cls")
     add("--layer", default="-1", help="number of a block, -1 (last) or rollout")

@@ -1,13 +1,17 @@
 r"""Draws what a pre-trained model makes of photos of which most is hidden: the paper's figure 5.
 
+    rmae-d2 visualize reconstruction --input PHOTOS
     rmae-d2 visualize reconstruction --weights output/rmae/model_final.pth --input PHOTOS
     rmae-d2 visualize reconstruction --weights output/rmae/model_final.pth \
         --input coco/val2017/000000000139.jpg --mask-ratio 0.5 0.75 0.9 \
         --regions json --json coco/annotations/instances_val2017.json
+    rmae-d2 visualize reconstruction --weights output/{rmae,mae}/model_final.pth --names R-MAE MAE \
+        --input PHOTOS
 
-Columns: masked image, pixels predicted, image; masked region, region predicted, region, all regions. Without
-a region branch (MAE) or a pixel decoder (RAE) its pictures are left out. One PNG a photo with several
-regions, and contact_sheet.png with the first region of each photo.
+Without --weights it is the small R-MAE that comes with the package; several models are drawn below each
+other, each with masks of its own. Columns: masked image, pixels predicted, image; masked region, region
+predicted, region, all regions. Without a region branch (MAE) or a pixel decoder (RAE) its pictures are left
+out. One PNG a photo with several regions, and contact_sheet.png with the first region of each photo.
 """
 
 import argparse
@@ -19,7 +23,7 @@ SOURCES = ("fh", "json", "sam")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    options.trained(parser)
+    options.trained(parser, several=True)
     options.photos(parser, 8)
     options.output(parser, "reconstructions", "weights", folder=True)
     add = parser.add_argument

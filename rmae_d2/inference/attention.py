@@ -14,6 +14,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from ..checkpoint import local_path
 from ..checkpoint.encoder import EncoderSize, load_encoder
 from ..config import load_config
 from ..data import CropResizeTransform, read_image
@@ -25,6 +26,7 @@ from ..regions import InstanceSource
 from ..tables import table
 from ..visualization.attention import Query, draw_attention, draw_components, draw_query, patch_of
 from ..visualization.sheets import Picture, SheetRow, contact_sheet, save_picture
+from .finished_run import names_of
 from .predict_inputs import list_inputs
 
 logger = logging.getLogger(__name__)
@@ -88,7 +90,7 @@ def load_models(
 
     Args:
         weights: files of any kind that :func:`rmae_d2.checkpoint.load_weights` takes.
-        names: one a file; by default as the files and their folders are called.
+        names: see :func:`.names_of`.
         num_heads: of all of them; None for what config.yaml says, else 64 channels a head.
         normalizations: keys of :data:`NORMALIZATIONS`, one a file, or one for all.
 
@@ -97,12 +99,11 @@ def load_models(
         UserError: another number of names than of files, an unknown normalization, or images that are not
             RGB.
     """
-    titles = [*names] or _short_names(weights)
+    titles = names_of(weights, names)
     wanted = [*normalizations] or ["imagenet"]
     wanted *= len(weights) if len(wanted) == 1 else 1
-    for option, given in (("--names", titles), ("--normalize", wanted)):
-        if len(given) != len(weights):
-            raise UserError(f"{option}: {len(given)} given for {len(weights)} weight files")
+    if len(wanted) != len(weights):
+        raise UserError(f"--normalize: {len(wanted)} given for {len(weights)} weight files")
     for name in wanted:
         if name not in NORMALIZATIONS:
             raise UserError(f"--normalize {name}: one of {', '.join(NORMALIZATIONS)}")
@@ -118,27 +119,14 @@ def load_models(
 
 def _hints(weights: str, num_heads: int | None) -> tuple[int | None, Any]:
     """Heads, and side and blocks of windows, as the config beside the weights says; None where none does."""
-    config = Path(weights.partition("?")[0]).parent / "config.yaml"
-    known = "://" not in weights and config.is_file()
+    config = local_path(weights).parent / "config.yaml"
+    known = config.is_file()
     net = OmegaConf.select(load_config(config), "model.backbone.net") if known else None
     if net is None:
         return num_heads, None
     blocks = net.get("window_block_indexes") or ()
     window = (int(net.get("window_size") or 0), [int(i) for i in blocks])
     return num_heads or net.get("num_heads"), window if window[0] and window[1] else None
-
-
-def _short_names(weights: Sequence[str]) -> list[str]:
-    """File names without ending; where they repeat, with their folder."""
-    paths = [Path(path.partition("?")[0]) for path in weights]
-    keys = [path.partition("?key=")[2] for path in weights]  # of one file's weights
-    stems = [
-        f"{path.name.split('.')[0]} {key}".rstrip() for path, key in zip(paths, keys, strict=True)
-    ]
-    return [
-        stem if stems.count(stem) == 1 else f"{path.parent.name}/{stem}"
-        for path, stem in zip(paths, stems, strict=True)
-    ]
 
 
 def patch_attention(

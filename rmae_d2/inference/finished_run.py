@@ -7,9 +7,9 @@ import torch
 from detectron2.config import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from ..checkpoint import load_pretrained
+from ..checkpoint import load_pretrained, local_path
 from ..config import apply_overrides, load_config
-from ..errors import CheckpointError, UserError
+from ..errors import UserError
 from ..modeling import RMAE
 
 
@@ -34,7 +34,8 @@ def load_run(
     """Config and model of a pre-training run, in evaluation mode on the config's device.
 
     Args:
-        weights: its checkpoint, masking policy included; every tensor must fit.
+        weights: its checkpoint, masking policy included, or the name of one that comes with the package;
+            every tensor must fit.
         config_file: None for the config.yaml beside the weights.
         overrides: ``key=value`` of the config.
 
@@ -42,10 +43,7 @@ def load_run(
         UserError: no config, or one that describes another model than an RMAE; a device that is not there.
         CheckpointError: weights that are missing or do not fit.
     """
-    file = Path(weights.partition("?")[0])
-    if not file.exists():
-        raise CheckpointError(f"{weights}: no such weight file")
-    name = config_file or str(file.parent / "config.yaml")
+    name = config_file or str(local_path(weights).parent / "config.yaml")
     if config_file is None and not Path(name).is_file():
         raise UserError(f"no config.yaml beside {weights}: name the run's with --config-file")
     cfg = apply_overrides(load_config(name), list(overrides))
@@ -59,3 +57,24 @@ def load_run(
         )
     load_pretrained(model, weights, require_all=True)
     return cfg, model.to(device).eval()
+
+
+def names_of(weights: Sequence[str], names: Sequence[str] = ()) -> list[str]:
+    """What the files of a comparison are called: as given, or without ending, with their folder if need be.
+
+    Raises:
+        UserError: another number of names than of files.
+    """
+    if names:
+        if len(names) != len(weights):
+            raise UserError(f"--names: {len(names)} given for {len(weights)} weight files")
+        return [*names]
+    paths = [Path(path.partition("?")[0]) for path in weights]
+    keys = [path.partition("?key=")[2] for path in weights]  # of one file's weights
+    stems = [
+        f"{path.name.split('.')[0]} {key}".rstrip() for path, key in zip(paths, keys, strict=True)
+    ]
+    return [
+        stem if stems.count(stem) == 1 else f"{path.parent.name}/{stem}"
+        for path, stem in zip(paths, stems, strict=True)
+    ]

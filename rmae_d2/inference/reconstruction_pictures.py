@@ -22,7 +22,7 @@ from ..regions import FelzenszwalbSource, InstanceSource, RegionRecord, SamSourc
 from ..visualization import draw_reconstructions, draw_regions
 from ..visualization.reconstruction import Panel, draw_contact_sheet, draw_panel
 from ..visualization.sheets import save_picture
-from .finished_run import load_run
+from .finished_run import load_run, names_of
 from .predict_inputs import list_inputs
 
 SHEET = "contact_sheet.png"
@@ -55,11 +55,12 @@ def region_source(
 
 
 def draw_reconstruction_pictures(
-    weights: str,
+    weights: Sequence[str],
     inputs: Sequence[str],
     output: Path,
     source: RegionSource,
     *,
+    names: Sequence[str] = (),
     config_file: str | None = None,
     overrides: Sequence[str] = (),
     mask_ratios: Sequence[float] = (),
@@ -73,10 +74,12 @@ def draw_reconstruction_pictures(
     filled up to as many as it was trained with, the largest first, repeated where there are fewer.
 
     Args:
-        weights: checkpoint of a pre-training run: R-MAE, MAE (no regions are drawn), or RAE (no pixels).
+        weights: checkpoints of pre-training runs: R-MAE, MAE (no regions are drawn), or RAE (no pixels);
+            several are drawn under each other, each by its own size and masks.
         output: folder for the PNGs, named as the photos, and :data:`SHEET`.
         source: of the regions; not asked where the model needs none.
-        config_file: of the run; None for the config.yaml beside its weights.
+        names: of the models, where there are several, see :func:`.names_of`.
+        config_file: of the run; None for the config.yaml beside the weights.
         mask_ratios: shares of hidden pixel patches, a row each; none for the model's own. The region branch
             follows, unless its config gives it a ratio of its own.
         seed: of the masks; photo i has seed + i, whatever the ratio, so a higher one hides more patches.
@@ -86,40 +89,67 @@ def draw_reconstruction_pictures(
     if max_images < 1 or max_regions < 1:
         raise UserError(f"--max-images {max_images}, --max-regions {max_regions}: 1 or more")
     photos = list_inputs(inputs)[:max_images]
-    cfg, model = load_run(weights, config_file, overrides)
+    if config_file is not None and len(weights) > 1:
+        raise UserError(f"--config-file {config_file} with several --weights: each has its own")
+    shown_as = [f", {name}" for name in names_of(weights, names)] if len(weights) > 1 else [""]
+    runs = [load_run(file, config_file, overrides) for file in weights]
+    for _, model in runs:
+        _check_drawable(model, mask_ratios)
+    written, of_all = [], []
+    for number, photo in enumerate(photos):
+        panels = []
+        for name, (cfg, model) in zip(shown_as, runs, strict=True):
+            title = os.path.basename(photo.path) + name
+            drawn = (photo.dataset_dict, source, mask_ratios, max_regions, seed + number)
+            panels += _panels(title, cfg, model, *drawn)
+        path = (output / photo.picture).with_suffix(".png")
+        written.append(save_picture(draw_panel(panels), path))
+        of_all += panels
+    return [*written, save_picture(draw_contact_sheet(of_all), output / SHEET)]
+
+
+def _check_drawable(model: RMAE, mask_ratios: Sequence[float]) -> None:
+    """Refuses a model that sees no RGB images, or ratios that leave it nothing."""
     net = model.backbone.net
     if net.in_chans != 3:
         raise UserError(f"a model for images of {net.in_chans} channels, not RGB")
-    ratios = [*mask_ratios] or [model.mask_ratio]
-    for ratio in ratios:
+    for ratio in mask_ratios:
         try:
             num_visible(net.num_patches, ratio)
         except UserError as error:
             raise UserError(f"--mask-ratio: {error}") from error
-    written, of_all = [], []
-    for number, photo in enumerate(photos):
-        image, record = _centre(model, photo.dataset_dict, source)
-        shown, given = _choose(record, model, cfg, max_regions)
-        sample = {
-            "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
-            "mask_seed": seed + number,
-        }
-        if given is not None:
-            sample["regions"] = torch.from_numpy(given)
-        overview = [] if record is None else draw_regions(image, record)[1:2]
-        title, seen = os.path.basename(photo.path), overview[0] if overview else image
-        panels = []
-        for ratio in ratios:
-            predicted = _predict(model, sample, ratio)
-            nearest = shown
-            if "region_mask" in predicted:
-                nearest = nearest_visible(torch.from_numpy(shown), predicted["region_mask"]).numpy()
-            panels.append(Panel(title, ratio, image, predicted, shown, nearest, seen))
-        path = (output / photo.picture).with_suffix(".png")
-        written.append(save_picture(draw_panel(panels, model.norm_pix_loss), path))
-        of_all += panels
-    sheet = draw_contact_sheet(of_all, model.norm_pix_loss)
-    return [*written, save_picture(sheet, output / SHEET)]
+
+
+def _panels(
+    title: str,
+    cfg: DictConfig,
+    model: RMAE,
+    photo: dict[str, Any],
+    source: RegionSource,
+    mask_ratios: Sequence[float],
+    max_regions: int,
+    seed: int,
+) -> list[Panel]:
+    """One photo through one model, at each ratio; at the model's own where there is none."""
+    image, record = _centre(model, photo, source)
+    shown, given = _choose(record, model, cfg, max_regions)
+    sample = {
+        "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
+        "mask_seed": seed,
+    }
+    if given is not None:
+        sample["regions"] = torch.from_numpy(given)
+    overview = [] if record is None else draw_regions(image, record)[1:2]
+    seen = overview[0] if overview else image
+    panels = []
+    for ratio in mask_ratios or [model.mask_ratio]:
+        predicted = _predict(model, sample, ratio)
+        nearest = shown
+        if "region_mask" in predicted:
+            nearest = nearest_visible(torch.from_numpy(shown), predicted["region_mask"]).numpy()
+        made = (image, predicted, shown, nearest, seen, model.norm_pix_loss)
+        panels.append(Panel(title, ratio, *made))
+    return panels
 
 
 def _centre(

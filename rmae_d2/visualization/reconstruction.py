@@ -99,6 +99,10 @@ _NORMALISED = (
     "with the mean and variance that each patch has in the original, which the model does not predict."
 )
 _AS_THEY_ARE = "Pixels predicted: as the model predicts them."
+_EITHER = (
+    "Pixels predicted: of models with norm_pix_loss, which predict patches normalised to zero mean and unit "
+    "variance, with the original's mean and variance; of others as they are."
+)
 _VISIBLE = "Visible patches are shown as they were given, in the predictions too."
 _REGIONS = "Regions predicted: white for probability 1, black for 0."
 
@@ -114,46 +118,58 @@ class Panel:
     regions: NDArray[np.bool_]  #: (K, H, W), those that are shown: the first K of the output's
     nearest: NDArray[np.bool_]  #: (K, H, W), the same as the visible patches alone suggest
     all_regions: Picture | None = None  #: a picture of them; None where the model gets none
+    normalised: bool = (
+        False  #: whether the model predicts normalised pixels, as the caption then says
+    )
+
+    @property
+    def has_pixels(self) -> bool:
+        """Whether the model predicts pixels."""
+        return "reconstruction" in self.output
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether the model predicts regions."""
+        return "region_probability" in self.output
 
 
-def draw_panel(panels: list[Panel], norm_pix_loss: bool, side: int = 224) -> Picture:
-    """One photo: for each mask ratio a row of pixels, then one for each region; ``side`` of a picture.
+def draw_panel(panels: list[Panel], side: int = 224) -> Picture:
+    """One photo: for each panel a row of pixels, then one for each region; ``side`` of a picture.
 
-    With norm_pix_loss the model predicts normalised pixels, as the caption then says.
+    The panels are of several mask ratios or models.
     """
-    output = panels[0].output
-    has_regions = "region_probability" in output
+    has_regions = any(panel.has_regions for panel in panels)
     rows = []
     for panel in panels:
-        pixels = _pixels(panel)
-        if "reconstruction" not in output:
-            pixels.insert(1, None)
-        rows.append(SheetRow(_title(panel), [*pixels, *([panel.all_regions] * has_regions)]))
-        for k in range(len(panel.regions) if has_regions else 0):
+        overview = [panel.all_regions] if panel.has_regions else []
+        rows.append(SheetRow(_title(panel), [*_pixels(panel), *overview]))
+        for k in range(len(panel.regions) if panel.has_regions else 0):
             # In the photo: the region as it is, the rest dim.
             dim = np.where(panel.regions[k][:, :, None], panel.image, panel.image // 4)
             rows.append(SheetRow(_region_title(panel, k), [*_region(panel, k), dim]))
     titles = ["given", "predicted", "original", *(["regions in the image"] * has_regions)]
-    return contact_sheet(rows, titles, _caption(output, norm_pix_loss), side)
+    return contact_sheet(rows, titles, _caption(panels), side)
 
 
-def draw_contact_sheet(panels: list[Panel], norm_pix_loss: bool, side: int = 160) -> Picture:
-    """Several photos: a row a photo and mask ratio, with the first of its regions, as the paper has it."""
-    output = panels[0].output
+def draw_contact_sheet(panels: list[Panel], side: int = 160) -> Picture:
+    """Several photos: a row for each panel, with the first of its regions, as the paper has it."""
+    has_pixels = any(panel.has_pixels for panel in panels)
     titles = ["masked image", "pixels predicted", "image"]
-    if "reconstruction" not in output:
+    if not has_pixels:
         titles.remove("pixels predicted")
-    if "region_probability" in output:
+    if any(panel.has_regions for panel in panels):
         titles += ["masked region", "region predicted", "region", "all regions"]
     rows = []
     for panel in panels:
         title, pictures = _title(panel), _pixels(panel)
-        if "region_probability" in output:
+        if not has_pixels:
+            del pictures[1]
+        if panel.has_regions:
             found = len(panel.regions) > 0
             title += f"; {_region_title(panel, 0) if found else 'no region'}"
             pictures += [*(_region(panel, 0) if found else [None] * 3), panel.all_regions]
         rows.append(SheetRow(title, pictures))
-    return contact_sheet(rows, titles, _caption(output, norm_pix_loss), side)
+    return contact_sheet(rows, titles, _caption(panels), side)
 
 
 def region_iou(truth_HW: NDArray[np.bool_], predicted_HW: Any, hidden_HW: Any) -> float:
@@ -172,10 +188,10 @@ def _title(panel: Panel) -> str:
 
 def _pixels(panel: Panel) -> list[Picture | None]:
     """Masked image, prediction where there is one, image."""
-    pictures: list[Picture | None] = [_bytes(_masked(panel.image, panel.output["mask"]))]
-    if "reconstruction" in panel.output:
-        pictures.append(_bytes(panel.output["reconstruction"].numpy().transpose(1, 2, 0)))
-    return [*pictures, panel.image]
+    predicted = None
+    if panel.has_pixels:
+        predicted = _bytes(panel.output["reconstruction"].numpy().transpose(1, 2, 0))
+    return [_bytes(_masked(panel.image, panel.output["mask"])), predicted, panel.image]
 
 
 def _region(panel: Panel, k: int) -> list[Picture]:
@@ -201,10 +217,13 @@ def _bytes(values: NDArray[Any]) -> Picture:
     return picture
 
 
-def _caption(output: dict[str, Tensor], norm_pix_loss: bool) -> str:
+def _caption(panels: list[Panel]) -> str:
     parts = []
-    if "reconstruction" in output:
-        parts.append(_NORMALISED if norm_pix_loss else _AS_THEY_ARE)
-    if "region_probability" in output:
+    normalised = {panel.normalised for panel in panels if panel.has_pixels}
+    if normalised == {True, False}:
+        parts.append(_EITHER)
+    elif normalised:
+        parts.append(_NORMALISED if normalised == {True} else _AS_THEY_ARE)
+    if any(panel.has_regions for panel in panels):
         parts.append(_REGIONS)
     return " ".join([*parts, _VISIBLE])

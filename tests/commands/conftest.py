@@ -1,6 +1,7 @@
 """Command lines, run in this process."""
 
 import pytest
+from PIL import Image
 
 from rmae_d2 import commands
 
@@ -18,3 +19,22 @@ def cli(capsys):
         return code, printed.out, printed.err
 
     return run
+
+
+@pytest.fixture
+def scene(tmp_path, monkeypatch):
+    """A rendered scene, scene.png in the working directory; the package's weights were not trained on it."""
+    from rmae_d2.data.scenes.render import render_scene
+
+    monkeypatch.chdir(tmp_path)
+    drawn = render_scene(seed=0, index=0)
+    Image.fromarray(drawn.image).save("scene.png")
+    return drawn
+
+
+@pytest.fixture
+def shipped_alone(shipped):
+    """That nothing is written beside the package's weights, whatever a test does."""
+    before = sorted(path.name for path in shipped.parent.iterdir())
+    yield shipped
+    assert sorted(path.name for path in shipped.parent.iterdir()) == before

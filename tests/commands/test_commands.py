@@ -176,6 +176,10 @@ def test_outputs_that_cannot_be_written_are_told_first(cli, name, tmp_path, monk
         (["visualize attention", "--weights", "run/w.pth", "b/w.pth"], "run/attention"),
         (["visualize attention", "--weights", "https://there/w.pth"], "attention"),
         (["evaluate-interactive", "--weights", "w.pth"], "interactive"),
+        (["visualize reconstruction", "--input", "run/x.jpg"], "reconstructions"),
+        (["visualize masking", "--input", "run/x.jpg"], "masks.png"),
+        (["visualize attention", "--input", "run/x.jpg"], "attention"),
+        (["evaluate-interactive", "--json", "run/x.json"], "interactive"),
         (["report", "run", "--output", "x.html"], "x.html"),
     ],
 )

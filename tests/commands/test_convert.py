@@ -4,8 +4,11 @@ import pickle
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from rmae_d2.checkpoint import load_weights
+from rmae_d2.inference.finished_run import load_run
+from tests.helpers import save_run
 
 
 @pytest.fixture
@@ -133,3 +136,50 @@ def test_errors(tmp_path, weights, run, arguments, code, says):
     if code == 1:
         assert printed.splitlines()[-1].startswith("error: ")
     assert files(tmp_path) == before
+
+
+def test_half_precision(tmp_path, weights, run):
+    code, printed = run(
+        *("--input", "model_final.pth", "--output", "half.safetensors", "--to", "rmae", "--half")
+    )
+    written = load_file(tmp_path / "half.safetensors")
+    off = max(float((written[k].float() - value).abs().max()) for k, value in weights.items())
+    assert code == 0 and f"\nrounded to half precision (fp16), by at most {off:.2g}\n" in printed
+    assert 0 < off < 1e-2 and same(written, {k: value.half() for k, value in weights.items()})
+    large = {**weights, "pixel_decoder.mask_token": weights["pixel_decoder.mask_token"] + 1e5}
+    torch.save({"model": large}, tmp_path / "large.pth")
+    words = ("--input", "large.pth", "--output", "large.safetensors", "--to", "rmae")
+    code, printed = run(*words, "--half")
+    assert code == 1 and "pixel_decoder.mask_token: has numbers that half precision" in printed
+    assert run(*words)[0] == 0
+
+
+def test_a_whole_run_stays_one(tmp_path, run):
+    """Its config goes with it, without the machine that it was made on; and is not written over."""
+    save_run(
+        tmp_path,
+        f"train.output_dir={tmp_path}",
+        f"dataloader.train.dataset.root={tmp_path}",
+        "train.max_iter=7",
+    )
+    words = ("--input", "model_final.pth", "--to", "rmae", "--output")
+    code, printed = run(*words, "new/model.safetensors", "--half")
+    assert code == 0
+    assert printed.endswith(f"/new/model.safetensors\nwritten: {tmp_path}/new/config.yaml\n")
+    cfg, model = load_run(str(tmp_path / "new/model.safetensors"))
+    assert str(tmp_path) not in (tmp_path / "new/config.yaml").read_text()
+    assert cfg.train.output_dir == "output/new" and cfg.train.max_iter == 7
+    assert cfg.dataloader.train.dataset.root is None
+    before = load_run(str(tmp_path / "model_final.pth"))[1].state_dict()
+    assert same(model.state_dict(), {k: value.half().float() for k, value in before.items()})
+    code, printed = run(*words, "new/other.pth")
+    assert code == 1 and f"{tmp_path}/new/config.yaml: is there already; --force" in printed
+    assert files(tmp_path / "new") == ["config.yaml", "model.safetensors"]
+    assert run(*words, "new/other.pth", "--force")[0] == 0
+    # Nothing to carry: the same folder, another target, a masking policy that is not taken.
+    assert run(*words, "other.pth")[0] == 0
+    assert run("--input", "model_final.pth", "--to", "mae", "--output", "mae/model.pth")[0] == 0
+    state = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
+    torch.save({**state, "masking.generator.x": torch.ones(1)}, tmp_path / "auto.pth")
+    assert run("--input", "auto.pth", "--to", "rmae", "--output", "auto/model.pth")[0] == 0
+    assert files(tmp_path / "mae") == files(tmp_path / "auto") == ["model.pth"]

@@ -1,8 +1,10 @@
 """IoU curves from the command line: photos with masks, a small untrained model, both protocols."""
 
 import json
+from pathlib import Path
 
 import numpy as np
+import pycocotools.mask as mask_util
 import pytest
 from PIL import Image
 
@@ -49,3 +51,28 @@ def test_one_line_for_what_is_wrong(cli, run, tmp_path):
         assert code == 1 and error.startswith("error: ") and message in error
     code, _, error = cli(COMMAND, *weights, "--max-objects", "0")
     assert code == 2 and "argument --max-objects: 0: 1 or more" in error
+
+
+def test_the_packages_weights_by_default(cli, scene, shipped_alone, tmp_path):
+    """One object of the scene, by its true mask."""
+    mask = max(scene.masks, key=np.sum)
+    rle = mask_util.encode(np.asfortranarray(mask, np.uint8))
+    outline = {"size": list(mask.shape), "counts": rle["counts"].decode()}
+    where = {"id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0}
+    box = [float(side) for side in mask_util.toBbox(rle)]
+    size = dict(zip(("height", "width"), mask.shape, strict=True))
+    content = {
+        "images": [{"id": 1, "file_name": "scene.png", **size}],
+        "annotations": [{**where, "bbox": box, "area": int(mask.sum()), "segmentation": outline}],
+        "categories": [{"id": 1, "name": "thing"}],
+    }
+    Path("labels.json").write_text(json.dumps(content))
+    words = ("--json", "labels.json", "--root", ".", "--protocol", "patches", "--device", "cpu")
+    code, out, error = cli(COMMAND, *words)
+    assert code == 0, error
+    assert out.endswith(f"written: {tmp_path}/interactive\n")
+    report = json.loads(Path("interactive/interactive_patches.json").read_text())
+    assert report["weights"] == "rmae-d2://rmae_scenes"
+    curves = {name: values["mean_iou"] for name, values in report["methods"].items()}
+    # All patches but 44 of 64 are hidden at the end: what the model adds, it adds to what is shown.
+    assert curves["R-MAE"][0] == 0 and curves["R-MAE"][20] > 0.1

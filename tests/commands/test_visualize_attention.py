@@ -37,3 +37,11 @@ def test_a_photo_and_a_number(tmp_path, make_rmae, cli):
 def test_nothing_to_do(cli):
     code, _, error = cli("visualize", "attention", "--weights", "x.pth")
     assert code == 2 and "give --input, --evaluate or --json" in error
+
+
+def test_the_packages_weights_by_default(scene, shipped_alone, cli, tmp_path):
+    words = ("--input", "scene.png", "--query", "40,40", "--device", "cpu")
+    code, out, error = cli("visualize", "attention", *words)
+    assert code == 0, error
+    found = "rmae_scenes: rmae_d2, ViT of 6 blocks, width 192, patches of 12"
+    assert out == f"{found}\ndrawn: {tmp_path}/attention/scene_attention.png\n"

@@ -1,10 +1,14 @@
 """Reconstructions drawn of a run's own files."""
 
+import shlex
+import shutil
+import subprocess
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.helpers import save_run
+from tests.helpers import ROOT, save_run
 
 
 @pytest.fixture
@@ -37,3 +41,37 @@ def test_a_photo(run, cli):
     assert np.asarray(Image.open(run / "out/photo.png")).shape[1] == 4 * 224 + 5 * 6
     # Two ratios of one photo.
     assert np.asarray(Image.open(run / "out/contact_sheet.png")).shape[1] == 7 * 160 + 8 * 6
+
+
+def test_the_packages_weights_by_default(scene, shipped_alone, cli, tmp_path):
+    code, out, error = cli("visualize", "reconstruction", "--input", "scene.png")
+    assert code == 0, error
+    names = ("scene.png", "contact_sheet.png")
+    assert out == "".join(f"drawn: {tmp_path}/reconstructions/{name}\n" for name in names)
+    assert Image.open("reconstructions/scene.png").width == 4 * 224 + 5 * 6
+
+
+def test_what_make_demo_ends_with(run, shipped, cli, monkeypatch):
+    """Its own words, in a folder where a run has been: below each other, a row for each model and image."""
+    printed = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True)
+    lines = printed.stdout.replace("\\\n", " ").splitlines()
+    (line,) = (line for line in lines if "rmae-d2 visualize" in line)
+    words = shlex.split(line)[1:]
+    assert words[2:8] == [
+        *("--weights", "output/demo/rmae_tiny_scenes/model_final.pth", "rmae-d2://rmae_scenes"),
+        *("--names", "this short run", "shipped weights"),
+    ]
+    (run / "output/demo/rmae_tiny_scenes").mkdir(parents=True)
+    for name in ("config.yaml", "model_final.pth"):
+        (run / name).rename(run / "output/demo/rmae_tiny_scenes" / name)
+    (run / "datasets/scenes/val").mkdir(parents=True)
+    for name in "cdeab":
+        shutil.copy(run / "photo.png", run / f"datasets/scenes/val/{name}.png")
+    monkeypatch.chdir(run)
+    code, out, error = cli(*words)
+    assert code == 0, error
+    drawn = [*(f"{name}.png" for name in "abcd"), "contact_sheet.png"]
+    assert out == "".join(f"drawn: {run}/output/demo/beside_shipped/{name}\n" for name in drawn)
+    sheet = Image.open("output/demo/beside_shipped/contact_sheet.png")
+    assert sheet.width == 7 * 160 + 8 * 6
+    assert sheet.height // (160 + 6 + 26) == 8  # pictures, gap and title of a row

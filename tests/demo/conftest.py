@@ -39,10 +39,10 @@ class Command:
         url: what it printed.
     """
 
-    def __init__(self, weights, *arguments):
+    def __init__(self, *arguments):
         tool = str(ROOT / "tools/interactive_demo.py")
         self.process = subprocess.Popen(
-            [sys.executable, tool, "--weights", str(weights), "--port", "0", *arguments],
+            [sys.executable, tool, "--port", "0", *map(str, arguments)],
             cwd=ROOT,
             env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
             stdout=subprocess.PIPE,
@@ -62,12 +62,24 @@ class Command:
 
 
 @pytest.fixture(scope="module")
-def command(weights):
-    started = Command(weights)
-    yield started
-    if started.process.poll() is None:
-        started.process.terminate()
-        started.process.communicate(timeout=30)
+def start():
+    """Starts the command with options; what still runs is ended."""
+    running = []
+
+    def start(*arguments):
+        running.append(Command(*arguments))
+        return running[-1]
+
+    yield start
+    for started in running:
+        if started.process.poll() is None:
+            started.process.terminate()
+            started.process.communicate(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def command(start, weights):
+    return start("--weights", weights)
 
 
 @pytest.fixture(scope="module")

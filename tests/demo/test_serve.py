@@ -98,3 +98,12 @@ def test_ctrl_c_ends_the_command(command):
             tab.sendall(b"POST /api/images HTTP/1.1\r\nHost: localhost\r\n")
             tab.sendall(b"Content-Length: 99\r\n\r\nsome")
         assert command.end(signal.SIGINT) == (0, "stopped\n", "")
+
+
+def test_the_packages_weights_by_default(shipped, start):
+    command = start()
+    assert command.first_line.startswith("serving rmae-d2://rmae_scenes at http://127.0.0.1:")
+    example = httpx.get(f"{command.url}/api/examples/0").content
+    opened = httpx.post(f"{command.url}/api/images", content=example, timeout=HUNG)
+    assert opened.status_code == 201 and opened.json()["grid"] == [8, 8]
+    assert command.end(signal.SIGINT) == (0, "stopped\n", "")

@@ -14,6 +14,7 @@ from rmae_d2.inference.finished_run import load_run
 from rmae_d2.inference.reconstruction_pictures import draw_reconstruction_pictures, region_source
 from tests.helpers import write_coco
 
+MAE = ["region_branch=null", "backbone.net.img_size=48"]
 SIZE = "model.backbone.net.img_size=[32,48]"
 
 
@@ -26,7 +27,7 @@ def photos(tmp_path_factory):
 def draw(run, photos, output, source="fh", **arguments):
     source = region_source(source, json=str(photos / "labels.json"))
     given = [str(photos / "a.png"), str(photos / "b.png")]
-    return draw_reconstruction_pictures(run, given, output, source, **arguments)
+    return draw_reconstruction_pictures([run], given, output, source, **arguments)
 
 
 def test_rmae(make_run, photos, tmp_path):
@@ -43,7 +44,7 @@ def test_rmae(make_run, photos, tmp_path):
     source = region_source("json", json=str(photos / "labels.json"))
     # A json's own ids count; those of files and folders do not.
     given = [str(photos / "labels.json")]
-    where = (run, given, tmp_path / "four", source)
+    where = ([run], given, tmp_path / "four", source)
     by_json, *_ = draw_reconstruction_pictures(*where, mask_ratios=ratios, seed=3)
     assert by_json.read_bytes() == written[0].read_bytes()
     other = draw(run, photos, tmp_path / "three", "json", mask_ratios=[0.5, 0.75], seed=4)
@@ -106,4 +107,29 @@ def test_errors(make_run, photos, tmp_path):
     (tmp_path / "other.json").write_text(json.dumps(content))
     source = region_source("json", json=str(tmp_path / "other.json"))
     with pytest.raises(UserError, match=r"the regions of .*a\.png: .* has no image"):
-        draw_reconstruction_pictures(run, [str(photos / "a.png")], tmp_path, source)
+        draw_reconstruction_pictures([run], [str(photos / "a.png")], tmp_path, source)
+
+
+def test_models_below_each_other(make_run, photos, tmp_path):
+    """Of other sizes and kinds; each row has its model's name, each model its own ratio."""
+    small, mae = make_run(SIZE), make_run(*(f"model.{x}" for x in MAE))
+    source = region_source("json", json=str(photos / "labels.json"))
+    given = [str(photos / "a.png")]
+
+    def pictures(folder, names=(), weights=(small, mae)):
+        drawn = draw_reconstruction_pictures(weights, given, tmp_path / folder, source, names=names)
+        return [np.asarray(Image.open(path)) for path in drawn]
+
+    photo, sheet = pictures("both", ["one", "other"])
+    alone, own = pictures("one", weights=[small])
+    assert sheet.shape[1] == own.shape[1] == 7 * 160 + 8 * 6
+    # Two regions of the first model, then the second's square of pixels.
+    assert photo.shape[1] == alone.shape[1] and 224 < len(photo) - len(alone) < 280
+    renamed, _ = pictures("renamed", ["one", "another"])
+    assert renamed.shape == photo.shape
+    rows = np.flatnonzero((renamed != photo).any(axis=(1, 2)))
+    assert len(alone) - 80 < rows[0] and rows[-1] - rows[0] < 20  # the second's title alone
+    with pytest.raises(UserError, match="--names: 1 given for 2 weight files"):
+        pictures("no", ["one"])
+    with pytest.raises(UserError, match="--config-file x.yaml with several --weights"):
+        draw_reconstruction_pictures((small, mae), given, tmp_path, source, config_file="x.yaml")

@@ -1,5 +1,7 @@
 """The pictures are what samples and outputs say, pixel by pixel."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -121,7 +123,7 @@ SIDE = 64
 GAP = 6
 
 
-def make_panel(regions=2, pixels=True, with_regions=True, ratio=0.75):
+def make_panel(regions=2, pixels=True, with_regions=True, ratio=0.75, normalised=True):
     random = np.random.default_rng(0)
     output = {"mask": torch.arange(16) >= 4}
     if pixels:
@@ -133,7 +135,7 @@ def make_panel(regions=2, pixels=True, with_regions=True, ratio=0.75):
     masks = random.random((regions, SIDE, SIDE)) < 0.5
     overview = np.full((SIDE, SIDE, 3), 77, np.uint8) if with_regions else None
     nearest = random.random((regions, SIDE, SIDE)) < 0.5
-    return Panel("photo.jpg", ratio, image, output, masks, nearest, overview)
+    return Panel("photo.jpg", ratio, image, output, masks, nearest, overview, normalised)
 
 
 def find(sheet, picture):
@@ -167,7 +169,7 @@ def expected_tiles(panel, k):
 
 def test_a_contact_sheet_has_the_papers_columns():
     panel = make_panel()
-    sheet = draw_contact_sheet([panel, make_panel(ratio=0.5)], True, SIDE)
+    sheet = draw_contact_sheet([panel, make_panel(ratio=0.5)], SIDE)
     assert sheet.shape[1] == 7 * (SIDE + GAP) + GAP
     tops = set()
     for column, tile in enumerate(expected_tiles(panel, 0)):
@@ -179,7 +181,7 @@ def test_a_contact_sheet_has_the_papers_columns():
 
 def test_a_photos_panel_has_a_row_a_region():
     panel = make_panel()
-    sheet = draw_panel([panel], True, SIDE)
+    sheet = draw_panel([panel], SIDE)
     assert sheet.shape[1] == 4 * (SIDE + GAP) + GAP
     tiles = [expected_tiles(panel, k) for k in (0, 1)]
     places = [find(sheet, t) for t in (*tiles[0], *tiles[1][3:6])]
@@ -193,19 +195,39 @@ def test_a_photos_panel_has_a_row_a_region():
 @pytest.mark.parametrize(("absent", "columns"), [("pixels", 6), ("with_regions", 3)])
 def test_mae_and_rae_leave_their_columns_out(absent, columns):
     panel = make_panel(**{absent: False})
-    sheet = draw_contact_sheet([panel], True, SIDE)
+    sheet = draw_contact_sheet([panel], SIDE)
     assert sheet.shape[1] == columns * (SIDE + GAP) + GAP
-    alone = draw_panel([panel], True, SIDE)
+    alone = draw_panel([panel], SIDE)
     assert alone.shape[1] == (3 if absent == "with_regions" else 4) * (SIDE + GAP) + GAP
     assert find(alone, panel.image)[1] == 2 if absent == "pixels" else 1
 
 
 def test_photos_without_regions_and_what_pixels_are():
     panel = make_panel(regions=0)
-    assert find(draw_contact_sheet([panel], True, SIDE), panel.all_regions)[1] == 6
+    assert find(draw_contact_sheet([panel], SIDE), panel.all_regions)[1] == 6
     # The caption is the only difference.
-    normalised, plain = (draw_panel([panel], norm, SIDE) for norm in (True, False))
+    normalised, plain = (draw_panel([make_panel(0, normalised=n)], SIDE) for n in (True, False))
     assert len(normalised) > len(plain)
+
+
+def test_models_of_several_kinds_share_columns():
+    """R-MAE, MAE and RAE below each other: what one has not stays empty."""
+    rmae, mae, rae = make_panel(), make_panel(with_regions=False), make_panel(pixels=False)
+    panels = [rmae, replace(mae, normalised=False), rae]
+    sheet = draw_contact_sheet(panels, SIDE)
+    assert sheet.shape[1] == 7 * (SIDE + GAP) + GAP
+    places = [find(sheet, panel.image) for panel in panels]
+    assert [column for _, column in places] == [2, 2, 2]
+    tops = [top for top, _ in places]
+    assert tops == sorted(tops) and len(set(tops)) == 3
+    tile = SIDE + GAP
+    assert (sheet[tops[1] : tops[1] + SIDE, 3 * tile + GAP :] == 255).all()  # of MAE no regions
+    assert (sheet[tops[2] : tops[2] + SIDE, tile + GAP : 2 * tile] == 255).all()  # of RAE no pixels
+    assert find(sheet, gray(rae.output["region_probability"][0].numpy() * 255)) == (tops[2], 4)
+    # What is said of pixels is true of each.
+    assert not np.array_equal(sheet, draw_contact_sheet([rmae, mae, rae], SIDE))
+    alone = draw_panel(panels, SIDE)
+    assert alone.shape[1] == 4 * (SIDE + GAP) + GAP
 
 
 def test_an_iou_comes_with_that_of_the_nearest_patch():
