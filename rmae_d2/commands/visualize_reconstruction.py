@@ -39,6 +39,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="hidden share, a row each",
     )
     add("--max-regions", type=options.integer(COUNT), default=3, help="of a photo")
+    what = "draw only so many of the photos, those with the largest loss"
+    add("--worst", type=options.integer(COUNT), metavar="N", help=what)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -67,6 +67,7 @@ def draw_reconstruction_pictures(
     seed: int = 0,
     max_images: int = 8,
     max_regions: int = 3,
+    worst: int | None = None,
 ) -> list[Path]:
     """Draws one picture a photo, and one of all.
 
@@ -85,6 +86,8 @@ def draw_reconstruction_pictures(
         seed: of the masks; photo i has seed + i, whatever the ratio, so a higher one hides more patches.
         max_images: the first so many inputs.
         max_regions: drawn of a photo.
+        worst: draw only so many of these photos, those with the largest loss of the first model at the first
+            ratio (of regions where it predicts them, else of pixels), the largest first; None for all.
     """
     if max_images < 1 or max_regions < 1:
         raise UserError(f"--max-images {max_images}, --max-regions {max_regions}: 1 or more")
@@ -95,17 +98,27 @@ def draw_reconstruction_pictures(
     runs = [load_run(file, config_file, overrides) for file in weights]
     for _, model in runs:
         _check_drawable(model, mask_ratios)
-    written, of_all = [], []
+    drawn = []
     for number, photo in enumerate(photos):
         panels = []
         for name, (cfg, model) in zip(shown_as, runs, strict=True):
             title = os.path.basename(photo.path) + name
-            drawn = (photo.dataset_dict, source, mask_ratios, max_regions, seed + number)
-            panels += _panels(title, cfg, model, *drawn)
-        path = (output / photo.picture).with_suffix(".png")
-        written.append(save_picture(draw_panel(panels), path))
-        of_all += panels
+            given = (photo.dataset_dict, source, mask_ratios, max_regions, seed + number)
+            panels += _panels(title, cfg, model, *given)
+        drawn.append((photo.picture, panels))
+    if worst is not None:
+        drawn = sorted(drawn, key=lambda of_photo: -_loss(of_photo[1][0]))[:worst]
+    written = [
+        save_picture(draw_panel(panels), (output / picture).with_suffix(".png"))
+        for picture, panels in drawn
+    ]
+    of_all = [panel for _, panels in drawn for panel in panels]
     return [*written, save_picture(draw_contact_sheet(of_all), output / SHEET)]
+
+
+def _loss(panel: Panel) -> float:
+    """Of the regions, where there are any, else of the pixels."""
+    return float(panel.output.get("loss_region", panel.output.get("loss_pixel", torch.zeros(()))))
 
 
 def _check_drawable(model: RMAE, mask_ratios: Sequence[float]) -> None:

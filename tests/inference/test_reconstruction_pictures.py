@@ -133,3 +133,27 @@ def test_models_below_each_other(make_run, photos, tmp_path):
         pictures("no", ["one"])
     with pytest.raises(UserError, match="--config-file x.yaml with several --weights"):
         draw_reconstruction_pictures((small, mae), given, tmp_path, source, config_file="x.yaml")
+
+
+def test_the_worst_are_those_of_the_largest_loss(make_run, photos, tmp_path, monkeypatch):
+    run = make_run(SIZE)
+    losses = {}
+    predict = reconstruction_pictures._predict
+
+    def watch(model, sample, ratio):
+        output = predict(model, sample, ratio)
+        losses["ab"[len(losses)]] = float(output["loss_region"])
+        return output
+
+    monkeypatch.setattr(reconstruction_pictures, "_predict", watch)
+    everything = draw(run, photos, tmp_path / "all", seed=3)
+    order = sorted(losses, key=losses.get, reverse=True)
+    losses.clear()
+    both = draw(run, photos, tmp_path / "both", seed=3, worst=2)
+    assert [path.stem for path in both] == [*order, "contact_sheet"]
+    losses.clear()
+    one = draw(run, photos, tmp_path / "one", seed=3, worst=1)
+    assert [path.stem for path in one] == [order[0], "contact_sheet"]
+    # A photo's picture does not depend on which others are drawn.
+    same = next(path for path in everything if path.stem == order[0])
+    assert one[0].read_bytes() == same.read_bytes()
