@@ -59,7 +59,7 @@ def test_the_whole_model_loads_by_name_in_fp32(shipped):
 
 def test_the_config_is_that_of_its_recipe(tmp_path):
     """Of what commands read: a config's names are those that a run saves."""
-    save_config(get_config("study/rmae.py"), tmp_path / "config.yaml")
+    save_config(get_config("study/rmae_wide.py"), tmp_path / "config.yaml")
     own, recipe = (
         OmegaConf.to_container(load_config(folder / "config.yaml"))
         for folder in (FOLDER / "rmae_scenes", tmp_path)
