@@ -90,11 +90,13 @@ def evaluate_interactive(
         a table of mean IoU in percent.
 
     Raises:
-        UserError: neither dataset nor json, an unknown protocol, no such objects, or an image of another
-            size than its annotations.
+        UserError: a predictor with edges of the model, neither dataset nor json, an unknown protocol, no such
+            objects, or an image of another size than its annotations.
     """
     if protocol not in interactive.PROTOCOLS:
         raise UserError(f"protocol={protocol!r}: one of {', '.join(interactive.PROTOCOLS)}")
+    if predictor.edges != "image":
+        raise UserError(f"a predictor with edges={predictor.edges!r}: give one with edges='image'")
     samples = detection_dataset(dataset or (), json_file, root, masks=True)
     least = _LEAST_PATCHES / predictor.model.backbone.net.num_patches
     chosen = interactive.choose_objects(samples, least, _MOST_SHARE, max_objects, seed)

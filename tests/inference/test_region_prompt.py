@@ -359,3 +359,57 @@ def test_models_that_cannot_do_it(make_rmae):
     with pytest.raises(UserError, match="does not get the pixels"):
         plain(make_rmae(feeding="region_to_pixel"))
     plain(make_rmae(decoder=None))  # RAE
+
+
+def two_halves():
+    """20 rows, so that what Felzenszwalb's smoothing makes of the edge is too small for a segment."""
+    image = np.full((20, 32, 3), 40, np.uint8)
+    image[:, 20:] = (120, 60, 40)
+    return image
+
+
+class TestEdgesByTheImage:
+    @pytest.fixture
+    def made(self, make_rmae):
+        made = RegionPromptPredictor(make_rmae())
+        made.set_image(two_halves())
+        assert np.array_equal(made.embedding.segments.labels, np.tile(np.arange(32) >= 20, (20, 1)))
+        return made
+
+    def test_a_click_on_each_segment_says_all(self, made):
+        prompt = made.prompt(points=[(3, 3), (30, 15)], labels=[1, 0])
+        found = made.predict([prompt])
+        assert np.array_equal(found.masks[0], made.embedding.segments.labels == 0)
+        assert set(np.unique(found.probabilities)) == {0, 1} and found.scores.tolist() == [1]
+
+    def test_the_first_clicks_prior_is_the_models(self, made):
+        found = made.predict([made.prompt(points=[(3, 3)])]).probabilities[0]
+        told = plain(made.model)
+        told.set_image(two_halves())
+        prompt = told.prompt(points=[(3, 3)], assume_background=True)
+        prior = told.predict([prompt]).probabilities[0][:, 20:].clip(0.02, 0.98).mean()
+        assert 0.05 < prior < 0.95
+        weight, tie = 0.01 * 20 * 12, 20 * (0.01 + np.exp(-(80**2 + 20**2) / 80**2))
+        other = (tie + weight * prior) / (tie + weight)
+        np.testing.assert_allclose(found[:, :20], 1)
+        np.testing.assert_allclose(found[:, 20:], other, atol=1e-5)
+
+    def test_a_segment_clicked_twice_is_divided_at_the_middle(self, made):
+        points = [(2, 10), (14, 10), (30, 10)]
+        found = made.predict([made.prompt(points=points, labels=[1, 0, 0])])
+        assert found.masks[0, 10, :8].all() and not found.masks[0, 10, 9:].any()
+
+    def test_pixels_for_points_and_all_of_a_patch_for_patches(self, made):
+        seeds = made.prompt(patches=[(0, 0), (1, 1)], points=[(9, 7), (12, 6)], labels=[1, 0]).seeds
+        expected = np.full((20, 32), -1)
+        expected[:5, :8] = 1
+        expected[7, 9], expected[6, 12] = 1, 0
+        assert np.array_equal(seeds, expected)
+
+    def test_without_marks_there_is_no_mask(self, made):
+        assert not made.predict([made.prompt()]).probabilities.any()
+
+    def test_a_box_keeps_the_mask(self, made):
+        found = made.predict([made.prompt(box=(8, 5, 15, 9))]).masks[0]
+        assert found[7, 11] and not found[:5].any() and not found[:, :8].any()
+        assert not found[10:].any() and not found[:, 16:].any()
