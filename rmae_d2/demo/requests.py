@@ -168,6 +168,7 @@ MAX_BYTES = 2_000_000
 MAX_NAME = 200
 
 Patch = tuple[int, int]
+Place = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,9 @@ class Marks:
 
     positive: tuple[Patch, ...]
     negative: tuple[Patch, ...]
+    places: Mapping[
+        Patch, Place
+    ]  # (y, x) in [0, 1) of those that were pointed into; the others count whole
     box: tuple[Patch, Patch] | None = None  # first and last patch of a box around it
 
 
@@ -192,8 +196,9 @@ class Query:
 def parse_query(body: bytes | bytearray, grid: tuple[int, int], max_regions: int) -> Query:
     """Reads ``{"regions": [{"positive": [[row, column], ...], "negative": [...]}], "threshold": 0.5}``.
 
-    A region may have a ``"box"``, its first and last patch, which its mask is kept to. ``"chosen"`` and
-    ``"name"`` may be there too, see :class:`Query`.
+    A patch may be ``[row, column, y, x]`` with the place in it that was pointed at, y and x from 0 to less
+    than 1. A region may have a ``"box"``, its first and last patch, which its mask is kept to.
+    ``"chosen"`` and ``"name"`` may be there too, see :class:`Query`.
 
     Raises:
         RefusedError: 400 for what is no JSON object, 422 for values; the text names the value.
@@ -234,8 +239,14 @@ def _object(value: Any, what: str, known: set[str]) -> Mapping[str, Any]:
 def _marks(value: Any, number: int, grid: tuple[int, int]) -> Marks:
     what = f"region {number}"
     fields = _object(value, what, {"positive", "negative", "box"})
+    places: dict[Patch, Place] = {}
     positive, negative = (
-        _patches(fields.get(name, []), f"{what}, {name}", grid) for name in ("positive", "negative")
+        _patches(
+            _without_places(fields.get(name, []), f"{what}, {name}", places),
+            f"{what}, {name}",
+            grid,
+        )
+        for name in ("positive", "negative")
     )
     _need(bool(positive), f"{what}: mark at least one patch as part of it.")
     for name, patches in (("positive", positive), ("negative", negative)):
@@ -243,11 +254,27 @@ def _marks(value: Any, number: int, grid: tuple[int, int]) -> Marks:
     both = set(positive) & set(negative)
     _need(not both, f"{what}: patch {min(both, default=())} is both part and not part.")
     if fields.get("box") is None:
-        return Marks(positive, negative)
+        return Marks(positive, negative, places)
     corners = _patches(fields["box"], f"{what}, box", grid)
     rising = len(corners) == 2 and all(a <= b for a, b in zip(*corners, strict=True))
     _need(rising, f"{what}: box must be two patches, first and last.")
-    return Marks(positive, negative, (corners[0], corners[1]))
+    return Marks(positive, negative, places, (corners[0], corners[1]))
+
+
+def _without_places(value: Any, what: str, places: dict[Patch, Place]) -> Any:
+    """The patches alone; those that have a place are noted with it."""
+    if not isinstance(value, list):
+        return value
+    patches = []
+    for item in value:
+        if isinstance(item, list) and len(item) == 4:
+            inside = all(type(x) in (int, float) and 0 <= x < 1 for x in item[2:])  # nan neither
+            _need(inside, f"{what}: a place in a patch is y and x from 0 to less than 1.")
+            item, place = item[:2], (float(item[2]), float(item[3]))
+            if [type(x) for x in item] == [int, int]:
+                places[item[0], item[1]] = place
+        patches.append(item)
+    return patches
 
 
 def _patches(value: Any, what: str, grid: tuple[int, int]) -> tuple[Patch, ...]:

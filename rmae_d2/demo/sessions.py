@@ -89,8 +89,20 @@ def _predict(
 def _prompt(
     predictor: RegionPromptPredictor, embedding: ImageEmbedding, region: Marks
 ) -> RegionPrompt:
+    (height, width), (rows, columns) = embedding.image_size, embedding.grid
+    whole = [
+        [p for p in own if p not in region.places] for own in (region.positive, region.negative)
+    ]
+    points = [
+        (min((c + x) * width / columns, width - 0.5), min((r + y) * height / rows, height - 0.5))
+        for (r, c), (y, x) in region.places.items()
+    ]
     prompt = predictor.prompt(
-        patches=region.positive, negative_patches=region.negative or None, embedding=embedding
+        patches=whole[0],
+        negative_patches=whole[1],
+        points=points,
+        labels=[patch in region.positive for patch in region.places],
+        embedding=embedding,
     )
     if region.box is None:
         return prompt

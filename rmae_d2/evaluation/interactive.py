@@ -20,7 +20,15 @@ from skimage.transform import resize
 
 from ..annotations.segmentation import compressed
 from ..errors import UserError
-from ..regions.record.record import nearest_indices
+from ..regions.record.record import resize_mask
+from ..regions.segment_walk import (
+    UNINFORMED,
+    SegmentGraph,
+    divide,
+    place_seeds,
+    segment_graph,
+    walk,
+)
 from ..regions.sources.felzenszwalb import felzenszwalb
 from ..tables import table
 
@@ -50,12 +58,6 @@ class Hints:
         side = self.region.shape[0] // self.visible.shape[0]
         known = self.visible.repeat(side, axis=0).repeat(side, axis=1)
         return resize_mask(known, self.seeds.shape), resize_mask(self.region, self.seeds.shape)
-
-
-def resize_mask(mask: Mask, size: tuple[int, ...]) -> Mask:
-    """A mask at another size, by nearest neighbour, as pre-training resizes region maps."""
-    rows, columns = (nearest_indices(old, new) for old, new in zip(mask.shape, size, strict=True))
-    return mask[rows].take(columns, axis=1)
 
 
 def patch_order(
@@ -313,6 +315,13 @@ def fh_segments(image_HWC: NDArray[np.uint8], scale: int = 500) -> Segmenter:
     return lambda hints: np.stack([_join(labels, h.seeds) for h in hints])
 
 
+def edges_alone(image_HWC: NDArray[np.uint8]) -> Segmenter:
+    """What draws a prediction's edges, see :mod:`rmae_d2.regions.segment_walk`, with no model behind it."""
+    graph = segment_graph(image_HWC)
+    prior = np.full(len(graph.areas), UNINFORMED)
+    return lambda hints: np.stack([_walk_segments(graph, prior, h.seeds) for h in hints])
+
+
 def random_walk(image_HWC: NDArray[np.uint8], longest_side: int = 96) -> Segmenter:
     """scikit-image's random walker from the seeds (Grady, PAMI 2006), on a smaller image.
 
@@ -328,8 +337,24 @@ def random_walk(image_HWC: NDArray[np.uint8], longest_side: int = 96) -> Segment
     return lambda hints: np.stack([_walk(image, h.seeds) for h in hints])
 
 
+def _walk_segments(
+    graph: SegmentGraph, prior: NDArray[np.float64], seeds: NDArray[np.int8]
+) -> Mask:
+    if not (seeds >= 0).any():
+        return np.zeros(seeds.shape, bool)
+    map_ = walk(graph, prior, place_seeds(seeds, graph.labels.shape))
+    mask: Mask = _enlarged(map_, seeds.shape) > 0.5
+    return mask
+
+
+def _enlarged(map_: NDArray[np.float64], size: tuple[int, ...]) -> NDArray[np.float64]:
+    tensor = torch.from_numpy(map_)[None, None]
+    return F.interpolate(tensor, size, mode="bilinear")[0, 0].numpy()
+
+
 def _walk(image: NDArray[np.float64], seeds: NDArray[np.int8]) -> Mask:
-    labels = _smaller(seeds, image.shape[:2])
+    placed = place_seeds(seeds, image.shape[:2])
+    labels = np.select([placed == 1, placed == 0], [1, 2])  # 0: not known
     if not (labels == 1).any():
         return np.zeros(seeds.shape, bool)
     if not (labels == 2).any():
@@ -341,8 +366,7 @@ def _walk(image: NDArray[np.float64], seeds: NDArray[np.int8]) -> Mask:
     else:
         # "bf" solves directly: the iterative modes took 2 to 80 times as long where seeds are few.
         inside, _ = random_walker(image, labels, mode="bf", return_full_prob=True, channel_axis=-1)
-    tensor = torch.from_numpy(inside)[None, None]
-    mask = F.interpolate(tensor, seeds.shape, mode="bilinear")[0, 0].numpy() > 0.5
+    mask = _enlarged(inside, seeds.shape) > 0.5
     return np.where(seeds < 0, mask, seeds == 1)
 
 
@@ -352,18 +376,5 @@ def _join(labels: NDArray[np.int64], seeds: NDArray[np.int8]) -> Mask:
     outside = np.bincount(labels[seeds == 0], minlength=labels.max() + 1) > 0
     mask = (inside & ~outside)[labels]
     for label in np.flatnonzero(inside & outside):
-        segment = labels == label
-        (box,) = find_objects(segment.astype(np.int8))
-        own = np.where(segment[box], seeds[box], -1)
-        nearest = distance_transform_edt(own < 0, return_distances=False, return_indices=True)
-        mask[box] |= segment[box] & (own[tuple(nearest)] == 1)
+        divide(mask, labels == label, seeds)
     return mask
-
-
-def _smaller(seeds: NDArray[np.int8], size: tuple[int, ...]) -> NDArray[np.int64]:
-    """Seeds on a smaller image, none lost: 1 in the object (it wins), 2 outside, 0 not known."""
-    labels = np.zeros(size, np.int64)
-    for value, label in ((0, 2), (1, 1)):
-        rows, columns = np.nonzero(seeds == value)
-        labels[rows * size[0] // seeds.shape[0], columns * size[1] // seeds.shape[1]] = label
-    return labels

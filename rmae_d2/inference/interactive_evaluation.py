@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..data.images import read_image
 from ..errors import UserError
 from ..evaluation import interactive
 from ..evaluation.interactive import Curve, Hints, Mask, Method, Segmenter
+from ..regions.segment_walk import place_seeds
 from ..visualization.curves import draw_iou_curves
 from .region_prompt import RegionPrompt, RegionPromptPredictor
 
@@ -23,15 +25,35 @@ _MOST_SHARE = 0.6  # of the image: larger ones are its background
 _TABLE = (0, 1, 2, 3, 5, 10, 20)
 
 
-def _method(predictor: RegionPromptPredictor, assume_background: bool = False) -> Method:
-    def segment(hints: Sequence[Hints]) -> Mask:
-        prompts = [RegionPrompt(h.visible, h.region) for h in hints]
-        if assume_background:
-            prompts = [prompt.with_background() for prompt in prompts]
-        return predictor.predict(prompts).masks
+def _with_edges(predictor: RegionPromptPredictor) -> Method:
+    """The predictor as it is by default: the image draws the edges."""
 
     def start(image_HWC: NDArray[np.uint8]) -> Segmenter:
-        predictor.set_image(image_HWC)
+        embedding = predictor.embed(image_HWC)
+        assert embedding.segments is not None
+        size = embedding.segments.labels.shape
+
+        def segment(hints: Sequence[Hints]) -> Mask:
+            prompts = [
+                RegionPrompt(h.visible, h.region, seeds=place_seeds(h.seeds, size)) for h in hints
+            ]
+            return predictor.predict(prompts, embedding=embedding).masks
+
+        return segment
+
+    return Method(start, by_patches=False)
+
+
+def _model_alone(predictor: RegionPromptPredictor) -> Method:
+    """The same model, shown the same, whose probabilities are the mask."""
+
+    def start(image_HWC: NDArray[np.uint8]) -> Segmenter:
+        embedding = replace(predictor.embed(image_HWC), segments=None)
+
+        def segment(hints: Sequence[Hints]) -> Mask:
+            prompts = [RegionPrompt(h.visible, h.region).with_background() for h in hints]
+            return predictor.predict(prompts, embedding=embedding).masks
+
         return segment
 
     return Method(start, by_patches=True)
@@ -54,7 +76,11 @@ def evaluate_interactive(
     Objects are drawn at random among those, crowds aside, whose area is at least that of two patches of the
     model's grid and at most 60 % of the image.
 
+    Beside R-MAE with the image's edges its two halves are measured: the model without them, and they without
+    the model.
+
     Args:
+        predictor: one whose edges the image draws.
         dataset: registered name; used where there is no json.
         json_file, root: own data in COCO's format.
         seed: of the choice of objects and of patches.
@@ -64,27 +90,30 @@ def evaluate_interactive(
         a table of mean IoU in percent.
 
     Raises:
-        UserError: neither dataset nor json, an unknown protocol, no such objects, or an image of another
-            size than its annotations.
+        UserError: a predictor with edges of the model, neither dataset nor json, an unknown protocol, no such
+            objects, or an image of another size than its annotations.
     """
     if protocol not in interactive.PROTOCOLS:
         raise UserError(f"protocol={protocol!r}: one of {', '.join(interactive.PROTOCOLS)}")
+    if predictor.edges != "image":
+        raise UserError(f"a predictor with edges={predictor.edges!r}: give one with edges='image'")
     samples = detection_dataset(dataset or (), json_file, root, masks=True)
     least = _LEAST_PATCHES / predictor.model.backbone.net.num_patches
     chosen = interactive.choose_objects(samples, least, _MOST_SHARE, max_objects, seed)
-    methods = {"R-MAE": _method(predictor)}
-    if protocol == "clicks":
-        methods["R-MAE, corners outside"] = _method(predictor, assume_background=True)
-    methods["random walker"] = Method(interactive.random_walk, by_patches=False)
-    methods["FH segments"] = Method(interactive.fh_segments, by_patches=False)
-    methods["given patches only"] = Method(interactive.given_patches, by_patches=True)
+    methods = {
+        "R-MAE": _with_edges(predictor),
+        "R-MAE without the image's edges": _model_alone(predictor),
+        "the image's edges without R-MAE": Method(interactive.edges_alone, by_patches=False),
+        "random walker": Method(interactive.random_walk, by_patches=False),
+        "FH segments": Method(interactive.fh_segments, by_patches=False),
+        "given patches only": Method(interactive.given_patches, by_patches=True),
+    }
     rows: dict[str, list[NDArray[np.float64]]] = {name: [] for name in methods}
     seconds = dict.fromkeys(methods, 0.0)
     targets = [target for own in chosen.values() for target in own]
     for i, own in chosen.items():
         image = read_photo(samples[i])
-        predictor.set_image(image)
-        where = (predictor.grid, predictor.patch_size, COUNTS)
+        where = (predictor.embed(image).grid, predictor.patch_size, COUNTS)
         for name, method in methods.items():
             begin = time.perf_counter()
             segment = method.start(image)

@@ -18,6 +18,8 @@ from scipy.ndimage import label
 
 from ..errors import UserError
 from ..modeling import RMAE, ChannelRegionBranch
+from ..regions.record.record import resize_mask
+from ..regions.segment_walk import UNINFORMED, SegmentGraph, segment_graph, walk
 from .finished_run import load_run
 from .region_views import (
     RESOLUTIONS,
@@ -36,11 +38,14 @@ class RegionPrompt:
         visible: bool (Gh, Gw), patches shown to the region branch.
         region: bool (Gh*P, Gw*P), the region's map; only visible patches count.
         within: bool (Gh, Gw), the patches that the mask is kept to; None for all.
+        seeds: int8 (h, w) on the map of the image's segments, if it has one: pixels known to be in the
+            region (1), outside it (0), or not known (-1); None for all of the visible patches.
     """
 
     visible: NDArray[np.bool_]
     region: NDArray[np.bool_]
     within: NDArray[np.bool_] | None = None
+    seeds: NDArray[np.int8] | None = None
 
     @property
     def marked(self) -> NDArray[np.bool_]:
@@ -62,14 +67,14 @@ class RegionPrompt:
         return self if (self.marked & ~within).any() else replace(self, within=within)
 
     def with_background(self) -> "RegionPrompt":
-        """Takes the grid's four corners as outside the region, unless the prompt itself shows background.
+        """Takes the grid's four corners as outside the region, where the prompt does not show them itself.
 
         What a model was only shown the inside of it tends to continue over the whole image, for so do the
-        regions that fill all visible patches in pre-training.
+        regions that fill all visible patches in pre-training. A prompt that shows nothing stays as it is.
         """
         P = self.region.shape[0] // self.visible.shape[0]
         shown = self.visible.repeat(P, axis=0).repeat(P, axis=1)
-        if (shown & ~self.region).any() or not shown.any():
+        if not shown.any():
             return self
         corners = np.zeros_like(self.visible)
         corners[np.ix_((0, -1), (0, -1))] = True
@@ -82,8 +87,9 @@ class RegionPrediction:
 
     Args:
         masks: bool (K, H, W), probability above the threshold.
-        probabilities: float32 (K, H, W). Visible patches are as given, hidden ones the sigmoid of the
-            region branch's logits, all resized to the image bilinearly.
+        probabilities: float32 (K, H, W), resized to the image bilinearly. Where the image draws the edges,
+            those of its segments; otherwise visible patches are as given and hidden ones the sigmoid of the
+            region branch's logits.
         scores: float32 (K,) in [0, 1], see :func:`.mask_confidence`. Not a learned IoU: it is as good as
             the probabilities are calibrated, and high for many a mask that is wrong.
         doubts: K texts, see :func:`doubt`.
@@ -95,12 +101,16 @@ class RegionPrediction:
     doubts: Sequence[str]
 
 
+#: What draws a mask's edge.
+EDGES = ("image", "model")
+
 #: Patches around a box that its mask may reach into.
 BOX_MARGIN = 1
 
 #: Share of an image from which on a mask covers nearly all of it.
 NEARLY_ALL = 0.9
 
+_LIKELY = (0.02, 0.98)  # the model's probabilities are kept to, where they are a prior
 _MOST_PIECES = 10
 _LOOKED_AT = 256  # pixels of a mask's long side
 
@@ -140,18 +150,21 @@ class RegionPromptPredictor:
         prompt = predictor.prompt(points=[(320, 200), (40, 40)], labels=[1, 0])
         mask = predictor.predict([prompt]).masks[0]
 
-    The pixel encoder runs once an image; a prediction runs only the region branch. A prompt's result does
+    The pixel encoder runs once per image; a prediction runs only the region branch, and by default lets the
+    image draw the mask's edge: the region branch's probabilities are the prior of a walk over small segments
+    from the pixels that were pointed at (:mod:`rmae_d2.regions.segment_walk`). A prompt's result does
     not depend on the others (but for the last digits). A prompt without visible patches asks for nothing and
     gets probability 0 everywhere.
 
-    Pre-training shows both encoders the same 25 % of the patches, at random places, with exact content. A few
-    clicks are far from that: a clicked patch is taken to lie wholly in the region, or wholly outside. On the
-    demo's small model ``mask_ratio`` 0, 0.75 and 0.9 differ by no more than the standard error where true
-    patches are shown; after ten simulated clicks 0.75 and 0.9 were 10 to 19 points of IoU better than 0,
-    after three no better (``rmae-d2 evaluate-interactive``).
+    Pre-training shows the region branch random patches with exact content. A few clicks are far from that: a
+    clicked patch is shown as lying wholly in the region, or wholly outside. Therefore, where the image draws
+    the edge, corners that were not marked are shown as outside (:meth:`RegionPrompt.with_background`), and
+    where n patches are marked, the model's share in the prior is 1/n (docs/interactive.md).
 
     Args:
         model: with a region branch that gets the pixels: the length or batch variant.
+        edges: what draws a mask's edge: ``image``, or ``model`` for the region branch's probabilities as
+            they are.
         resolution: how an image of another size than the model's is taken.
             ``resize``: stretched to the model's size, as in pre-training but for its crops.
             ``interpolate``: resized, keeping its shape, to a grid of its own number of patches, at least
@@ -175,16 +188,20 @@ class RegionPromptPredictor:
         self,
         model: RMAE,
         *,
+        edges: str = "image",
         resolution: str = "resize",
         mask_ratio: float = 0.0,
         seed: int = 0,
         max_patches: int = 1024,
     ) -> None:
         _check_model(model)
+        if edges not in EDGES:
+            raise UserError(f"edges={edges!r}: one of {', '.join(EDGES)}")
         if resolution not in RESOLUTIONS:
             raise UserError(f"resolution={resolution!r}: one of {', '.join(RESOLUTIONS)}")
         _check_ratio(mask_ratio)
         self.model = model.eval()
+        self.edges = edges
         self.resolution = resolution
         self.mask_ratio = mask_ratio
         self.seed = seed
@@ -240,7 +257,9 @@ class RegionPromptPredictor:
         mask_ratio: float | None = None,
         seed: int | None = None,
     ) -> ImageEmbedding:
-        """Runs the pixel encoder. One model can serve many embeddings at a time.
+        """Runs the pixel encoder, and finds the image's segments if they draw the edges.
+
+        One model can serve many embeddings at a time.
 
         Args:
             image_HWC: uint8 (H, W, 3) RGB, upright, any size from 1x1; anything else is a UserError.
@@ -255,7 +274,12 @@ class RegionPromptPredictor:
         ratio = self.mask_ratio if mask_ratio is None else mask_ratio
         _check_ratio(ratio)
         seed = self.seed if seed is None else seed
-        return embed_views(self.model, image_HWC, self.resolution, ratio, seed, self.max_patches)
+        embedding = embed_views(
+            self.model, image_HWC, self.resolution, ratio, seed, self.max_patches
+        )
+        if self.edges == "model":
+            return embedding
+        return replace(embedding, segments=segment_graph(image_HWC))
 
     def prompt(
         self,
@@ -272,6 +296,9 @@ class RegionPromptPredictor:
     ) -> RegionPrompt:
         """What a person points at, as visible patches: positive ones all region, negative ones all not.
 
+        The image's segments take points, scribbles and a box's centre for the pixels that they are, and
+        patches for all of their pixels.
+
         Where arguments disagree on a patch, the later in this list wins: box, scribble, patches,
         negative_patches, points (a later point over an earlier one).
 
@@ -283,7 +310,8 @@ class RegionPromptPredictor:
             scribble: (n, 2), a line through these points: every patch that it meets becomes positive.
             patches: (n, 2) of (row, column) on the grid, positive.
             negative_patches: as ``patches``, negative.
-            assume_background: see :meth:`RegionPrompt.with_background`.
+            assume_background: see :meth:`RegionPrompt.with_background`. No matter where the image draws the
+                edges: there the model is always shown so.
             keep_in_box: whether a box's mask ends ``BOX_MARGIN`` patches around it; see
                 :meth:`RegionPrompt.kept_in`.
             embedding: of the image; None for the one that was set.
@@ -292,26 +320,31 @@ class RegionPromptPredictor:
             UserError: no image; points, patches or a box outside the image; lengths that differ.
         """
         image = self._image(embedding)
-        grid, size, P = image.grid, image.image_size, self.patch_size
-        known = np.full(grid, UNKNOWN, np.int8)
+        size, P = image.image_size, self.patch_size
+        known = _Known(image)
         limits = None
         if box is not None:
-            limits = _mark_box(known, np.asarray(box, np.float64), size)
+            limits = known.mark_box(np.asarray(box, np.float64))
         if scribble is not None:
-            line = _points(scribble, "scribble", size)
-            known[tuple(patches_of(_sampled(line, grid, size), grid, size).T)] = INSIDE
+            line = _sampled(_points(scribble, "scribble", size), image.grid, size)
+            known.mark_points(line, np.full(len(line), INSIDE))
         if patches is not None:
-            known[tuple(_patches(patches, "patches", grid).T)] = INSIDE
+            known.mark_patches(_patches(patches, "patches", image.grid), INSIDE)
         if negative_patches is not None:
-            known[tuple(_patches(negative_patches, "negative_patches", grid).T)] = OUTSIDE
+            known.mark_patches(_patches(negative_patches, "negative_patches", image.grid), OUTSIDE)
         if points is not None:
-            _mark_points(known, points, labels, size)
+            places = _points(points, "points", size)
+            known.mark_points(places, _labels(labels, len(places)))
         elif labels is not None:
             raise UserError("labels are given without points")
-        prompt = RegionPrompt(known >= 0, (known == 1).repeat(P, axis=0).repeat(P, axis=1))
+        grid = known.patches
+        prompt = RegionPrompt(
+            grid >= 0, (grid == INSIDE).repeat(P, axis=0).repeat(P, axis=1), seeds=known.seeds
+        )
         if limits is not None and keep_in_box:
             prompt = prompt.kept_in(*limits)
-        return prompt.with_background() if assume_background else prompt
+        assumed = assume_background and image.segments is None
+        return prompt.with_background() if assumed else prompt
 
     @torch.no_grad()
     def predict(
@@ -341,17 +374,15 @@ class RegionPromptPredictor:
         if not prompts:
             empty = np.zeros((0, *image.image_size), np.float32)
             return RegionPrediction(empty > 0, empty, np.zeros(0, np.float32), ())
-        device = self.model.device
-        visible = torch.from_numpy(np.stack([p.visible for p in prompts])).to(device)
-        region = torch.from_numpy(np.stack([p.region for p in prompts])).to(device)
-        completed = complete_regions(image, self.patch_size, visible, region.float())
+        if image.segments is None:
+            maps = self._complete(image, prompts)
+        else:
+            maps = self._walk(image, image.segments, prompts)
         for k, prompt in enumerate(prompts):
             if prompt.within is not None:
-                kept = torch.from_numpy(prompt.within).to(device)
-                completed[k] *= kept.repeat_interleave(P, 0).repeat_interleave(P, 1)
-        size = image.image_size
-        resized = F.interpolate(completed[:, None], size, mode="bilinear", antialias=True)
-        probabilities = resized[:, 0].clamp(0, 1)
+                kept = resize_mask(prompt.within, tuple(maps.shape[1:]))
+                maps[k] *= torch.from_numpy(kept).to(maps.device)
+        probabilities = _resized(maps, image.image_size)
         masks = probabilities > threshold
         found = masks.cpu().numpy()
         return RegionPrediction(
@@ -361,11 +392,47 @@ class RegionPromptPredictor:
             [doubt(mask, prompt.marked) for mask, prompt in zip(found, prompts, strict=True)],
         )
 
+    def _complete(self, image: ImageEmbedding, prompts: Sequence[RegionPrompt]) -> torch.Tensor:
+        """The region branch's probabilities, (K, Gh*P, Gw*P)."""
+        device = self.model.device
+        visible = torch.from_numpy(np.stack([p.visible for p in prompts])).to(device)
+        region = torch.from_numpy(np.stack([p.region for p in prompts])).to(device)
+        return complete_regions(image, self.patch_size, visible, region.float())
+
+    def _walk(
+        self, image: ImageEmbedding, segments: SegmentGraph, prompts: Sequence[RegionPrompt]
+    ) -> torch.Tensor:
+        """The segments' probabilities, (K, h, w)."""
+        completed = self._complete(image, [prompt.with_background() for prompt in prompts])
+        size = segments.labels.shape
+        expected = _resized(completed, size).cpu().numpy().clip(*_LIKELY)
+        maps = np.zeros((len(prompts), *size), np.float32)
+        for k, prompt in enumerate(prompts):
+            if prompt.visible.any():
+                trust = 1 / prompt.visible.sum()
+                prior = trust * segments.means(expected[k]) + (1 - trust) * UNINFORMED
+                maps[k] = walk(segments, prior, _seeds(prompt, size))
+        return torch.from_numpy(maps)
+
     def _image(self, embedding: ImageEmbedding | None = None) -> ImageEmbedding:
         embedding = embedding or self.embedding
         if embedding is None:
             raise UserError("no image: call set_image, or give the embedding of one")
         return embedding
+
+
+def _resized(maps: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
+    """Probabilities (K, h, w) at another size."""
+    resized = F.interpolate(maps[:, None], size, mode="bilinear", antialias=True)
+    return resized[:, 0].clamp(0, 1)
+
+
+def _seeds(prompt: RegionPrompt, size: tuple[int, ...]) -> NDArray[np.int8]:
+    """Pixels that a prompt says to be in its region, or not, on a map of the image (h, w)."""
+    if prompt.seeds is not None:
+        return prompt.seeds
+    shown = resize_mask(prompt.visible, size)
+    return np.where(shown, resize_mask(prompt.region, size), UNKNOWN).astype(np.int8)
 
 
 def _check_ratio(ratio: float) -> None:
@@ -410,39 +477,73 @@ def patches_of(
     return np.stack([rows, columns], axis=1).astype(np.int64)
 
 
-def _mark_points(
-    known: Labels, points: ArrayLike, labels: ArrayLike | None, image_size: tuple[int, int]
-) -> None:
-    places = _points(points, "points", image_size)
-    values = np.ones(len(places)) if labels is None else np.asarray(labels)
-    if values.shape != (len(places),):
-        raise UserError(f"{len(places)} points with labels of shape {values.shape}: one a point")
+class _Known:
+    """What marks say, the later over the earlier: of patches, and of the segments' pixels, if there are any.
+
+    Attributes:
+        patches: int8 (Gh, Gw), INSIDE, OUTSIDE or UNKNOWN.
+        seeds: see :class:`RegionPrompt`; None for an image without segments.
+    """
+
+    def __init__(self, image: ImageEmbedding) -> None:
+        self._size = image.image_size
+        self.patches = np.full(image.grid, UNKNOWN, np.int8)
+        self.seeds: Labels | None = None
+        if image.segments is not None:
+            self.seeds = np.full(image.segments.labels.shape, UNKNOWN, np.int8)
+        self._whole = np.zeros(image.grid, bool)  # patches that were marked as such
+
+    def mark_patches(self, rows_columns: NDArray[np.int64], value: int) -> None:
+        """All pixels of patches (n, 2)."""
+        chosen = np.zeros(self.patches.shape, bool)
+        chosen[tuple(rows_columns.T)] = True
+        self._mark_whole(chosen, value)
+
+    def mark_points(self, places: NDArray[np.float64], values: NDArray) -> None:
+        """The pixels under points (n, 2) of (x, y), and the patches that they lie in."""
+        patches = patches_of(places, self.patches.shape, self._size)
+        replaced = np.zeros(self.patches.shape, bool)
+        replaced[tuple(patches.T)] = True
+        self._mark_whole(replaced & self._whole, UNKNOWN)
+        self._whole &= ~replaced
+        self.patches[tuple(patches.T)] = values
+        if self.seeds is not None:
+            self.seeds[tuple(patches_of(places, self.seeds.shape, self._size).T)] = values
+
+    def mark_box(self, box: NDArray[np.float64]) -> tuple[int, int, int, int]:
+        """Top, left, bottom and right of a box in patches, the last ones excluded."""
+        (Gh, Gw), (H, W) = self.patches.shape, self._size
+        if box.shape != (4,) or not np.isfinite(box).all():
+            raise UserError(f"a box is (x0, y0, x1, y1) in pixels, not {box.tolist()}")
+        x0, y0, x1, y1 = np.clip(box, 0, (W, H, W, H))
+        if x0 >= x1 or y0 >= y1:
+            raise UserError(
+                f"the box {box.tolist()} holds nothing of an image of {W} x {H} pixels (width x height); "
+                "it is (x0, y0, x1, y1) with x0 < x1 and y0 < y1"
+            )
+        top, left = int(y0 * Gh / H), int(x0 * Gw / W)
+        bottom, right = int(np.ceil(y1 * Gh / H)), int(np.ceil(x1 * Gw / W))
+        ring = np.zeros((Gh, Gw), bool)
+        ring[max(top - 1, 0) : bottom + 1, max(left - 1, 0) : right + 1] = True
+        ring[top:bottom, left:right] = False
+        self._mark_whole(ring, OUTSIDE)
+        self.mark_points(np.array([[(x0 + x1) / 2, (y0 + y1) / 2]]), np.array([INSIDE]))
+        return top, left, bottom, right
+
+    def _mark_whole(self, chosen: NDArray[np.bool_], value: int) -> None:
+        self.patches[chosen] = value
+        self._whole |= chosen
+        if self.seeds is not None:
+            self.seeds[resize_mask(chosen, self.seeds.shape)] = value
+
+
+def _labels(labels: ArrayLike | None, count: int) -> NDArray:
+    values = np.ones(count) if labels is None else np.asarray(labels)
+    if values.shape != (count,):
+        raise UserError(f"{count} points with labels of shape {values.shape}: one a point")
     if not np.isin(values, (0, 1)).all():
         raise UserError("labels are 1 (in the region) or 0 (outside)")
-    rows_columns = patches_of(places, known.shape, image_size)
-    for (row, column), value in zip(rows_columns, values, strict=True):
-        known[row, column] = INSIDE if value else OUTSIDE
-
-
-def _mark_box(
-    known: Labels, box: NDArray[np.float64], image_size: tuple[int, int]
-) -> tuple[int, int, int, int]:
-    """Top, left, bottom and right of the box in patches, the last ones excluded."""
-    (Gh, Gw), (H, W) = known.shape, image_size
-    if box.shape != (4,) or not np.isfinite(box).all():
-        raise UserError(f"a box is (x0, y0, x1, y1) in pixels, not {box.tolist()}")
-    x0, y0, x1, y1 = np.clip(box, 0, (W, H, W, H))
-    if x0 >= x1 or y0 >= y1:
-        raise UserError(
-            f"the box {box.tolist()} holds nothing of an image of {W} x {H} pixels (width x height); "
-            "it is (x0, y0, x1, y1) with x0 < x1 and y0 < y1"
-        )
-    top, left = int(y0 * Gh / H), int(x0 * Gw / W)
-    bottom, right = int(np.ceil(y1 * Gh / H)), int(np.ceil(x1 * Gw / W))
-    known[max(top - 1, 0) : bottom + 1, max(left - 1, 0) : right + 1] = OUTSIDE
-    known[top:bottom, left:right] = UNKNOWN
-    known[int((y0 + y1) / 2 * Gh / H), int((x0 + x1) / 2 * Gw / W)] = INSIDE
-    return top, left, bottom, right
+    return np.where(values, INSIDE, OUTSIDE)
 
 
 def _sampled(

@@ -19,6 +19,7 @@ from ..checkpoint.positions import resample_table
 from ..data.images import CropResizeTransform
 from ..modeling import RMAE, MaskedViT, RegionBranch, patchify, random_shuffle, unpatchify
 from ..modeling.region_variants import SpatialRegionBranch
+from ..regions.segment_walk import SegmentGraph
 
 RESOLUTIONS = ("resize", "interpolate", "window")
 Grid = tuple[int, int]
@@ -48,6 +49,7 @@ class ImageEmbedding:
     hidden: NDArray[np.bool_]  # (Gh, Gw), patches that the pixel encoder was not shown
     views: tuple[View, ...]  # one, or overlapping windows that cover the grid
     branch: RegionBranch | SpatialRegionBranch  # for the views' grid, of the model's weights
+    segments: SegmentGraph | None = None  # that draw masks' edges; None: the model draws them
 
 
 def embed_views(

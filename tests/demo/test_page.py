@@ -217,14 +217,19 @@ def test_downloads_are_what_the_predictor_gives(user, predictor):
     person.click(2, 2)
     person.click(6, 5, button="right")
     person.page.get_by_role("button", name="Add region").click()
-    person.click(5, 1)
+    with person.page.expect_request("**/predict") as asked:
+        person.click(5, 1)
     person.page.get_by_role("button", name="Region 1").first.click()
 
     embedding = predictor.embed(pixels)
-    prompts = [
-        predictor.prompt(patches=[(2, 2)], negative_patches=[(6, 5)], embedding=embedding),
-        predictor.prompt(patches=[(5, 1)], embedding=embedding),
-    ]
+    prompts = []
+    for region in json.loads(asked.value.post_data)["regions"]:
+        marks = [(*mark, 1) for mark in region["positive"]]
+        marks += [(*mark, 0) for mark in region["negative"]]
+        points = [((c + x) * 100 / 8, (r + y) * 60 / 8) for r, c, y, x, _ in marks]
+        labels = [mark[-1] for mark in marks]
+        prompts.append(predictor.prompt(points=points, labels=labels, embedding=embedding))
+    assert [(int(p.visible.sum()), int(p.marked.sum())) for p in prompts] == [(2, 1), (1, 1)]
     expected = predictor.predict(prompts, 0.5, embedding)
     name, data = person.download("Mask PNG")
     assert name == "my photo_region1.png"

@@ -25,7 +25,7 @@ JSON = st.recursive(
     ),
     max_leaves=8,
 )
-PATCHES = st.lists(st.lists(st.integers(-1, 4), min_size=1, max_size=3), max_size=5) | JSON
+PATCHES = st.lists(st.lists(st.integers(-1, 4), min_size=1, max_size=4), max_size=5) | JSON
 REGION = st.fixed_dictionaries({"positive": PATCHES}, optional={"negative": PATCHES})
 QUERY = st.fixed_dictionaries(
     {"regions": st.lists(REGION, max_size=3)},
@@ -49,6 +49,9 @@ def test_queries_are_understood_or_refused(query):
         patches = [*marks.positive, *marks.negative]
         assert marks.positive and len(set(patches)) == len(patches)
         assert all(0 <= row < 3 and 0 <= column < 4 for row, column in patches)
+        assert marks.places.keys() <= set(patches) and all(
+            place == (0, 0) for place in marks.places.values()
+        )
     assert 0 < found.threshold < 1
     assert found.chosen is None or 0 <= found.chosen < len(found.regions)
 

@@ -102,6 +102,21 @@ def test_a_box_keeps_the_mask(client, predictor):
     assert lifted[0, 60:].any()
 
 
+def test_a_place_in_a_patch_is_a_point(client, predictor):
+    pixels = picture(5, (80, 160))
+    key = open_image(client, pixels)["key"]
+    region = {"positive": [[2, 3, 0.75, 0.1]], "negative": [[5, 5], [6, 1, 0, 0.999]]}
+    answer = client.post(f"/api/images/{key}/predict", json={"regions": [region]})
+    embedding = predictor.embed(pixels)
+    prompt = predictor.prompt(
+        points=[(62, 27), (39, 60)], labels=[1, 0], negative_patches=[(5, 5)], embedding=embedding
+    )
+    assert prompt.seeds[27, 62] == 1 and prompt.seeds[60, 39] == 0
+    assert (prompt.seeds >= 0).sum() == 2 + 10 * 20
+    expected = predictor.predict([prompt], 0.5, embedding).probabilities
+    assert np.array_equal(unpack(answer)[1], np.minimum(expected * 256, 255).astype(np.uint8))
+
+
 def test_files_hold_the_predictors_masks(client, predictor):
     pixels = picture(2, (75, 100))
     key = open_image(client, pixels)["key"]
@@ -248,6 +263,11 @@ def test_uploads_that_are_refused(small, data, status, text):
         ({"regions": [{"positive": [[0, -1]]}]}, 422, "[0, -1]"),
         ({"regions": [{"positive": [[0.5, 1]]}]}, 422, "[0.5, 1]"),
         ({"regions": [{"positive": [[True, 1]]}]}, 422, "[true, 1]"),
+        ({"regions": [{"positive": [[1, 1, 0.5]]}]}, 422, "[1, 1, 0.5]"),
+        ({"regions": [{"positive": [[8, 1, 0.5, 0.5]]}]}, 422, "[8, 1]"),
+        ({"regions": [{"positive": [[1, 1, 1, 0.5]]}]}, 422, "from 0 to less than 1"),
+        ({"regions": [{"positive": [[1, 1, 0.5, False]]}]}, 422, "from 0 to less than 1"),
+        ({"regions": [{"positive": [[1, 1, 0, 0], [1, 1]]}]}, 422, "twice"),
         ({"regions": [{"positive": [[1, 1], [1, 1]]}]}, 422, "twice"),
         ({"regions": [{"positive": [[1, 1]], "negative": [[1, 1]]}]}, 422, "both"),
         ({"regions": [{"positive": [[0, 0]] * 65}]}, 422, "at most 64"),

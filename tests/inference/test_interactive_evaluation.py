@@ -26,9 +26,21 @@ def test_clicks_are_the_same_every_time(make_run, photos, tmp_path):
         assert report.pop("seconds").keys() == report["methods"].keys()
         reports.append(report)
     assert reports[0] == reports[1] and reports[0]["objects"] == 2
-    assert "R-MAE, corners outside" in reports[0]["methods"] and "R-MAE, corners outside" in table
+    assert set(reports[0]["methods"]) == {
+        "R-MAE",
+        "R-MAE without the image's edges",
+        "the image's edges without R-MAE",
+        "random walker",
+        "FH segments",
+        "given patches only",
+    }
+    assert all(f"| {name} " in table for name in reports[0]["methods"])
     with pytest.raises(UserError, match="protocol='x': one of patches, clicks"):
         evaluate_interactive(predictor, tmp_path, protocol="x", **data)
+    with pytest.raises(UserError, match="edges='model': give one with edges='image'"):
+        evaluate_interactive(
+            RegionPromptPredictor(predictor.model, edges="model"), tmp_path, **data
+        )
 
 
 def test_a_photo_of_another_size_than_its_masks(photos):

@@ -1,6 +1,7 @@
 """Masks from a few visible patches, with small networks of random weights."""
 
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from rmae_d2.modeling import random_shuffle
 
 GRID, P = (4, 4), 8
 
+plain = partial(RegionPromptPredictor, edges="model")
+
 
 def photo(height=32, width=32, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
@@ -30,7 +33,7 @@ def random_prompt(grid, count, seed=0):
 
 @pytest.fixture
 def predictor(make_rmae):
-    made = RegionPromptPredictor(make_rmae())
+    made = plain(make_rmae())
     made.set_image(photo())
     return made
 
@@ -39,7 +42,7 @@ def predictor(make_rmae):
 def test_the_model_itself_predicts_the_same(make_rmae, variant):
     regions = {} if variant == "length" else {"variant": "batch"}
     model = make_rmae(regions=regions, mask_ratio=0.75).eval()
-    made = RegionPromptPredictor(model, mask_ratio=0.75, seed=3)
+    made = plain(model, mask_ratio=0.75, seed=3)
     image = photo()
     made.set_image(image)
     order = random_shuffle(torch.tensor([3]), 16)
@@ -49,13 +52,13 @@ def test_the_model_itself_predicts_the_same(make_rmae, variant):
     sample = {"image": torch.from_numpy(image).permute(2, 0, 1), "mask_seed": 3}
     with torch.no_grad():
         outputs = model([{**sample, "regions": region[0]}])
-        plain = model.forward_tensors(pixels, region, order)
+        outcome = model.forward_tensors(pixels, region, order)
     prompt = RegionPrompt(~made.hidden, region[0, 0].numpy())
     found = made.predict([prompt]).probabilities
     np.testing.assert_allclose(found, outputs[0]["region_probability"], atol=1e-5)
     hidden = order[0, 4:]
     patches = torch.from_numpy(found).view(4, P, 4, P).transpose(1, 2).reshape(16, P * P)
-    expected = plain["pred_regions"][0, 0, hidden].sigmoid()
+    expected = outcome["pred_regions"][0, 0, hidden].sigmoid()
     torch.testing.assert_close(patches[hidden], expected, atol=1e-5, rtol=0)
 
 
@@ -66,7 +69,7 @@ def model(make_rmae):
 
 @given(st.lists(st.integers(0, 16), min_size=1, max_size=6), st.integers(0, 5))
 def test_a_prompt_does_not_depend_on_the_others(model, counts, seed):
-    made = RegionPromptPredictor(model, mask_ratio=0.5, seed=seed)
+    made = plain(model, mask_ratio=0.5, seed=seed)
     made.set_image(photo(50, 20))
     prompts = [random_prompt(GRID, n, seed + k) for k, n in enumerate(counts)]
     together = made.predict(prompts)
@@ -79,7 +82,7 @@ def test_a_prompt_does_not_depend_on_the_others(model, counts, seed):
 @pytest.mark.parametrize("resolution", ["resize", "interpolate", "window"])
 @pytest.mark.parametrize("size", [(32, 32), (64, 48), (1, 1), (5, 70), (90, 31)])
 def test_any_size_of_image(make_rmae, resolution, size):
-    made = RegionPromptPredictor(make_rmae(), resolution=resolution, max_patches=60)
+    made = plain(make_rmae(), resolution=resolution, max_patches=60)
     made.set_image(photo(*size))
     middle = (size[1] // 2, size[0] // 2)
     found = made.predict([made.prompt(points=[middle]), made.prompt()])
@@ -94,7 +97,7 @@ def test_any_size_of_image(make_rmae, resolution, size):
 
 @pytest.mark.parametrize("resolution", ["resize", "interpolate", "window"])
 def test_given_patches_are_kept(make_rmae, resolution):
-    made = RegionPromptPredictor(make_rmae(), resolution=resolution, max_patches=64)
+    made = plain(make_rmae(), resolution=resolution, max_patches=64)
     made.set_image(photo(64, 64))
     if resolution == "resize":
         made.embedding = made.embed(photo(32, 32))
@@ -118,7 +121,7 @@ def test_what_is_hidden_in_the_region_does_not_matter(predictor):
 
 
 def test_pixels_matter_and_hidden_ones_do_not(make_rmae):
-    made = RegionPromptPredictor(make_rmae(), mask_ratio=0.75)
+    made = plain(make_rmae(), mask_ratio=0.75)
     image = photo()
     embedding = made.embed(image)
     changed = image.reshape(4, P, 4, P, 3).copy()
@@ -147,7 +150,7 @@ def test_a_model_of_one_size_is_the_same_in_every_resolution(make_rmae):
     prompts = [random_prompt(GRID, n, n) for n in (2, 9)]
     found = []
     for resolution in ("resize", "interpolate", "window"):
-        made = RegionPromptPredictor(model, resolution=resolution)
+        made = plain(model, resolution=resolution)
         made.set_image(photo())
         assert made.grid == GRID
         found.append(made.predict(prompts).probabilities)
@@ -156,7 +159,7 @@ def test_a_model_of_one_size_is_the_same_in_every_resolution(make_rmae):
 
 
 def test_only_windows_that_see_the_region_take_part(make_rmae):
-    made = RegionPromptPredictor(make_rmae(), resolution="window")
+    made = plain(make_rmae(), resolution="window")
     made.set_image(photo(32, 96))
     assert made.grid == (4, 12) and len(made.embedding.views) == 5
     left = made.predict([made.prompt(patches=[(1, 0)], negative_patches=[(1, 11)])])
@@ -169,7 +172,7 @@ def test_only_windows_that_see_the_region_take_part(make_rmae):
     both = made.predict([middle]).probabilities[0]
     alone = []
     for start in (0, 2):
-        cut = RegionPromptPredictor(made.model)
+        cut = plain(made.model)
         cut.set_image(photo(32, 96)[:, start * P : (start + 4) * P])
         part = cut.predict([cut.prompt(patches=[(1, 3 - start)])]).probabilities[0]
         alone.append(part)
@@ -221,7 +224,7 @@ def test_a_box_is_a_ring_and_its_middle(drawn):
 
 
 def test_a_boxs_mask_stays_within_a_patch_of_it(make_rmae):
-    made = RegionPromptPredictor(make_rmae(img_size=(64, 64)))
+    made = plain(make_rmae(img_size=(64, 64)))
     made.set_image(photo(80, 80))
     box = {"box": (30, 30, 49, 49)}  # patches 3 and 4 of 8 a side
     near = np.zeros((80, 80), bool)
@@ -287,7 +290,7 @@ def test_a_pixel_of_a_small_image_counts_by_its_middle(predictor):
     st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=5),
 )
 def test_any_pixel_of_any_image_has_a_patch(model, grid, size, places):
-    made = RegionPromptPredictor(model)
+    made = plain(model)
     points = [(int(x * (size[1] - 1)), int(y * (size[0] - 1))) for x, y in places]
     marked = known(made, grid, size, points=points)
     line = known(made, grid, size, scribble=points)
@@ -319,20 +322,23 @@ def test_marks_that_cannot_be_are_told(drawn, arguments, said):
     assert said in str(error.value)
 
 
-def test_corners_count_as_outside_where_nothing_else_does(predictor):
+def test_corners_that_are_not_marked_count_as_outside(predictor):
     prompt = predictor.prompt(patches=[(1, 1), (0, 0)], assume_background=True)
     assert set(map(tuple, np.argwhere(prompt.visible))) == {(0, 0), (0, 3), (1, 1), (3, 0), (3, 3)}
     known = prompt.region.reshape(4, P, 4, P).any(axis=(1, 3))
     assert set(map(tuple, np.argwhere(known))) == {(0, 0), (1, 1)}
     told = predictor.prompt(patches=[(1, 1)], negative_patches=[(2, 2)], assume_background=True)
-    assert told.visible.sum() == 2
+    assert set(map(tuple, np.argwhere(told.visible))) == {
+        *((0, 0), (0, 3), (1, 1), (2, 2), (3, 0), (3, 3))
+    }
+    assert np.argwhere(told.region[::P, ::P]).tolist() == [[1, 1]]
     assert not predictor.prompt(assume_background=True).visible.any()
 
 
 def test_what_cannot_be_is_told(make_rmae, predictor):
     assert predictor.predict([]).masks.shape == (0, 32, 32)
     with pytest.raises(UserError, match="no image"):
-        RegionPromptPredictor(make_rmae()).prompt(points=[(0, 0)])
+        plain(make_rmae()).prompt(points=[(0, 0)])
     with pytest.raises(UserError, match="prompt 1 has visible"):
         predictor.predict([random_prompt(GRID, 2), random_prompt((4, 5), 2)])
     wrong = (photo().astype(np.float32), photo()[:, :, 0], photo(0, 5))
@@ -340,14 +346,70 @@ def test_what_cannot_be_is_told(make_rmae, predictor):
         with pytest.raises(UserError, match=said):
             predictor.set_image(image)
     with pytest.raises(ValueError, match="resolution='big'"):
-        RegionPromptPredictor(make_rmae(), resolution="big")
+        plain(make_rmae(), resolution="big")
+    with pytest.raises(UserError, match="edges='x': one of image, model"):
+        RegionPromptPredictor(make_rmae(), edges="x")
 
 
 def test_models_that_cannot_do_it(make_rmae):
     with pytest.raises(UserError, match="no region branch"):
-        RegionPromptPredictor(make_rmae(regions=None))
+        plain(make_rmae(regions=None))
     with pytest.raises(UserError, match="channel variant"):
-        RegionPromptPredictor(make_rmae(regions={"variant": "channel"}))
+        plain(make_rmae(regions={"variant": "channel"}))
     with pytest.raises(UserError, match="does not get the pixels"):
-        RegionPromptPredictor(make_rmae(feeding="region_to_pixel"))
-    RegionPromptPredictor(make_rmae(decoder=None))  # RAE
+        plain(make_rmae(feeding="region_to_pixel"))
+    plain(make_rmae(decoder=None))  # RAE
+
+
+def two_halves():
+    """20 rows, so that what Felzenszwalb's smoothing makes of the edge is too small for a segment."""
+    image = np.full((20, 32, 3), 40, np.uint8)
+    image[:, 20:] = (120, 60, 40)
+    return image
+
+
+class TestEdgesByTheImage:
+    @pytest.fixture
+    def made(self, make_rmae):
+        made = RegionPromptPredictor(make_rmae())
+        made.set_image(two_halves())
+        assert np.array_equal(made.embedding.segments.labels, np.tile(np.arange(32) >= 20, (20, 1)))
+        return made
+
+    def test_a_click_on_each_segment_says_all(self, made):
+        prompt = made.prompt(points=[(3, 3), (30, 15)], labels=[1, 0])
+        found = made.predict([prompt])
+        assert np.array_equal(found.masks[0], made.embedding.segments.labels == 0)
+        assert set(np.unique(found.probabilities)) == {0, 1} and found.scores.tolist() == [1]
+
+    def test_the_first_clicks_prior_is_the_models(self, made):
+        found = made.predict([made.prompt(points=[(3, 3)])]).probabilities[0]
+        told = plain(made.model)
+        told.set_image(two_halves())
+        prompt = told.prompt(points=[(3, 3)], assume_background=True)
+        prior = told.predict([prompt]).probabilities[0][:, 20:].clip(0.02, 0.98).mean()
+        assert 0.05 < prior < 0.95
+        weight, tie = 0.01 * 20 * 12, 20 * (0.01 + np.exp(-(80**2 + 20**2) / 80**2))
+        other = (tie + weight * prior) / (tie + weight)
+        np.testing.assert_allclose(found[:, :20], 1)
+        np.testing.assert_allclose(found[:, 20:], other, atol=1e-5)
+
+    def test_a_segment_clicked_twice_is_divided_at_the_middle(self, made):
+        points = [(2, 10), (14, 10), (30, 10)]
+        found = made.predict([made.prompt(points=points, labels=[1, 0, 0])])
+        assert found.masks[0, 10, :8].all() and not found.masks[0, 10, 9:].any()
+
+    def test_pixels_for_points_and_all_of_a_patch_for_patches(self, made):
+        seeds = made.prompt(patches=[(0, 0), (1, 1)], points=[(9, 7), (12, 6)], labels=[1, 0]).seeds
+        expected = np.full((20, 32), -1)
+        expected[:5, :8] = 1
+        expected[7, 9], expected[6, 12] = 1, 0
+        assert np.array_equal(seeds, expected)
+
+    def test_without_marks_there_is_no_mask(self, made):
+        assert not made.predict([made.prompt()]).probabilities.any()
+
+    def test_a_box_keeps_the_mask(self, made):
+        found = made.predict([made.prompt(box=(8, 5, 15, 9))]).masks[0]
+        assert found[7, 11] and not found[:5].any() and not found[:, :8].any()
+        assert not found[10:].any() and not found[:, 16:].any()

@@ -34,12 +34,13 @@ export class Painter {
     this.unit = dense; // canvas pixels a CSS pixel
   }
 
-  // [row, column] under a pointer, kept inside the image.
+  // The patch, [row, column], under a pointer, kept inside the image, and the place in it, [y, x] from 0 to 1.
   patchAt(event, [rows, columns]) {
     const box = this.canvas.getBoundingClientRect();
-    const row = Math.floor(((event.clientY - box.top) / box.height) * rows);
-    const column = Math.floor(((event.clientX - box.left) / box.width) * columns);
-    return [clamp(row, rows), clamp(column, columns)];
+    const y = ((event.clientY - box.top) / box.height) * rows;
+    const x = ((event.clientX - box.left) / box.width) * columns;
+    const patch = [clamp(Math.floor(y), rows), clamp(Math.floor(x), columns)];
+    return { patch, place: [within(y - patch[0]), within(x - patch[1])] };
   }
 
   // Masks or probabilities as a layer, which is kept until they change.
@@ -176,7 +177,8 @@ export class Painter {
       const [x, y, width, height] = this.#cell(grid, key.split(",").map(Number));
       const most = (strong ? 11 : 6) * this.unit;
       const radius = Math.min(most, 0.38 * Math.min(width, height));
-      const [cx, cy] = [x + width / 2, y + height / 2];
+      const [down, right] = region.places.get(key) ?? [0.5, 0.5];
+      const [cx, cy] = [x + width * right, y + height * down];
       context.beginPath();
       context.arc(cx, cy, radius, 0, 2 * Math.PI);
       context.fillStyle = label === PART ? color : "rgb(24, 26, 30)";
@@ -240,6 +242,10 @@ function currentLast({ regions, current }) {
 // A pixel as one number, bytes in memory's order.
 function word(color, alpha) {
   return new Uint32Array(Uint8Array.of(...color, alpha).buffer)[0];
+}
+
+function within(place) {
+  return Math.min(Math.max(place, 0), 0.999);
 }
 
 function clamp(index, length) {

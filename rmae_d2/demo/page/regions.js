@@ -1,8 +1,10 @@
 // What the user has marked: regions, each with patches that are part of it (1) or not (-1); undo and redo.
+// A mark has a place in its patch, [y, x] from 0 to 1, or is of the whole patch (null).
 
 export const PART = 1;
 export const NOT_PART = -1;
 export const NONE = 0;
+const MIDDLE = [0.5, 0.5];
 
 const COLORS = [
   [38, 132, 255], [255, 122, 26], [30, 180, 90], [230, 62, 140],
@@ -28,7 +30,7 @@ export class Regions {
   #fresh() {
     const used = new Set(this.list.map((region) => region.color));
     const color = COLORS.find((c) => !used.has(c)) || COLORS[this.serial % COLORS.length];
-    return { id: ++this.serial, color, marks: new Map(), box: null }; // box: its first and last patch
+    return { id: ++this.serial, color, marks: new Map(), places: new Map(), box: null }; // box: its first and last patch
   }
 
   get current() {
@@ -54,11 +56,17 @@ export class Regions {
   }
 
   // Returns whether anything changed.
-  set(row, column, label) {
+  set(row, column, label, place = MIDDLE) {
     if (this.get(row, column) === label) return false;
-    const { marks } = this.current;
-    if (label === NONE) marks.delete(`${row},${column}`);
-    else marks.set(`${row},${column}`, label);
+    const { marks, places } = this.current;
+    const key = `${row},${column}`;
+    if (label === NONE) {
+      marks.delete(key);
+      places.delete(key);
+    } else {
+      marks.set(key, label);
+      places.set(key, place);
+    }
     if (marks.size === 0) this.current.box = null;
     return true;
   }
@@ -72,6 +80,7 @@ export class Regions {
   clear() {
     return this.change(() => {
       this.current.marks.clear();
+      this.current.places.clear();
       this.current.box = null;
     });
   }
@@ -111,7 +120,9 @@ export class Regions {
   }
 
   #snapshot() {
-    const list = this.list.map((region) => ({ ...region, marks: new Map(region.marks) }));
+    const list = this.list.map((region) => ({
+      ...region, marks: new Map(region.marks), places: new Map(region.places),
+    }));
     const text = JSON.stringify(list.map((region) => [region.id, region.box, [...region.marks].sort()]));
     return { list, active: this.active, text };
   }
@@ -130,7 +141,8 @@ export function count(region, label) {
 
 export function query(regions, threshold) {
   const patches = (region, label) =>
-    [...region.marks].filter(([, value]) => value === label).map(([key]) => key.split(",").map(Number));
+    [...region.marks].filter(([, value]) => value === label)
+      .map(([key]) => [...key.split(",").map(Number), ...(region.places.get(key) ?? [])]);
   return {
     regions: regions.map((region) => ({
       positive: patches(region, PART),

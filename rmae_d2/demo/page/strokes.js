@@ -23,7 +23,7 @@ function listenToPointer(canvas, { state, painter, regions, chosen, redraw, chan
     canvas.focus({ preventScroll: true });
     canvas.setPointerCapture(event.pointerId);
     state.keyboard = false;
-    const patch = painter.patchAt(event, state.image.grid);
+    const { patch, place } = painter.patchAt(event, state.image.grid);
     const negative = event.button === 2 || event.shiftKey;
     const { blob } = state.image;
     regions.begin();
@@ -35,7 +35,7 @@ function listenToPointer(canvas, { state, painter, regions, chosen, redraw, chan
     let label = negative ? NOT_PART : Number(chosen("brush")) || NONE;
     if (regions.get(...patch) === label) label = NONE; // a second click takes the mark away
     stroke = { blob, label, last: patch };
-    mark([patch]);
+    mark([patch], place);
   };
 
   const showBox = () => {
@@ -43,21 +43,24 @@ function listenToPointer(canvas, { state, painter, regions, chosen, redraw, chan
     redraw(false);
   };
 
-  const mark = (patches) => {
+  // The last patch is the pointer's; those on the way to it are marked in their middle.
+  const mark = (patches, place) => {
     let any = false;
-    for (const [row, column] of patches) any = regions.set(row, column, stroke.label) || any;
+    patches.forEach(([row, column], i) => {
+      any = regions.set(row, column, stroke.label, i === patches.length - 1 ? place : undefined) || any;
+    });
     if (any) changed();
   };
 
   const move = (event) => {
     if (!state.image) return;
-    const patch = painter.patchAt(event, state.image.grid);
+    const { patch, place } = painter.patchAt(event, state.image.grid);
     if (stroke && stroke.blob !== state.image.blob) end(); // another image was opened meanwhile
     if (stroke) {
       const { last } = stroke;
       stroke.last = patch;
       if (stroke.first) showBox();
-      else mark(line(last, patch));
+      else mark(line(last, patch), place);
     }
     if (String(patch) !== String(state.hover)) {
       state.hover = event.pointerType === "touch" ? null : patch;
@@ -131,7 +134,7 @@ function markBox(regions, { top, bottom, left, right }, [rows, columns]) {
   for (let row = Math.max(top - 1, 0); row <= Math.min(bottom + 1, rows - 1); row += 1) {
     for (let column = Math.max(left - 1, 0); column <= Math.min(right + 1, columns - 1); column += 1) {
       const inside = row >= top && row <= bottom && column >= left && column <= right;
-      if (!inside) regions.set(row, column, NOT_PART);
+      if (!inside) regions.set(row, column, NOT_PART, null); // all of it
     }
   }
   regions.set((top + bottom) >> 1, (left + right) >> 1, PART);

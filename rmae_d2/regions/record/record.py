@@ -323,6 +323,13 @@ def nearest_indices(length: int, new_length: int) -> Ints:
     return np.minimum(indices, length - 1)
 
 
+def resize_mask(mask: NDArray[np.bool_], size: tuple[int, ...]) -> NDArray[np.bool_]:
+    """A mask at another size, by nearest neighbour, as pre-training resizes region maps."""
+    rows, columns = (nearest_indices(old, new) for old, new in zip(mask.shape, size, strict=True))
+    resized: NDArray[np.bool_] = mask[rows].take(columns, axis=1)
+    return resized
+
+
 def pixel_indices(indices: ArrayLike, length: int) -> Ints:
     """Indices of rows or columns as a fresh int64 (n,) array; IndexError where they are none."""
     given = np.asarray(indices)
