@@ -24,6 +24,7 @@ SIZE = {"embed_dim": 32, "depth": 2, "num_heads": 4}
 JOINT = [
     *("pretrain/automae_vitb_imagenet.py", "pretrain/automae_vitb_coco.py"),
     *("pretrain/automae_rmae_vitb.py", "demo/automae_vitt_scenes.py"),
+    *("study/automae.py", "study/automae_rmae.py"),
 ]
 TWO_STAGE = ["pretrain/automae_two_stage_vitb_coco.py", "demo/automae_two_stage_scenes.py"]
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "automae.md"
@@ -43,7 +44,7 @@ def scorer(weights, where="model.masking.generator.scorer"):
 
 
 def test_every_config_is_here():
-    found = {str(path.relative_to(ROOT)) for path in ROOT.glob("*/automae_*.py")}
+    found = {str(path.relative_to(ROOT)) for path in ROOT.glob("*/automae*.py")}
     assert found == {*JOINT, *TWO_STAGE}
 
 
