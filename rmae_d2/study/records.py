@@ -133,11 +133,12 @@ def record_of(run: Run, study: Study) -> Record:
         }
         for name, of_stage in curves.items()
     }
+    learns = study.method(run.values["method"]).views > 0
     measured["attention"] = _attention(weights_of(run), study)
     return {
         "method": run.values["method"],
         "seed": run.seed,
-        "views": setup["images_a_step"] * config["config"]["train"]["max_iter"],
+        "views": setup["images_a_step"] * config["config"]["train"]["max_iter"] if learns else 0,
         "seconds": round(_seconds(events[PRETRAIN])),
         "commands": commands(run),
         "results": measured,
