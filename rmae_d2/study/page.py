@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -75,7 +76,7 @@ def _state(study: Study, records: Sequence[Record]) -> str:
     text = f"{len(records)} of {planned} runs are in; their pre-training took {hours:.1f} hours in all."
     if len(records) < planned:
         missing = [
-            f"{method.label} {has} of {wants}"
+            f"{method.label}{f' ({method.group})' if method.group else ''} {has} of {wants}"
             for method in study.methods
             if (wants := study.seeds if method.seeds is None else method.seeds)
             > (has := sum(record["method"] == method.name for record in records))
@@ -93,7 +94,13 @@ def values_table(study: Study, methods: Sequence[Method], records: Sequence[Reco
             continue
         cells = [_mean(metric, records, method.name) for metric in study.metrics]
         rows.append([method.label, f"{own[0]['views']:,}", len(own), *cells])
-    return table(["method", "views", "n", *(metric.label for metric in study.metrics)], rows)
+    return _table(["method", "views", "n", *(metric.label for metric in study.metrics)], rows)
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table without the columns of metrics that none of its methods has."""
+    kept = [i for i in range(len(headers)) if any(row[i] != "-" for row in rows)]
+    return table([headers[i] for i in kept], [[row[i] for i in kept] for row in rows])
 
 
 def _mean(metric: Metric, records: Sequence[Record], method: str) -> str:
@@ -116,7 +123,7 @@ def differences_table(study: Study, methods: Sequence[Method], records: Sequence
             rows.append([method.label, study.method(method.baseline).label, *cells])
     if not rows:
         return ""
-    return table(["method", "baseline", *(metric.label for metric in study.metrics)], rows)
+    return _table(["method", "baseline", *(metric.label for metric in study.metrics)], rows)
 
 
 def _difference(metric: Metric, method: Method, records: Sequence[Record]) -> Difference | None:
