@@ -15,14 +15,11 @@ On a Ray cluster (rmae_d2[ray]) all nodes need data and output at the same paths
 
 import argparse
 import os
-import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..config.ranges import COUNT, NOT_NEGATIVE
-from . import options
-from .submit import job_arguments
+from ..config.ranges import NOT_NEGATIVE
+from . import job_list, options
 
 if TYPE_CHECKING:
     from ..engine.sweep import Run
@@ -38,16 +35,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--page", type=Path, metavar="FILE", help="Markdown (default: study.md beside the records)")
     add("--methods", nargs="+", default=[], metavar="NAME", help="only these")
     add("--seeds", nargs="+", default=[], type=options.integer(NOT_NEGATIVE), help="only these")
-    add("--print", action="store_true", help="only print the commands, one line per run")
     add("--page-only", action="store_true", help="run nothing: gather, and make the page")
     add("--cost", action="store_true", help="also time the methods' steps, on an idle machine")
-    add("--jobs", type=options.integer(COUNT), metavar="N", help="runs side by side (default 1)")
-    add("--num-gpus", type=options.integer(COUNT), default=1, help="of a run; of a node with Slurm")
-    what = "here: processes of this machine; local: jobs as Slurm's, on this machine"
-    add("--cluster", choices=("here", "slurm", "local", "ray"), default="here", help=what)
-    what = "auto: the running cluster; local: start one; HOST:PORT"
-    add("--ray-address", default="auto", help=what)
-    job_arguments(parser)
+    job_list.arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,12 +57,18 @@ def run(args: argparse.Namespace) -> int:
     print(f"{study.name}: {len(runs)} runs, {len(runs) - len(left)} of them recorded in {path}")
     for finished in [run for run in left if run.finished]:
         _record(finished, study, records)
-    left = [run for run in left if not run.finished]
-    if left and not args.page_only:
+    left = [] if args.page_only else [run for run in left if not run.finished]
+    if left:
         _render(study)
-    causes = {} if args.page_only else _run(left, study, records, args)
+
+    def ended(run: "Run", cause: str) -> str:
+        if not cause:
+            _record(run, study, records)
+        return f"{run.values['method']}, seed {run.seed}: {cause or 'recorded'}"
+
+    causes = job_list.run_all(left, args, lambda run: run.left[0].folder, ended)
     if args.cost:
-        from ..study.cost import measure_cost
+        from .benchmarks.study import measure_cost
 
         records.set_cost(measure_cost(study))
     page = args.page or path.with_suffix(".md")
@@ -95,42 +91,3 @@ def _record(run: "Run", study: "Study", records: "Records") -> None:
     from ..study.records import record_of
 
     records.add(record_of(run, study))
-
-
-def _run(
-    left: "list[Run]", study: "Study", records: "Records", args: argparse.Namespace
-) -> dict[object, str]:
-    """Runs them; why they have not finished, by their folders."""
-    from ..engine import sweep_jobs
-
-    causes: dict[object, str] = {}
-
-    def begin(run: "Run", screen: str) -> None:
-        print(f"{run.left[0].folder}: running, see {screen}", flush=True)
-
-    def end(run: "Run", cause: str) -> None:
-        causes[run.folder] = cause
-        if not cause:
-            _record(run, study, records)
-        said = f"{run.values['method']}, seed {run.seed}: {cause or 'recorded'}"
-        print(f"[{len(causes)} of {len(left)}] {said}", flush=True)
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        if not left:
-            pass
-        elif args.cluster == "here":
-            sweep_jobs.run_here(left, args.jobs or 1, args.num_gpus, begin, end)
-        elif args.cluster == "ray":
-            sweep_jobs.run_on_ray(left, args.jobs, args.num_gpus, args.ray_address, end)
-        else:
-            sweep_jobs.submit_runs(left, args.num_gpus, args, end)
-    except KeyboardInterrupt:
-        print("the same command goes on from here", file=sys.stderr)
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    return causes

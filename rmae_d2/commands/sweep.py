@@ -20,13 +20,11 @@ On a Ray cluster (rmae_d2[ray]) all nodes need data and output at the same paths
 
 import argparse
 import shlex
-import signal
 import sys
 from typing import TYPE_CHECKING
 
 from ..config.ranges import COUNT
-from . import options
-from .submit import job_arguments
+from . import job_list, options
 
 if TYPE_CHECKING:
     from ..engine.sweep import Run
@@ -41,14 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--then", metavar="FILE", help="config of a second stage, from the weights of the first")
     what = "override of the second stage; may be repeated"
     add("--then-set", action="append", default=[], metavar="KEY=VALUE", help=what)
-    add("--print", action="store_true", help="only print the commands, one line a run")
-    add("--jobs", type=options.integer(COUNT), metavar="N", help="runs side by side (default 1)")
-    add("--num-gpus", type=options.integer(COUNT), default=1, help="of a run; of a node with Slurm")
-    what = "here: processes of this machine; local: jobs as Slurm's, on this machine"
-    add("--cluster", choices=("here", "slurm", "local", "ray"), default="here", help=what)
-    what = "auto: the running cluster; local: start one; HOST:PORT"
-    add("--ray-address", default="auto", help=what)
-    job_arguments(parser)
+    job_list.arguments(parser)
     options.overrides(parser, "opts", "of the config; KEY=V1,V2 sweeps a key")
 
 
@@ -61,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         print("".join(f"{run.line(args.num_gpus)}\n" for run in left), end="")
         return 0
     _show_plan(runs, args)
-    causes = _run(left, args)
+    causes = job_list.run_all(left, args, lambda run: run.stages[0].folder, _ended)
     from ..engine.sweep_results import choose_metric, measure, results_table, write_results
 
     measured = [measure(run, causes.get(run.folder, "")) for run in runs]
@@ -84,39 +75,8 @@ def _show_plan(runs: "list[Run]", args: argparse.Namespace) -> None:
     sys.stdout.flush()
 
 
-def _run(left: "list[Run]", args: argparse.Namespace) -> dict[object, str]:
-    """Runs them; why they have not finished, by their folders."""
-    from ..engine import sweep_jobs
-
-    causes: dict[object, str] = {}
-
-    def begin(run: "Run", screen: str) -> None:
-        print(f"{run.stages[0].folder}: running, see {screen}", flush=True)
-
-    def end(run: "Run", cause: str) -> None:
-        causes[run.folder] = cause
-        number = f"[{len(causes)} of {len(left)}] "
-        print(f"{number}{run.stages[0].folder}: {cause or 'finished'}", flush=True)
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        if not left:
-            pass
-        elif args.cluster == "here":
-            sweep_jobs.run_here(left, args.jobs or 1, args.num_gpus, begin, end)
-        elif args.cluster == "ray":
-            sweep_jobs.run_on_ray(left, args.jobs, args.num_gpus, args.ray_address, end)
-        else:
-            sweep_jobs.submit_runs(left, args.num_gpus, args, end)
-    except KeyboardInterrupt:
-        print("the same command goes on from here", file=sys.stderr)
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    return causes
+def _ended(run: "Run", cause: str) -> str:
+    return f"{run.stages[0].folder}: {cause or 'finished'}"
 
 
 def _command(args: argparse.Namespace) -> str:

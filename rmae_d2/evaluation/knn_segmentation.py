@@ -62,7 +62,6 @@ class KNNHead(nn.Module):
         self.bank, self.labels = bank_ND, labels_N
         self.num_classes, self.stride = num_classes, stride
         self.k, self.temperature = k, temperature
-        self.ignore_value = 255
 
     def forward(
         self, features: Mapping[str, Tensor], targets: Tensor | None = None

@@ -9,6 +9,7 @@ last value of each metric, as its run.jsonl has it, and ``attention``), ``curves
 """
 
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +23,8 @@ from ..files import atomic_file
 from ..inference.attention import load_models, measure_attention
 from ..inference.finished_run import pick_device
 from .plan import PRETRAIN, Study, stages_by_name, weights_of
+
+logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 
@@ -65,7 +68,10 @@ class Records:
         key = (run.values["method"], run.seed)
         found = (r for r in self._content["records"] if (r["method"], r["seed"]) == key)
         record = next(found, None)
-        return record if record and record["commands"] == commands(run) else None
+        if record is None or record["commands"] == commands(run):
+            return record
+        logger.warning("%s: %s, seed %d is of other commands; it is to run again", self.path, *key)
+        return None
 
     def add(self, record: Record) -> None:
         """Takes a record in, in the place of another of its method and seed, and writes the file."""

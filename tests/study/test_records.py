@@ -66,7 +66,7 @@ def test_records_outlive_the_folders_and_say_which_runs_are_left(filled):
     assert json.loads(records.path.read_text())["study"] == "tiny"
 
 
-def test_a_record_of_other_commands_does_not_count_and_is_replaced(filled):
+def test_a_record_of_other_commands_does_not_count_and_is_replaced(filled, caplog):
     records, runs = filled
     old = {
         **records.of(runs["mae", 0]),
@@ -74,6 +74,7 @@ def test_a_record_of_other_commands_does_not_count_and_is_replaced(filled):
     }
     records.add(old)
     assert records.of(runs["mae", 0]) is None
+    assert "mae, seed 0 is of other commands; it is to run again" in caplog.text
     records.add(record("mae", 0, 1.0, runs["mae", 0]))
     assert records.of(runs["mae", 0])["results"]["linear"]["sem_seg/mIoU"] == 1.0
     assert len(records.all) == 6

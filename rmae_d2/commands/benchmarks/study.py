@@ -1,7 +1,6 @@
 """What a training step of each method costs, all of them in turn in one process."""
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,10 +9,11 @@ from detectron2.config import instantiate
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig
 
-from ..config import apply_overrides, load_config
-from ..modeling import RMAE, Batch
-from ..modeling.analysis import analyze_config
-from .plan import Method, Study
+from ...config import apply_overrides, load_config
+from ...modeling import RMAE, Batch
+from ...modeling.analysis import analyze_config
+from ...study.plan import Method, Study
+from .common import device, race, synchronize
 
 #: Images of a step that is timed.
 BATCH = 32
@@ -38,7 +38,7 @@ def measure_cost(study: Study, rounds: int = 5) -> dict[str, dict[str, float]]:
         for name, cfg in configs.items()
     }
     steps = {name: _step(configs[name]) for name in dict.fromkeys(like.values())}
-    best = _race(steps, rounds)
+    best = race(steps, rounds)
     costs = {name: _cost(configs[name], BATCH / best[name]) for name in steps}
     return {name: costs[like[name]] for name in configs}
 
@@ -68,8 +68,7 @@ def _step(cfg: DictConfig) -> Callable[[], None]:
     planes = torch.randint(0, 256, (BATCH, -(-K // 8), *net.img_size), dtype=torch.uint8)
     facts: Sequence[dict[str, Any]] = [{"num_regions": K, "mask_seed": i} for i in range(BATCH)]
     batch = Batch(images, list(facts), planes, K, torch.arange(BATCH))
-    if torch.cuda.is_available():
-        model = model.cuda()
+    model = model.to(device())
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
     return partial(_train_once, model, batch, optimizer)
 
@@ -78,20 +77,7 @@ def _train_once(model: RMAE, batch: Batch, optimizer: torch.optim.Optimizer) -> 
     torch.stack(list(model(batch).losses.values())).sum().backward()
     optimizer.step()
     optimizer.zero_grad()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def _race(steps: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Seconds of each, the best of the rounds; a first round does not count."""
-    best = dict.fromkeys(steps, float("inf"))
-    for number in range(rounds + 1):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if number:
-                best[name] = min(best[name], time.perf_counter() - start)
-    return best
+    synchronize()
 
 
 def _cost(cfg: DictConfig, views_per_second: float) -> dict[str, float]:

@@ -1,6 +1,6 @@
+from rmae_d2.commands.benchmarks.study import measure_cost
 from rmae_d2.config import apply_overrides, load_config
 from rmae_d2.modeling.analysis import analyze_config
-from rmae_d2.study.cost import measure_cost
 from rmae_d2.study.page import cost_table
 from rmae_d2.study.plan import Method, Study
 from rmae_d2.study.records import Records
