@@ -75,7 +75,7 @@ def test_its_encoder_is_where_another_training_begins(shipped, name):
 
     model = instantiate(apply_overrides(get_config(name), ENCODER).model)
     report = load_pretrained(model, DEFAULT)
-    assert report.resampled == ["backbone.net.pos_embed"]
+    assert list(report.resampled) == ["backbone.net.pos_embed"]
     assert sum(key.startswith("backbone.net.blocks.") for key in report.copied) == 6 * 12
     own = model.state_dict()["backbone.net.blocks.3.mlp.fc1.weight"]
     assert torch.equal(own, load_file(shipped)["backbone.net.blocks.3.mlp.fc1.weight"].float())

@@ -10,7 +10,8 @@ from .load import LoadReport, load_pretrained
 from .names import TARGETS
 from .reference import build_from_reference
 from .scorer import load_generator, load_scorer
-from .weight_file import atomic_save, local_path
+from .source import local_path
+from .weight_file import atomic_save
 
 __all__ = [
     "TARGETS",

@@ -12,13 +12,18 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from .names import ENCODER, REGIONS
+from .plain import foreign_part, refusal
 
 StateDict = dict[str, Tensor]
 
-_KNOWN = "MAE, the R-MAE reference code, MoCo v3, timm, Hugging Face ViTMAE, Detectron2 and rmae_d2"
+_KNOWN = (
+    "MAE, DINO, DINOv2, DeiT, I-JEPA, MoCo v3, SAM, the R-MAE reference code, ViTs of timm, Hugging Face, "
+    "MMPretrain and Detectron2, and rmae_d2"
+)
 _HF_POSITIONS = "embeddings.position_embeddings"
 # What the network behind which all other names begin has in each kind.
-_ANCHORS = ("patch_embed.proj.weight", _HF_POSITIONS)
+_MM_PATCHES = "patch_embed.projection.weight"
+_ANCHORS = ("patch_embed.proj.weight", _MM_PATCHES, _HF_POSITIONS)
 _MAX_DEPTH = 8
 _AVERAGES = {"teacher", "ema", "target", "momentum", "average", "averaged", "swa"}
 _USUAL = ("model", "state_dict", "module", "net")
@@ -61,6 +66,10 @@ def choose(content: Any, source: str, key: str | None = None) -> tuple[Found, li
         raise CheckpointError(f"{source}: holds a {type(content).__name__}, not named tensors")
     everything = list(_find(content))
     if not everything:
+        names = (name for _, tensors, _ in _dicts_of_tensors(content) for name in tensors)
+        part = foreign_part(names)
+        if part is not None:
+            raise refusal(source, part)
         raise CheckpointError(f"{source}: not weights of {_KNOWN}. It holds {_describe(content)}")
     keys = ", ".join(found.key or "(top level)" for found in everything)
     found = everything
@@ -144,6 +153,8 @@ def recognise(state_dict: StateDict) -> str | None:
         return "rmae_reference"
     if "base_encoder.patch_embed.proj.weight" in keys:
         return "moco_v3"
+    if _MM_PATCHES in keys and any(k.startswith("layers.") for k in keys):
+        return "mmpretrain"
     if "patch_embed.proj.weight" not in keys or not any(k.startswith("blocks.") for k in keys):
         return None
     if "decoder_embed.weight" in keys:

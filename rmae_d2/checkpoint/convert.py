@@ -3,9 +3,10 @@
 Every tensor of the input ends up in one of four lists, and every tensor that the target has and the input has
 not in a fifth:
 
-  copied          bit for bit, but for position embeddings, which may be resized, and where half precision
-                  is asked for
-  not taken       parts the target has not by design: its network is the same without them
+  copied          bit for bit, but for position embeddings, which may be resized, layers that a LayerScale is
+                  folded into, and where half precision is asked for
+  not taken       parts the target has not by design: its network is the same without them, or the reason says
+                  what differs
   refused         no place in the target, or of the wrong shape; an encoder tensor that is missing. Leaving
                   these out would change what the network computes, so nothing is written
   new by design   of the target, and not in the input
@@ -49,11 +50,12 @@ _OF_VITDET = re.compile(r"^backbone\.net\.blocks\.\d+\.(attn\.rel_pos_[hw]$|resi
 _OF_TRANSFER = re.compile(
     r"^(backbone\.(?!net\.)|proposal_generator\.|roi_heads\.|sem_seg_head\.|head\.|fc_norm\.)"
 )
-_CLASSIFIER = re.compile(r"^(head|fc_norm)\.")
+_CLASSIFIER = re.compile(r"^(head|head_dist|fc_norm|attn_pool)\.")
 # What our_names leaves out.
 _NEVER_TAKEN = {
     "hf_vitmae": "a pooler or mask token",
     "timm": "a mask token",
+    "mmpretrain": "a mask token",
     "moco_v3": "projector, predictor and momentum encoder",
 }
 # Kinds whose position embedding always has a row for the cls token.
@@ -147,12 +149,14 @@ def convert(
     # One of q, k and v speaks for all three.
     theirs = {name: key for key, name in reversed(names.items())}
     taken = {}
-    for name, tensor in translate(kind, given, source).items():
+    ours, left_out = translate(kind, given, source)
+    out.not_taken |= {theirs[name]: why for name, why in left_out.items()}
+    for name, tensor in ours.items():
         reason = _leave_out(out, name, tensor)
         if reason is None:
             taken[name] = tensor
         else:
-            out.not_taken[theirs[name]] = reason
+            out.not_taken[theirs.get(name, name)] = reason
     cls_rows = _cls_rows(kind, taken)
     if fill:
         _fill(out, taken)
@@ -184,7 +188,7 @@ def _leave_out(out: Conversion, name: str, tensor: Tensor) -> str | None:
         return f"what regions tell the pixel decoder: {target.whole} has none"
     if name.startswith(MASKING):
         return "the masking policy, which training alone needs"
-    if out.kind in ("timm", "hf_vitmae") and _CLASSIFIER.match(name):
+    if out.kind in ("timm", "hf_vitmae", "mmpretrain") and _CLASSIFIER.match(name):
         return "a classification head"
     if out.kind == "detectron2" or (out.kind == "rmae_d2" and _OF_TRANSFER.match(name)):
         return "another part of the model than its ViT"
@@ -209,7 +213,8 @@ def _fill(out: Conversion, taken: StateDict) -> None:
 
 def _cls_rows(kind: str, taken: StateDict) -> int:
     """Cls rows of the encoder's table."""
-    if kind in _WITH_CLS_ROW or _POS_EMBED not in taken:
+    without = kind == "hf_vitmae" and _CLS_TOKEN not in taken  # as I-JEPA's
+    if (kind in _WITH_CLS_ROW and not without) or _POS_EMBED not in taken:
         return 1
     try:
         return grid_of_table(taken[_POS_EMBED])[1]
@@ -236,7 +241,7 @@ def _check(out: Conversion, taken: StateDict, theirs: dict[str, str], cls_rows: 
     for name in list(taken):
         problem = _problem(out, name, taken[name], shapes, length)
         if problem:
-            out.refused[theirs[name]] = problem
+            out.refused[theirs.get(name, name)] = problem
             del taken[name]
 
 

@@ -12,7 +12,8 @@ from ..errors import CheckpointError
 from ..files import atomic_file
 from .convert import Conversion, convert
 from .names import MASKING
-from .weight_file import CHECKSUM, atomic_save, checksum, local_path
+from .source import local_path
+from .weight_file import CHECKSUM, atomic_save, checksum
 
 #: Of a run, beside its weights.
 CONFIG = "config.yaml"

@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
-from urllib.parse import parse_qs
 
 import torch
 from torch import Tensor
@@ -13,7 +12,9 @@ from torch import Tensor
 from ..errors import CheckpointError
 from .containers import Found, StateDict, choose
 from .names import ENCODER, our_names
+from .plain import TOKENS_LEFT_OUT, make_plain
 from .sharded import read_checkpoint
+from .source import parse_source
 from .weight_file import is_finite
 
 logger = logging.getLogger(__name__)
@@ -28,24 +29,33 @@ def load_weights(path_or_state_dict: str | Mapping[str, Any]) -> tuple[str, Stat
     """Reads weights in any known format.
 
     Args:
-        path_or_state_dict: a file (``.pth``, ``.pt``, ``.safetensors``, Detectron2's ``.pkl``; local, or
-            anything iopath opens), a folder that an FSDP run saved, what such a file holds, or a plain state
-            dict. Of a file with several weights, ``FILE?key=NAME`` takes those under a name, see
-            :func:`~.containers.choose`; any other query, such as Detectron2's, is ignored.
+        path_or_state_dict: a file (``.pth``, ``.pt``, ``.bin``, ``.safetensors``, Detectron2's ``.pkl``, an
+            index of shards), a folder with one of the usual names in it or one that an FSDP run saved, an
+            address or a name of the hub (:mod:`.source`), what such a file holds, or a plain state dict.
+            Of a file with several weights, ``FILE?key=NAME`` takes those under a name, see
+            :func:`~.containers.choose`.
 
     Returns:
-        the kind, one of ``"rmae_d2"``, ``"rmae_reference"``, ``"mae"``, ``"timm"``, ``"hf_vitmae"``,
-        ``"moco_v3"``, ``"detectron2"``, and the state dict under our names. An encoder-only MAE file and
-        DINO's have timm's keys and are called so. Of MoCo v3's training checkpoints the base encoder is
-        taken. A classifier comes with its head, for
+        the kind, one of ``"rmae_d2"``, ``"rmae_reference"``, ``"mae"``, ``"timm"``, ``"hf_vitmae"`` (any
+        ViT of Hugging Face), ``"moco_v3"``, ``"mmpretrain"``, ``"detectron2"``, and the state dict under our
+        names, its encoder a plain ViT (:mod:`.plain`). An encoder-only MAE file, DINO's, DINOv2's, DeiT's
+        and I-JEPA's have timm's keys and are called so. Of MoCo v3's training checkpoints the base encoder
+        is taken. A classifier comes with its head, for
         :class:`~rmae_d2.modeling.transfer.classifier.Classifier`.
 
     Raises:
-        CheckpointError: for a missing or broken file or unknown keys, or numbers that are not finite.
+        CheckpointError: for a missing or broken file or unknown keys, a ViT that no plain one is equal to, or
+            numbers that are not finite.
     """
     found = read_weights(path_or_state_dict)
     source = path_or_state_dict if isinstance(path_or_state_dict, str) else "the given state dict"
-    return found.kind, translate(found.kind, found.tensors, source)
+    weights, left_out = translate(found.kind, found.tensors, source)
+    for reason in dict.fromkeys(left_out.values()):
+        names = sorted(name for name, why in left_out.items() if why == reason)
+        few = ", ".join(names[:2]) + ", ..." * (len(names) > 2)
+        level = logging.WARNING if reason == TOKENS_LEFT_OUT else logging.INFO
+        logger.log(level, "%s: %s: %s", source, few, reason)
+    return found.kind, weights
 
 
 def read_weights(path_or_state_dict: str | Mapping[str, Any]) -> Found:
@@ -55,7 +65,7 @@ def read_weights(path_or_state_dict: str | Mapping[str, Any]) -> Found:
     if isinstance(path_or_state_dict, str):
         source = path_or_state_dict
         content = read_checkpoint(source)
-        key = parse_qs(source.partition("?")[2], keep_blank_values=True).get("key", [None])[-1]
+        key = parse_source(source).key
     found, besides = choose(content, source, key)
     if besides:  # which may surprise, unless one was named
         logger.log(
@@ -92,11 +102,12 @@ def _with_present_names(state_dict: StateDict) -> StateDict:
     return out
 
 
-def translate(kind: str, state_dict: StateDict, source: str) -> StateDict:
-    """A state dict of a known kind under our names.
+def translate(kind: str, state_dict: StateDict, source: str) -> tuple[StateDict, dict[str, str]]:
+    """A state dict of a known kind under our names, and by our names why some have no place with us.
 
     Raises:
-        CheckpointError: where it is incomplete or contradicts itself, or has numbers that are not finite.
+        CheckpointError: where it is incomplete or contradicts itself, has numbers that are not finite, or is
+            of a ViT that no plain one is equal to.
     """
     sources: dict[str, list[str]] = {}
     for key, name in our_names(kind, state_dict).items():
@@ -112,6 +123,10 @@ def translate(kind: str, state_dict: StateDict, source: str) -> StateDict:
             )
         else:
             out[name] = _flat_table(name, state_dict[keys[0]])
+    encoder = {n.removeprefix(ENCODER): t for n, t in out.items() if n.startswith(ENCODER)}
+    encoder, reasons = make_plain(encoder, source, any_rows=kind == "timm")
+    out = {n: t for n, t in out.items() if not n.startswith(ENCODER)}
+    out |= {ENCODER + name: tensor for name, tensor in encoder.items()}
     table = out.get(f"{ENCODER}pos_embed")
     if table is not None and (table.dim() != 3 or len(table) != 1):
         raise CheckpointError(
@@ -121,7 +136,7 @@ def translate(kind: str, state_dict: StateDict, source: str) -> StateDict:
     pos_embed = "region_branch.encoder.pos_embed"
     if kind == "rmae_reference" and pos_embed in out:
         out[pos_embed] = out[pos_embed][:, 1:]
-    return out
+    return out, {ENCODER + name: why for name, why in reasons.items()}
 
 
 def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError
 from ..modeling import ViT
 from .formats import load_weights
-from .names import ENCODER
+from .names import DECODER, ENCODER, REGIONS
 from .positions import Grid, grid_of_table, resample_table, sincos_grid, square_grid
 
 logger = logging.getLogger(__name__)
@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 # What ViTDet adds to a pre-trained encoder (section 3).
 _NEW_IN_TRANSFER = re.compile(r"\.rel_pos_[hw]$")
 _CLS_TOKEN = f"{ENCODER}cls_token"
+_POS_EMBED = f"{ENCODER}pos_embed"
 _PATCH_EMBED = f"{ENCODER}patch_embed.proj.weight"
 # What differs between a classifier and its encoder, or between two ways of pooling.
 _CLASSIFIER = re.compile(r"(head|fc_norm|backbone\.net\.norm)\.")
@@ -27,15 +28,16 @@ _CLASSIFIER = re.compile(r"(head|fc_norm|backbone\.net\.norm)\.")
 
 @dataclass
 class LoadReport:
-    """What became of the tensors: five lists of names (of the model, ``unused`` of the file).
+    """What became of the tensors, by their names in the model (``unused``, in the file).
 
-    ``resampled`` are position embeddings for another grid and a patch embedding for another patch size.
+    ``resampled`` says what was done to position embeddings for another grid, and to a patch embedding for
+    patches of another size or number of channels.
     """
 
     source: str
     kind: str
     copied: list[str] = field(default_factory=list)
-    resampled: list[str] = field(default_factory=list)
+    resampled: dict[str, str] = field(default_factory=dict)
     new: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
@@ -46,8 +48,8 @@ class LoadReport:
             f"loaded {self.source} (recognised as {self.kind}):",
             f"  copied: {len(self.copied)} tensors, {encoder} of them of the pixel encoder",
         ]
+        lines += [f"  resampled: {name}: {what}" for name, what in self.resampled.items()]
         for title, names in (
-            ("resampled to the model's grid or patch size", self.resampled),
             ("new by design, initialised at random", self.new),
             ("in the file, not used by this model", self.unused),
             ("REFUSED", self.refused),
@@ -77,7 +79,9 @@ def load_pretrained(
         CheckpointError: where an encoder tensor of the model is missing in the file or of another shape, or
             the file's encoder holds what the model's has not. The model is left as it was.
 
-    A position embedding for another grid, and a patch embedding for another patch size, are resampled.
+    A position embedding for another grid is resampled, bicubic, and so is a patch embedding for another patch
+    size, so that an enlarged image gets the response of the image (FlexiViT, section 3.4); one for another
+    number of channels is repeated or summed over them.
     """
     kind, state_dict = load_weights(weights)
     source = weights if isinstance(weights, str) else "state dict"
@@ -85,6 +89,7 @@ def load_pretrained(
     own = model.state_dict()
     if not require_all:
         report.unused += _foreign_head(own, state_dict)
+    other_patches = not require_all and _of_other_patches(own, state_dict)
     update: dict[str, Tensor] = {}
     for key, tensor in own.items():
         if key not in state_dict or key in report.unused:
@@ -99,15 +104,14 @@ def load_pretrained(
             update[key] = state_dict[key]
             report.copied.append(key)
         elif key.endswith("pos_embed") and _is_table_for(tensor, state_dict[key]):
-            grids = grid_of_table(state_dict[key]), _grid_of_model(tensor, model)
-            antialias = not _enlarged_in_transfer(grids[0][0], grids[1][0], model)
-            update[key] = resample_table(state_dict[key], *grids, antialias)
-            report.resampled.append(key)
-        elif _is_of_other_patches(key, tensor, state_dict[key], require_all):
-            # FlexiViT's pseudo-inverse: an image and its enlargement get the same response.
-            size = list(tensor.shape[2:])
-            update[key] = resample_patch_embed(state_dict[key].float(), size)
-            report.resampled.append(key)
+            with_token = key == _POS_EMBED and _CLS_TOKEN in state_dict
+            theirs = grid_of_table(state_dict[key], (1,) if with_token else (1, 0))
+            update[key], report.resampled[key] = _fit_table(state_dict[key], theirs, tensor, model)
+        elif key == _PATCH_EMBED and other_patches:
+            update[key], report.resampled[key] = _fit_patch_embed(state_dict[key], tensor.shape)
+        elif other_patches and key.startswith((DECODER, REGIONS)):
+            report.new.append(key)  # what these predict, or embed, are patches too
+            report.unused.append(key)
         else:
             report.refused.append(
                 f"{key}: {tuple(state_dict[key].shape)} in the file, {tuple(tensor.shape)} in the model"
@@ -155,12 +159,13 @@ def _remedy(
         if require_all:
             return "The file holds no classifier: train one from it first, without --eval-only"
     names = [line.partition(":")[0] for line in refused]
+    if names == [_CLS_TOKEN] and _CLS_TOKEN not in weights:
+        remedy = "rmae-d2 convert --input FILE --to rmae --fill --output NEW.pth makes one up"
+        if isinstance(model.get_submodule("backbone.net"), ViT):
+            remedy = "model.backbone.net.keep_cls_token=false"
+        return f"The file's ViT was trained without a cls token: {remedy}"
     if names == [_CLS_TOKEN] and isinstance(model.get_submodule("backbone.net"), ViT):
-        kept = _CLS_TOKEN in weights
-        return (
-            f"The file's ViT was trained {'with' if kept else 'without'} a cls token: "
-            f"model.backbone.net.keep_cls_token={str(kept).lower()}"
-        )
+        return "The file's ViT was trained with a cls token: model.backbone.net.keep_cls_token=true"
     return "Use the file's own model size (model.backbone.net.{embed_dim,depth,patch_size}), or another file."
 
 
@@ -197,11 +202,53 @@ def _is_table_for(own: Tensor, source: Tensor) -> bool:
     return source.dim() == 3 and len(source) == 1 and source.shape[2] == own.shape[2]
 
 
-def _is_of_other_patches(key: str, own: Tensor, source: Tensor, require_all: bool) -> bool:
-    """Whether a patch embedding can be one of the model's, but for the patches' size."""
-    if key != _PATCH_EMBED or require_all or source.dim() != 4:
+def _fit_table(
+    table: Tensor, theirs: tuple[Grid, int], own: Tensor, model: nn.Module
+) -> tuple[Tensor, str]:
+    """A position embedding of the model's grid and cls rows, and what was done to it."""
+    ours = _grid_of_model(own, model)
+    (old, old_rows), (new, new_rows) = theirs, ours
+    antialias = not _enlarged_in_transfer(old, new, model)
+    done = []
+    if old != new:
+        done.append(f"{old[0]}x{old[1]} -> {new[0]}x{new[1]} patches, bicubic")
+    if old_rows != new_rows:
+        done.append(
+            "a row of zeros for the cls token" if new_rows else "without its cls token's row"
+        )
+    return resample_table(table, theirs, ours, antialias), ", ".join(done)
+
+
+def _of_other_patches(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> bool:
+    """Whether only the patches' size, or their channels, keep a patch embedding from being the model's."""
+    ours, theirs = (tensors.get(_PATCH_EMBED) for tensors in (own, weights))
+    if ours is None or theirs is None or theirs.dim() != 4:
         return False
-    return source.shape[:2] == own.shape[:2]
+    return len(ours) == len(theirs) and ours.shape != theirs.shape
+
+
+def _fit_patch_embed(kernel: Tensor, shape: Sequence[int]) -> tuple[Tensor, str]:
+    """A patch embedding for the model's patches, (D, C, P, P), and what was done to it."""
+    _, channels, *size = shape
+    done = []
+    kernel = kernel.float()
+    if list(kernel.shape[2:]) != size:
+        done.append(f"{kernel.shape[2]} -> {size[0]} pixels a side, by FlexiViT's pseudo-inverse")
+        kernel = resample_patch_embed(kernel, size)
+    given = kernel.shape[1]
+    if given != channels:
+        how = "summed" if channels == 1 else "repeated" if channels > given else "the first"
+        done.append(f"{given} -> {channels} channels, {how}")
+        kernel = _with_channels(kernel, channels)
+    return kernel, ", ".join(done)
+
+
+def _with_channels(kernel: Tensor, channels: int) -> Tensor:
+    """Channels in turn, all scaled so that responses keep their size, as timm does; one gets their sum."""
+    if channels == 1:
+        return kernel.sum(1, keepdim=True)
+    given = kernel.shape[1]
+    return kernel.repeat(1, -(-channels // given), 1, 1)[:, :channels] * (given / channels)
 
 
 def _grid_of_model(table: Tensor, model: nn.Module) -> tuple[Grid, int]:

@@ -45,6 +45,8 @@ _HF: Table = (
 _HF_BLOCK: Table = (
     ("norm1.", "layernorm_before."),
     ("norm2.", "layernorm_after."),
+    ("ls1.gamma", "layer_scale1.lambda1"),
+    ("ls2.gamma", "layer_scale2.lambda1"),
     *(
         (f"attn.{x}.", f"attention.attention.{x}.", f"attention.{x[0]}_proj.", f"attention.{x}.")
         for x in ("query", "key", "value")
@@ -53,9 +55,31 @@ _HF_BLOCK: Table = (
     ("mlp.fc1.", "intermediate.dense.", "mlp.fc1."),
     ("mlp.fc2.", "output.dense.", "mlp.fc2."),
 )
+#: MMPretrain's and MMSegmentation's; the latter's attention is torch's.
+_MM: Table = (
+    (f"{ENCODER}patch_embed.proj.", "patch_embed.projection."),
+    (f"{ENCODER}norm.", "ln1."),
+    (f"{ENCODER}norm_pre.", "pre_norm."),
+    (f"{ENCODER}blocks.", "layers."),
+    (ENCODER, ""),
+)
+_MM_BLOCK: Table = (
+    ("norm1.", "ln1."),
+    ("norm2.", "ln2."),
+    ("attn.qkv.", "attn.qkv.", "attn.attn.in_proj_"),
+    ("attn.proj.", "attn.proj.", "attn.attn.out_proj."),
+    ("mlp.fc1.", "ffn.layers.0.0."),
+    ("mlp.fc2.", "ffn.layers.1."),
+    ("ls1.gamma", "attn.gamma1.weight"),
+    ("ls2.gamma", "ffn.gamma2.weight"),
+)
 _BLOCK = re.compile(r"(.*\bblocks\.\d+\.)(.+)")
 # Layers of any ViT by timm's names, of those that ours has not too.
 _OF_VIT = re.compile(r"patch_embed\.|norm_pre\.|blocks\.|norm\.")
+# A block's number within its group: DINOv2's training checkpoints have both.
+_GROUP = re.compile(r"^blocks\.\d+\.(?=\d+\.)")
+# SAM's convolutions behind its ViT.
+_SAM_NECK = re.compile(r"^neck\.\d+\.")
 # MoCo v3's training checkpoints: the encoder that its authors transfer, without its projector.
 _MOCO = re.compile(r"^base_encoder\.(?!head\.)")
 # The last block of the reference's region decoder, our expansion block, by a layer that it alone has.
@@ -95,24 +119,27 @@ def our_names(kind: str, keys: Iterable[str]) -> dict[str, str]:
     The q, k and v of Hugging Face share one name. Left out are its pooler, the mask token of a ViT without
     decoder, and all of MoCo v3's but the base encoder. A name that no table knows is the pixel encoder's
     where it is one of its own parameters, such as register tokens, whatever they are called; else it stays as
-    it is, as those of timm's heads, which are ours.
+    it is, as those of timm's heads, which are ours, and of SAM's neck.
     """
     keys = list(keys)
     if kind == "rmae_d2" or (kind == "detectron2" and any(k.startswith(ENCODER) for k in keys)):
         return {key: key for key in keys}
     if kind == "detectron2":
-        return {key: ENCODER + key for key in keys}
+        names = {key: ENCODER + key.replace(".mlp.lin", ".mlp.fc") for key in keys}  # SAM's layers
+        return {key: key if _SAM_NECK.match(key) else names[key] for key in keys}
     if kind == "hf_vitmae":
         return {key: _from_hugging_face(key) for key in keys if not _HF_UNUSED.match(key)}
     if kind == "moco_v3":
         return {key: _MOCO.sub(ENCODER, key) for key in keys if _MOCO.match(key)}
+    if kind == "mmpretrain":
+        return {key: _from_mm(key) for key in keys if key != "mask_token"}
     table = _REFERENCE if kind == "rmae_reference" else _MAE
     for match in filter(None, map(_REFERENCE_EXPANSION.match, keys)):
         expansion = f"{REGIONS}expansion."
         table = ((f"{expansion}norm2.", f"{match[1]}norm3."), (expansion, match[1]), *table)
     if kind == "timm":
         keys = [key for key in keys if key != "mask_token"]
-    names = {key: _ours(key, table) for key in keys}
+    names = {key: _ours(_GROUP.sub("blocks.", key), table) for key in keys}
     return {
         key: key if name.startswith(ENCODER) and "." in key and not _OF_VIT.match(key) else name
         for key, name in names.items()
@@ -148,6 +175,15 @@ def _theirs(name: str, table: Table, column: int = 1) -> str:
         if name.startswith(row[0]):
             return row[min(column, len(row) - 1)] + name.removeprefix(row[0])
     return name
+
+
+def _from_mm(key: str) -> str:
+    name = _ours(key, _MM)
+    block = _BLOCK.match(name)
+    if block is not None:
+        return block[1] + _ours(block[2], _MM_BLOCK)
+    # Beside the ViT are heads, which keep their names.
+    return key if "." in key and not _OF_VIT.match(name.removeprefix(ENCODER)) else name
 
 
 def _from_hugging_face(key: str) -> str:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..files import free_space
+from .source import INDEX, local_path, shards_of
 from .weight_file import ROOM, atomic_save, file_hash, read_file
 
 _STATE = "state.pth"
@@ -74,12 +75,29 @@ def save_sharded(content: dict[str, Any], path: str) -> None:
 
 
 def read_checkpoint(path: str) -> Any:
-    """What a weight file, or a folder of :func:`save_sharded`, holds.
+    """What weights hold that are one file, several with an index, or a folder of :func:`save_sharded`.
 
-    ``path`` is local, or anything iopath opens; a Detectron2 query behind a ``?`` is ignored.
+    Args:
+        path: in any of the ways of :mod:`.source`.
+
+    Raises:
+        CheckpointError: where they are missing or damaged.
     """
-    path = path.partition("?")[0]
-    return read_sharded(path) if os.path.isdir(path) else read_file(path)
+    local = local_path(path)
+    if local.is_dir():
+        return read_sharded(str(local))
+    if not local.name.endswith(INDEX):
+        return read_file(str(local), path)
+    content: dict[str, Any] = {}
+    for file in shards_of(local):
+        shard = read_file(str(file))
+        twice = content.keys() & shard.keys()
+        if twice:
+            raise CheckpointError(
+                f"{local}: two of its shards have {min(twice)}: one is another model's"
+            )
+        content |= shard
+    return content
 
 
 def read_sharded(path: str, mesh: Any = None) -> dict[str, Any]:

@@ -6,19 +6,14 @@ import os
 import re
 import zipfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.utils.file_io import PathManager
 from torch import Tensor
 
 from ..errors import CheckpointError, UserError
 from ..files import atomic_file, free_space
-from ..shipped import register_names
 from .numpy_pickle import STAND_INS, load_numpy_pickle, to_tensors
-
-register_names(PathManager)
 
 #: In a safetensors file's metadata.
 CHECKSUM = "rmae_d2.sha256"
@@ -53,35 +48,21 @@ def atomic_save(content: Any, path: str) -> None:
         raise CheckpointError(f"{path}: could not be written ({error!s:.120}); {room}") from error
 
 
-def local_path(weights: str) -> Path:
-    """Where weights lie on this machine, once fetched where they are remote.
-
-    Args:
-        weights: as :func:`rmae_d2.checkpoint.load_weights` takes them; what is behind a ``?`` does not count.
-
-    Raises:
-        CheckpointError: there is no such file or folder, or none that comes with the package by that name.
-    """
-    try:
-        path = Path(PathManager.get_local_path(weights.partition("?")[0]))
-    except OSError as error:
-        raise CheckpointError(f"{weights}: could not be fetched ({error!s:.200})") from error
-    if not path.exists():
-        raise CheckpointError(f"{weights}: no such weight file")
-    return path
-
-
-def read_file(path: str) -> Any:
+def read_file(local: str, path: str = "") -> Any:
     """The content of one weight file, loaded without running code from it.
 
     Where it has checksums they are compared: those of its parts in a zip, which ``torch.load`` passes over,
     ours in a safetensors file.
 
+    Args:
+        local: the file.
+        path: what messages call it, where that is something else.
+
     Raises:
         CheckpointError: for a file that is absent, damaged, or something else.
     """
+    path = path or local
     try:
-        local = PathManager.get_local_path(path)
         _refuse_what_is_none(path, local)
         if local.endswith(".safetensors"):
             return _read_safetensors(local)

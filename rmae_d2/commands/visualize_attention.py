@@ -11,8 +11,8 @@ the last block as colours. --evaluate gives a number: over images with instance 
 that falls on the query's own instance, beside what uniform attention, the model's mean attention at each
 displacement, and random weights give; a table, and OUTPUT/attention_share.json.
 
-Weights: ours (pre-training or fine-tuned), MAE, MoCo v3, DINO, timm and Hugging Face ViTMAE, as files; where
-none are named, the small R-MAE that comes with the package.
+Weights: ours (pre-training or fine-tuned), MAE, MoCo v3, DINO, DINOv2 and the other ViTs of docs/weights.md;
+where none are named, the small R-MAE that comes with the package.
 """
 
 import argparse

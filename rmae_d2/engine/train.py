@@ -22,11 +22,11 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from ..annotations.coco import forget_annotations
-from ..checkpoint import export_backbone, load_pretrained
+from ..checkpoint import export_backbone, load_pretrained, local_path
 from ..config import apply_overrides, load_config, save_config
 from ..data import SkipCounter, TrainLoader
 from ..data.recipes.own_data import adapt_to_data, data_name, naming
-from ..errors import CheckpointError, UserError
+from ..errors import UserError
 from ..evaluation import KNNEvaluation, KNNSegmentation, result_sentence
 from ..events import EventWriter, read_run, step_values
 from ..inference.finished_run import pick_device
@@ -451,10 +451,7 @@ def evaluate_only(cfg: DictConfig, events: EventWriter) -> Any:
         raise UserError(
             "--eval-only needs weights: train.init_checkpoint=OUTPUT_DIR/model_final.pth"
         )
-    if not Path(cfg.train.init_checkpoint.partition("?")[0]).exists() and (
-        "://" not in cfg.train.init_checkpoint
-    ):
-        raise CheckpointError(f"{cfg.train.init_checkpoint}: no such weight file")
+    local_path(cfg.train.init_checkpoint)  # before the data, which takes longer
     with naming("dataloader.test"):
         testing = instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
     model = instantiate(cfg.model).to(pick_device(cfg.train.device))

@@ -8,6 +8,7 @@ from detectron2.config import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from ..checkpoint import load_pretrained, local_path
+from ..checkpoint.source import parse_source
 from ..config import apply_overrides, load_config
 from ..errors import UserError
 from ..modeling import RMAE
@@ -69,8 +70,9 @@ def names_of(weights: Sequence[str], names: Sequence[str] = ()) -> list[str]:
         if len(names) != len(weights):
             raise UserError(f"--names: {len(names)} given for {len(weights)} weight files")
         return [*names]
-    paths = [Path(path.partition("?")[0]) for path in weights]
-    keys = [path.partition("?key=")[2] for path in weights]  # of one file's weights
+    sources = [parse_source(path) for path in weights]
+    paths = [Path(source.address) for source in sources]
+    keys = [source.key or "" for source in sources]  # of one file's weights
     stems = [
         f"{path.name.split('.')[0]} {key}".rstrip() for path, key in zip(paths, keys, strict=True)
     ]

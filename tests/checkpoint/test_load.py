@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.modeling.backbone.utils import get_abs_pos
+from timm.models import adapt_input_conv
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -12,6 +13,7 @@ from torch import nn
 from rmae_d2.checkpoint import LoadReport, convert, load_pretrained
 from rmae_d2.errors import CheckpointError
 from rmae_d2.modeling import ViT
+from rmae_d2.modeling.patches import patchify
 from tests.checkpoint.helpers import POS, SIZE, snapshot, vitdet
 from tests.helpers import jittered
 
@@ -88,7 +90,7 @@ def test_the_cls_token_comes_from_every_kind_of_file(make_rmae, kind):
     model = segmentor()
     report = load_pretrained(model, weights)
     net, source = model.backbone.net.state_dict(), ours.backbone.net.state_dict()
-    assert report.kind == kind and report.resampled == [POS]
+    assert report.kind == kind and list(report.resampled) == [POS]
     assert all(
         torch.equal(net[k], source[k]) for k in net if k != "pos_embed" and "rel_pos" not in k
     )
@@ -109,7 +111,7 @@ def test_segmentation_with_and_without_a_cls_token():
     assert report.unused == ["backbone.net.cls_token"]
     # A table of an older run, resized once.
     model = segmentor(keep_cls_token=False)
-    assert load_pretrained(model, old.state_dict(), require_all=True).resampled == [POS]
+    assert load_pretrained(model, old.state_dict(), require_all=True).resampled.keys() == {POS}
     torch.testing.assert_close(model.state_dict()[POS][:, 1:], table_of(old, 8))
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
@@ -152,7 +154,6 @@ def test_rmae_into_mae_and_back(make_rmae):
         ),
         ({"depth": 3}, r"blocks\.2\.norm1\.weight: not in the file"),
         ({"depth": 1}, r"blocks\.1\.norm1\.weight: the model has no such part"),
-        ({"in_chans": 1}, r"\(32, 3, 8, 8\) in the file, \(32, 1, 8, 8\) in the model"),
     ],
 )
 @pytest.mark.parametrize("target", ["vitdet", "rmae"])
@@ -170,19 +171,20 @@ def test_another_encoder_is_refused(make_rmae, other, says, target):
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        ({"init_values": 1e-5}, "ls1.gamma"),
-        ({"qk_norm": True}, "attn.q_norm"),
-        ({"reg_tokens": 2, "no_embed_class": True}, "reg_token"),
-        ({"pre_norm": True}, "norm_pre"),
-        ({"img_size": (24, 40)}, "dist_token"),  # DeiT's, with as many rows as ours
+        ({"qk_norm": True}, "QK norm"),
+        ({"pre_norm": True}, "a layer norm before its first block"),
+        (
+            {"img_size": (24, 40)},
+            "of 16 rows in the file: neither a square",
+        ),  # DeiT's, 16 rows in all
     ],
 )
 def test_other_vits_are_refused(make_rmae, arguments, part):
     mae = make_rmae(regions=None)
     before = snapshot(mae)
-    kind = VisionTransformerDistilled if part == "dist_token" else VisionTransformer
+    kind = VisionTransformerDistilled if "img_size" in arguments else VisionTransformer
     theirs = kind(**{**SIZE, **arguments}, num_classes=0)
-    with pytest.raises(CheckpointError, match=rf"{part}\S*: the model has no such part"):
+    with pytest.raises(CheckpointError, match=part):
         load_pretrained(mae, theirs.state_dict())
     assert unchanged(mae, before)
 
@@ -213,10 +215,10 @@ def test_a_patch_embedding_for_another_patch_size_answers_an_enlarged_image_alik
     report = load_pretrained(
         large, {k: v for k, v in small.state_dict().items() if "backbone" in k}
     )
-    assert "resampled to the model's grid or patch size: 1 (backbone.net.patch_embed: 1)" in str(
-        report
+    assert (
+        "resampled: backbone.net.patch_embed.proj.weight: 6 -> 8 pixels a side, by FlexiViT's"
+        in str(report)
     )
-    assert "backbone.net.patch_embed.proj.weight" in report.resampled
     patch = torch.randn(5, 3, 6, 6)
     enlarged = F.interpolate(patch, (8, 8), mode="bicubic", antialias=True)
     theirs = F.conv2d(patch, small.backbone.net.patch_embed.proj.weight).flatten(1)
@@ -227,3 +229,57 @@ def test_a_patch_embedding_for_another_patch_size_answers_an_enlarged_image_alik
         CheckpointError, match=r"patch_embed.proj.weight: \(32, 3, 6, 6\) in the file"
     ):
         load_pretrained(large, small.state_dict(), require_all=True)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 7])
+def test_a_patch_embedding_for_another_number_of_channels(make_rmae, channels):
+    theirs = make_rmae(regions=None)
+    ours = make_rmae(regions=None, in_chans=channels)
+    encoder = {k: v for k, v in theirs.state_dict().items() if "backbone" in k}
+    report = load_pretrained(ours, encoder)
+    assert f"proj.weight: 3 -> {channels} channels, " in str(report)
+    kernel = encoder["backbone.net.patch_embed.proj.weight"]
+    expected = adapt_input_conv(channels, kernel)  # timm's
+    assert torch.allclose(ours.backbone.net.patch_embed.proj.weight, expected)
+    if channels == 1:  # a gray image is the color image of three equal channels
+        gray = torch.rand(2, 1, 32, 32)
+        with torch.no_grad():
+            torch.testing.assert_close(
+                ours.backbone.encode_image(gray),
+                theirs.backbone.encode_image(gray.expand(-1, 3, -1, -1)),
+                rtol=1e-4,
+                atol=1e-5,
+            )
+
+
+def test_decoders_for_other_patches_are_new(make_rmae):
+    """What they predict has another size; their other layers are taken."""
+    model = make_rmae(patch_size=4, img_size=(16, 16), in_chans=2)
+    before = snapshot(model)
+    report = load_pretrained(model, make_rmae().state_dict())
+    assert "8 -> 4 pixels a side" in str(report) and "3 -> 2 channels" in str(report)
+    new = [key for key in report.new if torch.equal(model.state_dict()[key], before[key])]
+    assert new == report.new
+    assert {"pixel_decoder.pred.weight", "pixel_decoder.pred.bias"} <= set(new)
+    assert all(key.startswith(("pixel_decoder.pred", "region_branch.")) for key in new)
+    assert "pixel_decoder.blocks.0.attn.qkv.weight" in report.copied
+    assert "region_branch.neck.mask_token" in report.copied
+
+
+def test_what_to_do_without_a_cls_token(make_rmae, tmp_path):
+    """As SigLIP's encoder: refused with the command that makes it fit, which does."""
+    theirs = VisionTransformer(
+        **SIZE, num_classes=0, class_token=False, global_pool="map", fc_norm=False
+    )
+    torch.save(theirs.state_dict(), tmp_path / "siglip.pth")
+    model = make_rmae(regions=None)
+    with pytest.raises(CheckpointError, match="--to rmae --fill --output NEW.pth makes one up"):
+        load_pretrained(model, str(tmp_path / "siglip.pth"))
+    filled = convert(str(tmp_path / "siglip.pth"), "rmae", fill=True)
+    assert not filled.refused
+    assert filled.not_taken["attn_pool.q.weight"] == "a classification head"
+    load_pretrained(model, filled.tensors)
+    (images,) = torch.randn(1, 2, 3, 32, 32)
+    embed = theirs.patch_embed(images) + theirs.pos_embed
+    ours = model.backbone.net.patch_embed(patchify(images, 8)) + model.backbone.net.pos_embed[:, 1:]
+    torch.testing.assert_close(ours, embed, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,249 @@
+"""Where weights are: here, at a web address, or by a name of the Hugging Face hub; fetched once.
+
+    FILE or FOLDER                   of this machine
+    https://HOST/FILE                into iopath's cache, in a folder for each host
+    hf://ORG/NAME[/FILE][@REVISION]  of the Hugging Face hub, into its cache; without FILE, the usual names
+    timm://MODEL                     the weights that timm has for a model, from the hub
+    rmae-d2://NAME                   those that come with the package
+
+Behind each may stand ``?key=NAME``, which weights of several in a file, and ``#sha256=HEX``, of the file.
+"""
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from detectron2.utils.file_io import PathManager
+
+from ..errors import CheckpointError, did_you_mean
+from ..shipped import register_names
+from .weight_file import file_hash
+
+register_names(PathManager)
+
+#: What weights are called in a folder or repository, whole or in shards, the likelier first.
+USUAL_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "model_final.pth",
+)
+INDEX = ".index.json"
+_CONFIG = "config.yaml"  # of a model of ours
+_HUB, _TIMM, _WEB = "hf://", "timm://", ("https://", "http://")
+_OF_HUB = re.compile(r"([^/@]+/[^/@]+)(?:/([^@]+))?(?:@(.+))?")
+_HASH = re.compile(r"#sha256=([^#]*)$")
+# Of a query that is ours; Detectron2's says how to match names, which ours needs no help for.
+_OURS = ("key", "matching_heuristics")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A weight file as it is named.
+
+    Attributes:
+        address: without what stands behind it.
+        key: see :func:`~.containers.choose`; None without.
+        sha256: that the file must have; None without.
+    """
+
+    address: str
+    key: str | None = None
+    sha256: str | None = None
+
+
+def parse_source(weights: str) -> Source:
+    """Takes ``?key=NAME`` and ``#sha256=HEX`` off; the rest of a web address's query stays.
+
+    Raises:
+        CheckpointError: a hash that is none.
+    """
+    sha256 = _HASH.search(weights)
+    if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256[1]):
+        raise CheckpointError(f"{weights}: #sha256= wants 64 hexadecimal digits, not {sha256[1]!r}")
+    address, _, query = _HASH.sub("", weights).partition("?")
+    pairs = parse_qsl(query, keep_blank_values=True)
+    keys = [value for name, value in pairs if name == "key"]
+    theirs = [pair for pair in pairs if pair[0] not in _OURS]
+    if theirs and address.startswith(_WEB):
+        address = f"{address}?{urlencode(theirs)}"
+    return Source(address, keys[-1] if keys else None, sha256[1].lower() if sha256 else None)
+
+
+def local_path(weights: str) -> Path:
+    """Where weights lie on this machine, once fetched where they are remote.
+
+    Args:
+        weights: as :func:`rmae_d2.checkpoint.load_weights` takes them. Of a folder with one of
+            ``USUAL_FILES`` in it, it is that file.
+
+    Raises:
+        CheckpointError: there is no such file or folder, it can't be fetched, or has another hash.
+    """
+    source = parse_source(weights)
+    address = source.address
+    if address.startswith(_HUB):
+        path = _from_hub(address.removeprefix(_HUB), address)
+    elif address.startswith(_TIMM):
+        path = _from_hub(_timm_repository(address), address)
+    elif address.startswith(_WEB):
+        path = _from_web(address)
+    else:
+        try:
+            path = Path(PathManager.get_local_path(address))
+        except OSError as error:
+            raise CheckpointError(f"{weights}: could not be fetched ({error!s:.200})") from error
+    if path.is_dir():
+        path = next((path / name for name in USUAL_FILES if (path / name).is_file()), path)
+    if not path.exists():
+        raise CheckpointError(f"{weights}: no such weight file")
+    if source.sha256 is not None:
+        _check_hash(path, source)
+    return path
+
+
+def _check_hash(path: Path, source: Source) -> None:
+    found = "of no single file" if path.is_dir() else file_hash(path)
+    if found != source.sha256:
+        raise CheckpointError(
+            f"{source.address}: its SHA-256 is {found}, not {source.sha256} as asked: another file, or a "
+            f"damaged one. Correct the hash, or delete {path} and fetch it again"
+        )
+
+
+def _from_web(address: str) -> Path:
+    """Into a cache for each host, for iopath tells files of two hosts by their path alone."""
+    from iopath.common.file_io import HTTPURLHandler, get_cache_dir
+
+    host = urlsplit(address).netloc.replace(":", "_")
+    cache = os.path.join(get_cache_dir(), "weights", host)
+    try:
+        return Path(HTTPURLHandler()._get_local_path(address, cache_dir=cache))
+    except OSError as error:
+        raise CheckpointError(
+            f"{address}: could not be fetched ({error!s:.200}). Where there is a network, "
+            f"curl -LO '{address}' fetches it: then name the file"
+        ) from error
+
+
+def _timm_repository(address: str) -> str:
+    """The repository on the hub, and the file where it has a name of its own, of a timm model."""
+    import timm
+
+    name = address.removeprefix(_TIMM)
+    try:
+        config = timm.models.get_pretrained_cfg(name)
+    except RuntimeError:  # no such model, or no such weights of it
+        config = None
+    repository = getattr(config, "hf_hub_id", None)
+    if not repository:
+        known = timm.list_pretrained()
+        raise CheckpointError(
+            f"{address}: timm {timm.__version__} has no such weights{did_you_mean(name, known)}. "
+            "timm.list_pretrained() names those that it has"
+        )
+    file = getattr(config, "hf_hub_filename", None)
+    return f"{repository}/{file}" if file else str(repository)
+
+
+def _from_hub(name: str, address: str) -> Path:
+    """A file of a repository, its other shards beside it."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    match = _OF_HUB.fullmatch(name)
+    if match is None:
+        raise CheckpointError(f"{address}: a name of the hub is hf://ORG/NAME[/FILE][@REVISION]")
+    repository, file, revision = match.groups()
+
+    offline = False
+
+    def fetch(file: str) -> Path:
+        # Once the hub can't be reached it is not asked again, which would take its time for each name.
+        return Path(hf_hub_download(repository, file, revision=revision, local_files_only=offline))
+
+    try:
+        for candidate in (file,) if file else USUAL_FILES:
+            try:
+                path = fetch(candidate)
+            except LocalEntryNotFoundError:
+                offline = True
+                continue
+            except EntryNotFoundError:
+                continue
+            others = _shards(path) if candidate.endswith(INDEX) else [_CONFIG] * (not file)
+            for other in others:
+                try:
+                    fetch(os.path.join(os.path.dirname(candidate), other))
+                except EntryNotFoundError:  # a config is of our models alone
+                    if other != _CONFIG:
+                        raise
+            return path
+    except GatedRepoError as error:
+        page = f"https://huggingface.co/{repository}"
+        raise CheckpointError(
+            f"{address}: its owners give access on request: ask at {page}, then hf auth login"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"{address}: the hub has no repository {repository}, or it is private: check the name, or log in "
+            "with hf auth login"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise CheckpointError(f"{address}: {repository} has no revision {revision!r}") from error
+    except LocalEntryNotFoundError:
+        offline = True
+    except (HFValidationError, HfHubHTTPError, OSError) as error:
+        raise CheckpointError(f"{address}: could not be fetched ({error!s:.200})") from error
+    if offline:
+        words = ["hf download", repository, file, revision and f"--revision {revision}"]
+        command = " ".join(word for word in words if word)
+        raise CheckpointError(
+            f"{address}: not in the hub's cache of this machine, and the hub can't be reached. Where it can, "
+            f"{command} --local-dir FOLDER fetches it: then name FOLDER here"
+        )
+    what = f"no file {file}" if file else f"none of {', '.join(USUAL_FILES)}: name its file"
+    raise CheckpointError(f"{address}: {repository} has {what}")
+
+
+def _shards(index: Path) -> list[str]:
+    """The files that an index names.
+
+    Raises:
+        CheckpointError: where it is no index.
+    """
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return sorted(str(name) for name in names)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{index}: no index of shards, for it has no weight_map ({error!s:.100})"
+        ) from error
+
+
+def shards_of(index: Path) -> list[Path]:
+    """The files beside an index that hold its tensors.
+
+    Raises:
+        CheckpointError: for one that is missing or elsewhere, or no index.
+    """
+    files = [index.parent / name for name in _shards(index)]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{index}: {len(missing)} of its {len(files)} shards are missing ({', '.join(missing[:3])}): "
+            "put them beside it"
+        )
+    return files
