@@ -182,7 +182,7 @@ def test_attention_stays_on_objects(weights):
     coco = DATA / "coco"
     models = load_models([str(weights)], ["ViT-S/14"], device=torch.device("cpu"))
     labels = str(coco / "annotations/instances_val2017.json")
-    measured = measure_attention(models, json=labels, root=str(coco / "val2017"), size=224)
+    measured = measure_attention(models, json=labels, root=str(coco / "val2017"), side=224)
     real, random = measured["models"]
     assert real["instances"] > 50
     assert real["beyond_elsewhere"] > 0.3
