@@ -9,7 +9,7 @@ import logging
 import math
 import numbers
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -60,10 +60,14 @@ class EventWriter:
 
     Args:
         folder: the run's; None writes nowhere, for the processes that are not the main one.
+
+    Attributes:
+        listeners: each is given every event after it was written.
     """
 
     def __init__(self, folder: str | Path | None) -> None:
         self.path = None if folder is None else Path(folder) / FILE
+        self.listeners: list[Callable[[Event], None]] = []
         self._begun = self._failed = False
 
     def write(self, event: str, **fields: Any) -> None:
@@ -76,7 +80,8 @@ class EventWriter:
         if self.path is None:
             return
         time = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-        line = json.dumps(plain({"event": event, "time": time, **fields}), ensure_ascii=False)
+        content = plain({"event": event, "time": time, **fields})
+        line = json.dumps(content, ensure_ascii=False)
         try:
             _append(self.path, line.encode(errors="replace") + b"\n")
             self._begun = True
@@ -86,6 +91,8 @@ class EventWriter:
             if not (self._failed or gone):
                 self._failed = True  # before the warning, which is an event too
                 logger.warning("events are lost: %s could not be written (%s)", self.path, error)
+        for listener in self.listeners:
+            listener(content)
 
 
 def _append(path: Path, line: bytes) -> None:

@@ -30,6 +30,8 @@ train = dict(
     # Unreadable images are skipped and counted; past this share of the data set the run ends.
     max_skipped_fraction=0.01,
     log_period=20,
+    # wandb, mlflow or wandb,mlflow: trackers that show the run's values beside run.jsonl.
+    tracker="",
     # Iterations between two reconstruction pictures in TensorBoard; 0 for none.
     vis_period=1000,
     # Iterations between two evaluations; 0 for none.

@@ -143,8 +143,8 @@ def _timm_repository(address: str) -> str:
     if not repository:
         known = timm.list_pretrained()
         raise CheckpointError(
-            f"{address}: timm {timm.__version__} has no such weights{did_you_mean(name, known)}. "
-            "timm.list_pretrained() names those that it has"
+            f"{address}: timm {timm.__version__} has no such weights; {did_you_mean(name, known)} "
+            "timm.list_pretrained() names all of them"
         )
     file = getattr(config, "hf_hub_filename", None)
     return f"{repository}/{file}" if file else str(repository)

@@ -8,8 +8,8 @@
 Reads files of MAE, DINO, DINOv2, DeiT, I-JEPA, MoCo v3, SAM, R-MAE's published code, timm, Hugging Face,
 MMPretrain, Detectron2 (.pkl too) and our own, told apart by their keys; no code of a file is run. FILE may be
 a name of the Hugging Face hub (hf://ORG/NAME), of timm (timm://MODEL) or an address (https://...). Prints
-what was copied, what the target has besides (new by design), what it has no use for (not taken by design), and
-what is refused: then nothing is written and the exit status is 1 (2 where the command line is wrong).
+what was copied, what the target has besides (new by design), what it has no use for (not taken by design),
+and what is refused: then nothing is written and the exit status is 1 (2 where the command line is wrong).
 
 What the files are: detectron2, a backbone that any Detectron2 ViTDet loads, in a .pth; mae, the official
 names; rmae, a checkpoint of this package, with the run's config.yaml beside it where INPUT has one, without

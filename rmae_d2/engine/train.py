@@ -56,6 +56,7 @@ from .ring import is_collective_failure
 from .run_events import RunEvents, describe_before, write_config
 from .run_folder import RunFolder, claim
 from .throughput import Peak, compile_model, device_peak, tune_for
+from .trackers import TrackedEvents, check_trackers
 from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -83,8 +84,12 @@ def main(args: argparse.Namespace) -> Any:
     with claim(cfg.train.output_dir, lock=not args.eval_only) as folder:
         if not args.eval_only and not args.resume:
             refuse_to_overwrite(cfg.train.output_dir)
+        trackers = check_trackers(cfg.train.get("tracker", ""))
         _setup(cfg, args)
         with RunEvents(cfg.train.output_dir, args, describe_start()) as events:
+            if not args.eval_only:
+                home = Path(cfg.train.output_dir)
+                events.listeners += [TrackedEvents(name, home, events) for name in trackers]
             cfg = adapt_to_data(cfg, args.opts, eval_only=args.eval_only)
             write_config(events, cfg, base, args.config_file)
             if args.eval_only:

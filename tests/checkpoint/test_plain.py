@@ -16,7 +16,7 @@ from rmae_d2.checkpoint.plain import TOKENS_LEFT_OUT
 from rmae_d2.errors import CheckpointError
 from rmae_d2.modeling import ViT
 from rmae_d2.modeling.patches import patchify
-from tests.checkpoint.helpers import SIZE
+from tests.checkpoint.helpers import POS, SIZE, vitdet
 from tests.helpers import jittered
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -198,6 +198,21 @@ def test_a_distillation_token_of_hugging_face(caplog):
     assert torch.equal(rows, torch.cat([table[:, :1], table[:, 2:]], dim=1))
 
 
+@pytest.mark.parametrize("name", ["I-JEPA", "SigLIP"])
+def test_without_a_cls_token_into_vitdet(name):
+    if name == "I-JEPA":
+        state_dict = hugging_face("IJepa", intermediate_size=128).state_dict()
+        table = state_dict["embeddings.position_embeddings"]
+    else:
+        state_dict = timm_vit(class_token=False, global_pool="map").state_dict()
+        table = state_dict["pos_embed"]
+    detector = vitdet()
+    report = load_pretrained(detector, state_dict)
+    rows = detector.state_dict()[POS]
+    assert torch.equal(rows[:, 1:], table) and not rows[:, 0].any()
+    assert all("rel_pos" in key or not key.startswith("backbone.net.") for key in report.new)
+
+
 # ---- every target takes them unchanged
 
 
@@ -297,6 +312,10 @@ def test_sams_image_encoder():
         torch.testing.assert_close(
             net(images)["last_feat"], tokens.permute(0, 3, 1, 2), rtol=1e-4, atol=1e-4
         )
+    detector = vitdet(window_size=4, window_block_indexes=[0], pretrain_img_size=64)
+    load_pretrained(detector, whole)
+    table = theirs.blocks[0].attn.rel_pos_h
+    assert torch.equal(detector.backbone.net.blocks[0].attn.rel_pos_h, table)
     conversion = convert(whole, "detectron2")
     assert not conversion.refused
     assert conversion.not_taken["neck.0.weight"] == "another part of the model than its ViT"
