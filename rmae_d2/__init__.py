@@ -17,8 +17,16 @@ compat.quiet_known_warnings()
 registration.register()
 
 
+#: What the package does with a trained model, imported at its first use; and the packages that 0.1 had here.
+_LAZY = {
+    "features": ".inference.features",
+    "data": "",
+    "modeling": "",
+}
+
+
 def __getattr__(name: str) -> Any:
-    """The two packages that 0.1 imported here."""
-    if name in ("data", "modeling"):
-        return import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    where = _LAZY[name]
+    return getattr(import_module(where, __name__), name) if where else import_module(f".{name}", __name__)
