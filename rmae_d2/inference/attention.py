@@ -32,6 +32,7 @@ from .predict_inputs import list_inputs
 
 logger = logging.getLogger(__name__)
 
+
 @dataclass(frozen=True)
 class NamedViT:
     """One model of a comparison; its ``kind`` is its file's, "random" for none."""

@@ -89,6 +89,11 @@ def _batch(images: Any, patch: int, size: int | tuple[int, int] | None) -> Tenso
     return torch.cat(batch)
 
 
+def as_batch(image: Picture, size: tuple[int, int]) -> Tensor:
+    """One image, stretched to (H, W), as a batch (1, C, H, W) for :func:`features`."""
+    return _resized(_tensor(image)[None], 1, size)
+
+
 def _tensor(image: Any) -> Tensor:
     """One image as (C, H, W)."""
     if isinstance(image, Image.Image):

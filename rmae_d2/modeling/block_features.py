@@ -61,13 +61,14 @@ def block_features(
     Raises:
         UserError: a block that is not there, or sides that are no multiples.
     """
-    wanted = _numbers(layers, len(net.blocks))
+    wanted = block_numbers(layers, len(net.blocks))
     grid = grid_of((images_BCHW.shape[2], images_BCHW.shape[3]), int(net.patch_size))
     found = {i: x for i, x in enumerate(block_states(net, images_BCHW), -1) if i in wanted}
     return [_split(net, found[i], grid, norm, reshape) for i in wanted]
 
 
-def _numbers(layers: int | Sequence[int], depth: int) -> list[int]:
+def block_numbers(layers: int | Sequence[int], depth: int) -> list[int]:
+    """Numbers from 0 of chosen blocks of a net, see :func:`block_features`."""
     last = range(depth - layers, depth) if isinstance(layers, int) else None
     wanted = list(layers if last is None else last)  # type: ignore[arg-type]
     if not wanted or not all(-depth <= i < depth for i in wanted) or (last and last[0] < 0):

@@ -15,7 +15,7 @@ SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads
 
 @pytest.fixture(scope="module")
 def pair(make_rmae):
-    """An R-MAE's encoder, and timm's network with the weights that `rmae-d2 convert --to timm` makes of it."""
+    """An R-MAE's encoder, and timm's network with the weights that conversion makes of it."""
     model = make_rmae(depth=3)
     weights = convert(model.state_dict(), "timm").tensors
     theirs = VisionTransformer(**SIZE, num_classes=0, dynamic_img_size=True)
