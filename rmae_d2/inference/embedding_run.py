@@ -79,7 +79,8 @@ def embed_files(
         "layer": layer,
         "normalization": normalization,
     }
-    stat = local_path(model.origin.weights).stat()
+    origin: Any = model.origin
+    stat = local_path(origin.weights).stat()
     listed = json.dumps([[image.image_id, image.path] for image in images])
     job = {
         **facts,

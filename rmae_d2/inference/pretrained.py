@@ -39,7 +39,9 @@ class Origin:
     config: DictConfig | None  #: of the whole run; None for a bare encoder
 
 
-def load(path_or_name: str | Path, *, device: str = "auto", **hub: Any) -> nn.Module:
+def load(
+    path_or_name: str | Path, *, device: str = "auto", num_heads: int | None = None, **hub: Any
+) -> nn.Module:
     """Loads a trained model, in evaluation mode.
 
         rmae_d2.load("output/rmae")  # a run: its model_final.pth, built as its config.yaml says
@@ -53,6 +55,7 @@ def load(path_or_name: str | Path, *, device: str = "auto", **hub: Any) -> nn.Mo
     Args:
         path_or_name: as above; a folder or file that exists is not looked for on the hub.
         device: auto, cpu, cuda or cuda:0.
+        num_heads: of a bare encoder, where no tensor tells it and its width is no common one.
         hub: of huggingface_hub's ``snapshot_download``: token, cache_dir, local_files_only, ...
 
     Returns:
@@ -70,7 +73,7 @@ def load(path_or_name: str | Path, *, device: str = "auto", **hub: Any) -> nn.Mo
         cfg = load_trusted_config(file) if theirs else str(file)
         config, model = load_model(weights, cfg, device=device)
     else:
-        config, model = None, load_encoder(weights)[1].to(pick_device(device))
+        config, model = None, load_encoder(weights, num_heads)[1].to(pick_device(device))
     model.origin = Origin(weights, folder, config)
     return model
 

@@ -111,5 +111,6 @@ def _embed(net: MaskedViT | ViT, images_BCHW: Tensor) -> tuple[Any, ...]:
             positions, new_size=list(grid), old_size=list(net.grid), num_prefix_tokens=0
         )
     x = net.patch_embed(patchify(images_BCHW, net.patch_size)) + positions
-    cls_token = (net.cls_token + net.pos_embed[:, :1]).to(x.dtype).expand(len(x), -1, -1)
-    return (torch.cat([cls_token, x], dim=1),)
+    token: Any = net.cls_token
+    cls_token = (token + net.pos_embed[:, :1]).to(x.dtype)
+    return (torch.cat([cls_token.expand(len(x), -1, -1), x], dim=1),)
