@@ -41,6 +41,7 @@ def slow_photo(tmp_path, make_photos):
     server.server_close()
 
 
+@pytest.mark.slow
 def test_a_killed_process_goes_on_where_it_was(tmp_path, make_photos, slow_photo, cli, monkeypatch):
     """Killed while it waits for the last photo; what was done is not done again."""
     address, arrives = slow_photo
