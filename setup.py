@@ -15,6 +15,8 @@ REPOSITORY = "https://github.com/rmae-d2/rmae_d2"
 INSTALL_REQUIRES = [
     "torch>=2.4",  # device-independent torch.amp (autocast, GradScaler) is complete from 2.4 on
     "torchvision>=0.19",  # the release that goes with torch 2.4; RoIAlign and NMS come from it
+    "huggingface_hub>=0.30",  # models from and to the hub; timm has it; earlier releases are not tried
+    "safetensors>=0.4",  # models that are handed on; timm has it; earlier releases are not tried
     "timm>=1.0",  # blocks of the encoders; 0.9 and earlier are not tried
     "numpy>=1.24",  # scikit-image's own bound
     "Pillow>=10.1",  # scikit-image's own bound
@@ -50,8 +52,10 @@ EXTRAS_REQUIRE = {
     "mlflow": ["mlflow-skinny>=3.0"],  # train.tracker=mlflow; the client; earlier ones: not tried
     # rmae-d2 demo; releases below 1.0 and 0.34 are not tried
     "demo": ["starlette>=1.0", "uvicorn>=0.34"],
+    "embed": ["pyarrow>=15"],  # rmae-d2 embed; 15 is the first whose Parquet has half floats
+    "supervision": ["supervision>=0.25"],  # predictions as its Detections; earlier are not tried
     "dev": [
-        "rmae_d2[fast,ray,sam,slurm,demo,wandb,mlflow]",  # what the tests of the extras run with
+        "rmae_d2[fast,ray,sam,slurm,demo,wandb,mlflow,embed,supervision]",  # what the tests of the extras run with
         "httpx>=0.27",  # speaks to the demo's server
         "playwright>=1.49",  # drives the demo's page in the Chromium that is installed
         "webdataset>=0.2.100",  # that its readers stream the region store; not tried below

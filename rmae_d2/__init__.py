@@ -17,8 +17,28 @@ compat.quiet_known_warnings()
 registration.register()
 
 
+#: What the package does with a trained model, imported at its first use; and the packages that 0.1 had here.
+_LAZY = {
+    "load": ".inference.pretrained",
+    "features": ".inference.features",
+    "detections": ".inference.detections",
+    "save_pretrained": ".hub",
+    "push_to_hub": ".hub",
+    "data": "",
+    "modeling": "",
+}
+
+
 def __getattr__(name: str) -> Any:
-    """The two packages that 0.1 imported here."""
-    if name in ("data", "modeling"):
-        return import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        module = import_module(_LAZY[name] or f".{name}", __name__)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "detectron2":
+            raise
+        raise ModuleNotFoundError(
+            f"{__name__}.{name} needs Detectron2, which is not installed here: rmae-d2 install-detectron2",
+            name=error.name,
+        ) from error
+    return getattr(module, name) if _LAZY[name] else module

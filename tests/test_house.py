@@ -16,7 +16,7 @@ FLOORS = [
     {"visualization", "evaluation"},
     {"inference"},
     {"engine", "report", "demo"},
-    {"study"},
+    {"study", "hub"},
     {"commands"},
     {"__main__", "__init__"},
 ]

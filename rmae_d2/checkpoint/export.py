@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from ..config import load_config, save_config
 from ..errors import CheckpointError
@@ -51,7 +53,7 @@ def save_conversion(conversion: Conversion, path: str, force: bool = False) -> l
     _write(conversion, path)
     if config is None:
         return [Path(path)]
-    _carry_config(*config)
+    write_config(load_config(config[0]), config[1])
     return [Path(path), config[1]]
 
 
@@ -62,23 +64,30 @@ def _write(conversion: Conversion, path: str) -> None:
         except OSError as error:
             raise CheckpointError(f"{path}: its folder can't be made ({error})") from error
     if path.endswith(".safetensors"):
-        try:
-            from safetensors.torch import save
-        except ImportError as error:
-            raise CheckpointError(
-                "writing .safetensors needs the package safetensors: pip install safetensors, or name a .pth"
-            ) from error
-        metadata = {"format": "pt", CHECKSUM: checksum(conversion.tensors)}
-        data = save(conversion.tensors, metadata=metadata)
-        with atomic_file(path) as file:
-            file.write(data)
-        return
+        return write_safetensors(conversion.tensors, path)
     content: dict[str, Any] = conversion.tensors
     if conversion.target in ("mae", "rmae", "detectron2"):
         content = {"model": content}
     if conversion.target == "detectron2":
         content |= {"matching_heuristics": True, "__author__": "rmae_d2"}
     atomic_save(content, path)
+
+
+def write_safetensors(tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """Writes tensors, each with memory of its own, and their checksum."""
+    try:
+        from safetensors.torch import save
+    except ImportError as error:
+        raise CheckpointError(
+            "writing .safetensors needs the package safetensors: pip install safetensors, or name a .pth"
+        ) from error
+    own = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    data = save(own, metadata={"format": "pt", CHECKSUM: checksum(own)})
+    with atomic_file(path) as file:
+        file.write(data)
 
 
 def _config_to_carry(conversion: Conversion, path: str) -> tuple[Path, Path] | None:
@@ -106,11 +115,12 @@ def _without_places(value: Any) -> Any:
     return None if isinstance(value, str) and os.path.isabs(value) else value
 
 
-def _carry_config(theirs: Path, ours: Path) -> None:
-    plain = _without_places(OmegaConf.to_container(load_config(theirs)))
+def write_config(cfg: DictConfig, path: Path) -> None:
+    """Writes a run's config for others: without absolute paths, its output folder named as the file's."""
+    plain = _without_places(OmegaConf.to_container(cfg))
     if "output_dir" in plain.get("train", {}):
-        plain["train"]["output_dir"] = f"output/{ours.parent.name}"  # other keys refer to it
-    save_config(OmegaConf.create(plain, flags={"allow_objects": True}), ours)
+        plain["train"]["output_dir"] = f"output/{path.parent.name}"  # other keys refer to it
+    save_config(OmegaConf.create(plain, flags={"allow_objects": True}), path)
 
 
 def check_output(path: str, target: str, force: bool = False) -> None:

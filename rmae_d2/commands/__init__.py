@@ -25,6 +25,7 @@ COMMANDS = {
     "inspect": "statistics and a contact sheet of a region store",
     "scenes": "render the small data set of the demos",
     "predict": "detect objects in photos, or segment them into classes",
+    "embed": "features of photos as one table",
     "demo": "interactive segmentation in a browser",
     "evaluate-interactive": "IoU against the number of patches or clicks",
     "visualize reconstruction": "what a model makes of photos of which most is hidden",

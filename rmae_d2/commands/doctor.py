@@ -28,6 +28,8 @@ EXTRAS = (
     ("submitit", "slurm", "rmae-d2 submit"),
     ("starlette", "demo", "rmae-d2 demo"),
     ("uvicorn", "demo", "rmae-d2 demo"),
+    ("pyarrow", "embed", "rmae-d2 embed"),
+    ("supervision", "supervision", "predictions as its Detections"),
 )
 
 

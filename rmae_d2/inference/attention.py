@@ -26,17 +26,11 @@ from ..regions import InstanceSource
 from ..tables import table
 from ..visualization.attention import Query, draw_attention, draw_components, draw_query, patch_of
 from ..visualization.sheets import Picture, SheetRow, contact_sheet, save_picture
+from .features import NORMALIZATIONS
 from .finished_run import names_of
 from .predict_inputs import list_inputs
 
 logger = logging.getLogger(__name__)
-
-#: Mean and standard deviation of RGB pixels, 0-255, that networks want: those of ImageNet (ours, MAE, MoCo
-#: v3, DINO, most of timm), and a half (timm's augreg and other Inception-style weights).
-NORMALIZATIONS = {
-    "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
-    "half": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
-}
 
 
 @dataclass(frozen=True)

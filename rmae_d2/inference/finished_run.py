@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.config import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from ..checkpoint import load_pretrained, local_path
 from ..checkpoint.source import parse_source
@@ -29,16 +31,52 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if name == "cuda" else device
 
 
+def load_model(
+    weights: str,
+    config: str | DictConfig,
+    overrides: Sequence[str] = (),
+    *,
+    device: str | None = None,
+    only: type[nn.Module] = nn.Module,
+) -> tuple[DictConfig, Any]:
+    """Config and model of a run, in evaluation mode.
+
+    Args:
+        weights: its checkpoint, or the name of one that comes with the package; every tensor must fit.
+        config: the run's, or its file.
+        overrides: ``key=value`` of the config.
+        device: None for the config's.
+        only: what the model must be.
+
+    Raises:
+        UserError: a config that can't be used, or one that describes another model; a device that is not
+            there.
+        CheckpointError: weights that are missing or do not fit.
+    """
+    name = config if isinstance(config, str) else f"the config of {weights}"
+    cfg = load_config(config) if isinstance(config, str) else config
+    cfg = apply_overrides(cfg, list(overrides))
+    OmegaConf.set_struct(cfg, False)
+    place = pick_device(device or OmegaConf.select(cfg, "train.device", default="auto"))
+    if "model" not in cfg:
+        raise UserError(f"{name} has no model: give the config.yaml of a run")
+    model = instantiate(cfg.model)
+    if not isinstance(model, only):
+        raise UserError(
+            f"{name}: {type(model).__name__} hides nothing and completes no regions; give the config of a "
+            "pre-training run"
+        )
+    load_pretrained(model, weights, require_all=True)
+    return cfg, model.to(place).eval()
+
+
 def load_run(
     weights: str, config_file: str | None = None, overrides: Sequence[str] = ()
 ) -> tuple[DictConfig, RMAE]:
-    """Config and model of a pre-training run, in evaluation mode on the config's device.
+    """Config and model of a pre-training run, masking policy included, as :func:`load_model`.
 
     Args:
-        weights: its checkpoint, masking policy included, or the name of one that comes with the package;
-            every tensor must fit.
         config_file: None for the config.yaml beside the weights.
-        overrides: ``key=value`` of the config.
 
     Raises:
         UserError: no config, or one that describes another model than an RMAE; a device that is not there.
@@ -47,17 +85,7 @@ def load_run(
     name = config_file or str(local_path(weights).parent / "config.yaml")
     if config_file is None and not Path(name).is_file():
         raise UserError(f"no config.yaml beside {weights}: name the run's with --config-file")
-    cfg = apply_overrides(load_config(name), list(overrides))
-    OmegaConf.set_struct(cfg, False)
-    device = pick_device(cfg.train.device)
-    model = instantiate(cfg.model)
-    if not isinstance(model, RMAE):
-        raise UserError(
-            f"{name}: {type(model).__name__} hides nothing and completes no regions; give the config of a "
-            "pre-training run"
-        )
-    load_pretrained(model, weights, require_all=True)
-    return cfg, model.to(device).eval()
+    return load_model(weights, name, overrides, only=RMAE)
 
 
 def names_of(weights: Sequence[str], names: Sequence[str] = ()) -> list[str]:

@@ -9,11 +9,11 @@ from itertools import islice
 from typing import Any
 
 import torch
-from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 from ..errors import UserError
-from .patches import grid_of, patchify
+from .block_features import block_features, block_states
+from .patches import grid_of
 from .pixel_encoder import MaskedViT
 from .transfer.vit import ViT
 from .transfer.vit_attention import relative_bias, relative_scores
@@ -69,7 +69,7 @@ class AttentionViT:
                 f"in block {block} patches attend to a window only; those that see the whole image are "
                 f"{', '.join(map(str, whole)) or 'none'}"
             )
-        state = next(islice(self._states(images_BCHW), block, None))
+        state = next(islice(block_states(self.net, images_BCHW), block, None))
         return self._weights(state, self.grid(images_BCHW), block, queries)
 
     @torch.no_grad()
@@ -84,39 +84,15 @@ class AttentionViT:
         if self.windowed:
             blocks = ", ".join(map(str, self.windowed))
             raise UserError(f"no rollout: in the blocks {blocks} patches attend to a window only")
-        grid, states = self.grid(images_BCHW), islice(self._states(images_BCHW), self.depth)
+        grid = self.grid(images_BCHW)
+        states = islice(block_states(self.net, images_BCHW), self.depth)
         maps = (self._weights(x, grid, i, None).mean(1) for i, x in enumerate(states))
         return roll_out(maps)
 
     @torch.no_grad()
     def features(self, images_BCHW: Tensor) -> Tensor:
         """Patches behind the last block and, where the weights have one, the final norm: (B, L, D)."""
-        *_, x = self._states(images_BCHW)
-        if isinstance(self.net, MaskedViT):
-            x = self.net.norm(x)
-        return x[:, self.prefix :] if self.prefix else x.flatten(1, 2)
-
-    def _states(self, images_BCHW: Tensor) -> Iterator[Tensor]:
-        """The input of each block, then the last one's output."""
-        x, *size = self._embed(images_BCHW)
-        yield x
-        for block in self.net.blocks:
-            x = block(x, *size)
-            yield x
-
-    def _embed(self, images_BCHW: Tensor) -> tuple[Any, ...]:
-        """What the net's blocks take: tokens (B, T, D), or (B, Gh, Gw, D) of the backbone."""
-        net, grid = self.net, self.grid(images_BCHW)
-        if not isinstance(net, MaskedViT):
-            return net.embed(images_BCHW)
-        positions = net.pos_embed[:, 1:]
-        if grid != net.grid:
-            positions = resample_abs_pos_embed(
-                positions, new_size=list(grid), old_size=list(net.grid), num_prefix_tokens=0
-            )
-        x = net.patch_embed(patchify(images_BCHW, net.patch_size)) + positions
-        cls_token = (net.cls_token + net.pos_embed[:, :1]).expand(len(x), -1, -1)
-        return (torch.cat([cls_token, x], dim=1),)
+        return block_features(self.net, images_BCHW, reshape=False)[0].patches
 
     def _weights(
         self, x: Tensor, grid: tuple[int, int], index: int, queries: Tensor | None

@@ -23,6 +23,7 @@ from ..errors import UserError
 from ..noise import hash_noise, num_visible
 from .batch import Batch
 from .build import parts_from_cfg
+from .hub import HubModel
 from .losses import REGION_CRITERIA, patch_statistics, pixel_loss, region_loss
 from .masking.base import MaskingPolicy, MaskPlan, MaskRequest, RandomMasking, mask_from_order
 from .patches import patchify, patchify_regions, place_patches, unpatchify
@@ -47,7 +48,7 @@ class StepResult(NamedTuple):
 
 
 @META_ARCH_REGISTRY.register()
-class RMAE(nn.Module):
+class RMAE(HubModel, nn.Module):
     """R-MAE, MAE or RAE pre-training.
 
     Args:

@@ -83,6 +83,7 @@ NUMBERS = {
     "inspect": ["store"],
     "scenes": [],
     "predict": ["--config-file", "x", "--weights", "x", "--input", "x", "--output", "x"],
+    "embed": ["x", "--output", "x"],
     "demo": ["--weights", "x"],
     "evaluate-interactive": ["--weights", "x"],
     "visualize reconstruction": ["--weights", "x", "--input", "x"],
@@ -138,6 +139,7 @@ OUTPUTS = {
     "regions": ["--images", "x", "--source", "fh", "--output", "{}"],
     "inspect": ["x", "--output", "{}"],
     "predict": ["--config-file", "a.py", "--weights", "x", "--input", "x", "--output", "{}"],
+    "embed": ["x", "--output", "{}"],
     "evaluate-interactive": ["--weights", "x", "--output", "{}"],
     "visualize reconstruction": ["--weights", "x", "--input", "x", "--output", "{}"],
     "visualize attention": ["--weights", "x", "--input", "x", "--output", "{}"],
@@ -241,19 +243,21 @@ def test_choices_are_those_of_the_library():
     from rmae_d2.commands import (
         benchmark,
         convert,
+        embed,
         evaluate_interactive,
         visualize_attention,
         visualize_reconstruction,
     )
     from rmae_d2.commands.benchmarks import common, step
     from rmae_d2.evaluation.interactive import PROTOCOLS
-    from rmae_d2.inference import attention, reconstruction_pictures, region_views
+    from rmae_d2.inference import features, reconstruction_pictures, region_views
     from rmae_d2.modeling import PRECISIONS, VIT_SIZES
 
     assert set(convert.TARGETS) == set(TARGETS)
     assert evaluate_interactive.PROTOCOLS == PROTOCOLS
     assert evaluate_interactive.RESOLUTIONS == region_views.RESOLUTIONS
-    assert set(visualize_attention.NORMALIZATIONS) == set(attention.NORMALIZATIONS)
+    assert set(visualize_attention.NORMALIZATIONS) == set(features.NORMALIZATIONS)
+    assert set(embed.NORMALIZATIONS) == set(features.NORMALIZATIONS)
     assert visualize_reconstruction.SOURCES == reconstruction_pictures.SOURCES
     assert set(benchmark.SIZES) == set(VIT_SIZES) and set(benchmark.PRECISIONS) == set(PRECISIONS)
     assert (*step.VARIANTS, *step.PLAIN) == benchmark.VARIANTS

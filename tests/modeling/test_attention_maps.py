@@ -7,6 +7,7 @@ from timm.models.vision_transformer import VisionTransformer
 from rmae_d2.checkpoint.encoder import load_encoder
 from rmae_d2.modeling import MaskedViT, ViT, patchify
 from rmae_d2.modeling.attention_maps import AttentionViT, roll_out
+from rmae_d2.modeling.block_features import block_states
 from tests.helpers import jittered
 
 SIZE = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 4}
@@ -37,7 +38,7 @@ def test_the_backbone_without_a_cls_token(rel_pos):
     vit = AttentionViT(jittered(net))
     images = torch.randn(2, 3, 40, 24)
     with torch.no_grad():
-        x, *_ = vit._states(images)
+        x, *_ = block_states(net, images)
         block = net.blocks[0]
         expected = block.attn(block.norm1(x))
         values = block.attn.qkv(block.norm1(x)).unflatten(3, (3, 4, 8))[:, :, :, 2]
@@ -58,7 +59,7 @@ def test_the_backbone_with_its_cls_token(rel_pos):
     net = jittered(ViT(**SIZE, use_rel_pos=rel_pos, pretrain_img_size=32, keep_cls_token=True))
     vit, images = AttentionViT(net), torch.randn(2, 3, 40, 24)
     with torch.no_grad():
-        x, *_ = vit._states(images)
+        x, *_ = block_states(net, images)
         block = net.blocks[0]
         expected = block.attn(block.norm1(x), (5, 3))
         values = block.attn.qkv(block.norm1(x)).unflatten(2, (3, 4, 8))[:, :, 2]

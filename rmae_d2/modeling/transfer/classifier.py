@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ...errors import UserError
 from ..batch import Batch
 from ..build import add_rmae_config, encoder_from_cfg, lower_keys
+from ..hub import HubModel
 from ..pixel_encoder import LayerNorm, MaskedViT, PixelEncoder
 
 MODES = ("linear", "finetune")
@@ -77,7 +78,7 @@ class _EncoderModel(nn.Module):
 
 
 @META_ARCH_REGISTRY.register()
-class Classifier(_EncoderModel):
+class Classifier(HubModel, _EncoderModel):
     """The encoder and a linear head.
 
     ``linear`` probes: the encoder is frozen, and its features are normalised over the batch, without scale

@@ -15,6 +15,7 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from ...errors import UserError
+from ..hub import HubModel
 from .upernet import resized
 
 #: Values of a strip of resized logits that exist at once beside the result (128 MB in float32).
@@ -72,7 +73,7 @@ class MultiScale:
 
 
 @META_ARCH_REGISTRY.register()
-class SlidingSemanticSegmentor(SemanticSegmentor):
+class SlidingSemanticSegmentor(HubModel, SemanticSegmentor):
     """Detectron2's ``SemanticSegmentor`` that can also look at large images through a window.
 
     "whole" is what Detectron2 does: one pass over the image. "slide" cuts it into overlapping windows of

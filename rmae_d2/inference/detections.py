@@ -1,0 +1,57 @@
+"""Predictions as ``supervision.Detections``, for its annotators, trackers, zones and metrics."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import UserError
+from ..evaluation.semantic import class_numbers
+
+
+def detections(predictions: Any, names: Sequence[str] = ()) -> Any:
+    """What a detector or segmentor predicts of one image as ``supervision.Detections``.
+
+        predictor = Predictor(cfg, "output/detector/model_final.pth")
+        found = rmae_d2.detections(predictor(image), names)
+
+    Args:
+        predictions: what :class:`.Predictor`, or Detectron2's predictors, give for one image: with
+            ``instances``, or with ``sem_seg`` or ``sem_seg_labels``, of which each class present is one
+            detection, without a confidence.
+        names: of the classes, for ``data["class_name"]``; none leaves it out.
+
+    Returns:
+        ``xyxy`` pixels, ``mask`` bool (N, H, W) or None, ``confidence``, ``class_id``.
+
+    Raises:
+        UserError: supervision is not installed, or predictions of another kind.
+    """
+    try:
+        import supervision as sv
+    except ImportError as error:
+        raise UserError(
+            f"detections needs supervision ({error}): pip install 'rmae_d2[supervision]'"
+        ) from error
+    given = predictions if isinstance(predictions, Mapping) else {"instances": predictions}
+    if hasattr(given.get("instances"), "pred_boxes"):
+        found = sv.Detections.from_detectron2(given)
+    elif "sem_seg" in given or "sem_seg_labels" in given:
+        found = _classes(sv, given)
+    else:
+        raise UserError(
+            f"predictions with {', '.join(map(str, given)) or 'nothing'}: detections takes instances, "
+            "sem_seg or sem_seg_labels of one image"
+        )
+    if names:
+        found.data["class_name"] = np.asarray([*names])[found.class_id]
+    return found
+
+
+def _classes(sv: Any, predictions: Mapping[str, Any]) -> Any:
+    """A detection for each class that some pixel has."""
+    value = predictions["sem_seg" if "sem_seg" in predictions else "sem_seg_labels"]
+    labels_HW = class_numbers(value, value.shape[0] if value.dim() == 3 else int(value.max()) + 1)
+    present = np.unique(labels_HW)
+    masks = labels_HW == present[:, None, None]
+    return sv.Detections(xyxy=sv.mask_to_xyxy(masks), mask=masks, class_id=present.astype(int))
