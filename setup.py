@@ -46,10 +46,12 @@ EXTRAS_REQUIRE = {
     "ray": ["ray>=2.9"],  # regions on a Ray cluster; earlier releases are not tried
     "sam": ["segment-anything>=1.0"],  # SAM's automatic masks as regions; the only release
     "slurm": ["submitit>=1.5"],  # rmae-d2 submit; earlier releases are not tried
+    # rmae-d2 export, and predict with an exported model; earlier releases are not tried
+    "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
     # rmae-d2 demo; releases below 1.0 and 0.34 are not tried
     "demo": ["starlette>=1.0", "uvicorn>=0.34"],
     "dev": [
-        "rmae_d2[fast,ray,sam,slurm,demo]",  # what the tests of the extras run with
+        "rmae_d2[fast,ray,sam,slurm,onnx,demo]",  # what the tests of the extras run with
         "httpx>=0.27",  # speaks to the demo's server
         "playwright>=1.49",  # drives the demo's page in the Chromium that is installed
         "webdataset>=0.2.100",  # that its readers stream the region store; not tried below
