@@ -40,7 +40,7 @@ class ModelFacts:
     class_source: str = ""  #: the data that they are of
     first_label: int = 0  #: of a segmentor, the value of class 0 in label images
     stride: int = 0  #: of a segmentor, pixels from a window to the next
-    source: str = ""  #: the weight file that was exported
+    source: str = ""  #: the weight file that was exported, its folder before it
 
     @property
     def classes(self) -> Classes:

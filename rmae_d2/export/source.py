@@ -87,7 +87,14 @@ def _encoder(path: str, model: Any = None) -> Source:
     pixels = (PIXEL_MEAN, PIXEL_STD) if model is None else _statistics(model)
     if len(pixels[0]) != size.in_chans:
         raise UserError(f"{path}: an encoder of {size.in_chans} channels, whose mean nothing tells")
-    return Source(net, ModelFacts(ENCODER, size.img_size, size.patch_size, *pixels, source=path))
+    return Source(
+        net, ModelFacts(ENCODER, size.img_size, size.patch_size, *pixels, source=_short(path))
+    )
+
+
+def _short(path: str) -> str:
+    """A weight file's name without what is nobody else's business."""
+    return path if "://" in path else "/".join(Path(path).absolute().parts[-2:])
 
 
 def _heads(model: Any) -> int:
@@ -108,7 +115,7 @@ def _classifier(cfg: DictConfig, model: Any, path: str) -> Source:
         *_statistics(model),
         resize=resize,
         class_names=_folder_names(cfg, model.num_classes),
-        source=path,
+        source=_short(path),
     )
     return Source(model, facts)
 
@@ -145,7 +152,7 @@ def _segmentor(cfg: DictConfig, model: Any, path: str) -> Source:
         class_names=tuple(names),
         first_label=first,
         stride=model.stride,
-        source=path,
+        source=_short(path),
     )
     return Source(model, facts, predictor)
 
@@ -174,7 +181,7 @@ def _detector(cfg: DictConfig, model: Any, path: str) -> Source:
         class_names=tuple(classes.names),
         category_ids=tuple(classes.category_ids),
         class_source=classes.source,
-        source=path,
+        source=_short(path),
     )
     return Source(model, facts, predictor)
 

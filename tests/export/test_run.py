@@ -71,6 +71,7 @@ def test_the_encoder_of_a_pretraining(pretraining, photos, tmp_path, kind):
         found = [x.detach().numpy() for x in program.module()(torch.from_numpy(images))]
     facts = ModelFacts.from_json(text, str(file))
     assert (facts.task, facts.size, facts.patch_size) == ("encoder", (32, 32), 8)
+    assert facts.source == f"{pretraining.parent.name}/model_final.pth"
     assert facts.pixel_mean == pytest.approx((123.675, 116.28, 103.53))
     _, net, _ = load_encoder(str(pretraining), 4)
     with torch.no_grad():
