@@ -50,12 +50,15 @@ EXTRAS_REQUIRE = {
     "slurm": ["submitit>=1.5"],  # rmae-d2 submit; earlier releases are not tried
     "wandb": ["wandb>=0.19"],  # train.tracker=wandb; earlier releases are not tried
     "mlflow": ["mlflow-skinny>=3.0"],  # train.tracker=mlflow; the client; earlier ones: not tried
+    # rmae-d2 export, and predict with an exported model; earlier releases are not tried
+    "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
     # rmae-d2 demo; releases below 1.0 and 0.34 are not tried
     "demo": ["starlette>=1.0", "uvicorn>=0.34"],
     "embed": ["pyarrow>=15"],  # rmae-d2 embed; 15 is the first whose Parquet has half floats
     "supervision": ["supervision>=0.25"],  # predictions as its Detections; earlier are not tried
     "dev": [
-        "rmae_d2[fast,ray,sam,slurm,demo,wandb,mlflow,embed,supervision]",  # what the tests of the extras run with
+        # What the tests of the extras run with.
+        "rmae_d2[fast,ray,sam,slurm,demo,wandb,mlflow,embed,supervision,onnx]",
         "httpx>=0.27",  # speaks to the demo's server
         "playwright>=1.49",  # drives the demo's page in the Chromium that is installed
         "webdataset>=0.2.100",  # that its readers stream the region store; not tried below

@@ -3,6 +3,7 @@
 import logging
 import warnings
 from importlib.util import find_spec
+from typing import Any
 
 
 def check_detectron2() -> None:
@@ -19,6 +20,26 @@ def check_detectron2() -> None:
             "the installed Detectron2 has no detectron2.modeling.backbone.vit: it is older than mid-2022. "
             "Remove it (pip uninstall detectron2) and run: rmae-d2 install-detectron2"
         )
+
+
+def is_exporting() -> bool:
+    """Whether torch records a graph for a file: ``torch.onnx``'s, or ``torch.export``'s (known since 2.7)."""
+    import torch
+
+    program = getattr(torch.compiler, "is_exporting", None)
+    return torch.onnx.is_in_onnx_export() or bool(program and program())
+
+
+def onnx_by_tracing() -> dict[str, Any]:
+    """Arguments by which ``torch.onnx.export`` traces; before torch 2.5 it knew no other way.
+
+    From 2.9 on its default is another exporter, which Detectron2's detectors do not pass.
+    """
+    from inspect import signature
+
+    import torch
+
+    return {"dynamo": False} if "dynamo" in signature(torch.onnx.export).parameters else {}
 
 
 def quiet_known_warnings() -> None:

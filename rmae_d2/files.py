@@ -228,11 +228,39 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         except NotAFileError as error:
             raise UserError(f"{name}: {error.strerror}") from error
         return Path(name).read_bytes()
+    with opened(name) as remote:
+        return remote.read()
+
+
+def opened(path: str | os.PathLike[str]) -> IO[bytes]:
+    """A file opened for reading: local, or anything Detectron2's PathManager opens."""
+    name = os.fspath(path)
+    if "://" not in name:
+        return open(name, "rb")
     from detectron2.utils.file_io import PathManager
 
-    with PathManager.open(name, "rb") as remote:
-        content: bytes = remote.read()
-    return content
+    remote: IO[bytes] = PathManager.open(name, "rb")
+    return remote
+
+
+def is_file(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a file of that name: local, or where Detectron2's PathManager looks."""
+    name = os.fspath(path)
+    if "://" not in name:
+        return os.path.isfile(name)
+    from detectron2.utils.file_io import PathManager
+
+    return bool(PathManager.isfile(name))
+
+
+def exists(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a file or folder of that name: local, or where Detectron2's PathManager looks."""
+    name = os.fspath(path)
+    if "://" not in name:
+        return os.path.exists(name)
+    from detectron2.utils.file_io import PathManager
+
+    return bool(PathManager.exists(name))
 
 
 def decode_text(raw: bytes, path: str | os.PathLike[str]) -> str:

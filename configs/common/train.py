@@ -36,6 +36,11 @@ train = dict(
     vis_period=1000,
     # Iterations between two evaluations; 0 for none.
     eval_period=0,
+    # A metric of the evaluations, such as bbox/AP: the best one's weights are kept in model_best.pth. Higher
+    # is better, unless its name ends in loss_..., or a "-" stands before it. Training ends when as many
+    # evaluations as patience gave nothing better; 0: never.
+    keep_best="",
+    patience=0,
     checkpointer=dict(period=1000, max_to_keep=3),
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
 )

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import AnnotationError, UserError, examples
-from ..files import decode_text, read_bytes
+from ..files import decode_text, is_file, read_bytes
 from .entries import (
     Category,
     Image,
@@ -270,10 +270,8 @@ def check_instances(
 
 def located(path: str, name: str | None = None) -> str:
     """The file, ``~`` expanded. UserError: there is none; where from, if it is of a registered dataset."""
-    from detectron2.utils.file_io import PathManager
-
     path = os.path.expanduser(path)
-    if not PathManager.isfile(path):
+    if not is_file(path):
         if name is not None:
             raise missing_dataset(name, [path], OWN_DATA)
         raise UserError(f"there is no annotation file {os.path.abspath(path)}")

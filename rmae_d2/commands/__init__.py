@@ -33,6 +33,7 @@ COMMANDS = {
     "visualize masking": "the masks that a model chooses",
     "visualize metrics": "metrics of several runs in one picture",
     "report": "one HTML page about a run",
+    "export": "write a model as ONNX or torch.export's .pt2, and check it",
     "convert": "turn weights of one project into another's",
     "analyze": "parameters, multiply-adds and memory of models",
     "benchmark": "time our parts against the straightforward ones",

@@ -26,6 +26,8 @@ EXTRAS = (
     ("ray", "ray", "regions made on a Ray cluster"),
     ("segment-anything", "sam", "SAM's masks as regions"),
     ("submitit", "slurm", "rmae-d2 submit"),
+    ("onnx", "onnx", "rmae-d2 export"),
+    ("onnxruntime", "onnx", "rmae-d2 export, and predict with what it wrote"),
     ("starlette", "demo", "rmae-d2 demo"),
     ("uvicorn", "demo", "rmae-d2 demo"),
     ("pyarrow", "embed", "rmae-d2 embed"),

@@ -13,19 +13,26 @@ default scores of 0.05 or more: model.roi_heads.box_predictor.test_score_thresh)
 A config of semantic segmentation (configs/ade20k) gives pictures with a legend, and labels/*.png, 8 bits a
 pixel, with the values of the ground truth that the config reads: those of ADE20K's official release are 1 to
 150. images.json names the classes by these values.
+
+Without --config-file it is the config.yaml beside the weights. An exported model (rmae-d2 export, .onnx)
+needs none, nor Detectron2; pictures of objects are drawn only where Detectron2 is there.
 """
 
 import argparse
 import logging
 
 from ..config.ranges import COUNT, SHARE
+from ..errors import UserError
 from . import options
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    options.config_file(parser, required=True)
-    add("--weights", required=True, help="model_final.pth or another file with all its tensors")
+    options.config_file(parser)
+    what = (
+        "model_final.pth or another file with all its tensors, or what rmae-d2 export wrote (.onnx)"
+    )
+    add("--weights", required=True, help=what)
     what = "image files, a folder (with its sub-folders), a .txt list, or a COCO .json"
     add("--input", required=True, nargs="+", metavar="IMAGES", help=what)
     what = "folder to write to; made where it is not"
@@ -39,8 +46,23 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from ..inference.prediction_run import predict_files
-
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     given = dict(vars(args))
-    predict_files(given=given.pop("input"), **given)
+    given["given"] = given.pop("input")
+    if args.weights.lower().endswith(".onnx"):
+        from ..deploy.run import predict_exported
+
+        config_file, overrides = given.pop("config_file"), given.pop("overrides")
+        if config_file or overrides:
+            named = f"--config-file {config_file}" if config_file else " ".join(overrides)
+            raise UserError(f"{args.weights} holds all its settings: leave out {named}")
+        predict_exported(**given)
+        return
+    if args.weights.lower().endswith(".pt2"):
+        text = (
+            "a program for torch.export.load: predict takes an .onnx, or the weights it was made of"
+        )
+        raise UserError(f"{args.weights}: {text}")
+    from ..inference.prediction_run import predict_files
+
+    predict_files(**given)

@@ -56,6 +56,7 @@ _OF_KEYS = {
         pre_nms_topk post_nms_topk short_edge_length max_size windows_per_batch num_updates""",
     NOT_NEGATIVE: """
         train.seed train.device_tflops train.clip_grad train.vis_period train.eval_period
+        train.patience
         checkpointer.period checkpointer.max_to_keep knn.period num_workers seed dataset.fraction_seed
         depth neck_depth encoder_depth decoder_depth window_size window_block_indexes out_indices
         lr base_lr lr_factor weight_decay weight_decay_norm weight_decay_bias trust_coefficient eps

@@ -9,7 +9,7 @@ import torch
 from detectron2.data import transforms as T
 from numpy.typing import NDArray
 
-from .datasets.label_images import IGNORE_LABEL, read_labels
+from ..photos.label_images import IGNORE_LABEL, read_labels
 from .datasets.semantic import check_label_size
 from .images import read_image
 

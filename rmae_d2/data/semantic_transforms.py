@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import UserError
-from .datasets.label_images import IGNORE_LABEL
+from ..photos.label_images import IGNORE_LABEL
 
 _TRIES = 10
 

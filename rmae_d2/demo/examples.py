@@ -11,7 +11,7 @@ from PIL import Image
 from ..data.scenes.render import PHOTOS, photo_path, render_scene
 from ..errors import UserError
 from ..files import check_file
-from ..inference.predict_inputs import list_inputs
+from ..photos.inputs import list_inputs
 from .requests import Limits, RefusedError, decode_image
 
 MOST = 12

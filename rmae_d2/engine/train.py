@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ from ..modeling import RMAE, LearnedMasking
 from ..solver import build_optimizer
 from ..visualization import draw_loss_curve, draw_reconstructions
 from ..visualization.sheets import save_picture
+from .best import FILE as BEST
+from .best import KeepBest, NoLongerBetter, check_keep_best
 from .checkpointer import Checkpointer, holds_run
 from .hooks import (
     EMA,
@@ -146,6 +149,8 @@ def train(
         loader: TrainLoader = instantiate(cfg.dataloader.train)
     testing = _testing(cfg) if cfg.train.eval_period > 0 else None
     knn = _knn(cfg)
+    parts_evaluated = _evaluations(testing, knn)
+    check_keep_best(cfg, parts_evaluated)
     forget_annotations()  # gigabytes, of which each reader has kept what it needs
     device = pick_device(cfg.train.device)
     model = instantiate(cfg.model).to(device)
@@ -197,6 +202,10 @@ def train(
     checkpoint = PeriodicCheckpoint(
         checkpointer, cfg.train.checkpointer.period, cfg.train.checkpointer.max_to_keep, events
     )
+    best: KeepBest | None = None
+    if metric := cfg.train.get("keep_best"):
+        best = KeepBest(metric, cfg.train.get("patience", 0), parts_evaluated, checkpoint, events)
+        best.restore(start)
     evaluated: dict[str, Any] = {}
     trainer.register_hooks(
         [
@@ -205,18 +214,23 @@ def train(
             *_collapse_hooks(model),
             EMAHook(ema) if ema else None,
             checkpoint,
-            *_watching(cfg, model, loader, testing, knn, evaluated, events),
+            *_watching(cfg, model, loader, testing, knn, evaluated, events, best),
             Profile(Path(output_dir) / "profile") if profile else None,
             *_reporting(cfg, peak, evaluated, events),
             SaveOnSignal(checkpoint),
+            best,
         ]
     )
     folder.keep()
     if start >= cfg.train.max_iter:
         logger.info("nothing left to train: train.max_iter=%d", cfg.train.max_iter)
+    elif best is not None and best.is_over:
+        text = "nothing left to train: train.patience=%d has run out, and %s; a larger one goes on"
+        logger.info(text, best.patience, best.story)
     else:
         try:
-            trainer.train(start, cfg.train.max_iter)
+            with suppress(NoLongerBetter):
+                trainer.train(start, cfg.train.max_iter)
         finally:
             trainer.batches = iter(())  # ends the loader's workers
         _draw_predictions(cfg, model, loader, testing)
@@ -276,6 +290,7 @@ def _watching(
     knn: KNNEvaluation | KNNSegmentation | None,
     evaluated: dict[str, Any],
     events: EventWriter,
+    best: KeepBest | None,
 ) -> list[Any]:
     """Hooks for people, on all ranks: evaluation and pictures."""
     watching: list[Any] = []
@@ -284,9 +299,12 @@ def _watching(
         def noted() -> Any:
             with whole(model) as plain:
                 results = run(plain)
-            if results:
-                evaluated.update(results)
-                tell_results(results, data_name(cfg, part), model, events, get_event_storage().iter)
+                iteration = get_event_storage().iter
+                if results:
+                    evaluated.update(results)
+                    tell_results(results, data_name(cfg, part), model, events, iteration)
+                if best is not None:
+                    best.consider(part, results or {}, plain, iteration)
             return results
 
         watching.append(Evaluate(period, noted))
@@ -294,8 +312,7 @@ def _watching(
     if testing is not None:
         watch(cfg.train.eval_period, "dataloader.test", lambda plain: evaluate(plain, *testing))
     if knn is not None:
-        part = "loader" if isinstance(knn, KNNEvaluation) else "test"
-        watch(knn.period, f"dataloader.knn.{part}", knn)
+        watch(knn.period, _evaluations(None, knn)[0], knn)
     if cfg.train.vis_period > 0 and isinstance(model, RMAE):
         watching.append(
             Pictures(
@@ -307,6 +324,14 @@ def _watching(
             )
         )
     return watching
+
+
+def _evaluations(testing: Testing | None, knn: KNNEvaluation | KNNSegmentation | None) -> list[str]:
+    """Parts of the config whose data are evaluated on."""
+    parts = [] if testing is None else ["dataloader.test"]
+    if knn is not None:
+        parts.append(f"dataloader.knn.{'loader' if isinstance(knn, KNNEvaluation) else 'test'}")
+    return parts
 
 
 def _collapse_hooks(model: nn.Module) -> list[Any]:
@@ -371,6 +396,8 @@ def _finish(output_dir: str, encoder: dict[str, Any] | None) -> None:
     if encoder is not None:
         made["backbone for any Detectron2 ViTDet"] = folder / "backbone_final.pth"
         export_backbone(encoder, str(made["backbone for any Detectron2 ViTDet"]))
+    if (folder / BEST).exists():
+        made["best of all evaluations"] = folder / BEST
     if step_values(read_run(folder)[0]):
         made["loss curve"] = draw_loss_curve(folder, folder / "loss_curve.png")
     if (folder / "reconstruction.png").exists():

@@ -1,33 +1,17 @@
 """What a model's class numbers mean: names and category ids, from the dataset that its config tests on."""
 
 import logging
-from dataclasses import dataclass
-from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig, OmegaConf
 
+from ..annotations.classes import Classes
 from ..annotations.coco import read_annotations
 from ..errors import UserError
 from .ground_truth import category_names
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Classes:
-    """Of each class number of a model its name and its category id in the json of ``source``, a dataset."""
-
-    names: tuple[str, ...]
-    category_ids: tuple[int, ...]
-    source: str
-
-    @property
-    def categories(self) -> list[dict[str, Any]]:
-        """As in a COCO json, in the order of their ids."""
-        pairs = sorted(zip(self.category_ids, self.names, strict=True))
-        return [{"id": identifier, "name": name} for identifier, name in pairs]
 
 
 def classes_of(cfg: DictConfig) -> Classes:

@@ -19,9 +19,9 @@ from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..data.datasets.label_images import IGNORE_LABEL, read_labels
 from ..data.datasets.semantic import check_label_size, semantic_classes
 from ..errors import UserError
+from ..photos.label_images import IGNORE_LABEL, read_labels
 from ..tables import table
 
 logger = logging.getLogger(__name__)

@@ -22,13 +22,13 @@ from ..data.datasets.detection import detection_dataset
 from ..errors import UserError
 from ..evaluation.attention_share import AttentionShare, paired_difference, patch_cover
 from ..modeling.attention_maps import AttentionViT
+from ..photos.inputs import list_inputs
 from ..regions import InstanceSource
 from ..tables import table
 from ..visualization.attention import Query, draw_attention, draw_components, draw_query, patch_of
 from ..visualization.sheets import Picture, SheetRow, contact_sheet, save_picture
 from .features import NORMALIZATIONS
 from .finished_run import names_of
-from .predict_inputs import list_inputs
 
 logger = logging.getLogger(__name__)
 

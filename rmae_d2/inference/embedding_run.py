@@ -25,8 +25,8 @@ from ..errors import ImageReadError, UserError
 from ..files import atomic_file, make_folder
 from ..modeling.block_features import block_numbers, encoder_of
 from ..modeling.patches import grid_of
+from ..photos.inputs import InputImage, list_inputs
 from .features import as_batch, features
-from .predict_inputs import InputImage, list_inputs
 from .pretrained import load
 
 logger = logging.getLogger(__name__)

@@ -70,6 +70,14 @@ def load_model(
     return cfg, model.to(place).eval()
 
 
+def config_of(weights: str, config_file: str | None = None) -> str:
+    """The config of some weights: the one given, else the config.yaml beside them, which must be there."""
+    name = config_file or str(local_path(weights).parent / "config.yaml")
+    if config_file is None and not Path(name).is_file():
+        raise UserError(f"no config.yaml beside {weights}: name the run's with --config-file")
+    return name
+
+
 def load_run(
     weights: str, config_file: str | None = None, overrides: Sequence[str] = ()
 ) -> tuple[DictConfig, RMAE]:
@@ -82,9 +90,7 @@ def load_run(
         UserError: no config, or one that describes another model than an RMAE; a device that is not there.
         CheckpointError: weights that are missing or do not fit.
     """
-    name = config_file or str(local_path(weights).parent / "config.yaml")
-    if config_file is None and not Path(name).is_file():
-        raise UserError(f"no config.yaml beside {weights}: name the run's with --config-file")
+    name = config_of(weights, config_file)
     return load_model(weights, name, overrides, only=RMAE)
 
 

@@ -18,12 +18,12 @@ from ..data.mappers import RegionSource
 from ..errors import UserError
 from ..evaluation import nearest_visible
 from ..modeling import RMAE, ChannelRegionBranch, num_visible
+from ..photos.inputs import list_inputs
 from ..regions import FelzenszwalbSource, InstanceSource, RegionRecord, SamSource
 from ..visualization import draw_reconstructions, draw_regions
 from ..visualization.reconstruction import Panel, draw_contact_sheet, draw_panel
 from ..visualization.sheets import save_picture
 from .finished_run import load_run, names_of
-from .predict_inputs import list_inputs
 
 SHEET = "contact_sheet.png"
 SOURCES = ("fh", "json", "sam")

@@ -132,7 +132,7 @@ class MaskedViT(nn.Module):
         if gates_BV is not None:
             x = x * gates_BV[:, :, None]
         cls_token = (self.cls_token + self.pos_embed[:, :1]).to(x.dtype)
-        x = torch.cat([cls_token.expand(len(x), -1, -1), x], dim=1)
+        x = torch.cat([cls_token.expand(x.shape[0], -1, -1), x], dim=1)
         return self.norm(run_blocks(self.blocks, x, self.use_act_checkpoint))
 
 

@@ -1,21 +1,25 @@
 """Pictures of what a model learned, and of the regions it learns from."""
 
-from .curves import draw_loss_curve, draw_metrics
-from .palette import class_palette
-from .predictions import draw_instances
-from .reconstruction import draw_reconstructions
-from .regions import draw_regions
-from .semantic import draw_semantic
-from .sheets import SheetRow, contact_sheet
+from importlib import import_module
+from typing import Any
 
-__all__ = [
-    "SheetRow",
-    "class_palette",
-    "contact_sheet",
-    "draw_instances",
-    "draw_loss_curve",
-    "draw_metrics",
-    "draw_reconstructions",
-    "draw_regions",
-    "draw_semantic",
-]
+#: Where each name is: imported when it is asked for, for some of them need Detectron2 and others do not.
+_HOMES = {
+    "SheetRow": "sheets",
+    "class_palette": "palette",
+    "contact_sheet": "sheets",
+    "draw_instances": "predictions",
+    "draw_loss_curve": "curves",
+    "draw_metrics": "curves",
+    "draw_reconstructions": "reconstruction",
+    "draw_regions": "regions",
+    "draw_semantic": "semantic",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

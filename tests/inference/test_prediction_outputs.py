@@ -9,8 +9,8 @@ from PIL import Image
 
 from rmae_d2.config import get_config
 from rmae_d2.errors import UserError
-from rmae_d2.inference.predict_inputs import InputImage
 from rmae_d2.inference.prediction_outputs import InstanceOutput, SemanticOutput, output_of
+from rmae_d2.photos.inputs import InputImage
 from tests.helpers import small_detector
 
 

@@ -19,7 +19,7 @@ from ...errors import AnnotationError, UserError, examples
 from ...files import check_file
 from ...pixels import exif_orientation
 from .fraction import take_fraction
-from .image_files import image_files, without_absent
+from ...photos.image_files import image_files, without_absent
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from ...annotations.missing import missing_dataset
 from ...annotations.values import integer, shown
 from ...errors import AnnotationError, UserError, examples
 from ...files import NotAFileError, check_file, read_text
-from .image_files import without_absent
+from ...photos.image_files import without_absent
 
 #: Overrides that name own data in place of these.
 OWN_CLASSES = "dataset.root=/photos with /photos/train/<class>/*.jpg and /photos/val/<class>/*.jpg"

@@ -19,7 +19,7 @@ from ...errors import AnnotationError, UserError, examples
 from ..images import IMAGE_EXTENSIONS
 from .fine_grained import OWN_CLASSES, FineGrained
 from .fraction import take_fraction
-from .listing import files_below, is_image
+from ...photos.listing import files_below, is_image
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from ...errors import examples
 from .detection import check_same_registered, upright_size
 from .fraction import take_fraction
 from .images_only import images_from
-from .listing import files_below
-from .label_images import IGNORE_LABEL, LABEL_EXTENSIONS, MAX_CLASSES, label_files, read_labels
+from ...photos.listing import files_below
+from ...photos.label_images import IGNORE_LABEL, LABEL_EXTENSIONS, MAX_CLASSES, label_files, read_labels
 from ...errors import UserError, AnnotationError
 
 logger = logging.getLogger(__name__)

@@ -15,6 +15,7 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY, Backbone
 from detectron2.utils import comm
 from torch import Tensor, nn
 
+from ... import compat
 from ...errors import UserError
 
 Norm = str | Callable[[int], nn.Module]
@@ -97,8 +98,9 @@ class PyramidPooling(nn.Module):
         """(B, D, H, W) -> (B, X, H, W); refuses to train a batch norm with one value a channel."""
         if self.training and 1 in self.grids and len(x) == 1:
             self._check_norm()
+        average = averaged if compat.is_exporting() else F.adaptive_avg_pool2d
         pooled = [
-            resized(branch(F.adaptive_avg_pool2d(x, grid)), x.shape[-2:])
+            resized(branch(average(x, grid)), x.shape[-2:])
             for grid, branch in zip(self.grids, self.branches, strict=True)
         ]
         return self.fuse(torch.cat([x, *pooled], dim=1))
@@ -259,6 +261,21 @@ def classifier(in_channels: int, num_classes: int) -> nn.Conv2d:
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def averaged(x: Tensor, grid: int) -> Tensor:
+    """``F.adaptive_avg_pool2d`` as two matrix products: ONNX has none for sides that are no multiples."""
+    rows, columns = (_shares(int(side), grid).to(x) for side in x.shape[-2:])
+    return F.linear(F.linear(x, columns).transpose(2, 3), rows).transpose(2, 3)
+
+
+def _shares(side: int, parts: int) -> Tensor:
+    """(parts, side): what each place counts in each part's mean; parts overlap where they must."""
+    shares = torch.zeros(parts, side)
+    for k in range(parts):
+        start, end = k * side // parts, -(-(k + 1) * side // parts)
+        shares[k, start:end] = 1 / (end - start)
+    return shares
 
 
 def resized(x: Tensor, size: Sequence[int]) -> Tensor:

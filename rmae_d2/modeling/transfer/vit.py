@@ -218,7 +218,7 @@ class ViT(detectron2_vit.ViT):
         if self.cls_token is None:
             return (x,)
         cls_token = (self.cls_token + self.pos_embed[:, :1]).to(x.dtype)
-        return torch.cat([cls_token.expand(len(x), -1, -1), x.flatten(1, 2)], dim=1), size
+        return torch.cat([cls_token.expand(x.shape[0], -1, -1), x.flatten(1, 2)], dim=1), size
 
 
 def _map_of(x: Tensor, size: tuple[int, int] | None = None) -> Tensor:

@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from ... import compat
+
 # Scores computed at a time: 8 MB in fp32, which a CPU's caches hold; half and twice of it were slower.
 _CHUNK = 2**21
 
@@ -54,6 +56,9 @@ def attention(
             return chunked_attention(q, k, v, None)
         return F.scaled_dot_product_attention(q, k, v)
     rel = relative_scores(q, rel_pos, size)
+    if compat.is_exporting():  # chunks would become nodes of the graph, hundreds of them
+        bias = relative_bias(*rel, k.shape[2])
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     return (chunked_attention if on_cpu else widened_attention)(q, k, v, rel)
 
 

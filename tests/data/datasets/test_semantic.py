@@ -10,7 +10,7 @@ from detectron2.data.datasets.builtin import register_all_ade20k
 from PIL import Image
 
 from rmae_d2.data.datasets import images_from
-from rmae_d2.data.datasets.label_images import read_labels
+from rmae_d2.photos.label_images import read_labels
 from rmae_d2.data.datasets.semantic import check_label_size, semantic_classes, semantic_dataset
 from rmae_d2.errors import UserError, AnnotationError
 

@@ -10,6 +10,7 @@ from rmae_d2.modeling.transfer.upernet import (
     PyramidPooling,
     TapPyramid,
     UPerNetHead,
+    averaged,
     pixel_cross_entropy,
 )
 from tests.modeling.transfer.helpers import TAPS, make_vit
@@ -255,3 +256,11 @@ def test_arguments_that_do_not_fit():
     shapes = {"a": ShapeSpec(channels=32, stride=8), "b": ShapeSpec(channels=32, stride=16)}
     head = UPerNetHead(shapes, num_classes=3, channels=32)
     assert head.stride == 8 and head.in_features == ["a", "b"]
+
+
+@pytest.mark.parametrize("grid", [1, 2, 3, 6])
+def test_averages_as_products(grid):
+    """What an exported graph has in place of torch's own, for sides smaller than the grid too."""
+    for shape in ((2, 3, 7, 10), (1, 2, 4, 5)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(averaged(x, grid), F.adaptive_avg_pool2d(x, grid))

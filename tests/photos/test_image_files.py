@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from rmae_d2.data.datasets import images_from
-from rmae_d2.data.datasets.image_files import image_files
 from rmae_d2.errors import UserError
+from rmae_d2.photos.image_files import image_files
 
 FILES = ("train/a.jpg", "train/My Photo.JPG", "val/a.jpg", "val/b.png", "val/c.jpg", "val/c.png")
 
@@ -54,7 +54,9 @@ def test_what_is_absent_is_said_with_the_nearest_file(folder):
     labels = folder / "labels.json"
     names = ["val/a.jpg", "val/bb.png"]
     labels.write_text(json.dumps({"images": [{"id": n, "file_name": n} for n in names]}))
-    with pytest.raises(UserError, match=r"1 of the 2 files.*bb\.png.*nearest file is .*/val/b\.png"):
+    with pytest.raises(
+        UserError, match=r"1 of the 2 files.*bb\.png.*nearest file is .*/val/b\.png"
+    ):
         images_from(labels)
     labels.write_text(json.dumps({"images": [{"id": 1, "file_name": "val/bb.png"}]}))
     with pytest.raises(UserError, match="names 1 images, such as val/bb.png.*(?s:.*)image_root"):

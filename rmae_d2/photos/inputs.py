@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..data import images_from
-from ..data.images import IMAGE_EXTENSIONS
 from ..errors import AnnotationError, UserError
+from .reading import IMAGE_EXTENSIONS
+from .sources import images_from
 
 
 class InputImage(NamedTuple):
@@ -36,7 +36,7 @@ def list_inputs(given: Sequence[str], image_root: str | None = None) -> list[Inp
     """Lists images in a fixed order.
 
     Args:
-        given: image files, folders, .txt lists and COCO .jsons; see :func:`rmae_d2.data.images_from`. A
+        given: image files, folders, .txt lists and COCO .jsons; see :func:`.sources.images_from`. A
             json that stands alone keeps its image ids; otherwise images are numbered from 1.
         image_root: folder of a json's images, where it is not found by itself.
 

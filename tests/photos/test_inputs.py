@@ -3,7 +3,7 @@ import json
 import pytest
 
 from rmae_d2.errors import AnnotationError, UserError
-from rmae_d2.inference.predict_inputs import check_apart, list_inputs
+from rmae_d2.photos.inputs import check_apart, list_inputs
 
 
 @pytest.fixture

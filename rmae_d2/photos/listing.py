@@ -5,8 +5,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from ...errors import examples
-from ..images import IMAGE_EXTENSIONS
+from ..errors import examples
+from .reading import IMAGE_EXTENSIONS
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +21,8 @@ def files_below(
 ) -> tuple[list[str], list[str]]:
     """Images and other files below a folder that are not hidden: relative paths with forward slashes, sorted.
 
-    FIFOs, sockets and devices of an image's name are left out with a warning. Links are followed. Folders that
-    cannot be listed are ``onerror``'s, or left out.
+    FIFOs, sockets and devices of an image's name are left out with a warning. Links are followed. Folders
+    that cannot be listed are ``onerror``'s, or left out.
     """
     images: list[str] = []
     others: list[str] = []

@@ -6,13 +6,12 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
-from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..images import MACHINE_ERRNOS
-from ...errors import ImageReadError, AnnotationError
-from ...files import check_file
+from ..errors import AnnotationError, ImageReadError
+from ..files import check_file, opened
+from .reading import MACHINE_ERRNOS
 
 #: The label of pixels that belong to no class, in what models and evaluators are given.
 IGNORE_LABEL = 255
@@ -73,7 +72,7 @@ def _read(path: str) -> NDArray[Any]:
     """Values as the file stores them, (H, W)."""
     try:
         check_file(path)
-        with PathManager.open(path, "rb") as file, Image.open(file) as image:
+        with opened(path) as file, Image.open(file) as image:
             if not is_label_mode(image.mode):
                 raise AnnotationError(
                     f"{path} holds {image.mode} pixels: colours or transparency, not class numbers. Save one "

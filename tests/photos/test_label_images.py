@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from rmae_d2.data.datasets.label_images import read_labels
-from rmae_d2.errors import ImageReadError, AnnotationError
+from rmae_d2.errors import AnnotationError, ImageReadError
+from rmae_d2.photos.label_images import read_labels
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
 
-from ...annotations.coco import slashes
-from ...errors import UserError, examples
-from ..images import IMAGE_EXTENSIONS
+from ..annotations.coco import slashes
+from ..errors import UserError, examples
 from .listing import files_below
+from .reading import IMAGE_EXTENSIONS
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +122,11 @@ def _common_end(name: str, file: str) -> tuple[int, int]:
     counts = []
     for a, b in ((name.casefold(), file.casefold()), (name, file)):
         pairs = zip(reversed(a.split("/")), reversed(b.split("/")), strict=False)
-        counts.append(next((n for n, (x, y) in enumerate(pairs) if x != y), min(a.count("/"), b.count("/")) + 1))
+        counts.append(
+            next(
+                (n for n, (x, y) in enumerate(pairs) if x != y), min(a.count("/"), b.count("/")) + 1
+            )
+        )
     return counts[0], counts[1]
 
 
@@ -140,7 +144,9 @@ def _nearest(name: str, folders: Sequence[str]) -> str:
     files: dict[str, str] = {}
     for folder in folders:
         with suppress(OSError):
-            files |= {entry: os.path.join(folder, entry) for entry in os.listdir(folder or os.curdir)}
+            files |= {
+                entry: os.path.join(folder, entry) for entry in os.listdir(folder or os.curdir)
+            }
     like = difflib.get_close_matches(posixpath.basename(slashes(name)), files, 1)
     return f"The nearest file is {os.path.abspath(files[like[0]])}. " if like else ""
 
@@ -191,8 +197,8 @@ def without_absent(
     kept = [sample for sample in dicts if sample["file_name"] not in absent]
     if not kept or len(absent) > allow_missing * len(dicts):
         raise UserError(
-            f"{message}. {_nearest(first, [os.path.dirname(first)])}At most {allow_missing:.0%} may be: fetch "
-            "them or take them out of the list"
+            f"{message}. {_nearest(first, [os.path.dirname(first)])}At most {allow_missing:.0%} may be: "
+            "fetch them or take them out of the list"
         )
     logger.warning("%s. They are left out", message)
     return kept

@@ -1,0 +1,5 @@
+"""A trained model as one file that runs without this package: ONNX, or torch.export's program."""
+
+from .run import export_model
+
+__all__ = ["export_model"]
