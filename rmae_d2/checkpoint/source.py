@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from detectron2.utils.file_io import PathManager
 
 from ..errors import CheckpointError, did_you_mean
-from ..shipped import register_names
+from ..shipped import PREFIX, register_names
 from .weight_file import file_hash
 
 register_names(PathManager)
@@ -33,7 +33,6 @@ USUAL_FILES = (
     "model_final.pth",
 )
 INDEX = ".index.json"
-_CONFIG = "config.yaml"  # of a model of ours
 _HUB, _TIMM, _WEB = "hf://", "timm://", ("https://", "http://")
 _OF_HUB = re.compile(r"([^/@]+/[^/@]+)(?:/([^@]+))?(?:@(.+))?")
 _HASH = re.compile(r"#sha256=([^#]*)$")
@@ -54,6 +53,11 @@ class Source:
     address: str
     key: str | None = None
     sha256: str | None = None
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is somebody else's, fetched over a network."""
+        return "://" in self.address and not self.address.startswith(PREFIX)
 
 
 def parse_source(weights: str) -> Source:
@@ -183,13 +187,8 @@ def _from_hub(name: str, address: str) -> Path:
                 continue
             except EntryNotFoundError:
                 continue
-            others = _shards(path) if candidate.endswith(INDEX) else [_CONFIG] * (not file)
-            for other in others:
-                try:
-                    fetch(os.path.join(os.path.dirname(candidate), other))
-                except EntryNotFoundError:  # a config is of our models alone
-                    if other != _CONFIG:
-                        raise
+            for shard in _shards(path) if candidate.endswith(INDEX) else ():
+                fetch(os.path.join(os.path.dirname(candidate), shard))
             return path
     except GatedRepoError as error:
         page = f"https://huggingface.co/{repository}"

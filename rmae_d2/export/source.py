@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import nn
 
-from ..checkpoint import load_pretrained, local_path
+from ..checkpoint import load_pretrained
 from ..checkpoint.encoder import load_encoder
 from ..data.classification_mapper import ResizeCenterCrop
 from ..data.datasets import class_names
@@ -20,6 +20,7 @@ from ..deploy.facts import CLASSIFIER, DETECTOR, ENCODER, SEGMENTOR, ModelFacts
 from ..errors import UserError
 from ..evaluation.classes import classes_of
 from ..inference import Predictor
+from ..inference.finished_run import config_beside
 from ..inference.prediction_outputs import check_class_count, semantic_classes_of
 from ..inference.prediction_run import prepared_config
 from ..modeling import RMAE, Classifier, FeatureExtractor, SlidingSemanticSegmentor
@@ -54,8 +55,8 @@ def load_source(
     """
     if "://" not in model and Path(model).expanduser().is_dir():
         model = str(Path(model).expanduser() / _WEIGHTS)
-    beside = Path(local_path(model)).parent / "config.yaml"
-    if config_file is None and not beside.is_file():
+    beside = config_beside(model)
+    if config_file is None and beside is None:
         if overrides:
             raise UserError(
                 f"{overrides[0]}: there is no config to change beside {model}; name one with --config-file"

@@ -14,7 +14,6 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from ..checkpoint import local_path
 from ..checkpoint.encoder import EncoderSize, load_encoder
 from ..config import load_config
 from ..data import CropResizeTransform, read_image
@@ -28,7 +27,7 @@ from ..tables import table
 from ..visualization.attention import Query, draw_attention, draw_components, draw_query, patch_of
 from ..visualization.sheets import Picture, SheetRow, contact_sheet, save_picture
 from .features import NORMALIZATIONS
-from .finished_run import names_of
+from .finished_run import config_beside, names_of
 
 logger = logging.getLogger(__name__)
 
@@ -113,9 +112,8 @@ def load_models(
 
 def _hints(weights: str, num_heads: int | None) -> tuple[int | None, Any]:
     """Heads, and side and blocks of windows, as the config beside the weights says; None where none does."""
-    config = local_path(weights).parent / "config.yaml"
-    known = config.is_file()
-    net = OmegaConf.select(load_config(config), "model.backbone.net") if known else None
+    config = config_beside(weights)
+    net = None if config is None else OmegaConf.select(load_config(config), "model.backbone.net")
     if net is None:
         return num_heads, None
     blocks = net.get("window_block_indexes") or ()

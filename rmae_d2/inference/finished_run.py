@@ -70,12 +70,27 @@ def load_model(
     return cfg, model.to(place).eval()
 
 
+def config_beside(weights: str) -> Path | None:
+    """The config.yaml beside weights, where there is one that may be read.
+
+    One that came over a network may not, for building what it names could run anything; ``rmae_d2.load``
+    looks at what it names first.
+    """
+    if parse_source(weights).is_remote:
+        return None
+    config = local_path(weights).parent / "config.yaml"
+    return config if config.is_file() else None
+
+
 def config_of(weights: str, config_file: str | None = None) -> str:
-    """The config of some weights: the one given, else the config.yaml beside them, which must be there."""
-    name = config_file or str(local_path(weights).parent / "config.yaml")
-    if config_file is None and not Path(name).is_file():
-        raise UserError(f"no config.yaml beside {weights}: name the run's with --config-file")
-    return name
+    """The config of some weights: the one given, else that of :func:`config_beside`, which must be there."""
+    name = config_file or config_beside(weights)
+    if name is None:
+        where = f"no config.yaml beside {weights}"
+        if parse_source(weights).is_remote:
+            where = f"a config.yaml that came with {weights} is not read, for it could run anything"
+        raise UserError(f"{where}: name the run's with --config-file")
+    return str(name)
 
 
 def load_run(

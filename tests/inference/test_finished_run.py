@@ -8,7 +8,7 @@ import torch
 from rmae_d2.config import get_config, save_config
 from rmae_d2.errors import CheckpointError, UserError
 from rmae_d2.inference import RegionPromptPredictor
-from rmae_d2.inference.finished_run import load_run, pick_device
+from rmae_d2.inference.finished_run import config_beside, load_run, pick_device
 
 SIZES = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
 
@@ -66,6 +66,14 @@ def test_files_that_do_not_do(run, tmp_path):
         small = [f"model.backbone.net.{key}={value}" for key, value in SIZES.items()]
         save_config(get_config("imagenet/finetune_vitb.py"), tmp_path / "classifier.yaml")
         RegionPromptPredictor.from_files(weights, tmp_path / "classifier.yaml", overrides=small)
+
+
+@pytest.mark.parametrize("weights", ["hf://org/name", "https://host/run/model_final.pth"])
+def test_a_config_that_came_over_a_network_is_not_read(weights):
+    """Building it could run anything; nothing is fetched before that is said."""
+    assert config_beside(weights) is None
+    with pytest.raises(UserError, match=f"came with {weights} is not read.*--config-file"):
+        load_run(weights)
 
 
 def test_a_device_that_no_one_knows():
