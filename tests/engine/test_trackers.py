@@ -14,7 +14,7 @@ import pytest
 from rmae_d2.engine.trackers import TrackedEvents, check_trackers
 from rmae_d2.errors import UserError
 from rmae_d2.events import EventWriter, read_run
-from tests.helpers import HUNG, Runs, events, write_photos
+from tests.helpers import HUNG, Runs, events, wait_for, write_photos
 
 SHORT = ("train.max_iter=6", "train.log_period=2", "train.eval_period=3")
 
@@ -49,6 +49,8 @@ def wandb_records(file):
             at += left
             continue
         length, kind = struct.unpack("<HB", data[at + 4 : at + 7])
+        if at + 7 + length > len(data):
+            return
         parts += data[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):  # whole, or the last part
@@ -63,6 +65,8 @@ def test_wandb(runs, tmp_path):
     out = tmp_path / "run"
     runs.train(out, *SHORT, "train.tracker=wandb")
     (file,) = out.glob("wandb/offline-run-*/*.wandb")
+    # Its own process writes the file, and may still do so.
+    wait_for(lambda: any(r.WhichOneof("record_type") == "exit" for r in wandb_records(file)))
     history, config = [], {}
     for record in wandb_records(file):
         if record.WhichOneof("record_type") == "history":
