@@ -258,6 +258,7 @@ class Hub(Quiet):
         self.answer(False)
 
 
+@pytest.mark.slow
 def test_a_hub(vit, tmp_path):
     save_file(vit, str(tmp_path / "model.safetensors"))
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
