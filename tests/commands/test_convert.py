@@ -59,15 +59,15 @@ def test_there_and_back(tmp_path, weights, run):
 
 
 def test_refused(tmp_path, weights, run):
-    torch.save({**weights, "backbone.net.reg_token": torch.ones(1)}, tmp_path / "odd.pth")
+    torch.save({**weights, "backbone.net.memory": torch.ones(1)}, tmp_path / "odd.pth")
     arguments = ("--input", "odd.pth", "--output", "o.pth", "--to", "timm")
     code, printed = run(*arguments)
     assert code == 1
-    assert "refused: 1\n  backbone.net.reg_token: timm's VisionTransformer has no" in printed
+    assert "refused: 1\n  backbone.net.memory: timm's VisionTransformer has no" in printed
     last = printed.splitlines()[-1]
     assert last.startswith("error: odd.pth: 1 tensors refused, o.pth not written")
     assert files(tmp_path) == ["model_final.pth", "odd.pth"]
-    assert run(*arguments, "--drop", "*.reg_token")[0] == 0
+    assert run(*arguments, "--drop", "*.memory")[0] == 0
     assert (tmp_path / "o.pth").exists()
 
 
