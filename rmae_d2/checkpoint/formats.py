@@ -124,7 +124,7 @@ def translate(kind: str, state_dict: StateDict, source: str) -> tuple[StateDict,
         else:
             out[name] = _flat_table(name, state_dict[keys[0]])
     encoder = {n.removeprefix(ENCODER): t for n, t in out.items() if n.startswith(ENCODER)}
-    encoder, reasons = make_plain(encoder, source, any_rows=kind == "timm")
+    encoder, reasons = make_plain(encoder, source, of_timm=kind == "timm")
     out = {n: t for n, t in out.items() if not n.startswith(ENCODER)}
     out |= {ENCODER + name: tensor for name, tensor in encoder.items()}
     table = out.get(f"{ENCODER}pos_embed")

@@ -82,14 +82,15 @@ def refusal(source: str, part: str) -> CheckpointError:
 
 
 def make_plain(
-    encoder: Mapping[str, Tensor], source: str, any_rows: bool = False
+    encoder: Mapping[str, Tensor], source: str, of_timm: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a plain ViT with the same features, as far as there is one.
 
     Args:
         encoder: tensors by our names, without ``backbone.net.``.
         source: where they are from, for messages.
-        any_rows: whether position embeddings may be without a row for a cls token that is there.
+        of_timm: whether a row for the cls token, and biases of queries, keys and values, may be absent by
+            design; in other projects' files they are then missing.
 
     Returns:
         the tensors (what was scaled is float32), and by name why others are left out.
@@ -108,8 +109,9 @@ def make_plain(
     for name in extra:
         del out[name]
         left_out[name] = TOKENS_LEFT_OUT
-    _fit_rows(out, any(name in _DISTILLATION for name in extra), any_rows)
-    _add_biases(out)
+    _fit_rows(out, any(name in _DISTILLATION for name in extra), of_timm)
+    if of_timm:
+        _add_biases(out)
     return out, left_out
 
 
@@ -138,14 +140,14 @@ def _fold(out: dict[str, Tensor], name: str, gamma: Tensor, source: str) -> None
             out[f"{layer}.{leaf}"] = factors * tensor.float()
 
 
-def _fit_rows(out: dict[str, Tensor], distillation: bool, any_rows: bool) -> None:
+def _fit_rows(out: dict[str, Tensor], distillation: bool, of_timm: bool) -> None:
     """One row of the position embeddings for the cls token, none for a distillation token after it."""
     table = out.get("pos_embed")
     if table is None or table.dim() != 3 or "cls_token" not in out:
         return
     if distillation:
         out["pos_embed"] = torch.cat([table[:, :1], table[:, 2:]], dim=1)
-    elif any_rows and square_grid(table, (0,)) and not sincos_grid(table, (1,)):  # as DeiT-III's
+    elif of_timm and square_grid(table, (0,)) and not sincos_grid(table, (1,)):  # as DeiT-III's
         out["pos_embed"] = torch.cat([torch.zeros_like(table[:, :1]), table], dim=1)
 
 

@@ -149,6 +149,14 @@ def test_mmpretrain():
     close(content, theirs.forward_features(IMAGES))
 
 
+def test_biases_that_are_missing_are_not_made_up(make_rmae):
+    """Only timm leaves them out by design."""
+    model = make_rmae(regions=None)
+    incomplete = {k: v for k, v in model.state_dict().items() if "attn.qkv.bias" not in k}
+    with pytest.raises(CheckpointError, match=r"blocks\.0\.attn\.qkv\.bias: not in the file"):
+        load_pretrained(make_rmae(regions=None), incomplete)
+
+
 # ---- tokens that are left out
 
 
