@@ -19,7 +19,6 @@ from detectron2.modeling.backbone.vit import Block as DetectionBlock
 from detectron2.utils import comm
 from omegaconf import DictConfig
 from timm.models.vision_transformer import Block
-from timm.optim import Lars
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -110,12 +109,13 @@ def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Refuses an optimizer that needs whole matrices where a model is sharded.
 
     Raises:
-        UserError: for LARS.
+        UserError: for LARS and Muon.
     """
-    if is_sharded(model) and isinstance(optimizer, Lars):
+    name = type(optimizer).__name__
+    if is_sharded(model) and name in ("Lars", "Muon"):
         raise UserError(
-            "train.parallel=fsdp: LARS needs the norms of whole matrices, of which each process has a part. "
-            "A probe has next to nothing to shard: leave it at train.parallel=ddp"
+            f"train.parallel=fsdp: {name} needs whole matrices, of which each process has a part: "
+            "take train.parallel=ddp, or AdamW"
         )
 
 

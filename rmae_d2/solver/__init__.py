@@ -1,6 +1,7 @@
 """Optimizers: learning rates that follow the batch or the depth, and which parameters decay."""
 
 from .lars import lars_params, scaled_lars
+from .muon import scaled_muon
 from .optimizer import (
     LayerDecay,
     adversarial_params,
@@ -19,4 +20,5 @@ __all__ = [
     "linear_rate",
     "scaled_adamw",
     "scaled_lars",
+    "scaled_muon",
 ]

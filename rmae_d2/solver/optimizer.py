@@ -66,15 +66,20 @@ def scaled_adamw(
         batch_size: images per optimizer step, over all processes and accumulation steps.
     """
     lr = announced_rate(base_lr, batch_size)
-    params = [
+    betas, params = (betas[0], betas[1]), with_own_rates(params, lr)
+    return torch.optim.AdamW(
+        params, lr=lr, betas=betas, weight_decay=weight_decay, eps=eps, fused=True
+    )
+
+
+def with_own_rates(params: list[dict[str, Any]], lr: float) -> list[dict[str, Any]]:
+    """Parameter groups whose ``lr_factor``, where they have one, has become a rate of their own."""
+    return [
         {**{k: v for k, v in group.items() if k != "lr_factor"}, "lr": lr * group["lr_factor"]}
         if "lr_factor" in group
         else group
         for group in params
     ]
-    return torch.optim.AdamW(
-        params, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay, eps=eps, fused=True
-    )
 
 
 def adversarial_params(

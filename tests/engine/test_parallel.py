@@ -24,6 +24,7 @@ from rmae_d2.engine.parallel import (
 )
 from rmae_d2.errors import CheckpointError, UserError
 from rmae_d2.modeling import RMAE, build_parts, vit_kwargs
+from rmae_d2.solver import scaled_muon
 from tests.helpers import events
 
 CPU = torch.device("cpu")
@@ -135,10 +136,12 @@ def test_unknown_kinds_and_fp16_are_refused(monkeypatch):
         parallelize(Toy(), settings(), CPU)
 
 
-def test_lars_is_refused():
+def test_lars_and_muon_are_refused():
     model = parallelize(Toy(), settings(), CPU)
-    with pytest.raises(UserError, match="LARS needs the norms of whole matrices"):
+    with pytest.raises(UserError, match="Lars needs whole matrices"):
         check_optimizer(model, Lars(model.parameters(), lr=1.0))
+    with pytest.raises(UserError, match="Muon needs whole matrices.*train.parallel=ddp"):
+        check_optimizer(model, scaled_muon([{"params": list(model.parameters())}], 1.0, 256))
     check_optimizer(model, torch.optim.SGD(model.parameters(), lr=1.0))
     plain = Toy()
     check_optimizer(plain, Lars(plain.parameters(), lr=1.0))

@@ -15,7 +15,8 @@ from rmae_d2.errors import CheckpointError, UserError
 from rmae_d2.events import read_events
 from tests.helpers import events, logs, wait_for
 
-FULL = ("train.ema.decay=0.9", "train.clip_grad=0.2", "dataloader.train.num_workers=2")
+MUON = "optimizer._target_=rmae_d2.solver.scaled_muon"
+FULL = ("train.ema.decay=0.9", "train.clip_grad=0.2", "dataloader.train.num_workers=2", MUON)
 
 # Runs the tool, but dies at the moment a file would get its final name for the nth time.
 DIE_AT_RENAME = """
@@ -49,7 +50,7 @@ def reference(runs, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def full_reference(runs, tmp_path_factory):
-    """The same with average, clipping and workers."""
+    """The same with average, clipping, workers and Muon."""
     out = tmp_path_factory.mktemp("reference") / "full"
     runs.train(out, *FULL)
     return out
