@@ -10,30 +10,36 @@ Behind each may stand ``?key=NAME``, which weights of several in a file, and ``#
 """
 
 import json
+import logging
 import os
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from detectron2.utils.file_io import PathManager
 
 from ..errors import CheckpointError, did_you_mean
+from ..modeling.hub import what_it_says
 from ..shipped import PREFIX, register_names
 from .weight_file import file_hash
 
+logger = logging.getLogger(__name__)
+
 register_names(PathManager)
 
-#: What weights are called in a folder or repository, whole or in shards, the likelier first.
+#: What weights are called in a folder or repository, whole or in shards: the first of these that is there.
 USUAL_FILES = (
+    "model_final.pth",
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
-    "model_final.pth",
 )
 INDEX = ".index.json"
-_HUB, _TIMM, _WEB = "hf://", "timm://", ("https://", "http://")
+HUB, _TIMM, _WEB = "hf://", "timm://", ("https://", "http://")
 _OF_HUB = re.compile(r"([^/@]+/[^/@]+)(?:/([^@]+))?(?:@(.+))?")
 _HASH = re.compile(r"#sha256=([^#]*)$")
 # Of a query that is ours; Detectron2's says how to match names, which ours needs no help for.
@@ -78,22 +84,26 @@ def parse_source(weights: str) -> Source:
     return Source(address, keys[-1] if keys else None, sha256[1].lower() if sha256 else None)
 
 
-def local_path(weights: str) -> Path:
+def local_path(
+    weights: str, *, beside: Sequence[str] = (), hub: Mapping[str, Any] | None = None
+) -> Path:
     """Where weights lie on this machine, once fetched where they are remote.
 
     Args:
         weights: as :func:`rmae_d2.checkpoint.load_weights` takes them. Of a folder with one of
             ``USUAL_FILES`` in it, it is that file.
+        beside: other files of a repository of the hub that are fetched too, where it has them.
+        hub: of huggingface_hub's ``hf_hub_download``: token, cache_dir, local_files_only, ...
 
     Raises:
         CheckpointError: there is no such file or folder, it can't be fetched, or has another hash.
     """
     source = parse_source(weights)
     address = source.address
-    if address.startswith(_HUB):
-        path = _from_hub(address.removeprefix(_HUB), address)
+    if address.startswith(HUB):
+        path = _from_hub(address.removeprefix(HUB), address, beside, dict(hub or {}))
     elif address.startswith(_TIMM):
-        path = _from_hub(_timm_repository(address), address)
+        path = _from_hub(_timm_repository(address), address, (), {})
     elif address.startswith(_WEB):
         path = _from_web(address)
     else:
@@ -154,14 +164,15 @@ def _timm_repository(address: str) -> str:
     return f"{repository}/{file}" if file else str(repository)
 
 
-def _from_hub(name: str, address: str) -> Path:
-    """A file of a repository, its other shards beside it."""
+def _from_hub(name: str, address: str, beside: Sequence[str], options: dict[str, Any]) -> Path:
+    """A weight file of a repository, its other shards and the files beside it with it."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
         HfHubHTTPError,
         HFValidationError,
+        HTTPError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -171,24 +182,35 @@ def _from_hub(name: str, address: str) -> Path:
     if match is None:
         raise CheckpointError(f"{address}: a name of the hub is hf://ORG/NAME[/FILE][@REVISION]")
     repository, file, revision = match.groups()
-
+    revision = revision or options.get("revision")
+    options["revision"] = revision
     offline = False
 
-    def fetch(file: str) -> Path:
-        # Once the hub can't be reached it is not asked again, which would take its time for each name.
-        return Path(hf_hub_download(repository, file, revision=revision, local_files_only=offline))
+    def fetch(file: str) -> Path | None:
+        """None where the repository has no such file, or it is not in the cache and the hub is gone."""
+        nonlocal offline
+        try:
+            return Path(hf_hub_download(repository, file, **options))
+        except LocalEntryNotFoundError:
+            # Once the hub can't be reached it is not asked again, which would take its time for each name.
+            options["local_files_only"] = offline = True
+        except EntryNotFoundError:
+            pass
+        return None
 
     try:
         for candidate in (file,) if file else USUAL_FILES:
-            try:
-                path = fetch(candidate)
-            except LocalEntryNotFoundError:
-                offline = True
+            path = fetch(candidate)
+            if path is None:
                 continue
-            except EntryNotFoundError:
-                continue
+            folder = os.path.dirname(candidate)
+            options["revision"] = _commit_of(path) or revision  # all of it from one commit
             for shard in _shards(path) if candidate.endswith(INDEX) else ():
-                fetch(os.path.join(os.path.dirname(candidate), shard))
+                fetch(os.path.join(folder, shard))
+            lacking = [name for name in beside if fetch(os.path.join(folder, name)) is None]
+            if lacking and offline:
+                text = "%s: not in the hub's cache, and the hub can't be reached: %s; taken without"
+                logger.warning(text, address, ", ".join(lacking))
             return path
     except GatedRepoError as error:
         page = f"https://huggingface.co/{repository}"
@@ -202,10 +224,8 @@ def _from_hub(name: str, address: str) -> Path:
         ) from error
     except RevisionNotFoundError as error:
         raise CheckpointError(f"{address}: {repository} has no revision {revision!r}") from error
-    except LocalEntryNotFoundError:
-        offline = True
-    except (HFValidationError, HfHubHTTPError, OSError) as error:
-        raise CheckpointError(f"{address}: could not be fetched ({error!s:.200})") from error
+    except (HFValidationError, HfHubHTTPError, HTTPError, OSError) as error:
+        raise CheckpointError(f"{address}: could not be fetched ({what_it_says(error)})") from error
     if offline:
         words = ["hf download", repository, file, revision and f"--revision {revision}"]
         command = " ".join(word for word in words if word)
@@ -215,6 +235,12 @@ def _from_hub(name: str, address: str) -> Path:
         )
     what = f"no file {file}" if file else f"none of {', '.join(USUAL_FILES)}: name its file"
     raise CheckpointError(f"{address}: {repository} has {what}")
+
+
+def _commit_of(path: Path) -> str | None:
+    """The commit that a file of the hub's cache is of."""
+    parents = [parent.name for parent in path.parents]
+    return parents[parents.index("snapshots") - 1] if "snapshots" in parents else None
 
 
 def _shards(index: Path) -> list[str]:

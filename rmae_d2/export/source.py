@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import nn
 
-from ..checkpoint import load_pretrained
+from ..checkpoint import load_pretrained, local_path
 from ..checkpoint.encoder import load_encoder
 from ..data.classification_mapper import ResizeCenterCrop
 from ..data.datasets import class_names
@@ -25,8 +25,6 @@ from ..inference.prediction_outputs import check_class_count, semantic_classes_o
 from ..inference.prediction_run import prepared_config
 from ..modeling import RMAE, Classifier, FeatureExtractor, SlidingSemanticSegmentor
 from ..modeling.transfer.classifier import PIXEL_MEAN, PIXEL_STD
-
-_WEIGHTS = "model_final.pth"
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ def load_source(
     """Reads a model.
 
     Args:
-        model: a run's folder; its model_final.pth, with the config.yaml beside it; or any weight file with a
+        model: a run's folder; its weights, with the config.yaml beside them; or any weight file with a
             ViT, whose encoder it is then.
         config_file: in place of that config.yaml.
         overrides: ``key=value`` of the config.
@@ -54,7 +52,7 @@ def load_source(
         CheckpointError: weights that are missing or do not fit.
     """
     if "://" not in model and Path(model).expanduser().is_dir():
-        model = str(Path(model).expanduser() / _WEIGHTS)
+        model = str(local_path(str(Path(model).expanduser())))
     beside = config_beside(model)
     if config_file is None and beside is None:
         if overrides:

@@ -13,21 +13,17 @@ from typing import Any
 from omegaconf import DictConfig
 from torch import nn
 
-from ..checkpoint import local_path
 from ..checkpoint.encoder import load_encoder
+from ..checkpoint.source import HUB, USUAL_FILES, local_path, parse_source
 from ..config.trusted import load_trusted_config
 from ..errors import CheckpointError
-from ..modeling.hub import what_it_says
-from ..shipped import FILE, PREFIX, shipped_names
+from ..shipped import shipped_names
 from .finished_run import load_model, pick_device
 
-#: Of a folder, the weights that are loaded: the first of these that is there.
-WEIGHTS = ("model_final.pth", FILE)
 CONFIG, CARD = "config.yaml", "README.md"
-HUB = "hf://"
-_FILES = (".pth", ".pt", ".bin", ".pkl", ".safetensors")
 
-_HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^@]+))?")
+_FILES = (".pth", ".pt", ".bin", ".pkl", ".safetensors")
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[^@]+)?")
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,7 @@ def load(
         path_or_name: as above; a folder or file that exists is not looked for on the hub.
         device: auto, cpu, cuda or cuda:0.
         num_heads: of a bare encoder, where no tensor tells it and its width is no common one.
-        hub: of huggingface_hub's ``snapshot_download``: token, cache_dir, local_files_only, ...
+        hub: of huggingface_hub's ``hf_hub_download``: token, cache_dir, local_files_only, ...
 
     Returns:
         the config's model: an ``RMAE``, ``Classifier``, detector or segmentor; of a bare encoder the ViT, see
@@ -89,43 +85,27 @@ def find_weights(name: str, hub: Mapping[str, Any] | None = None) -> tuple[str, 
         return _in_folder(path, name), False
     if path.is_file():
         return name, False
-    match = _HUB_NAME.fullmatch(name.removeprefix(HUB))
-    if match and (name.startswith(HUB) or path.suffix not in _FILES):
-        given = dict(hub or {})
-        revision = match["revision"] or given.pop("revision", None)
-        return _in_folder(_fetch(match["repo"], revision, given), name), True
+    if name.startswith(HUB):
+        here, key = local_path(name, beside=(CONFIG, CARD), hub=hub), parse_source(name).key
+        return f"{here}?key={key}" if key else str(here), True
     if "://" in name:  # one file, wherever iopath finds it
-        return name, not name.startswith(PREFIX)
-    raise CheckpointError(
-        f"{name}: no such folder or weight file; give a run's, or {', '.join(shipped_names())}, or org/name "
-        "of the Hugging Face hub"
-    )
+        return name, parse_source(name).is_remote
+    nothing = f"{name}: no such folder or weight file"
+    if path.suffix in _FILES or not _HUB_NAME.fullmatch(name):
+        shipped = ", ".join(shipped_names())
+        raise CheckpointError(
+            f"{nothing}; give a run's, or {shipped}, or org/name of the Hugging Face hub"
+        )
+    try:
+        return find_weights(f"{HUB}{name}", hub)
+    except CheckpointError as error:
+        raise CheckpointError(f"{nothing}; taken for a name of the hub, {error}") from error
 
 
 def _in_folder(folder: Path, name: str) -> str:
-    for file in WEIGHTS:
-        if (folder / file).is_file():
-            return str(folder / file)
+    found = local_path(str(folder))
+    if found.is_file():
+        return str(found)
     others = sorted(p.name for p in folder.iterdir() if p.suffix in (".pth", ".safetensors"))
     hint = f"it has {', '.join(others)}: name the file" if others else "no finished run"
-    raise CheckpointError(f"{name}: neither {' nor '.join(WEIGHTS)} in it; {hint}")
-
-
-def _fetch(repo: str, revision: str | None, given: Mapping[str, Any]) -> Path:
-    """A repository's files in the hub's cache, fetched where they are not there or have changed."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError
-
-    files = [*WEIGHTS, CONFIG, CARD]
-    try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=files, **given))
-    except HfHubHTTPError as error:
-        why = what_it_says(error)
-    except (OSError, HTTPError):  # its many kinds for no network, HF_HUB_OFFLINE, an empty cache
-        at = f" --revision {revision}" if revision else ""
-        why = (
-            "not in the hub's cache, and the hub is not reached; where there is a network: hf download "
-            f"{repo}{at}, then copy the cache, HF_HOME, here"
-        )
-    name = f"{repo}@{revision}" if revision else repo
-    raise CheckpointError(f"{name}: no such folder here; on the Hugging Face hub: {why}")
+    raise CheckpointError(f"{name}: none of {', '.join(USUAL_FILES)} in it; {hint}")

@@ -20,8 +20,8 @@ from rmae_d2.checkpoint.source import Source, parse_source
 from rmae_d2.errors import CheckpointError
 from tests.checkpoint.helpers import SIZE, same
 from tests.helpers import HUNG, ROOT, jittered
-
-REVISION = "0123456789abcdef0123456789abcdef01234567"
+from tests.hub.server import SHA as REVISION
+from tests.hub.server import Hub
 
 
 @pytest.fixture(scope="module")
@@ -227,46 +227,15 @@ def test_a_name_that_is_none():
         load_weights("hf://name")
 
 
-class Hub(Quiet):
-    """As much of the hub as a download needs."""
-
-    def answer(self, with_body):
-        parts = self.path.split("?")[0].strip("/").split("/")
-        known = parts[:2] == ["org", "name"]
-        revision = parts[3] if len(parts) > 3 else "main"
-        headers, body, status = {"X-Repo-Commit": REVISION}, b"", 404
-        if not known:
-            headers["X-Error-Code"] = "RepoNotFound"
-        elif revision not in ("main", REVISION):
-            headers["X-Error-Code"] = "RevisionNotFound"
-        elif parts[-1] != "model.safetensors":
-            headers["X-Error-Code"] = "EntryNotFound"
-        else:
-            body, status = self.server.content, 200
-            headers["ETag"] = f'"{hashlib.sha256(body).hexdigest()}"'
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if with_body:
-            self.wfile.write(body)
-
-    def do_GET(self):
-        self.answer(True)
-
-    def do_HEAD(self):
-        self.answer(False)
-
-
 @pytest.mark.slow
 def test_a_hub(vit, tmp_path):
     save_file(vit, str(tmp_path / "model.safetensors"))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.content = (tmp_path / "model.safetensors").read_bytes()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    server = Hub()
+    server.repositories["org/name"] = {
+        "model.safetensors": (tmp_path / "model.safetensors").read_bytes()
+    }
     try:
-        address = f"http://127.0.0.1:{server.server_port}"
-        env = {"HF_HOME": tmp_path / "home", "HF_ENDPOINT": address, "HF_HUB_DISABLE_XET": 1}
+        env = {"HF_HOME": tmp_path / "home", "HF_ENDPOINT": server.url, "HF_HUB_DISABLE_XET": 1}
         names = ["hf://org/name", "hf://org/name@v9", "hf://org/other", "hf://org/name/weights.pth"]
         found, *said = load_in_process(*names, **env)
         assert found == expected_line(vit)

@@ -99,12 +99,16 @@ class _Handler(BaseHTTPRequestHandler):
                 self._json({"id": name, "sha": SHA, "siblings": names})
             return
         name, _, rest = path.strip("/").partition("/resolve/")
-        content = self.server.repositories.get(name, {}).get(rest.partition("/")[2])
-        if content is None:
-            self._json({"error": "not found"}, 404, X_Error_Code="EntryNotFound")
-        else:
+        revision, _, file = rest.partition("/")
+        files = self.server.repositories.get(name)
+        content = (files or {}).get(file)
+        if content is not None and revision in ("main", SHA):
             tag = f'"{hashlib.sha1(content).hexdigest()}"'
             self._send(content, ETag=tag, X_Repo_Commit=SHA)
+            return
+        code = "EntryNotFound" if revision in ("main", SHA) else "RevisionNotFound"
+        code = "RepoNotFound" if files is None else code
+        self._json({"error": "not found"}, 404, X_Error_Code=code, X_Repo_Commit=SHA)
 
     do_HEAD = do_GET  # noqa: N815
 
