@@ -19,7 +19,7 @@ from rmae_d2.solver import build_optimizer
 
 ROOT = config_root()
 ALL = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
-STUDIES = [name for name in ALL if name.startswith("study/scenes")]
+STUDIES = ["study/photos.py", "study/scenes.py", "study/scenes_gpu.py"]
 LEAVES = [name for name in ALL if not name.startswith("common/") and name not in STUDIES]
 PRETRAIN = [name for name in LEAVES if name.startswith("pretrain/")]
 SELF_SUPERVISED = [*PRETRAIN, "demo/rmae_tiny_scenes.py", "demo/mae_tiny_scenes.py"]

@@ -49,6 +49,7 @@ study = dict(
     output="output/study",
     seeds=3,
     scenes=dict(num_train=8000, num_val=500, seed=20),
+    attention=dict(json="scenes/annotations/instances_val.json", root="scenes/val"),
     methods=[
         method("mae", "MAE", "mae"),
         method("rmae", "R-MAE, FH", "rmae"),

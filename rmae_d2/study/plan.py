@@ -90,6 +90,21 @@ class Scenes:
 
 
 @dataclass(frozen=True)
+class Attention:
+    """Objects, on which the attention of each encoder is measured.
+
+    Args:
+        json: COCO's instances, below the study's data.
+        root: of their images, below the study's data.
+        max_images: the first so many are taken.
+    """
+
+    json: str
+    root: str
+    max_images: int = 200
+
+
+@dataclass(frozen=True)
 class Study:
     """A whole study.
 
@@ -102,7 +117,7 @@ class Study:
         scenes: rendered into ``data`` where they are not there.
         overrides: of all methods' configs; a method's own count more.
         times: by which all methods' views are multiplied.
-        attention_images: of the first so many validation images the attention on objects is measured.
+        attention: where the attention on objects is measured; None for nowhere.
     """
 
     name: str
@@ -115,7 +130,7 @@ class Study:
     scenes: Scenes | None = None
     overrides: Sequence[str] = ()
     times: float = 1.0
-    attention_images: int = 200
+    attention: Attention | None = None
 
     def __post_init__(self) -> None:
         for what, parts in (("methods", self.methods), ("transfers", self.transfers)):
@@ -162,9 +177,12 @@ def load_study(name: str) -> Study:
     given: Any = OmegaConf.to_container(content.study, resolve=True)
     try:
         parts = {"methods": Method, "transfers": Transfer, "metrics": Metric}
-        made = {name: [part(**each) for each in given[name]] for name, part in parts.items()}
-        scenes = given.get("scenes") and Scenes(**given["scenes"])
-        return Study(**{**given, **made, "scenes": scenes})
+        made: dict[str, Any] = {
+            name: [part(**each) for each in given[name]] for name, part in parts.items()
+        }
+        for name, part in {"scenes": Scenes, "attention": Attention}.items():
+            made[name] = part(**given[name]) if given.get(name) else None
+        return Study(**{**given, **made})
     except KeyError as error:
         raise UserError(f"{path}: the study has no {error}") from error
     except TypeError as error:  # such as "Method.__init__() got an unexpected keyword argument"

@@ -22,7 +22,7 @@ from ..events import Event, plain, read_run, results, split_starts
 from ..files import atomic_file
 from ..inference.attention import load_models, measure_attention
 from ..inference.finished_run import pick_device
-from .plan import PRETRAIN, Study, stages_by_name, weights_of
+from .plan import PRETRAIN, Attention, Study, stages_by_name, weights_of
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +140,8 @@ def record_of(run: Run, study: Study) -> Record:
         for name, of_stage in curves.items()
     }
     learns = study.method(run.values["method"]).views > 0
-    measured["attention"] = _attention(weights_of(run), study)
+    if study.attention is not None:
+        measured["attention"] = _attention(weights_of(run), study.attention, Path(study.data))
     return {
         "method": run.values["method"],
         "seed": run.seed,
@@ -158,14 +159,12 @@ def record_of(run: Run, study: Study) -> Record:
     }
 
 
-def _attention(weights: Path, study: Study) -> dict[str, float]:
+def _attention(weights: Path, where: Attention, data: Path) -> dict[str, float]:
     """Attention of the last block inside and outside of objects, means over instances."""
     models = load_models([str(weights)], [], device=pick_device("auto"))
     # By their files: names were registered before the study's own folder was known.
-    scenes = Path(study.data) / "scenes"
-    labels = str(scenes / "annotations" / "instances_val.json")
-    most = study.attention_images
-    measured = measure_attention(models, json=labels, root=str(scenes / "val"), max_images=most)
+    labels, root = str(data / where.json), str(data / where.root)
+    measured = measure_attention(models, json=labels, root=root, max_images=where.max_images)
     found = measured["models"][0]
     names = ("share", "area", "elsewhere", "position", "beyond_elsewhere", "beyond_position")
     return {name: round(found[name], 5) for name in names if found[name] is not None}

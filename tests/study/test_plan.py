@@ -120,7 +120,7 @@ def test_a_study_may_change_all_its_methods(config):
     assert "train.max_iter=16" in steps["mae"] and "train.max_iter=12" in steps["auto"]
 
 
-@pytest.mark.parametrize("name", ["study/scenes.py", "study/scenes_gpu.py"])
+@pytest.mark.parametrize("name", ["study/scenes.py", "study/scenes_gpu.py", "study/photos.py"])
 def test_the_transfers_of_the_studies_take_what_the_methods_leave(name):
     """The networks of all configs, as they will be run, have encoders of one size."""
     study = load_study(name)
@@ -132,7 +132,7 @@ def test_the_transfers_of_the_studies_take_what_the_methods_leave(name):
             sizes.add((net.embed_dim, net.depth, net.num_heads))
             if "vitdet" not in stage.config_file:
                 sides = (cfg.model.get("window", net.img_size), net.img_size, net.patch_size)
-                assert sides in {(96, 96, 12), (128, 128, 16)}
+                assert sides in {(96, 96, 12), (128, 128, 16), (224, 224, 14)}
     assert len(sizes) == 1
 
 

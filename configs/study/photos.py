@@ -1,0 +1,50 @@
+"""The study on photographs: a public encoder as it is, and after some pre-training more, by MAE and by R-MAE.
+
+Command:     STUDY_WEIGHTS=hf://facebook/dinov2-small rmae-d2 study configs/study/photos.py
+             --records docs/study/photos.json --page docs/study/photos.md
+Data:        COCO and ADE20K under DETECTRON2_DATASETS; whatever is there of them.
+Views:       1,920 of each seed: it shows that the way works and what it costs, and claims nothing.
+Measured:    docs/study/photos.md.
+"""
+
+import os
+
+given = os.environ.get("STUDY_WEIGHTS", "hf://facebook/dinov2-small")
+
+
+def method(name, label, *overrides, views=1920):
+    overrides = [f"train.init_checkpoint={given}", *overrides]
+    config, baseline = "study/photos_rmae.py", "given"
+    return dict(
+        name=name, label=label, config=config, views=views, baseline=baseline, overrides=overrides
+    )
+
+
+NO_REGIONS = ["dataloader.train.mapper.regions=null", "dataloader.test.also=[]"]
+study = dict(
+    name="photos",
+    data=os.environ.get("DETECTRON2_DATASETS", "datasets"),
+    output="output/study_photos",
+    seeds=3,
+    attention=dict(json="coco/annotations/instances_val2017.json", root="coco/val2017"),
+    methods=[
+        method("given", "as given", views=0),
+        method("mae", "and MAE", "model.region_branch=null", *NO_REGIONS),
+        method("rmae", "and R-MAE, FH"),
+    ],
+    transfers=[dict(name="linear", label="linear probe", config="study/photos_linear.py")],
+    metrics=[
+        dict(stage="linear", name="sem_seg/mIoU", label="linear probe, mIoU"),
+        dict(stage="linear", name="knn_seg/mIoU", label="k-NN, mIoU"),
+        dict(stage="linear", name="knn_seg/pACC", label="k-NN, pixels"),
+        dict(stage="pretrain", name="reconstruction/loss_pixel", label="pixel loss", digits=3),
+        dict(
+            stage="pretrain",
+            name="reconstruction/region_iou",
+            label="FH region IoU",
+            scale=100,
+        ),
+        dict(stage="attention", name="beyond_elsewhere", label="attention on objects", scale=100),
+    ],
+)
+del os

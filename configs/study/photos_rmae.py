@@ -1,0 +1,43 @@
+"""R-MAE of the study on photographs: a public ViT-S/14 that trains on.
+
+Command:     as photos.py; alone train.init_checkpoint=hf://facebook/dinov2-small
+Batch:       16 views of 224 pixels a step, 16 x 16 patches of 14; 120 steps = 40 epochs of 48 photos.
+Sizes:       decoders and region branch as in rmae.py, the pixel decoder twice as wide and deep: they begin
+             anew, and a CPU is to carry them.
+Measured:    docs/study/photos.md.
+"""
+
+from detectron2.config import LazyCall as L
+
+from rmae_d2.regions import InstanceSource
+
+from ..pretrain.rmae_vits import dataloader, lr_multiplier, model, optimizer, train
+from .rmae import model as small
+
+train.output_dir = "output/study_photos/rmae"
+train.max_iter = 120
+train.precision = "fp32"
+train.log_period = 10
+train.vis_period = 0
+train.checkpointer.period = 120
+train.checkpointer.max_to_keep = 1
+train.eval_period = 120
+
+model.backbone.net.patch_size = 14
+model.pixel_decoder.dim = 192
+model.pixel_decoder.depth = 2
+model.pixel_decoder.num_heads = 3
+model.region_branch = small.region_branch
+
+# The decoders' rate, for they know nothing: 2.5e-4 for 16 images.
+optimizer.base_lr = 4e-3
+dataloader.train.dataset.names = ("coco_2017_train",)
+dataloader.train.total_batch_size = 16
+dataloader.train.num_workers = 1
+dataloader.test.num_workers = 0
+coco = "${oc.env:DETECTRON2_DATASETS,datasets}/coco"
+# The labelled ones alone: regions that training never sees.
+dataloader.test.dataset.root = f"{coco}/annotations/instances_val2017.json"
+dataloader.test.dataset.image_root = f"{coco}/val2017"
+dataloader.test.also = [L(InstanceSource)(json_file=dataloader.test.dataset.root)]
+del small
