@@ -115,15 +115,17 @@ def convert(
     Args:
         weights: anything that :func:`rmae_d2.checkpoint.load_weights` takes.
         to: ``"detectron2"`` (the backbone only), ``"mae"`` (the official names), ``"rmae"`` (ours),
-            ``"timm"`` or ``"huggingface"``.
+            ``"timm"``, ``"huggingface"`` (ViTMAE and ViT), ``"dinov2"`` (Hugging Face's Dinov2),
+            ``"mmpretrain"`` or ``"mmsegmentation"``.
         grid: (Gh, Gw) that the position embeddings shall have; as they are by default.
         img_size: (H, W) in pixels, the same said otherwise.
         drop: shell patterns (``*.rel_pos_h``) of input names to leave out knowingly.
         fill: make up a cls token (normal, std 0.02, fixed seed) and a final norm (identity) where the target
             has them and the input has not, so that the file can be trained further.
-        transformers: whose names, for ``"huggingface"``: 4 (and the hub's) or 5, which reads both; None for
-            the version that is installed, else 4.
-        half: floats as float16, half of the file's size; models load them as float32.
+        transformers: whose names, for Hugging Face's: 4 (and the hub's) or 5, which reads both; None for the
+            version that is installed, else 4.
+        half: floats as float16, half of the file's size; ``load_state_dict`` makes them float32 again,
+            ``from_pretrained`` of transformers 5 with ``dtype=torch.float32``.
 
     Returns:
         the conversion; look at its ``refused`` before its ``tensors``.
@@ -163,6 +165,8 @@ def convert(
     _check(out, taken, theirs, cls_rows)
     if not out.refused:
         _fit_tables(out, taken, cls_rows, grid, img_size)
+        if to == "dinov2":
+            _add_parts_of_dinov2(out, taken)
     _name(out, taken, _transformers_version() if transformers is None else transformers)
     if half:
         _halve(out)
@@ -209,6 +213,20 @@ def _fill(out: Conversion, taken: StateDict) -> None:
     if not any(name in taken for name in _NORM):
         taken[_NORM[0]], taken[_NORM[1]] = like.new_ones(dim), like.new_zeros(dim)
         out.new.update(dict.fromkeys(_NORM, "made up as asked: identity"))
+
+
+def _add_parts_of_dinov2(out: Conversion, taken: StateDict) -> None:
+    """LayerScale and a mask token, of numbers that leave the features as they are."""
+    like = taken[_POS_EMBED]
+    dim = like.shape[-1]
+    mask_token = ENCODER + "mask_token"
+    taken[mask_token] = like.new_zeros(1, dim)
+    out.new[mask_token] = "zeros: only masked training uses it"
+    for block in range(encoder_sizes(taken)["depth"]):
+        for name in ("ls1", "ls2"):
+            gamma = f"{ENCODER}blocks.{block}.{name}.gamma"
+            taken[gamma] = like.new_ones(dim)
+            out.new[gamma] = "LayerScale of ones: the features stay the same"
 
 
 def _cls_rows(kind: str, taken: StateDict) -> int:
@@ -299,9 +317,9 @@ def _fit_tables(
     if img_size:
         grid = grid_of(img_size, encoder_sizes(taken)["patch_size"])
     new = out.grid = grid or old
-    if target.name == "detectron2" and (new is None or new[0] != new[1]):
+    if target.square and (new is None or new[0] != new[1]):
         out.refused["pos_embed"] = (
-            f"is for a grid of {_by(new) if new else 'unknown shape'}, and Detectron2's ViT has only square "
+            f"is for a grid of {_by(new) if new else 'unknown shape'}, and {target.whole} has only square "
             "ones: name one with --grid"
         )
         return
@@ -330,7 +348,8 @@ def _by(grid: Grid | None) -> str:
 
 def _name(out: Conversion, taken: StateDict, transformers: int) -> None:
     """Gives tensors and lists the target's names."""
-    # Without a decoder it is a ViTMAEModel, whose names have no prefix.
+    hugging_face = TARGETS[out.target].hugging_face
+    # Without a decoder it is a ViTMAEModel or Dinov2Model, whose names have no prefix.
     bare = not any(name.startswith(DECODER) for name in taken)
 
     def named(name: str) -> str:
@@ -339,7 +358,7 @@ def _name(out: Conversion, taken: StateDict, transformers: int) -> None:
 
     for name, tensor in taken.items():
         parts = {name: tensor}
-        if out.target == "huggingface" and ".attn.qkv." in name:
+        if hugging_face and ".attn.qkv." in name:
             roles = zip(("query", "key", "value"), tensor.chunk(3), strict=True)
             parts = {name.replace(".qkv.", f".{role}."): part for role, part in roles}
         for part, value in parts.items():
@@ -348,7 +367,7 @@ def _name(out: Conversion, taken: StateDict, transformers: int) -> None:
                 out.copied.append(named(part))
     out.new = {named(name): why for name, why in out.new.items()}
     out.resized = {named(name): why for name, why in out.resized.items()}
-    if out.target == "huggingface":
+    if hugging_face:
         out.network += f", names of transformers {transformers}"
     if out.grid:
         out.network += f", grid {_by(out.grid)}"

@@ -21,14 +21,20 @@ from .weight_file import CHECKSUM, atomic_save, checksum
 CONFIG = "config.yaml"
 
 _ENDINGS = (".pth", ".pt", ".bin", ".safetensors")
+# Who loads these targets' files, and reads no safetensors.
+_PICKLE_ONLY = {
+    "detectron2": "Detectron2",
+    "mmpretrain": "MMEngine",
+    "mmsegmentation": "MMEngine",
+}
 
 
 def save_conversion(conversion: Conversion, path: str, force: bool = False) -> list[Path]:
     """Writes converted weights the way the target's own files are.
 
-    ``{"model": ...}`` for MAE and RMAE, the bare tensors for timm and Hugging Face. For Detectron2
-    ``{"model": ..., "matching_heuristics": True}`` with bare ViT names (``blocks.0...``), which its own
-    checkpointer matches by suffix without a query string.
+    ``{"model": ...}`` for MAE and RMAE, the bare tensors for timm, Hugging Face, MMPretrain and
+    MMSegmentation. For Detectron2 ``{"model": ..., "matching_heuristics": True}`` with bare ViT names
+    (``blocks.0...``), which its own checkpointer matches by suffix without a query string.
 
     A whole RMAE gets its run's config.yaml beside it where the input has one, so that all that loads a run
     loads this one. Absolute paths in it become null, and ``train.output_dir`` output/ and the
@@ -127,8 +133,8 @@ def check_output(path: str, target: str, force: bool = False) -> None:
     """Refuses a path that no file can be written to, before the work is done."""
     if not path.endswith(_ENDINGS):
         raise CheckpointError(f"{path}: an output ends in {', '.join(_ENDINGS)}")
-    if target == "detectron2" and path.endswith(".safetensors"):
-        raise CheckpointError(f"{path}: Detectron2 reads no safetensors; write a .pth")
+    if target in _PICKLE_ONLY and path.endswith(".safetensors"):
+        raise CheckpointError(f"{path}: {_PICKLE_ONLY[target]} reads no safetensors; write a .pth")
     if os.path.isdir(path):
         raise CheckpointError(f"{path}: is a folder; name a file in it")
     if os.path.exists(path) and not force:

@@ -55,7 +55,14 @@ _HF_BLOCK: Table = (
     ("mlp.fc1.", "intermediate.dense.", "mlp.fc1."),
     ("mlp.fc2.", "output.dense.", "mlp.fc2."),
 )
-#: MMPretrain's and MMSegmentation's; the latter's attention is torch's.
+#: Where Hugging Face's Dinov2 differs from its ViT.
+_DINOV2: Table = (
+    (f"{ENCODER}mask_token", "vit.embeddings.mask_token"),
+    (f"{ENCODER}blocks.", "vit.encoder.layer."),
+    *_HF,
+)
+_DINOV2_BLOCK: Table = (("norm", "norm"), ("mlp.", "mlp."), *_HF_BLOCK)
+#: MMPretrain's, then MMSegmentation's where they differ: its attention is torch's.
 _MM: Table = (
     (f"{ENCODER}patch_embed.proj.", "patch_embed.projection."),
     (f"{ENCODER}norm.", "ln1."),
@@ -99,17 +106,29 @@ class Target:
     cls_token: bool = True  #: and the final norm
     decoder: bool = False
     regions: bool = False
+    square: bool = False  #: position embeddings of square grids only
+    hugging_face: bool = False  #: q, k and v are three tensors, and names differ by version
 
 
 TARGETS = {
     target.name: target
     for target in (
-        Target("detectron2", "Detectron2's ViT", cls_token=False),
+        Target("detectron2", "Detectron2's ViT", cls_token=False, square=True),
         Target("mae", "MAE", decoder=True),
         Target("rmae", "RMAE", decoder=True, regions=True),
         Target("timm", "timm's VisionTransformer"),
-        Target("huggingface", "Hugging Face's ViTMAE", decoder=True),
+        Target("huggingface", "Hugging Face's ViTMAE", decoder=True, hugging_face=True),
+        Target("dinov2", "Hugging Face's Dinov2", square=True, hugging_face=True),
+        Target("mmpretrain", "MMPretrain's VisionTransformer"),
+        Target("mmsegmentation", "MMSegmentation's VisionTransformer"),
     )
+}
+# What targets call whole tensors and those within a block; others as MAE.
+_WRITTEN = {
+    "huggingface": (_HF, _HF_BLOCK),
+    "dinov2": (_DINOV2, _DINOV2_BLOCK),
+    "mmpretrain": (_MM, _MM_BLOCK),
+    "mmsegmentation": (_MM, _MM_BLOCK),
 }
 
 
@@ -153,13 +172,15 @@ def target_name(target: str, key: str, transformers: int = 4) -> str:
     """
     if target == "rmae":
         return key
-    if target != "huggingface":
+    if target not in _WRITTEN:
         return _theirs(key, _MAE)
-    column = 1 if transformers < 5 else 2
+    second = transformers >= 5 if TARGETS[target].hugging_face else target == "mmsegmentation"
+    column = 2 if second else 1
+    whole, within = _WRITTEN[target]
     block = _BLOCK.match(key)
     if block is None:
-        return _theirs(key, _HF, column)
-    return _theirs(block[1], _HF, column) + _theirs(block[2], _HF_BLOCK, column)
+        return _theirs(key, whole, column)
+    return _theirs(block[1], whole, column) + _theirs(block[2], within, column)
 
 
 def _ours(name: str, table: Table) -> str:

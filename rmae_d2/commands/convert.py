@@ -15,7 +15,8 @@ What the files are: detectron2, a backbone that any Detectron2 ViTDet loads, in 
 names; rmae, a checkpoint of this package, with the run's config.yaml beside it where INPUT has one, without
 the absolute paths in it; timm, a state dict of VisionTransformer with num_classes=0 (class_token=False where
 the input has no cls token); huggingface, of ViTMAEForPreTraining, or of ViTMAEModel where the input has no
-decoder.
+decoder; dinov2, of Dinov2Model and Dinov2Backbone; mmpretrain and mmsegmentation, state dicts of their
+VisionTransformer. docs/weights.md says how to load them.
 """
 
 import argparse
@@ -24,7 +25,10 @@ from ..config.ranges import COUNT
 from . import options
 from .options import UsageError
 
-TARGETS = ("detectron2", "mae", "rmae", "timm", "huggingface")
+TARGETS = (
+    *("detectron2", "mae", "rmae", "timm"),
+    *("huggingface", "dinov2", "mmpretrain", "mmsegmentation"),
+)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,9 +45,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--drop", action="append", default=[], metavar="PATTERN", help=what)
     what = "make up a cls token and a final norm where only the target has them"
     add("--fill", action="store_true", help=what)
-    what = "whose names --to huggingface writes: 4 as on the hub, 5 as in a state_dict (default: installed)"
+    what = "Hugging Face's names: 4 as on the hub, 5 as in a state_dict (default: installed)"
     add("--transformers", type=int, choices=(4, 5), help=what)
-    add("--half", action="store_true", help="fp16: half of the size; models load it as fp32")
+    what = "fp16: half of the size; load_state_dict makes it fp32 again"
+    add("--half", action="store_true", help=what)
     add("--force", action="store_true", help="overwrite the output")
 
 

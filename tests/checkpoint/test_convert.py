@@ -8,6 +8,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from rmae_d2.checkpoint import (
+    TARGETS,
     build_from_reference,
     convert,
     export_backbone,
@@ -16,13 +17,14 @@ from rmae_d2.checkpoint import (
     save_conversion,
 )
 from rmae_d2.checkpoint.convert import Conversion
+from rmae_d2.checkpoint.positions import resample_table
 from rmae_d2.errors import CheckpointError, UserError
 from rmae_d2.modeling import random_shuffle, sincos_position_embedding
+from rmae_d2.modeling.block_features import block_features
 from tests.checkpoint.helpers import SIZE, detector, detectron2_vit, hugging_face, resampled, same
 from tests.helpers import jittered
 
-TARGETS = ["detectron2", "mae", "rmae", "timm", "huggingface"]
-ENCODER_ONLY = {"detectron2", "timm"}
+ENCODER_ONLY = {name for name, target in TARGETS.items() if not target.decoder}
 
 
 @pytest.fixture
@@ -49,6 +51,8 @@ def test_round_trip_from_ours(mae, to, transformers, dtype):
     if to == "detectron2":
         for name in ("cls_token", "norm.weight", "norm.bias"):
             del kept[f"backbone.net.{name}"]
+    if to == "dinov2":  # whose LayerScale is folded in float32
+        back = {k: v.to(dtype) for k, v in back.items()}
     assert same(back, kept)
 
 
@@ -165,6 +169,67 @@ def test_predictions_are_those_of_hugging_face(mae, transformers):
     assert close(ours["pred_pixels"][hidden], logits.logits[hidden])
 
 
+@pytest.fixture
+def dinov2(tmp_path):
+    """Dinov2Backbone as people load it, from a folder with converted weights; it misses none of them."""
+    hf = pytest.importorskip("transformers")
+
+    def load(weights, side, transformers=None, **arguments):
+        conversion = convert(weights, "dinov2", transformers=transformers, **arguments)
+        save_conversion(conversion, str(tmp_path / "model.safetensors"), force=True)
+        sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, patch_size=8)
+        config = hf.Dinov2Config(**sizes, image_size=side, out_indices=[1, 2])
+        load = hf.Dinov2Backbone.from_pretrained
+        theirs, loading = load(str(tmp_path), config=config, output_loading_info=True)
+        assert not loading["missing_keys"] and not loading["unexpected_keys"]
+        return theirs.eval()
+
+    return load
+
+
+@torch.no_grad()
+def same_maps(net, theirs, *size):
+    images = torch.randn(2, 3, *size)
+    expected = [block.patches for block in block_features(net, images, 2)]
+    found = theirs(images).feature_maps
+    return all(close(*maps) for maps in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("transformers", [4, 5])
+def test_feature_maps_are_those_of_dinov2(mae, dinov2, transformers):
+    net = mae.backbone.net
+    assert same_maps(net, dinov2(mae.state_dict(), 32, transformers), 32, 32)
+    # Made for another size, it has our numbers there.
+    theirs = dinov2(mae.state_dict(), 64, transformers, img_size=(64, 64))
+    assert same_maps(net, theirs, 64, 64)
+
+
+def test_dinov2_interpolates_positions_by_another_cubic(mae, make_rmae, dinov2):
+    """At sizes that the file is not made for: the one without antialias."""
+    theirs = dinov2(mae.state_dict(), 32)
+    assert not same_maps(mae.backbone.net, theirs, 48, 64)
+    net = make_rmae(img_size=(48, 64), regions=None).eval().backbone.net
+    table = mae.backbone.net.pos_embed.data
+    rows = resample_table(table, ((4, 4), 1), ((6, 8), 1), antialias=False)
+    net.load_state_dict({**mae.backbone.net.state_dict(), "pos_embed": rows})
+    assert same_maps(net, theirs, 48, 64)
+
+
+@torch.no_grad()
+def test_features_are_those_of_mmpretrain(mae):
+    needs = "needs mmpretrain, which is in no extra: its mmcv has to be compiled, or mmcv-lite"
+    backbones = pytest.importorskip("mmpretrain.models.backbones", reason=needs)
+    arch = dict(embed_dims=32, num_layers=2, num_heads=4, feedforward_channels=128)
+    theirs = backbones.VisionTransformer(arch, img_size=32, patch_size=8, out_type="raw")
+    weights = tensors(mae.state_dict(), "mmpretrain")
+    shapes = {name: value.shape for name, value in theirs.state_dict().items()}
+    assert {name: value.shape for name, value in weights.items()} == shapes
+    theirs.load_state_dict(weights)
+    theirs.eval()  # which returns nothing
+    images = torch.randn(2, 3, 32, 32)
+    assert close(theirs(images)[-1], mae.backbone.encode_image(images))
+
+
 # ---- what goes where
 
 
@@ -172,12 +237,14 @@ def test_every_tensor_is_accounted_for(make_rmae):
     ours = make_rmae().state_dict()
     for to in TARGETS:
         conversion = convert(ours, to, transformers=4)
-        assert sorted(conversion.copied) == sorted(conversion.tensors)
+        made = [name for name in conversion.new if name in conversion.tensors]
+        assert sorted(conversion.copied + made) == sorted(conversion.tensors)
         copied = len(tensors(conversion.tensors, "rmae"))
         assert copied + len(conversion.not_taken) == len(ours)
 
 
 DECODER = {"mask_token", "decoder_*"}
+SCALES = {f"encoder.layer.{i}.layer_scale{j}.lambda1" for i in (0, 1) for j in (1, 2)}
 
 
 @pytest.mark.parametrize(
@@ -187,6 +254,9 @@ DECODER = {"mask_token", "decoder_*"}
         ("timm", set(), DECODER),
         ("mae", set(), set()),
         ("huggingface", set(), set()),
+        ("dinov2", {"embeddings.mask_token", *SCALES}, DECODER),
+        ("mmpretrain", set(), DECODER),
+        ("mmsegmentation", set(), DECODER),
         ("rmae", {"region_branch.*"}, set()),
     ],
 )
@@ -225,7 +295,8 @@ def test_relative_positions_are_not_lost_in_silence():
         conversion = convert(theirs, to, drop=["*.rel_pos_?"])
         assert not conversion.refused
         assert conversion.not_taken["blocks.0.attn.rel_pos_h"] == "left out as asked"
-        assert len(conversion.tensors) == 3 + (24 if to != "huggingface" else 32)
+        more = {"huggingface": 8, "dinov2": 8 + 5}.get(to, 0)
+        assert len(conversion.tensors) == 3 + 24 + more
 
 
 def test_heads_are_not_taken():
@@ -362,11 +433,11 @@ def test_a_table_without_a_cls_row():
     )
 
 
-def test_detectron2_has_square_tables_only(make_rmae, tmp_path):
+def test_some_have_square_tables_only(make_rmae, tmp_path):
     wide = make_rmae(img_size=(24, 40)).state_dict()  # with the cls row as many rows as 4x4
-    conversion = convert(wide, "detectron2")
-    assert "a grid of 3x5" in conversion.refused["pos_embed"]
-    assert "--grid" in conversion.refused["pos_embed"]
+    for to, whose in (("dinov2", "Hugging Face's Dinov2"), ("detectron2", "Detectron2's ViT")):
+        why = convert(wide, to).refused["pos_embed"]
+        assert why.startswith(f"is for a grid of 3x5, and {whose} has only") and "--grid" in why
     conversion = convert(wide, "detectron2", grid=(4, 4))
     detectron2_vit().load_state_dict(conversion.tensors)
     expected = resampled(sincos_position_embedding(32, (3, 5))[:, 1:], (3, 5), (4, 4))

@@ -20,10 +20,38 @@ OURS = [
 @pytest.mark.parametrize("transformers", [4, 5])
 @pytest.mark.parametrize("target", TARGETS)
 def test_there_and_back(target, transformers):
-    kind = {"huggingface": "hf_vitmae", "rmae": "rmae_d2"}.get(target, "mae")
-    theirs = [target_name(target, name, transformers) for name in OURS]
-    assert list(our_names(kind, theirs).values()) == OURS
-    assert len(set(theirs)) == len(OURS)
+    kinds = {"huggingface": "hf_vitmae", "dinov2": "hf_vitmae", "rmae": "rmae_d2"}
+    kind = "mmpretrain" if target.startswith("mm") else kinds.get(target, "mae")
+    ours = [n for n in OURS if TARGETS[target].decoder or n.startswith("backbone.")]
+    theirs = [target_name(target, name, transformers) for name in ours]
+    assert list(our_names(kind, theirs).values()) == ours
+    assert len(set(theirs)) == len(ours)
+
+
+@pytest.mark.parametrize(
+    ("target", "theirs"),
+    [
+        ("mmpretrain", ["ln1.", "attn.qkv.", "attn.proj.", "ffn.layers.0.0.", "ffn.layers.1."]),
+        (
+            "mmsegmentation",
+            [
+                "ln1.",
+                "attn.attn.in_proj_",
+                "attn.attn.out_proj.",
+                "ffn.layers.0.0.",
+                "ffn.layers.1.",
+            ],
+        ),
+    ],
+)
+def test_blocks_of_mm(target, theirs):
+    """As in the state dicts of mmpretrain 1.2.0 and mmsegmentation 1.2.2."""
+    ours = ["norm1.", "attn.qkv.", "attn.proj.", "mlp.fc1.", "mlp.fc2."]
+    found = [target_name(target, f"backbone.net.blocks.7.{name}weight") for name in ours]
+    assert found == [f"layers.7.{name}weight" for name in theirs]
+    outside = {"patch_embed.proj.bias": "patch_embed.projection.bias", "norm.bias": "ln1.bias"}
+    for name, expected in outside.items():
+        assert target_name(target, f"backbone.net.{name}") == expected
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,11 @@ def test_one_run_of_each_option(tmp_path, weights, run):
             "Detectron2 reads no safetensors",
         ),
         (
+            ["--input", "model_final.pth", "--output", "o.safetensors", "--to", "mmpretrain"],
+            1,
+            "MMEngine reads no safetensors; write a .pth",
+        ),
+        (
             ["--input", "model_final.pth", "--output", "model_final.pth/o.pth", "--to", "mae"],
             1,
             "model_final.pth is a file, where a folder is needed",
