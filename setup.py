@@ -46,7 +46,8 @@ EXTRAS_REQUIRE = {
     # FH regions 15 times faster; 0.60 is the first for numpy 2. simplejpeg: Pillow's pixels in less time.
     "fast": ["numba>=0.60", "simplejpeg>=1.8"],
     "ray": ["ray>=2.9"],  # regions on a Ray cluster; earlier releases are not tried
-    "sam": ["segment-anything>=1.0"],  # SAM's automatic masks as regions; the only release
+    # SAM's masks as regions; 5.5 does not read facebook/sam3's weights, 5.9 does; between: not tried
+    "sam": ["transformers>=5.9"],
     "slurm": ["submitit>=1.5"],  # rmae-d2 submit; earlier releases are not tried
     "wandb": ["wandb>=0.19"],  # train.tracker=wandb; earlier releases are not tried
     "mlflow": ["mlflow-skinny>=3.0"],  # train.tracker=mlflow; the client; earlier ones: not tried
@@ -67,7 +68,7 @@ EXTRAS_REQUIRE = {
         "hypothesis>=6.100",
         "ruff>=0.9",  # the formatting style of 2025 on
         "mypy>=1.14",
-        "transformers>=4.48",  # parity of the encoder with ViTMAE
+        "segment-anything>=1.0",  # that its encoder is read; the only release
         "pre-commit>=3.5",
         "setuptools>=64",  # tests/test_packaging.py builds without isolation; 64: editable installs
         "wheel>=0.40",  # bdist_wheel, for setuptools below 70.1

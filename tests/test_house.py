@@ -9,7 +9,7 @@ from tests.helpers import ROOT
 #: not import each other, but for the ground, whose files are separate.
 FLOORS = [
     {"errors", "files", "compat", "moved", "noise", "pixels", "events", "tables", "registration"}
-    | {"shipped"},
+    | {"shipped", "hub_files"},
     {"config", "annotations"},
     {"regions", "modeling", "photos"},
     {"solver", "checkpoint", "data"},

@@ -45,13 +45,97 @@ OWN_DATA = "dataset.json=FILE.json (COCO's format) and dataset.root=IMAGES"
 #: One in so many entries may be unreadable; with more, the file is damaged or means something else.
 _ONE_IN = 10
 _SECTIONS = ("images", "categories", "annotations")
+_ENDS = {"{": "}", "[": "]"}
 
 
-class Annotations:
-    """What `read_annotations` read. Picklable; processes forked later share it.
+class ImageIndex:
+    """The images that a file lists, with what belongs to each. Picklable; processes forked later share it.
 
     Attributes:
         path: the file as given.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        images: Mapping[int | str, Image],
+        owners: Sequence[int | str],
+        packed: Sequence[bytes],
+    ) -> None:
+        """Images by `key_of` their ids; pickled values, and the key of the image that each belongs to."""
+        self.path = path
+        keys = sorted(images, key=lambda key: (isinstance(key, str), key))
+        listed = [images[key] for key in keys]
+        self._ids = _Places(keys)
+        self._stems = _Places([_stem(slashes(image.file_name)) for image in listed])
+        self._images = _Packed([pickle.dumps(tuple(image)) for image in listed])
+        rows = {key: row for row, key in enumerate(keys)}
+        of_rows = np.array([rows[key] for key in owners], np.int64)
+        order = np.argsort(of_rows, kind="stable").tolist()
+        self._values = _Packed([packed[k] for k in order])
+        self._first = np.concatenate(([0], np.cumsum(np.bincount(of_rows, minlength=len(keys)))))
+
+    def __len__(self) -> int:
+        """Images."""
+        return len(self._images)
+
+    def image(self, row: int) -> Image:
+        """An image, by its place in the order of the ids."""
+        return Image(*self._images[row])
+
+    def values(self, row: int) -> list[Any]:
+        """What belongs to it, in the order in which it was given."""
+        first, last = self._first[row : row + 2].tolist()
+        return [self._values[k] for k in range(first, last)]
+
+    def rows_of(self, key: int | str) -> list[int]:
+        """The row of the image with an id, by `key_of` it; [] where the file does not list it."""
+        return [row for row in self._ids.of(key) if key_of(self.image(row).id) == key]
+
+    def row_of(self, dataset_dict: Mapping[str, Any]) -> int | None:
+        """The image of a dataset dict; None where the file does not list it.
+
+        Found by `image_id` where that is an integer of the file's, else by the longest end of its path that
+        is an image's `file_name`, else by the file's name alone, in the end in any case and extension.
+
+        Raises:
+            UserError: the image with this id is another file, or several have this name.
+        """
+        image_id = dataset_dict.get("image_id")
+        path = slashes(str(dataset_dict["file_name"]))
+        if isinstance(image_id, int | np.integer):
+            for row in self.rows_of(int(image_id)):
+                self._check_name(self.image(row), path)
+                return row
+        base = posixpath.basename(path)
+        like = {row: slashes(self.image(row).file_name) for row in self._stems.of(_stem(base))}
+        like = {row: name for row, name in like.items() if _stem(name) == _stem(base)}
+        # In another case or with another extension only where nothing has the very name.
+        named = {row: n for row, n in like.items() if posixpath.basename(n) == base} or like
+        ends = [row for row, name in named.items() if f"/{path}".endswith(f"/{name}")]
+        if ends:
+            return max(ends, key=lambda row: len(named[row]))
+        if len(named) > 1:
+            raise UserError(
+                f"{self.path} has {len(named)} images called {base}, and {path} may be "
+                "any of them. Use a data set whose image ids are those of this json"
+            )
+        return next(iter(named), None)
+
+    def _check_name(self, image: Image, path: str) -> None:
+        """UserError where the image is another photo; another extension passes."""
+        there = slashes(image.file_name)
+        if _stem(there) != _stem(path):
+            raise UserError(
+                f"{self.path} says that image {image.id} is {there}, the data set says {path}: "
+                "they are different data sets. Name the json of this data set"
+            )
+
+
+class Annotations(ImageIndex):
+    """What `read_annotations` read.
+
+    Attributes:
         digest: of the file's bytes, hexadecimal.
         categories: in the order of their ids; none in files for regions alone.
         labelled: whether the file has annotations at all, as those of test sets have not.
@@ -59,34 +143,17 @@ class Annotations:
     """
 
     def __init__(self, path: str, digest: str, reader: "Reader") -> None:
-        self.path, self.digest = path, digest
+        super().__init__(path, reader.images, reader.owners, reader.packed)
+        self.digest = digest
         self.categories = tuple(sorted(reader.categories.values(), key=lambda c: c.id))
         self.labelled = reader.labelled
         self.notes = tuple(reader.notes())
-        keys = sorted(reader.images, key=lambda key: (isinstance(key, str), key))
-        images = [reader.images[key] for key in keys]
-        self._ids = _Places(keys)
-        self._stems = _Places([_stem(slashes(image.file_name)) for image in images])
-        self._images = _Packed([pickle.dumps(tuple(image)) for image in images])
-        rows = {key: row for row, key in enumerate(keys)}
-        owners = np.array([rows[key] for key in reader.owners], np.int64)
-        order = np.argsort(owners, kind="stable").tolist()
-        self._instances = _Packed([reader.packed[k] for k in order])
-        self._first = np.concatenate(([0], np.cumsum(np.bincount(owners, minlength=len(keys)))))
-
-    def __len__(self) -> int:
-        """Images."""
-        return len(self._images)
 
     def __getitem__(self, row: int) -> tuple[Image, list[Instance]]:
         """An image, by its place in the order of the ids, and its instances in the file's order."""
         if not 0 <= row < len(self):
             raise IndexError(row)
-        first, last = self._first[row : row + 2].tolist()
-        return self._image(row), [Instance(*self._instances[k]) for k in range(first, last)]
-
-    def _image(self, row: int) -> Image:
-        return Image(*self._images[row])
+        return self.image(row), [Instance(*values) for values in self.values(row)]
 
     def class_ids(
         self, mapping: Mapping[int, int] | None = None, first: int | None = None
@@ -119,44 +186,9 @@ class Annotations:
         return (self[row] for row in range(len(self)))
 
     def find(self, dataset_dict: Mapping[str, Any]) -> tuple[Image, list[Instance]] | None:
-        """The image of a dataset dict, with its instances; None where the file does not have it.
-
-        Found by `image_id` where that is an integer of the file's, else by the longest end of its path that
-        is an image's `file_name`, else by the file's name alone, in the end in any case and extension.
-
-        Raises:
-            UserError: the image with this id is another file, or several have this name.
-        """
-        image_id = dataset_dict.get("image_id")
-        path = slashes(str(dataset_dict["file_name"]))
-        if isinstance(image_id, int | np.integer):
-            for row in self._ids.of(int(image_id)):
-                if key_of((image := self._image(row)).id) == image_id:
-                    self._check_name(image, path)
-                    return self[row]
-        base = posixpath.basename(path)
-        like = {row: slashes(self._image(row).file_name) for row in self._stems.of(_stem(base))}
-        like = {row: name for row, name in like.items() if _stem(name) == _stem(base)}
-        # In another case or with another extension only where nothing has the very name.
-        named = {row: n for row, n in like.items() if posixpath.basename(n) == base} or like
-        ends = [row for row, name in named.items() if f"/{path}".endswith(f"/{name}")]
-        if ends:
-            return self[max(ends, key=lambda row: len(named[row]))]
-        if len(named) > 1:
-            raise UserError(
-                f"{self.path} has {len(named)} images called {base}, and {path} may be "
-                "any of them. Use a data set whose image ids are those of this json"
-            )
-        return self[next(iter(named))] if named else None
-
-    def _check_name(self, image: Image, path: str) -> None:
-        """UserError where the image is another photo; another extension passes."""
-        there = slashes(image.file_name)
-        if _stem(there) != _stem(path):
-            raise UserError(
-                f"{self.path} says that image {image.id} is {there}, the data set says {path}: "
-                "they are different data sets. Name the json of this data set"
-            )
+        """The image of a dataset dict, with its instances; as `row_of`."""
+        row = self.row_of(dataset_dict)
+        return None if row is None else self[row]
 
 
 class _Packed:
@@ -298,6 +330,8 @@ class Reader:
 
     #: Whether an image is left out whose size cannot be read.
     needs_sizes = True
+    #: What the file begins with, and in words.
+    begins, layout = "{", "an object of 'images', 'annotations' and 'categories'"
 
     def __init__(self, path: str, images_only: bool = False) -> None:
         self.path = path
@@ -347,16 +381,11 @@ class Reader:
         except RecursionError as error:
             raise self.error("is nested too deeply to be a data set") from error
         except (json.JSONDecodeError, IndexError) as error:
-            raise self.error(_broken(text, error)) from error
+            raise self.error(self._broken(text, error)) from error
         except UserError:
             raise
         except ValueError as error:
             raise self.error(f"has a number of thousands of digits ({error})") from error
-        if not self.images:
-            raise self.error(
-                "is not in COCO's format: it needs a list 'images' with entries, it has "
-                f"{examples(map(shown, self._found)) or 'nothing'}"
-            )
 
     def _read(self, cursor: Cursor) -> None:
         wanted = _SECTIONS[:1] if self._images_only else _SECTIONS
@@ -373,6 +402,11 @@ class Reader:
         if later is not None:
             cursor.position = later
             self._section("annotations", cursor)
+        if not self.images:
+            raise self.error(
+                "is not in COCO's format: it needs a list 'images' with entries, it has "
+                f"{examples(map(shown, self._found)) or 'nothing'}"
+            )
 
     def _section(self, section: str, cursor: Cursor) -> None:
         if cursor.character != "[":
@@ -385,6 +419,7 @@ class Reader:
             "images": self._image,
             "categories": self._category,
             "annotations": self._annotation,
+            "detections": self._annotation,  # of `detections.py`
         }
         place, unreadable = -1, []
         for place, entry in enumerate(cursor.values()):
@@ -513,17 +548,15 @@ class Reader:
         self.note(identity, "annotations with the id of another one, both taken")
         return False
 
-
-def _broken(text: str, error: Exception) -> str:
-    """What is wrong with a text that is not JSON, or not an object."""
-    start, end = text[:1000].strip()[:1], text[-1000:].strip()[-1:]
-    remedy = "download, copy or unpack it again"
-    if start and start in '["-0123456789tfn':
-        return (
-            f"is not in COCO's format: it begins with {shown(text.strip()[:20])} and not with an object of "
-            "'images', 'annotations' and 'categories'"
-        )
-    early = isinstance(error, IndexError)
-    cut = not start or early or (start == "{" and end != "}")
-    what, reason = "is cut off" if cut else "is not JSON", "it ends early" if early else error
-    return f"{what} ({len(text):,} characters; {reason}): {remedy}"
+    def _broken(self, text: str, error: Exception) -> str:
+        """What is wrong with a text that is not JSON, or begins otherwise."""
+        start, end = text[:1000].strip()[:1], text[-1000:].strip()[-1:]
+        if start and start in '{["-0123456789tfn' and start != self.begins:
+            return (
+                f"is not in COCO's format: it begins with {shown(text.strip()[:20])} and not with "
+                f"{self.layout}"
+            )
+        early = isinstance(error, IndexError)
+        cut = not start or early or (start == self.begins and end != _ENDS[start])
+        what, reason = "is cut off" if cut else "is not JSON", "it ends early" if early else error
+        return f"{what} ({len(text):,} characters; {reason}): download, copy or unpack it again"

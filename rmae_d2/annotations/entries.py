@@ -64,7 +64,7 @@ def label_of(section: str, entry: Mapping[str, Any], place: int) -> str:
     """How messages name an entry: by its id, or by its place in the list."""
     if entry.get("id") is None:
         return f"entry {place} of {section!r}"
-    kind = {"images": "image", "categories": "category", "annotations": "annotation"}[section]
+    kind = "category" if section == "categories" else section[:-1]
     return f"{kind} {shown(entry['id'])}"
 
 

@@ -10,7 +10,7 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 class Cursor:
-    """A place in a JSON text whose outermost value is an object.
+    """A place in a JSON text.
 
     Its methods raise `json.JSONDecodeError` for what is no JSON, IndexError where the text ends early,
     RecursionError for deep nesting, and ValueError for a number of thousands of digits.
@@ -35,6 +35,10 @@ class Cursor:
             key = self.value()
             self._expect(":")
             yield key
+        self.end()
+
+    def end(self) -> None:
+        """Nothing may come next."""
         if self.position < len(self._text):
             raise json.JSONDecodeError("Extra data", self._text, self.position)
 

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..files import free_space
-from .source import INDEX, local_path, shards_of
+from ..hub_files import INDEX
+from .source import local_path, shards_of
 from .weight_file import ROOM, atomic_save, file_hash, read_file
 
 _STATE = "state.pth"

@@ -9,8 +9,6 @@
 Behind each may stand ``?key=NAME``, which weights of several in a file, and ``#sha256=HEX``, of the file.
 """
 
-import json
-import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -22,11 +20,9 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from detectron2.utils.file_io import PathManager
 
 from ..errors import CheckpointError, did_you_mean
-from ..modeling.hub import what_it_says
+from ..hub_files import HUB, INDEX, hub_file, shard_names
 from ..shipped import PREFIX, register_names
 from .weight_file import file_hash
-
-logger = logging.getLogger(__name__)
 
 register_names(PathManager)
 
@@ -34,13 +30,11 @@ register_names(PathManager)
 USUAL_FILES = (
     "model_final.pth",
     "model.safetensors",
-    "model.safetensors.index.json",
+    f"model.safetensors{INDEX}",
     "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
+    f"pytorch_model.bin{INDEX}",
 )
-INDEX = ".index.json"
-HUB, _TIMM, _WEB = "hf://", "timm://", ("https://", "http://")
-_OF_HUB = re.compile(r"([^/@]+/[^/@]+)(?:/([^@]+))?(?:@(.+))?")
+_TIMM, _WEB = "timm://", ("https://", "http://")
 _HASH = re.compile(r"#sha256=([^#]*)$")
 # Of a query that is ours; Detectron2's says how to match names, which ours needs no help for.
 _OURS = ("key", "matching_heuristics")
@@ -101,9 +95,9 @@ def local_path(
     source = parse_source(weights)
     address = source.address
     if address.startswith(HUB):
-        path = _from_hub(address.removeprefix(HUB), address, beside, dict(hub or {}))
+        path = hub_file(address, USUAL_FILES, beside, hub)
     elif address.startswith(_TIMM):
-        path = _from_hub(_timm_repository(address), address, (), {})
+        path = hub_file(_timm_repository(address), USUAL_FILES, address=address)
     elif address.startswith(_WEB):
         path = _from_web(address)
     else:
@@ -164,107 +158,13 @@ def _timm_repository(address: str) -> str:
     return f"{repository}/{file}" if file else str(repository)
 
 
-def _from_hub(name: str, address: str, beside: Sequence[str], options: dict[str, Any]) -> Path:
-    """A weight file of a repository, its other shards and the files beside it with it."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        HTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    match = _OF_HUB.fullmatch(name)
-    if match is None:
-        raise CheckpointError(f"{address}: a name of the hub is hf://ORG/NAME[/FILE][@REVISION]")
-    repository, file, revision = match.groups()
-    revision = revision or options.get("revision")
-    options["revision"] = revision
-    offline = False
-
-    def fetch(file: str) -> Path | None:
-        """None where the repository has no such file, or it is not in the cache and the hub is gone."""
-        nonlocal offline
-        try:
-            return Path(hf_hub_download(repository, file, **options))
-        except LocalEntryNotFoundError:
-            # Once the hub can't be reached it is not asked again, which would take its time for each name.
-            options["local_files_only"] = offline = True
-        except EntryNotFoundError:
-            pass
-        return None
-
-    try:
-        for candidate in (file,) if file else USUAL_FILES:
-            path = fetch(candidate)
-            if path is None:
-                continue
-            folder = os.path.dirname(candidate)
-            options["revision"] = _commit_of(path) or revision  # all of it from one commit
-            for shard in _shards(path) if candidate.endswith(INDEX) else ():
-                fetch(os.path.join(folder, shard))
-            lacking = [name for name in beside if fetch(os.path.join(folder, name)) is None]
-            if lacking and offline:
-                text = "%s: not in the hub's cache, and the hub can't be reached: %s; taken without"
-                logger.warning(text, address, ", ".join(lacking))
-            return path
-    except GatedRepoError as error:
-        page = f"https://huggingface.co/{repository}"
-        raise CheckpointError(
-            f"{address}: its owners give access on request: ask at {page}, then hf auth login"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise CheckpointError(
-            f"{address}: the hub has no repository {repository}, or it is private: check the name, or log in "
-            "with hf auth login"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise CheckpointError(f"{address}: {repository} has no revision {revision!r}") from error
-    except (HFValidationError, HfHubHTTPError, HTTPError, OSError) as error:
-        raise CheckpointError(f"{address}: could not be fetched ({what_it_says(error)})") from error
-    if offline:
-        words = ["hf download", repository, file, revision and f"--revision {revision}"]
-        command = " ".join(word for word in words if word)
-        raise CheckpointError(
-            f"{address}: not in the hub's cache of this machine, and the hub can't be reached. Where it can, "
-            f"{command} --local-dir FOLDER fetches it: then name FOLDER here"
-        )
-    what = f"no file {file}" if file else f"none of {', '.join(USUAL_FILES)}: name its file"
-    raise CheckpointError(f"{address}: {repository} has {what}")
-
-
-def _commit_of(path: Path) -> str | None:
-    """The commit that a file of the hub's cache is of."""
-    parents = [parent.name for parent in path.parents]
-    return parents[parents.index("snapshots") - 1] if "snapshots" in parents else None
-
-
-def _shards(index: Path) -> list[str]:
-    """The files that an index names.
-
-    Raises:
-        CheckpointError: where it is no index.
-    """
-    try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return sorted(str(name) for name in names)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{index}: no index of shards, for it has no weight_map ({error!s:.100})"
-        ) from error
-
-
 def shards_of(index: Path) -> list[Path]:
     """The files beside an index that hold its tensors.
 
     Raises:
         CheckpointError: for one that is missing or elsewhere, or no index.
     """
-    files = [index.parent / name for name in _shards(index)]
+    files = [index.parent / name for name in shard_names(index)]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise CheckpointError(

@@ -24,7 +24,7 @@ EXTRAS = (
     ("numba", "fast", "FH regions and region records compiled; else scikit-image and numpy"),
     ("simplejpeg", "fast", "JPEGs decoded with fewer copies; else Pillow"),
     ("ray", "ray", "regions made on a Ray cluster"),
-    ("segment-anything", "sam", "SAM's masks as regions"),
+    ("transformers", "sam", "masks of SAM, SAM 2 and SAM 3 as regions"),
     ("submitit", "slurm", "rmae-d2 submit"),
     ("onnx", "onnx", "rmae-d2 export"),
     ("onnxruntime", "onnx", "rmae-d2 export, and predict with what it wrote"),

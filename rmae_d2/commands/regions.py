@@ -2,6 +2,8 @@
 
     rmae-d2 regions --source fh --dataset coco_2017_train --output DIR --workers 16
     rmae-d2 regions --source fh --images FOLDER --output DIR scales=[1000]
+    rmae-d2 regions --source sam --images FOLDER --output DIR model=facebook/sam2.1-hiera-small
+    rmae-d2 regions --source detections --images FOLDER --output DIR json_file=FILE min_score=0.5
     rmae-d2 regions --source slic.py:Slic --images FOLDER --output DIR segments=50
     rmae-d2 regions --output DIR                go on with what DIR was begun with
     rmae-d2 regions --output DIR --verify
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--output", required=True, help="folder of the store; the same command again goes on")
-    what = "fh, instances, panoptic, sam, sam-json, npy, or an own class as "
+    what = "fh, instances, panoptic, detections, sam, sam-json, npy, or an own class as "
     add("--source", help=f"{what}package.module:Class or path/to/file.py:Class")
     add("--dataset", action="append", help="name of a registered data set; may be repeated")
     add("--images", help="own images: a folder, a .txt list or a COCO .json")

@@ -29,8 +29,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--regions", choices=SOURCES, default="fh", help="where regions come from")
     add("--json", help="instance masks, for --regions json")
-    add("--sam-checkpoint", help="weights of SAM, for --regions sam")
-    add("--sam-model", default="vit_h", help="vit_h, vit_l or vit_b")
+    what = "SAM's folder, or its name on the Hugging Face hub, for --regions sam"
+    add("--sam-model", metavar="MODEL", help=what)
     add(
         "--mask-ratio",
         type=options.real(PROPER_SHARE),
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     from ..inference.reconstruction_pictures import draw_reconstruction_pictures, region_source
 
     given = dict(vars(args))
-    names = ("regions", "json", "sam_checkpoint", "sam_model")
+    names = ("regions", "json", "sam_model")
     source = region_source(*(given.pop(name) for name in names))
     for path in draw_reconstruction_pictures(
         inputs=given.pop("input"), source=source, mask_ratios=given.pop("mask_ratio"), **given

@@ -14,9 +14,10 @@ from omegaconf import DictConfig
 from torch import nn
 
 from ..checkpoint.encoder import load_encoder
-from ..checkpoint.source import HUB, USUAL_FILES, local_path, parse_source
+from ..checkpoint.source import USUAL_FILES, local_path, parse_source
 from ..config.trusted import load_trusted_config
 from ..errors import CheckpointError
+from ..hub_files import HUB
 from ..shipped import shipped_names
 from .finished_run import load_model, pick_device
 

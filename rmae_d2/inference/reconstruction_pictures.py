@@ -35,9 +35,7 @@ _SAME_IOU = 0.5
 _NUM_REGIONS = 8
 
 
-def region_source(
-    name: str, json: str | None = None, sam_checkpoint: str | None = None, sam_model: str = "vit_h"
-) -> RegionSource:
+def region_source(name: str, json: str | None = None, sam_model: str | None = None) -> RegionSource:
     """The source that the command line names.
 
     Args:
@@ -48,10 +46,10 @@ def region_source(
         return FelzenszwalbSource(scales=_FH_SCALES)
     if name not in SOURCES:
         raise UserError(f"--regions {name}: one of {', '.join(SOURCES)}")
-    option, given = ("--json", json) if name == "json" else ("--sam-checkpoint", sam_checkpoint)
+    option, given = ("--json FILE", json) if name == "json" else ("--sam-model NAME", sam_model)
     if not given:
-        raise UserError(f"--regions {name} needs {option} FILE")
-    return InstanceSource(given) if name == "json" else SamSource(given, sam_model)
+        raise UserError(f"--regions {name} needs {option}")
+    return InstanceSource(given) if name == "json" else SamSource(given)
 
 
 def draw_reconstruction_pictures(

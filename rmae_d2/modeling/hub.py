@@ -7,6 +7,7 @@ from huggingface_hub import ModelHubMixin
 from huggingface_hub.errors import HTTPError
 
 from ..errors import UserError
+from ..hub_files import what_it_says
 
 M = TypeVar("M", bound="HubModel")
 
@@ -53,10 +54,3 @@ class HubModel(ModelHubMixin):
                 f"{repo_id} was not pushed ({what_it_says(error)}). `hf auth login` makes this machine "
                 "known to the hub; rmae_d2.save_pretrained writes the same files to a folder"
             ) from error
-
-
-def what_it_says(error: Exception) -> str:
-    """A hub's error in a line, without addresses of pages about its status."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    said = getattr(error, "server_message", None) or (lines[0] if lines else "no message")
-    return f"{type(error).__name__}: {said}"

@@ -9,6 +9,7 @@ from ..moved import moved_name
 from .record.masks import pack_bits, patch_coverage, unpack_bits
 from .record.record import EncodedRecord, RegionRecord, RegionTable
 from .sources.annotations import InstanceSource, PanopticSource
+from .sources.detections import DetectionSource
 from .sources.felzenszwalb import FelzenszwalbSource, RegionCache
 from .sources.mixture import MixtureOfSources
 from .sources.npy import NpySource
@@ -19,6 +20,7 @@ from .store.shards import ShardHeader, ShardWriter
 from .store.store import RegionStore, write_index
 
 __all__ = [
+    "DetectionSource",
     "EncodedRecord",
     "FelzenszwalbSource",
     "InstanceSource",

@@ -21,10 +21,12 @@ from PIL import Image
 
 from rmae_d2 import commands
 from rmae_d2.commands.regions import parse_source
-from rmae_d2.errors import UserError
-from rmae_d2.regions import FelzenszwalbSource, RegionStore
+from rmae_d2.data import pretrain_dataset, read_image
+from rmae_d2.errors import StoreError, UserError
+from rmae_d2.regions import FelzenszwalbSource, RegionRecord, RegionStore, StoredRegions
 from rmae_d2.regions.jobs.manifest import MANIFEST, load_manifest
 from tests.helpers import wait_for
+from tests.regions.tiny_sams import write_sam
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = [sys.executable, "-m", "rmae_d2", "regions"]
@@ -148,6 +150,53 @@ def test_own_source_of_the_readme(photos, tmp_path, monkeypatch):
     command = ["--source", "my_regions.py:Slic", "--images", str(photos), "--output", "store"]
     assert main([*command, "--workers", "0", "segments=100"]) == 0
     assert RegionStore("store").params == {"source": "slic", "segments": 100}
+
+
+def test_frames_of_videos_keep_their_folders(tmp_path):
+    """Frames of the same name are told apart, in the store and in what belongs to them."""
+    names = ["clip1/0001.png", "clip1/0002.png", "clip2/0001.png", "clip2/cam/0001.png"]
+    frames, found = tmp_path / "frames", []
+    for size, name in enumerate(names, 2):
+        (frames / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 24), (40 * size, 0, 0)).save(frames / name)
+        box = [0, 0, size, size]
+        found.append({"image_id": name.removesuffix(".png"), "score": 0.9, "bbox": box})
+    (tmp_path / "results.json").write_text(json.dumps(found))
+    store, common = tmp_path / "store", ["--images", str(frames), "--workers", "0"]
+    command = ["--source", "detections", *common, "--output", str(store), "--images-per-shard", "2"]
+    assert main([*command, f"json_file={tmp_path / 'results.json'}", "min_score=0.5"]) == 0
+    assert list(RegionStore(store).keys()) == names
+    regions = StoredRegions(store)
+    for size, sample in enumerate(pretrain_dataset((), frames), 2):
+        data = regions(sample, read_image(sample["file_name"])).data
+        assert RegionRecord.from_bytes(data).regions().area.tolist() == [size * size]
+    # The frames of one video, under its folder's names alone, are other images.
+    with pytest.raises(StoreError, match=r"clip1/0002\.png has no regions in"):
+        regions(*_frame(frames / "clip1/0002.png", "0002.png"))
+    assert main(["--output", str(store), "--workers", "0", "--verify"]) == 0
+
+
+def _frame(path, image_id):
+    return {"file_name": str(path), "image_id": image_id}, read_image(path)
+
+
+def test_sam_goes_on_where_it_stopped(photos, tmp_path, capsys):
+    model, store = write_sam("sam2", tmp_path / "model"), tmp_path / "store"
+    command = ["--source", "sam", "--images", str(photos), "--output", str(store)]
+    settings = [f"model={model}", "device=cpu", "points_per_side=2", "pred_iou_thresh=0.0"]
+    command += ["--images-per-shard", "3", *settings, "stability_score_thresh=0.0"]
+    assert main([*command, "--workers", "2"]) == 0
+    before = contents(store)
+    assert len(RegionStore(store)) == 7
+    for file in ("regions-00001.tar", "regions-00001.idx.npz", "index.npy"):
+        (store / file).unlink()
+    assert main([*command, "--workers", "0", "points_per_batch=3"]) == 0  # with less memory
+    assert contents(store).keys() == before.keys()
+    for name in before.keys() - {MANIFEST}:
+        assert contents(store)[name] == before[name], name
+    capsys.readouterr()
+    assert main([*command[:-5], "model=sam_vit_h_4b8939.pth"]) == 1
+    assert "model=facebook/sam-vit-huge has the same weights" in capsys.readouterr().err
 
 
 def test_verify_takes_images_from_where_they_are_now(photos, tmp_path, capsys):

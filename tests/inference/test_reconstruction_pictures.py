@@ -97,7 +97,7 @@ def test_errors(make_run, photos, tmp_path):
     run = make_run(SIZE)
     with pytest.raises(UserError, match="mask_ratio=1.5"):
         draw(run, photos, tmp_path, mask_ratios=[1.5])
-    with pytest.raises(UserError, match="--regions sam needs --sam-checkpoint"):
+    with pytest.raises(UserError, match="--regions sam needs --sam-model"):
         region_source("sam")
     with pytest.raises(UserError, match=r"nowhere\.json"):
         region_source("json", json=str(tmp_path / "nowhere.json"))

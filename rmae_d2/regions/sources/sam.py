@@ -1,30 +1,51 @@
-"""Segment Anything's automatic masks as regions, through the `segment-anything` package.
+"""SAM's, SAM 2's and SAM 3's automatic masks as regions, by their networks in the `transformers` package.
 
-The weights are the user's to get; they are never downloaded here. One image takes SAM ViT-H some
-seconds on a GPU, so make a store once (rmae-d2 regions), with one process a GPU: several
-on one GPU are slower together than one.
+A grid of points asks for masks; those that the network is unsure of, or that hinge on the threshold, are
+left out, and of those that are alike the best stays: the mask generation of SAM's paper (appendix B).
+transformers' own pipeline is not used: for SAM 2 and 3, which see a photo stretched to a square, release 5.23
+scales the points of both sides by the longer one, so that the lower quarter of a 4:3 photo gets none.
+
+One image takes a large network some seconds on a GPU, so make a store once (rmae-d2 regions), with one
+process a GPU: several on one GPU are slower together than one.
 """
 
+import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from hashlib import blake2b
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...annotations.segmentation import run_counts
-from ...errors import UserError
+from ...errors import CheckpointError, UserError
+from ...hub_files import HUB, INDEX, hub_file, shard_names
 from ..record.masks import describe
 from ..record.record import RegionRecord, largest_first, record_of_counts
 from .sam_json import MAX_MASKS, check_max_masks
 
-_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
-WEIGHTS = {
-    "vit_h": _URL + "sam_vit_h_4b8939.pth",
-    "vit_l": _URL + "sam_vit_l_0b3195.pth",
-    "vit_b": _URL + "sam_vit_b_01ec64.pth",
+#: Kinds of network that take points, by `model_type` of their config.json: those of the hub for video have
+#: the network for images in them.
+KINDS = ("sam", "sam2", "sam2_video", "sam3_tracker", "sam3_video")
+_SUCH_AS = "such as facebook/sam2.1-hiera-small, facebook/sam3 or facebook/sam-vit-huge"
+
+# The first of these that is there, and all of the others.
+_WEIGHTS = tuple(f"{n}{i}" for n in ("model.safetensors", "pytorch_model.bin") for i in ("", INDEX))
+_CONFIGS = ("config.json", "preprocessor_config.json", "processor_config.json")
+
+#: Of crops in the first layer, as a share of the shorter side: SAM's.
+_OVERLAP = 512 / 1500
+
+_BY_THEIR_AUTHORS = (".pth", ".pt")
+_SAME_WEIGHTS = {"vit_h": "sam-vit-huge", "vit_l": "sam-vit-large", "vit_b": "sam-vit-base"}
+_SAME_WEIGHTS |= {
+    f"{version}_hiera_{size}": f"{version}-hiera-{size.replace('_', '-')}"
+    for version in ("sam2.1", "sam2")
+    for size in ("tiny", "small", "base_plus", "large")
 }
 
 
@@ -36,15 +57,14 @@ class SamSource:
     over, which `max_side` bounds.
 
     Attributes:
-        params: what the regions depend on, among it a digest of the weights. Device and
-            `points_per_batch` are not in it: they change rounding only, so a run that ended for want
-            of memory goes on with smaller batches.
+        params: what the regions depend on, among it a digest of weights and config, wherever they lie.
+            Device and `points_per_batch` are not in it: they change rounding only, so a run that
+            ended for want of memory goes on with smaller batches.
     """
 
     def __init__(
         self,
-        checkpoint: str | os.PathLike[str],
-        model_type: str = "vit_h",
+        model: str | os.PathLike[str],
         device: str | None = None,
         points_per_side: int = 32,
         points_per_batch: int = 64,
@@ -52,19 +72,18 @@ class SamSource:
         stability_score_thresh: float = 0.95,
         box_nms_thresh: float = 0.7,
         crop_n_layers: int = 0,
-        min_mask_region_area: int = 0,
         max_side: int | None = 1024,
         max_masks: int | None = MAX_MASKS,
     ) -> None:
-        """Check settings and packages (UserError), and read the weights once, for their digest.
+        """Check settings and package (UserError), fetch the weights, and read them once, for their digest.
 
-        What is not explained here is as in SAM's automatic mask generator, defaults too.
+        What is not explained here is as in SAM's automatic mask generator, defaults too; SAM 2's
+        has pred_iou_thresh=0.8.
 
         Args:
-            checkpoint: file of SAM's weights, local or whatever iopath's `g_pathmgr` opens.
-            model_type: a key of `segment_anything.sam_model_registry`: vit_h, vit_l, vit_b.
+            model: a folder as transformers' `save_pretrained` writes it, or a name of the Hugging
+                Face hub, `ORG/NAME[@REVISION]`, with or without `hf://`.
             device: such as "cuda:1" or "cpu"; None takes CUDA where there is one.
-            min_mask_region_area: islands and holes of fewer pixels are removed; needs OpenCV.
             max_side: images with a longer side are segmented at this size, and their masks
                 enlarged by nearest neighbour. SAM itself sees 1024 pixels of the whole image, so
                 1024 loses sharpness of edges only. None for no limit.
@@ -77,8 +96,13 @@ class SamSource:
                 f"points_per_side={points_per_side} and points_per_batch={points_per_batch} must "
                 "be positive"
             )
-        _check_packages(model_type, min_mask_region_area)
-        self.model_type = model_type
+        try:
+            import transformers  # noqa: F401
+        except ImportError as error:
+            raise UserError(
+                f"SAM regions need the package transformers ({error}): pip install 'rmae_d2[sam]'"
+            ) from error
+        self.model = os.fspath(model)
         self.device = device
         self.max_side = max_side
         self.max_masks = check_max_masks(max_masks)
@@ -89,53 +113,53 @@ class SamSource:
             "stability_score_thresh": stability_score_thresh,
             "box_nms_thresh": box_nms_thresh,
             "crop_n_layers": crop_n_layers,
-            "min_mask_region_area": min_mask_region_area,
         }
-        self.checkpoint = os.fspath(checkpoint)
+        self._folder = _find(self.model)
         self.params: dict[str, Any] = {
             "source": "sam",
-            "model_type": model_type,
-            "checkpoint": _digest(_local(self.checkpoint, model_type)),
+            "kind": _kind(self._folder),
+            "weights": _digest(self._folder),
             **self.settings,
             "max_side": max_side,
             "max_masks": max_masks,
         }
-        self._generator: Any = None
+        self._network: Any = None
 
     def __repr__(self) -> str:
         return (
-            f"SAM masks, {self.model_type} with {self.checkpoint} on {self.device or 'any GPU'}, "
+            f"masks of {self.model} ({self.params['kind']}) on {self.device or 'any GPU'}, "
             f"{self.settings}, max_side {self.max_side}, at most {self.max_masks}, computed when "
             "an image is seen (very slow: make a store)"
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_generator": None}
+        return {**self.__dict__, "_network": None}
 
     def __call__(
         self, dataset_dict: Mapping[str, Any], image_HWC: NDArray[np.uint8]
     ) -> RegionRecord:
         """Record of the masks of an image, uint8 RGB (H, W, 3); `dataset_dict` plays no part.
 
-        UserError: no RGB image. RuntimeError: a checkpoint that is damaged or of another model.
+        UserError: no RGB image. RuntimeError: weights that are damaged or not those of the config.
         MemoryError: the device has too little; says which settings to lower.
         """
         if image_HWC.dtype != np.uint8 or image_HWC.ndim != 3 or image_HWC.shape[2] != 3:
             raise UserError(f"SAM needs a uint8 RGB (H, W, 3) image, got {describe(image_HWC)}")
-        if self._generator is None:
-            self._generator = self._build()
+        if self._network is None:
+            self._network = self._build()
         import torch
 
         image = self._shrunk(image_HWC)
         size = (image.shape[0], image.shape[1])
         try:
-            generated = self._generator.generate(image)
+            with torch.inference_mode():
+                generated = self._generate(image)
         except torch.cuda.OutOfMemoryError as error:
             raise MemoryError(
                 f"SAM has too little memory for an image of {size[1]}x{size[0]} pixels ({error}): lower "
                 f"points_per_batch={self.points_per_batch} or max_side={self.max_side}"
             ) from error
-        found = [run_counts(mask["segmentation"], size) for mask in generated]
+        found = [run_counts(mask, size) for mask in generated]
         masks = largest_first((counts for counts in found if counts is not None), self.max_masks)
         record = record_of_counts(masks, size, self.params)
         return record.resize((image_HWC.shape[0], image_HWC.shape[1]))
@@ -152,72 +176,151 @@ class SamSource:
         small = Image.fromarray(image_HWC).resize((size[0], size[1]), Image.Resampling.BILINEAR)
         return np.asarray(small)
 
-    def _build(self) -> Any:
+    def _build(self) -> tuple[Any, Any]:
+        """The network on its device, in evaluation mode and 32 bits, and its image processor."""
         import torch
-        from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
+        from transformers import AutoImageProcessor, AutoModelForMaskGeneration
 
-        class Generator(SamAutomaticMaskGenerator):
-            # segment-anything 1.0: without a mask in any crop these boxes are of shape (0,), at
-            # which the comparison between crops fails.
-            def _process_crop(self, *arguments: Any) -> Any:
-                data = super()._process_crop(*arguments)
-                data["crop_boxes"] = data["crop_boxes"].reshape(-1, 4)
-                return data
-
-        path = _local(self.checkpoint, self.model_type)
-        model = sam_model_registry[self.model_type]()
         try:
-            model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        except Exception as error:  # torch's errors for files that are no weights are of all kinds
+            processor = AutoImageProcessor.from_pretrained(self._folder)
+            network, report = AutoModelForMaskGeneration.from_pretrained(
+                self._folder, dtype=torch.float32, output_loading_info=True
+            )
+            if missing := sorted(report["missing_keys"]):
+                raise ValueError(f"{len(missing)} tensors are missing, such as {missing[0]}")
+        except Exception as error:  # theirs for files that are no weights are of all kinds
             raise RuntimeError(  # no ValueError: it is not the image that is to blame
-                f"{path} does not hold the weights of SAM {self.model_type} "
-                f"({str(error).splitlines()[0]}): give the model_type of this file, or the file of "
-                f"this model ({WEIGHTS.get(self.model_type, 'your own')})"
+                f"{self._folder} does not hold a whole network ({str(error).splitlines()[0]}): copy or "
+                "download it again"
             ) from error
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return Generator(
-            model.to(device).eval(),
-            points_per_batch=self.points_per_batch,
-            output_mode="coco_rle",
-            **self.settings,
+        return network.to(device).eval(), processor
+
+    def _generate(self, image_HWC: NDArray[np.uint8]) -> list[dict[str, Any]]:
+        """Run lengths of the image's masks, `{"size", "counts"}`, the network's favourite first."""
+        import torch
+        from torchvision.ops import nms
+
+        masks, scores, places = [], [], []
+        for box in _crops(image_HWC.shape[:2], self.settings["crop_n_layers"]):
+            for some, their_scores, their_places in self._of_crop(image_HWC, box):
+                masks += some
+                scores.append(their_scores)
+                places.append(their_places)
+        if not masks:
+            return []
+        kept = nms(
+            torch.cat(places).float(), torch.cat(scores), self.settings["box_nms_thresh"]
+        ).tolist()
+        return [masks[k] for k in kept]
+
+    def _of_crop(self, image_HWC: NDArray[np.uint8], box: tuple[int, int, int, int]) -> Any:
+        """Yields masks as run lengths of the whole image, their scores and boxes, a batch of points each.
+
+        Only what lies in `box`, x0, y0, x1, y1, is looked at; what ends where it does is left out.
+        """
+        import torch
+
+        network, processor = self._network
+        x0, y0, x1, y1 = box
+        crop = np.ascontiguousarray(image_HWC[y0:y1, x0:x1])
+        given = processor(images=crop, input_data_format="channels_last", return_tensors="pt")
+        given = given.to(network.device)
+        pixels, padded = given["pixel_values"], given.get("reshaped_input_sizes")
+        embeddings = network.get_image_embeddings(pixels)
+        # SAM fills its square up below or beside the photo, the others stretch the photo to it.
+        high, wide = pixels.shape[-2:] if padded is None else padded[0].tolist()
+        points = _grid(self.settings["points_per_side"]) * torch.tensor([wide, high])
+        least = self.settings["pred_iou_thresh"], self.settings["stability_score_thresh"]
+        for some in points.to(pixels).split(self.points_per_batch):
+            labels = torch.ones(1, len(some), 1, dtype=torch.int64, device=some.device)
+            answer = network(
+                image_embeddings=embeddings, input_points=some[None, :, None], input_labels=labels
+            )
+            sure = answer.iou_scores[0] > least[0]  # before masks are enlarged, which takes longest
+            if not sure.any():
+                continue
+            (logits,) = processor.post_process_masks(
+                [answer.pred_masks[0][sure][:, None]],
+                given["original_sizes"],
+                reshaped_input_sizes=padded,
+                binarize=False,
+            )
+            scores = answer.iou_scores[0][sure][:, None]
+            yield processor.filter_masks(logits, scores, image_HWC.shape[:2], box, *least)
+
+
+def _crops(size: tuple[int, ...], layers: int) -> Iterator[tuple[int, int, int, int]]:
+    """x0, y0, x1, y1 of an image of (H, W) pixels, then of its overlapping parts: 2 x 2, then 4 x 4, ..."""
+    high, wide = size
+    yield 0, 0, wide, high
+    for parts in (2**layer for layer in range(1, layers + 1)):
+        overlap = int(_OVERLAP * min(size) * 2 / parts)
+        width, height = (-(-(overlap * (parts - 1) + side) // parts) for side in (wide, high))
+        for column, row in product(range(parts), repeat=2):
+            x, y = column * (width - overlap), row * (height - overlap)
+            yield x, y, min(x + width, wide), min(y + height, high)
+
+
+def _grid(side: int) -> Any:
+    """Points in the middles of side x side fields of [0, 1] x [0, 1], float (side * side, 2): x, y."""
+    import torch
+
+    middles = (torch.arange(side) + 0.5) / side
+    return torch.cartesian_prod(middles, middles).flip(1)  # row by row
+
+
+def _find(model: str) -> Path:
+    """The folder with a model's files, fetched where it is one of the hub's."""
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.suffix in _BY_THEIR_AUTHORS:
+        same = [name for part, name in _SAME_WEIGHTS.items() if part in folder.stem]
+        remedy = f"model=facebook/{same[0]} has the same weights" if same else f"model=, {_SUCH_AS}"
+        raise UserError(
+            f"{model} is of SAM's own code, regions come by transformers': give its folder or its name on "
+            f"the Hugging Face hub; {remedy}"
         )
-
-
-def _check_packages(model_type: str, min_mask_region_area: int) -> None:
     try:
-        from segment_anything import sam_model_registry
-    except ImportError as error:
+        return hub_file(model, _WEIGHTS, _CONFIGS).parent
+    except CheckpointError as error:
+        if model.startswith(HUB):
+            raise
+        raise UserError(f"{model}: no such folder; taken for a name of the hub, {error}") from error
+
+
+def _kind(folder: Path) -> str:
+    """Of a model, by its config.json; UserError where it is none that takes points."""
+    path = folder / "config.json"
+    try:
+        kind = json.loads(path.read_text(encoding="utf-8"))["model_type"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(
-            f"SAM regions need the package segment-anything ({error}): pip install 'rmae_d2[sam]'"
+            f"{path} is no config of transformers ({error!s:.100}): give a model's whole folder, or a name "
+            f"of the hub, {_SUCH_AS}"
         ) from error
-    if model_type not in sam_model_registry:
-        raise UserError(f"there is no SAM {model_type!r}: one of {sorted(sam_model_registry)}")
-    if min_mask_region_area > 0:
-        try:
-            import cv2  # noqa: F401  (segment-anything imports it on the first image)
-        except ImportError as error:
-            raise UserError(
-                f"min_mask_region_area={min_mask_region_area} needs OpenCV ({error}): pip install "
-                "opencv-python-headless, or set it to 0"
-            ) from error
-
-
-def _local(checkpoint: str, model_type: str) -> str:
-    from iopath.common.file_io import g_pathmgr
-
-    if not g_pathmgr.isfile(checkpoint):
-        where = WEIGHTS.get(model_type, ", ".join(WEIGHTS.values()))
+    if kind not in KINDS:
         raise UserError(
-            f"there are no SAM weights {checkpoint}: download those of {model_type} from {where} "
-            "and give their path as checkpoint"
+            f"{folder} is a {kind!r}, which gives no masks for points: take one of SAM, SAM 2 or SAM 3, "
+            f"{_SUCH_AS}"
         )
-    path: str = g_pathmgr.get_local_path(checkpoint)
-    return path
+    return str(kind)
 
 
-def _digest(path: str) -> str:
+def _digest(folder: Path) -> str:
+    """Of all files that a model is made of; UserError where there are no weights, or not all of them."""
+    weights = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
+    if weights is None:
+        raise UserError(f"{folder} has none of {', '.join(_WEIGHTS)}: give a whole model's folder")
+    names = [name for name in _CONFIGS if (folder / name).is_file()] + [weights.name]
+    names += shard_names(weights) if weights.name.endswith(INDEX) else []
     digest = blake2b(digest_size=16)
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
+    for name in names:
+        try:
+            with open(folder / name, "rb") as file:
+                while block := file.read(1 << 22):
+                    digest.update(block)
+        except OSError as error:
+            raise UserError(f"{folder / name}: {error.strerror}: copy or download it") from error
     return digest.hexdigest()

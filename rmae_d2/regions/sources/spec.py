@@ -18,6 +18,7 @@ SOURCES = {
     "fh": "rmae_d2.regions.sources.felzenszwalb:FelzenszwalbSource",
     "instances": "rmae_d2.regions.sources.annotations:InstanceSource",
     "panoptic": "rmae_d2.regions.sources.annotations:PanopticSource",
+    "detections": "rmae_d2.regions.sources.detections:DetectionSource",
     "sam": "rmae_d2.regions.sources.sam:SamSource",
     "sam-json": "rmae_d2.regions.sources.sam_json:SamJsonSource",
     "npy": "rmae_d2.regions.sources.npy:NpySource",
