@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torchvision.transforms import RandomResizedCrop as _TorchvisionCrop
 
 from ..errors import UserError
-from ..photos.reading import IMAGE_EXTENSIONS, MACHINE_ERRNOS, decode_plain_jpeg, read_image
+from ..listing import IMAGE_EXTENSIONS
+from ..photos.reading import MACHINE_ERRNOS, decode_plain_jpeg, read_image
 
 __all__ = [
     "IMAGE_EXTENSIONS",
