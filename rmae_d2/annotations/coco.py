@@ -13,7 +13,8 @@ import logging
 import os
 import pickle
 import posixpath
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from hashlib import blake2b
 from typing import Any
@@ -22,6 +23,7 @@ import numpy as np
 
 from ..errors import AnnotationError, UserError, examples
 from ..files import decode_text, is_file, read_bytes
+from ..listing import is_image, walk
 from .entries import (
     Category,
     Image,
@@ -33,6 +35,10 @@ from .entries import (
     key_of,
     label_of,
 )
+from .formats.addresses import address_of
+from .formats.coco_files import json_of
+from .formats.content import Broken, Content
+from .formats.recognise import FORMATS, LOOKED_FOR, recognise
 from .json_stream import Cursor
 from .missing import missing_dataset
 from .values import identifier, shown
@@ -51,15 +57,16 @@ class Annotations:
     """What `read_annotations` read. Picklable; processes forked later share it.
 
     Attributes:
-        path: the file as given.
-        digest: of the file's bytes, hexadecimal.
+        path: the file, or ``[FORMAT:]PATH[#SPLIT]`` of another format.
+        folder: that ``file_name`` is relative to, absolute ones aside; None where a json does not say.
+        digest: of the labels' bytes, hexadecimal.
         categories: in the order of their ids; none in files for regions alone.
         labelled: whether the file has annotations at all, as those of test sets have not.
         notes: what was left out or mended, a line each, with counts and examples.
     """
 
-    def __init__(self, path: str, digest: str, reader: "Reader") -> None:
-        self.path, self.digest = path, digest
+    def __init__(self, reader: "Reader") -> None:
+        self.path, self.folder, self.digest = reader.path, reader.folder, reader.digest
         self.categories = tuple(sorted(reader.categories.values(), key=lambda c: c.id))
         self.labelled = reader.labelled
         self.notes = tuple(reader.notes())
@@ -197,23 +204,29 @@ def _stem(name: str) -> str:
     return posixpath.splitext(posixpath.basename(name))[0].casefold()
 
 
+def joined(folder: str, name: str) -> str:
+    """A file's name in a folder; an address stands for itself."""
+    return name if "://" in name else os.path.join(folder, name)
+
+
 def slashes(name: str) -> str:
     """A file name with forward slashes and no ``./``."""
     return posixpath.normpath(name.replace("\\", "/"))
 
 
 def read_annotations(path: str, name: str | None = None) -> Annotations:
-    """Reads and checks an annotation file; once, as long as it does not change.
+    """Reads and checks labels; once, as long as they do not change.
 
     What is left out or mended is counted in one warning for each reason.
 
     Args:
-        path: the file; may be remote, ``~`` is expanded.
-        name: the registered dataset that it belongs to, for the message where it is absent.
+        path: a json in COCO's format, which may be remote; or ``[FORMAT:]PATH[#SPLIT]``, any data set that
+            `recognise` knows. ``~`` is expanded.
+        name: the registered dataset that a json belongs to, for the message where it is absent.
 
     Raises:
-        UserError: no such file.
-        AnnotationError: not complete JSON, not in COCO's format, or contents that contradict themselves or of
+        UserError: no such file, or a data set without boxes or masks.
+        AnnotationError: not complete JSON, not in the format, or contents that contradict themselves or of
             which too much has no reading; names file, entry, field and value.
     """
     path = located(path, name)
@@ -221,9 +234,24 @@ def read_annotations(path: str, name: str | None = None) -> Annotations:
 
 
 def stamp_of(path: str) -> tuple[int, int] | None:
-    """By which a change of a local file shows."""
-    status = os.stat(path) if os.path.isfile(path) else None
-    return (status.st_mtime_ns, status.st_size) if status else None
+    """By which a change shows: of a local file, or of the folders of a data set and its files but images."""
+    address = address_of(path)
+    if address.format is None or "://" in path:
+        status = os.stat(path) if os.path.isfile(path) else None
+        return (status.st_mtime_ns, status.st_size) if status else None
+    whole = os.path.isdir(address.path)
+    folder = address.path if whole else os.path.dirname(address.path) or os.curdir
+    places = [address.path]
+    for parent, files in walk(folder):
+        places += [parent, *(os.path.join(parent, n) for n in files if not is_image(n))]
+    return max(_changed(place) for place in places), len(places)
+
+
+def _changed(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:  # a link to nowhere
+        return 0
 
 
 def forget_annotations() -> None:
@@ -233,7 +261,9 @@ def forget_annotations() -> None:
 
 
 def read_images(path: str) -> list[Image]:
-    """The ``images`` of an annotation file alone, whatever its annotations are, in the file's order.
+    """The images of a data set alone, whatever its annotations are, in the file's order.
+
+    Of other formats than COCO's `file_name` is where the image lies.
 
     Raises:
         UserError and AnnotationError, as `read_annotations`; but sizes that cannot be read are 0, and where
@@ -241,8 +271,11 @@ def read_images(path: str) -> list[Image]:
     """
     path = located(path)
     reader = Reader(path, images_only=True)
-    reader.read(read_bytes(path))
-    return list(reader.images.values())
+    reader.read_all()
+    images = list(reader.images.values())
+    if reader.folder is None:
+        return images
+    return [i._replace(file_name=joined(reader.folder, i.file_name)) for i in images]
 
 
 def check_instances(
@@ -269,24 +302,35 @@ def check_instances(
 
 
 def located(path: str, name: str | None = None) -> str:
-    """The file, ``~`` expanded. UserError: there is none; where from, if it is of a registered dataset."""
-    path = os.path.expanduser(path)
-    if not is_file(path):
-        if name is not None:
-            raise missing_dataset(name, [path], OWN_DATA)
-        raise UserError(f"there is no annotation file {os.path.abspath(path)}")
-    return path
+    """The json, or ``FORMAT:PATH[#SPLIT]`` of another data set.
+
+    Args and errors as `read_annotations`.
+    """
+    address = address_of(path)
+    if name is not None or address.path.lower().endswith(".json"):
+        if not is_file(address.path):
+            if name is not None:
+                raise missing_dataset(name, [address.path], OWN_DATA)
+            raise UserError(f"there is no annotation file {os.path.abspath(address.path)}")
+        return json_of(address.path, address.split)
+    found = recognise(address)
+    if found.name == "coco":
+        return json_of(address.path, address.split)
+    if found.format.read is None:
+        raise UserError(
+            f"{address} is {found.format.title}, which says nothing of what is on them: looked for\n"
+            f"{LOOKED_FOR}"
+        )
+    return str(found.address)
 
 
 @lru_cache(maxsize=4)
 def _read(path: str, stamp: tuple[int, int] | None) -> Annotations:
-    raw = read_bytes(path)
-    digest = blake2b(raw, digest_size=16).hexdigest()
     reader = Reader(path)
-    reader.read(raw)
+    reader.read_all()
     reader.check()
     reader.log_notes()
-    return Annotations(path, digest, reader)
+    return Annotations(reader)
 
 
 #: What `forget_annotations` calls.
@@ -301,7 +345,10 @@ class Reader:
 
     def __init__(self, path: str, images_only: bool = False) -> None:
         self.path = path
+        self.folder: str | None = None
+        self.digest = ""
         self._images_only = images_only
+        self._is_json = True
         self._found: list[str] = []  # sections
         self.images: dict[Any, Image] = {}  # by key_of
         self.categories: dict[int, Category] = {}
@@ -312,6 +359,11 @@ class Reader:
         self._contents: dict[Any, int] = {}  # of each annotation's id
         self._first_use: dict[int, str] = {}  # of each category
         self._noted: dict[str, list[Any]] = {}
+        self._by_file: dict[Any, Any] = {}  # of each image's name and size its key
+        self._same: dict[Any, Any] = {}  # of an image that is there under another id that one's key
+        self._objects: dict[Any, set[int]] = {}  # of the latter contents without ids
+        self._reach = 0.0  # of boxes, in pixels from the corner
+        self._between = False  # whether a box begins or ends between two pixels
 
     def notes(self) -> list[str]:
         """What was left out or mended."""
@@ -331,6 +383,33 @@ class Reader:
         return AnnotationError(f"{self.path} {what}")
 
     # ------------------------------------------------------------------ layout
+
+    def read_all(self) -> None:
+        """Takes what is at the path, a json or a data set in another format.
+
+        Raises:
+            UserError and AnnotationError: see `read_annotations`.
+        """
+        address = address_of(self.path)
+        read = None if address.format is None else FORMATS[address.format].read
+        if read is None:
+            raw = read_bytes(self.path)
+            self.digest = blake2b(raw, digest_size=16).hexdigest()
+            self.read(raw)
+        else:
+            self._take(read(address.path, address.split, self._images_only))
+
+    def _take(self, content: Content) -> None:
+        self.folder, self._is_json = content.sources.folder, False
+        self.labelled = True
+        self._entries("categories", content.categories)
+        self._entries("images", content.images)
+        if not self._images_only:
+            self._entries("annotations", content.annotations)
+        self.digest = content.sources.digest
+        self._noted |= content.sources.notes
+        if not self.images:
+            raise self.error("has no image")
 
     def read(self, raw: bytes) -> None:
         """Takes a file's sections; images before annotations, wherever they stand.
@@ -356,6 +435,7 @@ class Reader:
             raise self.error(
                 "is not in COCO's format: it needs a list 'images' with entries, it has "
                 f"{examples(map(shown, self._found)) or 'nothing'}"
+                + (". It is one of labelme's: give the folder" if "shapes" in self._found else "")
             )
 
     def _read(self, cursor: Cursor) -> None:
@@ -381,16 +461,22 @@ class Reader:
                 return  # as in the files of test sets
             raise self.error(f"is not in COCO's format: {section!r} is {shown(value)}, not a list")
         self.labelled |= section == "annotations"
+        self._entries(section, cursor.values())
+
+    def _entries(self, section: str, entries: Iterable[Any]) -> None:
         take = {
             "images": self._image,
             "categories": self._category,
             "annotations": self._annotation,
         }
         place, unreadable = -1, []
-        for place, entry in enumerate(cursor.values()):
+        for place, entry in enumerate(entries):
             if not isinstance(entry, dict):
                 raise self.error(f"is not in COCO's format: {section!r} holds {shown(entry)}")
-            error = take[section](entry, place)
+            if isinstance(entry, Broken):
+                error: Unreadable | None = Unreadable(entry.field, entry.what)
+            else:
+                error = take[section](entry, place)
             if error is not None:
                 unreadable.append((label_of(section, entry, place), *error.args))
         if not unreadable:
@@ -417,6 +503,18 @@ class Reader:
                 f"it lists {examples(map(shown, sorted(self.categories)))}. List them, or take these "
                 "annotations out"
             )
+        if 0 < self._reach <= 1 and self._between:
+            raise self.error(
+                f"has boxes within the first pixel of their images (to {self._reach:g}): shares of the sides?"
+                " COCO's format has pixels: multiply x and width by the width, y and height by the height"
+            )
+        names = Counter(category.name for category in self.categories.values())
+        for category in self.categories.values():
+            if names[category.name] > 1:
+                self.note(
+                    f"{category.name} (id {category.id})",
+                    "categories with the name of another one, each a class of its own",
+                )
         if self._segmented and not self._masked:
             raise self.error(
                 f"has {self._segmented} segmentations and none with an area: polygons need three points "
@@ -444,7 +542,18 @@ class Reader:
             )
         if before is not image:
             self.note(image.id, "images that stand in it twice, taken once")
+        self._find_same(image)
         return problem if self.needs_sizes and not self._images_only else None
+
+    def _find_same(self, image: Image) -> None:
+        """An image whose file is there under another id is that one; so are its objects."""
+        key = key_of(image.id)
+        first = self._by_file.setdefault((slashes(image.file_name), *image[2:4]), key)
+        if first != key:
+            del self.images[key]
+            self._same[key] = first
+            self._objects[first] = set()
+            self.note(image.id, "images whose file is there under another id, taken as that one")
 
     def _category(self, entry: dict[str, Any], place: int) -> None:
         try:
@@ -478,7 +587,9 @@ class Reader:
             return None
         self._segmented += bool(entry.get("segmentation"))
         try:
-            instance = instance_of(entry, (image.height, image.width), partial(self.note, name))
+            # In other formats box and area follow from what there is, as a rule.
+            note = partial(self.note, name) if self._is_json else _unsaid
+            instance = instance_of(entry, (image.height, image.width), note)
         except Unreadable as error:
             return error
         self._masked += instance.mask is not None
@@ -488,7 +599,18 @@ class Reader:
         if min(instance.box[2:]) <= 0:
             self.note(name, "annotations whose box and mask have no area, left out")
             return None
+        x, y, width, height = instance.box
+        self._reach = max(self._reach, x + width, y + height)
+        self._between |= any(value % 1 for value in instance.box)
         key, packed = key_of(image.id), pickle.dumps(tuple(instance))
+        if key in self._objects:
+            content = hash(pickle.dumps(tuple(instance)[1:]))
+            if content in self._objects[key]:
+                self.note(
+                    name, "annotations that are there for both ids of their image, taken once"
+                )
+                return None
+            self._objects[key].add(content)
         if not self._is_repeated(instance.id, hash((key, packed))):
             self.owners.append(key)
             self.packed.append(packed)
@@ -496,7 +618,8 @@ class Reader:
 
     def _image_of(self, entry: dict[str, Any], name: Any) -> Image | None:
         """The listed image of an annotation; None, which is counted. ValueError: its id has no reading."""
-        image = self.images.get(key_of(identifier(entry.get("image_id"))))
+        key = key_of(identifier(entry.get("image_id")))
+        image = self.images.get(self._same.get(key, key))
         if image is None:
             self.note(name, "annotations of images that it does not list, left out")
         return image
@@ -514,6 +637,10 @@ class Reader:
         return False
 
 
+def _unsaid(reason: str) -> None:
+    """For what needs no word."""
+
+
 def _broken(text: str, error: Exception) -> str:
     """What is wrong with a text that is not JSON, or not an object."""
     start, end = text[:1000].strip()[:1], text[-1000:].strip()[-1:]
@@ -522,6 +649,7 @@ def _broken(text: str, error: Exception) -> str:
         return (
             f"is not in COCO's format: it begins with {shown(text.strip()[:20])} and not with an object of "
             "'images', 'annotations' and 'categories'"
+            + (". Of Label Studio's own json export as COCO" if start == "[" else "")
         )
     early = isinstance(error, IndexError)
     cut = not start or early or (start == "{" and end != "}")

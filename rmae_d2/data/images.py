@@ -16,7 +16,8 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop as _TorchvisionCrop
 
 from ..errors import UserError
-from ..photos.reading import IMAGE_EXTENSIONS, MACHINE_ERRNOS, Photo, read_image
+from ..listing import IMAGE_EXTENSIONS
+from ..photos.reading import MACHINE_ERRNOS, Photo, read_image
 
 __all__ = [
     "IMAGE_EXTENSIONS",

@@ -20,12 +20,6 @@ try:
 except ImportError:
     simplejpeg = None
 
-#: What Pillow opens out of the box and people keep photos in. Compared in lower case.
-IMAGE_EXTENSIONS = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif")
-    + (".ppm", ".pgm", ".pbm", ".pnm", ".jp2")
-)
-
 #: The machine's trouble, not the file's: hiding these behind another image would hide the cause.
 MACHINE_ERRNOS = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EROFS}
