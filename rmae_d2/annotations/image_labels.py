@@ -3,8 +3,9 @@
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from .coco import FORGETTING, Reader, joined, located, stamp_of
+from .coco import FORGETTING, joined, located, stamp_of
 from .entries import Category, Image, Unreadable, key_of, label_of
+from .reader import Reader
 from .values import integer, shown
 
 

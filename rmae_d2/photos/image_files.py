@@ -13,7 +13,8 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
 
-from ..annotations.coco import joined, slashes
+from ..annotations.coco import joined
+from ..annotations.reader import slashes
 from ..errors import UserError, examples
 from ..listing import IMAGE_EXTENSIONS, files_below
 

@@ -114,7 +114,7 @@ class Recognised(NamedTuple):
 
 
 def recognise(address: Address) -> Recognised:
-    """Which format a data set is in: by its files, or as the address says. Logged once for each address.
+    """Which format a data set is in: by its files, or as the address says. Logged once for each path.
 
     Raises:
         UserError: there is nothing, or nothing that is known; says what was looked for.
@@ -131,7 +131,7 @@ def recognise(address: Address) -> Recognised:
         )
     name = next(iter(found))
     others = [other for other in found if other not in (name, "images")]
-    _say(name, address, found[name], others)
+    _say(name, path, found[name], others)
     return Recognised(name, address._replace(format=name))
 
 
@@ -146,14 +146,14 @@ def splits_of(address: Address) -> list[str]:
 _said: set[str] = set()
 
 
-def _say(name: str, address: Address, why: str, others: list[str]) -> None:
-    if str(address) in _said:
+def _say(name: str, path: str, why: str, others: list[str]) -> None:
+    if path in _said:
         return
-    _said.add(str(address))
-    splits = [] if address.split else FORMATS[name].splits(address.path)
+    _said.add(path)
+    splits = FORMATS[name].splits(path)
     logger.info(
         "%s is read as %s (%s), by %s%s%s",
-        *(address, FORMATS[name].title, name, why),
-        f"; all its splits, {examples(splits)}" if splits else "",
+        *(path, FORMATS[name].title, name, why),
+        f"; its splits: {examples(splits)}" if splits else "",
         f". It could be {', '.join(others)}, too: dataset.format={others[0]}" if others else "",
     )

@@ -1,7 +1,7 @@
 """WebDataset's shards: tars in which files of one name, but for the extension, are one sample.
 
 ``.cls`` holds the image's class, a number. Images are read where they stand in the tar, which may not be
-compressed. A shard's members are found by walking over its headers, some 20,000 a second.
+compressed. A shard's members are found by walking over its headers.
 """
 
 import os

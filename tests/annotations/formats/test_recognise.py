@@ -62,7 +62,7 @@ def test_what_is_recognised(tmp_path, caplog):
     with caplog.at_level("INFO"):
         assert {path: name_of(tmp_path / path) for path in found} == found
     assert f"{tmp_path}/photos is read as a folder of images (images), by cat/a.jpg" in caplog.text
-    assert "/yolo is read as YOLO (yolo), by data.yaml; all its splits, train" in caplog.text
+    assert "/yolo is read as YOLO (yolo), by data.yaml; its splits: train" in caplog.text
 
 
 def test_the_format_can_be_said(tmp_path, caplog):

@@ -374,7 +374,7 @@ def yolo(tmp_path):
 def test_a_root_alone_is_recognised(yolo, caplog):
     with caplog.at_level("INFO"):
         (sample,) = detection_dataset(root=yolo, split="train", masks=False)
-    assert f"{yolo}#train is read as YOLO (yolo), by data.yaml" in caplog.text
+    assert f"{yolo} is read as YOLO (yolo), by data.yaml; its splits: train, val" in caplog.text
     assert sample["file_name"] == f"{yolo}/images/train/a.jpg"
     assert (sample["image_id"], sample["height"], sample["width"]) == ("images/train/a.jpg", 80, 100)
     box, polygon = sample["annotations"]
