@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from .errors import UserError
+from .members import is_member, open_member
 
 
 @contextlib.contextmanager
@@ -233,10 +234,12 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 
 
 def opened(path: str | os.PathLike[str]) -> IO[bytes]:
-    """A file opened for reading: local, or anything Detectron2's PathManager opens."""
+    """A file opened for reading: local, within another one, or anything Detectron2's PathManager opens."""
     name = os.fspath(path)
     if "://" not in name:
         return open(name, "rb")
+    if is_member(name):
+        return open_member(name)
     from detectron2.utils.file_io import PathManager
 
     remote: IO[bytes] = PathManager.open(name, "rb")

@@ -24,7 +24,7 @@ MODULES = {
     "data.datasets.scenes": "data.scenes.dataset",
     "data.datasets.image_files": "photos.image_files",
     "data.datasets.label_images": "photos.label_images",
-    "data.datasets.listing": "photos.listing",
+    "data.datasets.listing": "listing",
     "data.jpeg": "data.images",
     "data.loaders": "data.loader",
     "data.prefetch": "data.loader",

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 from .errors import UserError
+from .files import check_file, opened
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,28 @@ def exif_orientation(image: Image.Image) -> int | None:
         raise
     except Exception:  # Pillow's parser raises nearly anything on damaged bytes
         return None
+
+
+def stored_size(path: str) -> tuple[int, int] | None:
+    """(height, width) of a JPEG's pixels as stored, where EXIF turns it on its side; else None."""
+    try:
+        check_file(path)
+        with opened(path) as file, Image.open(file) as image:
+            turned = image.format == "JPEG" and exif_orientation(image) in (5, 6, 7, 8)
+            return image.size[::-1] if turned else None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+
+
+def upright_size(path: str) -> tuple[int, int] | None:
+    """(height, width) of an image file as readers see it, EXIF's turn applied; None where it is no image."""
+    try:
+        check_file(path)
+        with opened(path) as file, Image.open(file) as image:
+            turned = exif_orientation(image) in (5, 6, 7, 8)
+            return image.size if turned else image.size[::-1]
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None  # whoever reads the image says what is wrong with it
 
 
 def upright_rgb(image: Image.Image) -> NDArray[np.uint8]:

@@ -29,13 +29,13 @@ def long(name, label, config, views=LONG):
     return method(f"{name}_long", label, config, views=views, **own)
 
 
-def vitdet(name, fraction):
+def vitdet(percent, *overrides):
     """Mask R-CNN on a share of the labels."""
     return dict(
-        name=name,
-        label=f"ViTDet, {fraction:.0%} of the labels",
+        name=f"vitdet{percent}",
+        label=f"ViTDet, {percent} % of the labels",
         config="study/vitdet.py",
-        overrides=[f"dataloader.train.dataset.fraction={fraction}"],
+        overrides=[f"dataloader.train.dataset.fraction={percent / 100}", *overrides],
     )
 
 
@@ -74,7 +74,9 @@ study = dict(
     ],
     transfers=[
         dict(name="linear", label="linear probe", config="study/linear.py"),
-        *(vitdet(f"vitdet{percent}", percent / 100) for percent in (1, 10, 100)),
+        # In 300 steps a share makes no difference: MAE's box AP was 5.9, 5.8 and 5.9 with 1, 10 and 100 %.
+        vitdet(1),
+        vitdet(100, "train.max_iter=600", "train.eval_period=600"),
     ],
     metrics=[
         dict(stage="linear", name="sem_seg/mIoU", label="linear probe, mIoU"),
@@ -82,7 +84,7 @@ study = dict(
         dict(stage="linear", name="knn_seg/mIoU", label="k-NN, mIoU"),
         *(
             dict(stage=f"vitdet{percent}", name=f"{kind}/AP", label=f"{title} AP, {percent} %")
-            for percent in (1, 10, 100)
+            for percent in (1, 100)
             for kind, title in (("bbox", "box"), ("segm", "mask"))
         ),
         dict(stage="pretrain", name="reconstruction/region_iou", label="FH region IoU", scale=100),

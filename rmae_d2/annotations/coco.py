@@ -1,4 +1,4 @@
-"""The one reader of labels in COCO's and LVIS's format: for training, evaluation, regions and `inspect`.
+"""Labels in COCO's and LVIS's format, or another one, for training, evaluation, regions and `inspect`.
 
 Every value has one of three answers, the same for all of them. What has one reading is read: a number as
 text, [x, y] pairs, a box that its mask tells. What loses a few objects is left out, counted and named. What
@@ -8,44 +8,41 @@ COCO train2017's json has 450 MB and takes gigabytes as Python objects. Entries 
 what is kept is packed, so that forked workers share one copy of it.
 """
 
-import json
 import logging
 import os
 import pickle
 import posixpath
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 
 from ..errors import AnnotationError, UserError, examples
-from ..files import decode_text, is_file, read_bytes
+from ..files import is_file
+from ..listing import is_image, walk
 from .entries import (
-    Category,
     Image,
     Instance,
     Unreadable,
-    category_of,
-    image_of,
     instance_of,
     key_of,
     label_of,
 )
-from .json_stream import Cursor
+from .formats.addresses import address_of
+from .formats.coco_files import json_of
+from .formats.recognise import LOOKED_FOR, recognise
 from .missing import missing_dataset
-from .values import identifier, shown
+from .reader import Reader, slashes
+from .values import shown
 
 logger = logging.getLogger(__name__)
 
 #: Overrides that name own data in place of a registered data set.
-OWN_DATA = "dataset.json=FILE.json (COCO's format) and dataset.root=IMAGES"
-
-#: One in so many entries may be unreadable; with more, the file is damaged or means something else.
-_ONE_IN = 10
-_SECTIONS = ("images", "categories", "annotations")
-_ENDS = {"{": "}", "[": "]"}
+OWN_DATA = (
+    "dataset.json=FILE.json (COCO's format) and dataset.root=IMAGES, or dataset.root=SET alone"
+)
 
 
 class ImageIndex:
@@ -133,18 +130,19 @@ class ImageIndex:
 
 
 class Annotations(ImageIndex):
-    """What `read_annotations` read.
+    """What `read_annotations` read; its path may be ``[FORMAT:]PATH[#SPLIT]``, of another format.
 
     Attributes:
-        digest: of the file's bytes, hexadecimal.
+        folder: that ``file_name`` is relative to, absolute ones aside; None where a json does not say.
+        digest: of the labels' bytes, hexadecimal.
         categories: in the order of their ids; none in files for regions alone.
         labelled: whether the file has annotations at all, as those of test sets have not.
         notes: what was left out or mended, a line each, with counts and examples.
     """
 
-    def __init__(self, path: str, digest: str, reader: "Reader") -> None:
-        super().__init__(path, reader.images, reader.owners, reader.packed)
-        self.digest = digest
+    def __init__(self, reader: Reader) -> None:
+        super().__init__(reader.path, reader.images, reader.owners, reader.packed)
+        self.folder, self.digest = reader.folder, reader.digest
         self.categories = tuple(sorted(reader.categories.values(), key=lambda c: c.id))
         self.labelled = reader.labelled
         self.notes = tuple(reader.notes())
@@ -229,23 +227,24 @@ def _stem(name: str) -> str:
     return posixpath.splitext(posixpath.basename(name))[0].casefold()
 
 
-def slashes(name: str) -> str:
-    """A file name with forward slashes and no ``./``."""
-    return posixpath.normpath(name.replace("\\", "/"))
+def joined(folder: str, name: str) -> str:
+    """A file's name in a folder; an address stands for itself."""
+    return name if "://" in name else os.path.join(folder, name)
 
 
 def read_annotations(path: str, name: str | None = None) -> Annotations:
-    """Reads and checks an annotation file; once, as long as it does not change.
+    """Reads and checks labels; once, as long as they do not change.
 
     What is left out or mended is counted in one warning for each reason.
 
     Args:
-        path: the file; may be remote, ``~`` is expanded.
-        name: the registered dataset that it belongs to, for the message where it is absent.
+        path: a json in COCO's format, which may be remote; or ``[FORMAT:]PATH[#SPLIT]``, any data set that
+            `recognise` knows. ``~`` is expanded.
+        name: the registered dataset that a json belongs to, for the message where it is absent.
 
     Raises:
-        UserError: no such file.
-        AnnotationError: not complete JSON, not in COCO's format, or contents that contradict themselves or of
+        UserError: no such file, or a data set without boxes or masks.
+        AnnotationError: not complete JSON, not in the format, or contents that contradict themselves or of
             which too much has no reading; names file, entry, field and value.
     """
     path = located(path, name)
@@ -253,9 +252,24 @@ def read_annotations(path: str, name: str | None = None) -> Annotations:
 
 
 def stamp_of(path: str) -> tuple[int, int] | None:
-    """By which a change of a local file shows."""
-    status = os.stat(path) if os.path.isfile(path) else None
-    return (status.st_mtime_ns, status.st_size) if status else None
+    """By which a change shows: of a local file, or of the folders of a data set and its files but images."""
+    address = address_of(path)
+    if address.format is None or "://" in path:
+        status = os.stat(path) if os.path.isfile(path) else None
+        return (status.st_mtime_ns, status.st_size) if status else None
+    whole = os.path.isdir(address.path)
+    folder = address.path if whole else os.path.dirname(address.path) or os.curdir
+    places = [address.path]
+    for parent, files in walk(folder):
+        places += [parent, *(os.path.join(parent, n) for n in files if not is_image(n))]
+    return max(_changed(place) for place in places), len(places)
+
+
+def _changed(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:  # a link to nowhere
+        return 0
 
 
 def forget_annotations() -> None:
@@ -265,7 +279,9 @@ def forget_annotations() -> None:
 
 
 def read_images(path: str) -> list[Image]:
-    """The ``images`` of an annotation file alone, whatever its annotations are, in the file's order.
+    """The images of a data set alone, whatever its annotations are, in the file's order.
+
+    Of other formats than COCO's `file_name` is where the image lies.
 
     Raises:
         UserError and AnnotationError, as `read_annotations`; but sizes that cannot be read are 0, and where
@@ -273,8 +289,11 @@ def read_images(path: str) -> list[Image]:
     """
     path = located(path)
     reader = Reader(path, images_only=True)
-    reader.read(read_bytes(path))
-    return list(reader.images.values())
+    reader.read_all()
+    images = list(reader.images.values())
+    if reader.folder is None:
+        return images
+    return [i._replace(file_name=joined(reader.folder, i.file_name)) for i in images]
 
 
 def check_instances(
@@ -301,262 +320,36 @@ def check_instances(
 
 
 def located(path: str, name: str | None = None) -> str:
-    """The file, ``~`` expanded. UserError: there is none; where from, if it is of a registered dataset."""
-    path = os.path.expanduser(path)
-    if not is_file(path):
-        if name is not None:
-            raise missing_dataset(name, [path], OWN_DATA)
-        raise UserError(f"there is no annotation file {os.path.abspath(path)}")
-    return path
+    """The json, or ``FORMAT:PATH[#SPLIT]`` of another data set.
+
+    Args and errors as `read_annotations`.
+    """
+    address = address_of(path)
+    if name is not None or address.path.lower().endswith(".json"):
+        if not is_file(address.path):
+            if name is not None:
+                raise missing_dataset(name, [address.path], OWN_DATA)
+            raise UserError(f"there is no annotation file {os.path.abspath(address.path)}")
+        return json_of(address.path, address.split)
+    found = recognise(address)
+    if found.name == "coco":
+        return json_of(address.path, address.split)
+    if found.format.read is None:
+        raise UserError(
+            f"{address} is {found.format.title}, which says nothing of what is on them: looked for\n"
+            f"{LOOKED_FOR}"
+        )
+    return str(found.address)
 
 
 @lru_cache(maxsize=4)
 def _read(path: str, stamp: tuple[int, int] | None) -> Annotations:
-    raw = read_bytes(path)
-    digest = blake2b(raw, digest_size=16).hexdigest()
     reader = Reader(path)
-    reader.read(raw)
+    reader.read_all()
     reader.check()
     reader.log_notes()
-    return Annotations(path, digest, reader)
+    return Annotations(reader)
 
 
 #: What `forget_annotations` calls.
 FORGETTING: list[Callable[[], None]] = [_read.cache_clear]
-
-
-class Reader:
-    """Takes the entries of one file, and knows what they say of each other."""
-
-    #: Whether an image is left out whose size cannot be read.
-    needs_sizes = True
-    #: What the file begins with, and in words.
-    begins, layout = "{", "an object of 'images', 'annotations' and 'categories'"
-
-    def __init__(self, path: str, images_only: bool = False) -> None:
-        self.path = path
-        self._images_only = images_only
-        self._found: list[str] = []  # sections
-        self.images: dict[Any, Image] = {}  # by key_of
-        self.categories: dict[int, Category] = {}
-        self.owners: list[Any] = []  # of each packed instance its image's key
-        self.packed: list[bytes] = []
-        self.labelled = False
-        self._segmented = self._masked = 0
-        self._contents: dict[Any, int] = {}  # of each annotation's id
-        self._first_use: dict[int, str] = {}  # of each category
-        self._noted: dict[str, list[Any]] = {}
-
-    def notes(self) -> list[str]:
-        """What was left out or mended."""
-        return [
-            f"{reason}: {len(of)}, such as {examples(of)}" for reason, of in self._noted.items()
-        ]
-
-    def log_notes(self) -> None:
-        """One warning for each reason."""
-        for line in self.notes():
-            logger.warning("%s: %s", self.path, line)
-
-    def note(self, entry: Any, reason: str) -> None:
-        self._noted.setdefault(reason, []).append(entry)
-
-    def error(self, what: str) -> AnnotationError:
-        return AnnotationError(f"{self.path} {what}")
-
-    # ------------------------------------------------------------------ layout
-
-    def read(self, raw: bytes) -> None:
-        """Takes a file's sections; images before annotations, wherever they stand.
-
-        Raises:
-            AnnotationError: see `read_annotations`.
-        """
-        try:
-            text = decode_text(raw, self.path)
-        except UserError as error:
-            raise AnnotationError(str(error)) from error
-        try:
-            self._read(Cursor(text))
-        except RecursionError as error:
-            raise self.error("is nested too deeply to be a data set") from error
-        except (json.JSONDecodeError, IndexError) as error:
-            raise self.error(self._broken(text, error)) from error
-        except UserError:
-            raise
-        except ValueError as error:
-            raise self.error(f"has a number of thousands of digits ({error})") from error
-
-    def _read(self, cursor: Cursor) -> None:
-        wanted = _SECTIONS[:1] if self._images_only else _SECTIONS
-        later = None
-        for section in cursor.sections():
-            self._found.append(section)
-            if section not in wanted:
-                cursor.skip()
-            elif section == "annotations" and not self.images:
-                later = cursor.position
-                cursor.skip()
-            else:
-                self._section(section, cursor)
-        if later is not None:
-            cursor.position = later
-            self._section("annotations", cursor)
-        if not self.images:
-            raise self.error(
-                "is not in COCO's format: it needs a list 'images' with entries, it has "
-                f"{examples(map(shown, self._found)) or 'nothing'}"
-            )
-
-    def _section(self, section: str, cursor: Cursor) -> None:
-        if cursor.character != "[":
-            value = cursor.value()
-            if value is None and section == "annotations":
-                return  # as in the files of test sets
-            raise self.error(f"is not in COCO's format: {section!r} is {shown(value)}, not a list")
-        self.labelled |= section == "annotations"
-        take = {
-            "images": self._image,
-            "categories": self._category,
-            "annotations": self._annotation,
-            "detections": self._annotation,  # of `detections.py`
-        }
-        place, unreadable = -1, []
-        for place, entry in enumerate(cursor.values()):
-            if not isinstance(entry, dict):
-                raise self.error(f"is not in COCO's format: {section!r} holds {shown(entry)}")
-            error = take[section](entry, place)
-            if error is not None:
-                unreadable.append((label_of(section, entry, place), *error.args))
-        if not unreadable:
-            return
-        label, field, what = unreadable[0]
-        first = f"{label}: {field} {what}"
-        if len(unreadable) * _ONE_IN > place + 1:
-            raise self.error(
-                f"has {len(unreadable)} of {place + 1} {section} that cannot be read, and at most one in "
-                f"{_ONE_IN} may be left out. {first}. Correct or remove these entries"
-            )
-        for label, *_ in unreadable:
-            self.note(label, f"{section} that cannot be read, left out ({first})")
-
-    def check(self) -> None:
-        """Leaves out images without a size. AnnotationError: what only the whole file shows to be wrong."""
-        if self.needs_sizes:
-            self.images = {key: image for key, image in self.images.items() if image.height}
-        strangers = [k for k in self._first_use if k not in self.categories]
-        if self.categories and strangers:
-            raise self.error(
-                f"has annotations with category ids that 'categories' does not list: "
-                f"{examples(self._first_use[k] for k in strangers)}; "
-                f"it lists {examples(map(shown, sorted(self.categories)))}. List them, or take these "
-                "annotations out"
-            )
-        if self._segmented and not self._masked:
-            raise self.error(
-                f"has {self._segmented} segmentations and none with an area: polygons need three points "
-                'or more. Where there are boxes only, give "segmentation": []'
-            )
-
-    # ------------------------------------------------------------------ entries
-
-    def _image(self, entry: dict[str, Any], place: int) -> Unreadable | None:
-        if self._images_only and entry.get("id") is None:
-            entry = {**entry, "id": entry.get("file_name")}
-        try:
-            image, problem = image_of(entry)
-        except Unreadable as error:
-            field, what = error.args
-            raise self.error(
-                f"has {label_of('images', entry, place)} whose {field} {what}: correct it"
-            ) from error
-        before = self.images.setdefault(key_of(image.id), image)
-        if before != image:
-            raise self.error(
-                f"has the image id {shown(entry['id'])} twice: {before.file_name}, "
-                f"{before.width}x{before.height} pixels, and {image.file_name}, "
-                f"{image.width}x{image.height}. Give every image its own id"
-            )
-        if before is not image:
-            self.note(image.id, "images that stand in it twice, taken once")
-        return problem if self.needs_sizes and not self._images_only else None
-
-    def _category(self, entry: dict[str, Any], place: int) -> None:
-        try:
-            category = category_of(entry)
-        except Unreadable as error:
-            field, what = error.args
-            raise self.error(
-                f"has {label_of('categories', entry, place)} whose {field} {what}: correct it"
-            ) from error
-        before = self.categories.setdefault(category.id, category)
-        if before != category:
-            raise self.error(
-                f"has the category id {shown(entry['id'])} twice, as {shown(before.name)} and as "
-                f"{shown(category.name)}: give every category its own id"
-            )
-
-    def _annotation(self, entry: dict[str, Any], place: int) -> Unreadable | None:
-        name = entry.get("id", f"entry {place}")
-        if "segments_info" in entry:
-            raise self.error(
-                "is a panoptic json, whose segments are in PNG files: give these images' instances json"
-            )
-        try:
-            image = self._image_of(entry, name)
-        except ValueError as error:
-            return Unreadable("image_id", str(error))
-        if image is None:
-            return None
-        if not image.height:
-            self.note(name, "annotations of images whose size cannot be read, left out")
-            return None
-        self._segmented += bool(entry.get("segmentation"))
-        try:
-            instance = instance_of(entry, (image.height, image.width), partial(self.note, name))
-        except Unreadable as error:
-            return error
-        self._masked += instance.mask is not None
-        if instance.category_id not in self._first_use:
-            label = f"{shown(entry.get('category_id'))} of {label_of('annotations', entry, place)}"
-            self._first_use[instance.category_id] = label
-        if min(instance.box[2:]) <= 0:
-            self.note(name, "annotations whose box and mask have no area, left out")
-            return None
-        key, packed = key_of(image.id), pickle.dumps(tuple(instance))
-        if not self._is_repeated(instance.id, hash((key, packed))):
-            self.owners.append(key)
-            self.packed.append(packed)
-        return None
-
-    def _image_of(self, entry: dict[str, Any], name: Any) -> Image | None:
-        """The listed image of an annotation; None, which is counted. ValueError: its id has no reading."""
-        image = self.images.get(key_of(identifier(entry.get("image_id"))))
-        if image is None:
-            self.note(name, "annotations of images that it does not list, left out")
-        return image
-
-    def _is_repeated(self, identity: Any, content: int) -> bool:
-        """Whether an earlier annotation is the same; one that has its id alone is another object."""
-        name = identity if isinstance(identity, int | str) else repr(identity)
-        if identity is None or name not in self._contents:
-            self._contents[name] = content
-            return False
-        if self._contents[name] == content:
-            self.note(identity, "annotations that stand in it twice, taken once")
-            return True
-        self.note(identity, "annotations with the id of another one, both taken")
-        return False
-
-    def _broken(self, text: str, error: Exception) -> str:
-        """What is wrong with a text that is not JSON, or begins otherwise."""
-        start, end = text[:1000].strip()[:1], text[-1000:].strip()[-1:]
-        if start and start in '{["-0123456789tfn' and start != self.begins:
-            return (
-                f"is not in COCO's format: it begins with {shown(text.strip()[:20])} and not with "
-                f"{self.layout}"
-            )
-        early = isinstance(error, IndexError)
-        cut = not start or early or (start == self.begins and end != _ENDS[start])
-        what, reason = "is cut off" if cut else "is not JSON", "it ends early" if early else error
-        return f"{what} ({len(text):,} characters; {reason}): download, copy or unpack it again"

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import UserError
-from ..files import read_bytes
-from .coco import ImageIndex, Reader, located, read_images, slashes
+from ..files import is_file, read_bytes
+from .coco import ImageIndex, read_images
 from .entries import Image, Instance, Unreadable, instance_of, key_of
 from .json_stream import Cursor
+from .reader import Reader, slashes
 from .values import identifier, number, shown
 
 
@@ -82,8 +83,8 @@ def read_detections(path: str, images_json: str | None, min_score: float) -> Det
 
     Args:
         path: the file; may be remote, ``~`` is expanded.
-        images_json: a file in COCO's format whose `images` have the ids of the results; None where these are
-            ids or paths of the data set.
+        images_json: a file in COCO's format, or what else `read_images` takes, whose images have the ids of
+            the results; None where these are ids or paths of the data set.
         min_score: detections below it are left out.
 
     Raises:
@@ -91,7 +92,9 @@ def read_detections(path: str, images_json: str | None, min_score: float) -> Det
         AnnotationError: it is in another format, of other images, or more than one entry in ten has no
             reading.
     """
-    path = located(path)
+    path = os.path.expanduser(path)
+    if not is_file(path):
+        raise UserError(f"there is no file of results {os.path.abspath(path)}")
     reader = _DetectionReader(path, images_json, min_score)
     raw = read_bytes(path)
     reader.read(raw)
@@ -99,7 +102,8 @@ def read_detections(path: str, images_json: str | None, min_score: float) -> Det
     reader.log_notes()
     digest = blake2b(raw, digest_size=16)
     if images_json:
-        digest.update(read_bytes(os.path.expanduser(images_json)))
+        listed = sorted((str(key), image.file_name) for key, image in reader.images.items())
+        digest.update(json.dumps(listed).encode())
     return Detections(digest.hexdigest(), reader)
 
 

@@ -1,5 +1,6 @@
 """Single entries of COCO's and LVIS's annotation files, from what people wrote to checked values."""
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -151,13 +152,17 @@ def _box(
     """The box, or that of the mask where it has no reading or no area."""
     value, side = entry.get("bbox"), max(size)
     problem = ""
+    listed = parsed(value)
     try:
-        listed = parsed(value)
         if isinstance(listed, list) and len(listed) == 1:
             listed = parsed(listed[0])  # one list too many around it
         x, y, width, height = (number(part) for part in listed)
+        if mask is None:
+            x, y, width, height = _upright(entry, (x, y, width, height))
     except (TypeError, ValueError):
         problem = f"{shown(value)} is not [x, y, width, height], four numbers"
+        if isinstance(listed, list) and len(listed) == 5:
+            problem += "; a turned box with its angle? Give the upright box around it"
     else:
         if min(x, y) < -side or max(x, y) > 2 * side or max(width, height) > 3 * side:
             problem = f"{shown(value)} is far outside the image, {size[1]}x{size[0]} pixels"
@@ -171,6 +176,24 @@ def _box(
     if min(box[2:]) > 0:
         note("annotations without a usable box, that of the mask is taken")
     return box
+
+
+def _upright(
+    entry: Mapping[str, Any], box: tuple[float, float, float, float]
+) -> tuple[float, float, float, float]:
+    """The box around one that CVAT has turned around its centre, by degrees in an attribute.
+
+    Raises:
+        ValueError: degrees that are no number.
+    """
+    attributes = entry.get("attributes")
+    degrees = attributes.get("rotation") if isinstance(attributes, dict) else None
+    if degrees is None or not (angle := math.radians(number(degrees))):
+        return box
+    x, y, width, height = box
+    across, down = abs(math.cos(angle)), abs(math.sin(angle))
+    w, h = width * across + height * down, width * down + height * across
+    return x + (width - w) / 2, y + (height - h) / 2, w, h
 
 
 def _area(

@@ -1,11 +1,11 @@
-"""COCO-like files whose annotations give each image one class and nothing else, such as iNaturalist's."""
+"""Labels that give each image one class and nothing else, such as iNaturalist's, or those of shards."""
 
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from ..files import read_bytes
-from .coco import FORGETTING, Reader, located, stamp_of
+from .coco import FORGETTING, joined, located, stamp_of
 from .entries import Category, Image, Unreadable, key_of, label_of
+from .reader import Reader
 from .values import integer, shown
 
 
@@ -17,7 +17,9 @@ class ImageLabels(NamedTuple):
 
 
 def read_image_labels(path: str, name: str | None = None) -> ImageLabels:
-    """Reads and checks such a file; once, as long as it does not change.
+    """Reads and checks such labels; once, as long as they do not change.
+
+    Of other formats than COCO's ``file_name`` is where the image lies.
 
     Images without a class are left out, like all else with a warning. Their sizes are not needed. Boxes
     are not looked at: several of one class are one label.
@@ -31,7 +33,7 @@ def read_image_labels(path: str, name: str | None = None) -> ImageLabels:
 @lru_cache(maxsize=4)
 def _read(path: str, stamp: tuple[int, int] | None) -> ImageLabels:
     reader = _LabelReader(path)
-    reader.read(read_bytes(path))
+    reader.read_all()
     reader.check()
     if not reader.classes or not reader.categories:
         lacking = (
@@ -45,6 +47,8 @@ def _read(path: str, stamp: tuple[int, int] | None) -> ImageLabels:
     labelled = []
     for key, image in reader.images.items():
         if key in reader.classes:
+            if reader.folder is not None:
+                image = image._replace(file_name=joined(reader.folder, image.file_name))
             labelled.append((image, numbers[reader.classes[key]]))
         else:
             reader.note(image.id, "images without a class, left out")

@@ -4,8 +4,9 @@ import posixpath
 from typing import Any, NamedTuple
 
 from ..files import read_bytes
-from .coco import Reader, located
+from .coco import located
 from .entries import Image, Unreadable
+from .reader import Reader
 from .values import shown
 
 

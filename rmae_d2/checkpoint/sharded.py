@@ -26,7 +26,7 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..files import free_space
 from ..hub_files import INDEX
-from .source import local_path, shards_of
+from .source import USUAL_FILES, local_path, shards_of
 from .weight_file import ROOM, atomic_save, file_hash, read_file
 
 _STATE = "state.pth"
@@ -233,7 +233,10 @@ def _checked_state(path: str, alone: bool) -> dict[str, Any]:
     Unless alone, the processes share the files out among them to hash them.
     """
     if not os.path.isfile(os.path.join(path, _STATE)):
-        raise CheckpointError(f"{path}: not a whole checkpoint folder, for it has no {_STATE}")
+        raise CheckpointError(
+            f"{path}: no weights in it: neither {', '.join(USUAL_FILES)} nor a whole checkpoint, for it has "
+            f"no {_STATE}"
+        )
     state = read_file(os.path.join(path, _STATE))
     if not isinstance(state, dict) or not {"rest", "tensors", "files"} <= state.keys():
         raise CheckpointError(f"{path}: not a checkpoint folder: its {_STATE} is something else")

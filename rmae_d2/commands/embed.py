@@ -27,7 +27,7 @@ NORMALIZATIONS = ("imagenet", "half")
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    what = "image files, folders (with sub-folders), .txt lists, or a COCO .json"
+    what = "image files, folders (with sub-folders), .txt lists, a COCO .json ... (docs/labels.md)"
     add("given", nargs="+", metavar="PHOTOS", help=what)
     what = "the .parquet to write"
     options.output(parser, folder=False, required=True, type=Path, metavar="FILE", help=what)

@@ -33,7 +33,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "model_final.pth or another file with all its tensors, or what rmae-d2 export wrote (.onnx)"
     )
     add("--weights", required=True, help=what)
-    what = "image files, a folder (with its sub-folders), a .txt list, or a COCO .json"
+    what = (
+        "image files, a folder (with sub-folders), a .txt list, a COCO .json ... (docs/labels.md)"
+    )
     add("--input", required=True, nargs="+", metavar="IMAGES", help=what)
     what = "folder to write to; made where it is not"
     options.output(parser, folder=True, required=True, type=str, metavar="DIR", help=what)

@@ -42,7 +42,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     what = "fh, instances, panoptic, detections, sam, sam-json, npy, or an own class as "
     add("--source", help=f"{what}package.module:Class or path/to/file.py:Class")
     add("--dataset", action="append", help="name of a registered data set; may be repeated")
-    add("--images", help="own images: a folder, a .txt list or a COCO .json")
+    add("--images", help="own images: a folder, a .txt list, a COCO .json ... (docs/labels.md)")
     add("--image-root", help="folder of the json's images, where it does not find them by itself")
     what = "processes (default: one a core, or one a GPU for sam; 0: none)"
     add("--workers", type=options.integer(NOT_NEGATIVE), help=what)

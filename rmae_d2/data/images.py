@@ -12,17 +12,20 @@ import torch
 import torch.nn.functional as F
 from detectron2.data import transforms as T
 from numpy.typing import NDArray
+from PIL import Image
 from torchvision.transforms import RandomResizedCrop as _TorchvisionCrop
 
 from ..errors import UserError
-from ..photos.reading import IMAGE_EXTENSIONS, MACHINE_ERRNOS, decode_plain_jpeg, read_image
+from ..listing import IMAGE_EXTENSIONS
+from ..photos.reading import MACHINE_ERRNOS, Photo, read_image
 
 __all__ = [
     "IMAGE_EXTENSIONS",
     "MACHINE_ERRNOS",
     "CropResizeTransform",
+    "Photo",
+    "PhotoInput",
     "RandomResizedCrop",
-    "decode_plain_jpeg",
     "label_indices",
     "read_image",
 ]
@@ -102,6 +105,27 @@ class CropResizeTransform(T.Transform):
         out: NDArray[Any] = (resized.permute(1, 2, 0) if crop.ndim == 3 else resized[0]).numpy()
         return out
 
+    def apply_photo(self, photo: Photo) -> NDArray[np.uint8]:
+        """Crops and resizes a photo, (new_h, new_w, 3), of which no more is decoded than that takes.
+
+        A JPEG is decoded at the smallest of 1, 1/2, 1/4 and 1/8 of its size at which the crop has the
+        output's pixels: libjpeg then leaves out the fine waves, and Pillow resizes what is left. The
+        picture differs from that of the whole image, by 2 levels on average where the crop has just the
+        output's pixels, 0.8 where it has twice as many along each side; at edges by 10 to 30.
+        """
+        fits = (
+            d for d in (8, 4, 2) if d * self.new_w <= self.crop_w and d * self.new_h <= self.crop_h
+        )
+        divisor = next(fits, 1)
+        if divisor == 1 or not photo.is_scalable:
+            return self.apply_image(np.asarray(photo))
+        self._check(photo.shape)
+        small = Image.fromarray(photo.at_scale(divisor))
+        left, right = self.x0 / divisor, (self.x0 + self.crop_w) / divisor
+        top, bottom = self.y0 / divisor, (self.y0 + self.crop_h) / divisor
+        size, box = (self.new_w, self.new_h), (left, top, right, bottom)
+        return np.asarray(small.resize(size, Image.Resampling.BICUBIC, box=box))
+
     def apply_segmentation(self, segmentation: NDArray[Any]) -> NDArray[Any]:
         """Crops and resizes (H, W) or (H, W, N) labels or masks of any type, by nearest neighbour.
 
@@ -130,6 +154,36 @@ class CropResizeTransform(T.Transform):
                 f"the crop was drawn for an image of {self.orig_h} x {self.orig_w} pixels, this "
                 f"array is {tuple(shape)}: image and labels must have the same height and width"
             )
+
+
+class PhotoInput(T.AugInput):
+    """A photo that augmentations are applied to, decoded as far as they need it.
+
+    Attributes:
+        image: a Photo before the first transform, then an array (h, w, 3).
+    """
+
+    #: Those that look at the image's shape alone.
+    BLIND = (RandomResizedCrop, T.RandomFlip)
+
+    def __init__(
+        self, photo: Photo, augmentations: T.AugmentationList, exact: bool = False
+    ) -> None:
+        """Takes the photo and what will be applied; decodes the whole where that may look at its pixels.
+
+        Args:
+            exact: decode the whole in any case.
+        """
+        blind = all(type(augmentation) in self.BLIND for augmentation in augmentations.augs)
+        self.image: Any = photo if blind and not exact else np.asarray(photo)
+        self.boxes = self.sem_seg = None
+
+    def transform(self, tfm: T.Transform) -> None:
+        """Applies a transform to the image."""
+        if isinstance(self.image, Photo) and type(tfm) is CropResizeTransform:
+            self.image = tfm.apply_photo(self.image)
+        else:
+            self.image = tfm.apply_image(np.asarray(self.image))
 
 
 def label_indices(

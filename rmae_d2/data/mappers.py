@@ -16,8 +16,8 @@ from ..errors import UserError
 from ..modeling.batch import Batch
 from ..modeling.masking.base import RandomMasking
 from ..noise import num_visible
-from ..regions import EncodedRecord, RegionRecord
-from .images import label_indices, read_image
+from ..regions import EncodedRecord, RegionRecord, is_blind, regions_of
+from .images import Photo, PhotoInput, label_indices
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ class RegionDatasetMapper:
         mask_ratio: float = 0.75,
         region_mask_ratio: float | Sequence[float] | None = None,
         masking: Any = None,
+        exact_decode: bool = False,
     ) -> None:
         """Sets what happens to an image.
 
@@ -66,6 +67,8 @@ class RegionDatasetMapper:
                 visible_foreground_only.
             region_mask_ratio: that of region patches, beta_R; None for the pixels' own ratio.
             masking: the model's masking policy: its class or that one's dotted name; None for the default.
+            exact_decode: decode whole images where less would do for a crop, see
+                :meth:`~.images.CropResizeTransform.apply_photo`.
 
         Raises:
             UserError: ``num_regions`` is not positive, or visible_foreground_only meets a policy whose masks
@@ -94,6 +97,7 @@ class RegionDatasetMapper:
         self.replacement = replacement
         self.min_patches = min_patches
         self.patch_size = patch_size
+        self.exact_decode = exact_decode
         self.order = _order_of(masking) if visible_foreground_only else None
         logger.info("augmentations: %s; regions: %s", self.augmentations, regions)
 
@@ -121,21 +125,23 @@ class RegionDatasetMapper:
             ImageReadError: the file gives no image.
             UserError: the source gave regions of another size than the image.
         """
-        image = read_image(dataset_dict["file_name"])
+        photo = Photo(dataset_dict["file_name"])
         mask_seed = int(np.random.randint(0, 2**63 - 1, dtype=np.int64))
-        aug_input = T.AugInput(image)
+        # A source that looks at the pixels wants the whole, which is then decoded once for both.
+        whole = self.exact_decode or not (self.regions is None or is_blind(self.regions))
+        aug_input = PhotoInput(photo, self.augmentations, exact=whole)
         transforms = self.augmentations(aug_input)
         sample: dict[str, Any] = {
             "file_name": dataset_dict["file_name"],
             "image_id": dataset_dict.get("image_id", dataset_dict["file_name"]),
-            "height": image.shape[0],
-            "width": image.shape[1],
+            "height": photo.shape[0],
+            "width": photo.shape[1],
             "image": torch.as_tensor(np.ascontiguousarray(aug_input.image.transpose(2, 0, 1))),
             "mask_seed": mask_seed,
         }
         if self.regions is None:
             return sample
-        record, size = self.regions(dataset_dict, image), image.shape[:2]
+        record, size = regions_of(self.regions, dataset_dict, photo), photo.shape[:2]
         if record.size != size:
             raise UserError(
                 f"regions of {dataset_dict['file_name']} are {record.size} pixels (height, width), the image "

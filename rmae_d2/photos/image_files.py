@@ -13,10 +13,10 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
 
-from ..annotations.coco import slashes
+from ..annotations.coco import joined
+from ..annotations.reader import slashes
 from ..errors import UserError, examples
-from .listing import files_below
-from .reading import IMAGE_EXTENSIONS
+from ..listing import IMAGE_EXTENSIONS, files_below
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def files_in(folder: str, names: Sequence[str], path: str) -> list[str]:
         path: of the file that has the names, for the log.
     """
     if "://" in folder:
-        return [os.path.join(folder, name) for name in names]
+        return [joined(folder, name) for name in names]
     absent = _absent([os.path.join(folder, name) for name in names])
     unknown = [name for name in names if "://" in name or os.path.join(folder, name) in absent]
     meant = _Listing(folder, deep=True).meant_by(unknown) if unknown else {}
@@ -67,10 +67,7 @@ def files_in(folder: str, names: Sequence[str], path: str) -> list[str]:
             "%s: %d file names are written in another way than the files in %s, and were found: %s",
             *(path, len(meant), folder, examples(some)),
         )
-    return [
-        name if "://" in name and name not in meant else os.path.join(folder, meant.get(name, name))
-        for name in names
-    ]
+    return [joined(folder, meant.get(name, name)) for name in names]
 
 
 class _Listing:
@@ -190,8 +187,9 @@ def without_absent(
     if not absent:
         return dicts
     first = min(absent)
+    named = os.path.abspath(path) if os.path.exists(path) else path
     message = (
-        f"{len(absent)} of the {len(dicts)} files that {os.path.abspath(path)} names are absent, "
+        f"{len(absent)} of the {len(dicts)} files that {named} names are absent, "
         f"such as {examples(os.path.abspath(file) for file in sorted(absent))}"
     )
     kept = [sample for sample in dicts if sample["file_name"] not in absent]

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..annotations.formats.addresses import FILE_EXTENSIONS, address_of
 from ..errors import AnnotationError, UserError
-from .reading import IMAGE_EXTENSIONS
+from ..listing import IMAGE_EXTENSIONS
 from .sources import images_from
 
 
@@ -36,8 +37,9 @@ def list_inputs(given: Sequence[str], image_root: str | None = None) -> list[Inp
     """Lists images in a fixed order.
 
     Args:
-        given: image files, folders, .txt lists and COCO .jsons; see :func:`.sources.images_from`. A
-            json that stands alone keeps its image ids; otherwise images are numbered from 1.
+        given: image files, folders, .txt lists, COCO .jsons and other data sets; see
+            :func:`.sources.images_from`. A json that stands alone keeps its image ids; otherwise images are
+            numbered from 1.
         image_root: folder of a json's images, where it is not found by itself.
 
     Raises:
@@ -45,7 +47,7 @@ def list_inputs(given: Sequence[str], image_root: str | None = None) -> list[Inp
         AnnotationError: a json that cannot be used.
     """
     dicts = [sample for path in given for sample in _samples(path, image_root)]
-    own_ids = len(given) == 1 and given[0].lower().endswith(".json")
+    own_ids = len(given) == 1 and address_of(given[0]).path.lower().endswith(".json")
     ids = [sample["image_id"] if own_ids else k for k, sample in enumerate(dicts, 1)]
     return [
         InputImage(
@@ -88,7 +90,7 @@ def _samples(path: str, image_root: str | None) -> list[dict[str, Any]]:
     expanded = os.path.expanduser(path)
     suffix = os.path.splitext(path)[1].lower()
     is_image = suffix in IMAGE_EXTENSIONS or (
-        os.path.isfile(expanded) and suffix not in (".txt", ".json")
+        os.path.isfile(expanded) and suffix not in FILE_EXTENSIONS
     )
     if is_image and not os.path.isdir(expanded):
         return [{"file_name": expanded, "image_id": os.path.basename(path)}]

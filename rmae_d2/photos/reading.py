@@ -1,8 +1,11 @@
 """A photo as people have it (any mode, any bit depth, turned by EXIF, or broken) as upright 8-bit RGB."""
 
 import errno
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,16 +20,69 @@ try:
 except ImportError:
     simplejpeg = None
 
-#: What Pillow opens out of the box and people keep photos in. Compared in lower case.
-IMAGE_EXTENSIONS = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif")
-    + (".ppm", ".pgm", ".pbm", ".pnm", ".jp2")
-)
-
 #: The machine's trouble, not the file's: hiding these behind another image would hide the cause.
 MACHINE_ERRNOS = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 )
+
+
+class Photo:
+    """An image file that has been read, and is decoded as far as it is needed.
+
+    ``np.asarray(photo)`` is the whole of it, see :func:`read_image`.
+
+    Attributes:
+        shape: (H, W, 3) of the whole, upright.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Reads a file; decodes what is no JPEG, or none of RGB or grey. Raises as :func:`read_image`."""
+        self.path = str(path)
+        self._jpeg: bytes | None = None
+        self._whole: NDArray[np.uint8] | None = None
+        with _reading(self.path):
+            check_file(self.path)
+            with opened(self.path) as file, Image.open(file) as image:
+                if image.format == "JPEG" and image.mode in ("RGB", "L"):
+                    orientation = exif_orientation(image) or 1
+                    self._turned = orientation != 1
+                    width, height = image.size if orientation <= 4 else image.size[::-1]
+                    self.shape = (height, width, 3)
+                    file.seek(0)
+                    self._jpeg = file.read()
+                    return
+                image.load()
+                self._whole = upright_rgb(image)
+                self.shape = (*self._whole.shape[:2], 3)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[np.uint8]:
+        if self._whole is None:
+            self._whole = self.at_scale(1)
+        return self._whole.copy() if copy else self._whole
+
+    @property
+    def is_scalable(self) -> bool:
+        """Whether less than the whole can be decoded."""
+        return self._jpeg is not None and self._whole is None
+
+    def at_scale(self, divisor: int) -> NDArray[np.uint8]:
+        """The whole of a JPEG at 1, 1/2, 1/4 or 1/8 of its size, as libjpeg decodes it: for far less work.
+
+        Pixel (y, x) stands for those of the whole from (divisor * y, divisor * x) on, divisor in number along
+        each side.
+
+        Returns:
+            writable uint8 (ceil(H / divisor), ceil(W / divisor), 3) RGB, upright.
+        """
+        assert self._jpeg is not None
+        with _reading(self.path):
+            pixels = None if self._turned else _by_simplejpeg(self._jpeg, self.shape, divisor)
+            if pixels is not None:
+                return pixels
+            with Image.open(io.BytesIO(self._jpeg)) as image:
+                image.draft(None, (image.width // divisor or 1, image.height // divisor or 1))
+                image.load()
+                return upright_rgb(image)
 
 
 def read_image(path: str | Path) -> NDArray[np.uint8]:
@@ -49,15 +105,14 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
             image, values that are negative, not finite or of no known range, more pixels than Pillow allows.
         OSError: trouble of the machine rather than of the file (too many open files, disk full, ...).
     """
-    path = str(path)
+    return np.asarray(Photo(path))
+
+
+@contextmanager
+def _reading(path: str) -> Iterator[None]:
+    """Says of a file what is wrong with it."""
     try:
-        check_file(path)
-        with opened(path) as file, Image.open(file) as image:
-            pixels = decode_plain_jpeg(file, image)
-            if pixels is not None:
-                return pixels
-            image.load()
-            return upright_rgb(image)
+        yield
     except OSError as error:
         if error.errno in MACHINE_ERRNOS:
             raise
@@ -72,27 +127,23 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         raise ImageReadError(path, f"it is damaged ({type(error).__name__}: {error})") from error
 
 
-def decode_plain_jpeg(file: IO[bytes], image: Image.Image) -> NDArray[np.uint8] | None:
-    """Decodes an opened JPEG that needs nothing but decoding, with simplejpeg (``rmae_d2[fast]``).
+def _by_simplejpeg(jpeg: bytes, shape: tuple[int, ...], divisor: int) -> NDArray[np.uint8] | None:
+    """Decodes a JPEG that is upright with simplejpeg (``rmae_d2[fast]``).
 
     Pillow has the same library, libjpeg-turbo, and settings, so the pixels are the same; it then copies them
     three times, which is where the time goes.
 
-    Args:
-        file: the whole file; is read from its beginning.
-        image: the same, opened by Pillow and not yet loaded.
-
     Returns:
-        (H, W, 3) RGB, writable; None where Pillow has the word, so that such files are treated the same with
-        and without simplejpeg: other formats, CMYK, a picture to be turned, a file that is not quite right.
+        (h, w, 3) RGB, writable; None where Pillow has the word, so that a file that is not quite right is
+        treated the same with and without simplejpeg.
     """
-    if simplejpeg is None or image.format != "JPEG" or image.mode not in ("RGB", "L"):
+    if simplejpeg is None:
         return None
-    if exif_orientation(image) != 1:
-        return None
-    file.seek(0)
+    least = {"min_height": -(-shape[0] // divisor), "min_width": -(-shape[1] // divisor)}
     try:
-        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(file.read(), "RGB", strict=True)
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+            jpeg, "RGB", strict=True, min_factor=divisor, **least
+        )
     except ValueError:
         return None
     return pixels

@@ -1,4 +1,4 @@
-"""Where photos come from: a folder, a text list or a COCO json."""
+"""Where photos come from: a folder, a text list, a COCO json, or a data set in another format."""
 
 import logging
 import os
@@ -7,18 +7,26 @@ from pathlib import Path
 from typing import Any
 
 from ..annotations.coco import read_images
+from ..annotations.entries import Image
+from ..annotations.formats.addresses import address_of, folder_of_split
+from ..annotations.formats.coco_files import json_of
+from ..annotations.formats.recognise import recognise
 from ..errors import UserError, examples
-from ..files import exists, read_text
+from ..files import read_text
+from ..listing import IMAGE_EXTENSIONS, files_below
 from .image_files import files_in, image_files, without_absent
 from .label_images import label_files
-from .listing import files_below
-from .reading import IMAGE_EXTENSIONS
 
 logger = logging.getLogger(__name__)
 
 
 def images_from(
-    root: str | Path, image_root: str | Path | None = None, allow_missing: float = 0.01
+    root: str | Path,
+    image_root: str | Path | None = None,
+    allow_missing: float = 0.01,
+    *,
+    format: str | None = None,
+    split: str | None = None,
 ) -> list[dict[str, Any]]:
     """Lists images without labels.
 
@@ -26,10 +34,12 @@ def images_from(
         root: one of a folder, searched with its sub-folders (links followed, hidden files skipped); a
             ``.txt`` list, one path a line, absolute or relative to the list's folder; empty lines and lines
             that begin with ``#`` are skipped; a COCO-style ``.json``, of which ``images[].file_name`` (or
-            ``coco_url``) is used.
+            ``coco_url``) is used; or ``[FORMAT:]PATH[#SPLIT]``, a data set that :func:`.recognise` knows.
+            Of a folder with labels, neither of whose splits is named, all images are taken.
         image_root: folder that the json's file names are relative to. Found by itself where the
             json lies in it, beside it, or in an ``annotations`` folder beside it.
         allow_missing: share of a list's files that may be absent; they are left out with a warning.
+        format, split: see :func:`.address_of`.
 
     Returns:
         dataset dicts in a fixed order (folders: sorted): ``file_name``; ``image_id``, the path relative to
@@ -39,20 +49,27 @@ def images_from(
         UserError: nothing there, no image in it, too many of its files absent, or a list or json that is
             not understood.
     """
-    path = os.path.expanduser(str(root))
-    if os.path.isdir(path):
+    address = address_of(root, format, split)
+    found, path = recognise(address), address.path
+    if found.name == "images":
+        return from_folder(folder_of_split(path, address.split))
+    whole = address.format is None and address.split is None
+    if whole and found.format.photos_only and os.path.isdir(path):
+        logger.info("%s: all images in it and below are taken", path)
         return from_folder(path)
-    if not exists(path):
-        raise UserError(
-            f"there is no {os.path.abspath(path)} (given as root={root}): "
-            f"give a folder of images, a .txt list or a COCO .json"
-        )
-    if path.lower().endswith(".txt"):
+    if found.name == "list":
         return without_absent(_from_text(path), path, allow_missing)
-    if path.lower().endswith(".json"):
-        folder = None if image_root is None else os.path.expanduser(str(image_root))
-        return without_absent(_from_json(path, folder), path, allow_missing)
-    raise UserError(f"root={root} must be a folder of images, a .txt list or a COCO .json")
+    folder = None if image_root is None else os.path.expanduser(str(image_root))
+    if found.name == "coco":
+        json = json_of(path, address.split)
+        images = read_images(json)
+        files = image_files(json, [image.file_name for image in images], folder)
+    else:
+        json = str(found.address)
+        images = read_images(json)
+        files = [image.file_name for image in images]
+    dicts = [_sample(file, image) for file, image in zip(files, images, strict=True)]
+    return without_absent(dicts, json, allow_missing)
 
 
 def from_folder(folder: str) -> list[dict[str, Any]]:
@@ -100,14 +117,6 @@ def _from_text(path: str) -> list[dict[str, Any]]:
     return [{"file_name": file, "image_id": line} for file, line in zip(files, lines, strict=True)]
 
 
-def _from_json(path: str, image_root: str | None) -> list[dict[str, Any]]:
-    images = read_images(path)
-    files = image_files(path, [image.file_name for image in images], image_root)
-    return [
-        {
-            "file_name": file,
-            "image_id": image.id,
-            **({"height": image.height, "width": image.width} if image.height else {}),
-        }
-        for file, image in zip(files, images, strict=True)
-    ]
+def _sample(file: str, image: Image) -> dict[str, Any]:
+    size = {"height": image.height, "width": image.width} if image.height else {}
+    return {"file_name": file, "image_id": image.id, **size}

@@ -9,6 +9,7 @@ from ..moved import moved_name
 from .record.masks import pack_bits, patch_coverage, unpack_bits
 from .record.record import EncodedRecord, RegionRecord, RegionTable
 from .sources.annotations import InstanceSource, PanopticSource
+from .sources.blind import is_blind, regions_of
 from .sources.detections import DetectionSource
 from .sources.felzenszwalb import FelzenszwalbSource, RegionCache
 from .sources.mixture import MixtureOfSources
@@ -36,8 +37,10 @@ __all__ = [
     "ShardHeader",
     "ShardWriter",
     "StoredRegions",
+    "is_blind",
     "pack_bits",
     "patch_coverage",
+    "regions_of",
     "unpack_bits",
     "write_index",
 ]

@@ -12,7 +12,8 @@ from tests.helpers import ROOT
 STUDY = """
 small = ["dataloader.train.total_batch_size=4", "dataloader.train.num_workers=0", "train.log_period=1"]
 study = dict(
-    name="tiny", data="data", output="out", seeds=1, attention_images=4,
+    name="tiny", data="data", output="out", seeds=1,
+    attention=dict(json="scenes/annotations/instances_val.json", root="scenes/val", max_images=4),
     scenes=dict(num_train=24, num_val=8, seed=1),
     methods=[
         dict(name="random", label="random", config="study/rmae.py", baseline="",

@@ -4,10 +4,11 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
-from rmae_d2.data.images import decode_plain_jpeg, read_image
+from rmae_d2.data.images import Photo, read_image
 from rmae_d2.errors import ImageReadError
+from rmae_d2.photos import reading
 
 pytest.importorskip("simplejpeg", reason="pip install rmae_d2[fast]")
 
@@ -18,16 +19,16 @@ def _photo(height=61, width=83):
     return (np.stack([3 * x, 4 * y, x + y], -1) % 190 + noise).astype(np.uint8)
 
 
-def _jpeg(mode="RGB", **options):
+def _jpeg(mode="RGB", blur=0, **options):
     file = io.BytesIO()
-    Image.fromarray(_photo()).convert(mode).save(file, "JPEG", **options)
+    image = Image.fromarray(_photo()).filter(ImageFilter.GaussianBlur(blur))
+    image.convert(mode).save(file, "JPEG", **options)
     return file.getvalue()
 
 
 def _decode(data):
-    file = io.BytesIO(data)
-    with Image.open(file) as image:
-        return decode_plain_jpeg(file, image)
+    with Image.open(io.BytesIO(data)) as image:
+        return reading._by_simplejpeg(data, (image.height, image.width), 1)
 
 
 def _pillow(data):
@@ -83,23 +84,36 @@ def test_pixels_of_real_photos_are_pillows(shared_data):
     assert fast
 
 
-def test_turned_pictures_are_left_to_pillow(tmp_path):
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("divisor", [1, 2, 4, 8])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_parts_of_the_size_are_those_of_pillow(tmp_path, monkeypatch, orientation, divisor, mode):
+    """Whichever library decodes, and however the picture is turned."""
     exif = Image.Exif()
-    exif[0x0112] = 6
-    data = _jpeg(exif=exif)
-    assert _decode(data) is None
-    (tmp_path / "a.jpg").write_bytes(data)
-    assert read_image(tmp_path / "a.jpg").shape == (83, 61, 3)
-    exif[0x0112] = 1
-    assert _decode(_jpeg(exif=exif)) is not None
+    exif[0x0112] = orientation
+    path = tmp_path / "a.jpg"
+    path.write_bytes(_jpeg(mode, blur=4, exif=exif, quality=95))
+    photo = Photo(path)
+    assert photo.is_scalable and photo.shape == read_image(path).shape
+    found = photo.at_scale(divisor)
+    monkeypatch.setattr(reading, "simplejpeg", None)
+    np.testing.assert_array_equal(found, Photo(path).at_scale(divisor))
+    height, width = photo.shape[:2]
+    assert found.shape == (-(-height // divisor), -(-width // divisor), 3)
+    # Of a smooth picture about the means of squares.
+    h, w = height // divisor, width // divisor
+    squares = read_image(path)[: h * divisor, : w * divisor].astype(float)
+    means = squares.reshape(h, divisor, w, divisor, 3).mean((1, 3))
+    assert np.abs(found[:h, :w] - means).mean() < 20
 
 
-def test_other_pictures_are_left_to_pillow():
-    assert _decode(_jpeg("CMYK")) is None
-    for format_ in ("PNG", "WEBP", "BMP"):
-        file = io.BytesIO()
-        Image.fromarray(_photo()).save(file, format_)
-        assert _decode(file.getvalue()) is None
+def test_other_pictures_are_decoded_whole(tmp_path):
+    for mode, format_ in (("CMYK", "JPEG"), ("RGB", "PNG"), ("RGB", "WEBP"), ("RGB", "BMP")):
+        path = tmp_path / f"a.{format_.lower()}"
+        Image.fromarray(_photo()).convert(mode).save(path)
+        photo = Photo(path)
+        assert not photo.is_scalable and photo.shape == (61, 83, 3)
+        np.testing.assert_array_equal(np.asarray(photo), read_image(path))
 
 
 def test_damaged_files_are_pillows_to_judge(tmp_path):

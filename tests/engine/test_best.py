@@ -122,3 +122,19 @@ def test_a_run_that_gets_no_better_ends(runs, tmp_path, capsys):
     assert "train.patience=2 has run out" in (tmp_path / "log.txt").read_text()
     runs.train(tmp_path, *still, "train.patience=3", resume=True)
     assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 11
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_end_together(runs, tmp_path, two_processes, parallel):
+    """And keep whole weights: at a rate of 0, those that the run ends with."""
+    still = [*EVALUATED, METRIC, "train.patience=2", "optimizer.base_lr=0"]
+    command = runs.command(tmp_path, *still, f"train.parallel={parallel}", flags=two_processes)
+    code, output = runs.run(command)
+    assert code == 0, output
+    assert [e["iteration"] for e in events(tmp_path, "evaluation")] == [2, 5, 8]
+    best, last = (
+        torch.load(tmp_path / f"model_{name}.pth", weights_only=True) for name in ("best", "final")
+    )
+    assert (best["iteration"], last["iteration"]) == (2, 8)
+    assert_same(best["model"], last["model"])

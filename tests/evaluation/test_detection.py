@@ -15,6 +15,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import print_csv_format
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.structures import BoxMode
+from PIL import Image
 from pycocotools import mask as mask_util
 
 from rmae_d2.errors import AnnotationError, UserError
@@ -302,3 +303,25 @@ def test_two_processes_give_the_numbers_of_one(drawn, register, detections, feed
     assert second == {} and first.keys() == alone.keys() == {"bbox", "segm"}
     for task, values in alone.items():
         assert first[task] == pytest.approx(values, abs=1e-9, nan_ok=True)
+
+
+def test_own_data_in_another_format(tmp_path, make_instances, feed):
+    """YOLO's: image ids are paths, classes of both images count, one of two objects is found."""
+    for name, line in (("a", "1 0.5 0.5 0.2 0.4"), ("b", "0 0.25 0.5 0.1 0.2")):
+        for folder in ("images", "labels"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+        Image.new("RGB", (100, 80)).save(tmp_path / f"images/{name}.jpg")
+        (tmp_path / f"labels/{name}.txt").write_text(line)
+    (tmp_path / "data.yaml").write_text("val: images\nnames: [cat, dog]")
+    size = {"height": 80, "width": 100}
+    pairs = [
+        ({"image_id": f"images/{name}.jpg"}, {"instances": make_instances(size, *found, None)})
+        for name, found in {"a": ([[40, 24, 60, 56]], [0.9], [1]), "b": ([], [], [])}.items()
+    ]
+    evaluator = DetectionEvaluator(
+        "", "bbox", output_dir=str(tmp_path / "out"), json=f"{tmp_path}#val"
+    )
+    found = feed(evaluator, pairs).evaluate()["bbox"]
+    assert (found["AP-dog"], found["AP-cat"]) == pytest.approx((100, 0))
+    (result,) = json.loads((tmp_path / "out/coco_instances_results.json").read_text())
+    assert (result["image_id"], result["category_id"]) == ("images/a.jpg", 1)

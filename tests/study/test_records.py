@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -147,15 +148,22 @@ def test_a_json_of_something_else_is_refused_and_kept(tmp_path, content, message
     assert path.read_text() == content
 
 
-def test_the_page_in_docs_is_that_of_its_records(tmp_path):
-    docs = ROOT / "docs"
-    study = load_study("study/scenes.py")
-    records = Records(docs / "study" / "study.json", study)
+@pytest.mark.parametrize(
+    ("config", "measured", "page"),
+    [
+        ("study/scenes.py", "study/study.json", "study.md"),
+        ("study/photos.py", "study/photos.json", "study/photos.md"),
+    ],
+)
+def test_the_page_in_docs_is_that_of_its_records(config, measured, page, tmp_path, monkeypatch):
+    monkeypatch.setenv("STUDY_WEIGHTS", "weights/vits14.safetensors")  # as in the records
+    study = load_study(config)
+    records = Records(ROOT / "docs" / measured, study)
     assert records.all and all(records.of(run) for run in _recorded(study, records))
-    page = tmp_path / "study.md"
-    page.write_text((docs / "study.md").read_text())
-    write_page(study, records, page)
-    assert page.read_text() == (docs / "study.md").read_text()
+    made = tmp_path / f"{Path(page).stem}.md"
+    made.write_text((ROOT / "docs" / page).read_text())
+    write_page(study, records, made)
+    assert made.read_text() == (ROOT / "docs" / page).read_text()
 
 
 def _recorded(study, records):

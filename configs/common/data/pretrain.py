@@ -17,8 +17,9 @@ from .knn import knn
 
 dataloader = dict(
     train=L(build_train_loader)(
-        # Own images: dataloader.train.dataset.root= a folder, a text list or a COCO json. Where the run is
-        # evaluated (train.eval_period), that is on a tenth of them, which training leaves out.
+        # Own images: dataloader.train.dataset.root= a folder, a text list, a COCO json or another
+        # format (docs/labels.md). Where the run is evaluated (train.eval_period), that is on a tenth of
+        # them, which training leaves out.
         dataset=L(pretrain_dataset)(names=("coco_2017_train",), root=None),
         mapper=L(RegionDatasetMapper)(
             augmentations=[

@@ -3,7 +3,7 @@
 from typing import Any
 
 from . import builtin as _builtin  # noqa: F401  (registration)
-from .detection import check_same_classes, detection_dataset, json_facts, own_dataset_name
+from .detection import check_same_classes, detection_dataset, json_facts, own_dataset_name, own_labels
 from .image_folder import class_names, classification_dataset, knn_dataset
 from .images_only import images_from, pretrain_dataset
 from .semantic import first_label, semantic_classes, semantic_dataset
@@ -16,6 +16,7 @@ __all__ = [
     "images_from",
     "json_facts",
     "own_dataset_name",
+    "own_labels",
     "pretrain_dataset",
     "class_names",
     "classification_dataset",

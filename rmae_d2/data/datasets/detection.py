@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -10,14 +11,22 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
-from PIL import Image
 
-from ...annotations.coco import OWN_DATA, Annotations, check_instances, read_annotations
+from ...annotations.coco import (
+    OWN_DATA,
+    Annotations,
+    check_instances,
+    joined,
+    located,
+    read_annotations,
+    stamp_of,
+)
 from ...annotations.entries import Instance
+from ...annotations.formats.addresses import address_of
 from ...annotations.missing import missing_dataset, unknown_dataset
 from ...errors import AnnotationError, UserError, examples
-from ...files import check_file
-from ...pixels import exif_orientation
+from ...members import stored_jpeg
+from ...pixels import stored_size, upright_size
 from .fraction import take_fraction
 from ...photos.image_files import image_files, without_absent
 
@@ -25,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 #: Images whose size is compared with the json's when a dataset is loaded.
 _SIZES_CHECKED = 64
+
+# Headers read at once: storage over a network answers each after a while, but many together.
+_READERS = 16
 
 #: Fields of LVIS's images that its loader passes on.
 _OF_LVIS = ("neg_category_ids", "not_exhaustive_category_ids")
@@ -52,6 +64,8 @@ def detection_dataset(
     allow_missing: float = 0.01,
     fraction: float | None = None,
     fraction_seed: int = 0,
+    format: str | None = None,
+    split: str | None = None,
 ) -> list[dict[str, Any]]:
     """Images with annotated instances, as Detectron2's mappers take them.
 
@@ -63,13 +77,16 @@ def detection_dataset(
         names: registered datasets, concatenated; used where there is no json.
         json: own data in COCO's format. Its classes are numbered in the order of their ids, gaps closed.
             The dataset is registered under :func:`own_dataset_name`.
-        root: folder of the json's images; by default found near the json.
+        root: folder of the json's images, by default found near the json; without a json own data in any
+            format that :func:`.recognise` knows.
         filter_empty: for training.
         masks: False leaves masks out, True insists on them; by default they are there if the data have any.
         allow_missing: share of the images whose files may be absent.
         fraction: few labels: the share of the images to take, of those that are not left out, see
             :func:`.take_fraction`; None for all.
         fraction_seed: another one takes other images. It is not the training's seed.
+        format: of own data, one of :data:`.NAMES`; by default recognised.
+        split: of own data, such as ``train``; by default all of them.
 
     Returns:
         dataset dicts in the order of the image ids, of each dataset.
@@ -79,19 +96,19 @@ def detection_dataset(
             whose classes differ, or a fraction that takes no image.
         AnnotationError: the json cannot be used, sizes differ from the images', or nothing is left.
     """
+    json, root = own_labels(json, root, format, split)
     if json is not None:
-        json = os.path.expanduser(json)
         dicts = without_absent(_load_own(json, root), json, allow_missing)
         _register(json, root)
         source = json
     else:
         named = (names,) if isinstance(names, str) else tuple(names)
         if not named:
-            raise UserError("which data? set dataset.names, or dataset.json and dataset.root")
+            raise UserError("which data? set dataset.names, dataset.root, or dataset.json and its root")
         dicts = [sample for name in named for sample in _load_named(name, allow_missing)]
         check_same_registered("thing_classes", named)
         source = ", ".join(named)
-    _check_sizes(dicts, source)
+    dicts = _of_their_sizes(dicts, source)
     dicts = _with_usable_annotations(dicts, source, masks)
     if filter_empty:
         dicts = _without_empty(dicts, source)
@@ -103,19 +120,33 @@ def detection_dataset(
 
 
 def own_dataset_name(json: str) -> str:
-    """The name in Detectron2's catalogs of a dataset that was given as a json: its absolute path."""
-    return os.path.abspath(os.path.expanduser(json))
+    """The name in Detectron2's catalogs of own data: their address, with an absolute path."""
+    address = address_of(json)
+    return str(address._replace(path=os.path.abspath(address.path)))
+
+
+def own_labels(
+    json: str | None, root: str | None, format: str | None = None, split: str | None = None
+) -> tuple[str | None, str | None]:
+    """Own data as one text, ``[FORMAT:]PATH[#SPLIT]``, and the folder of a json's images; twice None for none.
+
+    Args and errors as :func:`detection_dataset`.
+    """
+    if json is None and root is None:
+        return None, None
+    if json is None:
+        json, root = root, None
+    return str(address_of(str(json), format, split)), root
 
 
 def json_facts(json: str) -> JsonFacts:
-    """What a json holds; read once as long as the file does not change. For errors see :func:`read_annotations`."""
-    path = os.path.expanduser(json)
-    status = os.stat(path) if os.path.isfile(path) else None
-    return _facts(path, (status.st_mtime_ns, status.st_size) if status else None)
+    """What own data hold; read once as long as they do not change. For errors see :func:`read_annotations`."""
+    path = located(json)
+    return _facts(path, stamp_of(path))
 
 
 @lru_cache(maxsize=8)
-def _facts(path: str, version: tuple[int, int] | None) -> JsonFacts:
+def _facts(path: str, stamp: tuple[int, int] | None) -> JsonFacts:
     annotations = read_annotations(path)
     names = {identifier: "" for identifier in annotations.class_ids().values()}
     names |= {category.id: category.name for category in annotations.categories}
@@ -164,10 +195,7 @@ def _samples(
 ) -> list[dict[str, Any]]:
     """Dataset dicts of a json, in the order of the image ids."""
     numbers = {identifier: number for number, identifier in classes.items()}
-    try:
-        files = image_files(annotations.path, [image.file_name for image, _ in annotations], root)
-    except UserError as error:  # pre-training's key has another name
-        raise UserError(str(error).replace("dataset.image_root", "dataset.root")) from None
+    files = _files(annotations, root)
     return [
         {
             "file_name": file,
@@ -179,6 +207,20 @@ def _samples(
         }
         for file, (image, instances) in zip(files, annotations, strict=True)
     ]
+
+
+def _files(annotations: Annotations, root: str | None) -> list[str]:
+    names = [image.file_name for image, _ in annotations]
+    if annotations.folder is not None:
+        if root is not None:
+            raise UserError(
+                f"dataset.root={root}: of {annotations.path} it is known where the images are. Leave it out"
+            )
+        return [joined(annotations.folder, name) for name in names]
+    try:
+        return image_files(annotations.path, names, root)
+    except UserError as error:  # pre-training's key has another name
+        raise UserError(str(error).replace("dataset.image_root", "dataset.root")) from None
 
 
 def _instance(instance: Instance, number: int) -> dict[str, Any]:
@@ -277,11 +319,28 @@ def _plain(annotation: dict[str, Any]) -> dict[str, Any]:
     return {**annotation, "bbox": box.tolist(), "segmentation": mask}
 
 
-def _check_sizes(dicts: list[dict[str, Any]], source: str) -> None:
-    """Compares the sizes of a few images, spread over the dataset, with what the annotations say."""
+def _of_their_sizes(dicts: list[dict[str, Any]], source: str) -> list[dict[str, Any]]:
+    """Compares the sizes of a few images, spread over the dataset, with what the annotations say.
+
+    Where some were annotated on a JPEG's pixels as stored, without EXIF's turn, all such are read so.
+    """
     few = dicts[:: -(-len(dicts) // _SIZES_CHECKED) or 1]
     few = [sample for sample in few if "height" in sample and "://" not in sample["file_name"]]
     wrong = []
+    if any(_is_stored(sample) for sample in few):
+        with ThreadPoolExecutor(_READERS) as pool:
+            stored = list(pool.map(_is_stored, dicts))
+        names = [sample["file_name"] for sample, so in zip(dicts, stored, strict=True) if so]
+        logger.warning(
+            "%s: %d photos that EXIF turns on their side were annotated as they are stored, such as %s: they "
+            "are read without the turn",
+            *(source, len(names), examples(names)),
+        )
+        dicts = [
+            {**sample, "file_name": stored_jpeg(sample["file_name"])} if so else sample
+            for sample, so in zip(dicts, stored, strict=True)
+        ]
+        few = [sample for sample in few if sample["file_name"] not in names]
     for sample in few:
         name, height, width = sample["file_name"], sample["height"], sample["width"]
         size = upright_size(name)
@@ -292,17 +351,14 @@ def _check_sizes(dicts: list[dict[str, Any]], source: str) -> None:
             f"{source}: {len(wrong)} of {len(few)} images looked at have another size than the annotations "
             f"say: {examples(wrong)}. Were the images resized or turned after they were annotated?"
         )
+    return dicts
 
 
-def upright_size(file_name: str) -> tuple[int, int] | None:
-    """(height, width) as readers see it, EXIF's turn applied; None where it is no image."""
-    try:
-        check_file(file_name)
-        with Image.open(file_name) as image:
-            turned = exif_orientation(image) in (5, 6, 7, 8)
-            return image.size if turned else image.size[::-1]
-    except (OSError, SyntaxError):  # the loader counts and names what it cannot read
-        return None
+def _is_stored(sample: dict[str, Any]) -> bool:
+    """Whether the annotations have the size of a turned JPEG's pixels as stored, and not of the photo."""
+    if "height" not in sample or sample["height"] == sample["width"] or "://" in sample["file_name"]:
+        return False
+    return stored_size(sample["file_name"]) == (sample["height"], sample["width"])
 
 
 def _with_usable_annotations(

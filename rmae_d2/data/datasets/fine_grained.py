@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...annotations.coco import slashes
+from ...annotations.reader import slashes
 from ...annotations.image_labels import read_image_labels
 from ...annotations.missing import missing_dataset
 from ...annotations.values import integer, shown

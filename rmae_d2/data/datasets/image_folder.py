@@ -1,4 +1,4 @@
-"""Labelled photos: registered ones by name, or folders like ImageNet's, ``root/{train,val}/<class>/*.jpg``.
+"""Labelled photos: registered by name, folders like ImageNet's, ``root/{train,val}/<class>/*.jpg``, or shards.
 
 Folders need nothing else: class numbers are the places of their names in sorted order, as in torchvision.
 """
@@ -14,15 +14,19 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog
 
+from ...annotations.formats.addresses import address_of, split_folders, split_named
+from ...annotations.formats.recognise import FORMATS, recognise
+from ...annotations.image_labels import read_image_labels
 from ...annotations.missing import unknown_dataset
 from ...errors import AnnotationError, UserError, examples
-from ..images import IMAGE_EXTENSIONS
 from .fine_grained import OWN_CLASSES, FineGrained
 from .fraction import take_fraction
-from ...photos.listing import files_below, is_image
+from ...listing import IMAGE_EXTENSIONS, files_below, is_image
 
 logger = logging.getLogger(__name__)
 
+#: Formats that say each image's class themselves.
+_WITH_LABELS = ("parquet", "imagefolder", "webdataset")
 # Folders listed at once: storage over a network answers each after a while, but many together.
 _LISTERS = 16
 # What is below a class's folder: images, and other visible files; relative, forward slashes.
@@ -41,6 +45,7 @@ def classification_dataset(
     fraction_seed: int = 0,
     fraction_per_class: bool = True,
     split_key: str = "split",
+    format: str | None = None,
 ) -> list[dict[str, Any]]:
     """Lists images with their classes.
 
@@ -60,6 +65,8 @@ def classification_dataset(
         fraction_per_class: take that share of each class, but one image at least; False for the share of all
             images, whatever their classes.
         split_key: what the config calls ``split``, for messages.
+        format: of ``root``, one of :data:`.NAMES`; by default recognised. Parquet, imagefolder and WebDataset
+            have labels of their own, whatever their folders; all others are class folders.
 
     Returns:
         dataset dicts, sorted by class, then name: ``file_name``; ``image_id``, the path relative to ``root``;
@@ -81,7 +88,13 @@ def classification_dataset(
     if root is None and names:
         dicts, source = _named(names, num_classes)
     else:
-        dicts, source = _of_folders(root, split or "", classes_from or "", num_classes, split_key)
+        labelled = _of_labels(root, split, format)
+        if labelled is not None:
+            dicts, classes, source = labelled
+            _check_number(len(classes), num_classes, f"{source} has {len(classes)} classes")
+        else:
+            folders = (root, split or "", classes_from or "", num_classes, split_key)
+            dicts, source = _of_folders(*folders)
     if per_class is not None:
         dicts = _first(dicts, per_class)
     counts = (len(dicts), len({sample["label"] for sample in dicts}), source)
@@ -98,6 +111,26 @@ def _first(dicts: list[dict[str, Any]], per_class: int) -> list[dict[str, Any]]:
         if counts[sample["label"]] <= per_class:
             kept.append(sample)
     return kept
+
+
+def _of_labels(
+    root: str | Path | None, split: str | None, format: str | None = None
+) -> tuple[list[dict[str, Any]], list[str], str] | None:
+    """Dataset dicts and classes of a data set that has labels of its own, and its name; None for folders."""
+    if root is None:
+        return None
+    address = address_of(root, format)
+    told = address.format or any(FORMATS[name].why(address.path) for name in _WITH_LABELS)
+    if not told or recognise(address).name not in _WITH_LABELS:
+        return None
+    address = address._replace(split=address.split or split or None)
+    labels = read_image_labels(str(address))
+    dicts = [
+        {"file_name": image.file_name, "image_id": image.id, "label": number}
+        for image, number in labels.images
+    ]
+    dicts.sort(key=lambda sample: sample["label"])
+    return dicts, [category.name for category in labels.categories], str(address)
 
 
 def _of_folders(
@@ -117,10 +150,11 @@ def _of_folders(
         places = (os.path.join(folder, name) for name in own)
         listed = dict(zip(own, pool.map(partial(files_below, onerror=_refuse), places), strict=True))
     _check_contents(folder, names, listed, trained=split == classes_from)
+    inside = os.path.relpath(folder, _split_folder(root, "")) if split else ""
     dicts = []
     for label, name in enumerate(names):
         images = listed[name][0] if name in listed else []
-        place, key = os.path.join(folder, name, ""), f"{split}/{name}/".lstrip("/")
+        place, key = os.path.join(folder, name, ""), f"{inside}/{name}/".lstrip("/")
         dicts += [
             {"file_name": place + image, "image_id": key + image, "label": label} for image in images
         ]
@@ -170,6 +204,8 @@ def class_names(
     if root is None and names:
         name = names if isinstance(names, str) else names[0]
         return list(_fine_grained(name).read(name).classes)
+    if (labelled := _of_labels(root, split)) is not None:
+        return labelled[1]
     return _class_names(_split_folder(root, split))
 
 
@@ -207,7 +243,11 @@ def knn_dataset(
 def _split_folder(root: str | Path | None, split: str) -> str:
     if root is None:
         root = os.path.join(os.getenv("DETECTRON2_DATASETS", "datasets"), "imagenet")
-    return os.path.join(os.path.expanduser(str(root)), split).rstrip("/") or "/"
+    above = os.path.expanduser(str(root))
+    named = split_folders(above).get(split_named(split)) if os.path.isdir(above) else None
+    if named is not None and not os.path.isdir(os.path.join(above, split)):
+        split = named
+    return os.path.join(above, split).rstrip("/") or "/"
 
 
 def _class_names(folder: str, split_key: str = "split") -> list[str]:

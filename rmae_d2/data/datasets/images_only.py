@@ -1,4 +1,4 @@
-"""Photos without labels, to pre-train on: a folder, a text list, a COCO json or a dataset's name."""
+"""Photos without labels, to pre-train on: own ones in any format, or a dataset's name."""
 
 import hashlib
 import logging
@@ -24,7 +24,7 @@ _WHOLE_FOLDERS = {
     *("imagenet_1k_train", "imagenet_1k_val", "scenes_train", "scenes_val"),
 }
 
-_OWN = "dataset.root=/photos (a folder, .txt list or COCO .json)"
+_OWN = "dataset.root=/photos (a folder, .txt list, COCO .json ..., see docs/labels.md)"
 
 #: One image of so many is held out for evaluation, and no more than the other number.
 _HELD_OUT_SHARE, _HELD_OUT_MOST = 10, 1000
@@ -36,6 +36,8 @@ def pretrain_dataset(
     image_root: str | Path | None = None,
     *,
     held_out: bool | None = None,
+    format: str | None = None,
+    split: str | None = None,
 ) -> list[dict[str, Any]]:
     """The images to pre-train on.
 
@@ -47,6 +49,7 @@ def pretrain_dataset(
         root: own images instead of names, see :func:`images_from`; as ``image_root``.
         held_out: True for the images kept for evaluation, False for the others, None for all. Kept are a
             tenth, at most 1000, at least one: those whose ids have the smallest SHA-256.
+        format, split: of own images, see :func:`images_from`.
 
     Returns:
         dataset dicts. With several names whose image ids collide, ids become ``name/id``.
@@ -56,7 +59,8 @@ def pretrain_dataset(
             is not registered (names the nearest ones), or an unreadable list.
     """
     if root is not None:
-        dicts, source = images_from(root, image_root), str(root)
+        dicts = images_from(root, image_root, format=format, split=split)
+        source = str(root)
     else:
         names = (names,) if isinstance(names, str) else tuple(names)
         sets = {name: _by_name(name) for name in names}

@@ -12,10 +12,11 @@ from detectron2.utils.file_io import PathManager
 
 from ...annotations.missing import missing_dataset, unknown_dataset
 from ...errors import examples
-from .detection import check_same_registered, upright_size
+from .detection import check_same_registered
 from .fraction import take_fraction
 from .images_only import images_from
-from ...photos.listing import files_below
+from ...listing import files_below
+from ...pixels import upright_size
 from ...photos.label_images import IGNORE_LABEL, LABEL_EXTENSIONS, MAX_CLASSES, label_files, read_labels
 from ...errors import UserError, AnnotationError
 

@@ -12,13 +12,18 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 
+from ...annotations.coco import located
+from ...annotations.formats.addresses import Address, address_of
+from ...annotations.formats.recognise import splits_of
 from ...errors import UserError
+from ...files import exists
 from ..datasets import (
     check_same_classes,
     class_names,
     classification_dataset,
     detection_dataset,
     json_facts,
+    own_labels,
     pretrain_dataset,
     semantic_dataset,
 )
@@ -219,7 +224,7 @@ def _adapt_pretraining(
         test.names = [validation]
         logger.info("evaluation follows the training data: on %s", validation)
         return
-    for key in ("names", "root", "image_root"):
+    for key in ("names", "root", "image_root", "format", "split"):
         if key in train:
             test[key] = train[key]
     train.held_out, test.held_out = False, True
@@ -248,6 +253,7 @@ def _named(overrides: Sequence[str], split: str) -> bool:
 def _adapt_detection(
     cfg: DictConfig, train: _Node, test: _Node, overrides: Sequence[str], eval_only: bool
 ) -> None:
+    _settle_own_data(train, test, overrides, eval_only)
     if train is not None and test is not None and (eval_only or "evaluator" in cfg.dataloader):
         _check_classes(cfg, train, test, eval_only)
     data = test if eval_only else train
@@ -270,6 +276,42 @@ def _adapt_detection(
             mapper["instance_mask_format"] = "bitmask"
 
 
+def _settle_own_data(train: _Node, test: _Node, overrides: Sequence[str], eval_only: bool) -> None:
+    """Makes own data one text, ``json``, with their split; evaluation follows those for training."""
+    for node, split in ((train, "train"), (test, "val")):
+        if node is None or not _is_own_detection(node):
+            continue
+        text, root = own_labels(*(node.get(key) for key in ("json", "root", "format", "split")))
+        address = address_of(str(text))
+        if eval_only and node is train and not exists(address.path):
+            continue
+        splits = splits_of(address)
+        if node is train and address.split is None:
+            _follow(test, address, [name for name in ("val", "test") if name in splits], overrides)
+        if address.split is None and split in splits:
+            address = address._replace(split=split)
+        node.json, node.root = located(str(address)), root
+        for key in ("format", "split"):
+            if key in node:
+                node[key] = None
+
+
+def _follow(test: _Node, address: Address, splits: Sequence[str], overrides: Sequence[str]) -> None:
+    """Without test data evaluates on the first of the training data's splits."""
+    if test is None or not splits or _is_own_detection(test) or _named(overrides, "test"):
+        return
+    test.json = located(str(address._replace(split=splits[0])))
+    logger.info("evaluation follows the training data: on %s", test.json)
+
+
+def _is_own_detection(data: DictConfig) -> bool:
+    return data.get("json") is not None or data.get("root") is not None
+
+
+def _is_there(json: str) -> bool:
+    return exists(address_of(json).path)
+
+
 def _classes(data: DictConfig) -> tuple[str, ...] | None:
     """In the model's order; None where they are not known yet."""
     if data.get("json"):
@@ -283,14 +325,14 @@ def _has_masks(data: DictConfig) -> bool:
         return False
     json = data.get("json")
     # With eval_only the json for training need not be there.
-    return not json or not os.path.exists(os.path.expanduser(json)) or json_facts(json).has_masks
+    return not json or not _is_there(json) or json_facts(json).has_masks
 
 
 def _check_classes(cfg: DictConfig, train: DictConfig, test: DictConfig, eval_only: bool) -> None:
     """Own data whose classes differ are refused; the config's own test data are then not evaluated on."""
     json = train.get("json")
     # With eval_only a json for training that is no longer there says nothing, and names are not meant.
-    if eval_only and not (json and os.path.exists(os.path.expanduser(json))):
+    if eval_only and not (json and _is_there(json)):
         return
     classes, tested = _classes(train), _classes(test)
     if classes is None or tested is None or classes == tested:
@@ -300,7 +342,7 @@ def _check_classes(cfg: DictConfig, train: DictConfig, test: DictConfig, eval_on
     if eval_only:
         raise UserError(
             f"--eval-only would evaluate on {_name(test)}, whose classes are not those of {json}: set "
-            "dataloader.test.dataset.json and root"
+            "dataloader.test.dataset.root, or json and root"
         )
     if test.get("json"):
         raise UserError(

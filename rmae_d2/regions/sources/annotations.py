@@ -40,6 +40,8 @@ class InstanceSource:
         params: what the regions depend on, among it the digest of the json.
     """
 
+    blind = True  # to pixels, see blind.py
+
     def __init__(
         self, json_file: str | os.PathLike[str] | None = None, include_crowd: bool = False
     ) -> None:
@@ -149,6 +151,8 @@ class PanopticSource:
     Attributes:
         params: what the regions depend on besides the image and its panoptic file.
     """
+
+    blind = True  # to pixels, see blind.py
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
         """UserError: no such local folder.

@@ -31,6 +31,8 @@ class DetectionSource:
         params: what the regions depend on, among it a digest of the json.
     """
 
+    blind = True  # to pixels, see blind.py
+
     def __init__(
         self,
         json_file: str | os.PathLike[str],

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ...errors import UserError
 from ..record.record import EncodedRecord, RegionRecord
+from .blind import is_blind, regions_of
 
 Source = Callable[[Mapping[str, Any], NDArray[np.uint8]], RegionRecord | EncodedRecord]
 
@@ -24,6 +25,7 @@ class MixtureOfSources:
     Attributes:
         probabilities: of the sources, float64, sum 1.
         params: of all sources, and their probabilities.
+        blind: whether all of them are.
     """
 
     def __init__(self, sources: Sequence[Source], weights: Sequence[float] | None = None) -> None:
@@ -38,6 +40,7 @@ class MixtureOfSources:
         if not all(math.isfinite(w) and w >= 0 for w in given) or sum(given) <= 0:
             raise UserError(f"weights={given} of a mixture must be 0 or more, one of them positive")
         self.probabilities = np.array(given) / sum(given)
+        self.blind = all(is_blind(source) for source in self.sources)
         self.params: dict[str, Any] = {
             "source": "mixture",
             "sources": [dict(getattr(source, "params", {})) for source in self.sources],
@@ -54,4 +57,4 @@ class MixtureOfSources:
         """Record of the whole image, uint8 (H, W, C), by a source drawn at each call; its errors pass."""
         bounds = self.probabilities.cumsum()
         drawn = int(np.searchsorted(bounds, np.random.random_sample() * bounds[-1], side="right"))
-        return self.sources[drawn](dataset_dict, image_HWC)
+        return regions_of(self.sources[drawn], dataset_dict, image_HWC)

@@ -33,6 +33,8 @@ class NpySource:
         params: what the regions depend on besides the image and its file.
     """
 
+    blind = True  # to pixels, see blind.py
+
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         """The folder has the sub-folders of the images, or all files in one; UserError: no such folder.
 

@@ -223,7 +223,7 @@ class SamSource:
 
         network, processor = self._network
         x0, y0, x1, y1 = box
-        crop = np.ascontiguousarray(image_HWC[y0:y1, x0:x1])
+        crop = np.array(image_HWC[y0:y1, x0:x1])  # a copy, which torch may write to
         given = processor(images=crop, input_data_format="channels_last", return_tensors="pt")
         given = given.to(network.device)
         pixels, padded = given["pixel_values"], given.get("reshaped_input_sizes")

@@ -33,6 +33,8 @@ class SamJsonSource:
         params: what the regions depend on besides the image and its file.
     """
 
+    blind = True  # to pixels, see blind.py
+
     def __init__(self, folder: str | os.PathLike[str], max_masks: int | None = MAX_MASKS) -> None:
         """The folder is as `NpySource` takes it; the largest `max_masks` are kept, None for all."""
         self.folder = check_folder(folder, _REMEDY)

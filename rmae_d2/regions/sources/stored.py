@@ -16,6 +16,7 @@ from ..record.codec import warm_up
 from ..record.record import EncodedRecord, RegionRecord
 from ..store.shards import REMEDY
 from ..store.store import RegionStore, digest_file
+from .blind import is_blind, regions_of
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class StoredRegions:
         store: None where no path was given.
         fallback: any region source; None where every image must be in the store.
         params: of the store, or of the fallback where there is no store.
+        blind: whether no image is looked at but those that the store lacks.
     """
 
     def __init__(
@@ -57,6 +59,8 @@ class StoredRegions:
             self.store = None if path is None else RegionStore(path)
         except StoreError as error:
             raise StoreError(f"{_OPTION}={path}: {error}") from error
+        # Those that a store lacks are few.
+        self.blind = self.store is not None or is_blind(fallback)
         warm_up()  # once here, so that workers forked later need not compile
         fallback_params = dict(getattr(fallback, "params", {}))
         self.params = dict(self.store.params) if self.store else fallback_params
@@ -85,7 +89,7 @@ class StoredRegions:
         """
         if self.store is None:
             assert self.fallback is not None
-            return self.fallback(dataset_dict, image_HWC)
+            return regions_of(self.fallback, dataset_dict, image_HWC)
         for key, exact in _keys(dataset_dict):
             try:
                 data = self.store.get(key)
@@ -152,7 +156,7 @@ class StoredRegions:
         if self.fallback is None:
             raise StoreError(lacks + remedy)
         start = time.perf_counter()
-        record = self.fallback(dataset_dict, image_HWC)
+        record = regions_of(self.fallback, dataset_dict, image_HWC)
         seconds = time.perf_counter() - start
         self._missing += 1
         if self._missing & (self._missing - 1) == 0:  # ever more rarely

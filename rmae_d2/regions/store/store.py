@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from ...errors import StoreError, UserError
 from ...files import atomic_file, check_file, is_being_written
+from ...members import is_member, open_member
 from .shards import (
     FORMAT_VERSION,
     REMEDY,
@@ -391,6 +392,9 @@ def local_path(path: str) -> str:
 
 def digest_file(path: str) -> bytes:
     """Digest of a file's bytes, as stores keep it; remote addresses through iopath."""
+    if is_member(path):
+        with open_member(path) as member:
+            return digest(member.read())
     check_file(path)
     return digest(Path(local_path(path)).read_bytes())
 

@@ -244,7 +244,7 @@ def test_train_and_test_must_number_their_classes_alike(own, tmp_path):
 def test_names(own):
     with pytest.raises(UserError, match="'coco_2017_trian': did you mean coco_2017_train"):
         detection_dataset("coco_2017_trian")
-    with pytest.raises(UserError, match="set dataset.names, or dataset.json"):
+    with pytest.raises(UserError, match="set dataset.names, dataset.root, or dataset.json"):
         detection_dataset()
 
 
@@ -348,3 +348,89 @@ def test_missing_datasets_say_where_from(tmp_path, monkeypatch, name, absent, ge
         detection_dataset(name)
     for text in (f"looked for: {tmp_path / absent}\n", get_it, own):
         assert text in str(error.value)
+
+
+# ------------------------------------------------------------------------- other formats than COCO's
+
+
+@pytest.fixture
+def yolo(tmp_path):
+    """Two splits in YOLO's format; a polygon and a box to train on."""
+    for split, lines in {
+        "train": "1 0.2 0.5 0.2 0.4\n0 0.1 0.1 0.4 0.1 0.4 0.6 0.1 0.6",
+        "val": "0 0.5 0.5 0.2 0.4",
+    }.items():
+        (tmp_path / "set/images" / split).mkdir(parents=True)
+        (tmp_path / "set/labels" / split).mkdir(parents=True)
+        Image.new("RGB", (100, 80)).save(tmp_path / f"set/images/{split}/a.jpg")
+        (tmp_path / f"set/labels/{split}/a.txt").write_text(lines)
+    (tmp_path / "set/data.yaml").write_text("train: images/train\nval: images/val\nnames: [cat, dog]")
+    yield str(tmp_path / "set")
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        for name in [name for name in catalog if str(tmp_path) in name]:
+            catalog.pop(name)
+
+
+def test_a_root_alone_is_recognised(yolo, caplog):
+    with caplog.at_level("INFO"):
+        (sample,) = detection_dataset(root=yolo, split="train", masks=False)
+    assert f"{yolo} is read as YOLO (yolo), by data.yaml; its splits: train, val" in caplog.text
+    assert sample["file_name"] == f"{yolo}/images/train/a.jpg"
+    assert (sample["image_id"], sample["height"], sample["width"]) == ("images/train/a.jpg", 80, 100)
+    box, polygon = sample["annotations"]
+    assert np.allclose(box["bbox"], [10, 24, 20, 32]) and box["category_id"] == 1
+    assert np.allclose(polygon["bbox"], [10, 8, 30, 40]) and polygon["category_id"] == 0
+    (sample,) = detection_dataset(root=yolo, split="train")
+    (polygon,) = sample["annotations"]
+    assert np.allclose(polygon["segmentation"], [[10, 8, 40, 8, 40, 48, 10, 48]])
+    assert json_facts(f"yolo:{yolo}#train") == (("cat", "dog"), (1, 1), True, False)
+    name = own_dataset_name(f"yolo:{yolo}#train")
+    assert name == f"yolo:{yolo}#train" and len(DatasetCatalog.get(f"{yolo}#train")) == 1
+    assert len(detection_dataset(root=yolo, masks=False)) == 2, "all splits"
+
+
+def test_what_does_not_go_with_other_formats(yolo):
+    with pytest.raises(UserError, match="dataset.root=/x: of .* it is known where the images are"):
+        detection_dataset(json=yolo, root="/x")
+    with pytest.raises(UserError, match="format=yollo is no format that is read: did you mean yolo"):
+        detection_dataset(root=yolo, format="yollo")
+    with pytest.raises(UserError, match="a folder of images, which says nothing of what is on them"):
+        detection_dataset(root=f"{yolo}/images")
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_photos_that_exif_turns_annotated_in_either_orientation(tmp_path, caplog, stored):
+    """The pixels under the box are the object's, whichever way the photo was shown to who drew it."""
+    pixels = np.zeros((40, 60, 3), np.uint8)  # as stored; turned by 90 degrees to be shown
+    pixels[5:15, 40:52] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif, quality=98)
+    Image.new("RGB", (60, 40)).save(tmp_path / "b.jpg")
+    size, box = ((40, 60), [40, 5, 12, 10]) if stored else ((60, 40), [25, 40, 10, 12])
+    images = [
+        {"id": 1, "file_name": "a.jpg", "height": size[0], "width": size[1]},
+        {"id": 2, "file_name": "b.jpg", "height": 40, "width": 60},
+    ]
+    entries = [coco_rectangle(1, 1, 1, box), coco_rectangle(2, 2, 1, [1, 2, 3, 4])]
+    categories = [{"id": 1, "name": "thing"}]
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps({"images": images, "annotations": entries, "categories": categories}))
+    first, second = detection_dataset(json=str(path))
+    mapper = DatasetMapper(
+        is_train=True,
+        augmentations=[],
+        image_format="RGB",
+        use_instance_mask=True,
+        instance_mask_format="bitmask",
+    )
+    found = mapper(copy.deepcopy(first))
+    assert found["image"].shape[1:] == size
+    (mask,) = found["instances"].gt_masks.tensor
+    white = found["image"].min(dim=0).values > 128
+    assert (white == mask).float().mean() > 0.99 and mask.sum() == 120
+    (left, top, right, bottom) = found["instances"].gt_boxes.tensor[0].int().tolist()
+    assert white[top:bottom, left:right].float().mean() > 0.97
+    assert second["file_name"] == str(tmp_path / "b.jpg")
+    message = "1 photos that EXIF turns on their side were annotated as they are stored, such as"
+    assert (message in caplog.text) == stored

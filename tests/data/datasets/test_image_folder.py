@@ -1,7 +1,9 @@
 """Folders of class folders: what is listed, how classes are numbered, what is said of mistakes."""
 
+import json
 import logging
 import os
+import tarfile
 import tempfile
 from pathlib import Path
 
@@ -12,7 +14,8 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from rmae_d2.data.datasets.image_folder import class_names, classification_dataset, knn_dataset
-from rmae_d2.errors import UserError, AnnotationError
+from rmae_d2.errors import AnnotationError, UserError
+from rmae_d2.photos.reading import read_image
 
 
 def put(folder, *names):
@@ -212,3 +215,41 @@ def test_real_imagenet_photos(shared_data):
         pytest.skip("no imagenet folder")
     dicts = classification_dataset(shared_data / "imagenet")
     assert len({s["label"] for s in dicts}) == len(class_names(shared_data / "imagenet")) > 10
+
+
+def test_splits_by_their_other_names(root):
+    """As Hugging Face's imagefolder has them."""
+    (root / "val").rename(root / "validation")
+    assert facts(classification_dataset(root, "val"))[0] == ("validation/Dog/x.jpg", 0)
+
+
+def test_classes_of_shards(tmp_path):
+    """From a Parquet table and from a tar: numbers, pixels, and the model's number of classes."""
+    pa = pytest.importorskip("pyarrow", reason="an extra, rmae_d2[parquet]")
+    import pyarrow.parquet as pq
+
+    put(tmp_path / "x", "a.png", "b.png")
+    images = [{"bytes": (tmp_path / f"x/{n}.png").read_bytes(), "path": n} for n in "ab"]
+    feature = {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
+    about = json.dumps({"info": {"features": {"image": {"_type": "Image"}, **feature}}})
+    for split, labels in (("train", [1, 0]), ("test", [0, 0])):
+        table = pa.table({"image": images, "label": labels})
+        table = table.replace_schema_metadata({"huggingface": about})
+        (tmp_path / "hf/data").mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, tmp_path / f"hf/data/{split}-00000-of-00001.parquet")
+    name = "data/train-00000-of-00001.parquet"
+    dicts = classification_dataset(tmp_path / "hf", "train", num_classes=2)
+    assert facts(dicts) == [(f"{name}/1", 0), (f"{name}/0", 1)]
+    assert read_image(dicts[0]["file_name"]).shape == (3, 4, 3)
+    assert class_names(tmp_path / "hf") == ["cat", "dog"]
+    with pytest.raises(UserError, match="hf#test has 2 classes, the model 5 classes"):
+        classification_dataset(tmp_path / "hf", "test", num_classes=5)
+    with pytest.raises(UserError, match="has no split val: it has test, train"):
+        classification_dataset(tmp_path / "hf", "val")
+    with tarfile.open(tmp_path / "shard-train-0.tar", "w") as tar:
+        (tmp_path / "x/a.cls").write_text("1")
+        for file in ("a.png", "a.cls"):
+            tar.add(tmp_path / "x" / file, file)
+    dicts = classification_dataset(tmp_path / "shard-train-0.tar", None)
+    assert facts(dicts) == [("shard-train-0.tar/a.png", 1)]
+    assert read_image(dicts[0]["file_name"]).shape == (3, 4, 3)

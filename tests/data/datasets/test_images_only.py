@@ -5,13 +5,19 @@ import json
 import logging
 import os
 import shutil
+import tarfile
 
+import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog, detection_utils
 from PIL import Image
 
+from rmae_d2.commands import run
 from rmae_d2.data.datasets.images_only import (images_from, pretrain_dataset)
 from rmae_d2.errors import UserError
+from rmae_d2.photos.inputs import list_inputs
+from rmae_d2.photos.reading import read_image
+from rmae_d2.regions import StoredRegions
 from tests.helpers import SPECIAL, put_special
 
 @pytest.fixture
@@ -57,7 +63,7 @@ def test_home_is_expanded(photos, monkeypatch):
 
 
 def test_empty_folder_names_what_was_looked_for(tmp_path):
-    with pytest.raises(UserError, match=r"no image in .*\.jpeg .*\.png"):
+    with pytest.raises(UserError, match=r"(?s)no data set.*images in it or below:.* \.jpeg .*\.png"):
         images_from(tmp_path)
 
 
@@ -68,7 +74,7 @@ def test_missing_root(tmp_path, root):
 
 
 def test_other_file(photos):
-    with pytest.raises(ValueError, match="folder of images, a .txt list or a COCO .json"):
+    with pytest.raises(ValueError, match="b.jpg is no data set that is known: looked for"):
         images_from(photos / "b.jpg")
 
 
@@ -259,3 +265,77 @@ def test_held_out_images(photos, tmp_path):
     listed.write_text("https://there/0.jpg\n" * 3)
     with pytest.raises(UserError, match="has one image.*train.eval_period=0"):
         names(listed, held_out=False)
+
+
+# ------------------------------------------------------------------------- data sets with labels
+
+
+@pytest.fixture
+def voc(tmp_path):
+    for name in ("a", "b"):
+        for folder in ("JPEGImages", "SegmentationClass", "Annotations"):
+            (tmp_path / "voc" / folder).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (30, 20)).save(tmp_path / f"voc/JPEGImages/{name}.jpg")
+        Image.new("L", (30, 20)).save(tmp_path / f"voc/SegmentationClass/{name}.png")
+        size = "<size><width>30</width><height>20</height></size>"
+        (tmp_path / f"voc/Annotations/{name}.xml").write_text(f"<annotation>{size}</annotation>")
+    (tmp_path / "voc/ImageSets/Main").mkdir(parents=True)
+    (tmp_path / "voc/ImageSets/Main/val.txt").write_text("b\n")
+    return str(tmp_path / "voc")
+
+
+def test_photos_of_a_labelled_set(voc, tmp_path):
+    """Without its label images; of one split where that is named; a folder of labelled photos whole."""
+    assert _ids(images_from(voc)) == ["JPEGImages/a.jpg", "JPEGImages/b.jpg"]
+    (sample,) = images_from(f"{voc}#val")
+    assert sample == {
+        "file_name": f"{voc}/JPEGImages/b.jpg",
+        "image_id": "JPEGImages/b.jpg",
+        "height": 20,
+        "width": 30,
+    }
+    assert images_from(voc, split="val") == [sample] == pretrain_dataset(root=voc, split="val")
+    assert len(images_from(voc, format="images")) == 4
+    (tmp_path / "me").mkdir()
+    for name in ("a", "b"):
+        Image.new("RGB", (30, 20)).save(tmp_path / f"me/{name}.jpg")
+    (tmp_path / "me/a.json").write_text(json.dumps({"shapes": [], "imagePath": "a.jpg"}))
+    assert _ids(images_from(tmp_path / "me")) == ["a.jpg", "b.jpg"]
+    assert _ids(images_from(tmp_path / "me", format="labelme")) == ["a.jpg"]
+
+
+def test_one_split_of_a_folder_of_folders(photos):
+    (photos / "deep").rename(photos / "valid")
+    assert _ids(images_from(f"{photos}#val")) == ["d.webp", "er/c.PNG"]
+    with pytest.raises(UserError, match="has no split train: it has val"):
+        images_from(photos, split="train")
+
+
+def test_photos_in_shards(tmp_path):
+    """Read in place, by our reader and by Detectron2's."""
+    Image.new("RGB", (30, 20), (9, 200, 5)).save(tmp_path / "a.png")
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        tar.add(tmp_path / "a.png", "0001.png")
+    (sample,) = images_from(tmp_path / "x.tar")
+    assert sample["image_id"] == "x.tar/0001.png"
+    for read in (read_image, detection_utils.read_image):
+        assert read(sample["file_name"])[0, 0].tolist() == [9, 200, 5]
+    (image,) = list_inputs([str(tmp_path / "x.tar")])
+    assert (image.image_id, image.picture) == (1, "x.tar/0001.jpg")
+
+
+def test_regions_of_photos_in_shards(tmp_path):
+    """Made, kept and found again by their place in the shard."""
+    rng = np.random.default_rng(0)
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for name in ("0001.png", "0002.png"):
+            Image.fromarray(rng.integers(0, 255, (24, 32, 3), np.uint8)).save(tmp_path / name)
+            tar.add(tmp_path / name, name)
+    command = [*("regions", "--source", "fh", "--images", f"webdataset:{tmp_path / 'x.tar'}")]
+    command += ["--output", str(tmp_path / "store"), "--workers", "0", "scales=[50]"]
+    assert run(command) == 0
+    assert run(["regions", "--output", str(tmp_path / "store"), "--verify"]) == 0
+    source = StoredRegions(str(tmp_path / "store"))
+    for sample in images_from(tmp_path / "x.tar"):
+        record = source(sample, read_image(sample["file_name"]))
+        assert record.size == (24, 32)

@@ -7,6 +7,7 @@ import pytest
 from detectron2.config import instantiate
 from detectron2.data import MetadataCatalog
 from omegaconf import OmegaConf
+from PIL import Image
 
 from rmae_d2.config import apply_overrides, get_config, load_config, save_config
 from rmae_d2.data.recipes.own_data import adapt_to_data, data_name, naming
@@ -522,3 +523,66 @@ def test_knn_has_no_classes_of_its_own(folders):
     cfg = adapt(name, root("test", folders("photos")), eval_only=True)
     assert "num_classes" not in cfg.model
     assert cfg.dataloader.train.dataset.num_classes is None
+
+
+# ------------------------------------------------------------------------- data sets with splits
+
+
+@pytest.fixture
+def yolo(tmp_path):
+    """Boxes alone, in two splits."""
+    for split in ("train", "val"):
+        (tmp_path / f"images/{split}").mkdir(parents=True)
+        (tmp_path / f"labels/{split}").mkdir(parents=True)
+        Image.new("RGB", (100, 80)).save(tmp_path / f"images/{split}/a.jpg")
+        (tmp_path / f"labels/{split}/a.txt").write_text("1 0.5 0.5 0.2 0.4")
+    (tmp_path / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [cat, dog]")
+    return str(tmp_path)
+
+
+def jsons(cfg):
+    return [cfg.dataloader[split].dataset.json for split in ("train", "test")]
+
+
+def test_one_root_trains_and_evaluates(yolo, tmp_path, caplog):
+    """On the splits of its own; boxes alone leave the mask head out."""
+    with caplog.at_level("INFO"):
+        cfg = adapt(MASK_RCNN, f"dataloader.train.dataset.root={yolo}")
+    assert jsons(cfg) == [f"yolo:{yolo}#train", f"yolo:{yolo}#val"]
+    assert cfg.dataloader.evaluator.json == f"yolo:{yolo}#val"
+    assert numbers(cfg) == [2] * 2 and cfg.model.roi_heads.mask_head is None
+    assert cfg.train.eval_period == recipe(MASK_RCNN).train.eval_period
+    assert f"evaluation follows the training data: on yolo:{yolo}#val" in caplog.text
+    save_config(cfg, tmp_path / "config.yaml")
+    again = load_config(tmp_path / "config.yaml")
+    assert adapt_to_data(again) == again == adapt_to_data(again, eval_only=True)
+    (sample,) = instantiate(cfg.dataloader.test.dataset)
+    assert sample["image_id"] == "images/val/a.jpg"
+
+
+def test_splits_and_formats_that_are_said(yolo):
+    root = f"dataloader.train.dataset.root={yolo}"
+    cfg = adapt(MASK_RCNN, root, "dataloader.train.dataset.split=val")
+    assert jsons(cfg) == [f"yolo:{yolo}#val", None], "what is trained on is not evaluated on"
+    assert cfg.train.eval_period == 0
+    cfg = adapt(MASK_RCNN, root, f"dataloader.test.dataset.root={yolo}")
+    assert jsons(cfg) == [f"yolo:{yolo}#train", f"yolo:{yolo}#val"]
+    with pytest.raises(UserError, match="(?s)is not in COCO's format: looked for"):
+        adapt(MASK_RCNN, root, "dataloader.train.dataset.format=coco")
+
+
+def test_a_folder_of_jsons(tmp_path, write):
+    """As Roboflow exports it."""
+    for split in ("train", "valid"):
+        (tmp_path / split).mkdir()
+        (tmp_path / f"{write('x.json')}").rename(tmp_path / split / "_annotations.coco.json")
+    cfg = adapt(MASK_RCNN, f"dataloader.train.dataset.root={tmp_path}")
+    assert jsons(cfg) == [str(tmp_path / s / "_annotations.coco.json") for s in ("train", "valid")]
+    assert numbers(cfg) == [3] * 3
+
+
+def test_pretraining_holds_out_of_the_split_that_it_trains_on(yolo):
+    cfg = adapt(
+        DEMO, f"dataloader.train.dataset.root={yolo}", "dataloader.train.dataset.split=train"
+    )
+    assert held_out(cfg) == [False, True] and cfg.dataloader.test.dataset.split == "train"

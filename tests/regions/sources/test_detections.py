@@ -285,7 +285,7 @@ def test_settings(tmp_path):
         source_of(tmp_path, [detection(0.4), detection(0.1)])
     with pytest.raises(UserError, match="max_masks=0"):
         source_of(tmp_path, [detection(0.9)], max_masks=0)
-    with pytest.raises(UserError, match=r"there is no annotation file .*nowhere\.json"):
+    with pytest.raises(UserError, match=r"there is no file of results .*nowhere\.json"):
         DetectionSource(tmp_path / "nowhere.json")
     with pytest.raises(UserError, match=r"there is no annotation file .*images\.json"):
         source_of(tmp_path, [detection(0.9)], images_json=tmp_path / "images.json")

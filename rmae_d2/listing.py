@@ -1,14 +1,19 @@
-"""Images below a folder."""
+"""Which files are images, by their names, and those below a folder."""
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..errors import examples
-from .reading import IMAGE_EXTENSIONS
+from .errors import examples
 
 logger = logging.getLogger(__name__)
+
+#: What Pillow opens out of the box and people keep photos in. Compared in lower case.
+IMAGE_EXTENSIONS = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif")
+    + (".ppm", ".pgm", ".pbm", ".pnm", ".jp2")
+)
 
 
 def is_image(name: str) -> bool:
@@ -27,15 +32,7 @@ def files_below(
     images: list[str] = []
     others: list[str] = []
     odd: list[str] = []
-    seen: set[tuple[int, int]] = set()
-    for parent, folders, files in os.walk(folder, onerror=onerror, followlinks=True):
-        status = os.stat(parent)
-        if (status.st_dev, status.st_ino) in seen:  # a link back to a folder already listed
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        # Sorted, so that of two links to one folder the same one is followed on every file system.
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    for parent, files in walk(folder, onerror):
         relative = Path(parent).relative_to(folder)
         special = {entry.name for entry in os.scandir(parent) if _is_special(entry)}
         odd += [(relative / name).as_posix() for name in special]
@@ -48,6 +45,22 @@ def files_below(
             *(len(odd), folder, examples(sorted(odd))),
         )
     return sorted(images), sorted(others)
+
+
+def walk(
+    folder: str, onerror: Callable[[OSError], None] | None = None
+) -> Iterator[tuple[str, list[str]]]:
+    """A folder and those below it that are not hidden, with the names of their files; links are followed."""
+    seen: set[tuple[int, int]] = set()
+    for parent, folders, files in os.walk(folder, onerror=onerror, followlinks=True):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in seen:  # a link back to a folder already listed
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        # Sorted, so that of two links to one folder the same one is followed on every file system.
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield parent, files
 
 
 def _is_special(entry: os.DirEntry[str]) -> bool:

@@ -1,0 +1,117 @@
+"""Images within other files, by addresses that are opened like files: members of a tar, cells of a table.
+
+``tar:///data/a.tar?1536+48211``: 48211 bytes from byte 1536 on. ``parquet:///data/a.parquet?17.image``: row
+17 of the column ``image``. A row is read with its whole row group, of which the last few are kept.
+``stored:///data/a.jpg?``: a JPEG without EXIF's turn, for labels that were drawn on its pixels as stored.
+"""
+
+import io
+import os
+import struct
+from functools import lru_cache
+from typing import IO, Any
+
+from .errors import UserError
+
+SCHEMES = ("tar", "parquet", "stored")
+_GROUPS_KEPT = 2
+_ORIENTATION = 0x0112
+
+
+def is_member(name: str) -> bool:
+    """Whether a name is such an address."""
+    return name.partition("://")[0] in SCHEMES and "?" in name
+
+
+def tar_member(path: str, offset: int, size: int) -> str:
+    """The address of some bytes of a file."""
+    return f"tar://{os.path.abspath(path)}?{offset}+{size}"
+
+
+def parquet_cell(path: str, row: int, column: str) -> str:
+    """The address of a cell."""
+    return f"parquet://{os.path.abspath(path)}?{row}.{column}"
+
+
+def stored_jpeg(path: str) -> str:
+    """The address of a JPEG that is not to be turned."""
+    return f"stored://{os.path.abspath(path)}?"
+
+
+def container(name: str) -> str:
+    """The file that an address is within."""
+    return name.partition("://")[2].rpartition("?")[0]
+
+
+def open_member(name: str) -> IO[bytes]:
+    """What an address stands for, as an open file.
+
+    Raises:
+        OSError: the file is not there, or ends before.
+        UserError: pyarrow is missing.
+    """
+    path, place = container(name), name.rpartition("?")[2]
+    if name.startswith("tar://"):
+        offset, size = map(int, place.split("+"))
+        with open(path, "rb") as file:
+            file.seek(offset)
+            content = file.read(size)
+        if len(content) < size:
+            raise OSError(f"{path} ends within its member at byte {offset}: copy it again")
+        return io.BytesIO(content)
+    if name.startswith("stored://"):
+        with open(path, "rb") as file:
+            return io.BytesIO(_unturned(file.read()))
+    row, _, column = place.partition(".")
+    return io.BytesIO(_cell(path, int(row), column))
+
+
+def _unturned(jpeg: bytes) -> bytes:
+    """A JPEG whose EXIF orientation, where it has one, is 1; the pixels stay as they are."""
+    start = jpeg.find(b"Exif\0\0", 0, 1 << 17) + 6
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(jpeg[start : start + 4])
+    if start < 6 or order is None:
+        return jpeg
+    at = start + struct.unpack_from(f"{order}I", jpeg, start + 4)[0]
+    (count,) = struct.unpack_from(f"{order}H", jpeg, at)
+    for place in range(at + 2, at + 2 + 12 * count, 12):
+        if struct.unpack_from(f"{order}H", jpeg, place)[0] == _ORIENTATION:
+            return jpeg[: place + 8] + struct.pack(f"{order}HH", 1, 0) + jpeg[place + 12 :]
+    return jpeg
+
+
+def parquet() -> Any:
+    """pyarrow.parquet. UserError: it is not installed."""
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UserError("to read Parquet tables: pip install 'rmae_d2[parquet]'") from error
+    return pyarrow.parquet
+
+
+def _cell(path: str, row: int, column: str) -> bytes:
+    # Processes do not share what they have opened.
+    table, ends = _table(os.getpid(), path)
+    group = next((k for k, end in enumerate(ends) if row < end), None)
+    if group is None:
+        raise OSError(f"{path} has no row {row}")
+    values = _group(os.getpid(), path, group, column)
+    value = values[row - (ends[group - 1] if group else 0)].as_py()
+    content = value.get("bytes") if isinstance(value, dict) else value
+    if not isinstance(content, bytes):
+        raise OSError(f"{path}: {column} of row {row} holds no bytes of an image")
+    return content
+
+
+@lru_cache(maxsize=64)
+def _table(process: int, path: str) -> tuple[Any, list[int]]:
+    """An opened table, and after how many rows each of its groups ends."""
+    table = parquet().ParquetFile(path, memory_map=True)
+    counts = [table.metadata.row_group(k).num_rows for k in range(table.num_row_groups)]
+    return table, [sum(counts[: k + 1]) for k in range(len(counts))]
+
+
+@lru_cache(maxsize=_GROUPS_KEPT)
+def _group(process: int, path: str, group: int, column: str) -> Any:
+    table, _ = _table(process, path)
+    return table.read_row_group(group, columns=[column], use_threads=False).column(column)
