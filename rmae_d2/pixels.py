@@ -1,5 +1,6 @@
 """An image that Pillow has opened, as upright 8-bit RGB. Without torch, for small processes of the demo."""
 
+import io
 import logging
 import os
 
@@ -46,6 +47,23 @@ def upright_size(path: str) -> tuple[int, int] | None:
             return image.size if turned else image.size[::-1]
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None  # whoever reads the image says what is wrong with it
+
+
+_KINDS = {
+    **{"1": "black and white", "L": "grey", "P": "palette", "RGBA": "RGB with transparency"},
+    **{"LA": "grey with transparency", "I": "32-bit grey", "F": "float grey"},
+}
+
+
+def kind_of(raw: bytes) -> str:
+    """What kind of image a file's bytes are, such as "JPEG, RGB" or "PNG, 16-bit grey, turned by EXIF"."""
+    with Image.open(io.BytesIO(raw)) as image:
+        mode = (
+            "16-bit grey" if image.mode.startswith("I;16") else _KINDS.get(image.mode, image.mode)
+        )
+        turned = ", turned by EXIF" if exif_orientation(image) not in (1, None) else ""
+        several = f", {n} pages" if (n := getattr(image, "n_frames", 1)) > 1 else ""
+        return f"{image.format}, {mode}{several}{turned}"
 
 
 def upright_rgb(image: Image.Image) -> NDArray[np.uint8]:
