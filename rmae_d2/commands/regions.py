@@ -110,7 +110,7 @@ def parse_source(name: str, arguments: Sequence[str]) -> "SourceSpec":
 
 
 def _run(args: argparse.Namespace) -> int:
-    from ..data import read_image
+    from ..photos.reading import read_for_regions
     from ..regions.jobs.run import Engine, make_regions, verify_regions
 
     if not args.verify:
@@ -119,11 +119,11 @@ def _run(args: argparse.Namespace) -> int:
     manifest = _manifest(args, engine)
     share = (args.shard_index, args.num_shards)
     if args.verify:
-        problems = verify_regions(manifest, args.output, engine, read_image, share=share)
+        problems = verify_regions(manifest, args.output, engine, read_for_regions, share=share)
         print(_verdict(args.output, problems), flush=True)
         return 1 if problems else 0
     limits = {"retry_failures": args.retry_failures, "max_failures": args.max_failures}
-    summary = make_regions(manifest, args.output, engine, read_image, share=share, **limits)
+    summary = make_regions(manifest, args.output, engine, read_for_regions, share=share, **limits)
     print(_report(args.output, manifest, summary), flush=True)
     return 1 if summary.suspicious else 0
 

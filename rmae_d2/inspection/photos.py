@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ..errors import ImageReadError
 from ..files import read_bytes
+from ..photos.bands import moments_of, read_bands, statistics_of
 from ..photos.reading import Photo
 from ..pixels import kind_of
 
@@ -39,25 +40,24 @@ class PhotoFacts(NamedTuple):
     num_bytes: int = 0
     digest: bytes = b""  #: of the file
     thumbnail: bytes = b""  #: grey levels, row by row, see `THUMBNAIL`
-    histogram: NDArray[np.int64] | None = (
-        None  #: (C, 256), how often each value stands in a channel
-    )
+    #: (3, C): of each channel the number of values, their sum and the sum of their squares
+    moments: NDArray[np.float64] | None = None
 
 
 def look_at(
-    file_names: Sequence[str], histograms: frozenset[str] = frozenset(), workers: int | None = None
+    file_names: Sequence[str], measured: frozenset[str] = frozenset(), workers: int | None = None
 ) -> list[PhotoFacts]:
     """Decodes images and says what they are, in their order; large JPEGs at a part of their size.
 
     Args:
-        histograms: of which images the values are counted, too; these are decoded whole.
+        measured: of which images the moments are taken, too; these are decoded whole, with all bands.
         workers: threads; by default one per core.
 
     Raises:
         OSError: trouble of the machine rather than of a file.
     """
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        facts = pool.map(lambda name: _look_at(name, name in histograms), file_names)
+        facts = pool.map(lambda name: _look_at(name, name in measured), file_names)
         return list(_told(facts, len(file_names)))
 
 
@@ -71,19 +71,27 @@ def _told(facts: Iterator[PhotoFacts], count: int) -> Iterator[PhotoFacts]:
             logger.info("%d of %d images", number, count)
 
 
-def _look_at(file_name: str, with_histogram: bool) -> PhotoFacts:
+def _look_at(file_name: str, measure: bool) -> PhotoFacts:
     try:
         photo = Photo(file_name)
-        small = np.asarray(photo) if with_histogram else _small(photo)
-        raw = read_bytes(file_name)
+        small, raw = _small(photo), read_bytes(file_name)
+        kind = _kind(raw)
+        moments = moments_of(photo.stored()) if measure else None
     except ImageReadError as error:
         return PhotoFacts(file_name, error.reason)
     grey = Image.fromarray(small).convert("L").resize(THUMBNAIL[::-1], Image.Resampling.BOX)
-    return PhotoFacts(
-        *(file_name, "", photo.shape[:2], kind_of(raw), len(raw)),
-        *(blake2b(raw, digest_size=16).digest(), grey.tobytes()),
-        _histogram(small) if with_histogram else None,
-    )
+    digest = blake2b(raw, digest_size=16).digest()
+    size = photo.shape[:2]
+    return PhotoFacts(file_name, "", size, kind, len(raw), digest, grey.tobytes(), moments)
+
+
+def _kind(raw: bytes) -> str:
+    """See :func:`.kind_of`; of files that Pillow does not know, their bands."""
+    try:
+        return kind_of(raw)
+    except UnidentifiedImageError:
+        bands = read_bands(raw)
+        return f"TIFF, {bands.shape[2]} bands, {'8 bits' if bands.dtype == np.uint8 else 'more than 8 bits'}"
 
 
 def _small(photo: Photo) -> NDArray[np.uint8]:
@@ -93,18 +101,13 @@ def _small(photo: Photo) -> NDArray[np.uint8]:
     return photo.at_scale(divisor) if photo.is_scalable and divisor > 1 else np.asarray(photo)
 
 
-def _histogram(image_HWC: NDArray[np.uint8]) -> NDArray[np.int64]:
-    channels = np.moveaxis(image_HWC, -1, 0).reshape(image_HWC.shape[-1], -1)
-    return np.stack([np.bincount(channel, minlength=256) for channel in channels])
-
-
 def mean_and_std(facts: Sequence[PhotoFacts]) -> tuple[list[float], list[float]] | None:
-    """Mean and standard deviation of the channels' values (0-255), over the pixels of all histograms."""
-    counts = [fact.histogram for fact in facts if fact.histogram is not None]
-    if not counts:
+    """Mean and standard deviation of each channel, over the pixels of all that was measured.
+
+    Raises:
+        UserError: images of several numbers of channels.
+    """
+    measured = [fact for fact in facts if fact.moments is not None]
+    if not measured:
         return None
-    total_C256 = np.sum(counts, axis=0).astype(np.float64)
-    shares = total_C256 / total_C256.sum(axis=1, keepdims=True)
-    mean = shares @ np.arange(256)
-    variance = (shares * (np.arange(256) - mean[:, None]) ** 2).sum(axis=1)
-    return mean.tolist(), np.sqrt(variance).tolist()
+    return statistics_of((fact.file_name, fact.moments) for fact in measured)

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from rmae_d2.annotations.coco import forget_annotations
@@ -149,7 +150,7 @@ def test_statistics_are_those_of_all_pixels(tmp_path):
     assert not any("pixel_mean" in line for line in inspect_dataset(str(tmp_path)).lines)
     some = inspect_dataset(str(tmp_path), statistics=True, sample=1).lines[-1]
     assert some.endswith(
-        "of 1 images: model.pixel_mean=[0.00,0.00,10.00] model.pixel_std=[0.00,0.00,0.00]"
+        "of 1 images: model.pixel_mean=[0.00,0.00,10.00] model.pixel_std=[1.00,1.00,1.00]"
     )
 
 
@@ -192,3 +193,19 @@ def test_real_labels(shared_data):
     assert found.lines[2] == "24 images are listed, 0 of them without objects; 80 classes"
     assert found.lines[3].startswith("116 objects, 0 of them crowds: 116 with polygons")
     assert found.tables[1].endswith("and 40 classes more")
+
+
+def test_many_bands(tmp_path):
+    """Statistics are of all bands as they are stored; values that are no data do not count."""
+    values = np.random.default_rng(0).normal(1000, 50, (30, 40, 6)).astype(np.float32)
+    values[:5] = -1
+    options = {"photometric": "minisblack", "planarconfig": "contig"}
+    for k in range(2):
+        tag = [(42113, "s", 0, "-1", True)]
+        tifffile.imwrite(tmp_path / f"{k}.tif", values + k * (values > 0), extratags=tag, **options)
+    found = inspect_dataset(str(tmp_path), statistics=True)
+    known = np.concatenate([(values[5:] + k).reshape(-1, 6) for k in range(2)])
+    mean = ",".join(f"{x:.2f}" for x in known.mean(axis=0, dtype=np.float64))
+    assert f"model.pixel_mean=[{mean}]" in found.lines[-1]
+    assert re.search(r"TIFF, 6 bands, more than 8 bits +\| +2 ", found.tables[0])
+    assert not found.wrong
