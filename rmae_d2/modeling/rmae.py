@@ -190,8 +190,8 @@ class RMAE(HubModel, nn.Module):
             an image: unweighted ``loss_pixel``, ``loss_region`` (0-d), ``mask`` bool (L,), ``pred_pixels``
             (L, P*P*C), ``pred_regions`` logits (K, L, P*P), and to look at: ``reconstruction``, the image
             with its hidden patches predicted, float in the images' range (C, H, W), and
-            ``region_probability`` (K, H, W), the visible patches as given and the hidden ones predicted; ``mask_probability`` (L,) of a
-            masking policy that has learned one.
+            ``region_probability`` (K, H, W), the visible patches as given and the hidden ones predicted;
+            ``mask_probability`` (L,) of a masking policy that has learned one.
         """
         batch = Batch.of(batched_inputs).to(self.device)
         regions = batch.region_maps() if self.needs_regions else None
