@@ -37,11 +37,11 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """``better``, ``worse``, or ``not shown``: where either interval holds 0, or seeds are fewer than three.
+        """``better``, ``worse``, or ``not shown``: where an interval holds 0, or of less than three seeds.
 
         The bootstrap of few seeds is too narrow: that of three leaves out 0 whenever all three have one sign,
-        which chance alone does in a quarter of the cases. So both must. Two that happen to agree make Student's
-        interval as narrow as one likes.
+        which chance alone does in a quarter of the cases. So both must. Two that happen to agree make
+        Student's interval as narrow as one likes.
         """
         if self.n < _FEWEST:
             return "not shown"
