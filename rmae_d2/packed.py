@@ -13,6 +13,7 @@ import os
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,7 +49,8 @@ class ImageColumns(NamedTuple):
 
     def fault(self, count: int, tar_size: int) -> str:
         """What is wrong with these columns of `count` images in a tar, "" for nothing."""
-        for column, (kind, *shape) in zip(self, _COLUMNS, strict=True):
+        arrays: tuple[NDArray[Any], ...] = self
+        for column, (kind, *shape) in zip(arrays, _COLUMNS, strict=True):
             if column.dtype != kind or column.shape != (count, *shape):
                 return "its arrays disagree"
         if (self.image_offsets > tar_size).any():  # each alone: the sum of two may overflow
@@ -145,13 +147,13 @@ class PackedImages(Sequence[dict[str, Any]]):
         other._chosen = indices if self._chosen is None else self._chosen[indices]
         return other
 
-    def keys(self) -> Iterator[str]:
-        """The texts of the images' ids, in their order."""
-        if self._chosen is not None:
-            yield from (str(item["image_id"]) for item in self)
-        else:
-            for shard in self._shards:
-                yield from shard.keys()
+    def keys(self) -> Iterator[bytes]:
+        """The texts of the images' ids in UTF-8, in their order: for all of them, without their dicts."""
+        every = chain.from_iterable(shard.keys() for shard in self._shards)
+        if self._chosen is None:
+            return every
+        held = list(every)
+        return (held[row] for row in self._chosen.tolist())
 
     @property
     def num_bytes(self) -> int:
@@ -189,18 +191,15 @@ class _Shard:
         self._tar = tar
         self._offsets, self._sizes, self._shapes, _, self._numbers = images
 
-    def key(self, row: int) -> str:
-        start = int(self.ends[row - 1]) if row else 0
-        return _text(self.blob[start : int(self.ends[row])].tobytes())
-
-    def keys(self) -> Iterator[str]:
+    def keys(self) -> Iterator[bytes]:
         blob, start = self.blob.tobytes(), 0
         for end in self.ends.tolist():
-            yield _text(blob[start:end])
+            yield blob[start:end]
             start = end
 
     def item(self, row: int) -> dict[str, Any]:
-        key = self.key(row)
+        start = int(self.ends[row - 1]) if row else 0
+        key = self.blob[start : int(self.ends[row])].tobytes().decode("utf-8", "surrogatepass")
         height, width = self._shapes[row].tolist()
         return {
             "file_name": f"tar://{self._tar}?{self._offsets[row]}+{self._sizes[row]}",
@@ -213,10 +212,6 @@ class _Shard:
     def num_bytes(self) -> int:
         columns = (self.blob, self.ends, self._offsets, self._sizes, self._shapes, self._numbers)
         return sum(column.nbytes for column in columns)
-
-
-def _text(key: bytes) -> str:
-    return key.decode("utf-8", "surrogatepass")
 
 
 def _join(folder: str, name: str) -> str:

@@ -90,9 +90,9 @@ def _held_out(dicts: Sequence[dict[str, Any]], source: str) -> NDArray[np.bool_]
     if isinstance(dicts, PackedImages):
         ids = dicts.keys()
     else:
-        ids = (str(sample["image_id"]) for sample in dicts)
-    hashes = (hashlib.sha256(text.encode()).digest()[:8] for text in ids)
-    places = np.fromiter((int.from_bytes(x, "big") for x in hashes), np.uint64, len(dicts))
+        ids = (str(sample["image_id"]).encode("utf-8", "surrogatepass") for sample in dicts)
+    hashes = (hashlib.sha256(text).digest()[:8] for text in ids)
+    places = np.fromiter(hashes, "S8", len(dicts)).view(">u8").astype(np.uint64)
     ranks = np.unique(places)
     if len(ranks) < 2:
         raise UserError(

@@ -319,12 +319,6 @@ def _division(starts: Sequence[int]) -> int | Sequence[int]:
     return starts.step if isinstance(starts, range) else starts
 
 
-def _divided(manifest: Manifest) -> str:
-    if manifest.packed:
-        return f"{manifest.num_shards} shards by the bytes of their images"
-    return f"{manifest.division} images a shard"
-
-
 def _image_text(image: tuple[int | str, str]) -> str:
     image_id, name = image
     return json.dumps(name if image_id == name else [image_id, name])
@@ -347,7 +341,11 @@ def _difference(found: Manifest | None, asked: Manifest) -> str:
     if found.num_images != asked.num_images:
         return f"{found.num_images} images there, {asked.num_images} here"
     if found.division != asked.division:
-        return f"{_divided(found)} there, {_divided(asked)} here"
+        if found.packed and asked.packed:
+            return f"divided by bytes into {found.num_shards} shards there, {asked.num_shards} here"
+        if found.packed or asked.packed:
+            return "with images there, without here" if found.packed else "with images here only"
+        return f"{found.division} images a shard there, {asked.division} here"
     pairs = zip(found.images, asked.images, strict=True)
     position, (theirs, ours) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
     return (

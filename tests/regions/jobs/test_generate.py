@@ -15,6 +15,7 @@ from PIL import Image
 
 import rmae_d2.data
 from rmae_d2.errors import UserError
+from rmae_d2.packed import shard_files
 from rmae_d2.regions import FelzenszwalbSource, RegionRecord, RegionStore, write_index
 from rmae_d2.regions.jobs.generate import (
     digest_file,
@@ -25,7 +26,7 @@ from rmae_d2.regions.jobs.generate import (
 )
 from rmae_d2.regions.jobs.manifest import MANIFEST, Manifest, save_manifest
 from rmae_d2.regions.sources.spec import SourceSpec
-from rmae_d2.regions.store.shards import has_shard, shard_files
+from rmae_d2.regions.store.shards import has_shard
 from tests.helpers import SPECIAL, put_special
 
 FH = SourceSpec.named("fh", {"scales": [20]})
