@@ -291,7 +291,7 @@ def test_errors_are_one_message_and_exit_code_1(photos, store, shards, tmp_path,
         ([photos, "--output", new, "scales=[1]"], "arguments of a source need --source"),
         (["scales=[1]", "--output", shards], "arguments of a source need --source"),
         ([photos, "--output", store], "is a region store, without images: give another --output"),
-        ([photos, "--output", shards, *FH], "the source is .*Stored.* there, .*Felz"),
+        ([photos, "--output", shards, *FH, "sigma=0.5"], "the source is .*Stored.* there, .*Felz"),
         (["--output", shards, "--max-bytes", "1G"], r"divided by bytes into \d shards there, 1 h"),
         ([photos / "deep", "--output", shards], "8 images there, 2 here"),
     ]:
