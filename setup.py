@@ -55,12 +55,15 @@ EXTRAS_REQUIRE = {
     "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
     # rmae-d2 demo; releases below 1.0 and 0.34 are not tried
     "demo": ["starlette>=1.0", "uvicorn>=0.34"],
+    # Images of many bands or 16 bits; HEIC. Earlier releases are not tried.
+    "bands": ["tifffile>=2024.1", "imagecodecs>=2024.1"],
+    "heic": ["pillow-heif>=0.16"],
     "parquet": ["pyarrow>=15"],  # data sets of Hugging Face; the tables of embed need it, too
     "embed": ["pyarrow>=15"],  # rmae-d2 embed; 15 is the first whose Parquet has half floats
     "supervision": ["supervision>=0.25"],  # predictions as its Detections; earlier are not tried
     "dev": [
         # What the tests of the extras run with.
-        "rmae_d2[fast,ray,sam,slurm,demo,wandb,mlflow,parquet,embed,supervision,onnx]",
+        "rmae_d2[fast,ray,sam,slurm,demo,wandb,mlflow,parquet,embed,supervision,onnx,bands,heic]",
         "httpx>=0.27",  # speaks to the demo's server
         "playwright>=1.49",  # drives the demo's page in the Chromium that is installed
         "webdataset>=0.2.100",  # that its readers stream the region store; not tried below
@@ -167,7 +170,8 @@ setup(
     package_data={
         "rmae_d2": ["py.typed", "weights/*/*"],
         "rmae_d2.demo": ["page/*"],
-        "rmae_d2.report": ["page.html"],
+        "rmae_d2.report": ["page.html", "style.css"],
+        "rmae_d2.inspection": ["page.html"],
     },
     entry_points={"console_scripts": ["rmae-d2 = rmae_d2.commands:main"]},
     python_requires=">=3.10",  # X | Y types; also the bound of timm and of torch 2.11

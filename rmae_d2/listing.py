@@ -9,10 +9,10 @@ from .errors import examples
 
 logger = logging.getLogger(__name__)
 
-#: What Pillow opens out of the box and people keep photos in. Compared in lower case.
+#: What Pillow opens and people keep photos in; HEIC by an extra. Compared in lower case.
 IMAGE_EXTENSIONS = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif")
-    + (".ppm", ".pgm", ".pbm", ".pnm", ".jp2")
+    + (".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".heic", ".heif", ".avif")
 )
 
 

@@ -1,19 +1,54 @@
 """An image that Pillow has opened, as upright 8-bit RGB. Without torch, for small processes of the demo."""
 
+import io
 import logging
 import os
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from .errors import UserError
 from .files import check_file, opened
 
 logger = logging.getLogger(__name__)
 
+# Of a TIFF with many bands it says on the screen what it raises anyway, for each file.
+logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)
+
 #: TIFF's tags for the largest value of a pixel.
 _MAX_SAMPLE_VALUE, _S_MAX_SAMPLE_VALUE = 281, 341
+
+
+#: By what stands at byte 4 of files of the HEIF family, what opens them.
+_HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypheim", b"ftypmif1", b"ftypmsf1")
+_AVIF = (b"ftypavif", b"ftypavis")
+
+
+def open_image(file: IO[bytes]) -> Image.Image:
+    """Pillow's ``Image.open``, which opens HEIC too where pillow-heif is installed.
+
+    Raises:
+        UserError: a HEIC or AVIF that nothing here opens, and what to install.
+        UnidentifiedImageError, and others of Pillow's: it is no image.
+    """
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError:
+        file.seek(4)
+        kind = file.read(8)
+        file.seek(0)
+        if kind in _AVIF:
+            raise UserError("it is an AVIF: pip install 'pillow>=11.3'") from None
+        if kind not in _HEIC:
+            raise
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError as error:
+        raise UserError("it is a HEIC: pip install 'rmae_d2[heic]'") from error
+    register_heif_opener()
+    return Image.open(file)
 
 
 def exif_orientation(image: Image.Image) -> int | None:
@@ -30,7 +65,7 @@ def stored_size(path: str) -> tuple[int, int] | None:
     """(height, width) of a JPEG's pixels as stored, where EXIF turns it on its side; else None."""
     try:
         check_file(path)
-        with opened(path) as file, Image.open(file) as image:
+        with opened(path) as file, open_image(file) as image:
             turned = image.format == "JPEG" and exif_orientation(image) in (5, 6, 7, 8)
             return image.size[::-1] if turned else None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
@@ -41,11 +76,28 @@ def upright_size(path: str) -> tuple[int, int] | None:
     """(height, width) of an image file as readers see it, EXIF's turn applied; None where it is no image."""
     try:
         check_file(path)
-        with opened(path) as file, Image.open(file) as image:
+        with opened(path) as file, open_image(file) as image:
             turned = exif_orientation(image) in (5, 6, 7, 8)
             return image.size if turned else image.size[::-1]
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None  # whoever reads the image says what is wrong with it
+
+
+_KINDS = {
+    **{"1": "black and white", "L": "grey", "P": "palette", "RGBA": "RGB with transparency"},
+    **{"LA": "grey with transparency", "I": "32-bit grey", "F": "float grey"},
+}
+
+
+def kind_of(raw: bytes) -> str:
+    """What kind of image a file's bytes are, such as "JPEG, RGB" or "PNG, 16-bit grey, turned by EXIF"."""
+    with open_image(io.BytesIO(raw)) as image:
+        mode = (
+            "16-bit grey" if image.mode.startswith("I;16") else _KINDS.get(image.mode, image.mode)
+        )
+        turned = ", turned by EXIF" if exif_orientation(image) not in (1, None) else ""
+        several = f", {n} pages" if (n := getattr(image, "n_frames", 1)) > 1 else ""
+        return f"{image.format}, {mode}{several}{turned}"
 
 
 def upright_rgb(image: Image.Image) -> NDArray[np.uint8]:

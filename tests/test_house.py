@@ -28,7 +28,7 @@ FLOORS = [
     {"deploy"},
     {"inference"},
     {"engine", "report", "demo", "export"},
-    {"study", "hub"},
+    {"study", "hub", "inspection"},
     {"commands"},
     {"__main__", "__init__"},
 ]

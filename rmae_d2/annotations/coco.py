@@ -137,7 +137,7 @@ class Annotations(ImageIndex):
         digest: of the labels' bytes, hexadecimal.
         categories: in the order of their ids; none in files for regions alone.
         labelled: whether the file has annotations at all, as those of test sets have not.
-        notes: what was left out or mended, a line each, with counts and examples.
+        notes: what was left out or mended.
     """
 
     def __init__(self, reader: Reader) -> None:

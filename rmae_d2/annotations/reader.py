@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import partial
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import AnnotationError, UserError, examples
 from ..files import decode_text, read_bytes
@@ -34,6 +34,17 @@ logger = logging.getLogger(__name__)
 _ONE_IN = 10
 _SECTIONS = ("images", "categories", "annotations")
 _ENDS = {"{": "}", "[": "]"}
+
+
+class Noted(NamedTuple):
+    """Why so many entries were left out or mended, with some of them."""
+
+    reason: str
+    entries: int
+    examples: str
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.entries}, such as {self.examples}"
 
 
 def slashes(name: str) -> str:
@@ -71,16 +82,14 @@ class Reader:
         self._reach = 0.0  # of boxes, in pixels from the corner
         self._between = False  # whether a box begins or ends between two pixels
 
-    def notes(self) -> list[str]:
+    def notes(self) -> list[Noted]:
         """What was left out or mended."""
-        return [
-            f"{reason}: {len(of)}, such as {examples(of)}" for reason, of in self._noted.items()
-        ]
+        return [Noted(reason, len(of), examples(of)) for reason, of in self._noted.items()]
 
     def log_notes(self) -> None:
         """One warning for each reason."""
-        for line in self.notes():
-            logger.warning("%s: %s", self.path, line)
+        for note in self.notes():
+            logger.warning("%s: %s", self.path, note)
 
     def note(self, entry: Any, reason: str) -> None:
         self._noted.setdefault(reason, []).append(entry)

@@ -23,7 +23,7 @@ COMMANDS = {
     "study": "pre-train in several ways, transfer, and compare, with seeds",
     "regions": "make the regions of a data set's images, once for all runs",
     "pack": "images and their regions together in indexed tar shards",
-    "inspect": "statistics and a contact sheet of a region store",
+    "inspect": "look through a data set, or a region store, before training",
     "scenes": "render the small data set of the demos",
     "predict": "detect objects in photos, or segment them into classes",
     "embed": "features of photos as one table",

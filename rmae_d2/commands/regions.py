@@ -125,7 +125,7 @@ def parse_source(name: str, arguments: Sequence[str]) -> "SourceSpec":
 def _run(
     args: argparse.Namespace, manifest_of: "Callable[[argparse.Namespace, Engine], Manifest]"
 ) -> int:
-    from ..data import read_image
+    from ..photos.reading import read_for_regions
     from ..regions.jobs.run import Engine, make_regions, verify_regions
 
     if not args.verify:
@@ -134,11 +134,11 @@ def _run(
     manifest = manifest_of(args, engine)
     share = (args.shard_index, args.num_shards)
     if args.verify:
-        problems = verify_regions(manifest, args.output, engine, read_image, share=share)
+        problems = verify_regions(manifest, args.output, engine, read_for_regions, share=share)
         print(_verdict(args.output, problems, manifest), flush=True)
         return 1 if problems else 0
     limits = {"retry_failures": args.retry_failures, "max_failures": args.max_failures}
-    summary = make_regions(manifest, args.output, engine, read_image, share=share, **limits)
+    summary = make_regions(manifest, args.output, engine, read_for_regions, share=share, **limits)
     print(_report(args.output, manifest, summary), flush=True)
     return 1 if summary.suspicious else 0
 

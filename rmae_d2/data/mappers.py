@@ -47,6 +47,7 @@ class RegionDatasetMapper:
         region_mask_ratio: float | Sequence[float] | None = None,
         masking: Any = None,
         exact_decode: bool = False,
+        all_bands: bool = False,
     ) -> None:
         """Sets what happens to an image.
 
@@ -69,6 +70,8 @@ class RegionDatasetMapper:
             masking: the model's masking policy: its class or that one's dotted name; None for the default.
             exact_decode: decode whole images where less would do for a crop, see
                 :meth:`~.images.CropResizeTransform.apply_photo`.
+            all_bands: images as their files have them, of any number of channels and any depth, see
+                :func:`~rmae_d2.photos.bands.read_bands`; not as 8-bit RGB.
 
         Raises:
             UserError: ``num_regions`` is not positive, or visible_foreground_only meets a policy whose masks
@@ -98,6 +101,7 @@ class RegionDatasetMapper:
         self.min_patches = min_patches
         self.patch_size = patch_size
         self.exact_decode = exact_decode
+        self.all_bands = all_bands
         self.order = _order_of(masking) if visible_foreground_only else None
         logger.info("augmentations: %s; regions: %s", self.augmentations, regions)
 
@@ -117,15 +121,16 @@ class RegionDatasetMapper:
                 leave it as it is.
 
         Returns:
-            ``image`` uint8 (3, h, w) RGB; ``mask_seed``, an int in [0, 2**63); ``file_name``; ``image_id``;
-            ``height`` and ``width`` of the file's image; and, with a source, ``num_regions`` K and
-            ``regions``, uint8 (ceil(K / 8), h, w), bit k % 8 of plane k // 8 being region k.
+            ``image`` uint8 (3, h, w) RGB, or all bands, uint8 or float32 (C, h, w); ``mask_seed``, an int
+            in [0, 2**63); ``file_name``; ``image_id``; ``height`` and ``width`` of the file's image; and,
+            with a source, ``num_regions`` K and ``regions``, uint8 (ceil(K / 8), h, w), bit k % 8 of plane
+            k // 8 being region k.
 
         Raises:
             ImageReadError: the file gives no image.
             UserError: the source gave regions of another size than the image.
         """
-        photo = Photo(dataset_dict["file_name"])
+        photo = Photo(dataset_dict["file_name"], self.all_bands)
         mask_seed = int(np.random.randint(0, 2**63 - 1, dtype=np.int64))
         # A source that looks at the pixels wants the whole, which is then decoded once for both.
         whole = self.exact_decode or not (self.regions is None or is_blind(self.regions))
@@ -141,7 +146,8 @@ class RegionDatasetMapper:
         }
         if self.regions is None:
             return sample
-        record, size = regions_of(self.regions, dataset_dict, photo), photo.shape[:2]
+        seen = photo if is_blind(self.regions) else photo.for_regions()
+        record, size = regions_of(self.regions, dataset_dict, seen), photo.shape[:2]
         if record.size != size:
             raise UserError(
                 f"regions of {dataset_dict['file_name']} are {record.size} pixels (height, width), the image "

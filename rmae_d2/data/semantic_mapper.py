@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..photos.label_images import IGNORE_LABEL, read_labels
 from .datasets.semantic import check_label_size
-from .images import read_image
+from .images import Photo
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ class SemanticDatasetMapper:
         *,
         augmentations: Sequence[T.Augmentation | T.Transform],
         pad_to: int | None = None,
+        all_bands: bool = False,
     ) -> None:
         """Sets what happens to an image.
 
@@ -40,10 +41,13 @@ class SemanticDatasetMapper:
             augmentations: applied to the image and, in training, its labels.
             pad_to: in training, side to which smaller crops are filled up at the right and bottom: the image
                 with the mean colour, the labels with 255. None for no padding.
+            all_bands: images as their files have them, of any number of channels and any depth, see
+                :func:`~rmae_d2.photos.bands.read_bands`; not as 8-bit RGB.
         """
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
         self.pad_to = pad_to
+        self.all_bands = all_bands
         logger.info(
             "augmentations in %s: %s", "training" if is_train else "testing", self.augmentations
         )
@@ -55,15 +59,20 @@ class SemanticDatasetMapper:
             dataset_dict: of :func:`~rmae_d2.data.datasets.semantic.semantic_dataset`; left as it is.
 
         Returns:
-            its keys; ``image`` uint8 (3, h, w) RGB; ``height`` and ``width`` of the file's image; in
-            training ``sem_seg`` uint8 (h, w), class numbers and 255; else ``original``, the image before
-            augmentation, where that has another size. None, in training, for a crop without any label.
+            its keys; ``image`` uint8 (3, h, w) RGB, or all bands, float32 (C, h, w); ``height`` and
+            ``width`` of the file's image; in training ``sem_seg`` uint8 (h, w), class numbers and 255; else
+            ``original``, the image before augmentation, where that has another size. None, in training,
+            for a crop without any label.
 
         Raises:
             ImageReadError: image or labels cannot be read.
             AnnotationError: labels that are out of range or of another size than the image.
         """
-        image = read_image(dataset_dict["file_name"])
+        image = np.asarray(Photo(dataset_dict["file_name"], self.all_bands))
+        if (
+            self.all_bands
+        ):  # Detectron2 resizes bytes by Pillow, which knows but few numbers of channels
+            image = image.astype(np.float32)
         sample = {**dataset_dict, "height": image.shape[0], "width": image.shape[1]}
         if not self.is_train:
             augmented = T.AugInput(image)
@@ -83,17 +92,19 @@ class SemanticDatasetMapper:
         labels = augmented.sem_seg
         if (labels == IGNORE_LABEL).all():
             return None
-        sample["image"] = _channels_first(self._padded(augmented.image, _FILL))
+        sample["image"] = _channels_first(
+            self._padded(augmented.image, np.nan if self.all_bands else _FILL)
+        )
         sample["sem_seg"] = torch.from_numpy(self._padded(labels, IGNORE_LABEL))
         return sample
 
-    def _padded(self, pixels: NDArray[np.uint8], value: int | tuple[int, ...]) -> NDArray[np.uint8]:
+    def _padded(self, pixels: NDArray[Any], value: float | tuple[int, ...]) -> NDArray[Any]:
         height, width = pixels.shape[:2]
         size = (max(height, self.pad_to or 0), max(width, self.pad_to or 0))
-        padded = np.full((*size, *pixels.shape[2:]), value, np.uint8)
+        padded = np.full((*size, *pixels.shape[2:]), value, pixels.dtype)
         padded[:height, :width] = pixels
         return padded
 
 
-def _channels_first(image_HWC: NDArray[np.uint8]) -> torch.Tensor:
+def _channels_first(image_HWC: NDArray[Any]) -> torch.Tensor:
     return torch.as_tensor(np.ascontiguousarray(image_HWC.transpose(2, 0, 1)))

@@ -47,7 +47,7 @@ class PhotometricDistortion(T.Augmentation):
     """Random brightness, contrast, saturation and hue, each every other time (SSD, section 2.2).
 
     Brightness moves by up to 32 of 255, contrast and saturation are scaled by 0.5 to 1.5; contrast comes
-    before or after the colours. For uint8 RGB.
+    before or after the colours. Images of other bands than uint8 RGB stay as they are.
     """
 
     def __init__(self, hue: float = 18.0) -> None:
@@ -59,8 +59,10 @@ class PhotometricDistortion(T.Augmentation):
             raise UserError(f"hue={hue} must be 0 to 180 degrees")
         self.hue = float(hue)
 
-    def get_transform(self, image: NDArray[np.uint8]) -> "PhotometricTransform":
+    def get_transform(self, image: NDArray[Any]) -> T.Transform:
         """Draws one distortion."""
+        if image.dtype != np.uint8 or image.shape[2:] != (3,):
+            return T.NoOpTransform()
         chosen = np.random.randint(2, size=5).astype(bool)
         brightness, contrast, saturation, hue = np.random.uniform(
             [-32, 0.5, 0.5, -self.hue], [32, 1.5, 1.5, self.hue]

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from ..errors import ImageReadError, ImageSizeError, UserError, examples
 from ..files import atomic_file, make_folder
+from ..photos.bands import picture_of
 from ..photos.inputs import InputImage, check_apart, list_inputs
-from ..photos.reading import read_image
+from ..photos.reading import Photo
 from ..visualization.sheets import save_picture
 from .facts import DETECTOR, SEGMENTOR
 from .model import ExportedModel
@@ -77,6 +78,7 @@ def write_predictions(
     info: Mapping[str, str],
     *,
     pictures: bool,
+    all_bands: bool = False,
 ) -> None:
     """Predicts images and writes what the model gives, whole where it is interrupted, too.
 
@@ -87,6 +89,7 @@ def write_predictions(
         folder: where to.
         info: stands in ``images.json``.
         pictures: whether to draw them.
+        all_bands: whether the pixels are all bands of the files, see :class:`.Photo`, and not RGB.
 
     Raises:
         UserError: no image can be predicted, or the disk is full.
@@ -98,7 +101,7 @@ def write_predictions(
     resized: list[str] = []
     begin = time.monotonic()
     try:
-        for image, pixels, predicted in _predictions(predict, images, skipped):
+        for image, pixels, predicted in _predictions(predict, images, skipped, all_bands):
             if writer is None:
                 key, writer = output_of(predicted)
             height, width = pixels.shape[:2]
@@ -137,20 +140,20 @@ def write_predictions(
 
 
 def _predictions(
-    predict: Predict, images: Sequence[InputImage], skipped: list[str]
+    predict: Predict, images: Sequence[InputImage], skipped: list[str], all_bands: bool
 ) -> Iterator[tuple[InputImage, NDArray[np.uint8], dict[str, Any]]]:
-    """Images, their pixels and what the model gives; those that cannot be read join the skipped ones."""
+    """Images, a picture of each and what the model gives; those that cannot be read join the skipped ones."""
     reported = time.monotonic()
     for count, image in enumerate(images, 1):
         try:
-            pixels = read_image(image.path)
+            pixels = np.asarray(Photo(image.path, all_bands))
             predicted = predict(pixels)
         except (ImageReadError, ImageSizeError) as error:
             reason = error.reason if isinstance(error, ImageReadError) else error
             skipped.append(f"{image.path}: {reason}")
             logger.warning("skipped %s", skipped[-1])
             continue
-        yield image, pixels, predicted
+        yield image, picture_of(pixels) if all_bands else pixels, predicted
         if time.monotonic() - reported > _SECONDS_BETWEEN_REPORTS:
             reported = time.monotonic()
             logger.info("%d of %d images", count, len(images))

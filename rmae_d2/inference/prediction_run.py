@@ -58,7 +58,8 @@ def predict_files(
         return key, kind(cfg, predictor.model, folder, score_threshold)
 
     info = {"config": config_file, "weights": weights}
-    write_predictions(predictor, writer_of, images[:max_images], folder, info, pictures=pictures)
+    options = {"pictures": pictures, "all_bands": predictor.all_bands}
+    write_predictions(predictor, writer_of, images[:max_images], folder, info, **options)
 
 
 def prepared_config(config_file: str, overrides: Sequence[str] = ()) -> DictConfig:

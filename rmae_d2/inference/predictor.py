@@ -34,6 +34,7 @@ class Predictor:
     Attributes:
         model: in evaluation mode, on ``device``.
         augmentations: of the test mapper; they see its ``image_format``, "RGB" or "BGR".
+        all_bands: whether images are all bands of their files, and not RGB.
 
     Raises:
         UserError: a config of pre-training or without such a mapper, or a device that is not there.
@@ -42,6 +43,7 @@ class Predictor:
 
     def __init__(self, cfg: DictConfig, weights: str | Mapping[str, Any] | nn.Module) -> None:
         self.augmentations, self.image_format = _preparation(cfg)
+        self.all_bands = bool(OmegaConf.select(cfg, "dataloader.test.mapper.all_bands"))
         self.device = pick_device(OmegaConf.select(cfg, "train.device", default="auto"))
         self.model = weights if isinstance(weights, nn.Module) else instantiate(cfg.model)
         if isinstance(self.model, RMAE):
@@ -53,12 +55,12 @@ class Predictor:
         multi_scale = getattr(self.model, "multi_scale", None)
         self._wants_original = multi_scale is not None and not multi_scale.is_plain
 
-    def __call__(self, image_HWC: NDArray[np.uint8]) -> dict[str, Any]:
+    def __call__(self, image_HWC: NDArray[Any]) -> dict[str, Any]:
         """What the model gives for one image.
 
         Args:
-            image_HWC: uint8 (H, W, 3) RGB, upright, as :func:`rmae_d2.data.read_image` reads it; anything
-                else is a UserError.
+            image_HWC: uint8 (H, W, 3) RGB, upright, as :func:`rmae_d2.data.read_image` reads it, or all bands
+                (H, W, C), as :func:`~rmae_d2.photos.bands.read_bands` does; anything else is a UserError.
 
         Returns:
             the model's own keys with everything on the CPU, at the image's size. A detector gives
@@ -69,7 +71,9 @@ class Predictor:
         Raises:
             ImageSizeError: so long and narrow that resizing leaves nothing of its short side.
         """
-        if image_HWC.dtype != np.uint8 or image_HWC.ndim != 3 or image_HWC.shape[2] != 3:
+        if self.all_bands:
+            image_HWC = image_HWC.astype(np.float32)
+        elif image_HWC.dtype != np.uint8 or image_HWC.ndim != 3 or image_HWC.shape[2] != 3:
             given = f"{image_HWC.dtype} {image_HWC.shape}"
             raise UserError(f"an image is uint8 (H, W, 3) RGB, not {given}")
         height, width = image_HWC.shape[:2]

@@ -189,9 +189,9 @@ class RMAE(HubModel, nn.Module):
             in training a :class:`StepResult`, for Detectron2's dicts its losses alone; in evaluation a dict
             an image: unweighted ``loss_pixel``, ``loss_region`` (0-d), ``mask`` bool (L,), ``pred_pixels``
             (L, P*P*C), ``pred_regions`` logits (K, L, P*P), and to look at: ``reconstruction``, the image
-            with its hidden patches predicted, float 0-255 (C, H, W), and ``region_probability`` (K, H, W),
-            the visible patches as given and the hidden ones predicted; ``mask_probability`` (L,) of a
-            masking policy that has learned one.
+            with its hidden patches predicted, float in the images' range (C, H, W), and
+            ``region_probability`` (K, H, W), the visible patches as given and the hidden ones predicted;
+            ``mask_probability`` (L,) of a masking policy that has learned one.
         """
         batch = Batch.of(batched_inputs).to(self.device)
         regions = batch.region_maps() if self.needs_regions else None
@@ -205,7 +205,10 @@ class RMAE(HubModel, nn.Module):
         plan = self._mask(seeds, images, regions, visible[0], progress)
         if not self.training:
             outputs = self._outputs(images, regions, plan, visible, per_image=True)
-            outputs.update(self._pictures(images, regions, outputs))
+            pictures = self._pictures(images, regions, outputs)
+            if "reconstruction" in pictures and not batch.images.is_floating_point():
+                pictures["reconstruction"].clamp_(0, 255)
+            outputs.update(pictures)
             outputs.pop("loss")
             return [{name: value[i] for name, value in outputs.items()} for i in range(len(batch))]
         if self.region_dropout and regions is not None:
@@ -248,8 +251,12 @@ class RMAE(HubModel, nn.Module):
         return self._outputs(images_BCHW, regions_BKHW, plan, visible, per_image)
 
     def normalize(self, images_BCHW: Tensor) -> Tensor:
-        """From the loader's range 0-255 to mean 0 and deviation 1, float32."""
-        return (images_BCHW.float() - self.pixel_mean) / self.pixel_std
+        """From the loader's range, 0-255 or a sensor's, to mean 0 and deviation 1, float32.
+
+        Where floats are NaN there were no data: the mean stands there.
+        """
+        images = (images_BCHW.float() - self.pixel_mean) / self.pixel_std
+        return images.nan_to_num(0.0) if images_BCHW.is_floating_point() else images
 
     def _mask(
         self,
@@ -386,7 +393,7 @@ class RMAE(HubModel, nn.Module):
                 mean, std = patch_statistics(patches)
                 pred = pred * std + mean
             images = unpatchify(torch.where(outputs["mask"][:, :, None], pred, patches), grid, P)
-            pictures["reconstruction"] = (images * self.pixel_std + self.pixel_mean).clamp(0, 255)
+            pictures["reconstruction"] = images * self.pixel_std + self.pixel_mean
         if "pred_regions" in outputs and regions_BKHW is not None:
             maps = patchify_regions(regions_BKHW, P).float()
             probability = outputs["pred_regions"].float().sigmoid()

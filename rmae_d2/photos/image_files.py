@@ -41,7 +41,9 @@ def image_files(path: str, names: Sequence[str], root: str | None) -> list[str]:
     few = names[:: -(-len(names) // _TRIED)]
     hits = [sum(os.path.exists(os.path.join(place, name)) for name in few) for place in candidates]
     if max(hits):
-        folder = candidates[hits.index(max(hits))]
+        # Another copy of the data set, beside this one, may have a photo that has got lost here.
+        near = (place for place, n in zip(candidates, hits, strict=True) if 2 * n >= len(few))
+        folder = next(near, candidates[hits.index(max(hits))])
     else:
         meant = [len(_Listing(place, deep=root is not None).meant_by(few)) for place in candidates]
         folder = candidates[meant.index(max(meant))]
@@ -176,13 +178,19 @@ def _absent(files: Sequence[str]) -> set[str]:
 
 
 def without_absent(
-    dicts: list[dict[str, Any]], path: str, allow_missing: float
+    dicts: list[dict[str, Any]], path: str, allow_missing: float | None
 ) -> list[dict[str, Any]]:
     """Leaves out absent files, with a warning.
+
+    Args:
+        path: of what names them.
+        allow_missing: the share that may be absent; None keeps them all.
 
     Raises:
         UserError: more than the share that is allowed to be absent.
     """
+    if allow_missing is None:
+        return dicts
     absent = _absent([sample["file_name"] for sample in dicts])
     if not absent:
         return dicts

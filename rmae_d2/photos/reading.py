@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,8 @@ from PIL import Image, UnidentifiedImageError
 
 from ..errors import ImageReadError, UserError
 from ..files import NotAFileError, check_file, opened
-from ..pixels import exif_orientation, upright_rgb
+from ..pixels import exif_orientation, open_image, upright_rgb
+from .bands import as_bytes, is_tiff, picture_of, read_bands
 
 try:
     import simplejpeg
@@ -32,33 +33,66 @@ class Photo:
     ``np.asarray(photo)`` is the whole of it, see :func:`read_image`.
 
     Attributes:
-        shape: (H, W, 3) of the whole, upright.
+        shape: (H, W, 3) of the whole, upright; (H, W, C) with all bands.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        """Reads a file; decodes what is no JPEG, or none of RGB or grey. Raises as :func:`read_image`."""
+    def __init__(self, path: str | Path, all_bands: bool = False) -> None:
+        """Reads a file; decodes what is no JPEG, or none of RGB or grey. Raises as :func:`read_image`.
+
+        Args:
+            all_bands: the whole is what :func:`.read_bands` gives, and ``shape`` (H, W, C).
+        """
         self.path = str(path)
         self._jpeg: bytes | None = None
-        self._whole: NDArray[np.uint8] | None = None
+        self._whole: NDArray[Any] | None = None
+        self._bands: NDArray[Any] | None = None
         with _reading(self.path):
             check_file(self.path)
-            with opened(self.path) as file, Image.open(file) as image:
-                if image.format == "JPEG" and image.mode in ("RGB", "L"):
-                    orientation = exif_orientation(image) or 1
-                    self._turned = orientation != 1
-                    width, height = image.size if orientation <= 4 else image.size[::-1]
-                    self.shape = (height, width, 3)
-                    file.seek(0)
-                    self._jpeg = file.read()
+            with opened(self.path) as file:
+                if all_bands:
+                    self._whole = self._bands = read_bands(file.read())
+                    self.shape = self._whole.shape
                     return
-                image.load()
-                self._whole = upright_rgb(image)
-                self.shape = (*self._whole.shape[:2], 3)
+                try:
+                    image = open_image(file)
+                except UnidentifiedImageError:
+                    file.seek(0)
+                    raw = file.read()
+                    if not is_tiff(raw):
+                        raise
+                    self._bands = read_bands(raw)
+                    self._whole = picture_of(self._bands)
+                    self.shape = self._whole.shape
+                    return
+                with image:
+                    self._take(image, file)
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[np.uint8]:
+    def _take(self, image: Image.Image, file: IO[bytes]) -> None:
+        """Keeps a JPEG as it is; decodes all else."""
+        if image.format == "JPEG" and image.mode in ("RGB", "L"):
+            orientation = exif_orientation(image) or 1
+            self._turned = orientation != 1
+            width, height = image.size if orientation <= 4 else image.size[::-1]
+            self.shape = (height, width, 3)
+            file.seek(0)
+            self._jpeg = file.read()
+            return
+        image.load()
+        self._whole = upright_rgb(image)
+        self.shape = (*self._whole.shape[:2], 3)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         if self._whole is None:
             self._whole = self.at_scale(1)
         return self._whole.copy() if copy else self._whole
+
+    def stored(self) -> NDArray[Any]:
+        """All bands of a file with other ones than a picture has; else the picture."""
+        return np.asarray(self) if self._bands is None else self._bands
+
+    def for_regions(self) -> NDArray[np.uint8]:
+        """What region sources look at: uint8 (H, W, 3) RGB, or all bands of a file with other ones."""
+        return np.asarray(self) if self._bands is None else as_bytes(self._bands)
 
     @property
     def is_scalable(self) -> bool:
@@ -85,6 +119,11 @@ class Photo:
                 return upright_rgb(image)
 
 
+def read_for_regions(path: str | Path) -> NDArray[np.uint8]:
+    """What region sources look at, (H, W, C); see :meth:`Photo.for_regions`, and :func:`read_image`."""
+    return Photo(path).for_regions()
+
+
 def read_image(path: str | Path) -> NDArray[np.uint8]:
     """Reads an image file as 8-bit RGB, upright.
 
@@ -92,7 +131,8 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     converted; transparency is laid over white, as viewers show it; of an animation the first frame is taken.
     Of one channel of more than 8 bits or of floats, white is what the file says (TIFF's MaxSampleValue), else
     the least of 1 (floats), 255, 4095 and 65535 that its pixels do not exceed, said once for each; or what
-    ``RMAE_D2_WHITE`` in the environment says, for all.
+    ``RMAE_D2_WHITE`` in the environment says, for all. Of a TIFF that Pillow does not know, of more bands or
+    bits, three bands are shown, see :func:`.picture_of`.
 
     Args:
         path: a local file, or whatever Detectron2's PathManager opens.

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 def images_from(
     root: str | Path,
     image_root: str | Path | None = None,
-    allow_missing: float = 0.01,
+    allow_missing: float | None = 0.01,
     *,
     format: str | None = None,
     split: str | None = None,
@@ -39,7 +39,8 @@ def images_from(
             Of a folder with labels, neither of whose splits is named, all images are taken.
         image_root: folder that the json's file names are relative to. Found by itself where the
             json lies in it, beside it, or in an ``annotations`` folder beside it.
-        allow_missing: share of a list's files that may be absent; they are left out with a warning.
+        allow_missing: share of a list's files that may be absent; they are left out with a warning. None
+            keeps them.
         format, split: see :func:`.address_of`.
 
     Returns:

@@ -3,8 +3,6 @@
 All of it comes from the run's folder, and of that nothing is executed. The same files give the same bytes.
 """
 
-import base64
-import io
 import json
 import math
 import re
@@ -15,15 +13,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
 from ..errors import UserError
 from ..events import HEADLINES, Event, Point
-from ..files import NotAFileError, atomic_file, check_file, leads_out, make_folder
+from ..files import NotAFileError, check_file, leads_out
 from ..visualization.samples import MAX_SAMPLES, MAX_WIDTH, kept_samples
 from .charts import MAX_POINTS, draw_chart
+from .html import jpeg_uri, write_page
 from .run_record import Run, Start, begins_with, find_transfers, read_folder
 
 #: What values of a training step mean, in the order of the page; others come after them by name.
@@ -83,13 +81,7 @@ def write_report(
         check_file(path)
     except NotAFileError as error:
         raise UserError(f"{path}: {error.strerror}: give another --output") from error
-    make_folder(path.parent)
-    blocks: Any = {"trim_blocks": True, "lstrip_blocks": True}
-    jinja = Environment(autoescape=True, undefined=StrictUndefined, **blocks)
-    template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
-    html = jinja.from_string(template).render(_content(run, others))
-    with atomic_file(path) as file:  # in place of a link, not through it
-        file.write(html.encode(errors="replace"))
+    write_page(path, Path(__file__).with_name("page.html"), _content(run, others))
     return path
 
 
@@ -420,7 +412,4 @@ def _data_uri(path: Path) -> str:
     if image.width > MAX_WIDTH:
         height = max(round(image.height * MAX_WIDTH / image.width), 1)
         image = image.resize((MAX_WIDTH, height), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    # Photographs: a fifth of a PNG's size. Without subsampling of colours, for the edges of regions.
-    image.save(buffer, format="JPEG", quality=85, subsampling=0, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return jpeg_uri(image)

@@ -23,14 +23,14 @@ def draw_instances(
     class_names: Sequence[str],
     score_threshold: float = 0.5,
 ) -> NDArray[np.uint8]:
-    """Draws detected objects with Detectron2's Visualizer, each in a colour of its own.
+    """Draws objects with Detectron2's Visualizer, each in a colour of its own.
 
-    The same predictions give the same picture.
+    The same objects give the same picture.
 
     Args:
         image_HWC: uint8 (H, W, 3) RGB.
-        instances: on the CPU, at the image's size: ``pred_boxes``, ``scores``, ``pred_classes`` and, where
-            the model has them, ``pred_masks`` (N, H, W).
+        instances: on the CPU, at the image's size: ``pred_boxes``, ``pred_classes``, ``scores`` where they
+            are predictions and not labels, and ``pred_masks`` (N, H, W) where there are masks.
         class_names: by class number.
         score_threshold: objects of a lower score are left out.
 
@@ -60,16 +60,19 @@ def draw_instances(
             text.set_position((x, y - min(max(bottom + _PAD - output.height, 0), y - _PAD)))
             return output
 
-    shown = instances[instances.scores >= score_threshold]
+    scored = instances.has("scores")
+    shown = instances[instances.scores >= score_threshold] if scored else instances
     # On small pictures names would cover the objects; the Visualizer's letters vanish at 10 times.
     scale = enlargement(*image_HWC.shape[:2])
     visualizer = WithinPicture(image_HWC, Metadata(), scale=scale)
     if len(shown):
-        scores = zip(shown.pred_classes.tolist(), shown.scores.tolist(), strict=True)
+        names = [class_names[number] for number in shown.pred_classes.tolist()]
+        if scored:
+            names = [f"{n} {s:.0%}" for n, s in zip(names, shown.scores.tolist(), strict=True)]
         visualizer.overlay_instances(
             boxes=shown.pred_boxes,
             masks=_masks(shown),
-            labels=[f"{class_names[number]} {score:.0%}" for number, score in scores],
+            labels=names,
             assigned_colors=class_palette(len(shown)) / 255,
         )
     return np.asarray(visualizer.get_output().get_image(), np.uint8)

@@ -3,7 +3,7 @@
 Letters: K regions, C channels, H W pixels, L patches.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..modeling import mask_to_pixels
+from ..photos.bands import limits, shown_between, three_of
 from ..regions import unpack_bits
 from .sheets import Picture, SheetRow, contact_sheet
 
@@ -28,8 +29,8 @@ def draw_reconstructions(
     pixels predicted; then for a few regions: region, masked region, predicted region.
 
     Args:
-        samples: as the mapper gives them, ``image`` (C, H, W) 0-255; of other than three channels the first
-            is shown, in gray.
+        samples: as the mapper gives them, ``image`` (C, H, W); of other than three channels, or of floats,
+            three are shown, see :func:`.picture_of`.
         outputs: of the model in evaluation mode, one a sample.
         max_regions: how many regions of a sample to show; the largest, which say most.
 
@@ -49,12 +50,13 @@ def draw_reconstructions(
 
 
 def _row(sample: dict[str, Any], output: dict[str, Tensor], max_regions: int) -> list[NDArray[Any]]:
-    image = _rgb(sample["image"])
+    show = _view(sample["image"])
+    image = show(sample["image"])
     tiles = [image, _masked(image, output["mask"])]
     if "mask_probability" in output:
         tiles.insert(1, _heat(output["mask_probability"], image))
     if "reconstruction" in output:
-        tiles.append(_rgb(output["reconstruction"]))
+        tiles.append(show(output["reconstruction"]))
     if "region_probability" in output:
         probability = output["region_probability"].float().cpu().numpy()
         truths = unpack_bits(sample["regions"].cpu().numpy(), len(probability))
@@ -68,9 +70,18 @@ def _row(sample: dict[str, Any], output: dict[str, Tensor], max_regions: int) ->
     return [tile.astype(np.uint8).repeat(enlarge, 0).repeat(enlarge, 1) for tile in tiles]
 
 
-def _rgb(image_CHW: Tensor) -> NDArray[Any]:
-    image = image_CHW.float().cpu().round().numpy().transpose(1, 2, 0)
-    return image if image.shape[2] == 3 else _three(image[:, :, 0])
+def _view(image_CHW: Tensor) -> Callable[[Tensor], NDArray[Any]]:
+    """How an image is shown, and others as it: as it is, or three of its bands between its own limits."""
+    channels = len(image_CHW)
+    if channels == 3 and not image_CHW.is_floating_point():
+        return lambda image: image.float().cpu().round().numpy().transpose(1, 2, 0)
+    bands = three_of(channels)
+    low, high = limits(image_CHW[bands].float().cpu().numpy().transpose(1, 2, 0))
+
+    def show(image: Tensor) -> NDArray[Any]:
+        return shown_between(image[bands].float().cpu().numpy().transpose(1, 2, 0), low, high)
+
+    return show
 
 
 def _three(values_HW: NDArray[Any]) -> NDArray[Any]:

@@ -172,7 +172,6 @@ def test_outputs_that_cannot_be_written_are_told_first(cli, name, tmp_path, monk
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["inspect", "run"], "run/regions.png"),
         (["report", "run"], "run/report.html"),
         (["visualize metrics", "run", "other"], "run/metrics.png"),
         (["visualize masking", "--weights", "run/w.pth", "--input", "x"], "run/masks.png"),

@@ -72,6 +72,17 @@ def test_the_folder_is_found_by_names_of_another_machine(folder):
     assert files == [f"{folder}/train/a.jpg", f"{folder}/train/My Photo.JPG"]
 
 
+def test_a_photo_that_is_lost_is_not_taken_from_a_copy_beside(folder, tmp_path):
+    """As data/v1 beside data/v2; all others would come from there, too."""
+    names = [f"train/{k}.png" for k in range(4)]
+    for place, count in (("copy", 4), ("set", 3)):
+        for name in names[:count]:
+            (tmp_path / place / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (4, 3)).save(tmp_path / place / name)
+    labels = folder / "labels.json"
+    assert image_files(str(labels), names, None) == [f"{folder}/{name}" for name in names]
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
 def test_lists_in_other_encodings_and_with_other_slashes(folder, encoding):
     (folder / "list.txt").write_bytes("train\\a.jpg\r\nval/b.png\r\n".encode(encoding))

@@ -32,6 +32,8 @@ dataloader = dict(
                 L(PhotometricDistortion)(hue=36.0),
             ],
             pad_to="${model.window}",
+            # Images of other bands than 8-bit RGB: the model's channels follow them.
+            all_bands=False,
         ),
         total_batch_size=16,
         num_workers=4,
@@ -51,6 +53,7 @@ dataloader = dict(
             augmentations=[
                 L(T.ResizeShortestEdge)(short_edge_length="${model.window}", max_size=2048)
             ],
+            all_bands="${dataloader.train.mapper.all_bands}",
         ),
         batch_size=1,
         num_workers=4,

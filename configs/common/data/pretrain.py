@@ -37,6 +37,8 @@ dataloader = dict(
                     cache_dir="${train.output_dir}/../region_cache",
                 ),
             ),
+            # Images of other bands than 8-bit RGB: the model's channels follow them.
+            all_bands=False,
             num_regions=8,
             # The paper's words allow that a region comes twice; the published code does not.
             replacement=False,

@@ -195,7 +195,7 @@ def _samples(
 ) -> list[dict[str, Any]]:
     """Dataset dicts of a json, in the order of the image ids."""
     numbers = {identifier: number for number, identifier in classes.items()}
-    files = _files(annotations, root)
+    files = files_of(annotations, root)
     return [
         {
             "file_name": file,
@@ -209,7 +209,8 @@ def _samples(
     ]
 
 
-def _files(annotations: Annotations, root: str | None) -> list[str]:
+def files_of(annotations: Annotations, root: str | None) -> list[str]:
+    """The image files of labels, in their order. UserError: they are nowhere, or a root that is not wanted."""
     names = [image.file_name for image, _ in annotations]
     if annotations.folder is not None:
         if root is not None:

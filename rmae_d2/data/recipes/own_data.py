@@ -27,6 +27,8 @@ from ..datasets import (
     pretrain_dataset,
     semantic_dataset,
 )
+from .bands import KEYS as BANDS
+from .bands import adapt_bands
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,8 @@ def adapt_to_data(
 
     Detection data without masks, and ``dataset.masks=false``, make a model without mask head (with eval_only:
     test data without masks, or training data that the config still names). RLE masks are loaded as bitmasks.
+
+    With ``mapper.all_bands`` the model gets the images' channels, see :func:`.adapt_bands`.
 
     Where test and training data have other classes, own test data are an error; without them the config's
     own test data are not meant, and evaluation is switched off, with a warning (of classification that is an
@@ -79,6 +83,7 @@ def adapt_to_data(
             cfg = copy.deepcopy(cfg)
             train, test = (dataset_node(cfg, split, dataset) for split in ("train", "test"))
             adapt(cfg, train, test, overrides, eval_only)
+            adapt_bands(cfg, [key for key in BANDS for o in overrides if _sets(o, key)])
     return cfg
 
 

@@ -182,7 +182,9 @@ class SlidingSemanticSegmentor(HubModel, SemanticSegmentor):
         return {"sem_seg_labels": labels_at(scores, size), **how}
 
     def _normalised(self, image: Tensor) -> Tensor:
-        return (image.to(self.device) - self.pixel_mean) / self.pixel_std
+        normalised = (image.to(self.device) - self.pixel_mean) / self.pixel_std
+        # NaN where there are no data.
+        return normalised.nan_to_num(0.0) if image.is_floating_point() else normalised
 
     def _padded(self, tensors: list[Tensor], value: float = 0.0) -> Tensor:
         return ImageList.from_tensors(

@@ -25,6 +25,7 @@ from ...files import NotAFileError, atomic_file, check_file
 from ...listing import is_image
 from ...members import tar_member
 from ...packed import shard_files
+from ...pixels import open_image
 from ..record.record import EncodedRecord, RegionRecord
 from ..store.shards import (
     NO_REGIONS,
@@ -126,10 +127,11 @@ def _extension(path: str, content: bytes) -> str:
     """By which readers of tars know an image's format."""
     if is_image(path):
         return os.path.splitext(path)[1][1:].lower()
-    from PIL import Image
-
-    with Image.open(io.BytesIO(content)) as image:
-        name = (image.format or "img").lower()
+    try:
+        with open_image(io.BytesIO(content)) as image:
+            name = (image.format or "img").lower()
+    except OSError:
+        name = "tiff"  # which Pillow does not know all of
     return {"jpeg": "jpg", "mpo": "jpg", "jpeg2000": "jp2"}.get(name, name[:4])
 
 

@@ -59,7 +59,7 @@ def test_every_shape(tmp_path):
         ("dog", [1, 1, 9, 9], None),
     ]
     assert circle[1] == [40, 30, 60, 50] and abs(circle[2] - np.pi * 100) < 20
-    (note,) = read_annotations(str(tmp_path)).notes
+    (note,) = map(str, read_annotations(str(tmp_path)).notes)
     assert note.startswith(
         "shapes without an area or a class (points, lines), left out: 3, such as a."
     )
@@ -106,7 +106,7 @@ def test_what_is_not_labelled_is_not_empty(tmp_path):
     found = read_annotations(f"{tmp_path}#train")
     assert [image.file_name for image, _ in found] == ["train/a.jpg", "train/b.jpg"]
     assert [(c.id, c.name) for c in found.categories] == [(0, "ant"), (1, "dog")]
-    assert list(found.notes) == [
+    assert list(map(str, found.notes)) == [
         "json files that are not labelme's, left out: 1, such as train/notes.json",
         "images without a json file, not labelled, left out: 1, such as train/c.jpg",
     ]

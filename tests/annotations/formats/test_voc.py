@@ -60,7 +60,7 @@ def test_splits_number_their_classes_alike(voc):
     with pytest.raises(UserError, match="no split test: it has train, val"):
         held(f"{voc}#test")
     (voc / "ImageSets/Main/val.txt").write_text("2008_2\n2008_9\n")
-    (note,) = read_annotations(f"voc:{voc}#validation").notes
+    (note,) = map(str, read_annotations(f"voc:{voc}#validation").notes)
     assert note == "images of the split without an xml file, left out: 1, such as 2008_9"
 
 
@@ -124,7 +124,7 @@ def test_polygons_and_turned_boxes(tmp_path):
         ("b", [0, 0, 9, 9], 81),
         ("c", [45, 30, 55, 50], None),
     ]
-    (note,) = read_annotations(str(tmp_path)).notes
+    (note,) = map(str, read_annotations(str(tmp_path)).notes)
     assert note == "turned boxes, of which the upright box around is taken: 1, such as a.xml:3"
 
 
@@ -136,7 +136,7 @@ def test_odd_objects_are_counted_and_named(tmp_path):
     text(tmp_path / "a.xml", xml(many + odd + broken, "a.png"))
     found = read_annotations(str(tmp_path))
     assert len(held(str(tmp_path))["a.png"]) == 20
-    assert sorted(note.partition(" (")[0] for note in found.notes) == [
+    assert sorted(note.partition(" (")[0] for note in map(str, found.notes)) == [
         "annotations that cannot be read, left out",
         "objects marked as difficult, taken like others: 1, such as a.xml:21",
         "objects without a name, left out: 1, such as a.xml:20",
