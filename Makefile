@@ -30,12 +30,13 @@ export HOME := $(abspath $(VENV))/home
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint clean
+.PHONY: help install demo test lint docs clean
 
 help:
 	@echo "make demo     pre-train a small R-MAE on rendered scenes; show it beside the shipped weights"
 	@echo "make test     check style and types, run the tests (ARGS=\"-k masking\" goes to pytest)"
 	@echo "make lint     check style and types only"
+	@echo "make docs     build the documentation into output/site"
 	@echo "make install  make $(VENV) and install everything (demo and test do so themselves)"
 	@echo "make clean    remove caches and build folders; $(VENV), datasets and output stay"
 
@@ -56,6 +57,9 @@ demo: $(STAMP)
 test: lint
 	@echo "==> pytest (all but the slow ones)"
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow" -n $(JOBS) --dist loadfile $(ARGS)
+
+docs: $(STAMP)
+	@$(PY) -m mkdocs build --quiet && echo "output/site/index.html"
 
 lint: $(STAMP)
 	@echo "==> ruff check, ruff format --check"

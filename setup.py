@@ -61,9 +61,10 @@ EXTRAS_REQUIRE = {
     "parquet": ["pyarrow>=15"],  # data sets of Hugging Face; the tables of embed need it, too
     "embed": ["pyarrow>=15"],  # rmae-d2 embed; 15 is the first whose Parquet has half floats
     "supervision": ["supervision>=0.25"],  # predictions as its Detections; earlier are not tried
+    "docs": ["mkdocs-material>=9.5", "mkdocstrings>=0.26", "mkdocstrings-python>=1.12"],
     "dev": [
         # What the tests of the extras run with.
-        "rmae_d2[fast,ray,sam,slurm,demo,wandb,mlflow,parquet,embed,supervision,onnx,bands,heic]",
+        "rmae_d2[fast,ray,sam,slurm,demo,wandb,mlflow,parquet,embed,supervision,onnx,bands,heic,docs]",
         "httpx>=0.27",  # speaks to the demo's server
         "playwright>=1.49",  # drives the demo's page in the Chromium that is installed
         "webdataset>=0.2.100",  # that its readers stream the region store; not tried below

@@ -6,7 +6,8 @@ Both branches are optional: without a region branch this is MAE, without a pixel
 Letters: B images, C channels, H W pixels, L patches, V visible patches, N hidden patches, K regions,
 P patch side, X values a patch. Masks: True = hidden.
 
-Reference: Nguyen, Vaibhav, Yang, Xie, He, Chen, "R-MAE: Regions Meet Masked Autoencoders", ICLR 2024.
+Reference: Nguyen, Aggarwal, Li, Oswald, Kirillov, Snoek, Chen, "R-MAE: Regions Meet Masked Autoencoders",
+ICLR 2024.
 """
 
 import math

@@ -31,7 +31,7 @@ from tests.regions.tiny_sams import write_sam
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = [sys.executable, "-m", "rmae_d2", "regions"]
 
-# Much as the README's own source, with a pause that leaves time to kill it; takes an hour for each
+# Much as the documentation's own source, with a pause that leaves time to kill it; takes an hour for each
 # image from HOLD on.
 SOURCE = """
 import os
@@ -141,12 +141,12 @@ def test_own_source_from_a_file(photos, slic, tmp_path):
     assert RegionStore(tmp_path / "store").params == {"source": "slic", "segments": 5}
 
 
-def test_own_source_of_the_readme(photos, tmp_path, monkeypatch):
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (source,) = [part for part in readme.split("```python\n")[1:] if "class Slic" in part]
+def test_own_source_of_the_docs(photos, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs/regions.md").read_text()
+    (source,) = [part for part in page.split("```python\n")[1:] if "class Slic" in part]
     monkeypatch.chdir(tmp_path)
     Path("my_regions.py").write_text(source.split("```")[0])
-    assert "`--source my_regions.py:Slic segments=100`" in readme
+    assert "`--source my_regions.py:Slic segments=100`" in page
     command = ["--source", "my_regions.py:Slic", "--images", str(photos), "--output", "store"]
     assert main([*command, "--workers", "0", "segments=100"]) == 0
     assert RegionStore("store").params == {"source": "slic", "segments": 100}
