@@ -26,7 +26,7 @@ from rmae_d2.files import read_bytes
 from rmae_d2.packed import PackedImages
 from rmae_d2.regions import RegionRecord, RegionStore, StoredRegions
 from rmae_d2.regions.jobs.manifest import load_manifest
-from rmae_d2.regions.store.shards import unescape_key
+from rmae_d2.regions.store.tar_members import unescape_key
 from tests.helpers import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,6 +140,9 @@ def test_ids_of_a_json_stay_numbers_and_members_of_tars_are_packed_again(photos,
     for one, other in zip(again, before, strict=True):
         assert {**one, "file_name": ""} == {**other, "file_name": ""}
         assert read_bytes(one["file_name"]) == read_bytes(other["file_name"])
+    # Addresses have no extension: it is that of the format.
+    kinds = [{"jpeg": "jpg"}.get(parts[0], parts[0]) for _, parts in by_key(shards)]
+    assert [parts for _, parts in by_key(tmp_path / "again")] == [[k, "regions"] for k in kinds]
 
 
 def test_a_registered_name(photos, tmp_path):

@@ -14,14 +14,12 @@ from ...data.loader import StreamDataset
 from ...packed import ImageColumns, PackedImages, shard_files
 from ...regions import RegionStore, write_index
 from ...regions.store.shards import (
-    BLOCK,
     DIGEST_SIZE,
     ShardHeader,
     ShardIndex,
     encode_index,
-    global_header,
-    member_header,
 )
+from ...regions.store.tar_members import BLOCK, global_header, member_header
 from ...tables import table
 
 #: Photos of this size make shards of a gigabyte.

@@ -311,7 +311,10 @@ def _starts(division: Any, count: int) -> Sequence[int]:
     starts = list(division) if isinstance(division, Sequence) else []
     rises = all(type(start) is int for start in starts) and starts == sorted({*starts})
     if not rises or not starts or starts[0] != 0 or starts[-1] >= count:
-        raise UserError(f"{division!r:.40} images a shard, or where shards start: must be positive")
+        raise UserError(
+            f"{division!r:.40} does not say where shards start: it must be a number of images, 1 or "
+            "more, or positions that rise from 0"
+        )
     return starts
 
 

@@ -14,8 +14,6 @@ A packed shard has images too, each before its record, and says in its index whe
 import io
 import json
 import os
-import re
-import struct
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +21,6 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Any, NamedTuple
-from urllib.parse import quote, unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,16 +28,10 @@ from numpy.typing import NDArray
 from ...errors import StoreError, UserError
 from ...files import NotAFileError, atomic_file, check_file
 from ...packed import FORMAT_VERSION, ImageColumns, shard_files, shard_name
+from .tar_members import BLOCK, SUFFIX, empty_folder, encode_key, global_header, member_header
 
 DIGEST_SIZE = 16
 _COLUMNS = ("ends", "offsets", "sizes", "record_digests", "image_digests")
-BLOCK = 512
-SUFFIX = ".regions"
-# name, mode, uid, gid, size, mtime, checksum, type, link, magic, version, user, group, device
-# numbers, prefix: the fields of POSIX ustar.
-_USTAR = struct.Struct("100s8s8s8s12s12s8s1s100s6s2s32s32s8s8s155s12x")
-_MAX_SIZE = 8**11 - 1
-_ODD_SLASHES = re.compile("^/+|//+|/+$")
 #: Of a packed store whose images have no regions.
 NO_REGIONS = {"source": "none"}
 REMEDY = "run rmae-d2 regions (or pack) again with the same options: it makes what is missing"
@@ -354,44 +345,6 @@ def redo(number: int) -> str:
     return f"remove {shard_name(number)}.* and {REMEDY}"
 
 
-# ------------------------------------------------------------------- names and headers in tars
-
-
-def encode_key(key: str) -> bytes:
-    """UTF-8 of a key; also of file names that are no valid text."""
-    return key.encode("utf-8", "surrogatepass")
-
-
-def escape_key(key: str) -> str:
-    """A key as a tar member's name without its suffix; ASCII, relative, undone by `unescape_key`.
-
-    Percent-encodes dots too, because WebDataset ends a key at the first one, and slashes that make a
-    path absolute or that file systems would drop.
-    """
-    if not key:
-        raise StoreError("a key of a region store must not be empty")
-    name = quote(key, safe="/", errors="surrogatepass").replace(".", "%2E")
-    return _ODD_SLASHES.sub(lambda slashes: "%2F" * len(slashes[0]), name)
-
-
-def unescape_key(name: str) -> str:
-    """Undo `escape_key`; with a WebDataset reader: `unescape_key(sample["__key__"])`."""
-    return unquote(name, errors="surrogatepass")
-
-
-def member_header(key: str, size: int, suffix: str = SUFFIX) -> bytes:
-    """What precedes a record, or an image, of `size` bytes in the tar: a function of these alone."""
-    if size > _MAX_SIZE:
-        raise StoreError(
-            f"{suffix[1:]} of {key!r} has {size} bytes, at most {_MAX_SIZE} fit in a tar"
-        )
-    name = (escape_key(key) + suffix).encode()
-    header = _ustar(name[:100], size, b"0")
-    if len(name) > 100:  # it stands in a pax header of its own
-        return _pax(b"pax_header", b"x", b"path", name) + header
-    return header
-
-
 def layout(index: ShardIndex, number: int) -> Iterator[tuple[bytes, int]]:
     """What a tar has before each member's content, and how long that is; last what it ends with, and 0."""
     before = global_header(index.header.to_json(number))
@@ -404,33 +357,3 @@ def layout(index: ShardIndex, number: int) -> Iterator[tuple[bytes, int]]:
             yield before + member_header(key, size, suffix), size
             before = bytes(-size % BLOCK)
     yield before + (b"" if len(index) else empty_folder()) + bytes(2 * BLOCK), 0
-
-
-def global_header(text: str) -> bytes:
-    """The header that a tar begins with: `text` as a comment that tar readers pass over."""
-    return _pax(b"pax_global_header", b"g", b"comment", text.encode())
-
-
-def empty_folder() -> bytes:
-    """A member that holds nothing: Python's tarfile refuses a tar of a global header alone."""
-    return _ustar(b"empty/", 0, b"5")
-
-
-def _pax(name: bytes, kind: bytes, field: bytes, value: bytes) -> bytes:
-    """A pax header with one record, `length field=value`, whose length counts its own digits."""
-    rest = b" " + field + b"=" + value + b"\n"
-    length = len(rest)
-    while length != len(rest) + len(str(length)):
-        length = len(rest) + len(str(length))
-    record = str(length).encode() + rest
-    return _ustar(name, len(record), kind) + record + bytes(-len(record) % BLOCK)
-
-
-def _ustar(name: bytes, size: int, kind: bytes) -> bytes:
-    zero, mode = b"0000000\0", b"0000755\0" if kind == b"5" else b"0000644\0"
-    fields = [
-        name, mode, zero, zero, b"%011o\0" % size, b"00000000000\0", b" " * 8, kind,
-        b"", b"ustar\0", b"00", b"", b"", zero, zero, b"",
-    ]  # fmt: skip
-    fields[6] = b"%06o\0 " % sum(_USTAR.pack(*fields))
-    return _USTAR.pack(*fields)

@@ -38,12 +38,10 @@ from .shards import (
     ShardIndex,
     check_same,
     digest,
-    encode_key,
-    global_header,
-    member_header,
     read_index,
     redo,
 )
+from .tar_members import encode_key, global_header, member_header
 
 logger = logging.getLogger(__name__)
 

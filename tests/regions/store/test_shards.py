@@ -21,11 +21,10 @@ from rmae_d2.regions.store.shards import (
     ImageFile,
     digest,
     encode_index,
-    escape_key,
     has_shard,
     read_index,
-    unescape_key,
 )
+from rmae_d2.regions.store.tar_members import escape_key, unescape_key
 
 ROOT = Path(__file__).resolve().parents[3]
 HEADER = ShardHeader({"source": "test", "scales": (1, 2), "name": "ü"}, 3, "list")
