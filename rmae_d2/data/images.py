@@ -3,6 +3,7 @@
 Letters: H W pixels of the input, h w of the output, N channels or masks.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +14,13 @@ import torch.nn.functional as F
 from detectron2.data import transforms as T
 from numpy.typing import NDArray
 from PIL import Image
-from torchvision.transforms import RandomResizedCrop as _TorchvisionCrop
 
 from ..errors import UserError
 from ..listing import IMAGE_EXTENSIONS
 from ..photos.reading import MACHINE_ERRNOS, Photo, read_image
+
+#: Crops that are drawn before the middle is taken.
+_TRIES = 10
 
 __all__ = [
     "IMAGE_EXTENSIONS",
@@ -57,15 +60,33 @@ class RandomResizedCrop(T.Augmentation):
             raise UserError(
                 f"scale={self.scale} and ratio={self.ratio} must be (min, max), min > 0"
             )
+        self._log_ratio: list[float] = torch.log(torch.tensor(self.ratio)).tolist()
 
     def get_transform(self, image: NDArray[Any]) -> "CropResizeTransform":
         """Draws one crop for an (H, W) or (H, W, C) image."""
         height, width = image.shape[:2]
-        shape_only = torch.empty(1).expand(1, height, width)
-        top, left, crop_h, crop_w = _TorchvisionCrop.get_params(
-            shape_only, list(self.scale), list(self.ratio)
-        )
+        top, left, crop_h, crop_w = self._draw(height, width)
         return CropResizeTransform(left, top, crop_w, crop_h, *self.size, width, height)
+
+    def _draw(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """The numbers of torchvision's ``RandomResizedCrop.get_params``, from the same generator.
+
+        That one makes two tensors more for each crop, which takes longer than all the rest of it.
+        """
+        for _ in range(_TRIES):
+            area = height * width * torch.empty(1).uniform_(*self.scale).item()
+            aspect = torch.exp(torch.empty(1).uniform_(*self._log_ratio)).item()
+            w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if 0 < w <= width and 0 < h <= height:
+                top = int(torch.randint(0, height - h + 1, (1,)).item())
+                return top, int(torch.randint(0, width - w + 1, (1,)).item()), h, w
+        shape = width / height
+        w, h = width, height
+        if shape < min(self.ratio):
+            h = round(w / min(self.ratio))
+        elif shape > max(self.ratio):
+            w = round(h * max(self.ratio))
+        return (height - h) // 2, (width - w) // 2, h, w
 
 
 @dataclass(repr=False, eq=False)
@@ -137,11 +158,8 @@ class CropResizeTransform(T.Transform):
     def label_indices(self, shape: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows (new_h,) and columns (new_w,) that ``apply_segmentation`` takes of such labels."""
         self._check(shape)
-        rows, columns = (
-            F.interpolate(torch.arange(old, dtype=torch.float32)[None, None], new, mode="nearest")
-            for old, new in ((self.crop_h, self.new_h), (self.crop_w, self.new_w))
-        )
-        return self.y0 + rows[0, 0].long().numpy(), self.x0 + columns[0, 0].long().numpy()
+        rows, columns = _nearest(self.crop_h, self.new_h), _nearest(self.crop_w, self.new_w)
+        return self.y0 + rows, self.x0 + columns
 
     def apply_coords(self, coords: NDArray[Any]) -> NDArray[Any]:
         """Maps (n, 2) points (x, y) of the input to the output; they may fall outside."""
@@ -154,6 +172,12 @@ class CropResizeTransform(T.Transform):
                 f"the crop was drawn for an image of {self.orig_h} x {self.orig_w} pixels, this "
                 f"array is {tuple(shape)}: image and labels must have the same height and width"
             )
+
+
+def _nearest(old: int, new: int) -> NDArray[np.int64]:
+    """Which of ``old`` pixels in a row each of ``new`` ones is, (new,), by torch's nearest interpolation."""
+    scale = np.float32(old) / np.float32(new)
+    return np.minimum((np.arange(new, dtype=np.float32) * scale).astype(np.int64), old - 1)
 
 
 class PhotoInput(T.AugInput):

@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,9 @@ from PIL import Image, UnidentifiedImageError
 
 from ..errors import ImageReadError, UserError
 from ..files import NotAFileError, check_file, opened
-from ..pixels import exif_orientation, open_image, upright_rgb
+from ..pixels import open_image, upright_rgb
 from .bands import as_bytes, is_tiff, picture_of, read_bands
+from .jpeg import JPEG, jpeg_facts
 
 try:
     import simplejpeg
@@ -37,7 +38,7 @@ class Photo:
     """
 
     def __init__(self, path: str | Path, all_bands: bool = False) -> None:
-        """Reads a file; decodes what is no JPEG, or none of RGB or grey. Raises as :func:`read_image`.
+        """Reads a file; decodes what is no JPEG, or none in the usual form. Raises as :func:`read_image`.
 
         Args:
             all_bands: the whole is what :func:`.read_bands` gives, and ``shape`` (H, W, C).
@@ -53,6 +54,9 @@ class Photo:
                     self._whole = self._bands = read_bands(file.read())
                     self.shape = self._whole.shape
                     return
+                if file.read(2) == JPEG and self._keep(JPEG + file.read()):
+                    return
+                file.seek(0)
                 try:
                     image = open_image(file)
                 except UnidentifiedImageError:
@@ -65,18 +69,22 @@ class Photo:
                     self.shape = self._whole.shape
                     return
                 with image:
-                    self._take(image, file)
+                    self._take(image)
 
-    def _take(self, image: Image.Image, file: IO[bytes]) -> None:
-        """Keeps a JPEG as it is; decodes all else."""
-        if image.format == "JPEG" and image.mode in ("RGB", "L"):
-            orientation = exif_orientation(image) or 1
-            self._turned = orientation != 1
-            width, height = image.size if orientation <= 4 else image.size[::-1]
-            self.shape = (height, width, 3)
-            file.seek(0)
-            self._jpeg = file.read()
-            return
+    def _keep(self, jpeg: bytes) -> bool:
+        """Takes a JPEG as it is, if it is one of RGB or grey in the usual form."""
+        facts = jpeg_facts(jpeg)
+        if facts is None:
+            return False
+        self._turned = facts.orientation != 1
+        sides = (
+            (facts.height, facts.width) if facts.orientation <= 4 else (facts.width, facts.height)
+        )
+        self.shape = (*sides, 3)
+        self._jpeg = jpeg
+        return True
+
+    def _take(self, image: Image.Image) -> None:
         image.load()
         self._whole = upright_rgb(image)
         self.shape = (*self._whole.shape[:2], 3)

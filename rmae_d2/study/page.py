@@ -127,7 +127,7 @@ def differences_table(study: Study, methods: Sequence[Method], records: Sequence
 
 
 def _difference(metric: Metric, method: Method, records: Sequence[Record]) -> Difference | None:
-    if not method.baseline:
+    if method.baseline in ("", method.name):
         return None
     own, other = (
         values(records, name, metric.stage, metric.names) for name in (method.name, method.baseline)

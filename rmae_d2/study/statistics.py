@@ -17,6 +17,7 @@ _ALL_UP_TO = 5
 _DRAWN = 10_000
 
 LEVEL = 0.95
+_FEWEST = 3
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,14 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """``better``, ``worse``, or ``not shown``: where either interval holds 0, or there is one seed.
+        """``better``, ``worse``, or ``not shown``: where either interval holds 0, or seeds are fewer than three.
 
         The bootstrap of few seeds is too narrow: that of three leaves out 0 whenever all three have one sign,
-        which chance alone does in a quarter of the cases. So both must.
+        which chance alone does in a quarter of the cases. So both must. Two that happen to agree make Student's
+        interval as narrow as one likes.
         """
+        if self.n < _FEWEST:
+            return "not shown"
         low = min(self.bootstrap[0], self.student[0])
         high = max(self.bootstrap[1], self.student[1])
         return "better" if low > 0 else "worse" if high < 0 else "not shown"

@@ -148,3 +148,30 @@ def test_errors_and_repr():
     with pytest.raises(ValueError, match="scale="):
         RandomResizedCrop(8, scale=(1.0, 0.2))
     assert "RandomResizedCrop" in str(T.AugmentationList([RandomResizedCrop(8)]))
+
+
+@pytest.mark.parametrize(
+    ("scale", "ratio"),
+    [((0.2, 1.0), (3 / 4, 4 / 3)), ((0.9, 1.0), (2, 3)), ((0.01, 0.02), (0.1, 9))],
+)
+def test_crops_are_torchvisions_and_leave_its_generator_where_it_would(scale, ratio):
+    """Those in the middle too, which images get that no crop of an allowed shape fits into."""
+    crop = RandomResizedCrop(8, scale, ratio)
+    sizes = np.random.default_rng(0).integers(1, 900, (200, 2)).tolist()
+    for seed, (height, width) in enumerate(sizes):
+        torch.manual_seed(seed)
+        image = torch.empty(1).expand(1, height, width)
+        expected = TorchvisionCrop.get_params(image, list(scale), list(ratio)), torch.rand(1)
+        torch.manual_seed(seed)
+        made = crop.get_transform(np.broadcast_to(np.uint8(0), (height, width)))
+        found = (made.y0, made.x0, made.crop_h, made.crop_w), torch.rand(1)
+        assert found == expected
+
+
+@pytest.mark.parametrize("new", [1, 7, 96, 224, 225, 1024])
+def test_labels_are_picked_as_torch_does(new):
+    for old in [*range(1, 300), 333, 640, 1023, 4000, 7919]:
+        every = torch.arange(old, dtype=torch.float32)[None, None]
+        expected = torch.nn.functional.interpolate(every, new, mode="nearest")[0, 0].long()
+        transform = CropResizeTransform(0, 0, old, 1, 1, new, old, 1)
+        np.testing.assert_array_equal(transform.label_indices((1, old))[1], expected.numpy())

@@ -66,6 +66,7 @@ def test_differences_are_paired_by_seed():
         ([1.0, 0.1, 0.4], "not shown"),  # of one sign, but Student's interval reaches below 0
         ([1.0, -1.0, 0.5], "not shown"),
         ([5.0], "not shown"),
+        ([0.66, 0.66], "not shown"),  # two that agree by chance
     ],
 )
 def test_a_difference_is_there_where_both_intervals_say_so(values, verdict):

@@ -1,0 +1,67 @@
+"""What the head of a JPEG says, in a fraction of the time that Pillow takes to open one."""
+
+import struct
+from typing import NamedTuple
+
+from PIL import ExifTags, Image
+
+#: How each begins.
+JPEG = b"\xff\xd8"
+_EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/"
+#: Markers: baseline, extended and progressive frames by Huffman's code; the scan, behind which pixels follow.
+_FRAMES, _SCAN, _APP1 = (0xC0, 0xC1, 0xC2), 0xDA, 0xE1
+#: Tables, application data and comments, which may stand before the scan.
+_SEGMENTS = {0xC4, 0xCC, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)}
+
+
+class JpegFacts(NamedTuple):
+    """Of a JPEG of 8 bits, grey or of three colours."""
+
+    height: int  #: of the pixels as stored, like the width
+    width: int
+    orientation: int  #: EXIF's, 1 where it says nothing
+
+
+def jpeg_facts(jpeg: bytes) -> JpegFacts | None:
+    """Size and orientation by the segments before the pixels; None where Pillow has to look.
+
+    That is of another form (lossless, arithmetic, 12 bits, CMYK, damaged), of more pixels than Pillow takes
+    without a word, and of XMP, in which an orientation may stand too.
+    """
+    at, size, exif = len(JPEG), None, b""
+    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF:
+        marker, length = jpeg[at + 1], int.from_bytes(jpeg[at + 2 : at + 4], "big")
+        if marker == _SCAN:
+            return None if size is None else JpegFacts(*size, _orientation(exif))
+        if marker in _FRAMES and size is None and at + 10 <= len(jpeg):
+            bits, height, width, channels = struct.unpack_from(">BHHB", jpeg, at + 4)
+            if bits != 8 or channels not in (1, 3) or not 0 < height * width <= _most_pixels():
+                return None
+            size = (height, width)
+        elif marker not in _SEGMENTS or length < 2:
+            return None
+        elif marker == _APP1:
+            segment = jpeg[at + 4 : at + 2 + length]
+            if segment.startswith(_XMP):
+                return None
+            exif = exif or (segment if segment.startswith(_EXIF) else b"")
+        at += 2 + length
+    return None
+
+
+def _most_pixels() -> float:
+    return Image.MAX_IMAGE_PIXELS or float("inf")
+
+
+def _orientation(segment: bytes) -> int:
+    """As Pillow reads it; 1 where a damaged block says nothing."""
+    if not segment:
+        return 1
+    exif = Image.Exif()
+    try:
+        exif.load(segment)
+        return int(exif.get(ExifTags.Base.Orientation, 1)) or 1
+    except MemoryError:
+        raise
+    except Exception:  # Pillow's parser raises nearly anything on damaged bytes
+        return 1
