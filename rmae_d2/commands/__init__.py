@@ -22,6 +22,7 @@ COMMANDS = {
     "sweep": "train at all points of a grid of overrides, and compare them",
     "study": "pre-train in several ways, transfer, and compare, with seeds",
     "regions": "make the regions of a data set's images, once for all runs",
+    "pack": "images and their regions together in indexed tar shards",
     "inspect": "look through a data set, or a region store, before training",
     "scenes": "render the small data set of the demos",
     "predict": "detect objects in photos, or segment them into classes",

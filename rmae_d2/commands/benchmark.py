@@ -8,6 +8,7 @@
     rmae-d2 benchmark regions                FH, its memory, records, and what COCO and ImageNet cost
     rmae-d2 benchmark regions --images /photos
     rmae-d2 benchmark loader                 a data-loading worker, images a second and bytes a sample
+    rmae-d2 benchmark index --images 10000 10000000     packed shards as images become many
     rmae-d2 benchmark startup                what commands cost before they do anything, in CPU seconds
 
 Variants take turns and the minimum of the repetitions counts, for other work on the machine only ever adds
@@ -63,6 +64,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         add("--repeat", type=options.integer(COUNT), default=3)
     add("--batch", type=options.integer(COUNT), default=32)
     add("--batches", type=options.integer(COUNT), default=8, help="batches timed in a round")
+
+    index = commands.add_parser("index", help="packed shards' indexes, for 10^4 images and more")
+    add = index.add_argument
+    what = "how many; 10^7 take 2 GB of disk for a few minutes"
+    add(
+        "--images", nargs="+", type=options.integer(COUNT), default=[10**4, 10**5, 10**6], help=what
+    )
+    add("--folder", help="where they are written, and removed again (default: for temporary files)")
 
     startup = commands.add_parser("startup", help="CPU seconds of commands that end at once")
     startup.add_argument("--repeat", type=options.integer(COUNT), default=3)

@@ -21,7 +21,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ..config.ranges import COUNT, NOT_NEGATIVE, SHARE
@@ -44,11 +44,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--dataset", action="append", help="name of a registered data set; may be repeated")
     add("--images", help="own images: a folder, a .txt list, a COCO .json ... (docs/labels.md)")
     add("--image-root", help="folder of the json's images, where it does not find them by itself")
-    what = "processes (default: one a core, or one a GPU for sam; 0: none)"
-    add("--workers", type=options.integer(NOT_NEGATIVE), help=what)
     what = "what a killed worker loses at most (default 1000, less where workers would have nothing to do)"
     what += "; a store keeps the number it began with"
     add("--images-per-shard", type=options.integer(COUNT), metavar="N", help=what)
+    job_arguments(parser)
+
+
+def job_arguments(parser: argparse.ArgumentParser) -> None:
+    """What all commands that make shards take."""
+    add = parser.add_argument
+    what = "processes (default: one a core, or one a GPU for sam; 0: none)"
+    add("--workers", type=options.integer(NOT_NEGATIVE), help=what)
     add(
         "--shard-index",
         type=options.integer(NOT_NEGATIVE),
@@ -72,6 +78,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    return run_job(args, _manifest)
+
+
+def run_job(
+    args: argparse.Namespace, manifest_of: "Callable[[argparse.Namespace, Engine], Manifest]"
+) -> int:
+    """Makes or verifies the shards that a manifest describes; the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
 
     def interrupt(number: int, frame: object) -> None:
@@ -79,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
 
     before = {n: signal.signal(n, interrupt) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
-        return _run(args)
+        return _run(args, manifest_of)
     except KeyboardInterrupt as stop:
         print(
             f"\nstopped. Finished shards are in {args.output}; the same command goes on from there",
@@ -109,18 +122,20 @@ def parse_source(name: str, arguments: Sequence[str]) -> "SourceSpec":
     return SourceSpec(spec.target, {str(key): value for key, value in values.items()})
 
 
-def _run(args: argparse.Namespace) -> int:
+def _run(
+    args: argparse.Namespace, manifest_of: "Callable[[argparse.Namespace, Engine], Manifest]"
+) -> int:
     from ..photos.reading import read_for_regions
     from ..regions.jobs.run import Engine, make_regions, verify_regions
 
     if not args.verify:
         check_output(args.output, folder=True)
     engine = Engine(args.engine, args.workers, args.ray_address)
-    manifest = _manifest(args, engine)
+    manifest = manifest_of(args, engine)
     share = (args.shard_index, args.num_shards)
     if args.verify:
         problems = verify_regions(manifest, args.output, engine, read_for_regions, share=share)
-        print(_verdict(args.output, problems), flush=True)
+        print(_verdict(args.output, problems, manifest), flush=True)
         return 1 if problems else 0
     limits = {"retry_failures": args.retry_failures, "max_failures": args.max_failures}
     summary = make_regions(manifest, args.output, engine, read_for_regions, share=share, **limits)
@@ -151,21 +166,23 @@ def _manifest(args: argparse.Namespace, engine: "Engine") -> "Manifest":
     spec = parse_source(args.source, args.arguments)
     if dicts is None:
         dicts = found.dataset_dicts() if found else []
-    per_shard = args.images_per_shard or (found.images_per_shard if found else None)
-    if per_shard is None:
+    division = args.images_per_shard or (found.division if found else None)
+    if division is None:
         # Tasks of an array make the same division, each by itself: by what is on their command line.
         alone = args.num_shards == 1
         workers = engine.num_workers(gpus_of(spec)) if alone else args.workers or 1
-        per_shard = images_per_shard(len(dicts), args.num_shards * workers)
-    return Manifest.create(spec, dicts, per_shard)
+        division = images_per_shard(len(dicts), args.num_shards * workers)
+    return Manifest.create(spec, dicts, division)
 
 
 def _report(folder: str, manifest: "Manifest", summary: "Summary") -> str:
-    from ..regions.store.shards import shard_name
+    from ..packed import shard_name
 
     lines = []
     if summary.failures:
-        lines.append(f"{len(summary.failures)} images have no regions (failures-*.json), such as")
+        fault = "are left out or" if manifest.packed else ""
+        what = f"images {fault} have no regions".replace("  ", " ")
+        lines.append(f"{len(summary.failures)} {what} (failures-*.json), such as")
         lines += [f"  {manifest.path(x.file)}: {x.reason}" for x in summary.failures[:5]]
     for number, count in summary.suspicious.items():
         images = manifest.shard_size(number)
@@ -178,15 +195,16 @@ def _report(folder: str, manifest: "Manifest", summary: "Summary") -> str:
     return "\n".join(lines)
 
 
-def _verdict(folder: str, problems: Sequence["Problem"]) -> str:
-    from ..regions.store.shards import shard_name
+def _verdict(folder: str, problems: Sequence["Problem"], manifest: "Manifest") -> str:
+    from ..packed import shard_name
 
     if not problems:
-        return f"{folder}: every record is as it was written and fits its image"
+        what = "image and record" if manifest.packed else "record"
+        return f"{folder}: every {what} is as it was written and fits its image"
     lines = [f"{shard_name(problem.shard)}: {problem.what}" for problem in problems]
     shards = sorted({problem.shard for problem in problems})
     files = " ".join(os.path.join(folder, f"{shard_name(number)}.*") for number in shards)
     lines.append(f"{len(problems)} problems in {len(shards)} shards. To repair, make these again:")
     lines.append(f"  rm -f {files}")
-    lines.append(f"  rmae-d2 regions --output {folder}")
+    lines.append(f"  rmae-d2 {'pack' if manifest.packed else 'regions'} --output {folder}")
     return "\n".join(lines)

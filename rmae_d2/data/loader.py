@@ -41,6 +41,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 
 from ..errors import ImageReadError, UserError
 from ..modeling.batch import Batch
+from ..packed import PackedImages
 from .images import MACHINE_ERRNOS
 from .repeat_factors import RepeatedOrder, category_repeat_factors
 
@@ -95,7 +96,8 @@ class _Mapped(Dataset[Any]):
             raise UserError("the data set is empty: there is nothing to load")
         if seed < 0:
             raise UserError(f"seed={seed} must be 0 or more: samples are a function of it")
-        if not isinstance(dataset, Dataset):  # one shared block of memory, as in Detectron2
+        # Else one shared block of memory, as in Detectron2; packed images have theirs.
+        if not isinstance(dataset, Dataset | PackedImages):
             dataset = DatasetFromList(list(dataset), copy=False)
         self._dataset = dataset
         self._mapper = PicklableWrapper(mapper)

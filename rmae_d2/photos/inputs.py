@@ -86,7 +86,7 @@ def check_apart(
             raise UserError(f"{output / name} {text}")
 
 
-def _samples(path: str, image_root: str | None) -> list[dict[str, Any]]:
+def _samples(path: str, image_root: str | None) -> Sequence[dict[str, Any]]:
     expanded = os.path.expanduser(path)
     suffix = os.path.splitext(path)[1].lower()
     is_image = suffix in IMAGE_EXTENSIONS or (

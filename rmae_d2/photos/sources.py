@@ -14,6 +14,7 @@ from ..annotations.formats.recognise import recognise
 from ..errors import UserError, examples
 from ..files import read_text
 from ..listing import IMAGE_EXTENSIONS, files_below
+from ..packed import PackedImages
 from .image_files import files_in, image_files, without_absent
 from .label_images import label_files
 
@@ -27,7 +28,7 @@ def images_from(
     *,
     format: str | None = None,
     split: str | None = None,
-) -> list[dict[str, Any]]:
+) -> Sequence[dict[str, Any]]:
     """Lists images without labels.
 
     Args:
@@ -44,7 +45,8 @@ def images_from(
 
     Returns:
         dataset dicts in a fixed order (folders: sorted): ``file_name``; ``image_id``, the path relative to
-        the folder, the list's line or the json's id; ``height`` and ``width`` where the json has them.
+        the folder, the list's line or the json's id; ``height`` and ``width`` where the json has them. Of
+        a packed folder a :class:`.PackedImages`, with what was packed.
 
     Raises:
         UserError: nothing there, no image in it, too many of its files absent, or a list or json that is
@@ -58,6 +60,10 @@ def images_from(
     if whole and found.format.photos_only and os.path.isdir(path):
         logger.info("%s: all images in it and below are taken", path)
         return from_folder(path)
+    if found.name == "packed":
+        if address.split is not None:
+            raise UserError(f"{path} has no split {address.split}: packed images have none")
+        return PackedImages(path)
     if found.name == "list":
         return without_absent(_from_text(path), path, allow_missing)
     folder = None if image_root is None else os.path.expanduser(str(image_root))

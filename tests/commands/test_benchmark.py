@@ -153,6 +153,17 @@ def test_regions_and_loader(tmp_path):
 
 
 @pytest.mark.slow
+def test_index(tmp_path):
+    _, rows = run(tmp_path, "index", "--images", "300", "20000")
+    for count in ("300", "20000"):
+        disk, memory, mapped, *costs = map(float, rows[count])
+        # Keys of 27 bytes; of 85 in columns 33 are kept, and 32 mapped.
+        assert memory == 27 + 33 and 32 <= mapped < 33 and 27 + 85 + 32 < disk < 156
+        assert len(costs) == 7 and min(costs) >= 0
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
 def test_startup(tmp_path):
     """That it measures; how much is right, test_commands.py says by what is imported."""
     _, rows = run(tmp_path, "startup", "--repeat", "1")

@@ -80,6 +80,7 @@ NUMBERS = {
     "submit": ["--config-file", "demo/rmae_tiny_scenes.py"],
     "sweep": ["--config-file", "demo/rmae_tiny_scenes.py", "--output", "sweep"],
     "regions": ["--output", "store"],
+    "pack": ["--output", "store"],
     "inspect": ["store"],
     "scenes": [],
     "predict": ["--config-file", "x", "--weights", "x", "--input", "x", "--output", "x"],
@@ -90,7 +91,10 @@ NUMBERS = {
     "visualize attention": ["--weights", "x", "--input", "x"],
     "visualize masking": ["--weights", "x", "--input", "x"],
     "convert": ["--input", "x", "--output", "x", "--to", "mae"],
-    **{f"benchmark {name}": [] for name in ("step", "vitdet", "regions", "loader", "startup")},
+    **{
+        f"benchmark {name}": []
+        for name in ("step", "vitdet", "regions", "loader", "index", "startup")
+    },
 }
 
 
@@ -137,6 +141,7 @@ OUTPUTS = {
     "scenes": ["--output", "{}"],
     "scenes ": ["--output", "scenes", "--crops", "{}"],
     "regions": ["--images", "x", "--source", "fh", "--output", "{}"],
+    "pack": ["x", "--output", "{}"],
     "inspect": ["x", "--output", "{}"],
     "predict": ["--config-file", "a.py", "--weights", "x", "--input", "x", "--output", "{}"],
     "embed": ["x", "--output", "{}"],

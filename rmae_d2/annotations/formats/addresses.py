@@ -8,7 +8,10 @@ from ...errors import UserError, did_you_mean
 from ...files import exists
 
 #: Formats by the names that ``format=`` takes.
-NAMES = ("images", "list", "coco", "yolo", "voc", "labelme", "imagefolder", "parquet", "webdataset")
+NAMES = (
+    *("images", "list", "packed", "coco", "yolo", "voc", "labelme"),
+    *("imagefolder", "parquet", "webdataset"),
+)
 
 #: Of single files that stand for a data set.
 FILE_EXTENSIONS = (".txt", ".json", ".yaml", ".yml", ".data", ".parquet", ".tar")

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
+from ... import packed
 from ...errors import UserError, examples
 from ...files import exists
 from ...listing import IMAGE_EXTENSIONS, is_image, walk
@@ -49,6 +50,9 @@ def _no_splits(path: str) -> list[str]:
 FORMATS = {
     "list": Format(
         "a list of images", "a .txt, one path a line", _is_list, _no_splits, None, False
+    ),
+    "packed": Format(
+        "images packed into shards", packed.LOOKED_FOR, packed.why, _no_splits, None, False
     ),
     "yolo": Format("YOLO", yolo.LOOKED_FOR, yolo.why, yolo.splits, yolo.read, True),
     "voc": Format("Pascal VOC", voc.LOOKED_FOR, voc.why, voc.splits, voc.read, False),

@@ -7,34 +7,38 @@ and repeated anywhere, any number of times. Beside the files of `manifest.py` an
     failures-00042.json    only where images of a shard gave no record: file and reason
 """
 
+import io
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import StoreError, UserError
 from ...files import NotAFileError, atomic_file, check_file
+from ...listing import is_image
+from ...members import tar_member
+from ...packed import shard_files
+from ...pixels import open_image
 from ..record.record import EncodedRecord, RegionRecord
 from ..store.shards import (
-    BLOCK,
+    NO_REGIONS,
+    ImageFile,
     ShardIndex,
     ShardWriter,
     check_same,
     digest,
-    empty_folder,
     encode_index,
-    global_header,
-    member_header,
+    layout,
     read_index,
-    shard_files,
 )
-from ..store.store import digest_file
+from ..store.store import digest_file, read_file
 from .manifest import Manifest, describe_difference, describe_trouble
 
 #: From a file's path to its image, uint8 (H, W, C). Raises OSError or MemoryError for trouble of the
@@ -66,29 +70,69 @@ def generate_shard(
     """Make one shard of a store; returns its failures. The same bytes whoever runs it.
 
     An image that cannot be read, or that the source refuses with a ValueError, LookupError,
-    ArithmeticError or FileNotFoundError, is recorded in the shard's failures file. UserError: trouble
-    of the machine (disk full, out of memory) or of the source; nothing of the shard is left.
+    ArithmeticError or FileNotFoundError, is recorded in the shard's failures file; one that only the
+    source refuses is packed all the same. UserError: trouble of the machine (disk full, out of memory)
+    or of the source; nothing of the shard is left.
     """
-    source = _source_of(manifest)
+    source = None if manifest.params == NO_REGIONS else _source_of(manifest)
     failures = []
-    with ShardWriter(folder, number, manifest.header) as writer:
+    with ShardWriter(folder, number, manifest.header, manifest.packed) as writer:
         for image_id, name in manifest.part(number).images:
             path = manifest.path(name)
             try:
-                data = _make_record(source, path, image_id, read_image)
-                writer.add(str(image_id), data, digest_file(path))
-            except _BadImageError as error:
-                failures.append(Failure(str(image_id), name, str(error)))
-                data = b""
+                num_bytes, refused = _add(
+                    writer, source, path, image_id, read_image, packed=manifest.packed
+                )
             except (OSError, MemoryError) as error:
                 where = getattr(error, "filename", None) or folder
                 raise UserError(
                     f"shard {number} stopped at {where}: {describe_trouble(error)}"
                 ) from error
-            report(len(data))
+            if refused:
+                failures.append(Failure(str(image_id), name, refused))
+            report(num_bytes)
         # Before the shard appears: a whole shard always has its failures beside it.
         _write_failures(Path(folder, failures_name(number)), failures)
     return tuple(failures)
+
+
+def _add(
+    writer: ShardWriter,
+    source: Callable[..., Any] | None,
+    path: str,
+    image_id: int | str,
+    read_image: ReadImage,
+    *,
+    packed: bool,
+) -> tuple[int, str]:
+    """Adds an image's record, and the image to a packed shard; their bytes, and why there is none."""
+    image, record, refused = None, b"", ""
+    try:
+        image = _read(path, read_image)
+        record = _make_record(source, path, image_id, image) if source else b""
+    except _BadImageError as error:
+        refused = str(error)
+    if image is None or (refused and not packed):
+        return 0, refused
+    content = read_file(path)
+    file = None
+    if packed:
+        extension = _extension(path, content)
+        file = ImageFile(content, extension, image.shape[:2], isinstance(image_id, int))
+    writer.add(str(image_id), record, digest(content), file)
+    return 0 if refused else len(record) + packed * len(content), refused
+
+
+def _extension(path: str, content: bytes) -> str:
+    """By which readers of tars know an image's format."""
+    if is_image(path):
+        return os.path.splitext(path)[1][1:].lower()
+    try:
+        with open_image(io.BytesIO(content)) as image:
+            name = (image.format or "img").lower()
+    except OSError:
+        name = "tiff"  # which Pillow does not know all of
+    return {"jpeg": "jpg", "mpo": "jpg", "jpeg2000": "jp2"}.get(name, name[:4])
 
 
 def failures_name(number: int) -> str:
@@ -129,60 +173,93 @@ def verify_shard(
     """Check every byte of a shard, every record, and each against its image; see `generate_shard`."""
     part = manifest.part(number)
     tar, idx = (os.path.join(folder, name) for name in shard_files(number))
-    try:
-        index = read_index(idx, number)
-        check_same(manifest.header, index.header, idx)
-        if Path(idx).read_bytes() != encode_index(index, number):
-            raise StoreError(f"{idx} is damaged outside of its arrays")
-        check_file(tar)
-        data = Path(tar).read_bytes()
-        if data != _rebuilt(data, index, number):
-            raise StoreError(f"{tar} is damaged outside of its records")
-        failed = {failure.key for failure in read_failures(folder, number)}
-        found = list(index.keys())
-        expected = [str(id_) for id_, _ in part.images if str(id_) not in failed]
-        if found != expected:
-            odd = sorted(set(found) ^ set(expected)) or ["all, in another order"]
-            raise StoreError(f"{idx} has other images than the manifest: {', '.join(odd[:5])}")
-    except FileNotFoundError as error:
-        return (Problem(number, f"{error.filename} is missing"),)
-    except NotAFileError as error:
-        return (Problem(number, f"{error.filename}: {error.strerror}"),)
-    except (StoreError, UserError) as error:
-        return (Problem(number, str(error)),)
-    except (OSError, MemoryError) as error:
-        raise UserError(f"{tar} cannot be read: {describe_trouble(error)}") from error
     names = {str(image_id): name for image_id, name in part.images}
     problems = []
-    for row, key in enumerate(found):
-        start, size = int(index.offsets[row]), int(index.sizes[row])
-        record = data[start : start + size]
-        path = manifest.path(names[key])
-        if digest(record) != index.record_digests[row].tobytes():
-            what: str | None = f"its bytes in {tar} do not match their digest"
-        else:
-            what = _check_record(record, path, index.image_digests[row].tobytes(), read_image)
-        if what:
-            problems.append(Problem(number, f"{key} ({path}): {what}"))
-        report(size)
+    try:
+        index = _checked_index(part, number, folder)
+        check_file(tar)
+        with open(tar, "rb") as file:
+            contents = _contents(file, index, number)
+            for row, (key, held) in enumerate(zip(index.keys(), index.has_record, strict=True)):
+                image = next(contents) if index.images else None
+                record = next(contents) if held else (int(index.offsets[row]), b"")
+                path = manifest.path(names[key])
+                what = _check_row(index, row, image, record, tar, path, read_image)
+                if what:
+                    problems.append(Problem(number, f"{key} ({path}): {what}"))
+                report(int(index.sizes[row]))
+            next(contents, None)  # what the tar ends with
+    except FileNotFoundError as error:
+        problems.append(Problem(number, f"{error.filename} is missing"))
+    except NotAFileError as error:
+        problems.append(Problem(number, f"{error.filename}: {error.strerror}"))
+    except StoreError as error:
+        problems.append(Problem(number, str(error)))
+    except (OSError, MemoryError) as error:
+        raise UserError(f"{tar} cannot be read: {describe_trouble(error)}") from error
     return tuple(problems)
 
 
-def _rebuilt(data: bytes, index: ShardIndex, number: int) -> bytes:
-    """The tar as a `ShardWriter` makes it of the records in it."""
-    pieces = [global_header(index.header.to_json(number))]
-    rows = zip(index.keys(), index.offsets.tolist(), index.sizes.tolist(), strict=True)
-    for key, start, size in rows:
-        pieces += (member_header(key, size), data[start : start + size], bytes(-size % BLOCK))
-    return b"".join(pieces) + (b"" if len(index) else empty_folder()) + bytes(2 * BLOCK)
+def _checked_index(part: Manifest, number: int, folder: str | os.PathLike[str]) -> ShardIndex:
+    """A shard's index; StoreError where it is damaged or not of the manifest's images."""
+    idx = os.path.join(folder, shard_files(number)[1])
+    index = read_index(idx, number)
+    check_same(part.header, index.header, idx)
+    if Path(idx).read_bytes() != encode_index(index, number):
+        raise StoreError(f"{idx} is damaged outside of its arrays")
+    try:
+        failed = {failure.key for failure in read_failures(folder, number)}
+    except UserError as error:
+        raise StoreError(str(error)) from error
+    found = list(index.keys())
+    whole = found if part.params == NO_REGIONS else list(compress(found, index.has_record))
+    ids = [str(id_) for id_, _ in part.images]
+    expected = [id_ for id_ in ids if id_ not in failed]
+    there = {*found}
+    if whole != expected or found != [id_ for id_ in ids if id_ in there]:
+        odd = sorted({*whole} ^ {*expected}) or ["all, in another order"]
+        raise StoreError(f"{idx} has other images than the manifest: {', '.join(odd[:5])}")
+    return index
+
+
+def _contents(file: IO[bytes], index: ShardIndex, number: int) -> Iterator[tuple[int, bytes]]:
+    """Where a tar's members begin, and what they hold; StoreError: not as a `ShardWriter` makes it."""
+    for before, size in layout(index, number):
+        if file.read(len(before)) != before:
+            raise StoreError(f"{file.name} is damaged outside of its records")
+        yield file.tell(), file.read(size)
+    if file.read(1):
+        raise StoreError(f"{file.name} is damaged outside of its records")
+
+
+def _check_row(
+    index: ShardIndex,
+    row: int,
+    image: tuple[int, bytes] | None,
+    record: tuple[int, bytes],
+    tar: str,
+    path: str,
+    read_image: ReadImage,
+) -> str | None:
+    """What is wrong with an image, its record or their places in a tar; None where all is well."""
+    image_digest = index.image_digests[row].tobytes()
+    if image and index.images:
+        place, content = image
+        if place != index.images.image_offsets[row] or digest(content) != image_digest:
+            return f"the image's bytes in {tar} do not match their digest"
+        path = tar_member(tar, place, len(content))
+    place, data = record
+    if place != index.offsets[row] or digest(data) != index.record_digests[row].tobytes():
+        return f"its bytes in {tar} do not match their digest"
+    return _check_record(data, path, image_digest, read_image)
 
 
 def _check_record(
     record: bytes, path: str, image_digest: bytes, read_image: ReadImage
 ) -> str | None:
-    """What is wrong with a record or its image, None where all is well."""
+    """What is wrong with a record, where there is one, or its image; None where all is well."""
     try:
-        size = RegionRecord.from_bytes(record).size
+        size = RegionRecord.from_bytes(record).size if record else None
     except StoreError as error:
         return f"its record cannot be read: {error}"
     try:
@@ -197,7 +274,7 @@ def _check_record(
         raise UserError(f"{path} cannot be read: {describe_trouble(error)}") from error
     except Exception as error:
         return f"the image cannot be read: {_reason(error)}"
-    if image.shape[:2] != size:
+    if size is not None and image.shape[:2] != size:
         return f"its regions are {size} pixels (height, width), the image is {image.shape[:2]}"
     return None
 
@@ -217,15 +294,18 @@ class _BadImageError(Exception):
     """An image gives no record; the text is the reason."""
 
 
-def _make_record(
-    source: Callable[..., Any], path: str, image_id: int | str, read_image: ReadImage
-) -> bytes:
+def _read(path: str, read_image: ReadImage) -> NDArray[np.uint8]:
     try:
-        image = read_image(path)
+        return read_image(path)
     except (OSError, MemoryError):
         raise
     except Exception as error:
         raise _BadImageError(_reason(error)) from error
+
+
+def _make_record(
+    source: Callable[..., Any], path: str, image_id: int | str, image: NDArray[np.uint8]
+) -> bytes:
     try:
         record = source({"file_name": path, "image_id": image_id}, image)
     except _IMAGE_ERRORS as error:

@@ -7,12 +7,13 @@ import errno
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from ...files import atomic_file, check_file
+from ...files import atomic_file, check_file, opened
 from ..record.codec import FORMAT_VERSION
 from ..sources.spec import SourceSpec
 from ..store.shards import ShardHeader, digest, params_hash
@@ -20,11 +21,47 @@ from ..store.shards import ShardHeader, digest, params_hash
 MANIFEST = "manifest.json"
 IMAGES_PER_SHARD = 1000
 _MANIFEST_FORMAT = 1
+# Files that are looked at together: storage over a network answers each after a while, but many at once.
+_LOOKERS, _BATCH = 16, 1000
 
 
 def images_per_shard(num_images: int, workers: int) -> int:
     """How many images a shard of a new store has: so few that every worker gets one, at most 1000."""
     return min(IMAGES_PER_SHARD, max(1, -(-num_images // max(workers, 1))))
+
+
+def starts_by_bytes(files: Sequence[str], max_bytes: int) -> list[int]:
+    """Where each shard of a packed store begins, for at most `max_bytes` of images in it, or one image.
+
+    A function of the files' sizes alone; those that are not there have none, and fail when their turn comes.
+    """
+    batches = [files[i : i + _BATCH] for i in range(0, len(files), _BATCH)]
+    starts, room, position = [0], max_bytes, 0
+    with ThreadPoolExecutor(_LOOKERS) as pool:
+        for sizes in pool.map(_sizes, batches):
+            for size in sizes:
+                if size > room and position > starts[-1]:
+                    starts.append(position)
+                    room = max_bytes
+                room -= size
+                position += 1
+    return starts
+
+
+def _sizes(files: Sequence[str]) -> list[int]:
+    return [_size(file) for file in files]
+
+
+def _size(file: str) -> int:
+    try:
+        if "://" not in file:
+            return os.path.getsize(file)
+        if file.startswith("tar://"):
+            return int(file.rpartition("+")[2])
+        with opened(file) as remote:
+            return remote.seek(0, os.SEEK_END)
+    except OSError:
+        return 0
 
 
 @dataclass(frozen=True)
@@ -41,7 +78,9 @@ class Manifest:
     images: Sequence[tuple[int | str, str]]
     root: str  # folder of the files; empty where names are whole addresses
     num_images: int  # of the whole store
-    images_per_shard: int  # of all shards but the last
+    #: Positions in the store of each shard's first image; a range where all shards but the last have as
+    #: many images. A packed store is divided by bytes, so its starts are a list.
+    starts: Sequence[int]
     hash: str
     first: int = 0  # position in the store of the first of `images`
 
@@ -50,24 +89,35 @@ class Manifest:
         cls,
         source: SourceSpec,
         dataset_dicts: Iterable[Mapping[str, Any]],
-        images_per_shard: int = IMAGES_PER_SHARD,
+        division: int | Sequence[int] = IMAGES_PER_SHARD,
     ) -> "Manifest":
         """The manifest of a data set; builds the source once, for its parameters.
+
+        Args:
+            division: images a shard; or of a packed store, which has the images too, where shards start.
 
         UserError: no image, an `image_id` twice or neither int nor text, no positive shard size, or a
         source that cannot be built.
         """
-        if images_per_shard < 1:
-            raise UserError(f"images_per_shard={images_per_shard} must be positive")
         images, root = _images(dataset_dicts)
+        starts = _starts(division, len(images))
         params = source.params()
-        hash_ = _hash(params, images_per_shard, images)
-        return cls(source, params, images, root, len(images), images_per_shard, hash_)
+        return cls(source, params, images, root, len(images), starts, _hash(params, starts, images))
+
+    @property
+    def packed(self) -> bool:
+        """Whether the shards have the images too."""
+        return not isinstance(self.starts, range)
+
+    @property
+    def division(self) -> int | Sequence[int]:
+        """See `create`."""
+        return _division(self.starts)
 
     @property
     def num_shards(self) -> int:
         """Shards of the whole store."""
-        return -(-self.num_images // self.images_per_shard)
+        return len(self.starts)
 
     @property
     def header(self) -> ShardHeader:
@@ -78,13 +128,13 @@ class Manifest:
         """Images of a shard."""
         if not 0 <= number < self.num_shards:
             raise IndexError(f"shard {number} of a manifest of {self.num_shards} shards")
-        return min(self.images_per_shard, self.num_images - number * self.images_per_shard)
+        end = self.starts[number + 1] if number + 1 < self.num_shards else self.num_images
+        return end - self.starts[number]
 
     def part(self, number: int) -> "Manifest":
         """The same manifest with the images of one shard only: small enough to send around."""
-        first = number * self.images_per_shard
-        start = first - self.first
-        images = self.images[start : start + self.shard_size(number)]
+        size, first = self.shard_size(number), self.starts[number]
+        images = self.images[first - self.first : first - self.first + size]
         return replace(self, images=images, first=first)
 
     def path(self, name: str) -> str:
@@ -98,7 +148,7 @@ class Manifest:
     def moved(self, dataset_dicts: Iterable[Mapping[str, Any]]) -> "Manifest":
         """The same manifest for the same data set elsewhere; UserError where it is another."""
         images, root = _images(dataset_dicts)
-        hash_ = _hash(self.params, self.images_per_shard, images)
+        hash_ = _hash(self.params, self.starts, images)
         other = replace(self, images=images, root=root, num_images=len(images), hash=hash_)
         if hash_ != self.hash:
             raise UserError(
@@ -116,7 +166,7 @@ class Manifest:
             "params_hash": params_hash(self.params),
             "root": self.root,
             "num_images": self.num_images,
-            "images_per_shard": self.images_per_shard,
+            "shard_starts" if self.packed else "images_per_shard": self.division,
             "manifest_hash": self.hash,
         }
         text = json.dumps(head, indent=1)[:-2]  # without "\n}"
@@ -136,21 +186,22 @@ class Manifest:
                 (entry, entry) if isinstance(entry, str) else (entry[0], entry[1])
                 for entry in content["images"]
             ]
+            packed = "shard_starts" in content
             manifest = cls(
                 SourceSpec(content["source"]["target"], content["source"]["arguments"]),
                 params := content["params"],
                 images,
                 content["root"],
                 len(images),
-                per_shard := content["images_per_shard"],
-                _hash(params, per_shard, images),
+                starts := _starts(
+                    content["shard_starts" if packed else "images_per_shard"], len(images)
+                ),
+                _hash(params, starts, images),
             )
             known = content["manifest_hash"]
             texts = (manifest.source.target, manifest.root, *(name for _, name in images))
             if not all(isinstance(text, str) for text in texts):
                 raise TypeError("a name that is no text")
-            if type(per_shard) is not int or per_shard < 1:
-                raise TypeError(f"images_per_shard: {per_shard!r:.40}")
             _check_ids(images)
         except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise UserError(f"{file} is no manifest of a region store ({error!s:.200})") from error
@@ -253,15 +304,33 @@ def _relative(names: Sequence[str]) -> tuple[str, list[str]]:
     return root, [path[skip:].replace(os.sep, "/") for path in paths]
 
 
+def _starts(division: Any, count: int) -> Sequence[int]:
+    """Of `count` images; UserError where the division is none."""
+    if type(division) is int and division > 0:
+        return range(0, count, division)
+    starts = list(division) if isinstance(division, Sequence) else []
+    rises = all(type(start) is int for start in starts) and starts == sorted({*starts})
+    if not rises or not starts or starts[0] != 0 or starts[-1] >= count:
+        raise UserError(
+            f"{division!r:.40} does not say where shards start: it must be a number of images, 1 or "
+            "more, or positions that rise from 0"
+        )
+    return starts
+
+
+def _division(starts: Sequence[int]) -> int | Sequence[int]:
+    return starts.step if isinstance(starts, range) else starts
+
+
 def _image_text(image: tuple[int | str, str]) -> str:
     image_id, name = image
     return json.dumps(name if image_id == name else [image_id, name])
 
 
 def _hash(
-    params: Mapping[str, Any], images_per_shard: int, images: Iterable[tuple[int | str, str]]
+    params: Mapping[str, Any], starts: Sequence[int], images: Iterable[tuple[int | str, str]]
 ) -> str:
-    head = json.dumps([FORMAT_VERSION, params, images_per_shard], sort_keys=True)
+    head = json.dumps([FORMAT_VERSION, params, _division(starts)], sort_keys=True)
     return digest("\n".join([head, *map(_image_text, images)]).encode()).hex()
 
 
@@ -272,10 +341,14 @@ def _difference(found: Manifest | None, asked: Manifest) -> str:
         return f"the source is {found.source.target} there, {asked.source.target} here"
     if found.params != asked.params:
         return describe_difference(found.params, asked.params)
-    if found.images_per_shard != asked.images_per_shard:
-        return f"{found.images_per_shard} images a shard there, {asked.images_per_shard} here"
     if found.num_images != asked.num_images:
         return f"{found.num_images} images there, {asked.num_images} here"
+    if found.division != asked.division:
+        if found.packed and asked.packed:
+            return f"divided by bytes into {found.num_shards} shards there, {asked.num_shards} here"
+        if found.packed or asked.packed:
+            return "with images there, without here" if found.packed else "with images here only"
+        return f"{found.division} images a shard there, {asked.division} here"
     pairs = zip(found.images, asked.images, strict=True)
     position, (theirs, ours) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
     return (

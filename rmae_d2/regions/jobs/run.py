@@ -31,8 +31,9 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ...errors import UserError
 from ...files import is_being_written
+from ...packed import shard_files, shard_name
 from ..sources.spec import SourceSpec
-from ..store.shards import has_shard, shard_files, shard_name
+from ..store.shards import has_shard
 from ..store.store import write_index
 from .generate import (
     Failure,
@@ -162,7 +163,7 @@ def make_regions(
         except OSError as error:
             raise UserError(f"cannot write {folder}: {describe_trouble(error)}") from error
     failures = {number: read_failures(folder, number) for number in numbers}
-    limit = max_failures * min(manifest.images_per_shard, manifest.num_images)
+    limit = max_failures * max(map(manifest.shard_size, range(manifest.num_shards)))
     suspicious = {
         number: len(found)
         for number, found in failures.items()

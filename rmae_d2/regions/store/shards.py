@@ -7,39 +7,34 @@ Both are pure functions of what was added: no clock, user or host stands in them
 with a pax global header whose `comment` is the shard's JSON (format, shard, params ...), so tar
 readers such as WebDataset's see nothing but records. The index is renamed into place last: a shard
 whose index is there is complete, and whatever a killed writer leaves is named *.tmp.
+
+A packed shard has images too, each before its record, and says in its index where; see ../../packed.py.
 """
 
 import io
 import json
 import os
-import re
-import struct
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import IO, Any
-from urllib.parse import quote, unquote
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import StoreError, UserError
 from ...files import NotAFileError, atomic_file, check_file
+from ...packed import FORMAT_VERSION, ImageColumns, shard_files, shard_name
+from .tar_members import BLOCK, SUFFIX, empty_folder, encode_key, global_header, member_header
 
-FORMAT_VERSION = 1
 DIGEST_SIZE = 16
 _COLUMNS = ("ends", "offsets", "sizes", "record_digests", "image_digests")
-BLOCK = 512
-SUFFIX = ".regions"
-# name, mode, uid, gid, size, mtime, checksum, type, link, magic, version, user, group, device
-# numbers, prefix: the fields of POSIX ustar.
-_USTAR = struct.Struct("100s8s8s8s12s12s8s1s100s6s2s32s32s8s8s155s12x")
-_MAX_SIZE = 8**11 - 1
-_ODD_SLASHES = re.compile("^/+|//+|/+$")
-REMEDY = "run rmae-d2 regions again with the same options: it makes what is missing"
+#: Of a packed store whose images have no regions.
+NO_REGIONS = {"source": "none"}
+REMEDY = "run rmae-d2 regions (or pack) again with the same options: it makes what is missing"
 
 
 def digest(data: bytes) -> bytes:
@@ -50,17 +45,6 @@ def digest(data: bytes) -> bytes:
 def params_hash(params: Mapping[str, Any]) -> str:
     """Hash, 32 hexadecimal digits, of a source's parameters (JSON types)."""
     return digest(json.dumps(params, sort_keys=True).encode()).hex()
-
-
-def shard_name(number: int) -> str:
-    """Name, without suffix, of a shard's files; shards count from 0."""
-    return f"regions-{number:05d}"
-
-
-def shard_numbers(names: Iterable[str]) -> list[int]:
-    """Numbers, rising, of the complete shards among file names."""
-    found = (re.fullmatch(r"regions-(\d{5,})\.idx\.npz", name) for name in names)
-    return sorted(int(match[1]) for match in found if match)
 
 
 @dataclass(frozen=True)
@@ -119,9 +103,15 @@ class ShardIndex:
     record_digests: NDArray[np.uint8]  # (n, 16), see `digest`
     image_digests: NDArray[np.uint8]  # (n, 16), of the bytes of the image files
     tar_size: int
+    images: ImageColumns | None = None  # of a packed shard
 
     def __len__(self) -> int:
         return len(self.ends)
+
+    @property
+    def has_record(self) -> NDArray[np.bool_]:
+        """(n,); images that are packed without a record have none."""
+        return np.ones(len(self), bool) if self.images is None else self.sizes > 0
 
     def keys(self) -> Iterator[str]:
         """The keys in the order of the tar."""
@@ -131,19 +121,35 @@ class ShardIndex:
             start = end
 
 
+class ImageFile(NamedTuple):
+    """An image to be packed."""
+
+    content: bytes  # of its file
+    extension: str  # of its name in the tar: "jpg"
+    shape: tuple[int, int]  # height and width in pixels, upright
+    number_id: bool  # whether its id is a number
+
+
 class ShardWriter:
     """Writes one shard; a context manager, whose files appear when it ends without an exception.
 
     Twins that write the same shard at once do no harm: they write the same bytes.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], number: int, header: ShardHeader) -> None:
-        """The folder must exist; the header is the same for all shards of a store."""
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        number: int,
+        header: ShardHeader,
+        packed: bool = False,
+    ) -> None:
+        """The folder must exist; the header is the same for all shards of a store. Packed: with images."""
         if not 0 <= number < header.num_shards:
             raise StoreError(f"shard {number} of a store of {header.num_shards} shards")
         self._folder, self._number, self._header = folder, number, header
         self._keys: dict[bytes, None] = {}
         self._rows: list[tuple[int, int, bytes, bytes]] = []  # offset, size, record's, image's
+        self._images: list[tuple[Any, ...]] | None = [] if packed else None  # see ImageColumns
         self._tar: IO[bytes] | None = None
         self._block = self._write()
 
@@ -176,21 +182,39 @@ class ShardWriter:
         finally:
             self._tar = None
 
-    def add(self, key: str, record: bytes, image_digest: bytes) -> None:
-        """Appends a record of any key, with `digest` of its image file's bytes, else StoreError."""
+    def add(
+        self, key: str, record: bytes, image_digest: bytes, image: ImageFile | None = None
+    ) -> None:
+        """Appends a record of any key, with `digest` of its image file's bytes, else StoreError.
+
+        A packed shard takes the image too, and then the record may be empty.
+        """
         if self._tar is None:
             raise StoreError("ShardWriter.add works only within its with block")
         if len(image_digest) != DIGEST_SIZE:
             raise StoreError(
                 f"image_digest of {key!r} has {len(image_digest)} bytes: pass shards.digest(bytes)"
             )
-        header, encoded = member_header(key, len(record)), encode_key(key)
+        encoded = encode_key(key)
         if encoded in self._keys:
             raise StoreError(f"key {key!r} was added twice to shard {self._number}")
+        if (image is None) != (self._images is None):
+            raise StoreError("a packed shard takes an image with each key, another one takes none")
+        header = member_header(key, len(record))  # before anything is written: it may be refused
+        if image is not None and self._images is not None:
+            content, extension, shape, number_id = image
+            place = self._write_member(member_header(key, len(content), f".{extension}"), content)
+            self._images.append((place, len(content), shape, extension.encode(), number_id))
         self._keys[encoded] = None
-        offset = self._tar.tell() + len(header)
-        self._tar.write(header + record + bytes(-len(record) % BLOCK))
-        self._rows.append((offset, len(record), digest(record), image_digest))
+        place = 0 if image and not record else self._write_member(header, record)
+        self._rows.append((place, len(record), digest(record), image_digest))
+
+    def _write_member(self, header: bytes, content: bytes) -> int:
+        """Where the content begins."""
+        assert self._tar is not None
+        place = self._tar.tell() + len(header)
+        self._tar.write(header + content + bytes(-len(content) % BLOCK))
+        return place
 
     def _index(self, tar_size: int) -> ShardIndex:
         offsets, sizes, records, images = zip(*self._rows, strict=True) if self._rows else [()] * 4
@@ -203,12 +227,8 @@ class ShardWriter:
             np.frombuffer(b"".join(records), np.uint8).reshape(-1, DIGEST_SIZE),
             np.frombuffer(b"".join(images), np.uint8).reshape(-1, DIGEST_SIZE),
             tar_size,
+            None if self._images is None else ImageColumns.of(self._images),
         )
-
-
-def shard_files(number: int) -> tuple[str, str]:
-    """Names of a shard's tar and index."""
-    return f"{shard_name(number)}.tar", f"{shard_name(number)}.idx.npz"
 
 
 def has_shard(folder: str | os.PathLike[str], number: int, header: ShardHeader) -> bool:
@@ -258,6 +278,7 @@ def encode_index(index: ShardIndex, number: int) -> bytes:
         "keys": np.frombuffer(index.blob, np.uint8),
         **{name: getattr(index, name) for name in _COLUMNS},
         "tar_size": np.array([index.tar_size], np.uint64),
+        **(index.images._asdict() if index.images else {}),
     }
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
@@ -284,7 +305,11 @@ def read_index(path: str, number: int) -> ShardIndex:
             header = ShardHeader.from_json(arrays["header"].tobytes().decode(), number, path)
             columns = {name: arrays[name] for name in _COLUMNS}
             size = int(arrays["tar_size"][0])
-            index = ShardIndex(header, arrays["keys"].tobytes(), tar_size=size, **columns)
+            names, images = ImageColumns._fields, None
+            if names[0] in arrays.files:
+                images = ImageColumns(*(arrays[name] for name in names))
+            blob = arrays["keys"].tobytes()
+            index = ShardIndex(header, blob, tar_size=size, images=images, **columns)
         _check_index(index)
     except StoreError:
         raise
@@ -309,6 +334,8 @@ def _check_index(index: ShardIndex) -> None:
         or (index.sizes > np.uint64(index.tar_size) - index.offsets).any()
     ):
         raise UserError("its arrays disagree")
+    if index.images and (fault := index.images.fault(count, index.tar_size)):
+        raise UserError(fault)
     if len(set(index.keys())) != count:
         raise UserError("it has a key twice")
 
@@ -318,67 +345,15 @@ def redo(number: int) -> str:
     return f"remove {shard_name(number)}.* and {REMEDY}"
 
 
-# ------------------------------------------------------------------- names and headers in tars
-
-
-def encode_key(key: str) -> bytes:
-    """UTF-8 of a key; also of file names that are no valid text."""
-    return key.encode("utf-8", "surrogatepass")
-
-
-def escape_key(key: str) -> str:
-    """A key as a tar member's name without its suffix; ASCII, relative, undone by `unescape_key`.
-
-    Percent-encodes dots too, because WebDataset ends a key at the first one, and slashes that make a
-    path absolute or that file systems would drop.
-    """
-    if not key:
-        raise StoreError("a key of a region store must not be empty")
-    name = quote(key, safe="/", errors="surrogatepass").replace(".", "%2E")
-    return _ODD_SLASHES.sub(lambda slashes: "%2F" * len(slashes[0]), name)
-
-
-def unescape_key(name: str) -> str:
-    """Undo `escape_key`; with a WebDataset reader: `unescape_key(sample["__key__"])`."""
-    return unquote(name, errors="surrogatepass")
-
-
-def member_header(key: str, size: int) -> bytes:
-    """What precedes a record of `size` bytes in the tar: a function of key and size alone."""
-    if size > _MAX_SIZE:
-        raise StoreError(f"record of {key!r} has {size} bytes, at most {_MAX_SIZE} fit in a tar")
-    name = (escape_key(key) + SUFFIX).encode()
-    header = _ustar(name[:100], size, b"0")
-    if len(name) > 100:  # it stands in a pax header of its own
-        return _pax(b"pax_header", b"x", b"path", name) + header
-    return header
-
-
-def global_header(text: str) -> bytes:
-    """The header that a tar begins with: `text` as a comment that tar readers pass over."""
-    return _pax(b"pax_global_header", b"g", b"comment", text.encode())
-
-
-def empty_folder() -> bytes:
-    """A member that holds nothing: Python's tarfile refuses a tar of a global header alone."""
-    return _ustar(b"empty/", 0, b"5")
-
-
-def _pax(name: bytes, kind: bytes, field: bytes, value: bytes) -> bytes:
-    """A pax header with one record, `length field=value`, whose length counts its own digits."""
-    rest = b" " + field + b"=" + value + b"\n"
-    length = len(rest)
-    while length != len(rest) + len(str(length)):
-        length = len(rest) + len(str(length))
-    record = str(length).encode() + rest
-    return _ustar(name, len(record), kind) + record + bytes(-len(record) % BLOCK)
-
-
-def _ustar(name: bytes, size: int, kind: bytes) -> bytes:
-    zero, mode = b"0000000\0", b"0000755\0" if kind == b"5" else b"0000644\0"
-    fields = [
-        name, mode, zero, zero, b"%011o\0" % size, b"00000000000\0", b" " * 8, kind,
-        b"", b"ustar\0", b"00", b"", b"", zero, zero, b"",
-    ]  # fmt: skip
-    fields[6] = b"%06o\0 " % sum(_USTAR.pack(*fields))
-    return _USTAR.pack(*fields)
+def layout(index: ShardIndex, number: int) -> Iterator[tuple[bytes, int]]:
+    """What a tar has before each member's content, and how long that is; last what it ends with, and 0."""
+    before = global_header(index.header.to_json(number))
+    for row, (key, held) in enumerate(zip(index.keys(), index.has_record, strict=True)):
+        members = [(SUFFIX, int(index.sizes[row]))] if held else []
+        if index.images:
+            extension = index.images.image_extensions[row].decode()
+            members.insert(0, (f".{extension}", int(index.images.image_sizes[row])))
+        for suffix, size in members:
+            yield before + member_header(key, size, suffix), size
+            before = bytes(-size % BLOCK)
+    yield before + (b"" if len(index) else empty_folder()) + bytes(2 * BLOCK), 0

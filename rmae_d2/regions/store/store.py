@@ -30,22 +30,18 @@ from numpy.typing import NDArray
 from ...errors import StoreError, UserError
 from ...files import atomic_file, check_file, is_being_written
 from ...members import is_member, open_member
+from ...packed import FORMAT_VERSION, shard_files, shard_name, shard_numbers
 from .shards import (
-    FORMAT_VERSION,
+    NO_REGIONS,
     REMEDY,
     ShardHeader,
     ShardIndex,
     check_same,
     digest,
-    encode_key,
-    global_header,
-    member_header,
     read_index,
     redo,
-    shard_files,
-    shard_name,
-    shard_numbers,
 )
+from .tar_members import encode_key, global_header, member_header
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +88,11 @@ class RegionStore:
         self._read_index = lru_cache(1)(_shard_index)
         self.header = self.shard(min(self._shards)).header
         self.params, self.num_shards = self.header.params, self.header.num_shards
+        if self.params == NO_REGIONS:
+            raise StoreError(
+                f"{self.folder} holds images without regions: pack them with --source or --regions, "
+                "into another folder"
+            )
         self.present = len(self._shards)
         self.complete = self.present == self.num_shards
 
@@ -115,7 +116,8 @@ class RegionStore:
     def keys(self) -> Iterator[str]:
         """All keys, shard by shard, in the order in which their images were listed."""
         for number in sorted(self._shards):
-            yield from self.shard(number).keys()
+            shard = self.shard(number)
+            yield from itertools.compress(shard.keys(), shard.has_record)
 
     def shard(self, number: int) -> ShardIndex:
         """The index of one shard: keys, offsets, digests; StoreError where it is absent or damaged."""
@@ -324,12 +326,12 @@ def _merge(folder: str) -> tuple[Index, ShardHeader]:
             except OSError as error:
                 raise StoreError(f"{tar} is missing beside its index; {redo(number)}") from error
             _check_tar_size(tar, number, size, shard.tar_size)
-        hashes = b"".join(map(_key_hash, shard.keys()))
-        shards[:, position] = number, shard.tar_size, _end_crc(local_path(idx)), len(shard)
-        place = np.full(len(shard), number, np.uint64)
-        columns.append(
-            np.stack([np.frombuffer(hashes, np.uint64), place, shard.offsets, shard.sizes])
-        )
+        held = shard.has_record
+        hashed = b"".join(map(_key_hash, itertools.compress(shard.keys(), held)))
+        hashes = np.frombuffer(hashed, np.uint64)
+        shards[:, position] = number, shard.tar_size, _end_crc(local_path(idx)), len(hashes)
+        place = np.full(len(hashes), number, np.uint64)
+        columns.append(np.stack([hashes, place, shard.offsets[held], shard.sizes[held]]))
     assert header is not None
     keys = np.concatenate(columns, axis=1)
     order = np.argsort(keys[0], kind="stable")
@@ -392,11 +394,16 @@ def local_path(path: str) -> str:
 
 def digest_file(path: str) -> bytes:
     """Digest of a file's bytes, as stores keep it; remote addresses through iopath."""
+    return digest(read_file(path))
+
+
+def read_file(path: str) -> bytes:
+    """A file's bytes, wherever it is; see `digest_file`."""
     if is_member(path):
         with open_member(path) as member:
-            return digest(member.read())
+            return member.read()
     check_file(path)
-    return digest(Path(local_path(path)).read_bytes())
+    return Path(local_path(path)).read_bytes()
 
 
 def _names(folder: str) -> list[str]:

@@ -15,6 +15,8 @@ from PIL import Image
 
 import rmae_d2.data
 from rmae_d2.errors import UserError
+from rmae_d2.files import opened
+from rmae_d2.packed import PackedImages, shard_files
 from rmae_d2.regions import FelzenszwalbSource, RegionRecord, RegionStore, write_index
 from rmae_d2.regions.jobs.generate import (
     digest_file,
@@ -25,7 +27,7 @@ from rmae_d2.regions.jobs.generate import (
 )
 from rmae_d2.regions.jobs.manifest import MANIFEST, Manifest, save_manifest
 from rmae_d2.regions.sources.spec import SourceSpec
-from rmae_d2.regions.store.shards import has_shard, shard_files
+from rmae_d2.regions.store.shards import has_shard
 from tests.helpers import SPECIAL, put_special
 
 FH = SourceSpec.named("fh", {"scales": [20]})
@@ -34,7 +36,7 @@ FH = SourceSpec.named("fh", {"scales": [20]})
 def read_image(path):
     """The contract of ReadImage: OSError is the machine's trouble, all else the file's."""
     try:
-        with Image.open(path) as image:
+        with opened(path) as file, Image.open(file) as image:
             return np.array(image.convert("RGB"))
     except OSError as error:
         if error.errno == errno.EMFILE:
@@ -107,6 +109,22 @@ def test_bad_images_are_recorded_and_heal(photos, tmp_path, bands):
     assert not generate_shard(again, 0, folder, read_image)
     assert not (folder / failures_name(0)).exists()
     assert verify_shard(manifest, 0, folder, read_image) == ()
+
+
+def test_an_image_that_only_the_source_refuses_is_packed(photos, tmp_path, bands):
+    folder = tmp_path / "shards"
+    Path(photos[2]["file_name"]).write_bytes(b"no image")
+    manifest = Manifest.create(bands(refuse="b0"), photos, [0, 4])
+    refused = [[f.key for f in failures] for failures in make_store(manifest, folder)]
+    assert refused == [["a2.png"], ["b/b0.png"]]
+    assert [d["image_id"] for d in PackedImages(str(folder))] == [
+        "a0.png", "a1.png", "a3.png", "a4.png", "b/b0.png", "b/b1.png",
+    ]  # fmt: skip
+    assert len(RegionStore(folder)) == 5 and "b/b0.png" not in RegionStore(folder)
+    assert [verify_shard(manifest, i, folder, read_image) for i in (0, 1)] == [(), ()]
+    (folder / failures_name(1)).unlink()
+    (problem,) = verify_shard(manifest, 1, folder, read_image)
+    assert "other images than the manifest: b/b0.png" in problem.what
 
 
 def test_regions_of_another_size_are_a_failure(photos, tmp_path, bands):

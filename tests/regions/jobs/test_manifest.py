@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rmae_d2.errors import UserError
-from rmae_d2.regions.jobs.manifest import MANIFEST, Manifest, load_manifest, save_manifest
+from rmae_d2.regions.jobs.manifest import (
+    MANIFEST,
+    Manifest,
+    load_manifest,
+    save_manifest,
+    starts_by_bytes,
+)
 from rmae_d2.regions.sources.spec import SourceSpec
 
 FH = SourceSpec.named("fh", {"scales": [20]})
@@ -140,3 +146,42 @@ def test_file_in_place_of_the_folder(photos, tmp_path):
     for folder in (tmp_path / "store", tmp_path / "store" / "below"):
         with pytest.raises(UserError, match="a file in place of the folder"):
             save_manifest(Manifest.create(FH, photos), folder)
+
+
+# ---------------------------------------------------------------------------- packed with images
+
+
+def test_division_by_bytes_is_a_function_of_the_sizes(tmp_path):
+    files = []
+    for number, size in enumerate([10, 20, 30, 100, 5, 5, 60]):
+        files.append(str(tmp_path / str(number)))
+        Path(files[-1]).write_bytes(bytes(size))
+    absent = str(tmp_path / "absent")
+    assert starts_by_bytes(files, 60) == [0, 3, 4, 6]
+    assert starts_by_bytes([*files[:3], absent, *files[3:]], 60) == [0, 4, 5, 7]
+    assert starts_by_bytes(files, 1) == [0, 1, 2, 3, 4, 5, 6]
+    assert starts_by_bytes(files, 10**9) == [0]
+    members = [f"tar://{files[3]}?0+30", f"stored://{files[1]}?", f"tar://{absent}?0+11"]
+    assert starts_by_bytes(members, 50) == [0, 2]
+    many = files * 700  # more than are looked at together
+    assert starts_by_bytes(many, 230) == list(range(0, 4900, 7))
+
+
+def test_a_packed_manifest_says_where_shards_start(photos, tmp_path):
+    manifest = Manifest.create(FH, photos, [0, 2, 3])
+    assert manifest.packed and manifest.num_shards == 3
+    assert [manifest.shard_size(i) for i in range(3)] == [2, 1, 4]
+    assert [x[0] for x in manifest.part(2).images] == ["a3.png", "a4.png", "b/b0.png", "b/b1.png"]
+    assert manifest.part(1).part(1) == manifest.part(1)
+    save_manifest(manifest, tmp_path / "shards")
+    assert load_manifest(tmp_path / "shards") == manifest
+    assert not Manifest.create(FH, photos, 3).packed
+    for other, message in [
+        (Manifest.create(FH, photos, [0, 3]), "divided by bytes into 3 shards there, 2 here"),
+        (Manifest.create(FH, photos, 3), "with images there, without here"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            save_manifest(other, tmp_path / "shards")
+    for starts in ([], [1, 2], [0, 0], [0, 7], [0, 2.0], [2, 0]):
+        with pytest.raises(UserError, match="where shards start"):
+            Manifest.create(FH, photos, starts)

@@ -15,15 +15,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rmae_d2.errors import StoreError
-from rmae_d2.regions import ShardHeader, ShardWriter, write_index
+from rmae_d2.packed import shard_files
+from rmae_d2.regions import RegionStore, ShardHeader, ShardWriter, write_index
 from rmae_d2.regions.store.shards import (
+    ImageFile,
     digest,
-    escape_key,
+    encode_index,
     has_shard,
     read_index,
-    shard_files,
-    unescape_key,
 )
+from rmae_d2.regions.store.tar_members import escape_key, unescape_key
 
 ROOT = Path(__file__).resolve().parents[3]
 HEADER = ShardHeader({"source": "test", "scales": (1, 2), "name": "ü"}, 3, "list")
@@ -94,6 +95,46 @@ def test_webdataset_streams_what_was_added(tmp_path):
     dataset = wds.WebDataset(tars, shardshuffle=False)
     found = {unescape_key(sample["__key__"]): sample["regions"] for sample in dataset}
     assert found == {key: record_of(key) for key in KEYS}
+
+
+@given(st.dictionaries(any_key, st.binary(max_size=1030), max_size=9), st.data())
+def test_a_packed_shard_has_each_image_before_its_record(tmp_path_factory, images, data):
+    folder = tmp_path_factory.mktemp("packed")
+    bare = data.draw(st.sets(st.sampled_from([*images]))) if images else set()
+    with ShardWriter(folder, 0, ShardHeader({}, 1), packed=True) as writer:
+        for key, content in images.items():
+            record = b"" if key in bare else record_of(key)
+            image = ImageFile(content, "png", (len(key), 7), False)
+            writer.add(key, record, digest(content), image)
+    tar, idx = (folder / name for name in shard_files(0))
+    with tarfile.open(tar) as members:
+        found = {m.name: members.extractfile(m).read() for m in members if m.isfile()}
+    expected = {}
+    for key, content in images.items():
+        expected[f"{escape_key(key)}.png"] = content
+        if key not in bare:
+            expected[f"{escape_key(key)}.regions"] = record_of(key)
+    assert list(found.items()) == list(expected.items())
+    index = read_index(str(idx), 0)
+    assert encode_index(index, 0) == idx.read_bytes()
+    assert index.images.image_shapes.tolist() == [[len(key), 7] for key in images]
+    whole, data = tar.read_bytes(), iter(images.values())
+    for start, size in zip(index.images.image_offsets, index.images.image_sizes, strict=True):
+        assert whole[int(start) : int(start + size)] == next(data)
+    write_index(folder)
+    store = RegionStore(folder)
+    assert list(store.keys()) == [key for key in images if key not in bare]
+    assert all(store.get(key) == record_of(key) for key in images if key not in bare)
+    assert not any(key in store for key in bare)
+
+
+def test_images_go_into_packed_shards_and_nowhere_else(tmp_path):
+    image = ImageFile(b"", "jpg", (1, 1), False)
+    for packed, given_image in ((True, None), (False, image)):
+        writer = ShardWriter(tmp_path, 0, HEADER, packed)
+        with pytest.raises(StoreError, match="an image with each key"), writer:
+            writer.add("a", b"record", digest(b""), given_image)
+    assert not list(tmp_path.iterdir())
 
 
 def test_numpy_reads_the_index(tmp_path):

@@ -19,8 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rmae_d2.errors import StoreError
+from rmae_d2.packed import shard_files
 from rmae_d2.regions import EncodedRecord, RegionStore, ShardHeader, ShardWriter, write_index
-from rmae_d2.regions.store.shards import digest, params_hash, shard_files
+from rmae_d2.regions.store.shards import digest, params_hash
 from rmae_d2.regions.store.store import MAX_OPEN_SHARDS
 from tests.helpers import SPECIAL, put_special
 
