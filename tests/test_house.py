@@ -9,7 +9,7 @@ from tests.helpers import ROOT
 #: not import each other, but for the ground, whose files are separate.
 FLOORS = [
     {"errors", "files", "listing", "members", "compat", "moved", "noise", "pixels", "events"}
-    | {"tables", "registration", "shipped", "hub_files"},
+    | {"tables", "registration", "shipped", "hub_files", "remote", "disk_cache", "at_hand"},
     {"config", "annotations"},
     {"regions", "modeling", "photos"},
     {"solver", "checkpoint", "data"},

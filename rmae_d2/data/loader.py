@@ -23,7 +23,7 @@ import random
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]
 from typing import Any
@@ -41,6 +41,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 
 from ..errors import ImageReadError, UserError
 from ..modeling.batch import Batch
+from ..remote import is_remote
+from .encoded_images import EncodedImages, RamCache, free_memory
 from .images import MACHINE_ERRNOS
 from .repeat_factors import RepeatedOrder, category_repeat_factors
 
@@ -49,6 +51,9 @@ logger = logging.getLogger(__name__)
 Sample = dict[str, Any]
 Mapper = Callable[[Sample], Sample | None]
 AnyBatch = Batch | list[Sample]
+
+#: Images that each worker reads ahead where they lie at the other end of a network.
+_READ_AHEAD = 8
 
 #: How many images in a row may be unreadable, and how many a mapper may refuse by returning None.
 MAX_UNREADABLE, MAX_REFUSED = 10, 1000
@@ -138,17 +143,32 @@ class StreamDataset(_Mapped):
         super().__init__(dataset, mapper, seed)
         self._repeated = repeated
         self.size = repeated.length if repeated else self.num_images
-        self._order: tuple[int, NDArray[np.int64]] | None = None  # the current epoch's, 8 N bytes
+        self._orders: dict[int, NDArray[np.int64]] = {}  # of an epoch, 8 N bytes
+        self.encoded: EncodedImages | None = None
 
     def index(self, position: int) -> int:
         """The index of the image that stands at a position."""
         epoch, offset = divmod(position, self.size)
-        if self._order is None or self._order[0] != epoch:
+        if epoch not in self._orders:
+            # Reading ahead meets the next epoch while this one goes on.
+            self._orders = {
+                k: v for k, v in self._orders.items() if k == epoch - 1 and self.encoded
+            }
             generator = np.random.default_rng([self._seed, _ORDER, epoch])
             repeated = self._repeated
             order = repeated.draw(generator) if repeated else generator.permutation(self.size)
-            self._order = (epoch, order)
-        return int(self._order[1][offset])
+            self._orders[epoch] = order
+        return int(self._orders[epoch][offset])
+
+    def dict_at(self, position: int) -> tuple[int, Sample]:
+        """The image that stands at a position: its index, and what the data set says of it."""
+        index = self.index(position)
+        return index, self._dataset[index]
+
+    def __getitems__(self, places: list[int]) -> AnyBatch | ExceptionWithTraceback:
+        if self.encoded is not None:
+            self.encoded.begin(places)
+        return super().__getitems__(places)
 
     def __getitem__(self, position: int) -> Sample:
         """The sample of a position.
@@ -168,7 +188,8 @@ class StreamDataset(_Mapped):
                     index = int(generator.integers(self.num_images))
                 dataset_dict = self._dataset[index]
                 try:
-                    sample = self._mapper(dataset_dict)
+                    with self._encoded(index, dataset_dict, None if attempt else position):
+                        sample = self._mapper(dataset_dict)
                 except _UNREADABLE as error:
                     if isinstance(error, OSError) and error.errno in MACHINE_ERRNOS:
                         raise
@@ -184,6 +205,13 @@ class StreamDataset(_Mapped):
             f"no sample for position {position} of the stream: {len(skipped)} images could not be read and "
             f"{attempt + 1 - len(skipped)} were refused by the mapper{_listed(skipped)}"
         )
+
+    def _encoded(
+        self, index: int, dataset_dict: Sample, position: int | None
+    ) -> AbstractContextManager[None]:
+        if self.encoded is None:
+            return nullcontext()
+        return self.encoded.ready(index, dataset_dict, position)
 
 
 def _listed(skipped: Iterable[tuple[str, str]]) -> str:
@@ -224,12 +252,22 @@ class StreamBatchSampler:
         return self.total_batch_size // (self.world_size * self.grad_accum)
 
     def __iter__(self) -> Iterator[list[int]]:
-        m = self.micro_batch_size
-        for step in itertools.count(self.start_iter):
-            for accumulation in range(self.grad_accum):
-                share = accumulation * self.world_size + self.rank
-                first = step * self.total_batch_size + share * m
-                yield list(range(first, first + m))
+        return map(self._batch, itertools.count(self.start_iter * self.grad_accum))
+
+    def _batch(self, number: int) -> list[int]:
+        """Micro-batches of this process are counted from the first step on."""
+        step, accumulation = divmod(number, self.grad_accum)
+        share = accumulation * self.world_size + self.rank
+        first = step * self.total_batch_size + share * self.micro_batch_size
+        return list(range(first, first + self.micro_batch_size))
+
+    def following(self, batch: Sequence[int]) -> list[int]:
+        """The micro-batch that the worker which loads this one gets next; workers take turns."""
+        step, place = divmod(batch[0], self.total_batch_size)
+        accumulation = place // self.micro_batch_size // self.world_size
+        worker = get_worker_info()
+        turns = 1 if worker is None else worker.num_workers
+        return self._batch(step * self.grad_accum + accumulation + turns)
 
 
 def _batches(dataset: _Mapped, device: torch.device | None, **options: Any) -> Iterator[AnyBatch]:
@@ -334,14 +372,23 @@ class TrainLoader:
 
     Attributes:
         dataset_size: images in the data set.
+        epoch_size: positions of an epoch.
         total_batch_size: B.
         micro_batch_size: m.
+        cache: of encoded images; None for none.
     """
 
-    def __init__(self, stream: StreamDataset, sampler: StreamBatchSampler, **options: Any) -> None:
+    def __init__(
+        self,
+        stream: StreamDataset,
+        sampler: StreamBatchSampler,
+        cache: RamCache | None = None,
+        **options: Any,
+    ) -> None:
         """Joins a stream and the positions to take from it; options are the DataLoader's."""
         self._stream, self._sampler, self._options = stream, sampler, options
-        self.dataset_size = stream.num_images
+        self.cache = cache
+        self.dataset_size, self.epoch_size = stream.num_images, stream.size
         self.total_batch_size = sampler.total_batch_size
         self.micro_batch_size = sampler.micro_batch_size
 
@@ -373,6 +420,9 @@ def build_train_loader(
     prefetch_factor: int = 2,
     pin_memory: bool | None = None,
     repeat_threshold: float | None = None,
+    cache: str | None = None,
+    cache_bytes: int | None = None,
+    read_ahead: int | None = None,
 ) -> TrainLoader:
     """The training loader, for pre-training and fine-tuning alike.
 
@@ -387,9 +437,15 @@ def build_train_loader(
         pin_memory: None pins where there is a CUDA device.
         repeat_threshold: images whose rarest class is in a smaller share of the images are repeated,
             see :func:`~rmae_d2.data.repeat_factors.category_repeat_factors`; None for no repeats.
+        cache: ``ram`` keeps encoded images in memory from their first reading on, for all workers of this
+            process; None leaves that to the system.
+        cache_bytes: of them at most; None for half of the memory that is free, divided by the run's processes
+            on this machine.
+        read_ahead: images that each worker reads while it decodes others, with as many threads; None for 8
+            where images lie at the other end of a network, 0 of files.
 
     Raises:
-        UserError: an empty data set, a negative seed, or a batch that does not divide.
+        UserError: an empty data set, a negative seed, a batch that does not divide, or another cache.
         TypeError: an iterable data set.
     """
     world, rank = comm.get_world_size(), comm.get_rank()
@@ -399,13 +455,31 @@ def build_train_loader(
         dicts = [dataset[i] for i in range(len(dataset))]  # type: ignore[arg-type]
         repeated = RepeatedOrder(category_repeat_factors(dicts, repeat_threshold))
         logger.info("repeat factors: %d images make epochs of %d", len(dicts), repeated.length)
+    stream = StreamDataset(dataset, mapper, seed, repeated)
+    if read_ahead is None:
+        read_ahead = _READ_AHEAD if is_remote(str(dataset[0].get("file_name"))) else 0
+    kept = _ram_cache(cache, stream.num_images, cache_bytes)
+    if kept is not None or read_ahead:
+        stream.encoded = EncodedImages(stream.dict_at, sampler.following, kept, read_ahead)
     return TrainLoader(
-        StreamDataset(dataset, mapper, seed, repeated),
+        stream,
         sampler,
+        kept,
         num_workers=num_workers,
         prefetch_factor=prefetch_factor if num_workers else None,
         pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
     )
+
+
+def _ram_cache(cache: str | None, images: int, limit: int | None) -> RamCache | None:
+    if cache is None:
+        return None
+    if cache != "ram":
+        raise UserError(f"cache={cache} must be ram, or left out")
+    if limit is None:
+        limit = free_memory() // 2 // comm.get_local_size()
+    logger.info("encoded images are kept in memory, up to %.1f GiB a process", limit / 2**30)
+    return RamCache(images, limit)
 
 
 class _IndexedDataset(_Mapped):

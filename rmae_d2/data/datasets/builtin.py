@@ -7,9 +7,9 @@ from typing import IO, Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_sem_seg, register_coco_instances, register_coco_panoptic
-from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import PathHandler
 
+from ...files import is_file, path_manager
 from ...members import SCHEMES, container, open_member
 from .fine_grained import FineGrained, Listing, read_cars, read_cub, read_inaturalist
 from .images_only import images_from
@@ -27,10 +27,10 @@ class _Members(PathHandler):
         return open_member(path)
 
     def _isfile(self, path: str, **kwargs: Any) -> bool:
-        return os.path.isfile(container(path))
+        return is_file(container(path))
 
     def _exists(self, path: str, **kwargs: Any) -> bool:
-        return os.path.isfile(container(path))
+        return is_file(container(path))
 
 
 def register_all(root: str) -> None:
@@ -92,5 +92,5 @@ def _register_scenes(name: str, root: str, split: str) -> None:
         )
 
 
-PathManager.register_handler(_Members(), allow_override=True)
+path_manager().register_handler(_Members(), allow_override=True)
 register_all(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))
