@@ -10,14 +10,13 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from .at_hand import is_at_hand, open_at_hand
 from .errors import UserError
 from .members import is_member, open_member
-from .remote import register
+from .path_handlers import path_manager
 
 
 @contextlib.contextmanager
@@ -247,29 +246,6 @@ def opened(path: str | os.PathLike[str]) -> IO[bytes]:
         return open_member(name)
     remote: IO[bytes] = path_manager().open(name, "rb")
     return remote
-
-
-def path_manager() -> Any:
-    """Detectron2's PathManager, which reads object stores and web servers by :mod:`.remote`."""
-    from detectron2.utils.file_io import PathManager
-
-    register(PathManager)
-    _register_at_hand(PathManager)
-    return PathManager
-
-
-@cache
-def _register_at_hand(manager: Any) -> None:
-    """Has Detectron2's mappers find local files that are at hand."""
-    from iopath.common.file_io import NativePathHandler
-
-    class AtHand(NativePathHandler):  # type: ignore[misc]
-        def _open(self, path: str, mode: str = "r", *args: Any, **kwargs: Any) -> IO[Any]:
-            content = open_at_hand(path) if mode == "rb" else None
-            opened: IO[Any] = content or super()._open(path, mode, *args, **kwargs)
-            return opened
-
-    manager.register_handler(AtHand(), allow_override=True)
 
 
 def is_file(path: str | os.PathLike[str]) -> bool:

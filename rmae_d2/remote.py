@@ -12,7 +12,6 @@ Draws no random number, for augmentations are a function of the seed alone, what
 
 import errno
 import hashlib
-import io
 import logging
 import os
 import posixpath
@@ -20,9 +19,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import cache, lru_cache
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from .at_hand import open_at_hand
 from .disk_cache import disk_cache
 from .errors import RemoteError, UserError
 
@@ -194,7 +192,7 @@ def _asked(url: str, question: Callable[[Any], Any], *, limited: bool = True) ->
     from fsspec.asyn import sync
 
     tries, timeout = int(_setting("RMAE_D2_REMOTE_TRIES", 6)), _timeout()
-    fs = _file_system(url.partition("://")[0], os.getpid(), timeout)
+    fs = file_system(url)
     for attempt in range(1, tries + 1):
         try:
             return sync(fs.loop, question, fs, timeout=timeout if limited else None)
@@ -309,6 +307,11 @@ def _setting(name: str, default: float) -> float:
     return max(value, 1) if name.endswith("TRIES") else value
 
 
+def file_system(url: str) -> Any:
+    """Fsspec's for an address, of this process. UserError: a package is missing."""
+    return _file_system(url.partition("://")[0], os.getpid(), _timeout())
+
+
 _making = threading.Lock()
 
 
@@ -348,56 +351,3 @@ def _file_system(scheme: str, process: int, timeout: float) -> Any:
     except ImportError as error:
         raise UserError(f"to read {scheme}://: pip install 'rmae_d2[{extra}]'") from error
     return fs
-
-
-# -------------------------------------------------------------------------------------- iopath's door
-
-
-@cache
-def register(path_manager: Any) -> None:
-    """Makes a path manager of iopath's read these addresses here; and write, to stores.
-
-    Where the extra ``http`` is missing, web addresses are read as before, by iopath's own download.
-    """
-    from importlib.util import find_spec
-
-    from iopath.common.file_io import HTTPURLHandler
-
-    class Remote(HTTPURLHandler):  # type: ignore[misc]
-        def _get_supported_prefixes(self) -> list[str]:
-            return [f"{scheme}://" for scheme in EXTRAS]
-
-        def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
-            if path.startswith("http") and find_spec("aiohttp") is None:
-                return str(super()._get_local_path(path, force, **kwargs))
-            return local_path(path)
-
-        def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO[Any]:
-            if path.startswith("http") and find_spec("aiohttp") is None:
-                opened: IO[Any] = super()._open(path, mode, buffering, **kwargs)
-                return opened
-            if not mode.startswith("r"):
-                fs = _file_system(path.partition("://")[0], os.getpid(), _timeout())
-                opened = fs.open(path, mode, **kwargs)
-                return opened
-            content = open_at_hand(path) or io.BytesIO(read(path))
-            if "b" in mode:
-                return content
-            return io.TextIOWrapper(content, **{"encoding": "utf-8", **kwargs})
-
-        def _exists(self, path: str, **kwargs: Any) -> bool:
-            return exists(path)
-
-        def _isfile(self, path: str, **kwargs: Any) -> bool:
-            return is_file(path)
-
-        def _isdir(self, path: str, **kwargs: Any) -> bool:
-            return exists(path) and _facts(path).folder
-
-        def _ls(self, path: str, **kwargs: Any) -> list[str]:
-            return sorted({name.partition("/")[0] for name in files_below(path)})
-
-        def _mkdirs(self, path: str, **kwargs: Any) -> None:
-            pass  # a store has none but those of its files' names
-
-    path_manager.register_handler(Remote(), allow_override=True)

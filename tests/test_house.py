@@ -9,7 +9,8 @@ from tests.helpers import ROOT
 #: not import each other, but for the ground, whose files are separate.
 FLOORS = [
     {"errors", "files", "listing", "members", "compat", "moved", "noise", "pixels", "events"}
-    | {"tables", "registration", "shipped", "hub_files", "remote", "disk_cache", "at_hand"},
+    | {"tables", "registration", "shipped", "hub_files"}
+    | {"remote", "disk_cache", "at_hand", "path_handlers"},
     {"config", "annotations"},
     {"regions", "modeling", "photos"},
     {"solver", "checkpoint", "data"},

@@ -11,8 +11,9 @@ from torch.utils.data import DataLoader
 
 from rmae_d2 import remote
 from rmae_d2.errors import RemoteError, UserError
-from rmae_d2.files import atomic_file, exists, is_file, opened, path_manager, read_bytes, read_text
+from rmae_d2.files import atomic_file, exists, is_file, opened, read_bytes, read_text
 from rmae_d2.members import tar_member
+from rmae_d2.path_handlers import path_manager
 from tests.helpers import ROOT
 
 CONTENT = bytes(range(256)) * 400
@@ -298,8 +299,6 @@ def test_workers_that_are_forked_after_a_first_read(request, kind):
 
 def test_jsons_and_members_by_any_reader(s3):
     """Detectron2's own readers come through the same door."""
-    import rmae_d2.data  # noqa: F401  (with which members are registered)
-
     s3.put_object(Bucket="photos", Key="a.json", Body=json.dumps({"a": [1]}).encode())
     with path_manager().open("s3://photos/a.json", "r") as file:
         assert json.load(file) == {"a": [1]}
