@@ -196,12 +196,12 @@ def _asked(url: str, question: Callable[[Any], Any], *, limited: bool = True) ->
     for attempt in range(1, tries + 1):
         try:
             return sync(fs.loop, question, fs, timeout=timeout if limited else None)
-        except (TypeError, AttributeError):  # bugs
-            raise
         except Exception as error:
             behind = error.__cause__ if isinstance(error, FileNotFoundError) else None
             # Whatever keeps a web server from answering is "not found" to fsspec, on top of its reason.
             last = behind if isinstance(behind, Exception) else error
+            if isinstance(last, TypeError | AttributeError | RuntimeError):
+                raise  # a bug, or the process ends
             if (final := _final(url, last, fs)) is not None:
                 raise final from error
             said = f"{type(last).__name__} {_line(last)}".strip()

@@ -2,6 +2,8 @@
 
 import itertools
 import multiprocessing
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -101,12 +103,15 @@ def test_what_a_process_loads_next(world, accum, m, number):
     assert sampler.following(order[number]) == order[number + 1]
 
 
-def test_images_are_asked_for_ahead(dicts, web):
+def serve(dicts, web):
     for sample in dicts:
-        path = sample["file_name"]
+        content = Path(sample["file_name"]).read_bytes()
         sample["file_name"] = f"{web.url}/{sample['image_id']}"
-        with open(path, "rb") as file:
-            (web.folder / sample["image_id"]).write_bytes(file.read())
+        (web.folder / sample["image_id"]).write_bytes(content)
+
+
+def test_images_are_asked_for_ahead(dicts, web):
+    serve(dicts, web)
     loader = build_train_loader(dicts, mapper(), 2, num_workers=0, read_ahead=4)
     order = [loader._stream.index(position) for position in range(12)]
     iterator = iter(loader)
@@ -119,6 +124,15 @@ def test_images_are_asked_for_ahead(dicts, web):
         expected = {dicts[k]["image_id"] for k in order[: loaded + 4]}
         wait_for(lambda expected=expected: asked() == expected)
     iterator.close()
+
+
+def test_a_worker_that_ends_asks_no_more(dicts, web, capfd):
+    serve(dicts, web)
+    web.trouble = lambda *_: time.sleep(0.05)
+    iterator = iter(build_train_loader(dicts, mapper(), 2, num_workers=1, read_ahead=12))
+    assert len(next(iterator).facts) == 2
+    iterator.close()
+    assert " of 6: " not in capfd.readouterr().err  # no other tries
 
 
 # ---------------------------------------------------------------- samples
