@@ -60,11 +60,17 @@ EXTRAS_REQUIRE = {
     "heic": ["pillow-heif>=0.16"],
     "parquet": ["pyarrow>=15"],  # data sets of Hugging Face; the tables of embed need it, too
     "embed": ["pyarrow>=15"],  # rmae-d2 embed; 15 is the first whose Parquet has half floats
+    "s3": ["s3fs>=2024.2"],  # earlier releases are not tried
+    "gs": ["gcsfs>=2024.2"],  # likewise; no test reads gs://
+    "http": ["aiohttp>=3.9", "fsspec>=2024.2"],  # likewise
     "supervision": ["supervision>=0.25"],  # predictions as its Detections; earlier are not tried
     "docs": ["mkdocs-material>=9.5", "mkdocstrings>=0.26", "mkdocstrings-python>=1.12"],
     "dev": [
         # What the tests of the extras run with.
-        "rmae_d2[fast,ray,sam,slurm,demo,wandb,mlflow,parquet,embed,supervision,onnx,bands,heic,docs]",
+        "rmae_d2[fast,ray,sam,slurm,demo,wandb,mlflow,parquet,embed,supervision,onnx,bands,heic,docs,s3,http]",
+        "moto[s3]>=5",  # the tests' object store; its extra `server` would bring other services', too
+        "flask>=3",  # under its server
+        "flask-cors>=4",  # likewise
         "httpx>=0.27",  # speaks to the demo's server
         "playwright>=1.49",  # drives the demo's page in the Chromium that is installed
         "webdataset>=0.2.100",  # that its readers stream the region store; not tried below

@@ -46,6 +46,10 @@ class AnnotationError(UserError):
     """An annotation file that cannot be used; the message names the entries too."""
 
 
+class RemoteError(UserError):
+    """An object store or web server that does not give what it is asked for: no fault of one file."""
+
+
 class StoreError(UserError):
     """A region record or store that is absent, damaged or made for something else."""
 

@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from .at_hand import is_at_hand, open_at_hand
 from .errors import UserError
 from .members import is_member, open_member
+from .path_handlers import path_manager
 
 
 @contextlib.contextmanager
@@ -37,9 +39,7 @@ def atomic_file(
     """
     name = os.fspath(path)
     if "://" in name:
-        from detectron2.utils.file_io import PathManager
-
-        with PathManager.open(name, "wb") as remote:
+        with path_manager().open(name, "wb") as remote:
             yield remote
         return
     draft = f"{name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
@@ -113,11 +113,13 @@ _KINDS = {
 def check_file(path: str | os.PathLike[str]) -> None:
     """Before a file is opened: to open a FIFO waits for ever, to read a device may do anything.
 
-    What is not there, or not local, is left to whoever opens it.
+    What is not there, at hand, or not local, is left to whoever opens it.
 
     Raises:
         NotAFileError: there is something else of that name; ``strerror`` says what.
     """
+    if is_at_hand(os.fspath(path)):
+        return  # without a word over the network
     try:
         kind = stat.S_IFMT(os.stat(path).st_mode)
     except OSError:
@@ -236,13 +238,13 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 def opened(path: str | os.PathLike[str]) -> IO[bytes]:
     """A file opened for reading: local, within another one, or anything Detectron2's PathManager opens."""
     name = os.fspath(path)
+    if (content := open_at_hand(name)) is not None:
+        return content
     if "://" not in name:
         return open(name, "rb")
     if is_member(name):
         return open_member(name)
-    from detectron2.utils.file_io import PathManager
-
-    remote: IO[bytes] = PathManager.open(name, "rb")
+    remote: IO[bytes] = path_manager().open(name, "rb")
     return remote
 
 
@@ -251,9 +253,7 @@ def is_file(path: str | os.PathLike[str]) -> bool:
     name = os.fspath(path)
     if "://" not in name:
         return os.path.isfile(name)
-    from detectron2.utils.file_io import PathManager
-
-    return bool(PathManager.isfile(name))
+    return bool(path_manager().isfile(name))
 
 
 def exists(path: str | os.PathLike[str]) -> bool:
@@ -261,9 +261,7 @@ def exists(path: str | os.PathLike[str]) -> bool:
     name = os.fspath(path)
     if "://" not in name:
         return os.path.exists(name)
-    from detectron2.utils.file_io import PathManager
-
-    return bool(PathManager.exists(name))
+    return bool(path_manager().exists(name))
 
 
 def decode_text(raw: bytes, path: str | os.PathLike[str]) -> str:

@@ -1,6 +1,7 @@
 """Images within other files, by addresses that are opened like files: members of a tar, cells of a table.
 
-``tar:///data/a.tar?1536+48211``: 48211 bytes from byte 1536 on. ``parquet:///data/a.parquet?17.image``: row
+``tar:///data/a.tar?1536+48211``: 48211 bytes from byte 1536 on, also of a tar in an object store or at a web
+server, ``tar://s3://bucket/a.tar?1536+48211``. ``parquet:///data/a.parquet?17.image``: row
 17 of the column ``image``. A row is read with its whole row group, of which the last few are kept.
 ``stored:///data/a.jpg?``: a JPEG without EXIF's turn, for labels that were drawn on its pixels as stored.
 """
@@ -11,7 +12,9 @@ import struct
 from functools import lru_cache
 from typing import IO, Any
 
+from .at_hand import open_at_hand
 from .errors import UserError
+from .remote import absolute, is_remote, read, read_range
 
 SCHEMES = ("tar", "parquet", "stored")
 _GROUPS_KEPT = 2
@@ -25,7 +28,7 @@ def is_member(name: str) -> bool:
 
 def tar_member(path: str, offset: int, size: int) -> str:
     """The address of some bytes of a file."""
-    return f"tar://{os.path.abspath(path)}?{offset}+{size}"
+    return f"tar://{absolute(path)}?{offset}+{size}"
 
 
 def parquet_cell(path: str, row: int, column: str) -> str:
@@ -35,7 +38,7 @@ def parquet_cell(path: str, row: int, column: str) -> str:
 
 def stored_jpeg(path: str) -> str:
     """The address of a JPEG that is not to be turned."""
-    return f"stored://{os.path.abspath(path)}?"
+    return f"stored://{absolute(path)}?"
 
 
 def container(name: str) -> str:
@@ -50,9 +53,13 @@ def open_member(name: str) -> IO[bytes]:
         OSError: the file is not there, or ends before.
         UserError: pyarrow is missing.
     """
+    if (content_at_hand := open_at_hand(name)) is not None:
+        return content_at_hand
     path, place = container(name), name.rpartition("?")[2]
     if name.startswith("tar://"):
         offset, size = map(int, place.split("+"))
+        if is_remote(path):
+            return io.BytesIO(read_range(path, offset, offset + size))
         with open(path, "rb") as file:
             file.seek(offset)
             content = file.read(size)
@@ -60,6 +67,8 @@ def open_member(name: str) -> IO[bytes]:
             raise OSError(f"{path} ends within its member at byte {offset}: copy it again")
         return io.BytesIO(content)
     if name.startswith("stored://"):
+        if is_remote(path):
+            return io.BytesIO(_unturned(read(path)))
         with open(path, "rb") as file:
             return io.BytesIO(_unturned(file.read()))
     row, _, column = place.partition(".")

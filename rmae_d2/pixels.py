@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from .errors import UserError
+from .errors import RemoteError, UserError
 from .files import check_file, opened
 
 logger = logging.getLogger(__name__)
@@ -68,6 +68,8 @@ def stored_size(path: str) -> tuple[int, int] | None:
         with opened(path) as file, open_image(file) as image:
             turned = image.format == "JPEG" and exif_orientation(image) in (5, 6, 7, 8)
             return image.size[::-1] if turned else None
+    except RemoteError:
+        raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
 
@@ -79,6 +81,8 @@ def upright_size(path: str) -> tuple[int, int] | None:
         with opened(path) as file, open_image(file) as image:
             turned = exif_orientation(image) in (5, 6, 7, 8)
             return image.size if turned else image.size[::-1]
+    except RemoteError:
+        raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None  # whoever reads the image says what is wrong with it
 

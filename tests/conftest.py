@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import setuptools  # noqa: F401  (before any other distutils: torch imports it l
 from hypothesis import settings
 
 from tests.helpers import Runs, assert_same, assert_same_runs, read_metrics, write_photos
+from tests.servers import S3_KEYS, Web, s3_store
 
 # Machines differ in speed and tests must not: the same examples everywhere, and no deadline.
 settings.register_profile("rmae_d2", deadline=None, derandomize=True, max_examples=25)
@@ -144,6 +146,43 @@ def no_process_group():
         torch.distributed.destroy_process_group()
         comm._LOCAL_PROCESS_GROUP = None
         sharded._group.cache_clear()
+
+
+@pytest.fixture
+def remote_cache(monkeypatch, tmp_path):
+    """The folder in which this test keeps what it fetches."""
+    from rmae_d2 import remote
+
+    remote.forget()
+    monkeypatch.setenv("RMAE_D2_CACHE", str(tmp_path / "remote_cache"))
+    return tmp_path / "remote_cache"
+
+
+@pytest.fixture
+def web(remote_cache, tmp_path):
+    """A web server of a folder of its own."""
+    (tmp_path / "served").mkdir()
+    server = Web(tmp_path / "served")
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def _s3_server():
+    with s3_store() as address:
+        yield address
+
+
+@pytest.fixture
+def s3(_s3_server, remote_cache, monkeypatch):
+    """A client of an object store, which the environment names; with an empty bucket ``photos``."""
+    boto3 = pytest.importorskip("boto3")
+    for name, value in {**S3_KEYS, "AWS_ENDPOINT_URL": _s3_server}.items():
+        monkeypatch.setenv(name, value)
+    urllib.request.urlopen(urllib.request.Request(f"{_s3_server}/moto-api/reset", method="POST"))
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="photos")
+    return client
 
 
 @pytest.fixture(scope="session")

@@ -273,9 +273,8 @@ class Runs:
             opts=[*(self.tiny if tiny else ()), f"train.output_dir={out}", *overrides],
         )
         names = ("rmae_d2", "detectron2", "fvcore")
-        before = {
-            n: (list(logging.getLogger(n).handlers), logging.getLogger(n).propagate) for n in names
-        }
+        logs = {n: logging.getLogger(n) for n in names}
+        before = {n: (list(log.handlers), log.propagate, log.level) for n, log in logs.items()}
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         setup_logger.cache_clear()
@@ -284,9 +283,10 @@ class Runs:
         finally:
             torch.set_num_threads(threads)
             setup_logger.cache_clear()
-            for name, (handlers, propagate) in before.items():
-                logging.getLogger(name).handlers[:] = handlers
-                logging.getLogger(name).propagate = propagate
+            for name, (handlers, propagate, level) in before.items():
+                logs[name].handlers[:] = handlers
+                logs[name].propagate = propagate
+                logs[name].setLevel(level)
 
     def command(self, out: Path, *overrides: str, flags=(), config=CONFIG) -> list[str]:
         line = [sys.executable, str(ROOT / "tools/train_net.py"), "--config-file", str(config)]

@@ -20,7 +20,8 @@ FLOORS = [
         "pixels",
         "events",
     }
-    | {"tables", "registration", "shipped", "hub_files"},
+    | {"tables", "registration", "shipped", "hub_files"}
+    | {"remote", "disk_cache", "at_hand", "path_handlers"},
     {"config", "annotations"},
     {"regions", "modeling", "photos"},
     {"solver", "checkpoint", "data"},

@@ -22,6 +22,7 @@ import numpy as np
 from ..errors import AnnotationError, UserError, examples
 from ..files import is_file
 from ..listing import is_image, walk
+from ..remote import absolute
 from .entries import (
     Image,
     Instance,
@@ -329,7 +330,7 @@ def located(path: str, name: str | None = None) -> str:
         if not is_file(address.path):
             if name is not None:
                 raise missing_dataset(name, [address.path], OWN_DATA)
-            raise UserError(f"there is no annotation file {os.path.abspath(address.path)}")
+            raise UserError(f"there is no annotation file {absolute(address.path)}")
         return json_of(address.path, address.split)
     found = recognise(address)
     if found.name == "coco":

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..files import is_file, read_bytes
+from ..remote import absolute
 from .coco import ImageIndex, read_images
 from .entries import Image, Instance, Unreadable, instance_of, key_of
 from .json_stream import Cursor
@@ -94,7 +95,7 @@ def read_detections(path: str, images_json: str | None, min_score: float) -> Det
     """
     path = os.path.expanduser(path)
     if not is_file(path):
-        raise UserError(f"there is no file of results {os.path.abspath(path)}")
+        raise UserError(f"there is no file of results {absolute(path)}")
     reader = _DetectionReader(path, images_json, min_score)
     raw = read_bytes(path)
     reader.read(raw)

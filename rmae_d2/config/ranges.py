@@ -58,6 +58,7 @@ _OF_KEYS = {
         train.seed train.device_tflops train.clip_grad train.vis_period train.eval_period
         train.patience
         checkpointer.period checkpointer.max_to_keep knn.period num_workers seed dataset.fraction_seed
+        cache_bytes read_ahead
         depth neck_depth encoder_depth decoder_depth window_size window_block_indexes out_indices
         lr base_lr lr_factor weight_decay weight_decay_norm weight_decay_bias trust_coefficient eps
         region_weight pixel_weight background_weight loss_weight aux_loss_weight generator_weight

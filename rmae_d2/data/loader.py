@@ -23,8 +23,8 @@ import random
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]
 from typing import Any
 
@@ -42,6 +42,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 from ..errors import ImageReadError, UserError
 from ..modeling.batch import Batch
 from ..packed import PackedImages
+from ..remote import is_remote
+from .batch_sampler import StreamBatchSampler
+from .encoded_images import EncodedImages, RamCache, free_memory
 from .images import MACHINE_ERRNOS
 from .repeat_factors import RepeatedOrder, category_repeat_factors
 
@@ -50,6 +53,9 @@ logger = logging.getLogger(__name__)
 Sample = dict[str, Any]
 Mapper = Callable[[Sample], Sample | None]
 AnyBatch = Batch | list[Sample]
+
+#: Images that each worker reads ahead where they lie at the other end of a network.
+_READ_AHEAD = 8
 
 #: How many images in a row may be unreadable, and how many a mapper may refuse by returning None.
 MAX_UNREADABLE, MAX_REFUSED = 10, 1000
@@ -140,17 +146,32 @@ class StreamDataset(_Mapped):
         super().__init__(dataset, mapper, seed)
         self._repeated = repeated
         self.size = repeated.length if repeated else self.num_images
-        self._order: tuple[int, NDArray[np.int64]] | None = None  # the current epoch's, 8 N bytes
+        self._orders: dict[int, NDArray[np.int64]] = {}  # of an epoch, 8 N bytes
+        self.encoded: EncodedImages | None = None
 
     def index(self, position: int) -> int:
         """The index of the image that stands at a position."""
         epoch, offset = divmod(position, self.size)
-        if self._order is None or self._order[0] != epoch:
+        if epoch not in self._orders:
+            # Reading ahead meets the next epoch while this one goes on.
+            self._orders = {
+                k: v for k, v in self._orders.items() if k == epoch - 1 and self.encoded
+            }
             generator = np.random.default_rng([self._seed, _ORDER, epoch])
             repeated = self._repeated
             order = repeated.draw(generator) if repeated else generator.permutation(self.size)
-            self._order = (epoch, order)
-        return int(self._order[1][offset])
+            self._orders[epoch] = order
+        return int(self._orders[epoch][offset])
+
+    def dict_at(self, position: int) -> tuple[int, Sample]:
+        """The image that stands at a position: its index, and what the data set says of it."""
+        index = self.index(position)
+        return index, self._dataset[index]
+
+    def __getitems__(self, places: list[int]) -> AnyBatch | ExceptionWithTraceback:
+        if self.encoded is not None:
+            self.encoded.begin(places)
+        return super().__getitems__(places)
 
     def __getitem__(self, position: int) -> Sample:
         """The sample of a position.
@@ -170,7 +191,8 @@ class StreamDataset(_Mapped):
                     index = int(generator.integers(self.num_images))
                 dataset_dict = self._dataset[index]
                 try:
-                    sample = self._mapper(dataset_dict)
+                    with self._encoded(index, dataset_dict, None if attempt else position):
+                        sample = self._mapper(dataset_dict)
                 except _UNREADABLE as error:
                     if isinstance(error, OSError) and error.errno in MACHINE_ERRNOS:
                         raise
@@ -187,51 +209,16 @@ class StreamDataset(_Mapped):
             f"{attempt + 1 - len(skipped)} were refused by the mapper{_listed(skipped)}"
         )
 
+    def _encoded(
+        self, index: int, dataset_dict: Sample, position: int | None
+    ) -> AbstractContextManager[None]:
+        if self.encoded is None:
+            return nullcontext()
+        return self.encoded.ready(index, dataset_dict, position)
+
 
 def _listed(skipped: Iterable[tuple[str, str]]) -> str:
     return "".join(f"\n  {file}: {reason}" for file, reason in skipped)
-
-
-@dataclass(frozen=True)
-class StreamBatchSampler:
-    """The positions of one process's micro-batches, from optimizer step ``start_iter`` on, endless.
-
-    At step t, accumulation step a, rank r gets t*B + (a*W + r)*m + j for j = 0 ... m - 1.
-
-    Raises:
-        UserError: B is not a positive multiple of W * A.
-    """
-
-    total_batch_size: int
-    world_size: int = 1
-    rank: int = 0
-    grad_accum: int = 1
-    start_iter: int = 0
-
-    def __post_init__(self) -> None:
-        share = self.world_size * self.grad_accum
-        if share < 1:
-            raise UserError(f"grad_accum={self.grad_accum} must be 1 or more")
-        if self.total_batch_size < 1 or self.total_batch_size % share:
-            below = max(self.total_batch_size, 0) // share * share
-            working = f"{below} or {below + share}" if below else f"{share}"
-            raise UserError(
-                f"total_batch_size={self.total_batch_size} does not divide by {self.world_size} "
-                f"processes x {self.grad_accum} accumulation steps: take {working}"
-            )
-
-    @property
-    def micro_batch_size(self) -> int:
-        """Images a micro-batch, m."""
-        return self.total_batch_size // (self.world_size * self.grad_accum)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        m = self.micro_batch_size
-        for step in itertools.count(self.start_iter):
-            for accumulation in range(self.grad_accum):
-                share = accumulation * self.world_size + self.rank
-                first = step * self.total_batch_size + share * m
-                yield list(range(first, first + m))
 
 
 def _batches(dataset: _Mapped, device: torch.device | None, **options: Any) -> Iterator[AnyBatch]:
@@ -336,14 +323,23 @@ class TrainLoader:
 
     Attributes:
         dataset_size: images in the data set.
+        epoch_size: positions of an epoch.
         total_batch_size: B.
         micro_batch_size: m.
+        cache: of encoded images; None for none.
     """
 
-    def __init__(self, stream: StreamDataset, sampler: StreamBatchSampler, **options: Any) -> None:
+    def __init__(
+        self,
+        stream: StreamDataset,
+        sampler: StreamBatchSampler,
+        cache: RamCache | None = None,
+        **options: Any,
+    ) -> None:
         """Joins a stream and the positions to take from it; options are the DataLoader's."""
         self._stream, self._sampler, self._options = stream, sampler, options
-        self.dataset_size = stream.num_images
+        self.cache = cache
+        self.dataset_size, self.epoch_size = stream.num_images, stream.size
         self.total_batch_size = sampler.total_batch_size
         self.micro_batch_size = sampler.micro_batch_size
 
@@ -375,6 +371,9 @@ def build_train_loader(
     prefetch_factor: int = 2,
     pin_memory: bool | None = None,
     repeat_threshold: float | None = None,
+    cache: str | None = None,
+    cache_bytes: int | None = None,
+    read_ahead: int | None = None,
 ) -> TrainLoader:
     """The training loader, for pre-training and fine-tuning alike.
 
@@ -389,9 +388,15 @@ def build_train_loader(
         pin_memory: None pins where there is a CUDA device.
         repeat_threshold: images whose rarest class is in a smaller share of the images are repeated,
             see :func:`~rmae_d2.data.repeat_factors.category_repeat_factors`; None for no repeats.
+        cache: ``ram`` keeps encoded images in memory from their first reading on, for all workers of this
+            process; None leaves that to the system.
+        cache_bytes: of them at most; None for half of the memory that is free, divided by the run's processes
+            on this machine.
+        read_ahead: images that each worker reads while it decodes others, with as many threads; None for 8
+            where images lie at the other end of a network, 0 of files.
 
     Raises:
-        UserError: an empty data set, a negative seed, or a batch that does not divide.
+        UserError: an empty data set, a negative seed, a batch that does not divide, or another cache.
         TypeError: an iterable data set.
     """
     world, rank = comm.get_world_size(), comm.get_rank()
@@ -401,13 +406,31 @@ def build_train_loader(
         dicts = [dataset[i] for i in range(len(dataset))]  # type: ignore[arg-type]
         repeated = RepeatedOrder(category_repeat_factors(dicts, repeat_threshold))
         logger.info("repeat factors: %d images make epochs of %d", len(dicts), repeated.length)
+    stream = StreamDataset(dataset, mapper, seed, repeated)
+    if read_ahead is None:
+        read_ahead = _READ_AHEAD if is_remote(str(dataset[0].get("file_name"))) else 0
+    kept = _ram_cache(cache, stream.num_images, cache_bytes)
+    if kept is not None or read_ahead:
+        stream.encoded = EncodedImages(stream.dict_at, sampler.following, kept, read_ahead)
     return TrainLoader(
-        StreamDataset(dataset, mapper, seed, repeated),
+        stream,
         sampler,
+        kept,
         num_workers=num_workers,
         prefetch_factor=prefetch_factor if num_workers else None,
         pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
     )
+
+
+def _ram_cache(cache: str | None, images: int, limit: int | None) -> RamCache | None:
+    if cache is None:
+        return None
+    if cache != "ram":
+        raise UserError(f"cache={cache} must be ram, or left out")
+    if limit is None:
+        limit = free_memory() // 2 // comm.get_local_size()
+    logger.info("encoded images are kept in memory, up to %.1f GiB a process", limit / 2**30)
+    return RamCache(images, limit)
 
 
 class _IndexedDataset(_Mapped):

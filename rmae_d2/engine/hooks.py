@@ -17,7 +17,7 @@ from detectron2.utils.events import EventWriter as MetricWriter
 from fvcore.common.param_scheduler import ParamScheduler
 from torch import nn
 
-from ..data.loader import AnyBatch
+from ..data.loader import AnyBatch, TrainLoader
 from ..events import EventWriter
 from ..visualization.samples import is_kept, keep_sample, sweep_samples
 from .checkpointer import FINAL, Checkpointer
@@ -195,6 +195,41 @@ class WriteMetrics(PeriodicWriter):
             if file not in self._skipped:
                 self._skipped.add(file)
                 self.events.write("skipped", file=file, reason=reason)
+
+
+class NoteCache(HookBase):
+    """The event ``cache`` and a line, after 1, 2, 4, 8 ... epochs and at the end: what the memory is worth.
+
+    Args:
+        loader: with a cache.
+        events: of the run.
+    """
+
+    def __init__(self, loader: TrainLoader, events: EventWriter) -> None:
+        self.loader, self.events = loader, events
+        self._iteration = -1
+
+    def after_step(self) -> None:
+        self._iteration = self.trainer.iter
+        done, size = (self.trainer.iter + 1) * self.loader.total_batch_size, self.loader.epoch_size
+        epochs = done // size
+        if epochs > (done - self.loader.total_batch_size) // size and not epochs & (epochs - 1):
+            self._note()
+
+    def after_train(self) -> None:
+        self._note()
+
+    def _note(self) -> None:
+        assert self.loader.cache is not None
+        counts = self.loader.cache.counts()
+        self.events.write("cache", iteration=self._iteration, **counts)
+        logger.info(
+            "in memory: %d of %d encoded images, %.2f of %.2f GiB%s; %d of %d reads were of these",
+            *(counts["images"], self.loader.dataset_size),
+            *(counts["bytes"] / 2**30, counts["limit"] / 2**30),
+            ", which is full" if counts["full"] else "",
+            *(counts["hits"], counts["hits"] + counts["misses"]),
+        )
 
 
 class Evaluate(EvalHook):

@@ -16,7 +16,9 @@ from urllib.parse import unquote
 from ..annotations.coco import joined
 from ..annotations.reader import slashes
 from ..errors import UserError, examples
+from ..files import exists
 from ..listing import IMAGE_EXTENSIONS, files_below
+from ..remote import absolute, is_remote
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +41,11 @@ def image_files(path: str, names: Sequence[str], root: str | None) -> list[str]:
         root = os.path.expanduser(root)
     candidates = _candidate_folders(path) if root is None else [root]
     few = names[:: -(-len(names) // _TRIED)]
+    if is_remote(candidates[0]):
+        there = (place for place in candidates if any(exists(joined(place, name)) for name in few))
+        if (place := next(there, None)) is None:
+            raise _nowhere(path, names, candidates)
+        return files_in(place, names, path)
     hits = [sum(os.path.exists(os.path.join(place, name)) for name in few) for place in candidates]
     if max(hits):
         # Another copy of the data set, beside this one, may have a photo that has got lost here.
@@ -47,6 +54,8 @@ def image_files(path: str, names: Sequence[str], root: str | None) -> list[str]:
     else:
         meant = [len(_Listing(place, deep=root is not None).meant_by(few)) for place in candidates]
         folder = candidates[meant.index(max(meant))]
+        if not max(meant) and all(is_remote(name) for name in names):
+            return list(names)
         if not max(meant):
             raise _nowhere(path, names, candidates)
     return files_in(folder, names, path)
@@ -130,9 +139,9 @@ def _common_end(name: str, file: str) -> tuple[int, int]:
 
 
 def _nowhere(path: str, names: Sequence[str], candidates: Sequence[str]) -> UserError:
-    tried = "\n  ".join(os.path.abspath(candidate) for candidate in candidates)
+    tried = "\n  ".join(absolute(candidate) for candidate in candidates)
     return UserError(
-        f"{os.path.abspath(path)} names {len(names)} images, such as {names[0]}, but none of those "
+        f"{absolute(path)} names {len(names)} images, such as {names[0]}, but none of those "
         f"tried is in any of\n  {tried}\n{_nearest(names[0], candidates)}"
         "Say where they are with dataset.image_root=/folder"
     )
@@ -147,7 +156,7 @@ def _nearest(name: str, folders: Sequence[str]) -> str:
                 entry: os.path.join(folder, entry) for entry in os.listdir(folder or os.curdir)
             }
     like = difflib.get_close_matches(posixpath.basename(slashes(name)), files, 1)
-    return f"The nearest file is {os.path.abspath(files[like[0]])}. " if like else ""
+    return f"The nearest file is {absolute(files[like[0]])}. " if like else ""
 
 
 def _candidate_folders(path: str) -> list[str]:
@@ -155,14 +164,19 @@ def _candidate_folders(path: str) -> list[str]:
 
     For annotations/instances_train2017.json COCO has train2017, others images/train2017 or images.
     """
-    here = os.path.dirname(path) or os.curdir
+    start, mark, inside = path.rpartition("://")
+    here = os.path.dirname(inside) or os.curdir
     above = os.path.join(here, os.pardir)
-    split = os.path.splitext(os.path.basename(path))[0].split("_")[-1]
+    split = os.path.splitext(os.path.basename(inside))[0].split("_")[-1]
     usual = [
         os.path.normpath(os.path.join(base, part))
         for base in (above, here)
         for part in (split, f"images/{split}", "images", "")
     ]
+    if mark:
+        bucket = here.partition("/")[0]
+        usual = [place for place in (here, *usual) if place.partition("/")[0] == bucket]
+        return list(dict.fromkeys(start + mark + place for place in usual))
     siblings = sorted(os.path.normpath(entry.path) for entry in os.scandir(above) if entry.is_dir())
     return list(dict.fromkeys([os.path.normpath(here), *usual, *siblings]))
 
@@ -195,10 +209,10 @@ def without_absent(
     if not absent:
         return dicts
     first = min(absent)
-    named = os.path.abspath(path) if os.path.exists(path) else path
+    named = absolute(path) if os.path.exists(path) else path
     message = (
         f"{len(absent)} of the {len(dicts)} files that {named} names are absent, "
-        f"such as {examples(os.path.abspath(file) for file in sorted(absent))}"
+        f"such as {examples(absolute(file) for file in sorted(absent))}"
     )
     kept = [sample for sample in dicts if sample["file_name"] not in absent]
     if not kept or len(absent) > allow_missing * len(dicts):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import ImageReadError, UserError
+from ..errors import ImageReadError, RemoteError, UserError
 from ..files import NotAFileError, check_file, opened
 from ..pixels import open_image, upright_rgb
 from .bands import as_bytes, is_tiff, picture_of, read_bands
@@ -161,6 +161,8 @@ def _reading(path: str) -> Iterator[None]:
     """Says of a file what is wrong with it."""
     try:
         yield
+    except RemoteError:  # hiding it behind another image would hide the cause
+        raise
     except OSError as error:
         if error.errno in MACHINE_ERRNOS:
             raise

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import remote
 from ..annotations.coco import read_images
 from ..annotations.entries import Image
 from ..annotations.formats.addresses import address_of, folder_of_split
@@ -13,8 +14,9 @@ from ..annotations.formats.coco_files import json_of
 from ..annotations.formats.recognise import recognise
 from ..errors import UserError, examples
 from ..files import read_text
-from ..listing import IMAGE_EXTENSIONS, files_below
+from ..listing import IMAGE_EXTENSIONS, files_below, is_image
 from ..packed import PackedImages
+from ..remote import absolute, is_remote
 from .image_files import files_in, image_files, without_absent
 from .label_images import label_files
 
@@ -32,7 +34,8 @@ def images_from(
     """Lists images without labels.
 
     Args:
-        root: one of a folder, searched with its sub-folders (links followed, hidden files skipped); a
+        root: one of a folder, also of an object store, searched with its sub-folders (links followed, hidden
+            files skipped); a
             ``.txt`` list, one path a line, absolute or relative to the list's folder; empty lines and lines
             that begin with ``#`` are skipped; a COCO-style ``.json``, of which ``images[].file_name`` (or
             ``coco_url``) is used; or ``[FORMAT:]PATH[#SPLIT]``, a data set that :func:`.recognise` knows.
@@ -81,10 +84,10 @@ def images_from(
 
 def from_folder(folder: str) -> list[dict[str, Any]]:
     """Those of a folder and its sub-folders, sorted; see :func:`images_from`."""
-    paths, _ = files_below(folder)
+    paths = _below_in_store(folder) if is_remote(folder) else files_below(folder)[0]
     if not paths:
         raise UserError(
-            f"no image in {os.path.abspath(folder)} or its sub-folders: looked for files ending in "
+            f"no image in {absolute(folder)} or its sub-folders: looked for files ending in "
             f"{' '.join(sorted(IMAGE_EXTENSIONS))} (in any case)"
         )
     labels = _labels_beside(folder, paths)
@@ -92,6 +95,13 @@ def from_folder(folder: str) -> list[dict[str, Any]]:
         {"file_name": os.path.join(folder, path), "image_id": path}
         for path in paths
         if path not in labels
+    ]
+
+
+def _below_in_store(folder: str) -> list[str]:
+    """As `files_below` has them."""
+    return [
+        name for name in remote.files_below(folder) if is_image(name) and "/." not in f"/{name}"
     ]
 
 
@@ -119,7 +129,7 @@ def _from_text(path: str) -> list[dict[str, Any]]:
     lines = [line.strip() for line in read_text(path).splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
     if not lines:
-        raise UserError(f"{os.path.abspath(path)} names no image: one path a line is expected")
+        raise UserError(f"{absolute(path)} names no image: one path a line is expected")
     files = files_in(folder, lines, path)
     return [{"file_name": file, "image_id": line} for file, line in zip(files, lines, strict=True)]
 

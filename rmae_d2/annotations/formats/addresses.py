@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from ...errors import UserError, did_you_mean
 from ...files import exists
+from ...remote import is_remote
 
 #: Formats by the names that ``format=`` takes.
 NAMES = (
@@ -67,7 +68,9 @@ def split_named(name: str) -> str:
 
 
 def split_folders(path: str) -> dict[str, str]:
-    """Sub-folders of a folder that name a split: the split's own name -> the folder's."""
+    """Sub-folders of a local folder that name a split: the split's own name -> the folder's."""
+    if is_remote(path):
+        return {}
     return splits_in(sorted(entry.name for entry in os.scandir(path) if entry.is_dir()))
 
 

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from ... import packed
 from ...errors import UserError, examples
-from ...files import exists
+from ...files import exists, is_file
 from ...listing import IMAGE_EXTENSIONS, is_image, walk
+from ...remote import absolute, is_remote
 from . import coco_files, hugging_face, labelme, voc, webdataset, yolo
 from .addresses import Address, split_folders
 from .content import Content
@@ -30,6 +31,8 @@ class Format(NamedTuple):
 
 
 def _is_folder_of_images(path: str) -> str:
+    if is_remote(path):
+        return "" if is_file(path) else "a folder of an object store"
     if not os.path.isdir(path):
         return ""
     for parent, files in walk(path):
@@ -125,14 +128,12 @@ def recognise(address: Address) -> Recognised:
     """
     path = address.path
     if not exists(path):
-        raise UserError(f"there is no {os.path.abspath(path)}: looked for\n{LOOKED_FOR}")
+        raise UserError(f"there is no {absolute(path)}: looked for\n{LOOKED_FOR}")
     if address.format is not None:
         return Recognised(address.format, address)
     found = {name: why for name, format in FORMATS.items() if (why := format.why(path))}
     if not found:
-        raise UserError(
-            f"{os.path.abspath(path)} is no data set that is known: looked for\n{LOOKED_FOR}"
-        )
+        raise UserError(f"{absolute(path)} is no data set that is known: looked for\n{LOOKED_FOR}")
     name = next(iter(found))
     others = [other for other in found if other not in (name, "images")]
     _say(name, path, found[name], others)

@@ -3,34 +3,15 @@
 import os
 from collections.abc import Callable
 from functools import partial
-from typing import IO, Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_sem_seg, register_coco_instances, register_coco_panoptic
-from detectron2.utils.file_io import PathManager
-from iopath.common.file_io import PathHandler
 
-from ...members import SCHEMES, container, open_member
+from ...path_handlers import path_manager
 from .fine_grained import FineGrained, Listing, read_cars, read_cub, read_inaturalist
 from .images_only import images_from
 from ..scenes.dataset import panoptic_metadata
 from ..scenes.render import THING_CLASSES
-
-
-class _Members(PathHandler):
-    """For Detectron2's readers: images within other files."""
-
-    def _get_supported_prefixes(self) -> list[str]:
-        return [f"{scheme}://" for scheme in SCHEMES]
-
-    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO[Any]:
-        return open_member(path)
-
-    def _isfile(self, path: str, **kwargs: Any) -> bool:
-        return os.path.isfile(container(path))
-
-    def _exists(self, path: str, **kwargs: Any) -> bool:
-        return os.path.isfile(container(path))
 
 
 def register_all(root: str) -> None:
@@ -92,5 +73,5 @@ def _register_scenes(name: str, root: str, split: str) -> None:
         )
 
 
-PathManager.register_handler(_Members(), allow_override=True)
+path_manager()  # from now on it opens our addresses, too
 register_all(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))

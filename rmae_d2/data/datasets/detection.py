@@ -28,6 +28,7 @@ from ...errors import AnnotationError, UserError, examples
 from ...members import stored_jpeg
 from ...pixels import stored_size, upright_size
 from .fraction import take_fraction
+from ...remote import absolute
 from ...photos.image_files import image_files, without_absent
 
 logger = logging.getLogger(__name__)
@@ -122,7 +123,7 @@ def detection_dataset(
 def own_dataset_name(json: str) -> str:
     """The name in Detectron2's catalogs of own data: their address, with an absolute path."""
     address = address_of(json)
-    return str(address._replace(path=os.path.abspath(address.path)))
+    return str(address._replace(path=absolute(address.path)))
 
 
 def own_labels(
