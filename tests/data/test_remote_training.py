@@ -9,6 +9,7 @@ import torch
 from detectron2.data import DatasetMapper
 from PIL import Image
 
+from rmae_d2 import commands
 from rmae_d2.checkpoint import load_weights
 from rmae_d2.data import images_from
 from rmae_d2.data.datasets import detection_dataset
@@ -166,3 +167,20 @@ def test_weights_and_regions_in_a_store(s3, tmp_path):
     for file in (tmp_path / "store").iterdir():
         s3.upload_file(str(file), "photos", f"store/{file.name}")
     assert RegionStore("s3://photos/store").get("a.jpg") == record
+
+
+def test_packed_shards_in_a_store(runs, s3, tmp_path, metrics):
+    """Images and regions of one folder in a bucket: as from the same shards here."""
+    shards = tmp_path / "shards"
+    words = ["pack", runs.photos, "--output", shards, "--source", "fh", "scales=[100]"]
+    words += ["--max-bytes", "10K", "--workers", "0"]
+    assert commands.run([str(word) for word in words]) == 0
+    assert len(list(shards.glob("*.tar"))) > 1
+    for file in shards.iterdir():
+        s3.put_object(Bucket="photos", Key=f"packed/{file.name}", Body=file.read_bytes())
+    found = []
+    for name, place in (("here", shards), ("there", "s3://photos/packed")):
+        regions = f"dataloader.train.mapper.regions.path={place}"
+        runs.train(tmp_path / name, *STEPS, *root(place), regions)
+        found.append(metrics(tmp_path / name))
+    assert len(found[0]) == 3 and found[0] == found[1]
