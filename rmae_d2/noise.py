@@ -43,7 +43,7 @@ def random_shuffle(seeds_B: Tensor, num_patches: int) -> Tensor:
     """Uniformly random patch order, MAE's masking (section 3 of MAE, 3.2 of R-MAE).
 
     Args:
-        seeds_B: int64, one seed an image.
+        seeds_B: int64, one seed per image.
         num_patches: L.
 
     Returns:

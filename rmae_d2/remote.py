@@ -116,7 +116,7 @@ def files_below(url: str) -> list[str]:
     """
     if EXTRAS[url.partition("://")[0]] == "http":
         raise UserError(
-            f"{url}: a web server lists no folder. Give a .txt with the address of each file, one a line"
+            f"{url}: a web server lists no folder. Give a .txt with the address of each file, one per line"
         )
     folder = url.rstrip("/") + "/"
     found = _asked(folder, lambda fs: fs._find(folder), limited=False)

@@ -374,7 +374,7 @@ def test_costs_are_those_of_the_docs(row):
     assert row["GMACs"] == f"{sum(found.macs.values()) / 1e9:.3f}"
     for part, macs in found.macs.items():
         assert row.get(part, "0.000") == f"{macs / 1e9:.3f}", part
-    assert row["MiB an image"] == f"{found.activation_bytes / 2**20:.1f}"
+    assert row["MiB per image"] == f"{found.activation_bytes / 2**20:.1f}"
 
 
 SWEEP = {"length": "pretrain/rmae_vitb.py"} | {
@@ -393,7 +393,7 @@ def test_costs_of_more_regions(variant):
         )
         found = analyze(lambda cfg=cfg: instantiate(cfg.model), K)
         assert rows[K][variant] == f"{sum(found.macs.values()) / 1e9:.3f}"
-        assert rows[K][f"{variant}, MiB an image"] == f"{found.activation_bytes / 2**20:.1f}"
+        assert rows[K][f"{variant}, MiB per image"] == f"{found.activation_bytes / 2**20:.1f}"
     slope = {K: (float(rows[K][variant]) - float(rows[1][variant])) / (K - 1) for K in (8, 32)}
     assert slope[8] == pytest.approx(slope[32], abs=2e-4)
     assert slope[32] == pytest.approx(

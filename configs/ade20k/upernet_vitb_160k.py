@@ -5,8 +5,8 @@ Command:     rmae-d2 train --config-file configs/ade20k/upernet_vitb_160k.py --n
 Mean of 3:   rmae-d2 sweep --config-file configs/ade20k/upernet_vitb_160k.py --num-gpus 8 --seeds 3
              --output output/upernet_vitb_160k_seeds train.init_checkpoint=PRETRAINED
 Data:        ADEChallengeData2016 as it is published, under DETECTRON2_DATASETS.
-Batch, GPUs: 16 images a step, 2 a GPU on 8; on fewer, more a GPU, or train.grad_accum=N (batch norms then see
-             the images of one micro-batch only). 160,000 * 16 / 20,210 images = 127 epochs.
+Batch, GPUs: 16 images per step, 2 per GPU on 8; on fewer, more per GPU, or train.grad_accum=N (batch norms
+             then see the images of one micro-batch only). 160,000 * 16 / 20,210 images = 127 epochs.
 Published:   MAE table 5 | ADE20K, ViT-B | 48.1 mIoU (published); mmsegmentation's copy 48.13, multi-scale and
                mirrored 48.70 (published there)
              R-MAE table 5 | ADE20K, means of three runs | 47.5 mIoU, 1600 epochs; 46.6, 800 (from memory)

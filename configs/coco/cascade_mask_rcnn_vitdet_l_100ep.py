@@ -3,7 +3,7 @@
 Command:     rmae-d2 train --num-gpus 8
              --config-file configs/coco/cascade_mask_rcnn_vitdet_l_100ep.py
              train.init_checkpoint=PRETRAINED; the default is what configs/pretrain/rmae_vitl.py leaves.
-Batch, GPUs: 64 images a step; published: 64 GPUs with one each. On 8 GPUs add train.grad_accum=8.
+Batch, GPUs: 64 images per step; published: 64 GPUs with one each. On 8 GPUs add train.grad_accum=8.
 Schedule:    as Mask R-CNN: 184,375 steps * 64 images / 118,000 images = 100 epochs.
 Published:   ViTDet table 5 | Cascade Mask R-CNN, ViT-L, MAE on ImageNet-1k | 57.6 / 50.0 (published,
                Detectron2's ViTDet)

@@ -3,7 +3,7 @@
 Command:     rmae-d2 train --num-gpus 8 --config-file configs/coco/mask_rcnn_vitdet_b_100ep.py
              train.init_checkpoint=PRETRAINED, in any format of load_weights; the default is what
              configs/pretrain/rmae_vitb.py leaves. From random weights: train.init_checkpoint=
-Batch, GPUs: 64 images a step; published: 64 GPUs with one each. On 8 GPUs add train.grad_accum=8 for one
+Batch, GPUs: 64 images per step; published: 64 GPUs with one each. On 8 GPUs add train.grad_accum=8 for one
              image a GPU at a time. One card: see mask_rcnn_vitdet_b_1x_small.py.
 Schedule:    100 epochs = 184,375 steps * 64 images / 118,000 images; rate / 10 at 163,889 and 177,546.
 Published:   ViTDet table 5 | Mask R-CNN, ViT-B, MAE on ImageNet-1k | 51.6 / 45.9 (published; std of five

@@ -5,7 +5,7 @@ Command:     rmae-d2 train --config-file configs/coco/mask_rcnn_vitdet_b_1x_smal
              data in COCO's format, whose number of classes the model follows:
              dataloader.train.dataset.json=train.json dataloader.train.dataset.root=IMAGES
              dataloader.test.dataset.json=val.json dataloader.test.dataset.root=IMAGES train.max_iter=N
-Batch, GPUs: 16 images a step, as 8 micro-batches of 2 whose activations are computed again. Where memory is
+Batch, GPUs: 16 images per step, as 8 micro-batches of 2 whose activations are computed again. Where memory is
              left, train.grad_accum=4; where it is short, model.backbone.net.img_size=512. The rate for other
              batches: 1e-4 * sqrt(images / 64), a rule of thumb for AdamW.
 Schedule:    12 epochs = 88,500 steps * 16 images / 118,000 images; rate / 10 at 8/9 and 26/27 of

@@ -3,7 +3,7 @@
 Command:     rmae-d2 train --num-gpus 8 --config-file configs/coco/mask_rcnn_vitdet_h_75ep.py
              train.init_checkpoint=PRETRAINED. The default is MAE's ViT-H, fetched from Detectron2's storage:
              MAE trained with patches of 14 pixels; that file has them at 16.
-Batch, GPUs: 64 images a step; published: 64 GPUs with one each. On 8 GPUs add train.grad_accum=8, and
+Batch, GPUs: 64 images per step; published: 64 GPUs with one each. On 8 GPUs add train.grad_accum=8, and
              train.activation_checkpointing=true below 40 GB.
 Schedule:    75 epochs = 138,281 steps * 64 images / 118,000 images; rate / 10 at 122,916 and 133,159. The
              warm-up is the same share of the run as ViT-B's, 187 steps, as published.

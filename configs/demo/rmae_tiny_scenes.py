@@ -2,7 +2,7 @@
 
 Command:     rmae-d2 scenes --output datasets/scenes
              rmae-d2 train --config-file configs/demo/rmae_tiny_scenes.py
-Batch:       32 images a step, 450 steps = 16 epochs of 900 images.
+Batch:       32 images per step, 450 steps = 16 epochs of 900 images.
 """
 
 from ..pretrain.rmae_vitb import dataloader, lr_multiplier, model, optimizer, train

@@ -3,7 +3,7 @@
 Command:     rmae-d2 train --config-file configs/finegrained/cub.py
              train.init_checkpoint=WEIGHTS (ours, MAE's, timm's or Hugging Face's)
 Data:        $DETECTRON2_DATASETS/CUB_200_2011/, the release as it is; boxes and parts are not used.
-Batch, GPUs: 128 images a step on one GPU; the rate follows the batch, base 5e-4 per 256 images, so 2.5e-4.
+Batch, GPUs: 128 images per step on one GPU; the rate follows the batch, base 5e-4 per 256 images, so 2.5e-4.
 Schedule:    100 epochs = 4,683 updates * 128 images / 5,994 images; warm-up 5 epochs, half a cosine to 1e-6.
 Published:   AutoMAE fine-grained | CUB-200-2011 | not found; better than MAE's and SemMAE's (second-hand)
 Differs:     MAE's or AutoMAE's recipe is not published. This is ImageNet's, imagenet/finetune_vitb.py,

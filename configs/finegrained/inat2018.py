@@ -3,7 +3,7 @@
 Command:     rmae-d2 train --config-file configs/finegrained/inat2018.py --num-gpus 8
              train.init_checkpoint=WEIGHTS (ours, MAE's, timm's or Hugging Face's)
 Data:        $DETECTRON2_DATASETS/inaturalist_2018/ with train2018.json, val2018.json and train_val2018/.
-Batch, GPUs: 1024 images a step, as imagenet/finetune_vitb.py.
+Batch, GPUs: 1024 images per step, as imagenet/finetune_vitb.py.
 Schedule:    100 epochs = 42,726 updates * 1024 images / 437,513 images; warm-up 5 epochs.
 Published:   MAE table 6 | iNaturalist 2018, ViT-B | 75.4 top-1 (published)
              AutoMAE fine-grained | iNaturalist, of which year is not known | not found

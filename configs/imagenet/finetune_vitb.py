@@ -2,7 +2,7 @@
 
 Command:     rmae-d2 train --config-file configs/imagenet/finetune_vitb.py --num-gpus 8
              train.init_checkpoint=WEIGHTS (ours, MAE's, timm's or Hugging Face's)
-Batch, GPUs: 1024 images a step, 128 a GPU on 8; on fewer or smaller GPUs add train.grad_accum=N, or lower
+Batch, GPUs: 1024 images per step, 128 per GPU on 8; on fewer or smaller GPUs add train.grad_accum=N, or lower
              dataloader.train.total_batch_size: the learning rate follows, base 5e-4 per 256 images.
 Schedule:    100 epochs = 125,114 updates * 1024 images / 1,281,167 images; warm-up 5 epochs, half a cosine
              down to 1e-6.

@@ -3,7 +3,7 @@
 Command:     rmae-d2 train --config-file configs/imagenet/linear_vitb_10pct.py --num-gpus 8
              train.init_checkpoint=WEIGHTS
 Data:        as finetune_vitb_10pct.py.
-Batch, GPUs: 1600 images a step, 200 a GPU on 8.
+Batch, GPUs: 1600 images per step, 200 per GPU on 8.
 Schedule:    90 epochs = 7,207 updates * 1600 images / 128,117 images; warm-up 10 epochs.
 Published:   nothing: no linear probe of MAE, R-MAE or AutoMAE with few labels is known to us.
 Differs:     as linear_vitb_1pct.py; the rule for batches would give a rate of 0.6.

@@ -3,7 +3,7 @@
 Command:     rmae-d2 train --num-gpus 8
              --config-file configs/lvis/cascade_mask_rcnn_vitdet_l_100ep.py
              train.init_checkpoint=PRETRAINED; the default is what configs/pretrain/rmae_vitl.py leaves.
-Batch, GPUs: 64 images a step; published: 64 GPUs with one each. On 8 GPUs add train.grad_accum=8.
+Batch, GPUs: 64 images per step; published: 64 GPUs with one each. On 8 GPUs add train.grad_accum=8.
 Schedule:    as Mask R-CNN: 156,250 steps * 64 images / 100,000 images = 100 epochs.
 Published:   ViTDet table 10 | LVIS, Cascade Mask R-CNN, ViT-L | 49.2 / 44.5 (published, Detectron2's ViTDet)
 Note:        R-MAE has no Cascade numbers. The std of five seeds of Mask R-CNN with ViT-B is 0.30

@@ -2,7 +2,7 @@
 
 Command:     rmae-d2 train --num-gpus 8 --config-file configs/lvis/mask_rcnn_vitdet_l_100ep.py
              train.init_checkpoint=PRETRAINED; the default is what configs/pretrain/rmae_vitl.py leaves.
-Batch, GPUs: 64 images a step; published: 64 GPUs with one each. On 8 GPUs add train.grad_accum=8.
+Batch, GPUs: 64 images per step; published: 64 GPUs with one each. On 8 GPUs add train.grad_accum=8.
 Schedule:    as ViTDet-B: 156,250 steps * 64 images / 100,000 images = 100 epochs.
 Published:   ViTDet table 10 | LVIS, Mask R-CNN, ViT-L | 46.1 / 43.5 (published); 46.1 / 43.6 (Detectron2's
                ViTDet)

@@ -2,7 +2,7 @@
 
 Command:     rmae-d2 train --config-file configs/pretrain/automae_vitb_imagenet.py --num-gpus 8
              model.masking.generator.scorer.weights=mae_pretrain_vit_base.pth
-Batch, GPUs: 4096 images a step, published as 8 GPUs * 64 images * train.grad_accum=8.
+Batch, GPUs: 4096 images per step, published as 8 GPUs * 64 images * train.grad_accum=8.
 Schedule:    800 epochs = 250,228 updates * 4096 images / 1,281,167 images; warm-up 40 of 800 epochs.
 Scorer:      MAE's ViT-B of 800 epochs in the paper; any ViT-B/16 fits, DINO's or timm's too.
 Published:   AutoMAE ImageNet | linear probe | 66.7 top-1 (published code's README); MAE 63.7, SemMAE 65.0

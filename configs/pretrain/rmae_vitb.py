@@ -1,7 +1,7 @@
 """R-MAE ViT-B/16 on COCO train2017, the paper's main recipe.
 
 Command:     rmae-d2 train --config-file configs/pretrain/rmae_vitb.py --num-gpus 8
-Batch, GPUs: 4096 images a step, 512 a GPU on 8; on fewer or smaller GPUs add train.grad_accum=N, or lower
+Batch, GPUs: 4096 images per step, 512 per GPU on 8; on fewer or smaller GPUs add train.grad_accum=N, or lower
              dataloader.train.total_batch_size: the learning rate follows, base 1e-4 per 256 images.
 Schedule:    4000 epochs = 115,515 updates * 4096 images / 118,287 images; warm-up 1/12 of it.
 Regions:     FH at scales 500, 1000, 1500, 8 an image, computed at first sight (0.06 s an image and core with

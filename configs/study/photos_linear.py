@@ -1,7 +1,7 @@
 """Linear probe and k-NN of the study on photographs: linear.py on ADE20K's.
 
 Command:     as photos.py
-Batch:       4 crops of 224 pixels a step, 60 steps = 30 epochs of 8 photos.
+Batch:       4 crops of 224 pixels per step, 60 steps = 30 epochs of 8 photos.
 Measured:    docs/study/photos.md.
 """
 

@@ -3,7 +3,7 @@
 Command:     rmae-d2 study configs/study/scenes.py
              or this alone: rmae-d2 scenes --output datasets/study/scenes --num-train 8000 --num-val 500
              --seed 20; DETECTRON2_DATASETS=datasets/study rmae-d2 train --config-file configs/study/rmae.py
-Batch:       64 views of 96 pixels a step, 8 x 8 patches of 12; 1500 steps = 96,000 views.
+Batch:       64 views of 96 pixels per step, 8 x 8 patches of 12; 1500 steps = 96,000 views.
 Sizes:       the paper's in proportion: the encoder has a quarter of ViT-B's width and half of its depth, the
              region branch a third of the encoder's width (in the paper a sixth).
 Measured:    docs/study.md.

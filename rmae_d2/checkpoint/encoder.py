@@ -89,7 +89,7 @@ def load_encoder(
 
     Args:
         weights: anything that :func:`load_weights` takes.
-        num_heads: which no tensor tells; None for that of the plain ViT of this width, 64 channels a head.
+        num_heads: which no tensor tells; None for that of the plain ViT of this width, 64 channels per head.
         window: side in patches, and the blocks with windows; None for what the file tells.
 
     Returns:

@@ -233,7 +233,7 @@ def _fit_patch_embed(kernel: Tensor, shape: Sequence[int]) -> tuple[Tensor, str]
     done = []
     kernel = kernel.float()
     if list(kernel.shape[2:]) != size:
-        done.append(f"{kernel.shape[2]} -> {size[0]} pixels a side, by FlexiViT's pseudo-inverse")
+        done.append(f"{kernel.shape[2]} -> {size[0]} pixels per side, by FlexiViT's pseudo-inverse")
         kernel = resample_patch_embed(kernel, size)
     given = kernel.shape[1]
     if given != channels:

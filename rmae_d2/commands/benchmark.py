@@ -7,7 +7,7 @@
     rmae-d2 benchmark vitdet --batch 4 --precision bf16
     rmae-d2 benchmark regions                FH, its memory, records, and what COCO and ImageNet cost
     rmae-d2 benchmark regions --images /photos
-    rmae-d2 benchmark loader                 a data-loading worker, images a second and bytes a sample
+    rmae-d2 benchmark loader                 a data-loading worker, images per second and bytes per sample
     rmae-d2 benchmark index --images 10000 10000000     packed shards as images become many
     rmae-d2 benchmark startup                what commands cost before they do anything, in CPU seconds
 
@@ -56,7 +56,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--clock", choices=CLOCKS, default="wall", help=what)
 
     regions = commands.add_parser("regions", help="FH's time and memory, records, whole data sets")
-    loader = commands.add_parser("loader", help="a worker's images a second")
+    loader = commands.add_parser("loader", help="a worker's images per second")
     for command in (regions, loader):
         add = command.add_argument
         add("--images", help="a folder, a .txt list or a COCO json of photographs")

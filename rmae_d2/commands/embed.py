@@ -3,7 +3,7 @@
     rmae-d2 embed PHOTOS --output features.parquet
     rmae-d2 embed PHOTOS --output features.parquet --weights output/rmae --size 224 --patches
 
-A row an image, in the photos' order: image_id, file_name, height, width, and features, the mean of the
+A row per image, in the photos' order: image_id, file_name, height, width, and features, the mean of the
 encoder's patches without the cls token, float32. --patches adds these themselves, float16, in raster order:
 as many times larger as an image has patches. How they were made stands in the table's metadata ("rmae_d2").
 

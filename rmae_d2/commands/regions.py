@@ -53,7 +53,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def job_arguments(parser: argparse.ArgumentParser) -> None:
     """What all commands that make shards take."""
     add = parser.add_argument
-    what = "processes (default: one a core, or one a GPU for sam; 0: none)"
+    what = "processes (default: one per core, or one per GPU for sam; 0: none)"
     add("--workers", type=options.integer(NOT_NEGATIVE), help=what)
     add(
         "--shard-index",

@@ -2,7 +2,7 @@ r"""Draws the masks that a pre-training model chooses for photos, and what it pr
 
     rmae-d2 visualize masking --weights output/automae_vitb_coco/model_final.pth --input PHOTOS
 
-A row a photo: the image, for a learned policy the probability with which each patch is marked for hiding
+A row per photo: the image, for a learned policy the probability with which each patch is marked for hiding
 (white is the image's own highest, black 0), what stays visible, the pixels predicted, and some regions where
 the model has them.
 """

@@ -15,7 +15,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("runs", metavar="RUN_DIR", type=Path, nargs="+", help="train.output_dir")
     add("--metric", nargs="+", default=["bbox/AP", "segm/AP"], help="results, or values of steps")
-    add("--labels", nargs="+", help="one a run; runs of the same label share a colour")
+    add("--labels", nargs="+", help="one per run; runs of the same label share a colour")
     options.output(parser, "metrics.png", "runs", folder=False)
 
 

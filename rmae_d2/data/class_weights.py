@@ -32,7 +32,7 @@ class FederatedClassWeights:
     power: float = 0.5
 
     def __call__(self) -> Tensor:
-        """The weights, float32 (classes,); UserError where the images a class are not known."""
+        """The weights, float32 (classes,); UserError where the images per class are not known."""
         counts = (
             self._registered_counts() if self.json is None else json_facts(self.json).image_counts
         )
@@ -50,5 +50,5 @@ class FederatedClassWeights:
             return json_facts(metadata.json_file).image_counts
         raise UserError(
             f"federated loss: {name} has neither class_image_count nor json_file in its metadata, so the "
-            "images a class are not known"
+            "images per class are not known"
         )

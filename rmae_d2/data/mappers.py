@@ -54,7 +54,7 @@ class RegionDatasetMapper:
         Args:
             augmentations: applied to the image and, the same, to its regions.
             regions: source, called with the dataset dict and the whole image; None for MAE.
-            num_regions: K, regions a sample (8 in the paper).
+            num_regions: K, regions per sample (8 in the paper).
             replacement: draw each region among all of them, so that one may come twice, which the paper's
                 words allow; the published code does not.
             min_patches: drop regions that touch fewer patches of the crop; 2 is the reference code's

@@ -298,7 +298,7 @@ def check_flags(start: Start | None, args: argparse.Namespace) -> None:
     if local_size > gpus and not (start is not None and gpus == 1 and "SLURM_PROCID" in os.environ):
         what = f"{start.launcher}: {local_size} processes" if start else f"--num-gpus {local_size}"
         raise UserError(
-            f"{what} on a machine with {gpus} GPU{'s' if gpus > 1 else ''}: one process a GPU, or "
+            f"{what} on a machine with {gpus} GPU{'s' if gpus > 1 else ''}: one process per GPU, or "
             "train.device=cpu"
         )
 

@@ -34,7 +34,7 @@ _OF_MASKING = (
 class StepWriter(MetricWriter):
     """The event ``step`` of each logged step, and a line of it for people.
 
-    The line has iteration, time left, losses, images a second, MFU, waiting for data, rate and memory. The
+    The line has iteration, time left, losses, images per second, MFU, waiting for data, rate and memory. The
     values are those of metrics.json and TensorBoard, evaluations apart, which have events of their own.
 
     Args:

@@ -298,7 +298,7 @@ def _frequency_table(
 def _class_rows(
     curves: Curves, counts_KA: NDArray[np.int64], truth: GroundTruth, frequencies: list[str] | None
 ) -> list[dict[str, Any]]:
-    """One row a class, with its id, instances and metrics."""
+    """One row per class, with its id, instances and metrics."""
     rows = []
     for k, (name, identifier) in enumerate(zip(truth.names, truth.category_ids, strict=True)):
         row: dict[str, Any] = {"category": name, "id": identifier}

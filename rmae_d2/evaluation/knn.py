@@ -41,7 +41,7 @@ def knn_votes(
     Args:
         queries_QD, bank_ND: normalised features, any float type; computed with in float32.
         labels_N: classes of the bank, int64 in [0, num_classes).
-        k: voters a query; all where there are fewer.
+        k: voters per query; all where there are fewer.
         own_Q: int64 places of the queries in the bank, where they must not vote for themselves.
         bank_chunk: voters compared at a time, which bounds memory to Q * bank_chunk scores.
 

@@ -84,8 +84,8 @@ def load_models(
     Args:
         weights: files of any kind that :func:`rmae_d2.checkpoint.load_weights` takes.
         names: see :func:`.names_of`.
-        num_heads: of all of them; None for what config.yaml says, else 64 channels a head.
-        normalizations: keys of :data:`NORMALIZATIONS`, one a file, or one for all.
+        num_heads: of all of them; None for what config.yaml says, else 64 channels per head.
+        normalizations: keys of :data:`NORMALIZATIONS`, one per file, or one for all.
 
     Raises:
         CheckpointError: for a file that is missing, no plain ViT, or does not tell its number of heads.
@@ -187,7 +187,7 @@ def draw_attention_pictures(
     side: int | None = None,
     tile: int = 320,
 ) -> list[Path]:
-    """Draws one picture a photo: a row a query and one of features, a column a model.
+    """Draws one picture a photo: a row a query and one of features, a column per model.
 
     Args:
         output: folder for the PNGs, named as the photos.

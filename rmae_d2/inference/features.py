@@ -56,7 +56,7 @@ def features(
         normalization: a key of :data:`NORMALIZATIONS`; None for the model's own, a bare ViT's is ImageNet's.
 
     Returns:
-        one a block: ``patches``, and ``cls_token`` (B, D) or None; floats on the model's device.
+        one per block: ``patches``, and ``cls_token`` (B, D) or None; floats on the model's device.
 
     Raises:
         UserError: images of several sizes, not of 0 to 255, or of other channels than the model's; a block

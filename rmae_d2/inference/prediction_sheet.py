@@ -27,7 +27,7 @@ _SCORE, _LEAST = 0.5, 3
 def draw_few_predictions(
     cfg: DictConfig, model: nn.Module, files: Sequence[str], part: str
 ) -> Picture:
-    """Draws a detector's or segmentor's predictions beside their photos, a row a photo.
+    """Draws a detector's or segmentor's predictions beside their photos, a row per photo.
 
     Args:
         cfg: of the model, with ``dataloader.test.mapper``.

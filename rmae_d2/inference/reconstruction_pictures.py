@@ -229,7 +229,7 @@ def draw_masking(
     max_images: int = 8,
     seed: int = 0,
 ) -> Path:
-    """Draws one sheet, a row a photo: image, mask probability where the policy has one, mask, predictions.
+    """Draws one sheet, a row per photo: image, mask probability where the policy has one, mask, predictions.
 
     Photos pass through the config's test mapper, so they are cropped as in evaluation; regions are made only
     where the model or its policy looks at them.

@@ -540,7 +540,7 @@ class _Known:
 def _labels(labels: ArrayLike | None, count: int) -> NDArray:
     values = np.ones(count) if labels is None else np.asarray(labels)
     if values.shape != (count,):
-        raise UserError(f"{count} points with labels of shape {values.shape}: one a point")
+        raise UserError(f"{count} points with labels of shape {values.shape}: one per point")
     if not np.isin(values, (0, 1)).all():
         raise UserError("labels are 1 (in the region) or 0 (outside)")
     return np.where(values, INSIDE, OUTSIDE)

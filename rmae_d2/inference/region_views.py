@@ -1,7 +1,7 @@
 """An image as a pixel encoder of one size takes it, and region maps completed from visible patches of it.
 
 Letters: H W pixels of the image, P patch side, Gh Gw grid over the whole image, K prompts, L patches of a
-view, V visible ones, D width, N views, X values a patch.
+view, V visible ones, D width, N views, X values per patch.
 """
 
 import copy

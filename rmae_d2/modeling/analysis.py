@@ -50,7 +50,7 @@ class Analysis:
 
 
 def analyze(build: Callable[[], RMAE], num_regions: int = 8) -> Analysis:
-    """Costs of the model that ``build`` makes, called where tensors have no values; K regions an image."""
+    """Costs of the model that ``build`` makes, called where tensors have no values; K regions per image."""
     with torch.device("meta"):
         model = build().train()
         with count_by_part(model, PARTS) as flops:
@@ -85,7 +85,7 @@ def parts_table(analysis: Analysis) -> str:
         for part, (parameters, macs) in costs.items()
         if parameters or macs
     ]
-    memory = f"Activations kept for the backward pass, float32: {_mib(analysis)} MiB an image."
+    memory = f"Activations kept for the backward pass, float32: {_mib(analysis)} MiB per image."
     return f"{table(('part', 'parameters, M', 'GMACs', '%'), rows)}\n\n{memory}"
 
 
@@ -93,7 +93,7 @@ def comparison_table(models: dict[str, Analysis]) -> str:
     """Several models as a Markdown table, the first of which the others are compared with."""
     first = sum(next(iter(models.values())).macs.values())
     parts = [part for part in PARTS if any(analysis.macs[part] for analysis in models.values())]
-    header = ("model", "parameters, M", "GMACs", "against the first", *parts, "MiB an image")
+    header = ("model", "parameters, M", "GMACs", "against the first", *parts, "MiB per image")
     rows = [
         (
             name,

@@ -1,6 +1,6 @@
 """The two reconstruction losses, over hidden patches only (R-MAE, section 3; MAE, section 3).
 
-Letters: B images, K regions, N hidden patches, X values a patch.
+Letters: B images, K regions, N hidden patches, X values per patch.
 """
 
 import torch

@@ -1,7 +1,7 @@
 """Images as patches: cutting, putting together, and where each patch sits.
 
 Letters: B images, K regions, L patches, P patch side, C channels, D width, H W pixels, Gh Gw grid,
-X values a patch.
+X values per patch.
 """
 
 import torch

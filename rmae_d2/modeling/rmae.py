@@ -4,7 +4,7 @@ The journey: patchify -> mask -> encode visible pixels -> decode regions -> deco
 Both branches are optional: without a region branch this is MAE, without a pixel decoder RAE.
 
 Letters: B images, C channels, H W pixels, L patches, V visible patches, N hidden patches, K regions,
-P patch side, X values a patch. Masks: True = hidden.
+P patch side, X values per patch. Masks: True = hidden.
 
 Reference: Nguyen, Aggarwal, Li, Oswald, Kirillov, Snoek, Chen, "R-MAE: Regions Meet Masked Autoencoders",
 ICLR 2024.
@@ -69,7 +69,7 @@ class RMAE(HubModel, nn.Module):
             ``region_to_pixel``: it gets zeros, and the pixel decoder gets the encoded regions as further
             tokens. ``both``: each gets the other's.
         region_dropout: train with the first 1 to K regions of a batch, see :func:`drop_regions`.
-        pixel_mean, pixel_std: of the images in the unit that the loader delivers (0-255), one a channel.
+        pixel_mean, pixel_std: of the images in the unit that the loader delivers (0-255), one per channel.
     """
 
     pixel_mean: Tensor

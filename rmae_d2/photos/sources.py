@@ -36,7 +36,7 @@ def images_from(
     Args:
         root: one of a folder, also of an object store, searched with its sub-folders (links followed, hidden
             files skipped); a
-            ``.txt`` list, one path a line, absolute or relative to the list's folder; empty lines and lines
+            ``.txt`` list, one path per line, absolute or relative to the list's folder; empty lines and lines
             that begin with ``#`` are skipped; a COCO-style ``.json``, of which ``images[].file_name`` (or
             ``coco_url``) is used; or ``[FORMAT:]PATH[#SPLIT]``, a data set that :func:`.recognise` knows.
             Of a folder with labels, neither of whose splits is named, all images are taken.

@@ -49,7 +49,7 @@ class SegmentGraph:
 
 
 def segment_graph(image_HWC: NDArray[np.uint8]) -> SegmentGraph:
-    """The graph of an image uint8 (H, W, C), of at most ``LONGEST_SIDE`` pixels a side."""
+    """The graph of an image uint8 (H, W, C), of at most ``LONGEST_SIDE`` pixels per side."""
     image = _reduced(image_HWC)
     labels = felzenszwalb(image, [_SCALE])[0].astype(np.int64)
     areas = np.bincount(labels.ravel()).astype(np.float64)

@@ -33,11 +33,11 @@ _MEANINGS = {
     "chosen_foreground": "share of the mask generator's probability on objects",
     "hidden_foreground": "share of hidden patches on objects",
     "all_foreground": "share of all patches on objects",
-    "images_per_second": "images a second",
+    "images_per_second": "images per second",
     "data_wait": "waiting for images, share of the time",
     "mfu": "model FLOPs utilisation, share of the device's peak",
     "memory_mib": "peak memory in MiB",
-    "time": "seconds an iteration",
+    "time": "seconds per iteration",
 }
 
 #: Said otherwise on the page, or of no use after the run.
@@ -178,7 +178,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         name = f"wall time from iteration {first}" if first else "wall time"
         facts.append((name, _duration(seconds)))
     if setup := _last_said(run.trained, "setup"):
-        facts.append(("images a step", str(setup.get("images_a_step"))))
+        facts.append(("images per step", str(setup.get("images_a_step"))))
         facts.append(("device", f"{setup.get('device')}, {setup.get('precision')}"))
     facts.append(("started", run.starts[0].date if run.starts else _ABSENT))
     return facts

@@ -37,7 +37,7 @@ def draw_loss_curve(folder: str | Path, path: str | Path) -> Path:
 def draw_metrics(
     runs: Sequence[tuple[str, str | Path]], names: Sequence[str], path: str | Path
 ) -> Path:
-    """Draws values of several runs over iterations, as a PNG: one panel a name, one line a run.
+    """Draws values of several runs over iterations, as a PNG: one panel per name, one line per run.
 
     Args:
         runs: label and folder of each; runs of one label, such as seeds, share a colour.

@@ -23,7 +23,7 @@ _MIN_WIDTH = 112  # of a tile, for its title
 def draw_reconstructions(
     samples: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]], max_regions: int = 3
 ) -> NDArray[np.uint8]:
-    """Draws samples and an RMAE's evaluation outputs, a row a sample.
+    """Draws samples and an RMAE's evaluation outputs, a row per sample.
 
     A row has the image, the mask probability (of a masking policy that learned one), the masked image and the
     pixels predicted; then for a few regions: region, masked region, predicted region.
@@ -31,7 +31,7 @@ def draw_reconstructions(
     Args:
         samples: as the mapper gives them, ``image`` (C, H, W); of other than three channels, or of floats,
             three are shown, see :func:`.picture_of`.
-        outputs: of the model in evaluation mode, one a sample.
+        outputs: of the model in evaluation mode, one per sample.
         max_regions: how many regions of a sample to show; the largest, which say most.
 
     Returns:

@@ -216,7 +216,7 @@ def test_a_patch_embedding_for_another_patch_size_answers_an_enlarged_image_alik
         large, {k: v for k, v in small.state_dict().items() if "backbone" in k}
     )
     assert (
-        "resampled: backbone.net.patch_embed.proj.weight: 6 -> 8 pixels a side, by FlexiViT's"
+        "resampled: backbone.net.patch_embed.proj.weight: 6 -> 8 pixels per side, by FlexiViT's"
         in str(report)
     )
     patch = torch.randn(5, 3, 6, 6)
@@ -257,7 +257,7 @@ def test_decoders_for_other_patches_are_new(make_rmae):
     model = make_rmae(patch_size=4, img_size=(16, 16), in_chans=2)
     before = snapshot(model)
     report = load_pretrained(model, make_rmae().state_dict())
-    assert "8 -> 4 pixels a side" in str(report) and "3 -> 2 channels" in str(report)
+    assert "8 -> 4 pixels per side" in str(report) and "3 -> 2 channels" in str(report)
     new = [key for key in report.new if torch.equal(model.state_dict()[key], before[key])]
     assert new == report.new
     assert {"pixel_decoder.pred.weight", "pixel_decoder.pred.bias"} <= set(new)

@@ -5,7 +5,7 @@ def test_one_model_with_an_override(cli):
     given = ("--config-file", "pretrain/rmae_vitb.py", "model.region_branch.neck_depth=8")
     code, out, error = cli("analyze", *given)
     assert code == 0, error
-    assert "| all | 113.738 | 10.24" in " ".join(out.split()) and "MiB an image" in out
+    assert "| all | 113.738 | 10.24" in " ".join(out.split()) and "MiB per image" in out
 
 
 def test_table(cli):

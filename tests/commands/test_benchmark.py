@@ -17,7 +17,7 @@ from rmae_d2.config import get_config
 from tests.helpers import HUNG
 
 MB = 2**20
-COLUMNS = ("s", "images/s", "GFLOP an image", "MFU", "saved activations, MiB", "GPU memory, MiB")
+COLUMNS = ("s", "images/s", "GFLOP per image", "MFU", "saved activations, MiB", "GPU memory, MiB")
 COLUMNS += ("time / MAE", "plain / time")
 needs_linux = pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="peaks of memory are known on Linux only"
@@ -100,7 +100,7 @@ def test_step(tmp_path, make_photos):
         seconds, rate = float(row["s"]), float(row["images/s"])
         assert rate == pytest.approx(2 / seconds, rel=0.01)
         mfu = float(row["MFU"].rstrip("%")) / 100
-        assert mfu == pytest.approx(float(row["GFLOP an image"]) * rate / 500, abs=2e-3)
+        assert mfu == pytest.approx(float(row["GFLOP per image"]) * rate / 500, abs=2e-3)
     saved = {name: int(row["saved activations, MiB"]) for name, row in cells.items()}
     assert saved["MAE"] < saved["R-MAE"] < saved["R-MAE, plain"] < 2 * saved["R-MAE"]
 

@@ -275,7 +275,7 @@ def test_errors_are_one_message_and_exit_code_1(photos, tmp_path, capsys):
         (["--output", str(store), "--verify"], "it is no region store"),
         (["--output", str(used), "scales=[20]"], "need --source"),
         (fh(photos, used, "sigma=0.5"), "sigma=0.8 there, 0.5 here"),
-        (fh(photos, used, "--images-per-shard", "2"), "3 images a shard there, 2 here"),
+        (fh(photos, used, "--images-per-shard", "2"), "3 images per shard there, 2 here"),
         (fh(photos, tmp_path / "file"), "file is a file, where a folder is needed"),
         (fh(tmp_path / "absent", store), "there is no .*absent"),
         (fh(photos, store, "--shard-index", "2", "--num-shards", "2"), "--shard-index 2"),

@@ -62,7 +62,7 @@ def test_an_interrupted_job_is_requeued_and_finishes(runs, tmp_path, gpus):
     first = int(re.search(r"resumed at iteration (\d+) from", text)[1])
     assert 0 < first < 60
     if gpus == 2:
-        assert "started by submitit on this machine: rank 0 of 2, 2 a machine" in text
+        assert "started by submitit on this machine: rank 0 of 2, 2 per machine" in text
     one, other = (torch.load(x / "model_final.pth", weights_only=True) for x in (whole, out))
     assert one["iteration"] == other["iteration"] == 59
     close = {"rtol": 0, "atol": 0} if gpus == 1 else {"rtol": 1e-4, "atol": 2e-6}

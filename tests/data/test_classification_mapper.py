@@ -162,7 +162,7 @@ def test_rand_augment_is_timms(number):
 
 
 def test_the_strongest_operations_do_not_stop_the_run():
-    """timm asks Pillow for 0 bits a pixel, which Pillow 13 refuses; it is black, as it was before."""
+    """timm asks Pillow for 0 bits per pixel, which Pillow 13 refuses; it is black, as it was before."""
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     changed, black = 0, 0
     for number in range(60):

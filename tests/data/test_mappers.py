@@ -21,7 +21,7 @@ TILES = np.linspace(0, 299, 80).astype(int).reshape(8, 10)
 
 
 def _paint(labels: np.ndarray) -> np.ndarray:
-    """Every label in its own colour: 16 grey levels a channel, 300 colours."""
+    """Every label in its own colour: 16 grey levels per channel, 300 colours."""
     codes = COLOURS[labels]
     return np.stack([codes // 256, codes // 16 % 16, codes % 16], -1).astype(np.uint8) * 16
 

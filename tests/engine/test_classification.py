@@ -164,7 +164,7 @@ def test_missing_weights_and_wrong_classes(runs, photos, tmp_path):
 
 
 def test_real_imagenet_photos(runs, shared_data, pretrained, tmp_path):
-    """Photos as they come, one a class: what is fitted is known afterwards."""
+    """Photos as they come, one per class: what is fitted is known afterwards."""
     root = shared_data / "imagenet"
     if not (root / "train").is_dir():
         pytest.skip("no imagenet folder")

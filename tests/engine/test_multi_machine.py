@@ -100,7 +100,7 @@ def test_torchrun_on_one_machine(runs, same, tmp_path):
     agent = ["--standalone", "--nproc-per-node", "2"]
     code, output = runs.run(torchrun(runs, out, *SHORT, agent=agent))
     assert code == 0, output
-    assert "started by torchrun: rank 0 of 2, 2 a machine" in output
+    assert "started by torchrun: rank 0 of 2, 2 per machine" in output
     assert "rank 1 of 2" in (out / "log.txt.rank1").read_text()
     same(out)
 
@@ -111,7 +111,7 @@ def test_srun(runs, same, tmp_path, start_all):
     out = tmp_path / "run"
     codes, outputs = ends(start_all([runs.command(out, *SHORT)] * 2, runs.srun(2)))
     assert codes == [0, 0], outputs
-    assert "started by srun: rank 0 of 2, 2 a machine" in outputs[0]
+    assert "started by srun: rank 0 of 2, 2 per machine" in outputs[0]
     same(out)
 
 
@@ -138,7 +138,7 @@ def test_two_machines_on_loopback(runs, same, tmp_path, start_all, port, launche
     codes, outputs = ends(start_all(commands))
     assert codes == [0, 0], outputs
     name = "torchrun" if launcher == "torchrun" else "--num-gpus and --num-machines"
-    assert f"started by {name}: rank 0 of 2, 1 a machine" in outputs[0]
+    assert f"started by {name}: rank 0 of 2, 1 per machine" in outputs[0]
     same(out)
 
 

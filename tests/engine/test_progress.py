@@ -53,7 +53,7 @@ def test_files_carry_the_same_values(finished):
 
 
 def test_mfu_is_operations_over_time_and_peak(finished, runs):
-    """Twice the peak is half the share, at the same images a second."""
+    """Twice the peak is half the share, at the same images per second."""
     from detectron2.config import instantiate
 
     from rmae_d2.config import load_config

@@ -1,4 +1,4 @@
-"""LVIS's box predictor (ViTDet, appendix A.2): sigmoid and federated loss, 300 detections an image."""
+"""LVIS's box predictor (ViTDet, appendix A.2): sigmoid and federated loss, 300 detections per image."""
 
 from detectron2.config import LazyCall as L
 

@@ -1,4 +1,4 @@
-"""labelme's json files, one an image: polygons, rectangles, circles and masks.
+"""labelme's json files, one per image: polygons, rectangles, circles and masks.
 
 Shapes of one label and one ``group_id`` are parts of one object. A rectangle is a box without a mask; points
 and lines have no area and are left out. Sizes are those of the upright image, as labelme shows it.
@@ -24,7 +24,7 @@ from .addresses import split_folders, split_named
 from .content import Broken, Content, Entry, Sources, image_sizes, sized
 from .matching import Images
 
-LOOKED_FOR = "labelme's json files, with imagePath and shapes, one an image"
+LOOKED_FOR = "labelme's json files, with imagePath and shapes, one per image"
 
 #: How much of how many files is looked at to recognise them.
 _HEAD, _TRIED = 4096, 8

@@ -52,7 +52,7 @@ def _no_splits(path: str) -> list[str]:
 #: By the names of `NAMES`, in the order in which they are tried.
 FORMATS = {
     "list": Format(
-        "a list of images", "a .txt, one path a line", _is_list, _no_splits, None, False
+        "a list of images", "a .txt, one path per line", _is_list, _no_splits, None, False
     ),
     "packed": Format(
         "images packed into shards", packed.LOOKED_FOR, packed.why, _no_splits, None, False

@@ -1,4 +1,4 @@
-"""Pascal VOC's xml files, one an image: boxes, and polygons where a tool has added them.
+"""Pascal VOC's xml files, one per image: boxes, and polygons where a tool has added them.
 
 In the official layout (``Annotations``, ``JPEGImages``, ``ImageSets``), in folders ``train``, ``valid`` and
 ``test`` (Roboflow), or beside the images (LabelImg). VOC counts pixels from 1, so that a box from 1 to W

@@ -1,4 +1,4 @@
-"""Data loading: a worker's images a second."""
+"""Data loading: a worker's images per second."""
 
 import argparse
 import tempfile
@@ -107,7 +107,7 @@ def crops_of_large_photos(args: argparse.Namespace) -> str:
 
 
 def run(args: argparse.Namespace) -> None:
-    """One worker's images a second and bytes a sample, ours against the straightforward pipeline."""
+    """One worker's images per second and bytes per sample, ours against the straightforward pipeline."""
     torch.set_num_threads(1)
     rows = []
     for name, size, scales in (
@@ -143,5 +143,12 @@ def run(args: argparse.Namespace) -> None:
             row = [name, *(f"{rate:.0f}" for rate in rates), rates[1] / rates[0]]
             rows.append([*row, f"{plain_bytes:,}", f"{our_bytes:,}"])
     print(f"one worker, batches of {args.batch}, best of {args.repeat}\n")
-    headers = ["images", "plain img/s", "ours img/s", "ratio", "plain bytes a sample", "ours bytes"]
+    headers = [
+        "images",
+        "plain img/s",
+        "ours img/s",
+        "ratio",
+        "plain bytes per sample",
+        "ours bytes",
+    ]
     print(f"{table(headers, rows)}\n\n{crops_of_large_photos(args)}")

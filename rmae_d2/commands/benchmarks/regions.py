@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     print(table(["FH", "scikit-image ms", "numba ms", "ratio", "same partition"], segmented))
     memory = {kind: in_fresh_process(peak_bytes_a_pixel, kind) for kind in KINDS}
     rows = [[kind, f"{peak:.0f}", peak / memory[KINDS[0]]] for kind, peak in memory.items()]
-    print(f"\n{table(['peak memory, 3 scales', 'bytes a pixel', 'share'], rows)}\n")
+    print(f"\n{table(['peak memory, 3 scales', 'bytes per pixel', 'share'], rows)}\n")
     headers = ["record", "bytes", "npy bytes", "encode ms", "into a 224x224 crop ms"]
     print(table([*headers, "npy into a crop ms"], stored, digits=3))
     headers = ["data set", "scikit-image core-hours", "ours core-hours", "npy GB", "ours GB"]

@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
         cells += [f"{saved[name]:.0f}", memory[name], ratio(s, best.get("MAE"))]
         plain = best.get("R-MAE, plain") if name.startswith("R-MAE") else None
         rows.append([*cells, ratio(plain, s)])
-    headers = ["step", "s", "images/s", "GFLOP an image", "MFU", "saved activations, MiB"]
+    headers = ["step", "s", "images/s", "GFLOP per image", "MFU", "saved activations, MiB"]
     print(table([*headers, "GPU memory, MiB", "time / MAE", "plain / time"], rows))
     best = race(optimizers(steps[names[0]].model), args.repeat)
     rows = [[name, f"{s:.4f}", ratio(best["a loop"], s)] for name, s in best.items()]

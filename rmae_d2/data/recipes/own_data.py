@@ -377,7 +377,7 @@ def _drop_masks(cfg: DictConfig, source: str) -> None:
 
 
 def _fit_federated_loss(cfg: DictConfig, data: DictConfig, classes: Sequence[str] | None) -> None:
-    """LVIS's recipes on other data: class weights of those, and no more classes a batch than there are."""
+    """LVIS's recipes on other data: class weights of those, and no more classes per batch than there are."""
     heads = OmegaConf.select(cfg, "model.roi_heads") or {}
     for predictor in [heads.get("box_predictor"), *(heads.get("box_predictors") or ())]:
         if predictor is None or not predictor.get("use_fed_loss"):

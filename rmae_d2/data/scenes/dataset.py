@@ -208,7 +208,7 @@ def _write_split(root: Path, split: str, first: int, number: int, seed: int, wor
         segmentations.append(segmentation)
         if len(images) * 10 // number > (len(images) - 1) * 10 // number:
             rate = len(images) / max(time.monotonic() - start, 1e-6)
-            logger.info("%s: %d of %d, %.0f images a second", split, len(images), number, rate)
+            logger.info("%s: %d of %d, %.0f images per second", split, len(images), number, rate)
     sources = [{"file": name, "licence": licence} for name, (_, licence) in PHOTOS.items()]
     text = f"rmae_d2 scenes, {split}: objects rendered over photographs of scikit-image"
     info = {"description": text, "version": VERSION, "seed": seed, "sources": sources}

@@ -185,7 +185,7 @@ def _floor(rng: np.random.Generator, name: str, height: int, width: int) -> Floa
     """A ground texture seen in perspective: twice to three times as dense at the far (upper) edge."""
     tile = _tile(name)
     dense = rng.uniform(2.0, 3.0)
-    near = min(rng.uniform(0.7, 1.3), tile.width / (width * dense))  # texture pixels a pixel
+    near = min(rng.uniform(0.7, 1.3), tile.width / (width * dense))  # texture pixels per pixel
     # u = U + (x - W/2) near dense / (1 + k y), v = depth / (1 + k y): 1 / (1 + k y) falls from 1 to 1/dense.
     k = (dense - 1.0) / height
     depth = 0.9 * tile.height * rng.uniform(0.6, 1.0)
@@ -360,7 +360,7 @@ def _texture(rng: np.random.Generator, h: int, w: int, strength: Floats) -> Floa
     names = tuple(PHOTOS)
     photo = _photo(names[int(rng.integers(len(names)))])
     reach = float(np.hypot(h, w))
-    zoom = min(rng.uniform(0.5, 1.5), 0.95 * min(photo.size) / reach)  # photo pixels a pixel
+    zoom = min(rng.uniform(0.5, 1.5), 0.95 * min(photo.size) / reach)  # photo pixels per pixel
     margin = reach * zoom / 2
     x = rng.uniform(margin, photo.width - margin)
     y = rng.uniform(margin, photo.height - margin)

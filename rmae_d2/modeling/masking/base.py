@@ -20,7 +20,7 @@ class MaskRequest(NamedTuple):
     """What a policy may look at.
 
     Args:
-        seeds: int64 (B,), one an image.
+        seeds: int64 (B,), one per image.
         grid: (Gh, Gw).
         visible: V, patches that the pixel encoder will see.
         images: normalised, (B, C, H, W).

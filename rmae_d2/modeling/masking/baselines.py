@@ -29,7 +29,7 @@ class BlockMasking(MaskingPolicy):
     Args:
         area: smallest and largest area of a rectangle, shares of the grid's; BEiT's smallest is 16 of 196.
         side: smallest and largest length of one side, shares of its axis.
-        number: rectangles an image.
+        number: rectangles per image.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """AutoMAE's networks: which patches to hide, learned against the autoencoder and a prior of rectangles.
 
-    image -> frozen ViT -> [CLS] attention of its last block, a map a head
+    image -> frozen ViT -> [CLS] attention of its last block, a map per head
           -> two convolutions, log-softmax -> log-probability of each patch
           -> Gumbel-softmax -> m, positive and of sum 1 -> discriminator: a generator's, or a rectangle's?
 

@@ -1,6 +1,6 @@
 """Random rectangles on a grid of patches: functions of seeds, the same everywhere.
 
-Letters: B images, N rectangles an image, Gh Gw grid.
+Letters: B images, N rectangles per image, Gh Gw grid.
 """
 
 from typing import Literal, get_args

@@ -72,7 +72,7 @@ class _EncoderModel(nn.Module):
         return (batch.images.float() - self.pixel_mean) / self.pixel_std
 
     def features(self, images_BCHW: Tensor) -> Tensor:
-        """One vector an image: its cls token, or the mean of its patches; (B, D)."""
+        """One vector per image: its cls token, or the mean of its patches; (B, D)."""
         tokens = self.backbone.encode_image(images_BCHW)
         return tokens[:, 0] if self.pool == "cls" else tokens[:, 1:].mean(dim=1)
 
@@ -98,7 +98,7 @@ class Classifier(HubModel, _EncoderModel):
         mixup_alpha, cutmix_alpha: of the Beta distributions that mixing ratios are drawn from, 0 for no
             mixing of that kind; a batch is mixed in one of the two ways.
         random_erasing: share of the images in which a rectangle is erased.
-        pixel_mean, pixel_std: of the images in the unit that the loader delivers (0-255), one a channel.
+        pixel_mean, pixel_std: of the images in the unit that the loader delivers (0-255), one per channel.
     """
 
     @configurable

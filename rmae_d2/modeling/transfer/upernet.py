@@ -95,7 +95,7 @@ class PyramidPooling(nn.Module):
         self.fuse = conv(in_channels + len(self.grids) * out_channels, out_channels, 3, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, D, H, W) -> (B, X, H, W); refuses to train a batch norm with one value a channel."""
+        """(B, D, H, W) -> (B, X, H, W); refuses to train a batch norm with one value per channel."""
         if self.training and 1 in self.grids and len(x) == 1:
             self._check_norm()
         average = averaged if compat.is_exporting() else F.adaptive_avg_pool2d

@@ -95,7 +95,7 @@ class ViT(detectron2_vit.ViT):
         img_size: side in pixels for which global blocks have relative positions; other sizes interpolate.
         patch_size: pixels.
         norm_layer: ViTDet's configs, and all of MAE's weights, want an eps of 1e-6.
-        window_block_indexes: blocks with attention in windows of ``window_size`` tokens a side.
+        window_block_indexes: blocks with attention in windows of ``window_size`` tokens per side.
         residual_block_indexes: blocks that end in a convolutional bottleneck.
         use_act_checkpoint: compute each block again in the backward pass instead of keeping what is inside
             it; torch's own checkpointing, which works in DDP and draws the same drop paths again.

@@ -94,7 +94,7 @@ class Manifest:
         """The manifest of a data set; builds the source once, for its parameters.
 
         Args:
-            division: images a shard; or of a packed store, which has the images too, where shards start.
+            division: images per shard; or of a packed store, which has the images too, where shards start.
 
         UserError: no image, an `image_id` twice or neither int nor text, no positive shard size, or a
         source that cannot be built.
@@ -348,7 +348,7 @@ def _difference(found: Manifest | None, asked: Manifest) -> str:
             return f"divided by bytes into {found.num_shards} shards there, {asked.num_shards} here"
         if found.packed or asked.packed:
             return "with images there, without here" if found.packed else "with images here only"
-        return f"{found.division} images a shard there, {asked.division} here"
+        return f"{found.division} images per shard there, {asked.division} here"
     pairs = zip(found.images, asked.images, strict=True)
     position, (theirs, ours) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
     return (

@@ -74,7 +74,7 @@ class Engine:
     Attributes:
         name: "local" or "ray".
         workers: processes; 0 for none but this one, where a debugger reaches the source; None for
-            one a core, or one a GPU where the source uses one. With Ray the most tasks at a time,
+            one per core, or one per GPU where the source uses one. With Ray the most tasks at a time,
             and the processes of a cluster that is started here.
         ray_address: "auto" for the cluster that runs on this machine, "local" to start one for
             this run, else the address of one. All its nodes need rmae_d2, and images and store at
@@ -334,7 +334,7 @@ def _run_pool(
 
 
 def _begin_worker(lifeline: Connection, places: Any, counts: Any) -> None:
-    """Make a process a worker, until the other end of the lifeline closes."""
+    """Make a process per worker, until the other end of the lifeline closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C reaches the parent, which then stops us
     signal.signal(signal.SIGTERM, _stop)
     gpu = places.get()
@@ -378,7 +378,7 @@ def _table(counts: Any) -> NDArray[np.int64]:
 
 @contextmanager
 def _single_threaded() -> Iterator[None]:
-    """Processes started inside compute with one thread each: there is one a core already."""
+    """Processes started inside compute with one thread each: there is one per core already."""
     before = dict(os.environ)
     os.environ.update(dict.fromkeys(_THREADS, "1"))
     try:

@@ -1,6 +1,6 @@
 """One image's regions: partition planes and overlapping masks, their geometry and their bytes.
 
-Letters: S label planes (one a scale), M overlapping masks (8 to a byte plane), N regions present,
+Letters: S label planes (one per scale), M overlapping masks (8 to a byte plane), N regions present,
 K chosen regions, H W pixels, L patches in raster order. Nothing here expands every region: a crop,
 flip or resize touches S + ceil(M / 8) planes, and `select` makes masks of the K regions asked for.
 """

@@ -33,9 +33,9 @@ class RegionStatistics:
     def __str__(self) -> str:
         lines = [
             f"images looked at     {len(self.counts)}",
-            f"bytes an image       {_spread(self.sizes)}",
-            f"regions an image     {_spread(self.counts)}",
-            f"regions a crop       {_spread(self.crop_counts)} ({len(self.crop_counts)} random crops)",
+            f"bytes per image       {_spread(self.sizes)}",
+            f"regions per image     {_spread(self.counts)}",
+            f"regions per crop       {_spread(self.crop_counts)} ({len(self.crop_counts)} random crops)",
             f"crops with fewer than {self.num_regions} regions: {self.few:.1%}; with none: "
             f"{np.mean(self.crop_counts == 0):.1%}",
             "area of a region, as a share of its image:",
@@ -54,7 +54,7 @@ def measure(
     crops_per_image: int = 4,
     seed: int = 0,
 ) -> RegionStatistics:
-    """Statistics of records, one an image, and of MAE's random resized crops of them.
+    """Statistics of records, one per image, and of MAE's random resized crops of them.
 
     `num_regions` is K, which pre-training takes of a crop; crops have MAE's scale 0.2-1, ratio
     3/4-4/3 and 224 x 224 pixels.

@@ -31,7 +31,7 @@ _PANOPTIC_REMEDY = "Give the folder of panoptic PNGs of this data set."
 
 
 class InstanceSource:
-    """Region source of instance masks, one overlapping mask an object, from COCO or LVIS.
+    """Region source of instance masks, one overlapping mask per object, from COCO or LVIS.
 
     An image without annotations has a record of 0 masks. Annotations without a mask, and masks without a
     pixel, give no region; neither do crowds by default, rough outlines of many objects.

@@ -50,7 +50,7 @@ def felzenszwalb(
     Both implementations give the same partition of photographs; where edges weigh exactly the same,
     as in drawn images, scikit-image's depends on the processor and ours does not.
 
-    scikit-image peaks at about 330 bytes a pixel, numba at about 90, in every worker. An image of more
+    scikit-image peaks at about 330 bytes per pixel, numba at about 90, in every worker. An image of more
     than `max_pixels` is therefore averaged down to that many, and its labels are enlarged by nearest
     neighbour. Scale and minimum size stay, in pixels of the smaller image.
 
@@ -266,7 +266,7 @@ class FelzenszwalbSource:
 def _partitions(
     image_HWC: NDArray[np.uint8], scales: Sequence[int], sigma: float, implementation: str
 ) -> list[NDArray[Any]]:
-    """One (H, W) plane of labels a scale."""
+    """One (H, W) plane of labels per scale."""
     if implementation == "numba":
         from .fh_numba import segment  # imports numba
 

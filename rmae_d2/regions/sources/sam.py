@@ -6,7 +6,7 @@ transformers' own pipeline is not used: for SAM 2 and 3, which see a photo stret
 scales the points of both sides by the longer one, so that the lower quarter of a 4:3 photo gets none.
 
 One image takes a large network some seconds on a GPU, so make a store once (rmae-d2 regions), with one
-process a GPU: several on one GPU are slower together than one.
+process per GPU: several on one GPU are slower together than one.
 """
 
 import json
@@ -53,7 +53,7 @@ class SamSource:
     """Region source of SAM's automatic masks: overlapping, by falling area, then by position.
 
     Picklable: the network is built when the first image comes, and neither it nor its weights
-    travel. A batch of points needs `points_per_batch` x 3 masks x 4 bytes a pixel several times
+    travel. A batch of points needs `points_per_batch` x 3 masks x 4 bytes per pixel several times
     over, which `max_side` bounds.
 
     Attributes:

@@ -124,7 +124,7 @@ def test_slide_is_whole_where_one_window_suffices(parts, size):
 @pytest.mark.parametrize("parts", PARTS)
 @pytest.mark.parametrize("size", [(64, 100), (100, 137), (40, 150)])
 def test_slide_averages_windows(parts, size):
-    """Against one pass a window, summed in the plainest way."""
+    """Against one pass per window, summed in the plainest way."""
     model = make_model(parts, inference="slide")
     pixels = image(*size)
     total, count = torch.zeros(5, *size), torch.zeros(size)

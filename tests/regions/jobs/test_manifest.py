@@ -131,7 +131,7 @@ def test_folder_of_something_else_names_the_difference(photos, tmp_path, bands):
     for other, message in [
         (Manifest.create(SourceSpec.named("fh"), photos, 3), r"scales=\[20\] there, \[500, 1000"),
         (Manifest.create(bands(), photos, 3), r"source is .*Felz.* there, .*:Bands here"),
-        (Manifest.create(FH, photos, 2), "3 images a shard there, 2 here"),
+        (Manifest.create(FH, photos, 2), "3 images per shard there, 2 here"),
         (Manifest.create(FH, photos[1:], 3), "7 images there, 6 here"),
         (Manifest.create(FH, renamed, 3), "image 0 is a0.png .* there, a0.pngx"),
     ]:

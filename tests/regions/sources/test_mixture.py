@@ -1,4 +1,4 @@
-"""One of several sources a sample: as often as weighed, by the loader's seeds, errors and all."""
+"""One of several sources per sample: as often as weighed, by the loader's seeds, errors and all."""
 
 import pickle
 
