@@ -2,8 +2,8 @@
 
 Command:     rmae-d2 train --config-file configs/imagenet/linear_vitb.py --num-gpus 8
              train.init_checkpoint=WEIGHTS (ours, MAE's, timm's or Hugging Face's)
-Batch, GPUs: 16384 images per step, 2048 per GPU on 8; on smaller GPUs add train.grad_accum=N. The learning rate
-             follows the batch, base 0.1 per 256 images, so 6.4; each process normalises over its own
+Batch, GPUs: 16384 images per step, 2048 per GPU on 8; on smaller GPUs add train.grad_accum=N. The learning
+             rate follows the batch, base 0.1 per 256 images, so 6.4; each process normalises over its own
              micro-batch.
 Schedule:    90 epochs = 7,038 updates * 16384 images / 1,281,167 images; warm-up 10 epochs, half a cosine.
 Published:   MAE table 12 | linear probe, ViT-B | 68.0 top-1 (published); 67.8 from the released weights and

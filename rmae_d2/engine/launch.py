@@ -279,7 +279,7 @@ def check_flags(start: Start | None, args: argparse.Namespace) -> None:
         raise UserError(
             f"--num-gpus {args.num_gpus} --num-machines {args.num_machines} --machine-rank "
             f"{args.machine_rank} under {start.launcher}, which has started {start.world_size} processes "
-            f"({start.local_size} a machine) already: leave these flags out"
+            f"({start.local_size} per machine) already: leave these flags out"
         )
     on_cpu = wants_cpu(args.opts) or not torch.cuda.is_available()
     if args.num_gpus < (0 if on_cpu else 1) or args.num_machines < 1:
@@ -314,7 +314,7 @@ def describe_start() -> str:
     start = how_started()
     if start is None:
         return "started alone"
-    many = f", {start.local_size} a machine" if start.world_size > 1 else ""
+    many = f", {start.local_size} per machine" if start.world_size > 1 else ""
     return f"started by {start.launcher}: rank {start.rank} of {start.world_size}{many}"
 
 

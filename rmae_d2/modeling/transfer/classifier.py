@@ -207,7 +207,7 @@ class Classifier(HubModel, _EncoderModel):
             )
         if self.mixup is not None and len(labels) % 2:
             raise UserError(
-                f"mixing pairs the images of a batch, and this one has {len(labels)} a process: change "
+                f"mixing pairs the images of a batch, and this one has {len(labels)} per process: change "
                 "dataloader.train.total_batch_size, or set model.mixup_alpha=0 model.cutmix_alpha=0"
             )
         return torch.tensor(labels).to(self.device, non_blocking=True)
