@@ -7,9 +7,9 @@ r"""Draws what patches of a photo attend to, side by side for several models, an
         --evaluate coco_2017_val --output attention
 
 A row per query (a patch by a pixel in it, or the cls token), a column per model; the last row has the
-features of the last block as colours. --evaluate gives a number: over images with instance masks, the share of
-attention that falls on the query's own instance, beside what uniform attention, the model's mean attention at each
-displacement, and random weights give; a table, and OUTPUT/attention_share.json.
+features of the last block as colours. --evaluate gives a number: over images with instance masks, the share
+of attention that falls on the query's own instance, beside what uniform attention, the model's mean attention
+at each displacement, and random weights give; a table, and OUTPUT/attention_share.json.
 
 Weights: ours (pre-training or fine-tuned), MAE, MoCo v3, DINO, DINOv2 and the other ViTs of docs/weights.md;
 where none are named, the small R-MAE that comes with the package.

@@ -202,7 +202,7 @@ class Classifier(HubModel, _EncoderModel):
                 )
         if self.mode == "linear" and len(labels) < 2:
             raise UserError(
-                "linear mode normalises features over the batch, and this one has 1 image a process: "
+                "linear mode normalises features over the batch, and this one has 1 image per process: "
                 "raise dataloader.train.total_batch_size or lower train.grad_accum"
             )
         if self.mixup is not None and len(labels) % 2:

@@ -279,9 +279,9 @@ def test_batches_that_cannot_be_trained_on(count, label, mode, mixing):
     if not 0 <= label < CLASSES:
         message = rf"{count - 1}\.jpg has label {label}, the model 7 classes: set model.num_classes"
     elif mode == "linear" and count == 1:
-        message = "1 image a process"
+        message = "1 image per process"
     elif mixing and count % 2:
-        message = f"this one has {count} a process"
+        message = f"this one has {count} per process"
     else:
         assert torch.isfinite(model(samples)["loss_cls"])
         return
