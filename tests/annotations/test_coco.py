@@ -15,7 +15,7 @@ from rmae_d2.annotations.coco import (
     read_images,
 )
 from rmae_d2.errors import AnnotationError, UserError
-from tests.helpers import coco_rectangle
+from tests.helpers import HUNG, coco_rectangle
 
 BOX = [2, 3, 10, 6]
 DOG = {"id": 9, "name": "dog"}
@@ -185,6 +185,6 @@ def test_forked_workers_share_one_copy(tmp_path):
     for worker in workers:
         worker.start()
     for _ in workers:
-        assert queue.get(timeout=120) == [(n, [1000 + n]) for n in range(200)] * 5
+        assert queue.get(timeout=HUNG) == [(n, [1000 + n]) for n in range(200)] * 5
     for worker in workers:
         worker.join()

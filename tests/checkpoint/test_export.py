@@ -7,6 +7,7 @@ import torch
 
 from rmae_d2.checkpoint import export_backbone, load_weights
 from rmae_d2.errors import CheckpointError
+from tests.helpers import HUNG
 
 # What a person does who has Detectron2 and the file, and nothing of ours.
 STRANGER = """
@@ -48,7 +49,7 @@ def stranger(exported, original, fpn_width, cwd):
         env={**environment, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HUNG,
     )
 
 

@@ -37,6 +37,7 @@ from rmae_d2.data.mappers import RegionDatasetMapper
 from rmae_d2.errors import AnnotationError, ImageReadError, UserError
 from rmae_d2.modeling import Batch
 from rmae_d2.regions import FelzenszwalbSource
+from tests.helpers import HUNG
 
 
 def draws(dataset_dict):
@@ -365,7 +366,7 @@ def test_a_process_ends_with_its_workers(tmp_path, mode):
             for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT):
                 os.killpg(process.pid, number)
                 time.sleep(0.1)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=HUNG)
         assert process.returncode == ("error" in mode), err
         assert "saved" in out or mode != "signal"
         assert "Traceback" not in err or "error" in mode, err
@@ -375,7 +376,7 @@ def test_a_process_ends_with_its_workers(tmp_path, mode):
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def _group_ends(group, within=10.0):
+def _group_ends(group, within=HUNG):
     """Whether a process group becomes empty; multiprocessing's own helpers take a moment."""
     end = time.monotonic() + within
     while True:

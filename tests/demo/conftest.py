@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from tests.helpers import ROOT, save_run
+from tests.helpers import HUNG, ROOT, save_run
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +57,7 @@ class Command:
     def end(self, number):
         """Sends a signal; exit code, stdout after the first line, stderr."""
         self.process.send_signal(number)
-        output, errors = self.process.communicate(timeout=30)
+        output, errors = self.process.communicate(timeout=HUNG)
         return self.process.returncode, output, errors
 
 
@@ -74,7 +74,7 @@ def start():
     for started in running:
         if started.process.poll() is None:
             started.process.terminate()
-            started.process.communicate(timeout=30)
+            started.process.communicate(timeout=HUNG)
 
 
 @pytest.fixture(scope="module")
@@ -105,5 +105,5 @@ def serve():
     yield start
     for server, thread in running:
         server.should_exit = True
-        thread.join(timeout=30)
+        thread.join(timeout=HUNG)
         assert not thread.is_alive()

@@ -26,7 +26,7 @@ OTHER = {"positive": [[5, 1]], "negative": [[1, 5], [7, 7]]}
 
 @pytest.fixture(scope="module")
 def client(command):
-    with httpx.Client(base_url=command.url, timeout=30) as client:
+    with httpx.Client(base_url=command.url, timeout=HUNG) as client:
         yield client
 
 
@@ -35,7 +35,7 @@ def small(serve, predictor):
     """A server with small limits, in this process, and the app."""
     limits = Limits(upload_bytes=20_000, pixels=20_000, regions=2, kept_images=2)
     app = build_app(predictor, limits=limits)
-    with httpx.Client(base_url=serve(app), timeout=30) as client:
+    with httpx.Client(base_url=serve(app), timeout=HUNG) as client:
         client.demo = app.app.state.demo
         yield client
 
@@ -335,7 +335,7 @@ def test_it_answers_while_the_model_works(small):
     assert small.get("/").status_code == 200
     assert not answers
     done.set()
-    user.join(timeout=30)
+    user.join(timeout=HUNG)
     assert answers[0].status_code == 200
 
 

@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 from rmae_d2.data.scenes.dataset import panoptic_metadata, write_scenes
 from rmae_d2.data.scenes.render import CATEGORIES, STUFF_CLASSES, THING_CLASSES, render_scene
 from rmae_d2.errors import UserError
-from tests.helpers import ROOT
+from tests.helpers import HUNG, ROOT
 
 
 def test_the_metadata_covers_every_category():
@@ -82,7 +82,7 @@ def test_a_stopped_writer_leaves_nothing_that_looks_whole(tmp_path: Path, number
             assert time.monotonic() < deadline and child.poll() is None, "no picture came"
             time.sleep(0.05)
         os.killpg(child.pid, number)  # as a terminal does: to every process
-        assert child.wait(timeout=60) != 0
+        assert child.wait(timeout=HUNG) != 0
     finally:
         child.kill()
         child.wait()

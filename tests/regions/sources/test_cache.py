@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rmae_d2.regions import EncodedRecord, RegionCache, RegionRecord
+from tests.helpers import HUNG
 
 ROOT = Path(__file__).resolve().parents[3]
 PARAMS = {"source": "test", "scales": [1, 2]}
@@ -156,7 +157,7 @@ def test_many_processes_share_a_folder(tmp_path):
         worker.stdin.write("go\n")
         worker.stdin.flush()
     for worker in workers:
-        _, complaints = worker.communicate(timeout=120)
+        _, complaints = worker.communicate(timeout=HUNG)
         assert worker.returncode == 0 and complaints == ""  # a half-read entry would be reported
     left = [p for p in tmp_path.rglob("*") if p.is_file()]
     assert all(p.suffix == ".regions" for p in left)

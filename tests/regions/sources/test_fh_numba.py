@@ -20,6 +20,7 @@ from rmae_d2.regions import FelzenszwalbSource
 pytest.importorskip("numba", reason="pip install rmae_d2[fast]")
 from rmae_d2.regions.sources import fh_numba
 from rmae_d2.regions.sources.fh_numba import segment, smooth
+from tests.helpers import HUNG
 
 ALL_SCALES = (50, 100, 500, 1000, 1500, 3000)
 
@@ -219,7 +220,7 @@ def test_workers_inherit_compiled_code():
     queue = context.Queue()
     worker = context.Process(target=_signatures_of_a_new_process, args=(source, queue))
     worker.start()
-    signatures, labels = queue.get(timeout=60), queue.get(timeout=60)
+    signatures, labels = queue.get(timeout=HUNG), queue.get(timeout=HUNG)
     worker.join()
     assert signatures["_merge"] == signatures["_sort_parts"] == signatures["_drop_inner"] == 1
     np.testing.assert_array_equal(labels, source({}, photos.coffee()[:64, :64]).labels)
