@@ -1,7 +1,7 @@
 """R-MAE pre-training of vision transformers, as a Detectron2 extension.
 
 With the package imported, its architectures and datasets are in Detectron2's registries; see
-:mod:`~rmae_d2.registration`. Without Detectron2 the package still imports, for ``rmae_d2.regions`` needs
+`registration`. Without Detectron2 the package still imports, for ``rmae_d2.regions`` needs
 numpy only; everything else then says what is missing.
 """
 

@@ -49,7 +49,7 @@ def quiet_known_warnings() -> None:
     ``torch.meshgrid`` without an indexing, which torch warns of; and makes tensors, copied at once, of masks
     that pycocotools hands out read-only. Torch (seen in 2.11) logs that it looks for CUDA's compiler where
     there is no GPU, and what ``is_fx_tracing``, which torchvision asks, means. Its data loader tells twice,
-    for every loader anew, what training says once (:mod:`rmae_d2.engine.machine`).
+    for every loader anew, what training says once (`rmae_d2.engine.machine`).
     """
     warnings.filterwarnings(
         "ignore", message="Importing from timm.models.layers", category=FutureWarning

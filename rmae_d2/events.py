@@ -146,7 +146,7 @@ def read_run(folder: str | Path) -> tuple[list[Event], list[str]]:
     """The events of a run's folder; of what 0.1 has trained there, steps and evaluations of metrics.json.
 
     Returns:
-        as :func:`read_events`; links that lead out of the folder are noted, not followed.
+        as `read_events`; links that lead out of the folder are noted, not followed.
     """
     run, old_run = Path(folder) / FILE, Path(folder) / "metrics.json"
     astray = [path for path in (run, old_run) if leads_out(path, folder)]
@@ -193,7 +193,7 @@ def step_values(events: Iterable[Event]) -> dict[str, list[Point]]:
 
 
 def results(events: Iterable[Event]) -> dict[str, list[Point]]:
-    """The results of evaluations over iterations, as :func:`step_values`; without training at NaN."""
+    """The results of evaluations over iterations, as `step_values`; without training at NaN."""
     return _curves((e for e in events if e["event"] == "evaluation"), "results")
 
 

@@ -64,7 +64,7 @@ def atomic_file(
 
 
 def is_being_written(draft: str | os.PathLike[str]) -> bool:
-    """Whether a draft of :func:`atomic_file`, or of 0.1, is of another process of this machine that lives."""
+    """Whether a draft of `atomic_file`, or of 0.1, is of another process of this machine that lives."""
     match = re.search(r"\.(?:tmp)?(\d+)(?:-[0-9a-f]{8}\.tmp)?$", os.fspath(draft))
     pid = int(match[1]) if match else os.getpid()
     return pid != os.getpid() and started(pid) is not None

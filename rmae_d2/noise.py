@@ -34,7 +34,7 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def uniform_noise(seeds_B: Tensor, number: int) -> Tensor:
-    """Pseudo-random float64 (B, number) in the open interval (0, 1), in the order of :func:`hash_noise`."""
+    """Pseudo-random float64 (B, number) in the open interval (0, 1), in the order of `hash_noise`."""
     # 52 bits and a half: neither end can be reached by rounding.
     return ((hash_noise(seeds_B, number) >> 12).double() + (2**51 + 0.5)) * 2.0**-52
 
@@ -53,7 +53,7 @@ def random_shuffle(seeds_B: Tensor, num_patches: int) -> Tensor:
 
 
 def region_shuffle(seeds_B: Tensor, num_patches: int) -> Tensor:
-    """As :func:`random_shuffle`, of region patches with an order of their own."""
+    """As `random_shuffle`, of region patches with an order of their own."""
     return random_shuffle(seeds_B ^ _REGION_STREAM, num_patches)
 
 

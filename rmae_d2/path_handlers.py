@@ -52,7 +52,7 @@ def register(manager: Any) -> None:
         _exists = _isfile
 
     class Remote(HTTPURLHandler):  # type: ignore[misc]
-        """Reads as :mod:`.remote`; writes to stores."""
+        """Reads as `remote`; writes to stores."""
 
         def _get_supported_prefixes(self) -> list[str]:
             return [f"{scheme}://" for scheme in remote.EXTRAS]

@@ -105,7 +105,7 @@ def kind_of(raw: bytes) -> str:
 
 
 def upright_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """An opened and loaded image as :func:`rmae_d2.data.read_image` gives it: writable uint8 (H, W, 3)."""
+    """An opened and loaded image as `rmae_d2.data.read_image` gives it: writable uint8 (H, W, 3)."""
     if exif_orientation(image) not in (1, None):
         try:
             image = ImageOps.exif_transpose(image)
@@ -117,7 +117,7 @@ def upright_rgb(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow mode as RGB; see :func:`rmae_d2.data.read_image` for the rules."""
+    """Any Pillow mode as RGB; see `rmae_d2.data.read_image` for the rules."""
     if image.mode.startswith(("I", "F")):
         image = _from_many_values(image)
     if image.has_transparency_data:

@@ -2,7 +2,7 @@
 
 By fsspec's file systems (the extras ``s3``, ``gs`` and ``http``), which take credentials, endpoints and
 proxies from the environment as their users know it. On top of them, for all alike: several tries, each with a
-time limit; a length that is checked; errors that name address and remedy; and :mod:`.disk_cache`.
+time limit; a length that is checked; errors that name address and remedy; and `disk_cache`.
 
     RMAE_D2_REMOTE_TRIES    6, half a second after the first, then twice as long each, at most 30 s
     RMAE_D2_REMOTE_TIMEOUT  60, seconds that a try may take, for up to 16 MiB

@@ -36,7 +36,7 @@ class Found:
 
     Attributes:
         key: the dicts they are in and the beginning of their names, joined by dots; "" for neither.
-        kind: see :func:`~.formats.load_weights`.
+        kind: see `load_weights`.
         tensors: by their names without that beginning.
         others: names of what else is in their dict.
     """
@@ -57,7 +57,7 @@ def choose(content: Any, source: str, key: str | None = None) -> tuple[Found, li
     Args:
         content: what the file holds.
         source: its name, for messages.
-        key: of :class:`Found`, or the beginning of one, to choose otherwise.
+        key: of `Found`, or the beginning of one, to choose otherwise.
 
     Raises:
         CheckpointError: where nothing is of a known kind, or two are as good.
@@ -142,7 +142,7 @@ def _prefixes(names: StateDict) -> list[str]:
 
 
 def recognise(state_dict: StateDict) -> str | None:
-    """The kind of a state dict by its keys, or None; see :func:`~.formats.load_weights`."""
+    """The kind of a state dict by its keys, or None; see `load_weights`."""
     keys = state_dict.keys()
     if any(k.startswith(ENCODER) for k in keys):
         ours = f"{ENCODER}cls_token" in keys or any(k.startswith(REGIONS) for k in keys)

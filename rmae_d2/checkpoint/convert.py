@@ -113,7 +113,7 @@ def convert(
     """Translates weights; writes nothing.
 
     Args:
-        weights: anything that :func:`rmae_d2.checkpoint.load_weights` takes.
+        weights: anything that `rmae_d2.checkpoint.load_weights` takes.
         to: ``"detectron2"`` (the backbone only), ``"mae"`` (the official names), ``"rmae"`` (ours),
             ``"timm"``, ``"huggingface"`` (ViTMAE and ViT), ``"dinov2"`` (Hugging Face's Dinov2),
             ``"mmpretrain"`` or ``"mmsegmentation"``.

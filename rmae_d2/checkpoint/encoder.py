@@ -88,12 +88,12 @@ def load_encoder(
     positions are for a smaller grid attend within windows of that grid.
 
     Args:
-        weights: anything that :func:`load_weights` takes.
+        weights: anything that `load_weights` takes.
         num_heads: which no tensor tells; None for that of the plain ViT of this width, 64 channels per head.
         window: side in patches, and the blocks with windows; None for what the file tells.
 
     Returns:
-        the size, the net in evaluation mode, the kind of file as :func:`load_weights` names it.
+        the size, the net in evaluation mode, the kind of file as `load_weights` names it.
 
     Raises:
         CheckpointError: for a file that is missing or incomplete, or a ViT that is not plain: layer scale,
@@ -210,7 +210,7 @@ def expected_shapes(weights: StateDict, num_patches: int, regions: bool) -> Shap
 
 
 def encoder_sizes(weights: StateDict) -> dict[str, Any]:
-    """Arguments of the pixel encoder's :class:`MaskedViT` that its tensors tell: not the heads.
+    """Arguments of the pixel encoder's `MaskedViT` that its tensors tell: not the heads.
 
     Raises:
         CheckpointError: where there is none, or it embeds no square patches.

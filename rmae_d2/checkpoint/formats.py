@@ -31,17 +31,17 @@ def load_weights(path_or_state_dict: str | Mapping[str, Any]) -> tuple[str, Stat
     Args:
         path_or_state_dict: a file (``.pth``, ``.pt``, ``.bin``, ``.safetensors``, Detectron2's ``.pkl``, an
             index of shards), a folder with one of the usual names in it or one that an FSDP run saved, an
-            address or a name of the hub (:mod:`.source`), what such a file holds, or a plain state dict.
+            address or a name of the hub (`source`), what such a file holds, or a plain state dict.
             Of a file with several weights, ``FILE?key=NAME`` takes those under a name, see
-            :func:`~.containers.choose`.
+            `choose`.
 
     Returns:
         the kind, one of ``"rmae_d2"``, ``"rmae_reference"``, ``"mae"``, ``"timm"``, ``"hf_vitmae"`` (any
         ViT of Hugging Face), ``"moco_v3"``, ``"mmpretrain"``, ``"detectron2"``, and the state dict under our
-        names, its encoder a plain ViT (:mod:`.plain`). An encoder-only MAE file, DINO's, DINOv2's, DeiT's
+        names, its encoder a plain ViT (`plain`). An encoder-only MAE file, DINO's, DINOv2's, DeiT's
         and I-JEPA's have timm's keys and are called so. Of MoCo v3's training checkpoints the base encoder
         is taken. A classifier comes with its head, for
-        :class:`~rmae_d2.modeling.transfer.classifier.Classifier`.
+        `Classifier`.
 
     Raises:
         CheckpointError: for a missing or broken file or unknown keys, a ViT that no plain one is equal to, or
@@ -59,7 +59,7 @@ def load_weights(path_or_state_dict: str | Mapping[str, Any]) -> tuple[str, Stat
 
 
 def read_weights(path_or_state_dict: str | Mapping[str, Any]) -> Found:
-    """Weights under the file's own names, of ours of 0.1 under the present; see :func:`load_weights`."""
+    """Weights under the file's own names, of ours of 0.1 under the present; see `load_weights`."""
     key = None
     content, source = path_or_state_dict, "the given state dict"
     if isinstance(path_or_state_dict, str):

@@ -69,7 +69,7 @@ def load_pretrained(
 
     Args:
         model: an ``RMAE``, or any Detectron2 model whose ViT is ``backbone.net``.
-        weights: anything that :func:`load_weights` takes.
+        weights: anything that `load_weights` takes.
         require_all: every tensor of the model must come from the file, as for evaluation.
 
     Returns:
@@ -170,7 +170,7 @@ def _remedy(
 
 
 def _classifier_keys(weights: Mapping[str, Tensor]) -> str:
-    """The form of a :class:`.Classifier`, as config keys; "" for none."""
+    """The form of a `Classifier`, as config keys; "" for none."""
     for mode, name in (("linear", "head.1.weight"), ("finetune", "head.weight")):
         if name in weights:
             pool = "mean" if "fc_norm.weight" in weights else "cls"

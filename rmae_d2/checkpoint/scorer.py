@@ -18,7 +18,7 @@ def load_scorer(net: MaskedViT, weights: str, block: int = -1) -> FrozenViT:
 
     Args:
         net: of the size of the file's encoder; a position embedding of another grid is resized.
-        weights: any file of :func:`load_weights`: ours, MAE's, timm's, DINO's ViT.
+        weights: any file of `load_weights`: ours, MAE's, timm's, DINO's ViT.
         block: whose attention is used; the last in AutoMAE.
     """
     if has_values(net):
@@ -41,7 +41,7 @@ def load_scorer(net: MaskedViT, weights: str, block: int = -1) -> FrozenViT:
 def load_generator(generator: MaskGenerator, weights: str) -> MaskGenerator:
     """A generator as an earlier run left it, for the two-stage baseline; as it is where it has no values.
 
-    ``weights`` is a checkpoint of a run with :class:`~rmae_d2.modeling.LearnedMasking`.
+    ``weights`` is a checkpoint of a run with `LearnedMasking`.
     """
     if not has_values(generator):
         return generator

@@ -76,10 +76,10 @@ def save_sharded(content: dict[str, Any], path: str) -> None:
 
 
 def read_checkpoint(path: str) -> Any:
-    """What weights hold that are one file, several with an index, or a folder of :func:`save_sharded`.
+    """What weights hold that are one file, several with an index, or a folder of `save_sharded`.
 
     Args:
-        path: in any of the ways of :mod:`.source`.
+        path: in any of the ways of `source`.
 
     Raises:
         CheckpointError: where they are missing or damaged.
@@ -102,7 +102,7 @@ def read_checkpoint(path: str) -> Any:
 
 
 def read_sharded(path: str, mesh: Any = None) -> dict[str, Any]:
-    """What :func:`save_sharded` wrote.
+    """What `save_sharded` wrote.
 
     Args:
         mesh: a one-dimensional device mesh: all its processes read together, each its own shards, on the

@@ -46,7 +46,7 @@ class Source:
 
     Attributes:
         address: without what stands behind it.
-        key: see :func:`~.containers.choose`; None without.
+        key: see `choose`; None without.
         sha256: that the file must have; None without.
     """
 
@@ -84,7 +84,7 @@ def local_path(
     """Where weights lie on this machine, once fetched where they are remote.
 
     Args:
-        weights: as :func:`rmae_d2.checkpoint.load_weights` takes them. Of a folder with one of
+        weights: as `rmae_d2.checkpoint.load_weights` takes them. Of a folder with one of
             ``USUAL_FILES`` in it, it is that file.
         beside: other files of a repository of the hub that are fetched too, where it has them.
         hub: of huggingface_hub's ``hf_hub_download``: token, cache_dir, local_files_only, ...

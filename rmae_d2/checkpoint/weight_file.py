@@ -31,7 +31,7 @@ if torch.__version__ >= "2.6":  # that takes stand-ins
 
 
 def atomic_save(content: Any, path: str) -> None:
-    """``torch.save`` that never leaves half a file under its final name; see :func:`.atomic_file`.
+    """``torch.save`` that never leaves half a file under its final name; see `atomic_file`.
 
     Raises:
         CheckpointError: where the disk is full or not writable.

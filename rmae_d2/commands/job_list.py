@@ -37,7 +37,7 @@ def run_all(
     """Runs them, and says how far it is.
 
     Args:
-        args: those of :func:`arguments`.
+        args: those of `arguments`.
         name: what a run is called when it begins.
         ended: gives a line about a run that is over, from why it has not finished, empty where it has.
 

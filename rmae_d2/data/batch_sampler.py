@@ -1,4 +1,4 @@
-"""Which positions of the stream make which micro-batch, and which comes next. Letters: see :mod:`.loader`."""
+"""Which positions of the stream make which micro-batch, and which comes next. Letters: see `loader`."""
 
 import itertools
 from collections.abc import Iterator, Sequence

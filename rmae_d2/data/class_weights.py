@@ -23,7 +23,7 @@ class FederatedClassWeights:
     Args:
         names: registered datasets; the first one's metadata ``class_image_count``, or its json, has the
             numbers. Used where there is no json.
-        json: own data, as :func:`~rmae_d2.data.datasets.detection_dataset` takes them.
+        json: own data, as `detection_dataset` takes them.
         power: 0.5 in ViTDet's LVIS recipe.
     """
 

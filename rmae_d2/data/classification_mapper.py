@@ -25,7 +25,7 @@ class ClassificationDatasetMapper:
 
     Random choices come from the global generators of Python, numpy and torch, which our loaders seed for
     each sample. What needs normalised pixels or a whole batch (erasing, mixing) the model does:
-    :class:`~rmae_d2.modeling.transfer.classifier.Classifier`.
+    `Classifier`.
     """
 
     collate = staticmethod(Batch.of)

@@ -10,7 +10,7 @@ Letters: N images, B images an optimizer step, W processes, r rank, A accumulati
 images a micro-batch, t optimizer step, a accumulation step, p position.
 
 What a batch is the mapper says: its ``collate`` makes one of m samples, in the worker, such as a
-:class:`~rmae_d2.modeling.Batch`; of a mapper without, as Detectron2's are, it is their list.
+`Batch`; of a mapper without, as Detectron2's are, it is their list.
 """
 
 import atexit
@@ -387,7 +387,7 @@ def build_train_loader(
         prefetch_factor: micro-batches that each worker prepares ahead.
         pin_memory: None pins where there is a CUDA device.
         repeat_threshold: images whose rarest class is in a smaller share of the images are repeated,
-            see :func:`~rmae_d2.data.repeat_factors.category_repeat_factors`; None for no repeats.
+            see `category_repeat_factors`; None for no repeats.
         cache: ``ram`` keeps encoded images in memory from their first reading on, for all workers of this
             process; None leaves that to the system.
         cache_bytes: of them at most; None for half of the memory that is free, divided by the run's processes
@@ -447,7 +447,7 @@ class _IndexedDataset(_Mapped):
 
 
 class EvalLoader:
-    """Finite iterable of this process's batches (``len()`` of them); see :func:`build_eval_loader`."""
+    """Finite iterable of this process's batches (``len()`` of them); see `build_eval_loader`."""
 
     def __init__(self, dataset: _IndexedDataset, batch_size: int, num_workers: int) -> None:
         self._dataset = dataset

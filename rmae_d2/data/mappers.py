@@ -25,7 +25,7 @@ RegionSource = Callable[[dict[str, Any], NDArray[np.uint8]], RegionRecord | Enco
 
 
 class RegionDatasetMapper:
-    """Makes the sample that :class:`~rmae_d2.modeling.RMAE` takes.
+    """Makes the sample that `RMAE` takes.
 
     Random choices come from the global generators of numpy and torch in this order: mask seed,
     augmentations, regions. So MAE and R-MAE, or two region sources, see the same crops and masks.
@@ -69,9 +69,9 @@ class RegionDatasetMapper:
             region_mask_ratio: that of region patches, beta_R; None for the pixels' own ratio.
             masking: the model's masking policy: its class or that one's dotted name; None for the default.
             exact_decode: decode whole images where less would do for a crop, see
-                :meth:`~.images.CropResizeTransform.apply_photo`.
+                `apply_photo`.
             all_bands: images as their files have them, of any number of channels and any depth, see
-                :func:`~rmae_d2.photos.bands.read_bands`; not as 8-bit RGB.
+                `read_bands`; not as 8-bit RGB.
 
         Raises:
             UserError: ``num_regions`` is not positive, or visible_foreground_only meets a policy whose masks

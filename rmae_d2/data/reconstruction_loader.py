@@ -37,7 +37,7 @@ def build_reconstruction_loader(
     num_workers: int = 4,
     seed: int = 0,
 ) -> EvalLoader | SeveralSourcesLoader:
-    """:func:`build_eval_loader`, and the same images with other regions for a report on these.
+    """`build_eval_loader`, and the same images with other regions for a report on these.
 
     Crops, flips and masks are the same with all sources.
 
@@ -46,7 +46,7 @@ def build_reconstruction_loader(
         mapper: with the source that training has, or another.
         also: further sources. Their samples have ``region_source``, the name of the source in its
             ``params``, such as ``instances``; those of the mapper's own source have the empty name.
-        batch_size, num_workers, seed: as of :func:`build_eval_loader`.
+        batch_size, num_workers, seed: as of `build_eval_loader`.
 
     Raises:
         UserError: for two further sources of one name, and for any where the mapper has none.

@@ -20,7 +20,7 @@ _FILL = (124, 116, 104)
 
 
 class SemanticDatasetMapper:
-    """Makes the sample that :class:`~rmae_d2.modeling.SlidingSemanticSegmentor` takes.
+    """Makes the sample that `SlidingSemanticSegmentor` takes.
 
     Labels are read from the files as they are published: those of ADE20K's official release are 0 for no
     class and 1 to 150, and become 255 and 0 to 149 here.
@@ -42,7 +42,7 @@ class SemanticDatasetMapper:
             pad_to: in training, side to which smaller crops are filled up at the right and bottom: the image
                 with the mean colour, the labels with 255. None for no padding.
             all_bands: images as their files have them, of any number of channels and any depth, see
-                :func:`~rmae_d2.photos.bands.read_bands`; not as 8-bit RGB.
+                `read_bands`; not as 8-bit RGB.
         """
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
@@ -56,7 +56,7 @@ class SemanticDatasetMapper:
         """Reads and augments one image.
 
         Args:
-            dataset_dict: of :func:`~rmae_d2.data.datasets.semantic.semantic_dataset`; left as it is.
+            dataset_dict: of `semantic_dataset`; left as it is.
 
         Returns:
             its keys; ``image`` uint8 (3, h, w) RGB, or all bands, float32 (C, h, w); ``height`` and

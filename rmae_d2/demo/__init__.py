@@ -1,4 +1,4 @@
-"""Interactive segmentation in a browser: ``rmae-d2 demo``, or :func:`run_demo`.
+"""Interactive segmentation in a browser: ``rmae-d2 demo``, or `run_demo`.
 
 Needs ``pip install rmae_d2[demo]`` (Starlette and uvicorn), of which nothing is imported before the server
 starts, nor torch: the processes that decode images import this package too. The page in ``page/`` is plain

@@ -17,7 +17,7 @@ _CODE = "import sys; sys.path[:] = {!r}; from rmae_d2.demo.decoder import main; 
 
 
 class Decoder:
-    """:func:`.decode_image` of an upload, in a new process; any number of threads may call it.
+    """`decode_image` of an upload, in a new process; any number of threads may call it.
 
     Args:
         max_pixels: of an image.

@@ -124,7 +124,7 @@ class Bodies:
 
 
 def decode_image(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
-    """An upload as upright RGB, see :func:`rmae_d2.data.read_image`.
+    """An upload as upright RGB, see `rmae_d2.data.read_image`.
 
     Raises:
         RefusedError: no PNG, JPEG or WebP (415), too many pixels (413), too few, too many scans, or damaged
@@ -198,7 +198,7 @@ def parse_query(body: bytes | bytearray, grid: tuple[int, int], max_regions: int
 
     A patch may be ``[row, column, y, x]`` with the place in it that was pointed at, y and x from 0 to less
     than 1. A region may have a ``"box"``, its first and last patch, which its mask is kept to.
-    ``"chosen"`` and ``"name"`` may be there too, see :class:`Query`.
+    ``"chosen"`` and ``"name"`` may be there too, see `Query`.
 
     Raises:
         RefusedError: 400 for what is no JSON object, 422 for values; the text names the value.

@@ -32,7 +32,7 @@ def run_demo(
 
     Args:
         weights, config_file, mask_ratio, resolution, device: see
-            :meth:`~rmae_d2.inference.region_prompt.RegionPromptPredictor.from_files`.
+            `from_files`.
         host: address to listen at. Anything but this machine's own is reached by others.
         port: 0 for a free one.
         examples: images, folders, lists or COCO jsons; none for the package's own.

@@ -145,7 +145,7 @@ def coco_json(found: Iterator[RegionPrediction], size: tuple[int, int], query: Q
     """Regions as a data set in COCO's format that ``pycocotools.coco.COCO`` opens.
 
     Segmentations are compressed run lengths. Beside COCO's own keys each annotation has its ``score`` and,
-    where there is one, ``doubt``, see :class:`~rmae_d2.inference.region_prompt.RegionPrediction`.
+    where there is one, ``doubt``, see `RegionPrediction`.
     """
     annotations = []
     for number, prediction in enumerate(found, 1):

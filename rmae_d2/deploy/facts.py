@@ -51,7 +51,7 @@ class ModelFacts:
 
     @classmethod
     def from_json(cls, text: str | None, path: str) -> "ModelFacts":
-        """What :meth:`to_json` wrote.
+        """What `to_json` wrote.
 
         Raises:
             UserError: nothing, or of a later release; names the file.

@@ -38,7 +38,7 @@ def predict_exported(
     max_images: int | None = None,
     pictures: bool = True,
 ) -> None:
-    """What :func:`rmae_d2.inference.prediction_run.predict_files` does, by an exported model.
+    """What `rmae_d2.inference.prediction_run.predict_files` does, by an exported model.
 
     Raises:
         UserError: anything of it cannot be used, no image can be predicted, or the disk is full.
@@ -89,7 +89,7 @@ def write_predictions(
         folder: where to.
         info: stands in ``images.json``.
         pictures: whether to draw them.
-        all_bands: whether the pixels are all bands of the files, see :class:`.Photo`, and not RGB.
+        all_bands: whether the pixels are all bands of the files, see `Photo`, and not RGB.
 
     Raises:
         UserError: no image can be predicted, or the disk is full.

@@ -47,7 +47,7 @@ class WarnOfCollapse(HookBase):
     """Says once that a mask generator has collapsed: that it proposes the same few patches over and over.
 
     Args:
-        floor: of ``mask_entropy``, a share of the largest; see :class:`~rmae_d2.modeling.LearnedMasking`.
+        floor: of ``mask_entropy``, a share of the largest; see `LearnedMasking`.
     """
 
     def __init__(self, floor: float) -> None:
@@ -311,7 +311,7 @@ class Pictures(HookBase):
     """Draws reconstructions of the same few samples, for TensorBoard, at the end as a file.
 
     Of the first two samples, some pictures over the whole run are kept in ``samples`` beside that file, as
-    :mod:`~rmae_d2.visualization.samples` says. The main process draws; of an FSDP model the others must
+    `samples` says. The main process draws; of an FSDP model the others must
     have the hook too.
 
     Args:

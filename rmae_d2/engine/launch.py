@@ -73,11 +73,11 @@ class Start:
 
 
 def launch_training(main: Main, args: argparse.Namespace) -> None:
-    """Runs ``main`` in every process of a run, however that was started; see :func:`how_started`.
+    """Runs ``main`` in every process of a run, however that was started; see `how_started`.
 
     Alone, it runs here; with ``--num-gpus`` or ``--num-machines``, in processes that PyTorch's elastic
     launcher starts; under torchrun, srun or submitit, here again, as one of their ranks. Of several, one that
-    fails or is lost ends all, see :mod:`~.ring`. SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 reach all, which save
+    fails or is lost ends all, see `ring`. SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 reach all, which save
     and end.
 
     Args:

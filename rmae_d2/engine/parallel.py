@@ -170,7 +170,7 @@ def whole(model: nn.Module, write: bool = False) -> Iterator[nn.Module]:
     for each other, and need not do the same. Otherwise it is the model itself.
 
     Args:
-        model: as :func:`parallelize` made it.
+        model: as `parallelize` made it.
         write: weights changed inside are the model's afterwards; the same in all processes.
     """
     model = unwrap(model)

@@ -62,7 +62,7 @@ class Failure:
 
 
 class Ring:
-    """One rank's part of it. From :meth:`join` to :meth:`leave`, the end of another rank ends this process.
+    """One rank's part of it. From `join` to `leave`, the end of another rank ends this process.
 
     Args:
         address: where other machines reach rank 0's.

@@ -35,7 +35,7 @@ POLL = 1.0
 
 
 class RunFolder:
-    """What :func:`claim` gives; ``keep`` it once the training has begun."""
+    """What `claim` gives; ``keep`` it once the training has begun."""
 
     def __init__(self) -> None:
         self.begun = False

@@ -55,7 +55,7 @@ def submit(args: argparse.Namespace) -> Any:
     """Submits one job and prints its id and where it logs.
 
     Args:
-        args: of :mod:`rmae_d2.commands.submit`.
+        args: of `rmae_d2.commands.submit`.
 
     Returns:
         submitit's job.

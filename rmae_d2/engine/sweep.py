@@ -61,7 +61,7 @@ class Stage:
         return ["train", "--config-file", self.config_file, *many, *resume, *self.opts]
 
     def ended(self) -> str:
-        """How its last start ended, as :func:`~rmae_d2.events.outcome`; empty where it did not."""
+        """How its last start ended, as `outcome`; empty where it did not."""
         start = _last_training(read_run(self.folder)[0])
         return outcome(start) if start else ""
 

@@ -195,7 +195,7 @@ def submit_runs(runs: Sequence[Run], num_gpus: int, args: argparse.Namespace, en
     """Submits what is left of each and is not in Slurm's queue; a second stage waits there for the first.
 
     Args:
-        args: of a job, see :mod:`rmae_d2.commands.submit`; with ``cluster="local"`` each runs here, in turn.
+        args: of a job, see `rmae_d2.commands.submit`; with ``cluster="local"`` each runs here, in turn.
     """
     queued = _queued()
     for run in runs:

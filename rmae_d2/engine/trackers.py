@@ -55,11 +55,11 @@ class WeightsAndBiases:
         self.id = str(self._run.id)
 
     def log(self, values: Mapping[str, float], iteration: int) -> None:
-        """See :class:`Tracker`."""
+        """See `Tracker`."""
         self._run.log({**values, "iteration": iteration})
 
     def finish(self, outcome: str) -> None:
-        """See :class:`Tracker`."""
+        """See `Tracker`."""
         self._run.finish(exit_code=int(outcome == "failed"))
 
 
@@ -75,13 +75,13 @@ class MLflow:
         self.id = str(run.info.run_id)
 
     def log(self, values: Mapping[str, float], iteration: int) -> None:
-        """See :class:`Tracker`."""
+        """See `Tracker`."""
         import mlflow
 
         mlflow.log_metrics(dict(values), step=iteration)
 
     def finish(self, outcome: str) -> None:
-        """See :class:`Tracker`."""
+        """See `Tracker`."""
         import mlflow
 
         mlflow.end_run({"failed": "FAILED", "stopped": "KILLED"}.get(outcome, "FINISHED"))

@@ -77,7 +77,7 @@ def main(args: argparse.Namespace) -> Any:
 
     Args:
         args: of Detectron2's ``default_argument_parser``: ``config_file``, ``opts``, ``resume``,
-            ``eval_only``; ``profile`` writes a trace of some steps, see :class:`~.progress.Profile`.
+            ``eval_only``; ``profile`` writes a trace of some steps, see `Profile`.
 
     Returns:
         evaluation results, where something was evaluated.
@@ -144,7 +144,7 @@ def refuse_to_overwrite(output_dir: str) -> None:
 def train(
     cfg: DictConfig, resume: bool, events: EventWriter, folder: RunFolder, profile: bool = False
 ) -> Any:
-    """Runs the training that a config describes; see :func:`main`."""
+    """Runs the training that a config describes; see `main`."""
     # First: missing data must stop at once, those to evaluate on too.
     with naming("dataloader.train"):
         loader: TrainLoader = instantiate(cfg.dataloader.train)

@@ -69,7 +69,7 @@ class AttentionShare:
         Args:
             attention_LL: of each patch (row) to each, in raster order, without the cls token; rows are
                 divided by their sums here.
-            coverage_KGG: w of its instances, (K, Gh, Gw), see :func:`patch_cover`.
+            coverage_KGG: w of its instances, (K, Gh, Gw), see `patch_cover`.
         """
         grid = (coverage_KGG.shape[1], coverage_KGG.shape[2])
         covers_KL = coverage_KGG.reshape(len(coverage_KGG), -1)
@@ -107,7 +107,7 @@ class AttentionShare:
         Returns:
             ``instances``, ``images``, ``too_small``; ``share``, ``area``, ``elsewhere`` and ``position`` in
             [0, 1]; ``beyond_elsewhere`` and ``beyond_position``, the mean differences of share to these; and
-            of the share and the differences ``*_error``, see :func:`clustered_error`. Instances that are
+            of the share and the differences ``*_error``, see `clustered_error`. Instances that are
             everywhere do not count for ``elsewhere``; where there are no others, its values are None.
         """
         if not self._instances:

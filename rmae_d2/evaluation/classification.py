@@ -26,14 +26,14 @@ def hits(scores_BC: Tensor, labels_B: Tensor) -> Tensor:
 
 
 def accuracies(counts: Tensor, num_classes: int) -> dict[str, float]:
-    """``top1``, and ``top5`` where there are more than five classes, in percent, of :func:`hits`."""
+    """``top1``, and ``top5`` where there are more than five classes, in percent, of `hits`."""
     top1, top5, total = counts.tolist()
     found = {"top1": 100 * top1 / total}
     return found | ({"top5": 100 * top5 / total} if num_classes > 5 else {})
 
 
 class ClassificationEvaluator(DatasetEvaluator):
-    """Accuracy over a data set, of the ``logits`` of a :class:`.Classifier`."""
+    """Accuracy over a data set, of the ``logits`` of a `Classifier`."""
 
     def reset(self) -> None:
         self._counts = torch.zeros(3, dtype=torch.int64)

@@ -221,7 +221,7 @@ def patches_protocol(
     counts: Sequence[int],
     seed: int,
 ) -> NDArray[np.float64]:
-    """IoU (K, n) with the true content of random patches, see :func:`patch_order`.
+    """IoU (K, n) with the true content of random patches, see `patch_order`.
 
     Patches are nested: those of a smaller count are among those of a larger one. An object's order is a
     function of the seed and its ids, so all methods see the same patches.
@@ -316,7 +316,7 @@ def fh_segments(image_HWC: NDArray[np.uint8], scale: int = 500) -> Segmenter:
 
 
 def edges_alone(image_HWC: NDArray[np.uint8]) -> Segmenter:
-    """What draws a prediction's edges, see :mod:`rmae_d2.regions.segment_walk`, with no model behind it."""
+    """What draws a prediction's edges, see `rmae_d2.regions.segment_walk`, with no model behind it."""
     graph = segment_graph(image_HWC)
     prior = np.full(len(graph.areas), UNINFORMED)
     return lambda hints: np.stack([_walk_segments(graph, prior, h.seeds) for h in hints])
@@ -371,7 +371,7 @@ def _walk(image: NDArray[np.float64], seeds: NDArray[np.int8]) -> Mask:
 
 
 def _join(labels: NDArray[np.int64], seeds: NDArray[np.int8]) -> Mask:
-    """The segments with seeds in the object; see :func:`fh_segments`."""
+    """The segments with seeds in the object; see `fh_segments`."""
     inside = np.bincount(labels[seeds == 1], minlength=labels.max() + 1) > 0
     outside = np.bincount(labels[seeds == 0], minlength=labels.max() + 1) > 0
     mask = (inside & ~outside)[labels]

@@ -69,14 +69,14 @@ def knn_votes(
 
 
 class KNNEvaluator(DatasetEvaluator):
-    """k-NN accuracy of the ``features`` of a :class:`~rmae_d2.modeling.transfer.classifier.FeatureExtractor`.
+    """k-NN accuracy of the ``features`` of a `FeatureExtractor`.
 
     Samples with ``bank`` True vote on those with False; where all have True, each is asked about the others.
     Features are kept in float16 where the model is, 2 GB for ImageNet and a ViT-B in every process, and twice
     that for a moment.
 
     Args:
-        k, temperature: see :func:`knn_votes`.
+        k, temperature: see `knn_votes`.
         query_chunk, bank_chunk: images compared at a time.
     """
 

@@ -1,6 +1,6 @@
 """Semantic segmentation without training: each patch's class by weighted votes of the nearest patches.
 
-The votes are those of :mod:`.knn` (Wu et al., 2018; Caron et al., 2021), of patches instead of images, as in
+The votes are those of `knn` (Wu et al., 2018; Caron et al., 2021), of patches instead of images, as in
 Balažević et al., 2023 ("Towards in-context scene understanding") and others.
 
 Letters: B images, D width, Gh Gw grid of patches, H W pixels, P patch side, N patches that vote, C classes.
@@ -46,7 +46,7 @@ class KNNHead(nn.Module):
         labels_N: their classes, int64.
         num_classes: C.
         stride: pixels per patch.
-        k, temperature: see :func:`.knn_votes`.
+        k, temperature: see `knn_votes`.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class KNNSegmentation:
         bank: finite loader of samples with labels, all of one size, whose patches vote.
         test: finite loader of images, and ``evaluator`` for them, as the segmentor itself is evaluated.
         period: iterations of a training between two evaluations; 0 for none.
-        k, temperature: see :func:`.knn_votes`.
+        k, temperature: see `knn_votes`.
     """
 
     bank: Iterable[list[dict[str, Any]]]

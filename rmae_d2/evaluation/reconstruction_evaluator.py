@@ -21,10 +21,10 @@ class ReconstructionEvaluator(DatasetEvaluator):
 
     The IoU is of foreground pixels of hidden patches at probability 0.5, pooled over all regions and images.
     Maps without a pixel, which stand for the regions of an image that has none, are left out. Beside it
-    stands what needs no model, ``region_iou_nearest``: every hidden patch filled by :func:`nearest_visible`.
+    stands what needs no model, ``region_iou_nearest``: every hidden patch filled by `nearest_visible`.
 
     Samples of further region sources (``region_source``, see
-    :func:`~rmae_d2.data.build_reconstruction_loader`) are reported apart, under the source's name: with
+    `build_reconstruction_loader`) are reported apart, under the source's name: with
     ground truth that training never saw, this is figure 5 of R-MAE as a number.
     """
 

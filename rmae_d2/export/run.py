@@ -36,9 +36,9 @@ def export_model(
     """Exports a model and checks it, on photos, before the file has its name.
 
     Args:
-        model, config_file, overrides: see :func:`rmae_d2.export.source.load_source`.
+        model, config_file, overrides: see `rmae_d2.export.source.load_source`.
         output: .onnx or .pt2, as the format.
-        format_: of :data:`ENDINGS`.
+        format_: of `ENDINGS`.
         images: photos, folders, lists or jsons to check it on; none for scikit-image's photographs.
         max_images: the first so many of them.
 

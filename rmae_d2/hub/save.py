@@ -24,7 +24,7 @@ Model = nn.Module | str | Path
 def save_pretrained(
     model_or_run: Model, folder: str | Path, *, config: DictConfig | None = None
 ) -> list[Path]:
-    """Writes a model as a folder that :func:`rmae_d2.load` and all commands take.
+    """Writes a model as a folder that `rmae_d2.load` and all commands take.
 
         rmae_d2.save_pretrained("output/detector", "detector")
         rmae_d2.save_pretrained(model, "mine", config=cfg)
@@ -71,7 +71,7 @@ def save_pretrained(
 def push_to_hub(
     model_or_run: Model, repo_id: str, *, config: DictConfig | None = None, **hub: Any
 ) -> str:
-    """Saves a model as :func:`save_pretrained` does, and uploads it in one commit.
+    """Saves a model as `save_pretrained` does, and uploads it in one commit.
 
     Args:
         repo_id: ``org/name``; made where it is not there.

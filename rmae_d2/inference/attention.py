@@ -82,10 +82,10 @@ def load_models(
     A run's config.yaml beside its weights tells the number of heads and windows, which tensors do not.
 
     Args:
-        weights: files of any kind that :func:`rmae_d2.checkpoint.load_weights` takes.
-        names: see :func:`.names_of`.
+        weights: files of any kind that `rmae_d2.checkpoint.load_weights` takes.
+        names: see `names_of`.
         num_heads: of all of them; None for what config.yaml says, else 64 channels per head.
-        normalizations: keys of :data:`NORMALIZATIONS`, one per file, or one for all.
+        normalizations: keys of `NORMALIZATIONS`, one per file, or one for all.
 
     Raises:
         CheckpointError: for a file that is missing, no plain ViT, or does not tell its number of heads.
@@ -192,8 +192,8 @@ def draw_attention_pictures(
     Args:
         output: folder for the PNGs, named as the photos.
         queries: none for the middle of each photo.
-        layer, head: see :func:`.patch_attention`.
-        side: shorter side of what the models see, see :meth:`.NamedViT.prepare`.
+        layer, head: see `patch_attention`.
+        side: shorter side of what the models see, see `NamedViT.prepare`.
         tile: longest side of a photo in the picture, pixels.
     """
     check_layer(layer, head)
@@ -264,18 +264,18 @@ def measure_attention(
     seed: int = 0,
     output: Path | None = None,
 ) -> dict[str, Any]:
-    """Measures models, and one of random weights of each size: :mod:`rmae_d2.evaluation.attention_share`.
+    """Measures models, and one of random weights of each size: `rmae_d2.evaluation.attention_share`.
 
     Args:
         names: registered datasets with instance masks, used where there is no ``json``.
         json, root: own data in COCO's format, and the folder of its images.
-        layer, head: see :func:`.patch_attention`.
-        side: shorter side of what the models see, see :meth:`.NamedViT.prepare`.
+        layer, head: see `patch_attention`.
+        side: shorter side of what the models see, see `NamedViT.prepare`.
         max_images: the first so many with instances; 0 for all.
 
     Returns:
         ``data``, ``layer``, ``definition``; ``models``, for each its ``name``, ``network``, ``attention`` and
-        what :meth:`.AttentionShare.evaluate` gives; ``differences`` of the first model to each other over the
+        what `AttentionShare.evaluate` gives; ``differences`` of the first model to each other over the
         same instances, of the share and of what it is more than elsewhere's.
     """
     check_layer(layer, head)
@@ -338,7 +338,7 @@ def _measured(
 
 
 def share_table(result: dict[str, Any]) -> str:
-    """The result of :func:`measure_attention` as lines to print."""
+    """The result of `measure_attention` as lines to print."""
     headers = ["model", "share", "area", "elsewhere", "position"]
     headers += ["share-elsewhere", "share-position", "instances"]
     rows = []

@@ -16,7 +16,7 @@ def detections(predictions: Any, names: Sequence[str] = ()) -> Any:
         found = rmae_d2.detections(predictor(image), names)
 
     Args:
-        predictions: what :class:`.Predictor`, or Detectron2's predictors, give for one image: with
+        predictions: what `Predictor`, or Detectron2's predictors, give for one image: with
             ``instances``, or with ``sem_seg`` or ``sem_seg_labels``, of which each class present is one
             detection, without a confidence.
         names: of the classes, for ``data["class_name"]``; none leaves it out.

@@ -53,7 +53,7 @@ def features(
         norm: with the encoder's final norm on each, where it has one: ViTDet's has none.
         size: side or (H, W) in pixels, multiples of the patch side, that all images are stretched to. None
             for their own, rounded to the next multiples. Resizing is bicubic, antialiased.
-        normalization: a key of :data:`NORMALIZATIONS`; None for the model's own, a bare ViT's is ImageNet's.
+        normalization: a key of `NORMALIZATIONS`; None for the model's own, a bare ViT's is ImageNet's.
 
     Returns:
         one per block: ``patches``, and ``cls_token`` (B, D) or None; floats on the model's device.
@@ -90,7 +90,7 @@ def _batch(images: Any, patch: int, size: int | tuple[int, int] | None) -> Tenso
 
 
 def as_batch(image: Picture, size: tuple[int, int]) -> Tensor:
-    """One image, stretched to (H, W), as a batch (1, C, H, W) for :func:`features`."""
+    """One image, stretched to (H, W), as a batch (1, C, H, W) for `features`."""
     return _resized(_tensor(image)[None], 1, size)
 
 

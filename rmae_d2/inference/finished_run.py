@@ -83,7 +83,7 @@ def config_beside(weights: str) -> Path | None:
 
 
 def config_of(weights: str, config_file: str | None = None) -> str:
-    """The config of some weights: the one given, else that of :func:`config_beside`, which must be there."""
+    """The config of some weights: the one given, else that of `config_beside`, which must be there."""
     name = config_file or config_beside(weights)
     if name is None:
         where = f"no config.yaml beside {weights}"
@@ -96,7 +96,7 @@ def config_of(weights: str, config_file: str | None = None) -> str:
 def load_run(
     weights: str, config_file: str | None = None, overrides: Sequence[str] = ()
 ) -> tuple[DictConfig, RMAE]:
-    """Config and model of a pre-training run, masking policy included, as :func:`load_model`.
+    """Config and model of a pre-training run, masking policy included, as `load_model`.
 
     Args:
         config_file: None for the config.yaml beside the weights.

@@ -24,7 +24,7 @@ class InstanceOutput(DetectionFile):
 
     Raises:
         UserError: that has another number of classes than the model, or see
-            :func:`rmae_d2.evaluation.classes.classes_of`.
+            `rmae_d2.evaluation.classes.classes_of`.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ def semantic_classes_of(cfg: DictConfig) -> tuple[tuple[str, ...], int]:
 
 
 def writes_labels(cfg: DictConfig) -> bool:
-    """Whether a config's model is one whose output is :class:`SemanticOutput`'s."""
+    """Whether a config's model is one whose output is `SemanticOutput`'s."""
     model = cfg.get("model") or {}
     return "sem_seg_head" in model and "roi_heads" not in model
 

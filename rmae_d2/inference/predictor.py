@@ -28,7 +28,7 @@ class Predictor:
     Args:
         cfg: a LazyConfig with ``model`` and ``dataloader.test.mapper``; ``train.device`` (default auto) is
             where the model runs.
-        weights: anything that :func:`rmae_d2.checkpoint.load_weights` takes. It must hold every tensor of
+        weights: anything that `rmae_d2.checkpoint.load_weights` takes. It must hold every tensor of
             the model. Or the model itself, with its weights, where it is.
 
     Attributes:
@@ -59,8 +59,8 @@ class Predictor:
         """What the model gives for one image.
 
         Args:
-            image_HWC: uint8 (H, W, 3) RGB, upright, as :func:`rmae_d2.data.read_image` reads it, or all bands
-                (H, W, C), as :func:`~rmae_d2.photos.bands.read_bands` does; anything else is a UserError.
+            image_HWC: uint8 (H, W, 3) RGB, upright, as `rmae_d2.data.read_image` reads it, or all bands
+                (H, W, C), as `read_bands` does; anything else is a UserError.
 
         Returns:
             the model's own keys with everything on the CPU, at the image's size. A detector gives

@@ -1,6 +1,6 @@
 """``rmae_d2.load``: a trained model of ours, ready to call, from wherever it is.
 
-A run's folder, a folder of :func:`rmae_d2.save_pretrained`, a repository on the Hugging Face hub and what the
+A run's folder, a folder of `rmae_d2.save_pretrained`, a repository on the Hugging Face hub and what the
 package ships are the same: weights, ``config.yaml`` beside them, and maybe ``README.md``, the model card.
 """
 
@@ -57,7 +57,7 @@ def load(
 
     Returns:
         the config's model: an ``RMAE``, ``Classifier``, detector or segmentor; of a bare encoder the ViT, see
-        :func:`rmae_d2.checkpoint.encoder.load_encoder`. Its attribute ``origin`` is an :class:`Origin`.
+        `rmae_d2.checkpoint.encoder.load_encoder`. Its attribute ``origin`` is an `Origin`.
 
     Raises:
         CheckpointError: nothing there, or weights that do not fit.

@@ -75,9 +75,9 @@ def draw_reconstruction_pictures(
     Args:
         weights: checkpoints of pre-training runs: R-MAE, MAE (no regions are drawn), or RAE (no pixels);
             several are drawn under each other, each by its own size and masks.
-        output: folder for the PNGs, named as the photos, and :data:`SHEET`.
+        output: folder for the PNGs, named as the photos, and `SHEET`.
         source: of the regions; not asked where the model needs none.
-        names: of the models, where there are several, see :func:`.names_of`.
+        names: of the models, where there are several, see `names_of`.
         config_file: of the run; None for the config.yaml beside the weights.
         mask_ratios: shares of hidden pixel patches, a row each; none for the model's own. The region branch
             follows, unless its config gives it a ratio of its own.

@@ -90,9 +90,9 @@ class RegionPrediction:
         probabilities: float32 (K, H, W), resized to the image bilinearly. Where the image draws the edges,
             those of its segments; otherwise visible patches are as given and hidden ones the sigmoid of the
             region branch's logits.
-        scores: float32 (K,) in [0, 1], see :func:`.mask_confidence`. Not a learned IoU: it is as good as
+        scores: float32 (K,) in [0, 1], see `mask_confidence`. Not a learned IoU: it is as good as
             the probabilities are calibrated, and high for many a mask that is wrong.
-        doubts: K texts, see :func:`doubt`.
+        doubts: K texts, see `doubt`.
     """
 
     masks: NDArray[np.bool_]
@@ -152,13 +152,13 @@ class RegionPromptPredictor:
 
     The pixel encoder runs once per image; a prediction runs only the region branch, and by default lets the
     image draw the mask's edge: the region branch's probabilities are the prior of a walk over small segments
-    from the pixels that were pointed at (:mod:`rmae_d2.regions.segment_walk`). A prompt's result does
+    from the pixels that were pointed at (`rmae_d2.regions.segment_walk`). A prompt's result does
     not depend on the others (but for the last digits). A prompt without visible patches asks for nothing and
     gets probability 0 everywhere.
 
     Pre-training shows the region branch random patches with exact content. A few clicks are far from that: a
     clicked patch is shown as lying wholly in the region, or wholly outside. Therefore, where the image draws
-    the edge, corners that were not marked are shown as outside (:meth:`RegionPrompt.with_background`), and
+    the edge, corners that were not marked are shown as outside (`RegionPrompt.with_background`), and
     where n patches are marked, the model's share in the prior is 1/n (docs/interactive.md).
 
     Args:
@@ -221,7 +221,7 @@ class RegionPromptPredictor:
         """A predictor of a finished run.
 
         Args:
-            weights, config_file, overrides: see :func:`.load_run`, which says what it raises, too.
+            weights, config_file, overrides: see `load_run`, which says what it raises, too.
             device: ``auto``, ``cpu``, ``cuda`` ...
             settings: keyword arguments of the class.
         """
@@ -246,7 +246,7 @@ class RegionPromptPredictor:
         return self._image().hidden
 
     def set_image(self, image_HWC: NDArray[np.uint8]) -> None:
-        """Embeds an image, see :meth:`embed`, and keeps it as the one that other calls are about."""
+        """Embeds an image, see `embed`, and keeps it as the one that other calls are about."""
         self.embedding = self.embed(image_HWC)
 
     @torch.no_grad()
@@ -310,10 +310,10 @@ class RegionPromptPredictor:
             scribble: (n, 2), a line through these points: every patch that it meets becomes positive.
             patches: (n, 2) of (row, column) on the grid, positive.
             negative_patches: as ``patches``, negative.
-            assume_background: see :meth:`RegionPrompt.with_background`. No matter where the image draws the
+            assume_background: see `RegionPrompt.with_background`. No matter where the image draws the
                 edges: there the model is always shown so.
             keep_in_box: whether a box's mask ends ``BOX_MARGIN`` patches around it; see
-                :meth:`RegionPrompt.kept_in`.
+                `RegionPrompt.kept_in`.
             embedding: of the image; None for the one that was set.
 
         Raises:
@@ -482,7 +482,7 @@ class _Known:
 
     Attributes:
         patches: int8 (Gh, Gw), INSIDE, OUTSIDE or UNKNOWN.
-        seeds: see :class:`RegionPrompt`; None for an image without segments.
+        seeds: see `RegionPrompt`; None for an image without segments.
     """
 
     def __init__(self, image: ImageEmbedding) -> None:

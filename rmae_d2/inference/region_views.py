@@ -60,7 +60,7 @@ def embed_views(
     seed: int,
     max_patches: int,
 ) -> ImageEmbedding:
-    """Encodes an image's pixels; see :class:`.RegionPromptPredictor` for the arguments."""
+    """Encodes an image's pixels; see `RegionPromptPredictor` for the arguments."""
     net, branch = model.backbone.net, model.region_branch
     assert branch is not None
     grid = view_grid = net.grid
@@ -100,7 +100,7 @@ def near_grid(size: tuple[int, int], patch_size: int, least: int, most: int) -> 
 
 
 def window_grid(size: tuple[int, int], patch_size: int, window: Grid, most: int) -> Grid:
-    """As :func:`near_grid`, with sides that hold a window; a shorter side of the image is stretched."""
+    """As `near_grid`, with sides that hold a window; a shorter side of the image is stretched."""
     most = max(most, window[0] * window[1])
     rows, columns = near_grid(size, patch_size, window[0] * window[1], most)
     return _bounded(max(rows, window[0]), max(columns, window[1]), window, most)

@@ -37,7 +37,7 @@ class Finding(NamedTuple):
 
 
 class Inspection(NamedTuple):
-    """What :func:`inspect_dataset` found."""
+    """What `inspect_dataset` found."""
 
     title: str
     lines: list[str]  #: sentences
@@ -73,7 +73,7 @@ def inspect_dataset(
     """Decodes every image of a data set, and compares its labels with them.
 
     Args:
-        what: ``[FORMAT:]PATH[#SPLIT]``, see :func:`.recognise`, or the name of a registered data set.
+        what: ``[FORMAT:]PATH[#SPLIT]``, see `recognise`, or the name of a registered data set.
         image_root: folder of a json's images, where it is not found by itself.
         statistics: measure the channels' mean and standard deviation.
         sample: of so many images, evenly spread.

@@ -28,7 +28,7 @@ def write_inspection(found: Inspection, path: Path, shown: int) -> None:
     """Writes a page of its own, with images evenly spread over the data set and their labels drawn.
 
     Args:
-        found: of :func:`.inspect_dataset`.
+        found: of `inspect_dataset`.
         path: file to write.
         shown: how many images.
 

@@ -86,7 +86,7 @@ def _look_at(file_name: str, measure: bool) -> PhotoFacts:
 
 
 def _kind(raw: bytes) -> str:
-    """See :func:`.kind_of`; of files that Pillow does not know, their bands."""
+    """See `kind_of`; of files that Pillow does not know, their bands."""
     try:
         return kind_of(raw)
     except UnidentifiedImageError:

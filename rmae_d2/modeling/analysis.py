@@ -39,7 +39,7 @@ class Analysis:
     """Costs of one model.
 
     Args:
-        parameters: trainable parameters by part, names as in :data:`PARTS`.
+        parameters: trainable parameters by part, names as in `PARTS`.
         macs: multiply-adds by part, of one image's forward pass with its losses.
         activation_bytes: what the backward pass keeps of each image in float32, besides the weights.
     """

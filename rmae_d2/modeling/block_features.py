@@ -68,7 +68,7 @@ def block_features(
 
 
 def block_numbers(layers: int | Sequence[int], depth: int) -> list[int]:
-    """Numbers from 0 of chosen blocks of a net, see :func:`block_features`."""
+    """Numbers from 0 of chosen blocks of a net, see `block_features`."""
     last = range(depth - layers, depth) if isinstance(layers, int) else None
     wanted = list(layers if last is None else last)  # type: ignore[arg-type]
     if not wanted or not all(-depth <= i < depth for i in wanted) or (last and last[0] < 0):

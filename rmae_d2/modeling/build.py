@@ -49,10 +49,10 @@ def build_parts(
     """``backbone``, ``pixel_decoder`` and ``region_branch`` of an RMAE; the encoder's facts are handed down.
 
     Args:
-        pixel_decoder: further arguments of :class:`PixelDecoder`; None for none.
+        pixel_decoder: further arguments of `PixelDecoder`; None for none.
         region_branch: further arguments of the region branch; ``variant`` names its class in
-            :data:`REGION_VARIANTS`, by default ``length``. None for none.
-        net: arguments of :class:`MaskedViT`.
+            `REGION_VARIANTS`, by default ``length``. None for none.
+        net: arguments of `MaskedViT`.
     """
     encoder = MaskedViT(**net)
     facts = (encoder.embed_dim, encoder.grid, encoder.patch_size)
@@ -70,9 +70,9 @@ def build_parts(
 
 
 def add_rmae_config(cfg: CfgNode) -> None:
-    """Adds ``MODEL.RMAE`` to a yacs config, so that ``build_model(cfg)`` builds an :class:`RMAE`.
+    """Adds ``MODEL.RMAE`` to a yacs config, so that ``build_model(cfg)`` builds an `RMAE`.
 
-    Defaults are the paper's ViT-B; keys are the arguments of :class:`RMAE`, its encoder and its parts. Set
+    Defaults are the paper's ViT-B; keys are the arguments of `RMAE`, its encoder and its parts. Set
     ``cfg.MODEL.META_ARCHITECTURE = "RMAE"`` to use it. The images' format, mean and deviation become those
     of our loader, for Detectron2's own are of BGR images.
     """
@@ -111,7 +111,7 @@ def add_rmae_config(cfg: CfgNode) -> None:
 
 
 def encoder_from_cfg(cfg: CfgNode) -> dict[str, Any]:
-    """Arguments of :class:`MaskedViT` from ``cfg.MODEL.RMAE``."""
+    """Arguments of `MaskedViT` from ``cfg.MODEL.RMAE``."""
     if "RMAE" not in cfg.MODEL:
         raise AttributeError(
             "cfg.MODEL.RMAE is missing: call rmae_d2.modeling.add_rmae_config(cfg) before merging a file"
@@ -122,7 +122,7 @@ def encoder_from_cfg(cfg: CfgNode) -> dict[str, Any]:
 
 
 def parts_from_cfg(cfg: CfgNode) -> dict[str, Any]:
-    """Arguments of :class:`RMAE` from ``cfg.MODEL.RMAE``."""
+    """Arguments of `RMAE` from ``cfg.MODEL.RMAE``."""
     net = encoder_from_cfg(cfg)
     options = {k: v for k, v in lower_keys(cfg.MODEL.RMAE).items() if k not in net}
     parts = {name: lower_keys(options.pop(name)) for name in ("pixel_decoder", "region_branch")}

@@ -33,7 +33,7 @@ def count_flops(model: nn.Module) -> Iterator[FlopCounterMode]:
 
 @contextmanager
 def count_by_part(model: nn.Module, parts: Mapping[str, str]) -> Iterator[dict[str, int]]:
-    """As :func:`count_flops`, by part of a model.
+    """As `count_flops`, by part of a model.
 
     Args:
         parts: names of modules by part, "" being the model: a part is what lies below its module, less the

@@ -13,7 +13,7 @@ M = TypeVar("M", bound="HubModel")
 
 
 class HubModel(ModelHubMixin):
-    """The mixin with our files: those of :func:`rmae_d2.save_pretrained` and :func:`rmae_d2.load`.
+    """The mixin with our files: those of `rmae_d2.save_pretrained` and `rmae_d2.load`.
 
     These two, which also serve models that are not ours to give a base class, know of files and lie floors
     above the networks; so they are called by the package's front door.
@@ -26,7 +26,7 @@ class HubModel(ModelHubMixin):
     def from_pretrained(  # type: ignore[override]
         cls: type[M], pretrained_model_name_or_path: str | Path, **options: Any
     ) -> M:
-        """What :func:`rmae_d2.load` gives, with its options; UserError where it is none of this class.
+        """What `rmae_d2.load` gives, with its options; UserError where it is none of this class.
 
         Instead of the mixin's, which asks for a config.json first and has a traceback for a missing network.
         """

@@ -44,7 +44,7 @@ def region_loss(
 
     Args:
         target_BKNX: the region maps' own, 0 or 1.
-        criterion: one of :data:`REGION_CRITERIA`: ``bce``, binary cross-entropy, the paper's; ``l2``, the
+        criterion: one of `REGION_CRITERIA`: ``bce``, binary cross-entropy, the paper's; ``l2``, the
             squared error of the probability. Of its l2 the paper's summaries say no more than that it is
             worse; the error is taken after the sigmoid, so that predictions are logits in both.
     """

@@ -41,7 +41,7 @@ def patchify_regions(regions_BKHW: Tensor, patch_size: int) -> Tensor:
 
 
 def unpatchify(patches_BLX: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
-    """The inverse of :func:`patchify`: (B, L, P*P*C), with Gh * Gw = L -> (B, C, H, W)."""
+    """The inverse of `patchify`: (B, L, P*P*C), with Gh * Gw = L -> (B, C, H, W)."""
     B, L, X = patches_BLX.shape
     Gh, Gw = grid
     if Gh * Gw != L:
@@ -94,6 +94,6 @@ class PatchEmbed(nn.Module):
         nn.init.xavier_uniform_(self.proj.weight.view(embed_dim, -1))
 
     def forward(self, patches_BVX: Tensor) -> Tensor:
-        """Embeds patches cut by :func:`patchify`: (B, V, P*P*C) -> (B, V, D)."""
+        """Embeds patches cut by `patchify`: (B, V, P*P*C) -> (B, V, D)."""
         weight = self.proj.weight.permute(0, 2, 3, 1).flatten(1)
         return F.linear(patches_BVX, weight, self.proj.bias)

@@ -64,7 +64,7 @@ class MaskTokenTransformer(nn.Module):
 class PixelDecoder(MaskTokenTransformer):
     """MAE's decoder: predicts the pixels of hidden patches.
 
-    ``in_dim`` is the width of the pixel encoder; ``use_act_checkpoint``: see :func:`.run_blocks`.
+    ``in_dim`` is the width of the pixel encoder; ``use_act_checkpoint``: see `run_blocks`.
     """
 
     def __init__(

@@ -69,7 +69,7 @@ class MaskedViT(nn.Module):
     Args:
         img_size: side or (H, W) in pixels.
         drop_path_rate: stochastic depth of the last block, growing linearly from 0.
-        use_act_checkpoint: less memory for more time, see :func:`run_blocks`.
+        use_act_checkpoint: less memory for more time, see `run_blocks`.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class MaskedViT(nn.Module):
         """Encodes the visible patches.
 
         Args:
-            patches_BLX: all patches, as :func:`patchify` cuts them, (B, L, P*P*C).
+            patches_BLX: all patches, as `patchify` cuts them, (B, L, P*P*C).
             ids_visible_BV: int64 indices of the visible ones; None for all, in raster order.
             gates_BV: factors of the visible patches' tokens before the first block; None for none.
 
@@ -149,7 +149,7 @@ class PixelEncoder(nn.Module):
         ids_visible_BV: Tensor | None = None,
         gates_BV: Tensor | None = None,
     ) -> Tensor:
-        """See :meth:`MaskedViT.forward`."""
+        """See `MaskedViT.forward`."""
         return self.net(patches_BLX, ids_visible_BV, gates_BV)
 
     def encode_image(self, images_BCHW: Tensor) -> Tensor:

@@ -4,7 +4,7 @@
     pixel encoder tokens   -> neck           -> memory
     queries + memory       -> region decoder -> binary region maps on the hidden patches
 
-The other variants, with the same arguments and results, are in :mod:`rmae_d2.modeling.region_variants`.
+The other variants, with the same arguments and results, are in `rmae_d2.modeling.region_variants`.
 
 Letters: B images, K regions, L patches, V visible patches, N hidden patches, D width, P patch side.
 """

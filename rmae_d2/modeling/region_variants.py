@@ -75,7 +75,7 @@ class SpatialRegionBranch(nn.Module):
     Args:
         num_regions: K, where all regions share a pass (C = K); None for a pass each (C = 1).
         decoder_depth: number of ViT blocks in the region decoder.
-        The others: as of :class:`~rmae_d2.modeling.RegionBranch`.
+        The others: as of `RegionBranch`.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class SpatialRegionBranch(nn.Module):
         ids_region_visible_BV: Tensor,
         ids_region_hidden_BN: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Predicts the hidden patches of every region map; arguments as of :meth:`RegionBranch.forward`.
+        """Predicts the hidden patches of every region map; arguments as of `RegionBranch.forward`.
 
         Returns:
             logits (B, K, N, P*P), and what the branch knows of the visible region patches alone: the mean
@@ -144,7 +144,7 @@ class BatchRegionBranch(SpatialRegionBranch):
     """Each region is a sample of its own, with the memory of its image.
 
     Permutation-equivariant over regions, which do not see each other. The cost of its region encoder and
-    decoder is proportional to K. ``sizes`` are further arguments of :class:`SpatialRegionBranch`.
+    decoder is proportional to K. ``sizes`` are further arguments of `SpatialRegionBranch`.
     """
 
     def __init__(

@@ -37,7 +37,7 @@ FEEDINGS = ("pixel_to_region", "region_to_pixel", "both")
 
 
 class StepResult(NamedTuple):
-    """All that a training step of a :class:`.Batch` found out; tensors are 0-d.
+    """All that a training step of a `Batch` found out; tensors are 0-d.
 
     Losses are weighted: ``loss_pixel``, ``loss_region`` of the branches present, and the masking policy's
     own, which may have scalars to report besides.
@@ -55,20 +55,20 @@ class RMAE(HubModel, nn.Module):
     Args:
         backbone: the pixel encoder.
         pixel_decoder: None for RAE.
-        region_branch: None for MAE. The length variant, or one of :mod:`.region_variants`.
+        region_branch: None for MAE. The length variant, or one of `region_variants`.
         mask_ratio: beta_I, the hidden share of pixel patches. The region branch may have its own,
             beta_R; it then keeps another prefix of the same patch order. Two numbers draw beta_R between them
-            for each training step, see :func:`visible_choices`, and are beta_I in evaluation.
-        masking: see :mod:`rmae_d2.modeling.masking.base`; None for random masks.
+            for each training step, see `visible_choices`, and are beta_I in evaluation.
+        masking: see `rmae_d2.modeling.masking.base`; None for random masks.
         norm_pix_loss: predict pixels normalised patch by patch.
         pixel_weight, region_weight: weights of the two losses in their sum.
         background_weight: weight of background pixels in the region loss.
-        region_criterion: ``bce`` or ``l2``, see :func:`.region_loss`.
-        feeding: which branch hears of the other, one of :data:`FEEDINGS` (R-MAE, table 1e).
+        region_criterion: ``bce`` or ``l2``, see `region_loss`.
+        feeding: which branch hears of the other, one of `FEEDINGS` (R-MAE, table 1e).
             ``pixel_to_region``, the paper's: the region branch gets the pixel encoder's output.
             ``region_to_pixel``: it gets zeros, and the pixel decoder gets the encoded regions as further
             tokens. ``both``: each gets the other's.
-        region_dropout: train with the first 1 to K regions of a batch, see :func:`drop_regions`.
+        region_dropout: train with the first 1 to K regions of a batch, see `drop_regions`.
         pixel_mean, pixel_std: of the images in the unit that the loader delivers (0-255), one per channel.
     """
 
@@ -148,7 +148,7 @@ class RMAE(HubModel, nn.Module):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """Arguments from a yacs config with ``MODEL.RMAE`` (:func:`add_rmae_config`)."""
+        """Arguments from a yacs config with ``MODEL.RMAE`` (`add_rmae_config`)."""
         return parts_from_cfg(cfg)
 
     @property
@@ -180,14 +180,14 @@ class RMAE(HubModel, nn.Module):
         """One step, or, in evaluation, all that can be said of the images.
 
         Args:
-            batched_inputs: a batch, or, as Detectron2 has it, the dicts that :meth:`.Batch.of` takes;
+            batched_inputs: a batch, or, as Detectron2 has it, the dicts that `Batch.of` takes;
                 regions are needed by a region branch. Without seeds masks are drawn from torch's generator
                 in training and from seed 0 in evaluation.
             progress: share of the training run that is done, in [0, 1], for policies with a schedule.
             mask_ratio: instead of the model's own.
 
         Returns:
-            in training a :class:`StepResult`, for Detectron2's dicts its losses alone; in evaluation a dict
+            in training a `StepResult`, for Detectron2's dicts its losses alone; in evaluation a dict
             an image: unweighted ``loss_pixel``, ``loss_region`` (0-d), ``mask`` bool (L,), ``pred_pixels``
             (L, P*P*C), ``pred_regions`` logits (K, L, P*P), and to look at: ``reconstruction``, the image
             with its hidden patches predicted, float in the images' range (C, H, W), and
@@ -333,7 +333,7 @@ class RMAE(HubModel, nn.Module):
         visible: tuple[int, int],
         per_image: bool,
     ) -> dict[str, Tensor]:
-        """:meth:`forward_tensors` for a given plan."""
+        """`forward_tensors` for a given plan."""
         found = self._reconstruct(images_BCHW, regions_BKHW, plan[:2], plan.gates, visible)
         order, region_order = plan.ids_shuffle, plan.region_order
         L = order.shape[1]
@@ -384,7 +384,7 @@ class RMAE(HubModel, nn.Module):
     def _pictures(
         self, images_BCHW: Tensor, regions_BKHW: Tensor | None, outputs: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """What a person looks at; see :meth:`forward`."""
+        """What a person looks at; see `forward`."""
         grid, P = self.backbone.net.grid, self.patch_size
         pictures: dict[str, Tensor] = {}
         if "pred_pixels" in outputs:
@@ -444,7 +444,7 @@ def visible_choices(num_patches: int, ratios: Sequence[float]) -> list[int]:
 
 
 def drawn_visible(num_patches: int, ratios: Sequence[float], seeds_B: Tensor) -> int:
-    """One of :func:`visible_choices`, a function of the batch's seeds."""
+    """One of `visible_choices`, a function of the batch's seeds."""
     choices = visible_choices(num_patches, ratios)
     # Not the number that drop_regions draws of these seeds.
     return choices[int(hash_noise(seeds_B.sum()[None], 2)[0, 1]) % len(choices)]

@@ -157,7 +157,7 @@ def three_of(count: int) -> list[int]:
 
 
 def picture_of(bands_HWC: NDArray[Any]) -> NDArray[np.uint8]:
-    """Three bands as a picture to look at, (H, W, 3); see :func:`three_of` and :func:`as_bytes`."""
+    """Three bands as a picture to look at, (H, W, 3); see `three_of` and `as_bytes`."""
     return np.ascontiguousarray(as_bytes(bands_HWC[..., three_of(bands_HWC.shape[-1])]))
 
 
@@ -188,7 +188,7 @@ def statistics_of(moments: Iterable[tuple[str, Any]]) -> tuple[list[float], list
     """Mean and standard deviation of each channel; 0 and 1 of one without data or with one value alone.
 
     Args:
-        moments: of files, by their names, see :func:`moments_of`.
+        moments: of files, by their names, see `moments_of`.
 
     Raises:
         UserError: a file has another number of channels than the first.

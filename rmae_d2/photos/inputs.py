@@ -38,7 +38,7 @@ def list_inputs(given: Sequence[str], image_root: str | None = None) -> list[Inp
 
     Args:
         given: image files, folders, .txt lists, COCO .jsons and other data sets; see
-            :func:`.sources.images_from`. A json that stands alone keeps its image ids; otherwise images are
+            `sources.images_from`. A json that stands alone keeps its image ids; otherwise images are
             numbered from 1.
         image_root: folder of a json's images, where it is not found by itself.
 

@@ -35,7 +35,7 @@ def read_labels(path: str, num_classes: int, zero_is_ignored: bool = False) -> N
             official release; else classes are 0 to C - 1. 255 is without a class in both.
 
     Returns:
-        (H, W), writable: classes 0 to C - 1, and :data:`IGNORE_LABEL`.
+        (H, W), writable: classes 0 to C - 1, and `IGNORE_LABEL`.
 
     Raises:
         ImageReadError: a file that gives no image.

@@ -31,17 +31,17 @@ MACHINE_ERRNOS = frozenset(
 class Photo:
     """An image file that has been read, and is decoded as far as it is needed.
 
-    ``np.asarray(photo)`` is the whole of it, see :func:`read_image`.
+    ``np.asarray(photo)`` is the whole of it, see `read_image`.
 
     Attributes:
         shape: (H, W, 3) of the whole, upright; (H, W, C) with all bands.
     """
 
     def __init__(self, path: str | Path, all_bands: bool = False) -> None:
-        """Reads a file; decodes what is no JPEG, or none in the usual form. Raises as :func:`read_image`.
+        """Reads a file; decodes what is no JPEG, or none in the usual form. Raises as `read_image`.
 
         Args:
-            all_bands: the whole is what :func:`.read_bands` gives, and ``shape`` (H, W, C).
+            all_bands: the whole is what `read_bands` gives, and ``shape`` (H, W, C).
         """
         self.path = str(path)
         self._jpeg: bytes | None = None
@@ -128,7 +128,7 @@ class Photo:
 
 
 def read_for_regions(path: str | Path) -> NDArray[np.uint8]:
-    """What region sources look at, (H, W, C); see :meth:`Photo.for_regions`, and :func:`read_image`."""
+    """What region sources look at, (H, W, C); see `Photo.for_regions`, and `read_image`."""
     return Photo(path).for_regions()
 
 
@@ -140,7 +140,7 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     Of one channel of more than 8 bits or of floats, white is what the file says (TIFF's MaxSampleValue), else
     the least of 1 (floats), 255, 4095 and 65535 that its pixels do not exceed, said once for each; or what
     ``RMAE_D2_WHITE`` in the environment says, for all. Of a TIFF that Pillow does not know, of more bands or
-    bits, three bands are shown, see :func:`.picture_of`.
+    bits, three bands are shown, see `picture_of`.
 
     Args:
         path: a local file, or whatever Detectron2's PathManager opens.

@@ -38,18 +38,18 @@ def images_from(
             files skipped); a
             ``.txt`` list, one path per line, absolute or relative to the list's folder; empty lines and lines
             that begin with ``#`` are skipped; a COCO-style ``.json``, of which ``images[].file_name`` (or
-            ``coco_url``) is used; or ``[FORMAT:]PATH[#SPLIT]``, a data set that :func:`.recognise` knows.
+            ``coco_url``) is used; or ``[FORMAT:]PATH[#SPLIT]``, a data set that `recognise` knows.
             Of a folder with labels, neither of whose splits is named, all images are taken.
         image_root: folder that the json's file names are relative to. Found by itself where the
             json lies in it, beside it, or in an ``annotations`` folder beside it.
         allow_missing: share of a list's files that may be absent; they are left out with a warning. None
             keeps them.
-        format, split: see :func:`.address_of`.
+        format, split: see `address_of`.
 
     Returns:
         dataset dicts in a fixed order (folders: sorted): ``file_name``; ``image_id``, the path relative to
         the folder, the list's line or the json's id; ``height`` and ``width`` where the json has them. Of
-        a packed folder a :class:`.PackedImages`, with what was packed.
+        a packed folder a `PackedImages`, with what was packed.
 
     Raises:
         UserError: nothing there, no image in it, too many of its files absent, or a list or json that is
@@ -83,7 +83,7 @@ def images_from(
 
 
 def from_folder(folder: str) -> list[dict[str, Any]]:
-    """Those of a folder and its sub-folders, sorted; see :func:`images_from`."""
+    """Those of a folder and its sub-folders, sorted; see `images_from`."""
     paths = _below_in_store(folder) if is_remote(folder) else files_below(folder)[0]
     if not paths:
         raise UserError(

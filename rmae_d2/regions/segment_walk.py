@@ -99,7 +99,7 @@ def walk(
 
 
 def place_seeds(seeds: NDArray[np.int8], size: tuple[int, ...]) -> NDArray[np.int8]:
-    """Seeds (H, W), see :func:`walk`, on a map of another size, none lost: of both kinds, 1 wins."""
+    """Seeds (H, W), see `walk`, on a map of another size, none lost: of both kinds, 1 wins."""
     placed = np.full(size, -1, np.int8)
     for value in (0, 1):
         rows, columns = np.nonzero(seeds == value)

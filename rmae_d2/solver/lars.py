@@ -9,7 +9,7 @@ from .optimizer import announced_rate
 
 
 def lars_params(model: nn.Module) -> list[dict[str, Any]]:
-    """Trainable parameters in two groups for :func:`scaled_lars`.
+    """Trainable parameters in two groups for `scaled_lars`.
 
     Matrices take steps in proportion to their own norm; biases and norms take plain momentum steps and are
     not decayed.
@@ -34,7 +34,7 @@ def scaled_lars(
     """LARS under the linear rule.
 
     Args:
-        params: of :func:`lars_params`.
+        params: of `lars_params`.
         base_lr: learning rate for 256 images.
         batch_size: images per optimizer step, over all processes and accumulation steps.
         trust_coefficient: eta, the length of a step of rate 1 as a share of the weights' norm.

@@ -19,7 +19,7 @@ def scaled_muon(
     weight_decay: float = 0.05,
     momentum: float = 0.95,
 ) -> torch.optim.Optimizer:
-    """Muon in place of :func:`~.optimizer.scaled_adamw`, at the same learning rates.
+    """Muon in place of `scaled_adamw`, at the same learning rates.
 
         rmae-d2 train --config-file pretrain/rmae_vitb.py optimizer._target_=rmae_d2.solver.scaled_muon
 

@@ -43,7 +43,7 @@ def linear_rate(base_lr: float, batch_size: int) -> float:
 
 
 def announced_rate(base_lr: float, batch_size: int) -> float:
-    """:func:`linear_rate`, told in the log."""
+    """`linear_rate`, told in the log."""
     lr = linear_rate(base_lr, batch_size)
     text = "learning rate: base %g per 256 images, actual %g for batches of %d"
     logger.info(text, base_lr, lr, batch_size)
@@ -163,7 +163,7 @@ def layer_decayed_params(
     Args:
         model: its ViT is, or is within, ``backbone``.
         base_lr: of heads and pyramid.
-        lr_decay_rate: see :class:`LayerDecay`.
+        lr_decay_rate: see `LayerDecay`.
         weight_decay_norm: of normalisation layers; None for the optimizer's own.
         overrides: learning rate or weight decay by the last part of a parameter's name; None for no weight
             decay of ``pos_embed``.

@@ -23,7 +23,7 @@ def write_page(study: Study, records: Records, page: Path) -> list[Path]:
     """Puts the study's tables into its page, and draws its picture beside it.
 
     Args:
-        page: Markdown, with a line :data:`BEGIN` and a line :data:`END`; made with these alone where there
+        page: Markdown, with a line `BEGIN` and a line `END`; made with these alone where there
             is none.
 
     Returns:

@@ -82,7 +82,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Scenes:
-    """The rendered scenes that a study runs on, see :func:`~rmae_d2.data.scenes.dataset.write_scenes`."""
+    """The rendered scenes that a study runs on, see `write_scenes`."""
 
     num_train: int
     num_val: int

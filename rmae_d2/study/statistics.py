@@ -26,7 +26,7 @@ class Difference:
 
     Attributes:
         n: seeds.
-        bootstrap: interval of the mean, (low, high), see :func:`bootstrap_interval`.
+        bootstrap: interval of the mean, (low, high), see `bootstrap_interval`.
         student: that of Student's t, (low, high); infinite for one seed.
     """
 

@@ -98,7 +98,7 @@ def draw_components(features_GGD: NDArray[np.floating[Any]], size: tuple[int, in
 def principal_components(features_LD: NDArray[np.floating[Any]], count: int) -> NDArray[np.float64]:
     """What patches have of the first principal components, (L, count), of zero mean; 0 where there are fewer.
 
-    Signs are fixed as :func:`draw_components` says.
+    Signs are fixed as `draw_components` says.
     """
     centred = features_LD.astype(np.float64) - features_LD.mean(axis=0, dtype=np.float64)
     left, singular, _ = np.linalg.svd(centred, full_matrices=False)

@@ -30,7 +30,7 @@ def draw_reconstructions(
 
     Args:
         samples: as the mapper gives them, ``image`` (C, H, W); of other than three channels, or of floats,
-            three are shown, see :func:`.picture_of`.
+            three are shown, see `picture_of`.
         outputs: of the model in evaluation mode, one per sample.
         max_regions: how many regions of a sample to show; the largest, which say most.
 

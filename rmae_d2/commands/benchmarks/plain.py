@@ -44,7 +44,7 @@ class PlainRMAE(nn.Module):
         return samples
 
     def forward(self, samples: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Losses of what :meth:`prepare` made."""
+        """Losses of what `prepare` made."""
         model, net = self.model, self.model.backbone.net
         images = torch.stack([x["image"] for x in samples]).to(model.device)
         seeds = torch.tensor([x["mask_seed"] for x in samples], device=model.device)

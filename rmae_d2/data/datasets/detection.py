@@ -77,16 +77,16 @@ def detection_dataset(
     Args:
         names: registered datasets, concatenated; used where there is no json.
         json: own data in COCO's format. Its classes are numbered in the order of their ids, gaps closed.
-            The dataset is registered under :func:`own_dataset_name`.
+            The dataset is registered under `own_dataset_name`.
         root: folder of the json's images, by default found near the json; without a json own data in any
-            format that :func:`.recognise` knows.
+            format that `recognise` knows.
         filter_empty: for training.
         masks: False leaves masks out, True insists on them; by default they are there if the data have any.
         allow_missing: share of the images whose files may be absent.
         fraction: few labels: the share of the images to take, of those that are not left out, see
-            :func:`.take_fraction`; None for all.
+            `take_fraction`; None for all.
         fraction_seed: another one takes other images. It is not the training's seed.
-        format: of own data, one of :data:`.NAMES`; by default recognised.
+        format: of own data, one of `NAMES`; by default recognised.
         split: of own data, such as ``train``; by default all of them.
 
     Returns:
@@ -131,7 +131,7 @@ def own_labels(
 ) -> tuple[str | None, str | None]:
     """Own data as one text, ``[FORMAT:]PATH[#SPLIT]``, and the folder of a json's images; twice None for none.
 
-    Args and errors as :func:`detection_dataset`.
+    Args and errors as `detection_dataset`.
     """
     if json is None and root is None:
         return None, None
@@ -141,7 +141,7 @@ def own_labels(
 
 
 def json_facts(json: str) -> JsonFacts:
-    """What own data hold; read once as long as they do not change. For errors see :func:`read_annotations`."""
+    """What own data hold; read once as long as they do not change. For errors see `read_annotations`."""
     path = located(json)
     return _facts(path, stamp_of(path))
 

@@ -44,7 +44,7 @@ class FineGrained:
     read: Callable[[str], Listing]
 
     def __call__(self) -> list[dict[str, Any]]:
-        """The dataset dicts of :meth:`load`."""
+        """The dataset dicts of `load`."""
         return self.load()[0]
 
     def load(self) -> tuple[list[dict[str, Any]], tuple[str, ...]]:

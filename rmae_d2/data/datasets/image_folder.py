@@ -60,12 +60,12 @@ def classification_dataset(
         classes_from: the split whose folders number the classes, where it is there; else ``split`` itself.
         num_classes: of the model, to be compared with what is there; None for no comparison.
         per_class: take so many images of each class at most, the first in sorted order; None for all.
-        fraction: few labels: the share of the images to take, see :func:`.take_fraction`; None for all.
+        fraction: few labels: the share of the images to take, see `take_fraction`; None for all.
         fraction_seed: another one takes other images. It is not the training's seed.
         fraction_per_class: take that share of each class, but one image at least; False for the share of all
             images, whatever their classes.
         split_key: what the config calls ``split``, for messages.
-        format: of ``root``, one of :data:`.NAMES`; by default recognised. Parquet, imagefolder and WebDataset
+        format: of ``root``, one of `NAMES`; by default recognised. Parquet, imagefolder and WebDataset
             have labels of their own, whatever their folders; all others are class folders.
 
     Returns:
@@ -200,7 +200,7 @@ def _fine_grained(name: str) -> FineGrained:
 def class_names(
     root: str | Path | None = None, split: str = "train", names: Sequence[str] | str = ()
 ) -> list[str]:
-    """Names of the classes in the order of their numbers; args and errors as :func:`classification_dataset`."""
+    """Names of the classes in the order of their numbers; args and errors as `classification_dataset`."""
     if root is None and names:
         name = names if isinstance(names, str) else names[0]
         return list(_fine_grained(name).read(name).classes)
@@ -217,7 +217,7 @@ def knn_dataset(
     bank_per_class: int | None = None,
     query_per_class: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Images for :class:`~rmae_d2.evaluation.knn.KNNEvaluator`: those that vote, then those that are asked.
+    """Images for `KNNEvaluator`: those that vote, then those that are asked.
 
     Args:
         bank_split: folder of the images that vote; "" or None for ``root`` itself.
@@ -226,7 +226,7 @@ def knn_dataset(
         bank_per_class, query_per_class: at most so many of a class; None for all.
 
     Returns:
-        dicts of :func:`classification_dataset`, whose errors and root these are, with ``bank``, a bool.
+        dicts of `classification_dataset`, whose errors and root these are, with ``bank``, a bool.
     """
     listed = [("bank_split", bank_split, bank_per_class)]
     if query_split is not None:

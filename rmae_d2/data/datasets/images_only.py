@@ -50,10 +50,10 @@ def pretrain_dataset(
 
     Args:
         names: names in Detectron2's catalog; the sets are concatenated.
-        root: own images instead of names, see :func:`images_from`; as ``image_root``.
+        root: own images instead of names, see `images_from`; as ``image_root``.
         held_out: True for the images kept for evaluation, False for the others, None for all. Kept are a
             tenth, at most 1000, at least one: those whose ids have the smallest SHA-256.
-        format, split: of own images, see :func:`images_from`.
+        format, split: of own images, see `images_from`.
 
     Returns:
         dataset dicts. With several names whose image ids collide, ids become ``name/id``.

@@ -49,12 +49,12 @@ def semantic_dataset(
     Args:
         names: registered datasets, concatenated; used where there are no ``images``.
         images: own data: a folder of images, searched with its sub-folders.
-        labels: own data: a folder of label images (see :func:`read_labels`) with the images' names, but for
+        labels: own data: a folder of label images (see `read_labels`) with the images' names, but for
             the extension, in the same sub-folders.
         num_classes: C; needed for own data, compared with a registered dataset's.
         zero_is_ignored: own data: 0 is no class, classes are 1 to C.
         allow_missing: share of the images that may have no label image; they are left out with a warning.
-        fraction: few labels: the share of the images to take, see :func:`.take_fraction`; None for all.
+        fraction: few labels: the share of the images to take, see `take_fraction`; None for all.
         fraction_seed: another one takes other images. It is not the training's seed.
 
     Returns:
@@ -106,7 +106,7 @@ def semantic_classes(
     num_classes: int | None = None,
     zero_is_ignored: bool = False,
 ) -> tuple[str, ...]:
-    """Names of the classes of :func:`semantic_dataset`, in their order.
+    """Names of the classes of `semantic_dataset`, in their order.
 
     Own data's are the values in their label files: "0" to "C - 1", "1" to "C" with zero_is_ignored. UserError:
     a name that is not registered, or a dataset without semantic labels.
@@ -127,7 +127,7 @@ def semantic_classes(
 def first_label(
     names: Sequence[str] | str = (), images: str | None = None, zero_is_ignored: bool = False
 ) -> int:
-    """What label files of :func:`semantic_dataset` have for class 0: 1 where 0 is no class, else 0.
+    """What label files of `semantic_dataset` have for class 0: 1 where 0 is no class, else 0.
 
     ADE20K's are those of the official release, 1, unless only Detectron2's converted folder is there.
     """

@@ -48,7 +48,7 @@ def adapt_to_data(
     Detection data without masks, and ``dataset.masks=false``, make a model without mask head (with eval_only:
     test data without masks, or training data that the config still names). RLE masks are loaded as bitmasks.
 
-    With ``mapper.all_bands`` the model gets the images' channels, see :func:`.adapt_bands`.
+    With ``mapper.all_bands`` the model gets the images' channels, see `adapt_bands`.
 
     Where test and training data have other classes, own test data are an error; without them the config's
     own test data are not meant, and evaluation is switched off, with a warning (of classification that is an

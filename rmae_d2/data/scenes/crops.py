@@ -33,7 +33,7 @@ _CROPS_STAMP = "crops.json"
 
 
 def write_crops(scenes: str | os.PathLike[str], output: str | os.PathLike[str]) -> dict[str, int]:
-    """Cuts single objects from scenes that :func:`~rmae_d2.data.scenes.dataset.write_scenes` made.
+    """Cuts single objects from scenes that `write_scenes` made.
 
     A crop is the square around the box of the object's visible pixels, with the background that is there. It
     moves inwards at the image's edge and is as large as the image's shorter side at most. Left out are

@@ -1,8 +1,8 @@
-"""Who hides which patch: a policy is a module from a :class:`MaskRequest` to a :class:`MaskPlan`.
+"""Who hides which patch: a policy is a module from a `MaskRequest` to a `MaskPlan`.
 
 A plan has for each image a permutation of its patches, of which the first V stay visible. One permutation
 serves both branches (R-MAE, section 3.2); a branch with another mask ratio keeps a prefix of another
-length. Masks: True = hidden. All chance comes from the request's seeds, see :mod:`rmae_d2.noise`.
+length. Masks: True = hidden. All chance comes from the request's seeds, see `rmae_d2.noise`.
 
 Letters: B images, K regions, L patches, V visible patches, H W pixels, Gh Gw grid.
 """
@@ -82,7 +82,7 @@ class MaskingPolicy(nn.Module):
 
 
 class RandomMasking(MaskingPolicy):
-    """Uniformly random masking, the default of :class:`~rmae_d2.modeling.RMAE`."""
+    """Uniformly random masking, the default of `RMAE`."""
 
     order_by_seed = staticmethod(random_shuffle)
 

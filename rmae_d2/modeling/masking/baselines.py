@@ -1,5 +1,5 @@
-"""What learned masks are compared with; random masking is in :mod:`.base`, by regions in
-:mod:`.regions`, and the two-stage baseline is :class:`.LearnedMasking` without a discriminator.
+"""What learned masks are compared with; random masking is in `base`, by regions in
+`regions`, and the two-stage baseline is `LearnedMasking` without a discriminator.
 
 Every policy hides exactly as many patches as the model wants, whatever the ratio and the grid.
 

@@ -4,7 +4,7 @@
           -> two convolutions, log-softmax -> log-probability of each patch
           -> Gumbel-softmax -> m, positive and of sum 1 -> discriminator: a generator's, or a rectangle's?
 
-The policy that trains them, and hides patches by m, is in :mod:`.learned`.
+The policy that trains them, and hides patches by m, is in `learned`.
 
 Letters: B images, L patches, D width, Gh Gw grid.
 
@@ -38,7 +38,7 @@ class FrozenViT:
     It is no module of who holds it, so that it is in no state dict, optimizer, average or gradient bucket.
 
     Args:
-        net: with its weights; see :func:`rmae_d2.checkpoint.load_scorer`.
+        net: with its weights; see `rmae_d2.checkpoint.load_scorer`.
         block: whose attention it gives; the last in the paper. Negative numbers count from the last.
 
     Attributes:
@@ -227,7 +227,7 @@ def rectangle_masks(
 ) -> Tensor:
     """What the discriminator takes for real: softmax over U(0, 1) noise and a bonus inside a rectangle.
 
-    ``area``, ``side`` and ``drawn``: see :func:`.sample_rectangles`; ``bonus`` is the published alpha. The
+    ``area``, ``side`` and ``drawn``: see `sample_rectangles`; ``bonus`` is the published alpha. The
     result is float32 (B, L), positive, of sum 1.
     """
     inside_BL = sample_rectangles(seeds_B, grid, area, side, drawn=drawn).flatten(1)

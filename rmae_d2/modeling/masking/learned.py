@@ -24,7 +24,7 @@ from .regions import needed_regions
 class LearnedMasking(MaskingPolicy):
     """Patches that the generator chose are hidden with a higher, not a certain, probability.
 
-    Each patch gets U(0, 1) noise, that of :class:`.RandomMasking`, and ``bonus`` on top where it is among
+    Each patch gets U(0, 1) noise, that of `RandomMasking`, and ``bonus`` on top where it is among
     the ``num_marked`` highest of the generator's sample m; the V lowest stay visible. The choice passes its
     gradient straight through: gates have the value 1, and dL/dm is bonus * <dL/dz', z> for the token z of a
     visible patch and the gated z', 0 for a hidden one.
@@ -37,7 +37,7 @@ class LearnedMasking(MaskingPolicy):
         bonus: the published beta (``mask_factor``).
         num_marked: patches that get it; None for V, as the published code has it.
         generator_weight: of the adversarial loss, the published lambda (``loss_g_factor``).
-        rectangle_area, rectangle_side, rectangle_drawn: see :func:`.sample_rectangles`.
+        rectangle_area, rectangle_side, rectangle_drawn: see `sample_rectangles`.
         rectangle_bonus: the published alpha.
         entropy_floor: share of the largest entropy below which the generator is reported to have collapsed.
         foreground: the batch's region maps are objects: report how many of their patches are hidden.

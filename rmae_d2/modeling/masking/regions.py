@@ -43,11 +43,11 @@ class RegionGuidedMasking(MaskingPolicy):
     regions do not suffice, so are the patches outside them.
 
     With one order for both branches a hidden region's query knows nothing of it: give the region branch a
-    milder ratio, ``share`` a lower value, or wrap this in :class:`IndependentMasking`.
+    milder ratio, ``share`` a lower value, or wrap this in `IndependentMasking`.
 
     Args:
         share: share of the hidden patches that are hidden region by region, in [0, 1]; the others are
-            uniformly random. 0 is :class:`.RandomMasking`.
+            uniformly random. 0 is `RandomMasking`.
     """
 
     needs_regions = True

@@ -151,7 +151,7 @@ class Classifier(HubModel, _EncoderModel):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """Arguments from a yacs config with ``MODEL.CLASSIFIER`` (:func:`add_classifier_config`)."""
+        """Arguments from a yacs config with ``MODEL.CLASSIFIER`` (`add_classifier_config`)."""
         options = lower_keys(cfg.MODEL.CLASSIFIER)
         net = MaskedViT(**encoder_from_cfg(cfg), drop_path_rate=options.pop("drop_path_rate"))
         statistics = {"pixel_mean": cfg.MODEL.PIXEL_MEAN, "pixel_std": cfg.MODEL.PIXEL_STD}
@@ -244,7 +244,7 @@ class FeatureExtractor(_EncoderModel):
 
     @classmethod
     def of(cls, model: nn.Module, pool: str = "cls", precision: str = "fp32") -> "FeatureExtractor":
-        """One that shares the encoder, pixel statistics and mode of an ``RMAE`` or :class:`Classifier`."""
+        """One that shares the encoder, pixel statistics and mode of an ``RMAE`` or `Classifier`."""
         of: Any = model
         stats = {name: getattr(of, name).flatten().tolist() for name in ("pixel_mean", "pixel_std")}
         made = cls(backbone=of.backbone, pool=pool, precision=precision, **stats)
@@ -264,7 +264,7 @@ def add_classifier_config(cfg: CfgNode) -> None:
     """Adds ``MODEL.CLASSIFIER``, and ``MODEL.RMAE`` for the encoder's size, to a yacs config.
 
     With ``cfg.MODEL.META_ARCHITECTURE = "Classifier"``, ``build_model(cfg)`` then builds a
-    :class:`Classifier`. Defaults are MAE's linear probe of a ViT-B.
+    `Classifier`. Defaults are MAE's linear probe of a ViT-B.
     """
     if "RMAE" not in cfg.MODEL:
         add_rmae_config(cfg)

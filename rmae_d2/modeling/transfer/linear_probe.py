@@ -47,7 +47,7 @@ class PatchEncoder(Backbone):
 
 
 class FrozenEncoder(PatchEncoder):
-    """A pre-trained :class:`PatchEncoder` that never learns."""
+    """A pre-trained `PatchEncoder` that never learns."""
 
     def __init__(self, net: MaskedViT) -> None:
         super().__init__(net.requires_grad_(False))

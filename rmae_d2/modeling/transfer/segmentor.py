@@ -152,7 +152,7 @@ class SlidingSemanticSegmentor(HubModel, SemanticSegmentor):
         Returns:
             a dict of losses; or dicts with ``sem_seg``, logits (C, height, width) float32 (mean
             probabilities where there are several scales), or ``sem_seg_labels`` (height, width) int32;
-            and ``inference``, see :meth:`describe_inference`.
+            and ``inference``, see `describe_inference`.
         """
         if self.training:
             return self._losses(batched_inputs)
@@ -251,7 +251,7 @@ def resized_strips(scores_Chw: Tensor, size: Sequence[int]) -> Iterator[tuple[sl
 
 
 def scores_at(scores_Chw: Tensor, size: Sequence[int]) -> Tensor:
-    """Scores of every class at another size, (C, H, W); see :func:`resized_strips`."""
+    """Scores of every class at another size, (C, H, W); see `resized_strips`."""
     if tuple(scores_Chw.shape[-2:]) == tuple(size):
         return scores_Chw
     shape = (len(scores_Chw), *size)

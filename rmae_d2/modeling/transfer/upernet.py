@@ -28,7 +28,7 @@ class TapPyramid(Backbone):
     convolutions with a norm and GELU between them, p3 twice by one, p4 is left as it is, p5 is max-pooled.
 
     Args:
-        net: a :class:`~rmae_d2.modeling.ViT`.
+        net: a `ViT`.
         in_features: names of four of its outputs, from the first block's to the last's.
         norm: between the two convolutions of p2; a name that Detectron2's ``get_norm`` knows.
     """
@@ -126,7 +126,7 @@ class UPerNetHead(nn.Module):
         input_shape: name to channels and stride of each level.
         num_classes: C.
         channels: X, width of all fused maps; the ADE20K recipes take the backbone's.
-        pool_grids: see :class:`PyramidPooling`.
+        pool_grids: see `PyramidPooling`.
         dropout: share of channels that are dropped before the classifiers.
         norm: of all convolutions; see Detectron2's ``get_norm``. "SyncBN" is batch norm in one process.
         loss_weight: of the main loss.

@@ -89,7 +89,7 @@ class ViT(detectron2_vit.ViT):
     """Detectron2's ViT with faster attention, activation checkpointing and several outputs.
 
     As in Detectron2, pixels right of and below the last whole patch are left out; its models pad images as
-    :attr:`padding_constraints` asks, so that none are.
+    `padding_constraints` asks, so that none are.
 
     Args:
         img_size: side in pixels for which global blocks have relative positions; other sizes interpolate.

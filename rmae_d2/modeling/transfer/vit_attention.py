@@ -77,7 +77,7 @@ def relative_scores(
 
 
 def relative_bias(rel_h: Tensor, rel_w: Tensor, num_keys: int) -> Tensor:
-    """:func:`relative_scores` of some queries (..., H), (..., W) spread over all keys, (..., num_keys)."""
+    """`relative_scores` of some queries (..., H), (..., W) spread over all keys, (..., num_keys)."""
     bias = (rel_h[..., :, None] + rel_w[..., None, :]).flatten(-2)
     before = num_keys - bias.shape[-1]
     return F.pad(bias, (before, 0)) if before else bias

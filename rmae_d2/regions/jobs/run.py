@@ -428,7 +428,7 @@ def ray_calls(
     """Calls a task of Ray for each number, not more at once than the engine says.
 
     Args:
-        ray: what :func:`connect` gave.
+        ray: what `connect` gave.
         task: a remote function.
         arguments: of the call for a number.
 

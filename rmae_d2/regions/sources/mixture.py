@@ -19,7 +19,7 @@ class MixtureOfSources:
 
     One number of numpy's global generator decides, which the loaders seed from (seed, position). An error
     of the chosen source is not hidden by asking the next, which would shift the weights unnoticed: where
-    one source is to stand in for another, that is :class:`~rmae_d2.regions.StoredRegions` with a fallback.
+    one source is to stand in for another, that is `StoredRegions` with a fallback.
     It is no source for a store: make one of each source and mix those.
 
     Attributes:
