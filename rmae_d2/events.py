@@ -149,13 +149,13 @@ def read_run(folder: str | Path) -> tuple[list[Event], list[str]]:
         as `read_events`; links that lead out of the folder are noted, not followed.
     """
     run, old_run = Path(folder) / FILE, Path(folder) / "metrics.json"
-    astray = [path for path in (run, old_run) if leads_out(path, folder)]
-    events, notes = ([], []) if run in astray else read_events(run)
-    notes += [f"{path.name}: not read, it is a link out of the run's folder" for path in astray]
+    outside = [path for path in (run, old_run) if leads_out(path, folder)]
+    events, notes = ([], []) if run in outside else read_events(run)
+    notes += [f"{path.name}: not read, it is a link out of the run's folder" for path in outside]
     # Up to here from metrics.json. What both have of this one is the same, or the later one's counts.
     begun = min((_iteration(e) for e in events if e["event"] == "step"), default=math.inf)
     old, lines = [], 0
-    for _, record in _records(old_run) if old_run not in astray else ():
+    for _, record in _records(old_run) if old_run not in outside else ():
         lines += 1
         if isinstance(record, dict) and _iteration(record) <= begun:
             old += _events_of(record)

@@ -211,11 +211,11 @@ class Reader:
         """Leaves out images without a size. AnnotationError: what only the whole file shows to be wrong."""
         if self.needs_sizes:
             self.images = {key: image for key, image in self.images.items() if image.height}
-        strangers = [k for k in self._first_use if k not in self.categories]
-        if self.categories and strangers:
+        unknown = [k for k in self._first_use if k not in self.categories]
+        if self.categories and unknown:
             raise self.error(
                 f"has annotations with category ids that 'categories' does not list: "
-                f"{examples(self._first_use[k] for k in strangers)}; "
+                f"{examples(self._first_use[k] for k in unknown)}; "
                 f"it lists {examples(map(shown, sorted(self.categories)))}. List them, or take these "
                 "annotations out"
             )

@@ -43,7 +43,7 @@ class LRSchedule(HookBase):
         self.trainer.storage.put_scalar("lr", lr, smoothing_hint=False)
 
 
-class WarnOfCollapse(HookBase):
+class CollapseWarning(HookBase):
     """Says once that a mask generator has collapsed: that it proposes the same few patches over and over.
 
     Args:
@@ -133,8 +133,8 @@ class SaveOnSignal(HookBase):
 
     def before_train(self) -> None:
         ignored = {signal.SIGINT} if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else set()
-        heard = set(self.SIGNALS) - ignored
-        self._previous = {s: signal.signal(s, self._note) for s in heard}
+        handled = set(self.SIGNALS) - ignored
+        self._previous = {s: signal.signal(s, self._note) for s in handled}
 
     def after_train(self) -> None:
         for number, handler in self._previous.items():

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 #: Seconds between two signs of life, and without any, after which a rank is given up.
 BEAT, LIMIT = 2, 15
 #: Seconds for the cause of a failed collective, usually another rank's end, to become known.
-DOUBT = 8
+SETTLE_SECONDS = 8
 
 _BEATS = bytes(range(32))  # a beat is the number of a signal
 _BYE = b"bye"
@@ -125,7 +125,7 @@ class Ring:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
         if is_collective_failure(error) or isinstance(error, EndedBySignal):
-            time.sleep(DOUBT)  # the cause ends this process when it comes
+            time.sleep(SETTLE_SECONDS)  # the cause ends this process when it comes
         if isinstance(error, KeyboardInterrupt):
             message = "interrupted from the keyboard"
         elif isinstance(error, (UserError, SystemExit)):
@@ -144,24 +144,24 @@ class Ring:
             return str(probe.getsockname()[0])
 
     def _watch(self) -> None:
-        heard = {self._before: b"", self._after: b""}
+        received = {self._before: b"", self._after: b""}
         quiet = 0  # rounds, for a clock would go on while this process itself stands still
         with selectors.DefaultSelector() as selector:
-            for neighbour in heard:
+            for neighbour in received:
                 selector.register(neighbour, selectors.EVENT_READ)
             while not self._leaving.is_set():
                 ready = [key.fileobj for key, _ in selector.select(timeout=1)]
                 quiet = 0 if self._before in ready else quiet + 1
                 if quiet > LIMIT:
                     self._lose(self._before, f"no sign of life for {LIMIT} s")
-                for neighbour in [x for x in heard if x in ready]:
+                for neighbour in [x for x in received if x in ready]:
                     data = b""
                     with suppress(OSError):  # a reset is an end
                         data = neighbour.recv(1 << 16)
-                    heard[neighbour] += data.translate(None, _BEATS)
+                    received[neighbour] += data.translate(None, _BEATS)
                     if not data:
                         selector.unregister(neighbour)
-                        self._take_leave(neighbour, heard[neighbour])
+                        self._take_leave(neighbour, received[neighbour])
 
     def _take_leave(self, neighbour: socket.socket, words: bytes) -> None:
         """Of a neighbour that has closed its connection, having said ``words``."""

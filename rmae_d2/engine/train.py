@@ -41,6 +41,7 @@ from .best import KeepBest, NoLongerBetter, check_keep_best
 from .checkpointer import Checkpointer, holds_run
 from .hooks import (
     EMA,
+    CollapseWarning,
     EMAHook,
     Evaluate,
     LRSchedule,
@@ -48,7 +49,6 @@ from .hooks import (
     PeriodicCheckpoint,
     Pictures,
     SaveOnSignal,
-    WarnOfCollapse,
     WriteMetrics,
 )
 from .launch import describe_start
@@ -339,7 +339,7 @@ def _evaluations(testing: Testing | None, knn: KNNEvaluation | KNNSegmentation |
 def _collapse_hooks(model: nn.Module) -> list[Any]:
     """What a masking policy of R-MAE wants to have watched."""
     return [
-        WarnOfCollapse(m.entropy_floor) for m in model.modules() if isinstance(m, LearnedMasking)
+        CollapseWarning(m.entropy_floor) for m in model.modules() if isinstance(m, LearnedMasking)
     ]
 
 

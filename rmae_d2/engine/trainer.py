@@ -1,7 +1,7 @@
 """One training loop for CPU and GPU, fp32, bf16 and fp16, accumulation and clipping.
 
 Nothing in a step waits for the device: losses and norms stay there until they are logged, and a non-finite
-value freezes the weights on the device itself, before the host has heard of it.
+value freezes the weights on the device itself, before the host knows.
 """
 
 import json

@@ -222,10 +222,10 @@ def collect_results(
     unique = dict(reversed(predictions))
     times = Counter(image_id for image_id, _ in predictions)
     sizes = truth.image_sizes
-    if strangers := [image_id for image_id in times if image_id not in sizes]:
+    if unknown := [image_id for image_id in times if image_id not in sizes]:
         raise UserError(
-            f"{len(strangers)} of {len(unique)} predicted images are not in {truth.path}, such as the ids "
-            f"{examples(strangers)}: do dataloader.test and dataloader.evaluator name the same dataset?"
+            f"{len(unknown)} of {len(unique)} predicted images are not in {truth.path}, such as the ids "
+            f"{examples(unknown)}: do dataloader.test and dataloader.evaluator name the same dataset?"
         )
     if double := [image_id for image_id in times if times[image_id] > 1]:
         logger.warning(

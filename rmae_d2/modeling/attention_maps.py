@@ -20,7 +20,7 @@ from .transfer.vit_attention import relative_bias, relative_scores
 
 
 class AttentionViT:
-    """A ViT that is looked into, on images of any size that is a multiple of its patch side.
+    """A ViT whose attention is read, on images of any size that is a multiple of its patch side.
 
     Nothing is hidden. Position embeddings are interpolated to the image's grid.
 

@@ -307,9 +307,9 @@ class RMAE(HubModel, nn.Module):
             maps = patchify_regions(regions_BKHW, self.backbone.net.patch_size)
             region_order = order if region_order is None else region_order
             shown, hidden = region_order[:, : visible[1]], region_order[:, visible[1] :]
-            deaf = self.feeding == "region_to_pixel"
-            heard = torch.zeros_like(tokens_BVD) if deaf else tokens_BVD
-            logits, context_BTD = self.region_branch(heard, visible_BV, maps, shown, hidden)
+            pixels_unseen = self.feeding == "region_to_pixel"
+            shared_BVD = torch.zeros_like(tokens_BVD) if pixels_unseen else tokens_BVD
+            logits, context_BTD = self.region_branch(shared_BVD, visible_BV, maps, shown, hidden)
             _, K, _, X = maps.shape
             target = maps.gather(2, hidden[:, None, :, None].expand(-1, K, -1, X))
             weight, criterion = self.background_weight, self.region_criterion

@@ -5,7 +5,7 @@ from typing import Any
 from timm.optim import Lars
 from torch import nn
 
-from .optimizer import announced_rate
+from .optimizer import scaled_rate
 
 
 def lars_params(model: nn.Module) -> list[dict[str, Any]]:
@@ -39,7 +39,7 @@ def scaled_lars(
         batch_size: images per optimizer step, over all processes and accumulation steps.
         trust_coefficient: eta, the length of a step of rate 1 as a share of the weights' norm.
     """
-    lr = announced_rate(base_lr, batch_size)
+    lr = scaled_rate(base_lr, batch_size)
     # No eps: a gradient of zero has a trust ratio of 1 anyway.
     options = {"weight_decay": weight_decay, "trust_coeff": trust_coefficient, "eps": 0.0}
     return Lars(params, lr=lr, momentum=momentum, **options)

@@ -8,7 +8,7 @@ import timm.optim
 import torch
 
 from ..errors import UserError
-from .optimizer import announced_rate, with_own_rates
+from .optimizer import scaled_rate, with_own_rates
 
 
 def scaled_muon(
@@ -44,7 +44,7 @@ def scaled_muon(
         raise UserError(
             f"scaled_muon needs timm 1.0.27 or later, here is {timm.__version__}: pip install -U timm"
         )
-    lr = announced_rate(base_lr, batch_size)
+    lr = scaled_rate(base_lr, batch_size)
     groups = [part for group in with_own_rates(params, lr) for part in _divided(group)]
     numbers = {"betas": (betas[0], betas[1]), "weight_decay": weight_decay, "momentum": momentum}
     # The authors' coefficients, which torch.optim.Muon has too; timm's default are others.

@@ -42,7 +42,7 @@ def linear_rate(base_lr: float, batch_size: int) -> float:
     return base_lr * batch_size / 256
 
 
-def announced_rate(base_lr: float, batch_size: int) -> float:
+def scaled_rate(base_lr: float, batch_size: int) -> float:
     """`linear_rate`, told in the log."""
     lr = linear_rate(base_lr, batch_size)
     text = "learning rate: base %g per 256 images, actual %g for batches of %d"
@@ -65,7 +65,7 @@ def scaled_adamw(
         base_lr: learning rate for 256 images.
         batch_size: images per optimizer step, over all processes and accumulation steps.
     """
-    lr = announced_rate(base_lr, batch_size)
+    lr = scaled_rate(base_lr, batch_size)
     betas, params = (betas[0], betas[1]), with_own_rates(params, lr)
     return torch.optim.AdamW(
         params, lr=lr, betas=betas, weight_decay=weight_decay, eps=eps, fused=True

@@ -147,8 +147,8 @@ def test_odd_annotations(small, register, square, detections, feed, caplog):
     two_points["segmentation"] = [[30, 5, 10, 10]]  # the libraries themselves fail
     flat = square(4, 20, 7, [5, 20, 10, 0])
     crowd = square(0, 30, 3, [0, 0, 30, 30], iscrowd=1)
-    astray = square(5, 999, 3, [0, 0, 30, 30])
-    small["annotations"] += [two_points, flat, crowd, astray]
+    unlisted = square(5, 999, 3, [0, 0, 30, 30])
+    small["annotations"] += [two_points, flat, crowd, unlisted]
     small["images"] += [
         {"id": i, "file_name": f"{i}.jpg", "height": 40, "width": 40} for i in (30, 40)
     ]

@@ -306,11 +306,11 @@ def _numbering(root: str | Path | None, split: str, classes_from: str, own: list
         )
         return own
     names = _class_names(reference)
-    strangers = sorted(set(own) - set(names))
-    if strangers:
+    unknown = sorted(set(own) - set(names))
+    if unknown:
         raise AnnotationError(
-            f"{len(strangers)} of the {len(own)} class folders in {_split_folder(root, split)} are not in "
-            f"{reference}, such as {examples(strangers)}: classes must have the same names in both"
+            f"{len(unknown)} of the {len(own)} class folders in {_split_folder(root, split)} are not in "
+            f"{reference}, such as {examples(unknown)}: classes must have the same names in both"
         )
     return names
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...errors import UserError
-from .dataset import SPLITS, STAMP, taking_its_name
+from .dataset import SPLITS, STAMP, atomic_folder
 from .render import THING_CLASSES
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def write_crops(scenes: str | os.PathLike[str], output: str | os.PathLike[str]) 
             "folder, or delete this one first"
         )
     counts = {}
-    with taking_its_name(root) as folder:
+    with atomic_folder(root) as folder:
         for split in SPLITS:
             counts[split] = _write_split(source, folder, split)
             logger.info("%s: %d crops of single objects", split, counts[split])

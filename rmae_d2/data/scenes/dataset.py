@@ -131,7 +131,7 @@ def write_scenes(
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     count = workers or min(16, cores or 1)
     logger.info("rendering %d scenes into %s with %d processes", num_train + num_val, root, count)
-    with taking_its_name(root) as folder:
+    with atomic_folder(root) as folder:
         _write_split(folder, "train", 0, num_train, seed, count)
         _write_split(folder, "val", num_train, num_val, seed, count)
         (folder / STAMP).write_text(json.dumps(stamp, indent=1) + "\n")
@@ -164,7 +164,7 @@ def _already_there(root: Path, stamp: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def taking_its_name(root: Path) -> Iterator[Path]:
+def atomic_folder(root: Path) -> Iterator[Path]:
     """A new folder beside `root` that becomes `root` when the block ends well, and goes when it does not."""
     root = root.absolute()
     prefix = f".{root.name}.incomplete-"

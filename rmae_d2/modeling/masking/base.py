@@ -74,7 +74,7 @@ class MaskingPolicy(nn.Module):
     Attributes:
         needs_regions: whether region maps are read off the batch also for a model without a region branch.
         order_by_seed: of seeds and L, the order of region patches (B, L), where a policy's is a function of
-            these alone, so that a loader can foretell it.
+            these alone, so that a loader can predict it.
     """
 
     needs_regions: bool = False

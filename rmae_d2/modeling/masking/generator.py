@@ -33,7 +33,7 @@ _NOISE_STREAM = 0x6E6F697365
 
 
 class FrozenViT:
-    """A ViT that is looked into and never trained: always in evaluation mode, without gradients.
+    """A ViT whose attention is read and which is never trained: always in evaluation mode, without gradients.
 
     It is no module of who holds it, so that it is in no state dict, optimizer, average or gradient bucket.
 
