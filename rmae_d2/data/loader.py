@@ -7,7 +7,7 @@ positions t*B ... (t+1)*B - 1, whichever processes, accumulation steps and worke
 run continues bit for bit, and other numbers of GPUs see the same global batches.
 
 Letters: N images, B images an optimizer step, W processes, r rank, A accumulation steps, m = B / (W * A)
-images a micro-batch, t optimizer step, a accumulation step, p position.
+images per micro-batch, t optimizer step, a accumulation step, p position.
 
 What a batch is the mapper says: its ``collate`` makes one of m samples, in the worker, such as a
 `Batch`; of a mapper without, as Detectron2's are, it is their list.
@@ -429,7 +429,7 @@ def _ram_cache(cache: str | None, images: int, limit: int | None) -> RamCache | 
         raise UserError(f"cache={cache} must be ram, or left out")
     if limit is None:
         limit = free_memory() // 2 // comm.get_local_size()
-    logger.info("encoded images are kept in memory, up to %.1f GiB a process", limit / 2**30)
+    logger.info("encoded images are kept in memory, up to %.1f GiB per process", limit / 2**30)
     return RamCache(images, limit)
 
 
@@ -477,7 +477,7 @@ def build_eval_loader(
     Args:
         dataset: dataset dicts, or a map-style data set of them.
         mapper: any Detectron2 mapper.
-        batch_size: images a batch of one process; the last batch may be smaller.
+        batch_size: images per batch of one process; the last batch may be smaller.
         num_workers: worker processes of this process; 0 loads in the main process.
         seed: 0 or more.
     """

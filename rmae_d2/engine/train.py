@@ -170,7 +170,7 @@ def train(
     }
     events.write("setup", **setup)
     logger.info(
-        "%(model)s: %(millions).1f M trainable parameters; %(images)d images; %(images_a_step)d images a "
+        "%(model)s: %(millions).1f M trainable parameters; %(images)d images; %(images_a_step)d images per "
         "step; %(precision)s on %(device)s",
         {**setup, "millions": setup["parameters"] / 1e6},
     )

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     for name, s in seconds.items():
         shares = (s / seconds[THEIRS], memory[name] / memory[THEIRS])
         rows.append([name, s, shares[0], f"{memory[name] / 2**20:.0f}", shares[1]])
-    headers = ["backbone", f"{args.clock} s a step", "share", "peak MiB", "share"]
+    headers = ["backbone", f"{args.clock} s per step", "share", "peak MiB", "share"]
     print(table(headers, rows, digits=3))
 
 
