@@ -31,7 +31,7 @@ def image_files(path: str, names: Sequence[str], root: str | None) -> list[str]:
 
     Args:
         path: of the json.
-        names: as they stand in it.
+        names: as they stand in it. Addresses stand for themselves, unless a root is given.
         root: folder that they are relative to; by default found near the json.
 
     Raises:
@@ -39,13 +39,16 @@ def image_files(path: str, names: Sequence[str], root: str | None) -> list[str]:
     """
     if root is not None:
         root = os.path.expanduser(root)
+    elif all(is_remote(name) for name in names):
+        return list(names)
     candidates = _candidate_folders(path) if root is None else [root]
-    few = names[:: -(-len(names) // _TRIED)]
+    few = [name for name in names if root is not None or not is_remote(name)]
+    few = few[:: -(-len(few) // _TRIED)]
     if is_remote(candidates[0]):
         there = (place for place in candidates if any(exists(joined(place, name)) for name in few))
         if (place := next(there, None)) is None:
             raise _nowhere(path, names, candidates)
-        return files_in(place, names, path)
+        return files_in(place, names, path, addresses=root is not None)
     hits = [sum(os.path.exists(os.path.join(place, name)) for name in few) for place in candidates]
     if max(hits):
         # Another copy of the data set, beside this one, may have a photo that has got lost here.
@@ -54,23 +57,26 @@ def image_files(path: str, names: Sequence[str], root: str | None) -> list[str]:
     else:
         meant = [len(_Listing(place, deep=root is not None).meant_by(few)) for place in candidates]
         folder = candidates[meant.index(max(meant))]
-        if not max(meant) and all(is_remote(name) for name in names):
-            return list(names)
         if not max(meant):
             raise _nowhere(path, names, candidates)
-    return files_in(folder, names, path)
+    return files_in(folder, names, path, addresses=root is not None)
 
 
-def files_in(folder: str, names: Sequence[str], path: str) -> list[str]:
+def files_in(folder: str, names: Sequence[str], path: str, *, addresses: bool = False) -> list[str]:
     """Files of a folder; names that are not there stand for the one file that they can mean, said once.
 
     Args:
         path: of the file that has the names, for the log.
+        addresses: whether those of a network stand for files here, too.
     """
     if "://" in folder:
         return [joined(folder, name) for name in names]
     absent = _absent([os.path.join(folder, name) for name in names])
-    unknown = [name for name in names if "://" in name or os.path.join(folder, name) in absent]
+    unknown = [
+        name
+        for name in names
+        if (addresses if is_remote(name) else os.path.join(folder, name) in absent)
+    ]
     meant = _Listing(folder, deep=True).meant_by(unknown) if unknown else {}
     if meant:
         some = (f"{name!r} as {file!r}" for name, file in meant.items())

@@ -72,6 +72,17 @@ def test_the_folder_is_found_by_names_of_another_machine(folder):
     assert files == [f"{folder}/train/a.jpg", f"{folder}/train/My Photo.JPG"]
 
 
+def test_an_address_is_no_file_that_happens_to_lie_near(folder):
+    """A list and a json without a folder say where their images are."""
+    url = "https://labels.example/val/c.jpg"
+    (folder / "list.txt").write_text(f"{url}\nval/c.jpg\n")
+    expected = [url, f"{folder}/val/c.jpg"]
+    assert [sample["file_name"] for sample in images_from(folder / "list.txt")] == expected
+    assert image_files(str(folder / "labels.json"), [url, "val/c.jpg"], None) == expected
+    assert image_files(str(folder / "labels.json"), [url], None) == [url]
+    assert image_files(str(folder / "labels.json"), [url], str(folder)) == expected[1:]
+
+
 def test_a_photo_that_is_lost_is_not_taken_from_a_copy_beside(folder, tmp_path):
     """As data/v1 beside data/v2; all others would come from there, too."""
     names = [f"train/{k}.png" for k in range(4)]

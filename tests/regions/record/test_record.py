@@ -312,6 +312,7 @@ def test_package_imports_without_detectron2_and_torch():
     assert done.returncode == 0, done.stderr
     assert eval(done.stdout) <= {
         *("regions", "annotations", "errors", "files", "hub_files"),
-        *("listing", "members", "pixels"),
+        *("listing", "members", "pixels", "packed"),
+        *("remote", "disk_cache", "at_hand", "path_handlers"),
         *("moved", "compat", "registration"),
     }
