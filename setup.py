@@ -68,6 +68,10 @@ EXTRAS_REQUIRE = {
     "dev": [
         # What the tests of the extras run with.
         "rmae_d2[fast,ray,sam,slurm,demo,wandb,mlflow,parquet,embed,supervision,onnx,bands,heic,docs,s3,http]",
+        "boto3>=1.34",  # fills the tests' object store
+        "aiobotocore>=2.9",  # under s3fs; named so that constraints.txt can name its release
+        "botocore>=1.34",  # under both, as aiobotocore asks for it
+        "python-dateutil>=2.8",  # under botocore, which does not take the newest
         "moto[s3]>=5",  # the tests' object store; its extra `server` would bring other services', too
         "flask>=3",  # under its server
         "flask-cors>=4",  # likewise
