@@ -125,7 +125,11 @@ def _command(stage: Stage) -> str:
 
 
 def record_of(run: Run, study: Study) -> Record:
-    """What a run that has finished measured; the attention on objects is measured here."""
+    """What a run that has finished measured; the attention on objects is measured here.
+
+    Raises:
+        UserError: one of its stages has not been evaluated.
+    """
     stages = stages_by_name(run)
     events = {name: read_run(stage.folder)[0] for name, stage in stages.items()}
     curves = {name: results(of_stage) for name, of_stage in events.items()}
@@ -139,6 +143,12 @@ def record_of(run: Run, study: Study) -> Record:
         }
         for name, of_stage in curves.items()
     }
+    if bare := [name for name, found in measured.items() if not found]:
+        folder = stages[bare[0]].folder
+        raise UserError(
+            f"{folder} has no results: it was killed between its last step and its evaluation, which a "
+            "resumed run does not make up for. Remove it, and run the study again"
+        )
     learns = study.method(run.values["method"]).views > 0
     if study.attention is not None:
         measured["attention"] = _attention(weights_of(run), study.attention, Path(study.data))
