@@ -181,7 +181,7 @@ setup(
     package_data={
         "rmae_d2": ["py.typed", "weights/*/*"],
         "rmae_d2.demo": ["page/*"],
-        "rmae_d2.report": ["page.html", "style.css"],
+        "rmae_d2.report": ["page.html", "head.html", "style.css"],
         "rmae_d2.inspection": ["page.html"],
     },
     entry_points={"console_scripts": ["rmae-d2 = rmae_d2.commands:main"]},

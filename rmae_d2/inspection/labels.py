@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -69,10 +69,8 @@ def look_at_labels(annotations: Annotations, photos: Mapping[int, PhotoFacts]) -
     named = sorted(annotations.categories, key=lambda category: -objects[category.id])
     unused = [category.name for category in named if not objects[category.id]]
     found.odd |= {"classes without an object": unused} if unused else {}
-    rows = [(c.name, c.id, objects[c.id], images[c.id]) for c in named[:_LISTED]]
-    classes = table(["class", "id", "objects", "images"], rows) if rows else ""
-    if len(named) > _LISTED:
-        classes += f"\nand {len(named) - _LISTED} classes more"
+    rows = [(c.name, c.id, objects[c.id], images[c.id]) for c in named]
+    classes = _first(["class", "id", "objects", "images"], rows, "classes")
     return LabelFacts(lines, classes, found.wrong, found.odd, found.at)
 
 
@@ -131,8 +129,7 @@ def by_folder(file_names: Sequence[str], root: str) -> str:
     if set(counts) <= {""}:
         return ""
     rows = [(folder or ".", count) for folder, count in sorted(counts.items())]
-    text = table(["folder", "images"], rows[:_LISTED])
-    return text if len(rows) <= _LISTED else f"{text}\nand {len(rows) - _LISTED} folders more"
+    return _first(["folder", "images"], rows, "folders")
 
 
 def class_counts(labels: ImageLabels) -> str:
@@ -140,5 +137,12 @@ def class_counts(labels: ImageLabels) -> str:
     counts = Counter(number for _, number in labels.images)
     rows = [(c.name, c.id, counts[k]) for k, c in enumerate(labels.categories)]
     rows.sort(key=lambda row: -row[2])
-    text = table(["class", "id", "images"], rows[:_LISTED])
-    return text if len(rows) <= _LISTED else f"{text}\nand {len(rows) - _LISTED} classes more"
+    return _first(["class", "id", "images"], rows, "classes")
+
+
+def _first(headers: Sequence[str], rows: Sequence[Sequence[Any]], what: str) -> str:
+    """A table of the first rows, and how many more there are; "" of none."""
+    if not rows:
+        return ""
+    text = table(headers, rows[:_LISTED])
+    return text if len(rows) <= _LISTED else f"{text}\nand {len(rows) - _LISTED} {what} more"

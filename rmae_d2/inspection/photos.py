@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ..errors import ImageReadError
 from ..files import read_bytes
-from ..photos.bands import moments_of, read_bands, statistics_of
+from ..photos.bands import moments_of, statistics_of
 from ..photos.reading import Photo
 from ..pixels import kind_of
 
@@ -75,7 +75,7 @@ def _look_at(file_name: str, measure: bool) -> PhotoFacts:
     try:
         photo = Photo(file_name)
         small, raw = _small(photo), read_bytes(file_name)
-        kind = _kind(raw)
+        kind = _kind(raw, photo)
         moments = moments_of(photo.stored()) if measure else None
     except ImageReadError as error:
         return PhotoFacts(file_name, error.reason)
@@ -85,12 +85,12 @@ def _look_at(file_name: str, measure: bool) -> PhotoFacts:
     return PhotoFacts(file_name, "", size, kind, len(raw), digest, grey.tobytes(), moments)
 
 
-def _kind(raw: bytes) -> str:
+def _kind(raw: bytes, photo: Photo) -> str:
     """See `kind_of`; of files that Pillow does not know, their bands."""
     try:
         return kind_of(raw)
     except UnidentifiedImageError:
-        bands = read_bands(raw)
+        bands = photo.stored()
         return f"TIFF, {bands.shape[2]} bands, {'8 bits' if bands.dtype == np.uint8 else 'more than 8 bits'}"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
@@ -14,18 +14,23 @@ from ..files import atomic_file, make_folder
 
 
 def write_page(path: Path, template: Path, content: Mapping[str, Any]) -> None:
-    """Writes what a template of Jinja makes of a content, and of ``style``, in a new folder where need be.
+    """Writes what a template of Jinja makes of a content, in a new folder where need be. Texts are escaped.
 
-    Texts are escaped.
+    The template may include ``head.html``, which takes the content's ``title``.
 
     Raises:
         UserError: the page cannot be written.
     """
+    here = Path(__file__).parent
     jinja = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader([template.parent, here]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    style = Markup(Path(__file__).with_name("style.css").read_text(encoding="utf-8"))
-    html = jinja.from_string(template.read_text(encoding="utf-8")).render(style=style, **content)
+    style = Markup((here / "style.css").read_text(encoding="utf-8"))
+    html = jinja.get_template(template.name).render(style=style, **content)
     make_folder(path.parent)
     with atomic_file(path) as file:  # in place of a link, not through it
         file.write(html.encode(errors="replace"))

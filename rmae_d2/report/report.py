@@ -92,6 +92,7 @@ def _content(run: Run, others: Sequence[Run]) -> dict[str, Any]:
     skipped = {str(e.get("file")): str(e.get("reason")) for e in _all(run, "skipped")}
     config = _last_said(run.starts, "config")
     return {
+        "title": f"{run.name}: {run.kind}",
         "name": run.name,
         "kind": run.kind,
         "size": _size(run),
