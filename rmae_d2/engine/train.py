@@ -17,7 +17,12 @@ from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.events import JSONWriter, TensorboardXWriter, get_event_storage
+from detectron2.utils.events import (
+    EventStorage,
+    JSONWriter,
+    TensorboardXWriter,
+    get_event_storage,
+)
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -208,6 +213,7 @@ def train(
         best = KeepBest(metric, cfg.train.get("patience", 0), parts_evaluated, checkpoint, events)
         best.restore(start)
     evaluated: dict[str, Any] = {}
+    watching = _watching(cfg, model, loader, testing, knn, evaluated, events, best)
     trainer.register_hooks(
         [
             IterationTimer(),
@@ -215,7 +221,7 @@ def train(
             *_collapse_hooks(model),
             EMAHook(ema) if ema else None,
             checkpoint,
-            *_watching(cfg, model, loader, testing, knn, evaluated, events, best),
+            *watching,
             Profile(Path(output_dir) / "profile") if profile else None,
             NoteCache(loader, events) if loader.cache and comm.is_main_process() else None,
             *_reporting(cfg, peak, evaluated, events),
@@ -226,6 +232,8 @@ def train(
     folder.keep()
     if start >= cfg.train.max_iter:
         logger.info("nothing left to train: train.max_iter=%d", cfg.train.max_iter)
+        evaluations = [hook for hook in watching if isinstance(hook, Evaluate)]
+        _evaluate_what_a_kill_left(evaluations, trainer, start)
     elif best is not None and best.is_over:
         text = "nothing left to train: train.patience=%d has run out, and %s; a larger one goes on"
         logger.info(text, best.patience, best.story)
@@ -326,6 +334,20 @@ def _watching(
             )
         )
     return watching
+
+
+def _evaluate_what_a_kill_left(evaluations: list[Evaluate], trainer: Trainer, end: int) -> None:
+    """Evaluates at the end of a run that was killed between its last step and its last evaluation."""
+    found = [e for e in read_run(trainer.output_dir)[0] if e["event"] == "evaluation"]
+    missing = sum(e.get("iteration") == end for e in found) < len(evaluations)
+    if not comm.all_gather(missing)[0]:  # only the main process surely sees the folder
+        return
+    trainer.iter = trainer.max_iter = end
+    with EventStorage(end) as trainer.storage:
+        for hook in evaluations:
+            hook.after_train()
+        if comm.is_main_process():
+            JSONWriter(str(Path(trainer.output_dir) / "metrics.json")).write()
 
 
 def _evaluations(testing: Testing | None, knn: KNNEvaluation | KNNSegmentation | None) -> list[str]:

@@ -1,5 +1,6 @@
 """Runs that are killed or stopped continue bit for bit."""
 
+import json
 import os
 import re
 import signal
@@ -88,6 +89,14 @@ def test_killed_some_steps_after_a_checkpoint(runs, full_reference, tmp_path, as
     assert_same_runs(full_reference, out, lost=[11])
 
 
+def die_at_rename(runs, command, folder, victim, times):
+    driver = folder / "driver.py"
+    driver.write_text(DIE_AT_RENAME)
+    _, tool, *arguments = command
+    code, output = runs.run([sys.executable, str(driver), tool, victim, str(times), *arguments])
+    assert code == -signal.SIGKILL, output
+
+
 @pytest.mark.parametrize(
     "victim, times, start",
     [
@@ -97,11 +106,7 @@ def test_killed_some_steps_after_a_checkpoint(runs, full_reference, tmp_path, as
 )
 def test_killed_while_saving(runs, reference, tmp_path, assert_same_runs, victim, times, start):
     out = tmp_path / "run"
-    driver = tmp_path / "driver.py"
-    driver.write_text(DIE_AT_RENAME)
-    _, tool, *arguments = runs.command(out)
-    code, output = runs.run([sys.executable, str(driver), tool, victim, str(times), *arguments])
-    assert code == -signal.SIGKILL, output
+    die_at_rename(runs, runs.command(out), tmp_path, victim, times)
     assert len(list(out.glob(f"{victim}.*.tmp"))) == 1
     runs.train(out, resume=True)
     assert [iteration for iteration, _ in resumed(out)] == [start]
@@ -167,6 +172,25 @@ def test_a_second_ctrl_c_ends_at_once(runs, tmp_path):
     assert code == -signal.SIGINT and not holds_run(out)
     runs.train(out, "train.max_iter=2")  # the lock of a process that is gone holds nobody up
     assert holds_run(out) and not (out / "run.lock").exists()
+
+
+def test_killed_between_the_last_step_and_its_evaluation(runs, tmp_path):
+    """--resume has no step left, but evaluates; once."""
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    plan = ["train.max_iter=4", "train.eval_period=2", "train.checkpointer.period=0"]
+    expected = runs.train(whole, *plan)
+    die_at_rename(runs, runs.command(out, *plan), tmp_path, "last_checkpoint", 1)
+    assert (out / "model_final.pth").exists() and len(events(out, "evaluation")) == 1
+    assert runs.train(out, *plan, resume=True) == expected
+    results = [
+        {e["iteration"]: e["results"] for e in events(x, "evaluation")} for x in (whole, out)
+    ]
+    assert results[0] == results[1] and len(results[1]) == 2
+    lines = [(x / "metrics.json").read_text().splitlines()[-1] for x in (whole, out)]
+    last = [{k: v for k, v in json.loads(x).items() if k in results[0][4]} for x in lines]
+    assert last[0] == last[1] == pytest.approx(results[0][4])
+    assert runs.train(out, *plan, resume=True) == {}
+    assert len(events(out, "evaluation")) == 2
 
 
 def test_max_to_keep_holds_across_resumes(runs, tmp_path):
