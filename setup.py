@@ -31,6 +31,7 @@ INSTALL_REQUIRES = [
     "scikit-image>=0.22",  # Felzenszwalb regions and the photographs of the scenes dataset
     "scipy>=1.11",  # under scikit-image; its own bound
     "shapely>=2.0",  # LSJ crops of polygon masks (Detectron2's RandomCrop with polygons)
+    "packaging>=21",  # reads the requirements of extras; matplotlib needs it anyway
     "PyYAML>=6.0",  # values of command-line overrides
     "matplotlib>=3.7",  # pictures: reconstruction, loss curve
     "Jinja2>=3.1",  # the page of rmae-d2 report: escapes all text; torch needs it anyway

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import IO, Any
 
 from .at_hand import open_at_hand
-from .errors import UserError
+from .extras import needed
 from .remote import absolute, is_remote, read, read_range
 
 SCHEMES = ("tar", "parquet", "stored")
@@ -91,11 +91,7 @@ def _unturned(jpeg: bytes) -> bytes:
 
 def parquet() -> Any:
     """pyarrow.parquet. UserError: it is not installed."""
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise UserError("to read Parquet tables: pip install 'rmae_d2[parquet]'") from error
-    return pyarrow.parquet
+    return needed("pyarrow.parquet", "parquet", "reading Parquet tables")
 
 
 def _cell(path: str, row: int, column: str) -> bytes:

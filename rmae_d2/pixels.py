@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from .errors import RemoteError, UserError
+from .extras import needed
 from .files import check_file, opened
 
 logger = logging.getLogger(__name__)
@@ -43,11 +44,7 @@ def open_image(file: IO[bytes]) -> Image.Image:
             raise UserError("it is an AVIF: pip install 'pillow>=11.3'") from None
         if kind not in _HEIC:
             raise
-    try:
-        from pillow_heif import register_heif_opener
-    except ImportError as error:
-        raise UserError("it is a HEIC: pip install 'rmae_d2[heic]'") from error
-    register_heif_opener()
+    needed("pillow_heif", "heic", "a HEIC").register_heif_opener()
     return Image.open(file)
 
 

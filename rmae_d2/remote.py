@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from .disk_cache import disk_cache
 from .errors import RemoteError, UserError
+from .extras import how_to_install
 
 logger = logging.getLogger(__name__)
 
@@ -349,5 +350,7 @@ def _file_system(scheme: str, process: int, timeout: float) -> Any:
             if hasattr(fs, "set_session"):  # else threads that come first each make one
                 sync(fs.loop, fs.set_session)
     except ImportError as error:
-        raise UserError(f"to read {scheme}://: pip install 'rmae_d2[{extra}]'") from error
+        raise UserError(
+            f"reading {scheme}:// needs more ({error}): {how_to_install(extra)}"
+        ) from error
     return fs

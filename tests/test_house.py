@@ -8,19 +8,8 @@ from tests.helpers import ROOT
 #: From the ground up. A file may import from its own folder and from floors below; folders of one floor do
 #: not import each other, but for the ground, whose files are separate.
 FLOORS = [
-    {
-        "errors",
-        "files",
-        "listing",
-        "members",
-        "packed",
-        "compat",
-        "moved",
-        "noise",
-        "pixels",
-        "events",
-    }
-    | {"tables", "registration", "shipped", "hub_files"}
+    {"errors", "files", "listing", "members", "packed", "compat", "moved", "noise", "pixels"}
+    | {"events", "extras", "tables", "registration", "shipped", "hub_files"}
     | {"remote", "disk_cache", "at_hand", "path_handlers"},
     {"config", "annotations"},
     {"regions", "modeling", "photos"},

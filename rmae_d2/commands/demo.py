@@ -5,7 +5,7 @@ r"""Interactive segmentation in a browser: mark a few patches, see the region th
 
 prints an address to open. The model is the small R-MAE that comes with the package, or with --weights that
 of a run, as the config.yaml beside them says. Images stay on the machine that serves them, in memory only.
-Needs `pip install rmae_d2[demo]`.
+Needs Starlette and uvicorn (the extra demo).
 """
 
 import argparse

@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 
 from .. import __version__
 from ..errors import UserError
+from ..extras import how_to_install
 from ..shipped import DEFAULT, shipped_file
 from .install_detectron2 import age_problem, find_detectron2
 
@@ -141,7 +142,7 @@ def _reconstruct() -> tuple[float, float]:
 def _extras() -> Iterator[Finding]:
     for name, extra, what in EXTRAS:
         found = _version(name)
-        yield f"{name} {found}: {what}", "" if found else f"{INSTALL} 'rmae_d2[{extra}]'", False
+        yield f"{name} {found}: {what}", "" if found else how_to_install(extra), False
 
 
 def _version(name: str) -> str:

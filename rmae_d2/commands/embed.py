@@ -9,8 +9,8 @@ as many times larger as an image has patches. How they were made stands in the t
 
 WEIGHTS is a run's folder or file, a name that comes with the package, org/name of the Hugging Face hub, or an
 encoder's file. Images are stretched to one size. Photos that cannot be read are named and skipped. Stopped or
-killed, the same command goes on from FILE.parts, which it leaves until then. Needs pip install
-'rmae_d2[embed]'.
+killed, the same command goes on from FILE.parts, which it leaves until then. Needs pyarrow
+(the extra embed).
 """
 
 import argparse

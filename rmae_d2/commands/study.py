@@ -9,8 +9,8 @@ A run is a method with a seed: its pre-training, and each transfer from the weig
 measured is written to the records the moment it ends. The same command goes on: recorded runs are not run
 again, even where their folders are gone; what was begun is resumed. The page is made anew each time.
 
-slurm submits what is not in the queue yet and returns; the same command gathers later (needs rmae_d2[slurm]).
-On a Ray cluster (rmae_d2[ray]) all nodes need data and output at the same paths.
+slurm submits what is not in the queue yet and returns; the same command gathers later (the extra slurm).
+On a Ray cluster (the extra ray) all nodes need data and output at the same paths.
 """
 
 import argparse

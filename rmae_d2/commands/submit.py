@@ -5,7 +5,7 @@ r"""Submits a training run to Slurm, which starts it again where it was when its
     rmae-d2 submit --slurm account=vision --slurm qos=low --config-file FILE --resume
     rmae-d2 submit --cluster local --config-file demo/rmae_tiny_scenes.py
 
-Needs submitit (pip install 'rmae_d2[slurm]') and folders that all machines share: the run's output folder
+Needs submitit (the extra slurm) and folders that all machines share: the run's output folder
 and this installation. The configuration is checked before anything is queued.
 
 --save-before seconds before the time is up, and when the cluster preempts with a warning signal, the run

@@ -14,8 +14,8 @@ The same command again goes on: what has finished is not run again, what was beg
 fails is named in the table, with the cause, and the exit code is 1. OUTPUT/sweep.md, sweep.json and
 sweep.png have the metrics at the end of each run, of the second stage where there is one.
 
-slurm submits what is not in the queue yet and returns; the same command gathers later (needs rmae_d2[slurm]).
-On a Ray cluster (rmae_d2[ray]) all nodes need data and output at the same paths.
+slurm submits what is not in the queue yet and returns; the same command gathers later (the extra slurm).
+On a Ray cluster (the extra ray) all nodes need data and output at the same paths.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Interactive segmentation in a browser: ``rmae-d2 demo``, or `run_demo`.
 
-Needs ``pip install rmae_d2[demo]`` (Starlette and uvicorn), of which nothing is imported before the server
+Needs Starlette and uvicorn (the extra ``demo``), of which nothing is imported before the server
 starts, nor torch: the processes that decode images import this package too. The page in ``page/`` is plain
 HTML, CSS and JavaScript without anything from a network.
 """

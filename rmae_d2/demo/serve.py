@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
+from ..extras import needed
 from .requests import Limits
 
 if TYPE_CHECKING:
@@ -42,13 +43,8 @@ def run_demo(
         UserError: packages of the extra are missing, a value that can't be, a bad example.
         CheckpointError: weights that are missing or do not fit.
     """
-    try:
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f"the interactive demo needs Starlette and uvicorn ({error}): pip install 'rmae_d2[demo]'"
-        ) from error
+    for package in ("starlette", "uvicorn"):
+        needed(package, "demo", "the interactive demo")
     if not 0 <= mask_ratio <= 0.95:
         raise UserError(f"--mask-ratio {mask_ratio}: from 0 (the model sees all) to 0.95")
     from ..inference.region_prompt import RegionPromptPredictor

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
+from ..extras import needed
 from .arrays import Detections, Floats, labels_at, shortest_edge, to_image
 from .facts import DETECTOR, KEY, SEGMENTOR, ModelFacts
 
@@ -24,11 +25,7 @@ def open_session(model: str | bytes, name: str) -> Any:
     Raises:
         UserError: without onnxruntime, or no ONNX file; names it.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        text = "an exported model needs onnxruntime: pip install 'rmae_d2[onnx]'"
-        raise UserError(text) from error
+    onnxruntime = needed("onnxruntime", "onnx", "an exported model")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = (
         3  # what it folds and what it does not is of no use to anybody here

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..config import apply_overrides, load_config
 from ..errors import UserError
+from ..extras import needed
 from ..files import check_output
 from .hooks import StoppedBySignal
 from .launch import launch_training
@@ -87,10 +88,7 @@ def submit(args: argparse.Namespace) -> Any:
 
 
 def _executor(args: argparse.Namespace, folder: Path) -> Any:
-    try:
-        import submitit
-    except ImportError as error:
-        raise UserError("submitting jobs needs submitit: pip install 'rmae_d2[slurm]'") from error
+    submitit = needed("submitit", "slurm", "submitting jobs")
     extra = dict(_key_value(text) for text in args.slurm)
     try:
         executor = submitit.AutoExecutor(

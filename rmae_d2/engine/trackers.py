@@ -8,12 +8,12 @@ run. A tracker that fails is left out from there on, with a warning: none ends a
 import logging
 import os
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import UserError
 from ..events import Event, EventWriter, as_number, read_run
+from ..extras import needed
 
 logger = logging.getLogger(__name__)
 
@@ -104,12 +104,7 @@ def check_trackers(text: str) -> list[str]:
     for name in names:
         if name not in TRACKERS:
             raise UserError(f"train.tracker={text}: {name!r} is none of {', '.join(TRACKERS)}")
-        try:
-            import_module(name)
-        except ImportError as error:
-            raise UserError(
-                f"train.tracker={name} needs the package {name} ({error}): pip install 'rmae_d2[{name}]'"
-            ) from error
+        needed(name, name, f"train.tracker={name}")
     return names
 
 

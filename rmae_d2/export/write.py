@@ -10,6 +10,7 @@ from torch import Tensor
 from .. import compat
 from ..deploy.facts import KEY, ModelFacts
 from ..errors import UserError
+from ..extras import needed
 from .graphs import Graph, example
 
 #: The first whose operators hold all of ours: RoIAlign as Detectron2 aligns it came with 16.
@@ -30,10 +31,7 @@ def to_onnx(graph: Graph, images: list[Tensor], facts: ModelFacts) -> bytes:
     Raises:
         UserError: without onnx, or a model that is too large for one file.
     """
-    try:
-        import onnx
-    except ImportError as error:
-        raise UserError("exporting needs onnx: pip install 'rmae_d2[onnx]'") from error
+    onnx = needed("onnx", "onnx", "exporting")
     size = sum(p.numel() * p.element_size() for p in graph.parameters())
     if size > _LARGEST:
         raise UserError(

@@ -7,6 +7,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..evaluation.semantic import class_numbers
+from ..extras import needed
 
 
 def detections(predictions: Any, names: Sequence[str] = ()) -> Any:
@@ -27,12 +28,7 @@ def detections(predictions: Any, names: Sequence[str] = ()) -> Any:
     Raises:
         UserError: supervision is not installed, or predictions of another kind.
     """
-    try:
-        import supervision as sv
-    except ImportError as error:
-        raise UserError(
-            f"detections needs supervision ({error}): pip install 'rmae_d2[supervision]'"
-        ) from error
+    sv = needed("supervision", "supervision", "detections()")
     given = predictions if isinstance(predictions, Mapping) else {"instances": predictions}
     if hasattr(given.get("instances"), "pred_boxes"):
         found = sv.Detections.from_detectron2(given)

@@ -22,6 +22,7 @@ from ..checkpoint import local_path
 from ..checkpoint.positions import square_grid
 from ..data import read_image
 from ..errors import ImageReadError, UserError
+from ..extras import needed
 from ..files import atomic_file, make_folder
 from ..modeling.block_features import block_numbers, encoder_of
 from ..modeling.patches import grid_of
@@ -125,13 +126,7 @@ def embed_files(
 
 
 def _parquet() -> Any:
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise UserError(
-            f"tables of features need pyarrow ({error}): pip install 'rmae_d2[embed]'"
-        ) from error
-    return pyarrow.parquet
+    return needed("pyarrow.parquet", "embed", "a table of features")
 
 
 def _size(net: Any, size: Sequence[int] | None) -> tuple[int, int]:

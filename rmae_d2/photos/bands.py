@@ -6,13 +6,13 @@ Letters: H W pixels, C bands.
 import io
 import os
 from collections.abc import Callable, Iterable
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
+from ..extras import needed
 from ..pixels import exif_orientation, open_image, upright_rgb
 
 #: GDAL's tag for the value that stands for no data; TIFF's for how the image is to be turned.
@@ -65,7 +65,7 @@ def read_bands(raw: bytes) -> NDArray[Any]:
 
 
 def _of_tiff(raw: bytes) -> NDArray[Any]:
-    tifffile = _needed("tifffile")
+    tifffile = _package("tifffile")
     with tifffile.TiffFile(io.BytesIO(raw)) as file:
         series = file.series[0]
         values = series.asarray()
@@ -162,16 +162,11 @@ def picture_of(bands_HWC: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _codecs() -> Any:
-    return _needed("imagecodecs")
+    return _package("imagecodecs")
 
 
-def _needed(package: str) -> Any:
-    try:
-        return import_module(package)
-    except ImportError as error:
-        raise UserError(
-            f"images of many bands or 16 bits need {package}: pip install 'rmae_d2[bands]'"
-        ) from error
+def _package(name: str) -> Any:
+    return needed(name, "bands", "an image of many bands or 16 bits")
 
 
 def moments_of(image_HWC: NDArray[Any]) -> NDArray[np.float64]:

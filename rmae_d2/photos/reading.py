@@ -178,7 +178,7 @@ def _reading(path: str) -> Iterator[None]:
 
 
 def _by_simplejpeg(jpeg: bytes, shape: tuple[int, ...], divisor: int) -> NDArray[np.uint8] | None:
-    """Decodes a JPEG that is upright with simplejpeg (``rmae_d2[fast]``).
+    """Decodes a JPEG that is upright with simplejpeg (the extra ``fast``).
 
     Pillow has the same library, libjpeg-turbo, and settings, so the pixels are the same; it then copies them
     three times, which is where the time goes.

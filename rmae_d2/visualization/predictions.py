@@ -43,9 +43,13 @@ def draw_instances(
     try:
         from detectron2.utils.visualizer import Visualizer
     except ImportError as error:
-        raise UserError(
-            f"pictures need OpenCV ({error}): pip install opencv-python-headless"
-        ) from error
+        remedy = "pip install opencv-python"
+        if not isinstance(error, ModuleNotFoundError):  # libGL, which a container seldom has
+            remedy = (
+                "apt-get install libgl1 libglib2.0-0, or in its place the one that needs no libGL: "
+            )
+            remedy += "pip uninstall opencv-python, then pip install opencv-python-headless"
+        raise UserError(f"pictures need OpenCV ({error}): {remedy}") from error
 
     class WithinPicture(Visualizer):
         """Names that would reach over an edge are moved."""

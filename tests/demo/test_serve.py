@@ -37,7 +37,7 @@ def test_bad_settings_are_one_error(weights, monkeypatch, tmp_path):
         with pytest.raises(UserError, match=text):
             run_demo(weights, **{"port": 0, **settings})
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    with pytest.raises(UserError, match=r"pip install 'rmae_d2\[demo\]'"):
+    with pytest.raises(UserError, match=r"pip install 'starlette>=.* 'uvicorn>="):
         run_demo(weights)
 
 

@@ -30,6 +30,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ...errors import UserError
+from ...extras import needed
 from ...files import is_being_written
 from ...packed import shard_files, shard_name
 from ..sources.spec import SourceSpec
@@ -456,12 +457,7 @@ def ray_calls(
 
 def connect(engine: Engine) -> Any:
     """Ray, joined to the engine's cluster; UserError where there is none."""
-    try:
-        import ray
-    except ImportError as error:
-        raise UserError(
-            "the engine ray needs Ray: pip install 'rmae_d2[ray]', on every node"
-        ) from error
+    ray = needed("ray", "ray", "the engine ray, on every node,")
     options: dict[str, Any] = {"address": engine.ray_address, "logging_level": logging.WARNING}
     if engine.ray_address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import StoreError, UserError
+from ...extras import how_to_install
 from ...files import atomic_file, check_file
 from ..record.codec import FORMAT_VERSION, Labels, warm_up
 from ..record.record import EncodedRecord, RegionRecord, narrow_labels
@@ -99,7 +100,7 @@ def resolve_implementation(name: str | None) -> str:
     except ImportError as error:
         if name == "numba":
             raise UserError(
-                f"implementation='numba' needs numba ({error}): pip install rmae_d2[fast]"
+                f"implementation='numba' needs numba ({error}): {how_to_install('fast')}"
             ) from error
         _warn_slow(str(error))
         return "scikit-image"
@@ -110,8 +111,8 @@ def resolve_implementation(name: str | None) -> str:
 def _warn_slow(error: str) -> None:
     logger.warning(
         "numba cannot be imported (%s): FH regions are computed by scikit-image, about 15 times "
-        "slower (%s s instead of %s s a 640x480 photo at three scales). Remedy: "
-        "pip install rmae_d2[fast]", error, _SECONDS["scikit-image"], _SECONDS["numba"],
+        "slower (%s s instead of %s s for a 640x480 photo at three scales). Remedy: "
+        "%s", error, _SECONDS["scikit-image"], _SECONDS["numba"], how_to_install("fast"),
     )  # fmt: skip
 
 

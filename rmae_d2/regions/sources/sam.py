@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from ...annotations.segmentation import run_counts
 from ...errors import CheckpointError, UserError
+from ...extras import needed
 from ...hub_files import HUB, INDEX, hub_file, shard_names
 from ..record.masks import describe
 from ..record.record import RegionRecord, largest_first, record_of_counts
@@ -96,12 +97,7 @@ class SamSource:
                 f"points_per_side={points_per_side} and points_per_batch={points_per_batch} must "
                 "be positive"
             )
-        try:
-            import transformers  # noqa: F401
-        except ImportError as error:
-            raise UserError(
-                f"SAM regions need the package transformers ({error}): pip install 'rmae_d2[sam]'"
-            ) from error
+        needed("transformers", "sam", "the region source sam")
         self.model = os.fspath(model)
         self.device = device
         self.max_side = max_side

@@ -315,7 +315,7 @@ def test_settings_and_images_are_checked(models, source):
 
 def test_without_the_package_the_error_names_the_extra(models, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)  # as if it were not installed
-    with pytest.raises(UserError, match=r"pip install 'rmae_d2\[sam\]'"):
+    with pytest.raises(UserError, match=r"pip install 'transformers>="):
         SamSource(models["sam"])
 
 
