@@ -96,13 +96,18 @@ class EventWriter:
 
 
 def _append(path: Path, line: bytes) -> None:
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
     try:
         size = os.fstat(file).st_size
-        torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"
+        torn = size > 0 and _last_byte(file) != b"\n"
         os.write(file, b"\n" + line if torn else line)
     finally:
         os.close(file)
+
+
+def _last_byte(file: int) -> bytes:
+    os.lseek(file, -1, os.SEEK_END)  # what is appended goes to the end all the same
+    return os.read(file, 1)
 
 
 def plain(value: Any) -> Any:

@@ -8,6 +8,7 @@ import re
 import secrets
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,6 +73,8 @@ def is_being_written(draft: str | os.PathLike[str]) -> bool:
 
 def started(pid: int) -> str | None:
     """When a process of this machine began, in a form to compare; None for none, "" where nobody says."""
+    if sys.platform == "win32":  # where os.kill ends the process
+        return ""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

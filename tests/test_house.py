@@ -9,7 +9,7 @@ from tests.helpers import ROOT
 #: not import each other, but for the ground, whose files are separate.
 FLOORS = [
     {"errors", "files", "listing", "members", "packed", "compat", "moved", "noise", "pixels"}
-    | {"events", "extras", "tables", "registration", "shipped", "hub_files"}
+    | {"events", "extras", "tables", "registration", "shipped", "signals", "hub_files"}
     | {"remote", "disk_cache", "at_hand", "path_handlers"},
     {"config", "annotations"},
     {"regions", "modeling", "photos"},

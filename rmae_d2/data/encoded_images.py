@@ -78,8 +78,18 @@ class RamCache:
 
 
 def free_memory() -> int:
-    """Bytes that this machine, or the container, has left."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
+    """Bytes that this machine, or the container, has left.
+
+    Raises:
+        UserError: not on Linux.
+    """
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError as error:
+        raise UserError(
+            "this system does not say how much memory is free: with dataloader.train.cache=ram set "
+            "dataloader.train.cache_bytes, too, e.g. 8e9"
+        ) from error
     free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     try:
         limit, used = (

@@ -43,6 +43,7 @@ from ..errors import ImageReadError, UserError
 from ..modeling.batch import Batch
 from ..packed import PackedImages
 from ..remote import is_remote
+from ..signals import SAVING, blocked
 from .batch_sampler import StreamBatchSampler
 from .encoded_images import EncodedImages, RamCache, free_memory
 from .images import MACHINE_ERRNOS
@@ -234,7 +235,7 @@ def _batches(dataset: _Mapped, device: torch.device | None, **options: Any) -> I
         generator=torch.Generator(),  # else each iterator draws from the model's generator
         **options,
     )
-    with _signals_blocked():
+    with blocked(SAVING):
         batches = iter(loader)
     # The main process runs atexit; one that multiprocessing started, its own finalizers only.
     end = multiprocessing.util.Finalize(None, _end_workers, (batches,), exitpriority=100)
@@ -295,22 +296,8 @@ def _on_device(batch: Any, device: torch.device) -> Any:
     ]
 
 
-# Sent to the process group these are for the main process, which saves and ends its workers.
-_NOT_FOR_WORKERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-
-
-@contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Processes started inside inherit the block, so that no signal finds them half set up."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_FOR_WORKERS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _init_worker(_worker_id: int) -> None:
-    for number in _NOT_FOR_WORKERS:
+    for number in SAVING:  # sent to the process group, they are for the main process
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     gc.freeze()  # what the fork brought along, finalizers included, is the main process's to collect

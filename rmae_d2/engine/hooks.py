@@ -19,6 +19,7 @@ from torch import nn
 
 from ..data.loader import AnyBatch, TrainLoader
 from ..events import EventWriter
+from ..signals import SAVING
 from ..visualization.samples import is_kept, keep_sample, sweep_samples
 from .checkpointer import FINAL, Checkpointer
 from .parallel import as_sharded, local, unwrap, whole
@@ -122,9 +123,6 @@ class SaveOnSignal(HookBase):
     SIGINT is ignored, it stays so.
     """
 
-    # SIGTERM is a cluster's, SIGUSR1 what people give sbatch --signal, SIGUSR2 submitit's.
-    SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
-
     def __init__(self, checkpoint: PeriodicCheckpoint, poll_period: int = 10) -> None:
         self.checkpoint = checkpoint
         self.poll_period = poll_period if comm.get_world_size() > 1 else 1
@@ -133,7 +131,7 @@ class SaveOnSignal(HookBase):
 
     def before_train(self) -> None:
         ignored = {signal.SIGINT} if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else set()
-        handled = set(self.SIGNALS) - ignored
+        handled = set(SAVING) - ignored
         self._previous = {s: signal.signal(s, self._note) for s in handled}
 
     def after_train(self) -> None:

@@ -28,7 +28,8 @@ from torch.distributed.elastic.multiprocessing import (
 )
 
 from ..errors import UserError
-from .hooks import SaveOnSignal, say_how_to_end_at_once
+from ..signals import SAVING
+from .hooks import say_how_to_end_at_once
 from .ring import EndedBySignal, Ring
 
 #: What torchrun puts into the environment of every process.
@@ -109,6 +110,10 @@ def launch_training(main: Main, args: argparse.Namespace) -> None:
 
 def _start_ranks(main: Main, args: argparse.Namespace) -> None:
     """This machine's ranks, which join each other as those of torchrun do, and signals passed on to them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        sys.exit(
+            "error: several processes train together on Linux and macOS only; leave out --num-gpus"
+        )
     url = f"tcp://127.0.0.1:{_free_port()}" if args.dist_url == "auto" else args.dist_url
     address = urlsplit(url)
     if args.num_machines > 1 and args.dist_url == "auto" or address.port is None:
@@ -139,7 +144,7 @@ def _start_ranks(main: Main, args: argparse.Namespace) -> None:
             DefaultLogsSpecs(folder),
             start_method="spawn",
         )
-        for number in SaveOnSignal.SIGNALS:
+        for number in SAVING:
             signal.signal(number, _forward)  # elastic's own handler allows 30 s for the saving
         signal.signal(signal.SIGINT, before if before is signal.SIG_IGN else _interrupt)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])

@@ -32,6 +32,7 @@ import torch.distributed as dist
 from detectron2.utils import comm
 
 from ..errors import UserError
+from ..signals import SAVING
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ class Ring:
     def fail(self, error: BaseException) -> NoReturn:
         """Ends this rank because of an error, and all others, unless the error of one was its cause."""
         # Agents send one to ranks whose neighbour has ended.
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        for number in SAVING:
             signal.signal(number, signal.SIG_IGN)
         if is_collective_failure(error) or isinstance(error, EndedBySignal):
             time.sleep(SETTLE_SECONDS)  # the cause ends this process when it comes

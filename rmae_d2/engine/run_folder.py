@@ -172,7 +172,8 @@ class _Lock:
         pid = owner.get("process")
         if owner.get("machine") == _machine() and isinstance(pid, int):
             now = started(pid)
-            return now is not None and now in (owner.get("started"), "")
+            if now != "":
+                return now is not None and now == owner.get("started")
         logger.warning(
             "%s is of process %s on %s: waiting up to %g s for a sign that it lives",
             *(self.path, pid, owner.get("host"), LIMIT),

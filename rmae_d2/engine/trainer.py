@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import random
-import resource
 import sys
 import time
 from collections import deque
@@ -272,12 +271,18 @@ class Trainer(TrainerBase):
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes that this process held so far: of the GPU's memory, or of the machine's."""
+    """The most bytes that this process held so far: of the GPU's memory, or of the machine's.
+
+    0 on Windows, which Python does not ask for it.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
-    )
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def seed_step(seed: int, iteration: int, part: int) -> None:

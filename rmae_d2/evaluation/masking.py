@@ -52,7 +52,7 @@ class ForegroundEvaluator(DatasetEvaluator):
             self._inside.append(inside)
             self._spread["hidden"].append(hidden / hidden.sum())
             if "mask_probability" in output:
-                self._spread["chosen"].append(output["mask_probability"].double().cpu())
+                self._spread["chosen"].append(output["mask_probability"].cpu().double())
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """The report on rank 0, None elsewhere.

@@ -1,6 +1,9 @@
 """The model of a run that is over, from its files, for tools that show what it learned."""
 
+import logging
+import os
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +18,46 @@ from ..config import apply_overrides, load_config
 from ..errors import UserError
 from ..modeling import RMAE
 
+logger = logging.getLogger(__name__)
+
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` is this process's GPU where there is one, else the CPU; ``cuda`` the launcher's choice."""
+    """The device that a name stands for.
+
+    Args:
+        name: ``auto`` is this process's GPU where there is one, else the CPU; ``cuda`` the launcher's choice;
+            ``mps`` the GPU of a Mac.
+
+    Raises:
+        UserError: no device, or one that this machine has not.
+    """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "mps" if _mps_is_usable() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise UserError(
-            f"train.device={name}: no such device; auto, cpu, cuda or cuda:0"
+            f"train.device={name}: no such device; auto, cpu, cuda, cuda:0 or mps"
         ) from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"train.device={name}: there is no GPU that torch can use; take cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError(f"train.device={name}: torch finds no GPU of a Mac; take cpu")
     return torch.device("cuda", torch.cuda.current_device()) if name == "cuda" else device
+
+
+@cache
+def _mps_is_usable() -> bool:
+    """Whether the GPU of this Mac is to be taken; says how to, where it is not."""
+    if not torch.backends.mps.is_available():
+        return False
+    if os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK") == "1":
+        return True
+    logger.warning(
+        "this Mac's GPU lacks some operators: PYTORCH_ENABLE_MPS_FALLBACK=1 uses it, with those on the CPU; "
+        "without, all runs on the CPU"
+    )
+    return False
 
 
 def load_model(

@@ -305,8 +305,10 @@ def _run_pool(
 
     Forks of a server that has imported all, but inherits nothing: so CUDA works in them.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload([__name__])
     counts = context.RawArray("q", 3 * len(numbers))  # of each shard; written by its worker only
     places = context.SimpleQueue()
     for i in range(workers):

@@ -17,6 +17,7 @@ import itertools
 import logging
 import os
 import sys
+import threading
 import zlib
 from collections.abc import Iterator
 from functools import lru_cache
@@ -182,7 +183,7 @@ class _TarFile:
         self._handle = -1
         try:
             check_file(self.path)
-            self._handle = os.open(local_path(self.path), os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            self._handle = os.open(local_path(self.path), os.O_RDONLY | getattr(os, "O_BINARY", 0))
             self.size = os.fstat(self._handle).st_size
         except OSError as error:
             raise StoreError(
@@ -199,12 +200,24 @@ class _TarFile:
         data = b""
         try:
             if 0 <= offset <= self.size - size:  # else a damaged size could ask for gigabytes
-                data = os.pread(self._handle, size, offset)
+                data = _pread(self._handle, size, offset)
         except OSError as error:  # not an OSError: those of image files mean "take another image"
             raise StoreError(f"{self.path} cannot be read: {error}") from error
         if len(data) != size:
             raise StoreError(f"{self.path} ends before byte {offset + size}; {redo(self.number)}")
         return data
+
+
+_seeking = threading.Lock()
+
+
+def _pread(handle: int, size: int, offset: int) -> bytes:
+    """``os.pread``, which Windows has not; threads there take turns."""
+    if hasattr(os, "pread"):
+        return os.pread(handle, size, offset)
+    with _seeking:
+        os.lseek(handle, offset, os.SEEK_SET)
+        return os.read(handle, size)
 
 
 def write_index(folder: str | os.PathLike[str]) -> None:

@@ -1,0 +1,129 @@
+"""Windows and macOS: what Python has not there is used neither at import nor by a training."""
+
+import os
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import rmae_d2
+from rmae_d2.errors import UserError
+from rmae_d2.inference.finished_run import pick_device
+from tests.helpers import events
+
+# The libraries come first: they are those of this system.
+WITHOUT = """
+import builtins, importlib, io, multiprocessing, os, resource, signal, sys
+import multiprocessing.pool, multiprocessing.spawn, multiprocessing.synchronize
+import multiprocessing.sharedctypes, multiprocessing.popen_spawn_posix, multiprocessing.resource_tracker
+import asyncio, concurrent.futures.process, socketserver, tempfile, zipfile
+import cv2, fsspec, lvis, faster_coco_eval, matplotlib.pyplot, numba, scipy.ndimage, skimage.segmentation, timm
+import detectron2.data, detectron2.engine, detectron2.evaluation, detectron2.modeling, detectron2.model_zoo
+import tensorboard, torch._dynamo, torch.utils.data, torch.utils.tensorboard, tqdm
+import torch.distributed.checkpoint, torch.distributed.fsdp, torch.distributed.elastic.agent.server
+
+MAC = ["sched_getaffinity", "pidfd_open", "posix_fadvise"]
+WINDOWS = MAC + [
+    "fork", "register_at_fork", "pread", "pwrite", "killpg", "setsid", "getuid", "geteuid", "getpgid",
+    "uname", "mkfifo", "nice", "O_CLOEXEC", "O_DIRECTORY", "O_NOFOLLOW", "sysconf", "getloadavg", "wait4",
+]
+SIGNALS = ["SIGUSR1", "SIGUSR2", "SIGHUP", "SIGALRM", "SIGKILL", "SIGSTOP", "SIGQUIT", "SIGCHLD"] + [
+    "pthread_sigmask", "SIG_BLOCK", "SIG_UNBLOCK", "SIG_SETMASK", "siginterrupt", "setitimer", "alarm"
+]
+sys.platform = os.environ["SYSTEM"]
+lacks = {"darwin": (MAC, [], []), "win32": (WINDOWS, SIGNALS, ["resource", "fcntl", "pwd", "grp", "termios"])}
+of_os, of_signal, modules = lacks[sys.platform]
+for module, names in ((os, of_os), (signal, of_signal)):
+    for name in names:
+        delattr(module, name)
+for name in modules:
+    sys.modules[name] = None
+if sys.platform == "win32":
+    signal.SIGBREAK = 21
+multiprocessing.get_all_start_methods = lambda: ["spawn"]
+if __name__ == "__main__":
+    multiprocessing.set_start_method("spawn")
+
+
+def without_proc(function):
+    def call(path, *args, **kwargs):
+        if str(path).startswith(("/proc", "/dev/shm")):
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+        return function(path, *args, **kwargs)
+    return call
+
+
+io.open = builtins.open = without_proc(open)
+os.readlink = without_proc(os.readlink)
+"""
+IMPORT = """
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+print("imported", len(sys.argv) - 1)
+"""
+COMMAND = """
+if __name__ == "__main__":
+    from rmae_d2.commands import main
+    sys.exit(main())
+"""
+
+
+def without(tmp_path, system, program, *arguments):
+    script = tmp_path / f"on_{system}.py"
+    script.write_text(WITHOUT + program)
+    env = {**os.environ, "SYSTEM": system, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    line = [sys.executable, str(script), *arguments]
+    done = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("system", ["darwin", "win32"])
+def test_every_module_is_imported(tmp_path, system):
+    found = pkgutil.walk_packages(rmae_d2.__path__, "rmae_d2.")
+    names = [module.name for module in found if not module.name.endswith("__main__")]
+    assert len(names) > 250
+    assert without(tmp_path, system, IMPORT, *names) == f"imported {len(names)}\n"
+
+
+@pytest.mark.parametrize(("system", "workers"), [("darwin", 2), ("win32", 0)])
+def test_a_training_that_goes_on(runs, tmp_path, system, workers):
+    """On macOS with workers that are spawned, from a region store, and evaluated."""
+    out, store = tmp_path / "run", tmp_path / "store"
+    source = [
+        "--source",
+        "fh",
+        "--images",
+        str(runs.photos),
+        "--output",
+        str(store),
+        "--workers",
+        "1",
+    ]
+    # Python starts processes on Windows by what a Linux one does not have.
+    without(tmp_path, "darwin", COMMAND, "regions", *source)
+    plan = [*runs.tiny, "train.eval_period=2", f"dataloader.train.num_workers={workers}"]
+    plan += [f"dataloader.train.mapper.regions.path={store}", f"train.output_dir={out}"]
+    line = ["train", "--config-file", "demo/rmae_tiny_scenes.py", "--resume", *plan]
+    without(tmp_path, system, COMMAND, *line, "train.max_iter=2")
+    without(tmp_path, system, COMMAND, *line, "train.max_iter=4")
+    assert [e["iteration"] for e in events(out, "resume")] == [2]
+    assert [e["iteration"] for e in events(out, "evaluation")] == [2, 4]
+    assert [e["outcome"] for e in events(out, "end")] == ["finished"] * 2
+    memory = {e["values"]["memory_mib"] for e in events(out, "step")}
+    assert (memory == {0}) == (system == "win32")
+    assert not (out / "lock.json").exists()
+
+
+def test_a_macs_gpu(monkeypatch, caplog):
+    """Named where there is none, and left out where it would stop at what it lacks."""
+    with pytest.raises(UserError, match="train.device=mps: torch finds no GPU of a Mac"):
+        pick_device("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("PYTORCH_ENABLE_MPS_FALLBACK", raising=False)
+    assert [pick_device("auto").type for _ in range(2)] == ["cpu", "cpu"]
+    assert caplog.text.count("PYTORCH_ENABLE_MPS_FALLBACK=1 uses it") == 1
+    assert pick_device("mps").type == "mps"
