@@ -19,9 +19,9 @@ import builtins, importlib, io, multiprocessing, os, resource, signal, sys
 import multiprocessing.pool, multiprocessing.spawn, multiprocessing.synchronize
 import multiprocessing.sharedctypes, multiprocessing.popen_spawn_posix, multiprocessing.resource_tracker
 import asyncio, concurrent.futures.process, socketserver, tempfile, zipfile
-import cv2, fsspec, lvis, faster_coco_eval, matplotlib.pyplot, numba, scipy.ndimage, skimage.segmentation, timm
+import cv2, fsspec, lvis, faster_coco_eval, matplotlib.pyplot, numba, scipy.ndimage, timm
 import detectron2.data, detectron2.engine, detectron2.evaluation, detectron2.modeling, detectron2.model_zoo
-import tensorboard, torch._dynamo, torch.utils.data, torch.utils.tensorboard, tqdm
+import skimage.segmentation, tensorboard, torch._dynamo, torch.utils.data, torch.utils.tensorboard, tqdm
 import torch.distributed.checkpoint, torch.distributed.fsdp, torch.distributed.elastic.agent.server
 
 MAC = ["sched_getaffinity", "pidfd_open", "posix_fadvise"]
@@ -88,30 +88,31 @@ def test_every_module_is_imported(tmp_path, system):
     assert without(tmp_path, system, IMPORT, *names) == f"imported {len(names)}\n"
 
 
-@pytest.mark.parametrize(("system", "workers"), [("darwin", 2), ("win32", 0)])
-def test_a_training_that_goes_on(runs, tmp_path, system, workers):
-    """On macOS with workers that are spawned, from a region store, and evaluated."""
-    out, store = tmp_path / "run", tmp_path / "store"
-    source = [
-        "--source",
-        "fh",
-        "--images",
-        str(runs.photos),
-        "--output",
-        str(store),
-        "--workers",
-        "1",
-    ]
-    # Python starts processes on Windows by what a Linux one does not have.
-    without(tmp_path, "darwin", COMMAND, "regions", *source)
+@pytest.fixture(scope="module")
+def store(runs, tmp_path_factory):
+    """Regions, made by workers that are spawned; as on Windows, but there Python has its own way to do so."""
+    folder = tmp_path_factory.mktemp("store")
+    source = ["--source", "fh", "--images", str(runs.photos), "--workers", "1"]
+    without(folder, "darwin", COMMAND, "regions", *source, "--output", str(folder / "store"))
+    return folder / "store"
+
+
+@pytest.mark.parametrize(
+    ("system", "workers", "stops"),
+    [("darwin", 2, [2]), ("win32", 0, [2, 4])],
+    ids=["mac", "windows"],
+)
+def test_a_training(runs, store, tmp_path, system, workers, stops):
+    """Evaluated; on macOS with workers that are spawned, on Windows it goes on."""
+    out = tmp_path / "run"
     plan = [*runs.tiny, "train.eval_period=2", f"dataloader.train.num_workers={workers}"]
     plan += [f"dataloader.train.mapper.regions.path={store}", f"train.output_dir={out}"]
     line = ["train", "--config-file", "demo/rmae_tiny_scenes.py", "--resume", *plan]
-    without(tmp_path, system, COMMAND, *line, "train.max_iter=2")
-    without(tmp_path, system, COMMAND, *line, "train.max_iter=4")
-    assert [e["iteration"] for e in events(out, "resume")] == [2]
-    assert [e["iteration"] for e in events(out, "evaluation")] == [2, 4]
-    assert [e["outcome"] for e in events(out, "end")] == ["finished"] * 2
+    for stop in stops:
+        without(tmp_path, system, COMMAND, *line, f"train.max_iter={stop}")
+    assert [e["iteration"] for e in events(out, "resume")] == stops[:-1]
+    assert [e["iteration"] for e in events(out, "evaluation")] == stops
+    assert {e["outcome"] for e in events(out, "end")} == {"finished"}
     memory = {e["values"]["memory_mib"] for e in events(out, "step")}
     assert (memory == {0}) == (system == "win32")
     assert not (out / "lock.json").exists()
