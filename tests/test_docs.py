@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
@@ -53,6 +54,18 @@ def test_the_site_builds_strictly(tmp_path):
     commands = (tmp_path / "reference/commands/index.html").read_text()
     assert "--statistics" in commands and "rmae-d2 inspect" in commands
     assert "forward_tensors" in (tmp_path / "reference/python/index.html").read_text()
+
+
+def test_the_method_names_modules_that_exist():
+    """`modeling/rmae.py: RMAE.forward` is a function of that file."""
+    page = (ROOT / "docs/method.md").read_text()
+    named = re.findall(r"`([\w/]+)\.py: ([\w.]+)`", page)
+    assert len(named) > 25
+    for path, name in named:
+        found = import_module(f"rmae_d2.{path.replace('/', '.')}")
+        for part in name.split("."):
+            found = getattr(found, part)
+        assert found.__module__ == f"rmae_d2.{path.replace('/', '.')}"
 
 
 def test_troubleshooting_names_messages_that_exist():

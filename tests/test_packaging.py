@@ -1,6 +1,7 @@
 """The wheel and the source distribution of rmae_d2, built for real from a copy of the source."""
 
 import email.parser
+import importlib.util
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import sys
 import tarfile
 import venv
 import zipfile
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,12 @@ SOURCES = (
     "rmae_d2",
     "configs",
 )
+
+
+_spec = importlib.util.spec_from_file_location("release_check", ROOT / "tools/release_check.py")
+assert _spec is not None and _spec.loader is not None
+release_check = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(release_check)
 
 
 def python_files(root: Path, *folders: str) -> set[str]:
@@ -131,11 +139,11 @@ def test_an_environment_with_the_wheel_runs_the_demo_in_an_empty_folder(
         return result.stdout
 
     assert command("--version") == f"rmae_d2 {rmae_d2.__version__}\n"
-    command("scenes", "--num-train", "8", "--num-val", "4")
-    small = ["train.max_iter=2", "train.vis_period=0", "dataloader.train.total_batch_size=4"]
-    small += [f"dataloader.{split}.num_workers=0" for split in ("train", "test")]
-    command("train", "--config-file", "demo/rmae_tiny_scenes.py", *small)
-    assert (empty / "output/demo/rmae_tiny_scenes/model_final.pth").is_file()
+    for words in release_check.COMMANDS:
+        command(*words)
+    assert (empty / "output/demo/vitdet_tiny_scenes/predictions.png").is_file()
+    assert len(list((empty / "predictions").glob("*.jpg"))) == 4
+    assert list(empty.glob("reconstruction*/*.png"))
 
 
 def test_config_deleted_since_the_last_build_is_not_packaged(tmp_path: Path) -> None:
@@ -192,3 +200,47 @@ def test_constraints_name_only_direct_dependencies_with_a_reason() -> None:
         assert re.search(rf'"{name}(\[\w+\])?>=', setup), (
             f"constraints.txt names {name}, which setup.py does not"
         )
+
+
+def test_the_table_of_versions(tmp_path: Path) -> None:
+    """One row for each Python and torch, newest last; a second run of a pair replaces its row."""
+    page = tmp_path / "tested.md"
+    for python, torch, result in (
+        ("3.11.7", "2.15.0", "all"),
+        ("3.11.7", "2.4.1", "failed: train"),
+        ("3.9.1", "2.4.1", "all"),
+        ("3.11.9", "2.4.2", "all"),
+    ):
+        release_check.add_row(page, [python, torch, "1", "2", "3", result, "2026-01-01"])
+    rows = [line.split(" | ") for line in page.read_text().splitlines() if re.match(r"\| \d", line)]
+    assert [(row[0], row[1], row[5]) for row in rows] == [
+        ("| 3.9.1", "2.4.1", "all"),
+        ("| 3.11.9", "2.4.2", "all"),
+        ("| 3.11.7", "2.15.0", "all"),
+    ]
+
+
+def test_a_command_that_fails_is_named(tmp_path: Path) -> None:
+    """Of a wheel that is none: pip fails, and the row says so."""
+    (tmp_path / "rmae_d2-0.2.0-py3-none-any.whl").write_text("no wheel")
+    row = release_check.tried(
+        sys.executable, "", tmp_path / "rmae_d2-0.2.0-py3-none-any.whl", tmp_path / "environment"
+    )
+    assert row[0] == ".".join(map(str, sys.version_info[:3])) and row[1] == "-"
+    assert row[5] == "failed: python -m pip"
+
+
+def test_the_dockerfile() -> None:
+    """Linted; its commands are shell, and install extras that exist."""
+    hadolint = Path(sys.executable).with_name("hadolint")
+    if hadolint.exists():
+        done = subprocess.run([hadolint, ROOT / "Dockerfile"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+    text = re.sub(r"\\\n", "", (ROOT / "Dockerfile").read_text())
+    commands = re.findall(r"^RUN (.*)$", text, re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        subprocess.run(["sh", "-n", "-c", command], check=True)
+    (extras,) = re.findall(r"\.\[([\w,]+)\]", text)
+    known = metadata("rmae_d2").get_all("Provides-Extra")
+    assert known is not None and set(extras.split(",")) <= set(known)
