@@ -2,16 +2,28 @@
 
 import ast
 import os
+import re
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
 
+from rmae_d2 import errors
 from rmae_d2.commands import COMMANDS
 from rmae_d2.commands.options import Parser
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+PACKAGE = Path(__file__).parents[1] / "rmae_d2"
+
+#: Errors that a user can set right, see `rmae_d2.errors`, and those of single parts.
+RAISED = {
+    *(name for name in vars(errors) if name.endswith("Error")),
+    "RefusedError",
+    "InstallError",
+    "UsageError",
+}
 
 REPOSITORY = "https://github.com/rmae-d2/rmae_d2"
 
@@ -35,8 +47,9 @@ PUBLIC = {
 
 def on_files(files: Files, config: Any) -> Files:
     """Adds the pages; mkdocs calls it."""
-    for name, text in (("commands", _commands()), ("configs", _configs()), ("python", _python())):
-        files.append(File.generated(config, f"reference/{name}.md", content=text))
+    made = {"commands": _commands, "configs": _configs, "python": _python, "messages": _messages}
+    for name, page in made.items():
+        files.append(File.generated(config, f"reference/{name}.md", content=page()))
     return files
 
 
@@ -70,6 +83,54 @@ def _configs() -> str:
 def _python() -> str:
     names = [f"rmae_d2.{module}.{name}" for module, names in PUBLIC.items() for name in names]
     return "\n\n".join(["# Python", *(f"::: {name}" for name in names)])
+
+
+def _messages() -> str:
+    parts = [
+        "# Messages",
+        "Every error that names its own remedy, by the part of the program that raises it; `…` stands for a "
+        "value of yours. Search this page for words of a message; [Troubleshooting](../troubleshooting.md) "
+        "says more about the frequent ones.",
+    ]
+    for path in sorted(PACKAGE.rglob("*.py")):
+        found = dict.fromkeys(messages(ast.parse(path.read_text(encoding="utf-8"))))
+        if found:
+            parts += [f"## {path.relative_to(PACKAGE).as_posix()}"]
+            parts += ["\n".join(f"- {text}" for text in found)]
+    return "\n\n".join(parts)
+
+
+def messages(module: ast.Module) -> Iterator[str]:
+    """The texts of a module's errors of `rmae_d2.errors` and what derives from them, in its order."""
+    for function in ast.walk(module):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        texts = {
+            ast.unparse(node.targets[0]): text
+            for node in ast.walk(function)
+            if isinstance(node, ast.Assign) and (text := _text(node.value, {}))
+        }
+        for node in ast.walk(function):
+            if not isinstance(node, ast.Raise) or not isinstance(node.exc, ast.Call):
+                continue
+            given = [_text(arg, texts) for arg in node.exc.args]
+            text = " ".join(" ".join(filter(None, given)).split())
+            if ast.unparse(node.exc.func) in RAISED and len(re.findall(r"\w\w", text)) > 1:
+                yield re.sub(r"([\\`*_<>\[\]])", r"\\\1", text)
+
+
+def _text(node: ast.expr, texts: Mapping[str, str]) -> str:
+    """A string as people see it, with `…` for what is put in; nothing for another expression."""
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, str) else ""
+    if isinstance(node, ast.JoinedStr):
+        parts = (
+            _text(part, texts) if isinstance(part, ast.Constant) else "…" for part in node.values
+        )
+        return "".join(parts)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return (_text(node.left, texts) or "…") + (_text(node.right, texts) or "…")
+    return texts.get(ast.unparse(node), "")
 
 
 def _fenced(text: str) -> str:

@@ -53,6 +53,9 @@ def test_the_site_builds_strictly(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     commands = (tmp_path / "reference/commands/index.html").read_text()
     assert "--statistics" in commands and "rmae-d2 inspect" in commands
+    messages = (tmp_path / "reference/messages/index.html").read_text()
+    assert messages.count("<li>") > 500
+    assert "already holds a run: add --resume (before the overrides)" in messages
     assert "forward_tensors" in (tmp_path / "reference/python/index.html").read_text()
 
 
