@@ -1,9 +1,9 @@
 # make demo   pre-train a small R-MAE on rendered scenes, ending with pictures of it beside shipped weights
 # make test   ruff, mypy and every test that is not slow; ARGS="..." goes to pytest
-# make release-check   build, check, and use the wheel in an empty environment; ARGS="--torch 2.4.1 2.15.0"
+# make release-check   build, check, and use the wheel in an empty environment; ARGS="--torch 2.6.0 2.15.0"
 #
 # Both make .venv and install everything first. PYTHON=python3.12 chooses the interpreter it is made
-# of, VENV=path puts it elsewhere. An existing .venv with torch >= 2.4 keeps its torch.
+# of, VENV=path puts it elsewhere. An existing .venv with torch >= 2.6 keeps its torch.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -93,7 +93,7 @@ $(STAMP): setup.py constraints.txt rmae_d2/commands/install_detectron2.py | $(PY
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip --upgrade >/dev/null
 	@# A torch that is already there must not be exchanged for the tested one.
 	@if $(PY) -c 'import re, sys; from importlib.metadata import version as v; v("torchvision"); \
-		sys.exit(tuple(map(int, re.findall(r"\d+", v("torch"))[:2])) < (2, 4))' 2>/dev/null; then \
+		sys.exit(tuple(map(int, re.findall(r"\d+", v("torch"))[:2])) < (2, 6))' 2>/dev/null; then \
 		echo "==> torch: keeping the one in $(VENV)"; \
 		grep -vE '^torch(vision)?==' constraints.txt > $(CONSTRAINTS); \
 	else \

@@ -13,8 +13,9 @@ REPOSITORY = "https://github.com/rmae-d2/rmae_d2"
 # Lower bounds only, each with what breaks below it; the versions tested together are in
 # constraints.txt. Detectron2 is absent because it is not on PyPI: rmae-d2 install-detectron2.
 INSTALL_REQUIRES = [
-    "torch>=2.4",  # device-independent torch.amp (autocast, GradScaler) is complete from 2.4 on
-    "torchvision>=0.19",  # the release that goes with torch 2.4; RoIAlign and NMS come from it
+    # Before 2.6 a file of weights could run code even so (CVE-2025-32434), and 2.4 cannot read ours.
+    "torch>=2.6",
+    "torchvision>=0.21",  # the release that goes with torch 2.6; RoIAlign and NMS come from it
     "huggingface_hub>=0.30",  # models from and to the hub; timm has it; earlier releases are not tried
     "safetensors>=0.4",  # models that are handed on; timm has it; earlier releases are not tried
     "timm>=1.0",  # blocks of the encoders; 0.9 and earlier are not tried

@@ -156,6 +156,8 @@ def _of(folder: str, size: str) -> DiskCache:
         if limit < 0:
             raise OverflowError
     except (ValueError, OverflowError) as error:
-        text = f"RMAE_D2_CACHE_SIZE={size!r} is no size: give GiB, such as 10, or 0 to keep nothing"
+        text = (
+            f"RMAE_D2_CACHE_SIZE={size!r} is not a size: give GiB, such as 10, or 0 to keep nothing"
+        )
         raise UserError(text) from error
     return DiskCache(folder, limit)

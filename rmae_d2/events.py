@@ -208,7 +208,7 @@ def _curves(events: Iterable[Event], key: str) -> dict[str, list[Point]]:
         at = _iteration(event)
         for name, value in event[key].items() if isinstance(event.get(key), dict) else ():
             if (number := as_number(value)) is not None:
-                # NaN, of an evaluation alone, is no key: it does not equal itself.
+                # NaN, of an evaluation alone, is not a key: it does not equal itself.
                 curves.setdefault(str(name)[:_MAX_NAME], {})[None if math.isnan(at) else at] = (
                     number
                 )

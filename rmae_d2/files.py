@@ -290,7 +290,7 @@ def _what_it_is(raw: bytes, error: UnicodeDecodeError) -> str:
         if raw.startswith(start):
             return f"is {kind}, not text: unpack it first"
     if b"\0" in raw:
-        return "is no text (it has zero bytes): is it another file, or an archive to be unpacked?"
+        return "is not text (it has zero bytes): is it another file, or an archive to be unpacked?"
     line = raw.count(b"\n", 0, error.start) + 1
     return (
         f"is not in UTF-8 (line {line}, byte {error.start}: {raw[error.start]:#04x}); it seems to be in "

@@ -122,7 +122,7 @@ def shard_names(index: Path) -> list[str]:
     """The files that an index names.
 
     Raises:
-        CheckpointError: where it is no index.
+        CheckpointError: where it is not an index.
     """
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())

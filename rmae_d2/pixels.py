@@ -32,7 +32,7 @@ def open_image(file: IO[bytes]) -> Image.Image:
 
     Raises:
         UserError: a HEIC or AVIF that nothing here opens, and what to install.
-        UnidentifiedImageError, and others of Pillow's: it is no image.
+        UnidentifiedImageError, and others of Pillow's: it is not an image.
     """
     try:
         return Image.open(file)
@@ -72,7 +72,7 @@ def stored_size(path: str) -> tuple[int, int] | None:
 
 
 def upright_size(path: str) -> tuple[int, int] | None:
-    """(height, width) of an image file as readers see it, EXIF's turn applied; None where it is no image."""
+    """(height, width) of an image file as readers see it, EXIF's turn applied; None for another file."""
     try:
         check_file(path)
         with opened(path) as file, open_image(file) as image:
@@ -159,7 +159,7 @@ def _white(image: Image.Image, high: float) -> float:
         except ValueError:
             white = 0.0
         if not 0 < white < np.inf:
-            raise UserError(f"RMAE_D2_WHITE={given!r} is no number above 0")
+            raise UserError(f"RMAE_D2_WHITE={given!r} is not a number above 0")
         return white
     tags = getattr(image, "tag_v2", {})
     for tag in (_MAX_SAMPLE_VALUE, _S_MAX_SAMPLE_VALUE):

@@ -304,7 +304,7 @@ def _setting(name: str, default: float) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < 1e6:
-        raise UserError(f"{name}={text} is no number above 0")
+        raise UserError(f"{name}={text} is not a number above 0")
     return max(value, 1) if name.endswith("TRIES") else value
 
 

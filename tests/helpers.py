@@ -60,7 +60,7 @@ def write_photos(folder: Path, count: int = 12, name: str = "photo") -> Path:
     return folder
 
 
-#: What is no file, whatever its name; see put_special.
+#: What is not a file, whatever its name; see put_special.
 SPECIAL = ("folder", "FIFO", "socket", "device")
 
 

@@ -39,7 +39,7 @@ while True:
 
 def strict(text):
     """As a JSON parser reads it that knows no NaN."""
-    return json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    return json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
 
 
 def test_a_line_an_event(tmp_path):

@@ -130,8 +130,8 @@ def test_text_in_any_unicode(tmp_path, encoding):
         ),
         (b"PK\x03\x04\xff", "is a zip archive, not text: unpack it"),
         (b"\x1f\x8b\x08\xff", "is gzip, not text"),
-        (b"ab\xff\0\0", "is no text .it has zero bytes"),
-        (b"\xff\xfea", "seems to be|is no text"),
+        (b"ab\xff\0\0", "is not text .it has zero bytes"),
+        (b"\xff\xfea", "seems to be|is not text"),
     ],
 )
 def test_what_is_no_unicode_is_named(tmp_path, content, message):

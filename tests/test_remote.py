@@ -178,7 +178,7 @@ def test_not_found(web, monkeypatch):
 )
 def test_settings_that_are_none(web, monkeypatch, name, value):
     monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=f"{name}={value} is no number above 0"):
+    with pytest.raises(UserError, match=f"{name}={value} is not a number above 0"):
         remote.read(f"{web.url}/a")
 
 

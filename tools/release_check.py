@@ -1,7 +1,7 @@
 """Builds what a release hands out, checks it, and uses it as a stranger would: `make release-check`.
 
     python tools/release_check.py                                 this Python, the newest torch that fits
-    python tools/release_check.py --torch 2.4.1 2.15.0 --python python3.11 python3.14
+    python tools/release_check.py --torch 2.6.0 2.15.0 --python python3.11 python3.14
     python tools/release_check.py --wheel dist/rmae_d2-0.2.0-py3-none-any.whl     built already
 
 Each pair of Python and torch gets an empty environment with the wheel and nothing of this checkout, runs

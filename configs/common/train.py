@@ -9,10 +9,10 @@ train = dict(
     device="auto",
     # fp32, bf16 or fp16 (autocast). Of training and k-NN's features; other evaluation computes in fp32.
     precision="fp32",
-    # Of several processes: ddp gives each the whole model; fsdp (torch 2.6, not with fp16) shards weights,
+    # Of several processes: ddp gives each the whole model; fsdp (not with fp16) shards weights,
     # gradients and optimizer state over them, for ViT-L and H. See train.ddp for the first one's options.
     parallel="ddp",
-    # Kernels made for the model, at the first step: minutes there, faster steps afterwards. Torch 2.6.
+    # Kernels made for the model, at the first step: minutes there, faster steps afterwards.
     compile=False,
     # What MFU in the log is a share of; 0 times matrix products on the device as the run begins.
     device_tflops=0.0,

@@ -80,7 +80,7 @@ def image_of(entry: Mapping[str, Any]) -> tuple[Image, Unreadable | None]:
         height, width = (_field(entry, side, integer) for side in ("height", "width"))
         if not (0 < height <= _LONGEST_SIDE and 0 < width <= _LONGEST_SIDE):
             wrong = "width" if 0 < height <= _LONGEST_SIDE else "height"
-            raise Unreadable(wrong, f"{shown(entry[wrong])} is no size of an image")
+            raise Unreadable(wrong, f"{shown(entry[wrong])} is not a size of an image")
         if height * width > _LARGEST_AREA:
             raise Unreadable("height", f"{shown(height)} times width {shown(width)} is too large")
         negative, partial = (
@@ -92,10 +92,10 @@ def image_of(entry: Mapping[str, Any]) -> tuple[Image, Unreadable | None]:
 
 
 def category_of(entry: Mapping[str, Any]) -> Category:
-    """A category. Raises Unreadable for an id that is no number, or no name."""
+    """A category. Raises Unreadable for an id that is not a number, or no name."""
     name = entry.get("name")
     if not isinstance(name, str | int | float) or isinstance(name, bool) or name == "":
-        raise Unreadable("name", f"{shown(name)} is no text")
+        raise Unreadable("name", f"{shown(name)} is not text")
     return Category(_field(entry, "id", integer), str(name), entry.get("frequency"))
 
 
@@ -143,7 +143,7 @@ def _category_ids(entry: Mapping[str, Any], key: str) -> tuple[int, ...] | None:
     try:
         return tuple(integer(k) for k in parsed(entry[key]) or ())
     except (TypeError, ValueError) as error:
-        raise Unreadable(key, f"{shown(entry[key])} is no list of category ids") from error
+        raise Unreadable(key, f"{shown(entry[key])} is not a list of category ids") from error
 
 
 def _box(
@@ -184,7 +184,7 @@ def _upright(
     """The box around one that CVAT has turned around its centre, by degrees in an attribute.
 
     Raises:
-        ValueError: degrees that are no number.
+        ValueError: degrees that are not numbers.
     """
     attributes = entry.get("attributes")
     degrees = attributes.get("rotation") if isinstance(attributes, dict) else None

@@ -12,7 +12,7 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 class Cursor:
     """A place in a JSON text.
 
-    Its methods raise `json.JSONDecodeError` for what is no JSON, IndexError where the text ends early,
+    Its methods raise `json.JSONDecodeError` for what is not JSON, IndexError where the text ends early,
     RecursionError for deep nesting, and ValueError for a number of thousands of digits.
     """
 

@@ -42,7 +42,7 @@ class _PanopticReader(Reader):
         if not isinstance(png, str) or not posixpath.basename(png):
             return Unreadable("file_name", f"{shown(png)} names no PNG")
         if not isinstance(entry.get("segments_info"), list):
-            return Unreadable("segments_info", f"{shown(entry.get('segments_info'))} is no list")
+            return Unreadable("segments_info", f"{shown(entry.get('segments_info'))} is not a list")
         try:
             image = self._image_of(entry, png)
         except ValueError as error:

@@ -142,7 +142,7 @@ def _outline(points: "array[float]") -> float:
 def _numbers(polygon: Any) -> list[float]:
     """Those of a polygon that is not a plain list of numbers: text, or points as pairs."""
     if not isinstance(polygon, list):
-        raise UserError(f"has a polygon {shown(polygon)}, which is no list of numbers")
+        raise UserError(f"has a polygon {shown(polygon)}, which is not a list of numbers")
     pairs = bool(polygon) and all(isinstance(point, list) and len(point) == 2 for point in polygon)
     try:
         return [number(x) for x in (chain(*polygon) if pairs else polygon)]
@@ -176,7 +176,7 @@ def _rle_counts(rle: Mapping[str, Any], size: tuple[int, int]) -> Ints:
     elif isinstance(counts, list):
         lengths = _counted(counts)
     else:
-        raise UserError(f"has the counts {shown(counts)}, which are no list of integers")
+        raise UserError(f"has the counts {shown(counts)}, which are not a list of integers")
     pixels = size[0] * size[1]
     if (lengths < 0).any() or (lengths > pixels).any():
         raise UserError(f"has run lengths below 0 or above the image's {pixels} pixels")
@@ -205,7 +205,9 @@ def _counted(counts: list[Any]) -> Ints:
     try:
         return np.array([c if type(c) is int else integer(c) for c in counts], np.int64, ndmin=1)
     except (ValueError, OverflowError) as error:
-        raise UserError(f"has run lengths that are no list of integers ({error!s:.100})") from error
+        raise UserError(
+            f"has run lengths that are not a list of integers ({error!s:.100})"
+        ) from error
 
 
 def _decompressed(text: str | bytes) -> Ints:

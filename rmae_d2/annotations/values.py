@@ -33,7 +33,7 @@ def integer(value: Any) -> int:
         return int(value)
     if isinstance(value, str) and (found := _INTEGER.fullmatch(value.strip())):
         return int(found[0].partition(".")[0])
-    raise ValueError(f"{shown(value)} is no whole number")
+    raise ValueError(f"{shown(value)} is not a whole number")
 
 
 def number(value: Any) -> float:
@@ -45,7 +45,7 @@ def number(value: Any) -> float:
             found = math.nan
         if math.isfinite(found):
             return found
-    raise ValueError(f"{shown(value)} is no finite number")
+    raise ValueError(f"{shown(value)} is not a finite number")
 
 
 def flag(value: Any) -> bool:
@@ -65,7 +65,7 @@ def identifier(value: Any) -> int | str:
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
         return integer(value)
-    raise ValueError(f"{shown(value)} is no id")
+    raise ValueError(f"{shown(value)} is not an id")
 
 
 def parsed(value: Any) -> Any:

@@ -118,7 +118,7 @@ def _find(content: Mapping[Any, Any]) -> Iterator[Found]:
 def _dicts_of_tensors(
     node: Mapping[Any, Any], path: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], StateDict, list[str]]]:
-    """Where each dict is, its tensors, and the keys of those whose key is no text."""
+    """Where each dict is, its tensors, and the keys of those whose key is not text."""
     tensors = {k: v for k, v in node.items() if isinstance(v, Tensor)}
     if tensors:
         named = {k: v for k, v in tensors.items() if isinstance(k, str)}

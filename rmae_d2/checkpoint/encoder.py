@@ -111,7 +111,7 @@ def load_encoder(
     try:  # what else is left over, or missing, would change the features silently
         net.load_state_dict({name: own[name] for name in own if name not in left_out})
     except RuntimeError as error:
-        raise CheckpointError(f"{source}: no plain ViT, or incomplete: {error}") from error
+        raise CheckpointError(f"{source}: not a plain ViT, or incomplete: {error}") from error
     return size, net, kind
 
 
@@ -123,7 +123,7 @@ def _size(
     window: tuple[int, Collection[int]] | None,
 ) -> EncoderSize:
     if "pos_embed" not in own:
-        raise CheckpointError("its ViT has no position embedding (pos_embed): no plain ViT")
+        raise CheckpointError("its ViT has no position embedding (pos_embed): not a plain ViT")
     cls_token = "cls_token" in own
     grid, cls_rows = grid_of_table(own["pos_embed"], (1,) if cls_token else (1, 0))
     if not cls_token and grid[0] != grid[1]:
@@ -138,7 +138,7 @@ def _size(
     if window is not None:
         side, windowed = window[0], tuple(sorted(window[1]))
     if cls_token and rel_grid and windowed:
-        raise CheckpointError("a cls token beside windows: no plain ViT")
+        raise CheckpointError("a cls token beside windows: not a plain ViT")
     return EncoderSize(
         **sizes,
         grid=grid,

@@ -55,7 +55,7 @@ def save_conversion(conversion: Conversion, path: str, force: bool = False) -> l
     check_output(path, conversion.target, force)
     config = _config_to_carry(conversion, path)
     if config and config[1].exists() and not force:
-        raise CheckpointError(f"{config[1]}: is there already; --force overwrites it")
+        raise CheckpointError(f"{config[1]}: already exists; --force overwrites it")
     _write(conversion, path)
     if config is None:
         return [Path(path)]
@@ -134,11 +134,13 @@ def check_output(path: str, target: str, force: bool = False) -> None:
     if not path.endswith(_ENDINGS):
         raise CheckpointError(f"{path}: an output ends in {', '.join(_ENDINGS)}")
     if target in _PICKLE_ONLY and path.endswith(".safetensors"):
-        raise CheckpointError(f"{path}: {_PICKLE_ONLY[target]} reads no safetensors; write a .pth")
+        raise CheckpointError(
+            f"{path}: {_PICKLE_ONLY[target]} does not read safetensors; write a .pth"
+        )
     if os.path.isdir(path):
         raise CheckpointError(f"{path}: is a folder; name a file in it")
     if os.path.exists(path) and not force:
-        raise CheckpointError(f"{path}: is there already; --force overwrites it")
+        raise CheckpointError(f"{path}: already exists; --force overwrites it")
 
 
 def export_backbone(weights: str | Mapping[str, Any], path: str) -> list[str]:

@@ -77,7 +77,7 @@ def foreign_part(names: Iterable[str]) -> str | None:
 def refusal(source: str, part: str) -> CheckpointError:
     """The error for a ViT with a foreign part."""
     return CheckpointError(
-        f"{source}: its ViT has {part}: no plain ViT, so it can't be used. {_REMEDY}"
+        f"{source}: its ViT has {part}: not a plain ViT, so it can't be used. {_REMEDY}"
     )
 
 

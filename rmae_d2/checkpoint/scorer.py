@@ -58,7 +58,7 @@ def load_generator(generator: MaskGenerator, weights: str) -> MaskGenerator:
     }
     if not own:
         raise CheckpointError(
-            f"{weights}: holds no mask generator (masking.generator.*): it is no AutoMAE run's"
+            f"{weights}: holds no mask generator (masking.generator.*): it is not of an AutoMAE run"
         )
     check_finite(own, weights)
     try:

@@ -25,9 +25,10 @@ ROOM = (
 )
 
 # MAE's own files hold their command line, many training checkpoints scores that are numpy's.
-_ALLOWED: list[Any] = [argparse.Namespace]
-if torch.__version__ >= "2.6":  # that takes stand-ins
-    _ALLOWED += [(stand_in, ".".join(name)) for name, stand_in in STAND_INS.items()]
+_ALLOWED: list[Any] = [
+    argparse.Namespace,
+    *((stand_in, ".".join(name)) for name, stand_in in STAND_INS.items()),
+]
 
 
 def atomic_save(content: Any, path: str) -> None:
@@ -85,9 +86,9 @@ def read_file(local: str, path: str = "") -> Any:
         foreign = re.search(r"\bGLOBAL ([\w.]+)", str(error))
         if foreign:
             raise CheckpointError(
-                f"{path}: not a readable weight file: it holds {foreign[1]}, which is no tensor, and loading "
-                "it could run code from the file. If you trust whoever made it, load it with their code and "
-                "save the state dict alone (torch.save or safetensors)"
+                f"{path}: not a readable weight file: it holds {foreign[1]}, which is not a tensor, and "
+                "loading it could run code from the file. If you trust whoever made it, load it with their "
+                "code and save the state dict alone (torch.save or safetensors)"
             ) from error
         raise CheckpointError(
             f"{path}: not a readable weight file ({_reason(error)}). It may be cut short: "

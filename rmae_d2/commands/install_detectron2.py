@@ -60,7 +60,7 @@ EDITS: dict[str, tuple[tuple[int, int, str], ...]] = {
         (77, 82, ""),
         (166, 170, ""),  # the switch that makes every COCO file need kwimage
         (200, 207, ""),  # polygons and RLEs through kwimage
-        (213, 217, ""),  # a polygon that is no list of polygons
+        (213, 217, ""),  # a polygon that is not a list of polygons
         (227, 228, ""),  # keypoints through kwimage
         (230, 230, ""),
     ),

@@ -157,7 +157,7 @@ def _manifest(args: argparse.Namespace, engine: "Engine") -> "Manifest":
         dicts = pretrain_dataset(args.dataset)
     if args.verify or (args.source is None and found is not None):
         if found is None:
-            raise UserError(f"{args.output} has no manifest.json: it is no region store")
+            raise UserError(f"{args.output} has no manifest.json: it is not a region store")
         if args.arguments and args.source is None:
             raise UserError(f"{' '.join(args.arguments)}: arguments of a source need --source")
         return found.moved(dicts) if dicts is not None else found

@@ -33,7 +33,7 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     Known are the keys of the config, list elements by index, and below a `_target_` also the
     keyword parameters of what it names. A value is YAML as OmegaConf reads it (1e-4 is a float) and
     must be of the type of what it replaces; text keys take it literally, and where text or a part may stand,
-    only a value in brackets is no text ("holiday: 2017" is). null switches a part off,
+    only a value in brackets is not text ("holiday: 2017" is). null switches a part off,
     "{a: 1}" changes these keys of a part, "{_target_: x.Y, a: 1}" puts another part in its place.
 
     Returns:
@@ -59,7 +59,7 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
 
 class _NotYaml(str):
-    """A value that is no YAML: good for text keys only, where it is taken literally."""
+    """A value that is not YAML: good for text keys only, where it is taken literally."""
 
 
 _UNKNOWN = object()  # read from a key that has no value yet, or whose reference does not resolve

@@ -30,7 +30,7 @@ def load_trusted_config(path: str | Path) -> DictConfig:
     """A saved config.yaml whose tags and ``model`` name nothing but parts of networks.
 
     Raises:
-        UserError: it names something else, or is no config of ours; nothing that it names has been run.
+        UserError: it names something else, or is not a config of ours; nothing that it names has been run.
     """
     text = read_text(path)
     try:
@@ -48,7 +48,7 @@ def _check(names: set[str], path: str | Path) -> None:
     wrong = sorted(name for name in names if not _is_part(name))
     if wrong:
         raise UserError(
-            f"{path} names {wrong[0]}, which is no part of a network: building the model could run anything. "
+            f"{path} names {wrong[0]}, which is not a part of a network: building it could run anything. "
             "If you trust whoever made it, copy the folder and load the copy"
         )
 

@@ -75,7 +75,7 @@ class RegionDatasetMapper:
 
         Raises:
             UserError: ``num_regions`` is not positive, or visible_foreground_only meets a policy whose masks
-                are no function of the seed, or a mask that hides all.
+                are not a function of the seed, or a mask that hides all.
         """
         if num_regions < 1:
             raise UserError(

@@ -201,7 +201,7 @@ def parse_query(body: bytes | bytearray, grid: tuple[int, int], max_regions: int
     ``"chosen"`` and ``"name"`` may be there too, see `Query`.
 
     Raises:
-        RefusedError: 400 for what is no JSON object, 422 for values; the text names the value.
+        RefusedError: 400 for what is not a JSON object, 422 for values; the text names the value.
     """
     try:
         decoded = json.loads(body)
@@ -250,7 +250,7 @@ def _marks(value: Any, number: int, grid: tuple[int, int]) -> Marks:
     )
     _need(bool(positive), f"{what}: mark at least one patch as part of it.")
     for name, patches in (("positive", positive), ("negative", negative)):
-        _need(len(set(patches)) == len(patches), f"{what}, {name}: a patch is there twice.")
+        _need(len(set(patches)) == len(patches), f"{what}, {name}: a patch is given twice.")
     both = set(positive) & set(negative)
     _need(not both, f"{what}: patch {min(both, default=())} is both part and not part.")
     if fields.get("box") is None:

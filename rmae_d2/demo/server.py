@@ -83,7 +83,7 @@ class SameOriginOnly:
         refusal = JSONResponse({"error": "This request comes from another web page."}, 403)
         try:
             await (refusal if foreign else self.app)(scope, receive, send_with_headers)
-        except asyncio.CancelledError:  # the server ends, which is no error of a request
+        except asyncio.CancelledError:  # the server ends, which is not an error of a request
             if not begun:
                 closed = JSONResponse({"error": "The server was closed.", "code": ""}, 503)
                 await closed(scope, receive, send_with_headers)
@@ -97,7 +97,7 @@ def _is_foreign(headers: Headers) -> bool:
         return False
     try:  # only the host: a proxy in front may well have turned http into https
         return urlsplit(origin).netloc.lower() != headers.get("host", "").lower()
-    except ValueError:  # it is no address
+    except ValueError:  # it is not an address
         return True
 
 

@@ -36,7 +36,7 @@ def open_session(model: str | bytes, name: str) -> Any:
         return onnxruntime.InferenceSession(model, options, providers=there)
     except Exception as error:  # of many classes of its own
         reason = str(error).splitlines()[0]
-        raise UserError(f"{name}: no ONNX file that runs here ({reason})") from error
+        raise UserError(f"{name}: not an ONNX file that runs here ({reason})") from error
 
 
 class ExportedModel:

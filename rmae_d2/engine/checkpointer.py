@@ -217,7 +217,7 @@ def holds_run(folder: Path) -> bool:
 
 
 def _check_content(path: Path, content: Any) -> None:
-    """Refuses what is no checkpoint of a run, and what nobody should train on."""
+    """Refuses what is not a checkpoint of a run, and what nobody should train on."""
     if not isinstance(content, dict) or not isinstance(content.get("iteration"), int):
         raise CheckpointError(f"{path}: holds no state of a run")
     for name in ("model", "ema"):

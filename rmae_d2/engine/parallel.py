@@ -70,13 +70,8 @@ def parallelize(model: nn.Module, train: DictConfig, device: torch.device) -> nn
 
 
 def _shard(model: nn.Module, precision: str, device: torch.device) -> nn.Module:
-    try:
-        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-    except ImportError as error:
-        raise UserError(
-            f"train.parallel=fsdp needs torch 2.6 or newer, this is {torch.__version__}: upgrade torch, or "
-            "leave it at train.parallel=ddp"
-        ) from error
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
     if precision == "fp16":
         raise UserError(
             "train.parallel=fsdp does not scale losses, which fp16 needs: set train.precision=bf16, or leave "
@@ -273,7 +268,7 @@ def as_sharded(state: dict[str, Any], like: dict[str, Any]) -> dict[str, Any]:
     """Tensors sharded as those of the same name are; nothing is sent.
 
     Args:
-        state: whole tensors, the same in every process. What is sharded already, is no tensor, or has another
+        state: whole tensors, the same in every process. What is sharded, is not a tensor, or has another
             shape stays as it is.
         like: by name, tensors or DTensors.
     """

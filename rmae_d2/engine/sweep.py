@@ -202,7 +202,7 @@ def _points(given: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
     swept = {key: texts for key, texts in given.items() if len(texts) > 1}
     for key, texts in swept.items():
         if twice := {text for text in texts if texts.count(text) > 1}:
-            raise UserError(f"{key}: {min(twice)} is there twice")
+            raise UserError(f"{key}: {min(twice)} is given twice")
     return [dict(zip(swept, texts, strict=True)) for texts in itertools.product(*swept.values())]
 
 

@@ -135,10 +135,8 @@ def compile_model(model: nn.Module, by_block: bool) -> None:
             are compiled by block in any case, for what is around their blocks changes shape with the images.
 
     Raises:
-        UserError: for a model without transformer blocks, and a torch that cannot.
+        UserError: for a model without transformer blocks.
     """
-    if not hasattr(torch.compiler, "set_stance"):
-        raise UserError(f"train.compile=true needs torch 2.6 or later, this is {torch.__version__}")
     if isinstance(model, RMAE) and not by_block:
         model.compile()
         return

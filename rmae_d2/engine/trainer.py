@@ -131,7 +131,7 @@ class Trainer(TrainerBase):
             self._log()
 
     def _begin_measuring(self, batch: AnyBatch) -> None:
-        """Counts the model's operations; what came before, the loader's start too, is no training time."""
+        """Counts the model's operations; what came before, the loader's start too, is not training time."""
         if self.peak is not None:
             with whole(self.model) as plain:
                 self._flops_per_image = step_flops(plain, batch)

@@ -178,7 +178,7 @@ def category_names(
 ) -> list[str]:
     """Names in the order of category ids: the json's, or those registered where they are enough.
 
-    None stands twice.
+    None appears twice.
     """
     by_id = {category.id: category.name for category in annotations.categories}
     if registered is not None and set(classes) <= set(range(len(registered))):

@@ -52,7 +52,7 @@ def load(
     Args:
         path_or_name: as above; a folder or file that exists is not looked for on the hub.
         device: auto, cpu, cuda or cuda:0.
-        num_heads: of a bare encoder, where no tensor tells it and its width is no common one.
+        num_heads: of a bare encoder, where no tensor tells it and its width is not a common one.
         hub: of huggingface_hub's ``hf_hub_download``: token, cache_dir, local_files_only, ...
 
     Returns:

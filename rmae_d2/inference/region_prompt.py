@@ -132,7 +132,7 @@ def doubt(mask_HW: NDArray[np.bool_], marked_GG: NDArray[np.bool_]) -> str:
         np.arange(n) * g // n for n, g in zip(mask.shape, marked_GG.shape, strict=True)
     )
     sizes[pieces[marked_GG[np.ix_(rows, columns)]]] = (
-        0  # those that hold a mark, and what is no mask
+        0  # those that hold a mark, and what is not a mask
     )
     sizes[0] = 0
     if 2 * sizes.sum() > mask.sum():

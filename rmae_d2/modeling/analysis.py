@@ -71,7 +71,7 @@ def analyze_config(cfg: DictConfig) -> Analysis:
     """Analyses the pre-training model of a config, with as many regions as its loader gives."""
     target = cfg.model._target_
     if (locate(target) if isinstance(target, str) else target) is not RMAE:
-        raise UserError(f"{target} is no pre-training model; those of configs/pretrain are")
+        raise UserError(f"{target} is not a pre-training model; those of configs/pretrain are")
     return analyze(lambda: instantiate(cfg.model), cfg.dataloader.train.mapper.num_regions)
 
 

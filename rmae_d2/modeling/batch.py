@@ -20,7 +20,7 @@ class Batch:
 
     Args:
         images: uint8 or float in the range 0-255, (B, C, H, W).
-        facts: of each image, what is no tensor of pixels: ``file_name``, ``image_id``, ``height`` and
+        facts: of each image, what is not a tensor of pixels: ``file_name``, ``image_id``, ``height`` and
             ``width`` of the file, ``skipped`` files in whose place it stands, a ``label`` ...
         regions: region maps, uint8 bit planes (B, ceil(K / 8), H, W), bit k % 8 of plane k // 8 being region
             k, or bool (B, K, H, W); None without.

@@ -59,7 +59,7 @@ def block_features(
         reshape: patches as maps (B, D, Gh, Gw), else as sequences (B, L, D).
 
     Raises:
-        UserError: a block that is not there, or sides that are no multiples.
+        UserError: a block that is not there, or sides that are not multiples.
     """
     wanted = block_numbers(layers, len(net.blocks))
     grid = grid_of((images_BCHW.shape[2], images_BCHW.shape[3]), int(net.patch_size))

@@ -1,7 +1,7 @@
 """How operations are counted: those of matrix products and convolutions, attention included."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -15,14 +15,13 @@ def count_flops(model: nn.Module) -> Iterator[FlopCounterMode]:
 
     Compiled parts are run as they are written, and attention as matrix products, for the counter to see.
     """
-    set_stance = getattr(torch.compiler, "set_stance", None)  # since torch 2.6
     # Views of what is trained would be taken for the results of operations, and their gradients awaited.
     trained = [p.requires_grad_(False) for p in model.parameters() if p.requires_grad]
     try:
         with (
             torch.no_grad(),
             sdpa_kernel(SDPBackend.MATH),
-            set_stance("force_eager") if set_stance else nullcontext(),
+            torch.compiler.set_stance("force_eager"),
             FlopCounterMode(display=False) as counter,
         ):
             yield counter

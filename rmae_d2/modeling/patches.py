@@ -17,7 +17,7 @@ def grid_of(image_size: int | tuple[int, int], patch_size: int) -> tuple[int, in
     height, width = to_2tuple(image_size)
     if height % patch_size or width % patch_size or not height or not width:
         raise UserError(
-            f"image size {height}x{width} is no positive multiple of the patch size {patch_size}"
+            f"image size {height}x{width} is not a positive multiple of the patch size {patch_size}"
         )
     return height // patch_size, width // patch_size
 

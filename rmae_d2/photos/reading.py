@@ -38,7 +38,7 @@ class Photo:
     """
 
     def __init__(self, path: str | Path, all_bands: bool = False) -> None:
-        """Reads a file; decodes what is no JPEG, or none in the usual form. Raises as `read_image`.
+        """Reads a file; decodes what is not a JPEG, or none in the usual form. Raises as `read_image`.
 
         Args:
             all_bands: the whole is what `read_bands` gives, and ``shape`` (H, W, C).

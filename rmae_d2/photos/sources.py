@@ -129,7 +129,7 @@ def _from_text(path: str) -> list[dict[str, Any]]:
     lines = [line.strip() for line in read_text(path).splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
     if not lines:
-        raise UserError(f"{absolute(path)} names no image: one path a line is expected")
+        raise UserError(f"{absolute(path)} names no image: one path per line is expected")
     files = files_in(folder, lines, path)
     return [{"file_name": file, "image_id": line} for file, line in zip(files, lines, strict=True)]
 

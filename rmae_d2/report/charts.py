@@ -32,7 +32,7 @@ _STYLE: Any = {
     "svg.hashsalt": "rmae_d2",  # or names of clip paths differ each time
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # matplotlib's own, to measure with
-    "text.parse_math": False,  # names of values are no formulas
+    "text.parse_math": False,  # names of values are not formulas
     "font.size": 9,
     "text.color": _TEXT,
     "axes.labelcolor": _TEXT,

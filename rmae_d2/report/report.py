@@ -70,7 +70,7 @@ def write_report(
         output: where to; without, ``report.html`` in the run's folder.
 
     Raises:
-        UserError: one of the folders is no run, or the page cannot be written.
+        UserError: one of the folders is not a run, or the page cannot be written.
     """
     run = read_folder(folder)
     others = [read_folder(other) for other in transfers]

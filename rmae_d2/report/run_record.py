@@ -253,7 +253,7 @@ def read_config(path: Path, run: Path) -> tuple[dict[str, Any] | None, str | Non
     """Values and text of a run's config.yaml, of which nothing is executed; where there is none, two Nones.
 
     Raises:
-        UserError: for a file that is no config, too large for one, or a link out of the run's folder.
+        UserError: for a file that is not a config, too large for one, or a link out of the run's folder.
     """
     if not path.is_file():
         return None, None
@@ -272,7 +272,9 @@ def read_config(path: Path, run: Path) -> tuple[dict[str, Any] | None, str | Non
 
 
 _MAX_DEPTH = 50
-_MAX_BITS = 1024  # of integers; those that are longer are no float, and beyond some not even a text
+_MAX_BITS = (
+    1024  # of integers; those that are longer are not floats, and beyond some not even a text
+)
 _ODD = f"integers of more than {_MAX_BITS} bits or nests of more than {_MAX_DEPTH} levels"
 
 

@@ -143,13 +143,13 @@ class Study:
             for name in method.transfers or ():
                 if name not in transfers:
                     raise UserError(
-                        f"study {self.name}: {method.name} names the transfer {name!r}, which there is not"
+                        f"study {self.name}: {method.name} names the transfer {name!r}, which does not exist"
                         f"{did_you_mean(name, transfers)}"
                     )
             for name in (method.baseline, *_needed(method)):
                 if name and name not in known:
                     raise UserError(
-                        f"study {self.name}: {method.name} names the method {name!r}, which there is not"
+                        f"study {self.name}: {method.name} names the method {name!r}, which does not exist"
                         f"{did_you_mean(name, known)}"
                     )
 

@@ -146,8 +146,7 @@ def record_of(run: Run, study: Study) -> Record:
     if bare := [name for name, found in measured.items() if not found]:
         folder = stages[bare[0]].folder
         raise UserError(
-            f"{folder} has no results: it was killed between its last step and its evaluation, which a "
-            "resumed run does not make up for. Remove it, and run the study again"
+            f"{folder} was trained but never evaluated: give this stage of the study train.eval_period"
         )
     learns = study.method(run.values["method"]).views > 0
     if study.attention is not None:

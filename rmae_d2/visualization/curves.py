@@ -139,7 +139,7 @@ def draw_sweep(
 
 
 def _text(value: str) -> str:
-    """A value of a config as it stands, which may be long, and is no formula."""
+    """A value of a config as it stands, which may be long, and is not a formula."""
     return (value if len(value) <= 60 else f"{value[:59]}…").replace("$", r"\$")
 
 

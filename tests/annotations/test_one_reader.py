@@ -85,7 +85,7 @@ MAPPER = DatasetMapper(
 
 
 def of_training(path):
-    """What the loader and Detectron2's mapper make of it: objects, and masks of those that are no crowd."""
+    """What the loader and Detectron2's mapper make of it: objects, and masks of those that are not crowd."""
     every = [
         (s["image_id"], a["category_id"], *np.round(a["bbox"], 3), a["iscrowd"])
         for s in detection_dataset(json=path, filter_empty=False, masks=False)
@@ -315,8 +315,8 @@ LEFT_OUT = {
     "size turned": (of_one(segmentation={"size": [24, 32], "counts": [0, 768]}), r"'\[24, 32\]'"),
     "string cut": (of_one(segmentation={"size": [32, 24], "counts": "Zd0"}), "add up to|damaged"),
     "crowd a word": (of_one(iscrowd="perhaps"), "iscrowd '\"perhaps\"' is neither 0 nor 1"),
-    "category a list": (of_one(category_id=[3]), r"category_id '\[3\]' is no whole number"),
-    "image a null": (of_one(image_id=None), "image_id 'null' is no id"),
+    "category a list": (of_one(category_id=[3]), r"category_id '\[3\]' is not a whole number"),
+    "image a null": (of_one(image_id=None), "image_id 'null' is not an id"),
     "no box, no mask": (of_one(bbox=[1, 2, 3], segmentation=[]), r"bbox '\[1, 2, 3\]' is not"),
     "negative, no mask": (of_one(bbox=[1, 2, -3, 4], segmentation=[]), "negative width or height"),
     "flat, no mask": (of_one(bbox=[1, 2, 0, 4], segmentation=None), "have no area"),
@@ -376,7 +376,7 @@ REFUSED = {
     ),
     "image id a boolean": (
         lambda c: c["images"][1].update(id=True),
-        "image 'true' whose id 'true' is no id",
+        "image 'true' whose id 'true' is not an id",
     ),
     "image without name": (
         lambda c: c["images"][1].update(file_name=None),
@@ -386,7 +386,7 @@ REFUSED = {
         lambda c: c["images"][1].update(height=None),
         "1 of 3 images.*height 'null'",
     ),
-    "image size negative": (lambda c: c["images"][1].update(width=-5), "width '-5' is no size"),
+    "image size negative": (lambda c: c["images"][1].update(width=-5), "width '-5' is not a size"),
     "image size hostile": (lambda c: c["images"][1].update(height=10**6, width=10**6), "too large"),
     "no images": (lambda c: c.update(images=[]), "needs a list 'images'"),
     "images an object": (lambda c: c.update(images={}), "'images' is '{}', not a list"),

@@ -87,7 +87,7 @@ def test_keypoints_are_ignored(write):
 
 
 def test_empty_polygons_and_those_of_four_numbers(write):
-    """Two points are no mask and no box; an object's other polygons stay."""
+    """Two points are neither a mask nor a box; an object's other polygons stay."""
     whole = content(3)
     whole["annotations"][0]["segmentation"] = []
     whole["annotations"][1]["segmentation"] = [[], [1, 1, 5, 5]]

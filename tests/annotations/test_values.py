@@ -17,14 +17,14 @@ def test_whole_numbers(value):
     "value", [7.5, "7.5", "07", "7e0", "", None, True, [7], math.nan, math.inf, 10**20, "1" * 30]
 )
 def test_what_is_no_whole_number(value):
-    with pytest.raises(ValueError, match="is no whole number"):
+    with pytest.raises(ValueError, match="is not a whole number"):
         integer(value)
 
 
 def test_numbers():
     assert [number(x) for x in (2, 2.5, "2.5", " -1e3 ")] == [2, 2.5, 2.5, -1000]
     for value in (None, True, [1], "x", "", "NaN", "inf", math.nan, 10**400):
-        with pytest.raises(ValueError, match="is no finite number"):
+        with pytest.raises(ValueError, match="is not a finite number"):
             number(value)
 
 
@@ -40,7 +40,7 @@ def test_ids():
     assert [identifier(x) for x in (7, 7.0, "7", "a7")] == [7, 7, "7", "a7"]
     assert key_of("7") == key_of(7) == 7 and key_of("007") == "007" and key_of("-3") == -3
     for value in (None, "", True, [1], 7.5, {}):
-        with pytest.raises(ValueError, match="is no id|no whole number"):
+        with pytest.raises(ValueError, match="is not an id|not a whole number"):
             identifier(value)
 
 

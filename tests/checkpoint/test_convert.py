@@ -394,7 +394,7 @@ def test_requests_that_make_no_sense(mae):
         convert(mae.state_dict(), "jax")
     with pytest.raises(CheckpointError, match=r"no tensor is called like 'heads\.\*'"):
         convert(mae.state_dict(), "mae", drop=["heads.*"])
-    with pytest.raises(UserError, match="30x32 is no positive multiple of the patch size 8"):
+    with pytest.raises(UserError, match="30x32 is not a positive multiple of the patch size 8"):
         convert(mae.state_dict(), "mae", img_size=(30, 32))
 
 

@@ -66,13 +66,13 @@ def test_a_segmentation_backbone_with_cls_token_and_relative_positions():
     with torch.no_grad():
         assert torch.equal(net(images)["last_feat"], theirs(images)["last_feat"])
     weights["backbone.net.blocks.0.attn.rel_pos_h"] = torch.zeros(3, 64)
-    with pytest.raises(CheckpointError, match="a cls token beside windows: no plain ViT"):
+    with pytest.raises(CheckpointError, match="a cls token beside windows: not a plain ViT"):
         load_encoder(weights)
 
 
 def test_what_is_no_plain_vit_is_refused():
     plain = VisionTransformer(**SIZE, num_heads=1).state_dict()
-    with pytest.raises(CheckpointError, match=r'no plain ViT.*\s*Unexpected key.*"memory"'):
+    with pytest.raises(CheckpointError, match=r'not a plain ViT.*\s*Unexpected key.*"memory"'):
         load_encoder({**plain, "memory": torch.ones(1, 4, plain["cls_token"].shape[2])})
     with pytest.raises(CheckpointError, match=r'Missing key.*"blocks\.1\.norm2\.bias"'):
         load_encoder({k: v for k, v in plain.items() if k != "blocks.1.norm2.bias"})

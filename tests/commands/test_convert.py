@@ -84,7 +84,7 @@ def test_one_run_of_each_option(tmp_path, weights, run):
     arguments = ("--input", "vitdet.pkl", "--output", "o.pth", "--to", "huggingface", "--fill")
     arguments += ("--img-size", "48", "64", "--transformers", "4")
     code, printed = run(*arguments)
-    assert code == 1 and printed == "error: o.pth: is there already; --force overwrites it\n"
+    assert code == 1 and printed == "error: o.pth: already exists; --force overwrites it\n"
     assert (tmp_path / "o.pth").read_text() == "old"
     code, printed = run(*arguments, "--force")
     assert code == 0
@@ -115,12 +115,12 @@ def test_one_run_of_each_option(tmp_path, weights, run):
         (
             ["--input", "model_final.pth", "--output", "o.safetensors", "--to", "detectron2"],
             1,
-            "Detectron2 reads no safetensors",
+            "Detectron2 does not read safetensors",
         ),
         (
             ["--input", "model_final.pth", "--output", "o.safetensors", "--to", "mmpretrain"],
             1,
-            "MMEngine reads no safetensors; write a .pth",
+            "MMEngine does not read safetensors; write a .pth",
         ),
         (
             ["--input", "model_final.pth", "--output", "model_final.pth/o.pth", "--to", "mae"],
@@ -178,7 +178,7 @@ def test_a_whole_run_stays_one(tmp_path, run):
     before = load_run(str(tmp_path / "model_final.pth"))[1].state_dict()
     assert same(model.state_dict(), {k: value.half().float() for k, value in before.items()})
     code, printed = run(*words, "new/other.pth")
-    assert code == 1 and f"{tmp_path}/new/config.yaml: is there already; --force" in printed
+    assert code == 1 and f"{tmp_path}/new/config.yaml: already exists; --force" in printed
     assert files(tmp_path / "new") == ["config.yaml", "model.safetensors"]
     assert run(*words, "new/other.pth", "--force")[0] == 0
     # Nothing to carry: the same folder, another target, a masking policy that is not taken.

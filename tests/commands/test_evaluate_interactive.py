@@ -45,7 +45,7 @@ def test_one_line_for_what_is_wrong(cli, run, tmp_path):
     for words, message in (
         ((*weights, "--json", tmp_path / "absent.json"), "absent.json"),
         (("--weights", tmp_path / "absent.pth", "--dataset", "scenes_val"), "absent.pth"),
-        (weights, "error: which data?"),
+        (weights, "error: no data set is named"),
     ):
         code, _, error = cli(COMMAND, *words)
         assert code == 1 and error.startswith("error: ") and message in error

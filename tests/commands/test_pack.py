@@ -45,7 +45,7 @@ def contents(folder):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Rendered scenes as JPEGs and PNGs, under names that are no mere words."""
+    """Rendered scenes as JPEGs and PNGs, under names that are not mere words."""
     scenes = tmp_path_factory.mktemp("scenes") / "scenes"
     write_scenes(scenes, num_train=9, num_val=1, workers=1)
     folder = tmp_path_factory.mktemp("photos")

@@ -272,7 +272,7 @@ def test_errors_are_one_message_and_exit_code_1(photos, tmp_path, capsys):
     capsys.readouterr()
     for command, message in [
         (["--output", str(store)], "--source NAME and --dataset NAME or --images PATH"),
-        (["--output", str(store), "--verify"], "it is no region store"),
+        (["--output", str(store), "--verify"], "it is not a region store"),
         (["--output", str(used), "scales=[20]"], "need --source"),
         (fh(photos, used, "sigma=0.5"), "sigma=0.8 there, 0.5 here"),
         (fh(photos, used, "--images-per-shard", "2"), "3 images per shard there, 2 here"),

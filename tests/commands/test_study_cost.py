@@ -44,7 +44,7 @@ def test_methods_cost_what_their_networks_do(tmp_path):
         "more",
         "rmae",
         "few",
-    }  # neither what needs weights nor what is no RMAE
+    }  # neither what needs weights nor what is not an RMAE
     assert cost["more"] == cost["mae"]  # the same step
     analysis = analyze_config(apply_overrides(load_config("study/rmae.py"), SMALL))
     assert cost["rmae"]["gmacs"] == round(sum(analysis.macs.values()) / 1e9, 4)

@@ -51,7 +51,7 @@ def test_all_of_ours_are_trusted(name, tmp_path):
 def test_nothing_else_is(text, what, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.yaml").write_text(text)
-    with pytest.raises(UserError, match="which is no part of a network") as caught:
+    with pytest.raises(UserError, match="which is not a part of a network") as caught:
         load_trusted_config("config.yaml")
     assert f"{what}, which" in str(caught.value)
     assert not (tmp_path / "mark").exists()

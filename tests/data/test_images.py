@@ -100,7 +100,10 @@ def test_white_is_taken_from_the_file_first(tmp_path, monkeypatch):
     image = Image.fromarray(np.array([[0, 500, 1000]], np.uint16))
     image.save(tmp_path / "a.tif", tiffinfo={281: 1000})
     assert read_image(tmp_path / "a.tif")[0, :, 0].tolist() == [0, 128, 255]
-    for given, message in (("900", "up to 1000, more than white, 900"), ("x", "'x' is no number")):
+    for given, message in (
+        ("900", "up to 1000, more than white, 900"),
+        ("x", "'x' is not a number"),
+    ):
         monkeypatch.setenv("RMAE_D2_WHITE", given)
         with pytest.raises(ImageReadError, match=message):
             read_image(tmp_path / "a.tif")

@@ -18,7 +18,7 @@ from rmae_d2.errors import AnnotationError, ImageReadError
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Images whose red channel tells the label, in blocks of 16 pixels, and their labels: 0 is no class."""
+    """Images whose red channel tells the label, in blocks of 16 pixels, and labels: 0 is not a class."""
     root = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
     for i in range(4):

@@ -348,7 +348,7 @@ def test_examples_that_are_not_there(client, number):
 
 
 def test_odd_host_names_are_no_error_of_the_server(serve, predictor):
-    """Where others reach the server any name is taken, and some are no part of an address."""
+    """Where others reach the server any name is taken, and some are not part of an address."""
     with httpx.Client(base_url=serve(build_app(predictor, allowed_hosts=["*"]))) as client:
         key = open_image(client, picture())["key"]
         for host in ("[::1", "[", "a b", "x" * 3000):
@@ -406,7 +406,7 @@ def test_broken_off_and_refused_uploads_leave_nothing_in_memory(serve, predictor
             tracemalloc.stop()
             gc.enable()
     assert held < 2_000_000
-    assert not caplog.records  # a closed tab is no error
+    assert not caplog.records  # a closed tab is not an error
 
 
 def test_headers_have_a_time_limit(small, monkeypatch):

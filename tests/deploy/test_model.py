@@ -39,7 +39,7 @@ def test_what_is_no_model_of_ours(encoder, tmp_path):
 
     with pytest.raises(UserError, match=r"absent\.onnx: no such file"):
         ExportedModel(str(tmp_path / "absent.onnx"))
-    with pytest.raises(UserError, match=r"README\.md: no ONNX file that runs here"):
+    with pytest.raises(UserError, match=r"README\.md: not an ONNX file that runs here"):
         ExportedModel(str(ROOT / "README.md"))
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
     graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "g", values[:1], values[1:])

@@ -92,10 +92,14 @@ LINEAR = CONFIG.parents[1] / "imagenet/linear_vitb.py"
             ["labels=OWN/labels"],
             "/labels is of own data, which need dataloader.train.dataset.images",
         ),
-        (CONFIG, ["images=OWN/images", "labels=OWN/labels"], "how many classes has "),
+        (
+            CONFIG,
+            ["images=OWN/images", "labels=OWN/labels"],
+            "the number of classes of ",
+        ),
         (CONFIG, ["images=OWN/images", "labels=OWN/none", "num_classes=3"], "no folder .*/none"),
         (CONFIG, ["names=ade20k_sem_seg_trian"], "did you mean ade20k_sem_seg_train"),
-        (CONFIG, ["names=null"], "which data. set dataloader.train.dataset.names"),
+        (CONFIG, ["names=null"], "no data set is named: set dataloader.train.dataset.names"),
         (LINEAR, ["root=OWN"], "no labelled images in .*/train: there is no such folder"),
         # The folders of images and of labels pass for classes.
         (LINEAR, ["root=OWN", "split=", "per_class=0"], "per_class=0: 1 or more"),

@@ -114,7 +114,7 @@ def test_without_a_swept_key_it_is_a_mean_of_runs(tmp_path):
         (["model.mask_ratio=0.5,1.5,2"], {}, r"(?s)mask_ratio=1\.5.*mask_ratio=2"),
         (["model.mask_ration=1,2"], {}, "did you mean model.mask_ratio"),
         (["model.mask_ratio=0.5,"], {}, "model.mask_ratio: expected float"),
-        (["model.mask_ratio=0.5,0.6,0.5"], {}, "model.mask_ratio: 0.5 is there twice"),
+        (["model.mask_ratio=0.5,0.6,0.5"], {}, "model.mask_ratio: 0.5 is given twice"),
         (["train.seed=1,2"], {}, "--seeds N"),
         (["train.output_dir=x"], {}, "below its --output"),
         ([], {"then_words": ["train.max_iter=2"]}, "--then-set is of --then"),

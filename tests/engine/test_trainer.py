@@ -262,7 +262,7 @@ def test_nothing_is_saved_between_a_bad_step_and_its_discovery(tmp_path):
 
 
 def test_fp16_recovers_from_gradient_overflow(tmp_path):
-    """An overflow of scaled gradients is no bad step: the scale is halved and training goes on."""
+    """An overflow of scaled gradients is not a bad step: the scale is halved and training goes on."""
     torch.manual_seed(1)
     trainer = make_trainer(make_batches(30), tmp_path, precision="fp16")
     trainer.grad_scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)

@@ -202,7 +202,7 @@ def test_a_config_of_the_hub_runs_nothing(pushed, hub, tmp_path):
     line = f"evil: !!python/object/apply:os.mkdir ['{mark}']\n"
     files["config.yaml"] += line.encode()
     with pytest.raises(
-        UserError, match="config.yaml names .*os.mkdir, which is no part of a network"
+        UserError, match="config.yaml names .*os.mkdir, which is not a part of a network"
     ):
         rmae_d2.load("org/name", endpoint=hub.url, cache_dir=str(tmp_path / "cache"))
     assert not mark.exists()

@@ -115,7 +115,7 @@ def test_mistakes_write_nothing(tmp_path, make_run):
             WEIGHTS,
             {"size": [50]},
             UserError,
-            "50x50 is no positive multiple of the patch size 12",
+            "50x50 is not a positive multiple of the patch size 12",
         ),
         ("a.jpg", WEIGHTS, {"layer": 6}, UserError, "a list of blocks, 0 to 5"),
     ):

@@ -72,7 +72,7 @@ def test_sizes(model):
     assert len(rmae_d2.features(model, several, size=32)[0].cls_token) == 2
     with pytest.raises(UserError, match=r"several sizes, .* \(3, 48, 32\) and \(3, 32, 32\): give"):
         rmae_d2.features(model, several)
-    with pytest.raises(UserError, match="30x30 is no positive multiple"):
+    with pytest.raises(UserError, match="30x30 is not a positive multiple"):
         rmae_d2.features(model, array, size=30)
 
 

@@ -196,7 +196,7 @@ def test_real_labels(shared_data):
 
 
 def test_many_bands(tmp_path):
-    """Statistics are of all bands as they are stored; values that are no data do not count."""
+    """Statistics are of all bands as they are stored; values that are not data do not count."""
     values = np.random.default_rng(0).normal(1000, 50, (30, 40, 6)).astype(np.float32)
     values[:5] = -1
     options = {"photometric": "minisblack", "planarconfig": "contig"}

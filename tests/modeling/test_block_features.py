@@ -79,7 +79,7 @@ def test_blocks_that_are_not_there(pair):
     for layers in (0, 4, -1, [], [3], [-4]):
         with pytest.raises(UserError, match="1 to 3, or a list of blocks, 0 to 2"):
             block_features(net, images, layers)
-    with pytest.raises(UserError, match="30x32 is no positive multiple of the patch size 8"):
+    with pytest.raises(UserError, match="30x32 is not a positive multiple of the patch size 8"):
         block_features(net, torch.zeros(1, 3, 30, 32))
 
 

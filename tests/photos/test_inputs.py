@@ -84,7 +84,7 @@ def test_bad_inputs(photos, tmp_path):
         list_inputs([str(tmp_path / "bad.json")])
     (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(
-        UserError, match="bad.txt is not in UTF-8|bad.txt is no text|names no image"
+        UserError, match="bad.txt is not in UTF-8|bad.txt is not text|names no image"
     ):
         list_inputs([str(tmp_path / "bad.txt")])
 

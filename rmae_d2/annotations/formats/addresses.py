@@ -58,7 +58,7 @@ def address_of(
     format, split = format or said_format, split or said_split
     if format is not None and format not in NAMES:
         hint = did_you_mean(format, NAMES, f"choose from {', '.join(NAMES)}")
-        raise UserError(f"dataset.format={format} is no format that is read: {hint}")
+        raise UserError(f"dataset.format={format} is not a known format: {hint}")
     return Address(path, format, split)
 
 

@@ -82,7 +82,7 @@ class Content(NamedTuple):
 
 
 def image_sizes(paths: Sequence[str]) -> list[tuple[int, int] | None]:
-    """(height, width) of images as readers see them, by their headers alone; None of what is no image."""
+    """(height, width) of images as readers see them, by their headers alone; None of what is not an image."""
     with ThreadPoolExecutor(_READERS) as pool:
         return list(pool.map(upright_size, paths))
 

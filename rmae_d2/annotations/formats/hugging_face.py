@@ -124,7 +124,7 @@ def _schema(file: str) -> Any:
         raise
     except (OSError, ValueError) as error:
         raise AnnotationError(
-            f"{file} is no whole Parquet table ({error}): copy it again"
+            f"{file} is not a complete Parquet table ({error}): copy it again"
         ) from error
 
 
@@ -234,7 +234,7 @@ def _metadata_rows(sources: Sources, file: str) -> list[dict[str, Any]]:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise AnnotationError(f"{file}, line {number}, is no JSON ({error})") from error
+                raise AnnotationError(f"{file}, line {number}, is not JSON ({error})") from error
             if not isinstance(row, dict):
                 raise AnnotationError(f"{file}, line {number}, is {shown(row)}, no object")
             rows.append(row)

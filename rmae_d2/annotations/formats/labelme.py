@@ -115,7 +115,7 @@ def _content(sources: Sources, name: str) -> Mapping[str, Any] | None:
         raise
     except (ValueError, RecursionError) as error:
         raise AnnotationError(
-            f"{path} is no whole JSON ({error}): copy or save it again"
+            f"{path} is not complete JSON ({error}): copy or save it again"
         ) from error
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         sources.note(name, "json files that are not labelme's, left out")
@@ -200,10 +200,10 @@ def _part(shape: Mapping[str, Any], size: tuple[int, int]) -> _Part:
     try:
         points = [(number(x), number(y)) for x, y in shape.get("points") or ()]
     except (TypeError, ValueError) as error:
-        raise ValueError(f"has points that are no pairs of numbers ({error})") from error
+        raise ValueError(f"has points that are not pairs of numbers ({error})") from error
     least = {"rectangle": 2, "circle": 2, "mask": 2, "polygon": 3, "rotation": 3}
     if kind not in least:
-        raise ValueError(f"is a {shown(kind)}, which is no shape that is known")
+        raise ValueError(f"is a {shown(kind)}, which is not a known shape")
     if len(points) < least[kind]:
         raise ValueError(f"is a {kind} of {len(points)} points, it must have {least[kind]}")
     if kind == "circle":
@@ -237,7 +237,7 @@ def _mask(text: str, corner: tuple[int, int], size: tuple[int, int]) -> dict[str
         with Image.open(io.BytesIO(base64.b64decode(text, validate=True))) as image:
             pixels = np.asarray(image.convert("L")) > 0
     except (OSError, SyntaxError, binascii.Error) as error:
-        raise ValueError(f"has a mask that is no PNG in base64 ({error})") from error
+        raise ValueError(f"has a mask that is not a PNG in base64 ({error})") from error
     (left, top), (height, width) = corner, pixels.shape
     if min(left, top) < 0 or top + height > size[0] or left + width > size[1]:
         raise ValueError(

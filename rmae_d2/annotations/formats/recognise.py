@@ -133,7 +133,9 @@ def recognise(address: Address) -> Recognised:
         return Recognised(address.format, address)
     found = {name: why for name, format in FORMATS.items() if (why := format.why(path))}
     if not found:
-        raise UserError(f"{absolute(path)} is no data set that is known: looked for\n{LOOKED_FOR}")
+        raise UserError(
+            f"{absolute(path)} is not a data set in a known format: looked for\n{LOOKED_FOR}"
+        )
     name = next(iter(found))
     others = [other for other in found if other not in (name, "images")]
     _say(name, path, found[name], others)

@@ -55,7 +55,7 @@ def read(path: str, split: str | None, images_only: bool) -> Content:
     """A data set, or a split of one; classes are numbered by their names in sorted order, over all splits.
 
     Raises:
-        AnnotationError: a file that is no annotation, or of which one cannot tell what it belongs to.
+        AnnotationError: a file that is not an annotation, or of which one cannot tell what it belongs to.
         UserError: no such split.
     """
     sources = Sources(path)
@@ -157,7 +157,7 @@ def _tree(text: str, path: str) -> ElementTree.Element:
         return ElementTree.fromstring(text.lstrip())
     except (ElementTree.ParseError, ValueError) as error:
         raise AnnotationError(
-            f"{path} is no whole XML ({error}): copy or export it again"
+            f"{path} is not complete XML ({error}): copy or export it again"
         ) from error
 
 

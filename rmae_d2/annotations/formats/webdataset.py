@@ -55,7 +55,7 @@ def read(path: str, split: str | None, images_only: bool) -> Content:
     """A data set, or a split of one.
 
     Raises:
-        AnnotationError: a shard that is no whole tar.
+        AnnotationError: a shard that is not a complete tar.
         UserError: no such split.
     """
     shards = _shards(path)
@@ -85,7 +85,7 @@ def _label(sample: _Sample) -> Entry:
     except ValueError as error:
         return Broken(sample.name, ".cls", str(error))
     if not 0 <= number < _MOST_CLASSES:
-        return Broken(sample.name, ".cls", f"{shown(number)} is no number of a class")
+        return Broken(sample.name, ".cls", f"{shown(number)} is not a class number")
     return {"id": sample.name, "image_id": sample.name, "category_id": number}
 
 
@@ -122,7 +122,7 @@ def _samples(file: str, shard: str) -> Iterator[_Sample]:
                     labels[key] = content.read(_LONGEST_LABEL).decode("ascii", "replace")
     except (OSError, tarfile.TarError) as error:
         raise AnnotationError(
-            f"{file} is no whole, uncompressed tar ({error}): copy it again"
+            f"{file} is not a complete, uncompressed tar ({error}): copy it again"
         ) from error
     for key, (name, place) in images.items():
         yield _Sample(name, place, labels.get(key))

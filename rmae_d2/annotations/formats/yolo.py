@@ -81,7 +81,7 @@ def read(path: str, split: str | None, images_only: bool) -> Content:
 
 def _image(name: str, size: tuple[int, int] | None) -> Entry:
     if size is None:
-        return Broken(name, "file", "is no image that can be read")
+        return Broken(name, "file", "is not an image that can be read")
     return sized({"id": name, "file_name": name}, size)
 
 
@@ -153,7 +153,7 @@ def _of_yaml(file: str, content: Mapping[str, Any]) -> _Layout:
             listed = value if isinstance(value, list) else [value]
             if not all(isinstance(place, str) for place in listed):
                 raise AnnotationError(
-                    f"{file}: {split} is {shown(value)}, no path or list of paths"
+                    f"{file}: {split} is {shown(value)}, not a path or a list of paths"
                 )
             places[split] = listed
     return _Layout(file, folder, names, places, _keypoints(file, content))

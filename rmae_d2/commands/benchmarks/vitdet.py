@@ -81,6 +81,6 @@ def peak_of_step(name: str, args: argparse.Namespace) -> float:
     if device() == "cuda":
         prepare(name, args)()
         return torch.cuda.max_memory_allocated()
-    # Code that is loaded at first use is no memory of the step.
+    # Code that is loaded at first use is not memory of the step.
     prepare(name, argparse.Namespace(**{**vars(args), "image": 64, "depth": 1}))()
     return common.peak_bytes(lambda: prepare(name, args)())

@@ -105,7 +105,7 @@ def detection_dataset(
     else:
         named = (names,) if isinstance(names, str) else tuple(names)
         if not named:
-            raise UserError("which data? set dataset.names, dataset.root, or dataset.json and its root")
+            raise UserError("no data set is named: set dataset.names, dataset.root, or dataset.json and its root")
         dicts = [sample for name in named for sample in _load_named(name, allow_missing)]
         check_same_registered("thing_classes", named)
         source = ", ".join(named)
@@ -397,7 +397,7 @@ def _with_usable_annotations(
 
 
 def _without_empty(dicts: list[dict[str, Any]], source: str) -> list[dict[str, Any]]:
-    """Without images on which there is nothing to learn: no annotation, or crowds only."""
+    """Without images on which does not existhing to learn: no annotation, or crowds only."""
     kept = [s for s in dicts if any(not a.get("iscrowd") for a in s["annotations"])]
     bare = sum(not sample["annotations"] for sample in dicts)
     crowds = len(dicts) - len(kept) - bare

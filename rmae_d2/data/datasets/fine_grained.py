@@ -121,7 +121,7 @@ def _table(path: str) -> dict[int, str]:
                 f"{path}, line {place}: {shown(line)} is not a number and a value. {_AGAIN}"
             )
         if int(key) in found:
-            raise AnnotationError(f"{path}, line {place}: the number {key} stands twice. {_AGAIN}")
+            raise AnnotationError(f"{path}, line {place}: the number {key} appears twice. {_AGAIN}")
         found[int(key)] = value[0].strip()
     if not found:
         raise AnnotationError(f"{path} is empty. {_AGAIN}")
@@ -180,7 +180,7 @@ def _variable(path: str, variable: str) -> Any:
         raise
     except Exception as error:  # scipy raises nearly anything on damaged bytes
         raise AnnotationError(
-            f"{path} is no .mat file that can be read ({type(error).__name__}: {error!s:.100}). {again}"
+            f"{path} is not a readable .mat file ({type(error).__name__}: {error!s:.100}). {again}"
         ) from error
     if variable not in content:
         there = examples(key for key in content if not key.startswith("__"))
@@ -202,7 +202,7 @@ def _item(value: Any) -> Any:
 def _text(value: Any, path: str, field: str) -> str:
     found = _item(value)
     if not isinstance(found, str) or not found:
-        raise AnnotationError(f"{path}: {field} holds {shown(found)}, which is no text")
+        raise AnnotationError(f"{path}: {field} holds {shown(found)}, which is not text")
     return found
 
 
@@ -249,7 +249,7 @@ def _class_number(value: Any, numbers: Mapping[int, int], where: str, of_classes
 
 
 def _checked(listing: Listing) -> Listing:
-    """With forward slashes. AnnotationError: no image, one outside of its folder, or one that stands twice."""
+    """With forward slashes. AnnotationError: no image, one outside of its folder, or one that appears twice."""
     if not listing.images:
         raise AnnotationError(f"{listing.source} names no image of this split. {_AGAIN}")
     seen = set()

@@ -322,7 +322,7 @@ def _refuse(error: OSError) -> None:
 def _check_contents(
     folder: str, names: list[str], listed: dict[str, _ClassFolder], trained: bool
 ) -> None:
-    """Warns of files that are no images, and of classes without any; these end a training."""
+    """Warns of files that are not images, and of classes without any; these end a training."""
     empty = [name for name in names if name not in listed or not listed[name][0]]
     if len(empty) == len(names):
         raise UserError(
@@ -342,6 +342,6 @@ def _check_contents(
     strays = [f"{name}/{file}" for name, (_, others) in listed.items() for file in others]
     if strays:
         logger.warning(
-            "%d files in %s are no images by their names, such as %s: they are left out",
+            "%d files in %s are not images by their names, such as %s: they are left out",
             *(len(strays), folder, examples(strays)),
         )

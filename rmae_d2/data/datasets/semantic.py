@@ -52,7 +52,7 @@ def semantic_dataset(
         labels: own data: a folder of label images (see `read_labels`) with the images' names, but for
             the extension, in the same sub-folders.
         num_classes: C; needed for own data, compared with a registered dataset's.
-        zero_is_ignored: own data: 0 is no class, classes are 1 to C.
+        zero_is_ignored: own data: 0 is not a class, classes are 1 to C.
         allow_missing: share of the images that may have no label image; they are left out with a warning.
         fraction: few labels: the share of the images to take, see `take_fraction`; None for all.
         fraction_seed: another one takes other images. It is not the training's seed.
@@ -127,7 +127,7 @@ def semantic_classes(
 def first_label(
     names: Sequence[str] | str = (), images: str | None = None, zero_is_ignored: bool = False
 ) -> int:
-    """What label files of `semantic_dataset` have for class 0: 1 where 0 is no class, else 0.
+    """What label files of `semantic_dataset` have for class 0: 1 where 0 is not a class, else 0.
 
     ADE20K's are those of the official release, 1, unless only Detectron2's converted folder is there.
     """
@@ -146,7 +146,7 @@ def _named(names: Sequence[str] | str) -> tuple[str, ...]:
     named = (names,) if isinstance(names, str) else tuple(names or ())
     if not named:
         raise UserError(
-            "which data? set dataset.names, or dataset.images, dataset.labels and dataset.num_classes"
+            "no data set is named: set dataset.names, or dataset.images, dataset.labels and dataset.num_classes"
         )
     for name in named:
         if name not in DatasetCatalog:
@@ -184,7 +184,7 @@ def _load_named(name: str, allow_missing: float) -> list[dict[str, Any]]:
 
 
 def _ade20k_labels(name: str) -> tuple[str, bool]:
-    """The folder of labels, and whether it is the official release, whose 0 is no class."""
+    """The folder of labels, and whether it is the official release, whose 0 is not a class."""
     metadata = MetadataCatalog.get(name)
     split = Path(metadata.image_root).name
     official = str(Path(metadata.image_root).parents[1] / "annotations" / split)
@@ -264,17 +264,17 @@ def _check_few(dicts: list[dict[str, Any]], source: str) -> None:
     num_classes = few[0]["num_classes"]
     if not classes:
         raise AnnotationError(
-            f"{source}: all pixels of the {len(few)} label images looked at are {void}, which is no class: "
+            f"{source}: all pixels of the {len(few)} label images looked at are {void}, which is not a class: "
             "there is nothing to learn"
         )
     if num_classes == 2 and found == {0, IGNORE_LABEL}:
         raise AnnotationError(
-            f"{source}: the {len(few)} label images looked at hold 0 and 255 alone, and 255 is no class: save "
+            f"{source}: the {len(few)} label images looked at hold 0 and 255 alone, and 255 is not a class: save "
             "masks of 0 and 255 as 0 and 1"
         )
     if len(classes) < 2 <= num_classes:
         logger.warning(
-            "%s: the %d label images looked at show %d of the %d classes; %s is no class",
+            "%s: the %d label images looked at show %d of the %d classes; %s is not a class",
             *(source, len(few), len(classes), num_classes, void),
         )
 

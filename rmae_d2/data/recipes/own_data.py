@@ -409,8 +409,9 @@ def _adapt_semantic(
         keys = [key for key, _ in _numbers_of_classes(cfg)]
         if borrowed and not eval_only and not any(_sets(o, key) for o in overrides for key in keys):
             raise UserError(
-                f"how many classes has {_name(lead)}? Set dataloader.train.dataset.num_classes=N "
-                f"(the config's {count} are those of {', '.join(_names_of(lead))})"
+                f"the number of classes of {_name(lead)} is not known: set "
+                f"dataloader.train.dataset.num_classes=N (the config's {count} are those of "
+                f"{', '.join(_names_of(lead))})"
             )
     if count is None:
         return

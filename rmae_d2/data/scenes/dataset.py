@@ -147,7 +147,7 @@ def _already_there(root: Path, stamp: dict[str, Any]) -> bool:
     with suppress(OSError, ValueError):  # absent or unreadable: somebody else's folder
         found = json.loads((root / STAMP).read_text())
     if not isinstance(found, dict) or not stamp.keys() <= found.keys():
-        raise UserError(f"{root} already holds something that is no scenes dataset: {remedy}")
+        raise UserError(f"{root} already holds something that is not a scenes dataset: {remedy}")
     different = [f"{k}={found[k]} (asked: {v})" for k, v in stamp.items() if found[k] != v]
     if different:
         raise UserError(f"{root} already holds scenes with {', '.join(different)}: {remedy}")

@@ -45,7 +45,7 @@ _TINTS = {  # the grey textures get one of these colours, as values for their me
 THING_CLASSES: tuple[str, ...] = tuple(shape.name for shape in SHAPES)
 STUFF_CLASSES: tuple[str, ...] = ("photograph", "stars", "grass", "gravel", "brick")
 
-# (H, W) of the images: none is square, and some are no multiples of 16.
+# (H, W) of the images: none is square, and some are not multiples of 16.
 SIZES: tuple[tuple[int, int], ...] = (
     (192, 256), (192, 256), (192, 224), (224, 192), (256, 192), (180, 240), (208, 256),
 )  # fmt: skip

@@ -35,7 +35,7 @@ _NOISE_STREAM = 0x6E6F697365
 class FrozenViT:
     """A ViT whose attention is read and which is never trained: always in evaluation mode, without gradients.
 
-    It is no module of who holds it, so that it is in no state dict, optimizer, average or gradient bucket.
+    It is not a module of who holds it, so that it is in no state dict, optimizer, average or gradient bucket.
 
     Args:
         net: with its weights; see `rmae_d2.checkpoint.load_scorer`.

@@ -264,7 +264,7 @@ def classifier(in_channels: int, num_classes: int) -> nn.Conv2d:
 
 
 def averaged(x: Tensor, grid: int) -> Tensor:
-    """``F.adaptive_avg_pool2d`` as two matrix products: ONNX has none for sides that are no multiples."""
+    """``F.adaptive_avg_pool2d`` as two matrix products: ONNX has none for sides that are not multiples."""
     rows, columns = (_shares(int(side), grid).to(x) for side in x.shape[-2:])
     return F.linear(F.linear(x, columns).transpose(2, 3), rows).transpose(2, 3)
 

@@ -42,7 +42,7 @@ from ..store.store import digest_file, read_file
 from .manifest import Manifest, describe_difference, describe_trouble
 
 #: From a file's path to its image, uint8 (H, W, C). Raises OSError or MemoryError for trouble of the
-#: machine and anything else for a file that is no image (as `rmae_d2.data.read_image`).
+#: machine and anything else for a file that is not an image (as `rmae_d2.data.read_image`).
 ReadImage = Callable[[str], NDArray[np.uint8]]
 #: Called once an image, with the bytes of its record, 0 for a failure.
 Report = Callable[[int], None]
@@ -152,7 +152,7 @@ def read_failures(folder: str | os.PathLike[str], number: int) -> tuple[Failure,
     except FileNotFoundError:
         return ()
     except (ValueError, TypeError, RecursionError, NotAFileError) as error:
-        raise UserError(f"{path} is no list of failures ({error!s:.200}): delete it") from error
+        raise UserError(f"{path} is not a list of failures ({error!s:.200}): delete it") from error
 
 
 @dataclass(frozen=True)

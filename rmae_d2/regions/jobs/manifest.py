@@ -201,10 +201,12 @@ class Manifest:
             known = content["manifest_hash"]
             texts = (manifest.source.target, manifest.root, *(name for _, name in images))
             if not all(isinstance(text, str) for text in texts):
-                raise TypeError("a name that is no text")
+                raise TypeError("a name that is not text")
             _check_ids(images)
         except (ValueError, LookupError, TypeError, RecursionError) as error:
-            raise UserError(f"{file} is no manifest of a region store ({error!s:.200})") from error
+            raise UserError(
+                f"{file} is not a manifest of a region store ({error!s:.200})"
+            ) from error
         if manifest.hash != known:
             raise UserError(f"{file} was changed: its contents do not match its hash")
         return manifest

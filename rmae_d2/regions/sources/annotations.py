@@ -202,7 +202,9 @@ def _read_segment_ids(path: str) -> NDArray[np.int32]:
     except FileNotFoundError:
         raise
     except (OSError, ValueError, SyntaxError) as error:  # Pillow's errors of damaged PNGs
-        raise UserError(f"{path} is no whole PNG ({error}): copy or unpack it again") from error
+        raise UserError(
+            f"{path} is not a complete PNG ({error}): copy or unpack it again"
+        ) from error
     if mode != "RGB":
         raise UserError(
             f"{path} has mode {mode}, COCO's panoptic PNGs are RGB with the segment id as colour: "

@@ -35,7 +35,7 @@ class MixtureOfSources:
         if not self.sources or len(given) != len(self.sources):
             raise UserError(
                 f"a mixture of {len(self.sources)} region sources was given {len(given)} weights: "
-                "one a source is needed, and a source at least"
+                "one per source is needed, and at least one source"
             )
         if not all(math.isfinite(w) and w >= 0 for w in given) or sum(given) <= 0:
             raise UserError(f"weights={given} of a mixture must be 0 or more, one of them positive")

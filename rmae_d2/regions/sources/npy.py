@@ -74,7 +74,9 @@ def _read_planes(path: str) -> Labels:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise UserError(f"{path} is no whole .npy file of numbers ({error}). {again}") from error
+        raise UserError(
+            f"{path} is not a complete .npy file of numbers ({error}). {again}"
+        ) from error
     if not isinstance(array, np.ndarray):
         array.close()
         raise UserError(f"{path} is an .npz archive under another name. {again}")

@@ -184,7 +184,7 @@ class SamSource:
             )
             if missing := sorted(report["missing_keys"]):
                 raise ValueError(f"{len(missing)} tensors are missing, such as {missing[0]}")
-        except Exception as error:  # theirs for files that are no weights are of all kinds
+        except Exception as error:  # theirs for files that are not weights are of all kinds
             raise RuntimeError(  # no ValueError: it is not the image that is to blame
                 f"{self._folder} does not hold a whole network ({str(error).splitlines()[0]}): copy or "
                 "download it again"
@@ -293,7 +293,7 @@ def _kind(folder: Path) -> str:
         kind = json.loads(path.read_text(encoding="utf-8"))["model_type"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(
-            f"{path} is no config of transformers ({error!s:.100}): give a model's whole folder, or a name "
+            f"{path} is not a transformers config ({error!s:.100}): give a model's whole folder, or a name "
             f"of the hub, {_SUCH_AS}"
         ) from error
     if kind not in KINDS:

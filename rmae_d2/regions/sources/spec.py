@@ -95,7 +95,7 @@ def _built(target: str, arguments: str) -> Callable[..., Any]:
         raise UserError(f"the region source {target} cannot be built: {error}") from error
     if not callable(built):
         raise UserError(
-            f"{target} is no region source: it needs a method __call__(dataset_dict, image_HWC)"
+            f"{target} is not a region source: it needs a method __call__(dataset_dict, image_HWC)"
         )
     return built
 

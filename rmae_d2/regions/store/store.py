@@ -268,7 +268,7 @@ def _map_index(path: str) -> Index:
     index = np.load(path, mmap_mode="r", allow_pickle=False)
     shaped = index.ndim == 2 and len(index) == 4 and index.size
     if index.dtype != "<u8" or not shaped or not index.flags.c_contiguous:
-        raise UserError(f"it is no index, but {index.dtype} {index.shape}")
+        raise UserError(f"it is not an index, but {index.dtype} {index.shape}")
     index = np.asarray(index)  # the same mapped memory without np.memmap's slow slices
     version, shards, keys, crc = index[:, 0].tolist()
     if version != FORMAT_VERSION or index.shape[1] != 1 + shards + keys or not shards:
@@ -322,7 +322,7 @@ def _merge(folder: str) -> tuple[Index, ShardHeader]:
     numbers = shard_numbers(_names(folder))
     if not numbers:
         raise StoreError(
-            f"{folder} is no region store: it has no complete shard "
+            f"{folder} is not a region store: it has no complete shard "
             f"({shard_files(0)[1]} ...). To make one: rmae-d2 regions --output {folder}"
         )
     header: ShardHeader | None = None

@@ -16,7 +16,7 @@ _ODD_SLASHES = re.compile("^/+|//+|/+$")
 
 
 def encode_key(key: str) -> bytes:
-    """UTF-8 of a key; also of file names that are no valid text."""
+    """UTF-8 of a key; also of file names that are not valid text."""
     return key.encode("utf-8", "surrogatepass")
 
 

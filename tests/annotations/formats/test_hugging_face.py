@@ -98,12 +98,14 @@ def test_what_parquet_does_not_hold_is_said(shards, tmp_path):
     with pytest.raises(UserError, match="has no split test: it has train, val"):
         read_images(f"{shards}#test")
     write(tmp_path / "b/train.parquet", {"features": [[1.0], [2.0]]})
-    with pytest.raises(UserError, match="(?s)no data set that is known: looked for.*parquet"):
+    with pytest.raises(
+        UserError, match="(?s)not a data set in a known format: looked for.*parquet"
+    ):
         read_images(str(tmp_path / "b"))
     with pytest.raises(AnnotationError, match="no column of images: it has .'features'"):
         read_images(f"parquet:{tmp_path / 'b'}")
     (tmp_path / "b/train.parquet").write_bytes(b"PAR1 but not whole")
-    with pytest.raises(AnnotationError, match="is no whole Parquet table"):
+    with pytest.raises(AnnotationError, match="is not a complete Parquet table"):
         read_images(f"parquet:{tmp_path / 'b'}")
     write(
         tmp_path / "c.parquet",

@@ -116,9 +116,9 @@ def test_what_is_not_labelled_is_not_empty(tmp_path):
     ("bad", "message"),
     [
         (shape("dog", SQUARE[:2]), "polygon of 2 points, it must have 3"),
-        (shape("dog", [[1, 2, 3]] * 3), "points that are no pairs of numbers"),
-        (shape("dog", SQUARE, "cuboid"), "is a '\"cuboid\"', which is no shape that is known"),
-        (shape("dog", [[1, 1], [5, 5]], "mask", mask="no"), "a mask that is no PNG in base64"),
+        (shape("dog", [[1, 2, 3]] * 3), "points that are not pairs of numbers"),
+        (shape("dog", SQUARE, "cuboid"), "is a '\"cuboid\"', which is not a known shape"),
+        (shape("dog", [[1, 1], [5, 5]], "mask", mask="no"), "a mask that is not a PNG in base64"),
         (shape("dog", [[10, 20], [30, 20], [30, 9e9]]), "coordinate '9000000000.0'"),
     ],
 )

@@ -78,16 +78,14 @@ def test_the_format_can_be_said(tmp_path, caplog):
     assert instance.box == (10, 20, 30, 40)
     ((_, (instance,)),) = read_annotations(str(tmp_path))
     assert instance.box == (25, 20, 50, 40)
-    with pytest.raises(
-        UserError, match="format=yoloo is no format that is read: did you mean yolo"
-    ):
+    with pytest.raises(UserError, match="format=yoloo is not a known format: did you mean yolo"):
         address_of(tmp_path, "yoloo")
 
 
 def test_nothing_that_fits(tmp_path):
     text(tmp_path / "set/readme.md", "hello")
     with pytest.raises(
-        UserError, match=r"(?s)set is no data set that is known: looked for\n.*data\.yaml"
+        UserError, match=r"(?s)set is not a data set in a known format: looked for\n.*data\.yaml"
     ) as error:
         recognise(address_of(tmp_path / "set"))
     assert all(f"\n  {name} " in str(error.value) for name in NAMES)

@@ -146,7 +146,7 @@ def test_odd_objects_are_counted_and_named(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("<annotation><object>", r"b\.xml is no whole XML"),
+        ("<annotation><object>", r"b\.xml is not complete XML"),
         ("<annotations><image/></annotations>", "CVAT's own xml: export as COCO"),
         (
             '<!DOCTYPE a [<!ENTITY x "y"><!ENTITY z "&x;&x;">]><annotation>&z;</annotation>',

@@ -75,11 +75,13 @@ def test_the_same_samples_as_webdatasets(shards):
 def test_damage_is_named(shards):
     path = shards / "set-val-000000.tar"
     path.write_bytes(path.read_bytes()[:600])
-    with pytest.raises(AnnotationError, match="set-val-000000.tar is no whole, uncompressed tar"):
+    with pytest.raises(
+        AnnotationError, match="set-val-000000.tar is not a complete, uncompressed tar"
+    ):
         read_images(f"webdataset:{shards}#val")
     write(shards / "set-val-000000.tar", {"4.png": png(4), "4.cls": b"dog"})
     with pytest.raises(
-        AnnotationError, match="set-val-000000.tar/4.png.*.cls '\"dog\"' is no whole"
+        AnnotationError, match="set-val-000000.tar/4.png.*.cls '\"dog\"' is not a whole"
     ):
         read_image_labels(f"webdataset:{shards}#validation")
 

@@ -119,8 +119,8 @@ def test_lines_twice_are_taken_once(folder):
         ("1 40 24 20 32", "goes beyond 0 to 1: .* shares of the image's sides, not pixels"),
         ("1 0.5 0.5 0.2 0.4 0.9", "six numbers: a prediction with its score"),
         ("1 0.5 0.5 0.2", "neither a class and four numbers nor"),
-        ("dog 0.5 0.5 0.2 0.4", "has '\"dog\"' is no whole number"),
-        ("1 0.5 nan 0.2 0.4", "is no finite number"),
+        ("dog 0.5 0.5 0.2 0.4", "has '\"dog\"' is not a whole number"),
+        ("1 0.5 nan 0.2 0.4", "is not a finite number"),
         ("7 0.5 0.5 0.2 0.4", r"does not list: '7' of annotation '\"labels/val/c.txt:1\"'"),
     ],
 )

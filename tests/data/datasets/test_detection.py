@@ -203,7 +203,7 @@ def test_sizes_that_differ(own, tmp_path):
     exif[0x0112] = 6
     Image.new("RGB", (21, 30)).save(tmp_path / "photos/1.png", exif=exif)
     assert len(detection_dataset(json=path)) == 3
-    # What is no image at all is the loader's business, which counts and names it.
+    # What is not an image at all is the loader's business, which counts and names it.
     (tmp_path / "photos/1.png").write_bytes(b"no image")
     assert len(detection_dataset(json=path)) == 3
 
@@ -392,7 +392,7 @@ def test_a_root_alone_is_recognised(yolo, caplog):
 def test_what_does_not_go_with_other_formats(yolo):
     with pytest.raises(UserError, match="dataset.root=/x: of .* it is known where the images are"):
         detection_dataset(json=yolo, root="/x")
-    with pytest.raises(UserError, match="format=yollo is no format that is read: did you mean yolo"):
+    with pytest.raises(UserError, match="format=yollo is not a known format: did you mean yolo"):
         detection_dataset(root=yolo, format="yollo")
     with pytest.raises(UserError, match="a folder of images, which says nothing of what is on them"):
         detection_dataset(root=f"{yolo}/images")

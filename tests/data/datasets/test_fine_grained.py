@@ -122,7 +122,7 @@ def refused(name, *says, error=AnnotationError):
         ("image_class_labels", "12 201", "image 12 has the class '\"201\"', and "),
         ("image_class_labels", "12 x", "image 12 has the class '\"x\"', and "),
         ("image_class_labels", "12", "line 12: '\"12\"' is not a number and a value"),
-        ("image_class_labels", "11 1", "line 12: the number 11 stands twice"),
+        ("image_class_labels", "11 1", "line 12: the number 11 appears twice"),
         ("image_class_labels", "", "lists 11 images, "),
         ("image_class_labels", "13 3", "lists 12 images, "),
         ("train_test_split", "12 2", "image 12 has '\"2\"', neither 1 for training nor 0"),
@@ -214,7 +214,7 @@ def test_mat_files_of_another_structure(root):
     refused("stanford_cars_train", f"{path}: 'annotations' is empty")
     for raw in (b"", b"<!DOCTYPE html>", b"\x89HDF\r\n\x1a\n" + bytes(200), path.read_bytes()[:150]):
         path.write_bytes(raw)
-        refused("stanford_cars_train", f"{path} is no .mat file that can be read", "development kit")
+        refused("stanford_cars_train", f"{path} is not a readable .mat file", "development kit")
     path.unlink()
     path.mkdir()
     refused("stanford_cars_train", f"{path}: it is a folder, not a file", error=UserError)
@@ -226,7 +226,7 @@ def test_a_name_that_is_no_text(root):
     entries = loadmat(path)["annotations"]
     entries[0, 1]["fname"] = np.uint8(7)
     savemat(path, {"annotations": entries})
-    refused("stanford_cars_train", f"{path}: fname holds '7', which is no text")
+    refused("stanford_cars_train", f"{path}: fname holds '7', which is not text")
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_inaturalists_entries(root, caplog):
 
     image, label = content["images"][-1], content["annotations"][-1]
     say("annotations", {**label, "category_id": 99}, "category ids that 'categories' does not list: 99")
-    say("annotations", {**label, "category_id": "x"}, "category_id '\"x\"' is no whole number")
+    say("annotations", {**label, "category_id": "x"}, "category_id '\"x\"' is not a whole number")
     say("annotations", {**label, "image_id": 0}, "has two classes for image '0', 0 and, in annot", ", 2:")
     say("images", {**image, "file_name": "../x.jpg"}, "the image '\"../x.jpg\"', which is not below")
     say("images", {**image, "file_name": "train_val2018/x.jpg"}, "1 of the 6 files", error=UserError)

@@ -63,7 +63,7 @@ def test_home_is_expanded(photos, monkeypatch):
 
 
 def test_empty_folder_names_what_was_looked_for(tmp_path):
-    with pytest.raises(UserError, match=r"(?s)no data set.*images in it or below:.* \.jpeg .*\.png"):
+    with pytest.raises(UserError, match=r"(?s)not a data set.*images in it or below:.* \.jpeg .*\.png"):
         images_from(tmp_path)
 
 
@@ -74,7 +74,7 @@ def test_missing_root(tmp_path, root):
 
 
 def test_other_file(photos):
-    with pytest.raises(ValueError, match="b.jpg is no data set that is known: looked for"):
+    with pytest.raises(ValueError, match="b.jpg is not a data set in a known format: looked for"):
         images_from(photos / "b.jpg")
 
 

@@ -191,12 +191,12 @@ def test_labels_without_any_class(own, zero_is_ignored, void):
     for path in (own / "labels").rglob("*.png"):
         with Image.open(path) as image:
             Image.new("L", image.size, void).save(path)
-    with pytest.raises(AnnotationError, match=rf"all pixels of the 4 label .*{void}.* no class"):
+    with pytest.raises(AnnotationError, match=rf"all pixels of the 4 label .*{void}.* not a class"):
         load(own, zero_is_ignored=zero_is_ignored)
 
 
 def test_masks_of_0_and_255(own, caplog):
-    """As drawing programs save them: 255 is no class, so all that is left is the background."""
+    """As drawing programs save them: 255 is not a class, so all that is left is the background."""
     for path in (own / "labels").rglob("*.png"):
         with Image.open(path) as image:
             masks = np.zeros((image.height, image.width), np.uint8)
@@ -205,7 +205,7 @@ def test_masks_of_0_and_255(own, caplog):
     with pytest.raises(AnnotationError, match="hold 0 and 255 alone.*save masks .* as 0 and 1"):
         load(own, num_classes=2)
     assert len(load(own, num_classes=3)) == 4
-    assert "4 label images looked at show 1 of the 3 classes; 255 is no class" in caplog.text
+    assert "4 label images looked at show 1 of the 3 classes; 255 is not a class" in caplog.text
     caplog.clear()
     load(own, num_classes=1)
     assert not [r for r in caplog.records if r.levelname == "WARNING"]

@@ -353,7 +353,7 @@ def test_nothing_changes_for_ade20k_itself():
 
 def test_own_labels_do_not_borrow_the_recipes_number(tmp_path):
     both = *own_labels("train"), *own_labels("test")
-    says = "how many classes has /own/train. Set dataloader.train.dataset.num_classes=N .*150 are"
+    says = "the number of classes of /own/train is not known: set .*num_classes=N .*150 are"
     with pytest.raises(UserError, match=says):
         adapt(UPERNET, *both)
     for number in (150, 7):

@@ -228,7 +228,7 @@ def test_other_files_than_panoptic_pngs_are_refused(tmp_path):
     data = path.read_bytes()
     for keep in (0, 10, 60, len(data) // 2):
         path.write_bytes(data[:keep])
-        with pytest.raises(ValueError, match=r"a\.png is no whole PNG"):
+        with pytest.raises(ValueError, match=r"a\.png is not a complete PNG"):
             PanopticSource(tmp_path)(SAMPLE, IMAGE)
     Image.fromarray(np.zeros(SIZE, np.uint8)).save(path)
     with pytest.raises(ValueError, match=r"a\.png has mode L.*panoptic_"):

@@ -262,11 +262,11 @@ def test_files_that_are_something_else(tmp_path, text, says):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"score": None}, "score 'null' is no finite number"),
-        ({"score": float("nan")}, "score 'NaN' is no finite number"),
-        ({"score": "high"}, "score .* is no finite number"),
-        ({"image_id": None}, "image_id 'null' is no id"),
-        ({"image_id": [1]}, "image_id .* is no id"),
+        ({"score": None}, "score 'null' is not a finite number"),
+        ({"score": float("nan")}, "score 'NaN' is not a finite number"),
+        ({"score": "high"}, "score .* is not a finite number"),
+        ({"image_id": None}, "image_id 'null' is not an id"),
+        ({"image_id": [1]}, "image_id .* is not an id"),
         ({"bbox": None, "segmentation": None}, "bbox is 'null', and there is no segmentation"),
     ],
 )

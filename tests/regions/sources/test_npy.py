@@ -59,7 +59,7 @@ def test_wrapped_labels_are_reported_once(tmp_path, caplog):
         (PLANES.astype(np.int16) - 5, "labels must lie in"),
         (PLANES[:, 1:], r"\(11, 20\).*\(12, 20\)"),
         (PLANES.swapaxes(1, 2), "EXIF"),
-        (np.array([{"a": 1}], object), "no whole .npy"),
+        (np.array([{"a": 1}], object), "not a complete .npy"),
     ],
 )
 def test_other_contents_are_refused(tmp_path, array, message):
@@ -72,7 +72,7 @@ def test_files_cut_short_are_refused(tmp_path, keep):
     np.save(tmp_path / "a.npy", PLANES)
     data = (tmp_path / "a.npy").read_bytes()
     (tmp_path / "a.npy").write_bytes(data[:keep])
-    with pytest.raises(ValueError, match=r"a\.npy is no whole"):
+    with pytest.raises(ValueError, match=r"a\.npy is not a complete"):
         NpySource(tmp_path)(SAMPLE, IMAGE)
 
 

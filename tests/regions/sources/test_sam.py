@@ -278,7 +278,7 @@ def test_models_that_take_no_points(models, tmp_path):
     with pytest.raises(UserError, match="words is a 'sam3', which gives no masks for points"):
         SamSource(folder)
     (folder / "config.json").unlink()
-    with pytest.raises(UserError, match=r"config\.json is no config of transformers"):
+    with pytest.raises(UserError, match=r"config\.json is not a transformers config"):
         SamSource(folder)
     with pytest.raises(UserError, match="nowhere: no such folder; taken for a name of the hub"):
         SamSource("nowhere")
