@@ -30,8 +30,19 @@ ifeq ($(strip $(HOME)),)
 export HOME := $(abspath $(VENV))/home
 endif
 
+# What `make gpu-wheels` gathers beside this package and Detectron2.
+WHEELS := output/wheels
+FROZEN := $(VENV)/frozen.txt
+GPU_PYTHON ?= 3.12
+PURE := fvcore iopath yacs omegaconf hydra-core antlr4-python3-runtime lvis portalocker cloudpickle termcolor \
+	tabulate tqdm cycler pyparsing python-dateutil six tensorboard absl-py Markdown Werkzeug pytest pluggy iniconfig \
+	sortedcontainers
+# Not OpenCV, which is larger than all others together: Detectron2's pictures and LVIS need it, the kit does not.
+COMPILED := pycocotools faster-coco-eval shapely matplotlib contourpy kiwisolver fonttools grpcio protobuf \
+	tensorboard-data-server hypothesis
+
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint docs release-check clean
+.PHONY: help install demo test lint docs release-check gpu-wheels clean
 
 help:
 	@echo "make demo     pre-train a small R-MAE on rendered scenes; show it beside the shipped weights"
@@ -40,6 +51,7 @@ help:
 	@echo "make docs     build the documentation into output/site"
 	@echo "make install  make $(VENV) and install everything (demo and test do so themselves)"
 	@echo "make release-check   build wheel and sdist, check them, use them in an empty environment"
+	@echo "make gpu-wheels   gather what a machine with torch and without an index lacks (GPU_PYTHON=3.12)"
 	@echo "make clean    remove caches and build folders; $(VENV), datasets and output stay"
 
 install: $(STAMP)
@@ -66,6 +78,19 @@ docs: $(STAMP)
 # Of the standard library alone: it makes environments of its own.
 release-check:
 	@$(PYTHON) tools/release_check.py $(ARGS)
+
+# For a machine that has torch, torchvision, timm and scikit-image, and reaches no index. What is compiled is for
+# GPU_PYTHON; what is not, for any.
+gpu-wheels: $(STAMP)
+	@rm -rf $(WHEELS) && mkdir -p $(WHEELS)
+	@$(PY) -m pip freeze | grep '^[A-Za-z0-9_.-]*==' > $(FROZEN)
+	@$(BIN)/rmae-d2 install-detectron2 --build-only $(WHEELS)
+	@$(PY) -m pip wheel --quiet --no-deps --no-build-isolation -c $(FROZEN) -w $(WHEELS) . $(PURE)
+	@$(PY) -m pip download --quiet --no-deps --only-binary :all: -c $(FROZEN) -d $(WHEELS) \
+		--python-version $(GPU_PYTHON) --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 $(COMPILED)
+	@du -sh $(WHEELS)
+	@echo "there: pip install --no-deps $(WHEELS)/*.whl"
+	@echo "       rmae-d2 benchmark gpu --output output/gpu"
 
 lint: $(STAMP)
 	@echo "==> ruff check, ruff format --check"

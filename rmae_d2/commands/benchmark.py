@@ -9,6 +9,7 @@
     rmae-d2 benchmark regions --images /photos
     rmae-d2 benchmark loader                 a data-loading worker, images per second and bytes per sample
     rmae-d2 benchmark index --images 10000 10000000     packed shards as images become many
+    rmae-d2 benchmark gpu --output output/gpu          all that a GPU is to be asked, in ten minutes
     rmae-d2 benchmark startup                what commands cost before they do anything, in CPU seconds
 
 Variants take turns and the minimum of the repetitions counts, for other work on the machine only ever adds
@@ -72,6 +73,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--images", nargs="+", type=options.integer(COUNT), default=[10**4, 10**5, 10**6], help=what
     )
     add("--folder", help="where they are written, and removed again (default: for temporary files)")
+
+    gpu = commands.add_parser("gpu", help="tests that need a GPU, and a table of everything on it")
+    add = gpu.add_argument
+    add(
+        "--output",
+        required=True,
+        help="folder of gpu.json, gpu.md and gpu.png; what it has is kept",
+    )
+    add("--minutes", type=options.real(NOT_NEGATIVE), default=10.0, help="begin no row after these")
+    add("--rows", nargs="+", metavar="WORD", help="only those with one of these in their names")
+    add("--toy", action="store_true", help="rehearse all rows on a CPU, at sizes that say nothing")
 
     startup = commands.add_parser("startup", help="CPU seconds of commands that end at once")
     startup.add_argument("--repeat", type=options.integer(COUNT), default=3)

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.config import instantiate
 from detectron2.engine.hooks import IterationTimer
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format
@@ -241,6 +242,8 @@ def train(
         try:
             with suppress(NoLongerBetter):
                 trainer.train(start, cfg.train.max_iter)
+        except torch.OutOfMemoryError as error:
+            raise UserError(out_of_memory(cfg, loader.micro_batch_size, error)) from error
         finally:
             trainer.batches = iter(())  # ends the loader's workers
         _draw_predictions(cfg, model, loader, testing)
@@ -250,6 +253,22 @@ def train(
     if comm.is_main_process():
         _finish(output_dir, encoder)
     return evaluated
+
+
+def out_of_memory(cfg: DictConfig, micro_batch_size: int, error: BaseException) -> str:
+    """What to do where a step does not fit into a GPU's memory; names only what is not set already."""
+    accum = cfg.train.grad_accum
+    remedies = [f"train.grad_accum={2 * accum}"] if micro_batch_size > 1 else []
+    if not cfg.train.get("activation_checkpointing"):
+        remedies.append("train.activation_checkpointing=true")
+    if cfg.train.precision == "fp32":
+        remedies.append("train.precision=bf16")
+    remedies.append("a smaller model.backbone.net.img_size")
+    what = str(error).partition(". ")[0]
+    return (
+        f"{micro_batch_size} images at a time do not fit into the GPU's memory ({what}). Set "
+        f"{', or '.join(remedies)}; --resume continues from the last checkpoint"
+    )
 
 
 def _begin(

@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from rmae_d2.config import load_config
+from rmae_d2.config import get_config, load_config
+from rmae_d2.engine.train import out_of_memory
 from rmae_d2.errors import CheckpointError, UserError
 from tests.helpers import events, records
 
@@ -291,3 +292,23 @@ def test_disk_full_while_saving(runs, tmp_path, small_disk, assert_same_runs):
     enlarge()
     runs.train(out, *overrides, resume=True)
     assert_same_runs(tmp_path / "whole", out, lost=range(24))
+
+
+def test_what_to_do_where_memory_is_full():
+    """Names what is not set yet."""
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+    cfg = get_config("pretrain/rmae_vitb.py")
+    cfg.train.precision = "fp32"
+    text = out_of_memory(cfg, 32, error)
+    assert text.startswith(
+        "32 images at a time do not fit into the GPU's memory (CUDA out of memory)"
+    )
+    for remedy in (
+        "grad_accum=2,",
+        "activation_checkpointing=true,",
+        "precision=bf16,",
+        "img_size",
+    ):
+        assert remedy in text
+    cfg.train.update(precision="bf16", activation_checkpointing=True)
+    assert "Set a smaller model.backbone.net.img_size;" in out_of_memory(cfg, 1, error)
