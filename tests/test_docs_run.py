@@ -188,7 +188,10 @@ def write_data(home: Path) -> None:
             ]
         }
         text(sets / f"coco/annotations/instances_{split}2017.json", json.dumps(coco))
-        text(sets / f"lvis/lvis_v1_{split}.json", json.dumps(labels_of(photos, 1203)))
+        lvis = labels_of(photos, 1203)
+        for image in lvis["images"]:
+            del image["file_name"]  # as LVIS, which has the address alone
+        text(sets / f"lvis/lvis_v1_{split}.json", json.dumps(lvis))
         for path in write_photos(sets / f"ADEChallengeData2016/images/{folder}", 4).iterdir():
             label = sets / f"ADEChallengeData2016/annotations/{folder}/{path.stem}.png"
             label.parent.mkdir(parents=True, exist_ok=True)
