@@ -49,7 +49,9 @@ def write_page(study: Study, records: Records, page: Path) -> list[Path]:
     files = [page]
     if bars := _bars(study, records.all):
         metric = study.metrics[0].label
-        files.append(draw_differences(bars, f"{metric}: difference to the baseline", picture))
+        files.append(
+            draw_differences(bars, f"{metric}: difference to the baseline, 95 % interval", picture)
+        )
     return files
 
 
@@ -147,15 +149,18 @@ def _told(metric: Metric, difference: Difference | None) -> str:
     return f"**{text}**" if difference.verdict != "not shown" else text
 
 
-def _bars(study: Study, records: Sequence[Record]) -> list[tuple[str, float, float, float]]:
-    """Label, mean, and ends of the bootstrap interval, of the first metric's differences."""
+def _bars(study: Study, records: Sequence[Record]) -> list[tuple[str, float, float, float, bool]]:
+    """Label, mean, ends of the interval, and whether it is there, of the first metric's differences."""
     metric = study.metrics[0]
     bars = []
     for method in study.methods:
         found = _difference(metric, method, records)
         if found and math.isfinite(found.mean):
             mean, low, high = (metric.scale * x for x in (found.mean, *found.bootstrap))
-            bars.append((f"{method.label} (n={found.n})", mean, low, high))
+            twice = sum(other.label == method.label for other in study.methods) > 1
+            name = f"{method.label}, {method.group}" if twice else method.label
+            shown = found.verdict != "not shown"
+            bars.append((f"{name} (n={found.n})", mean, low, high, shown))
     return bars
 
 

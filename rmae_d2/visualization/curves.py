@@ -158,23 +158,24 @@ def _saved(figure: Figure, path: str | Path) -> Path:
 
 
 def draw_differences(
-    bars: Sequence[tuple[str, float, float, float]], title: str, path: str | Path
+    bars: Sequence[tuple[str, float, float, float, bool]], title: str, path: str | Path
 ) -> Path:
     """Draws differences with their intervals, one below the other, beside a line at zero, as a PNG.
 
     Args:
-        bars: label, difference, and low and high end of its interval.
+        bars: label, difference, low and high end of its interval, and whether it is coloured: the others
+            are gray.
+        title: below the axis.
     """
     figure, (axes,) = _figure(7, 1.2 + 0.35 * len(bars))
-    for row, (_, mean, low, high) in enumerate(bars):
-        shown = low > 0 or high < 0
+    for row, (_, mean, low, high, shown) in enumerate(bars):
         color = "C0" if shown else "0.55"
         axes.plot([low, high], [row, row], color=color, linewidth=2)
         axes.plot([mean], [row], "o", color=color)
     axes.axvline(0, color="0.3", linewidth=1)
     axes.set_yticks(range(len(bars)), [_text(label) for label, *_ in bars])
     axes.set_ylim(len(bars) - 0.5, -0.5)
-    axes.set_title(f"{title}; bars: bootstrap 95 % interval", fontsize=9)
+    axes.set_xlabel(title, fontsize=9)
     axes.grid(axis="x", alpha=0.3)
     figure.tight_layout()
     return _saved(figure, path)
