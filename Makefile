@@ -30,13 +30,14 @@ export HOME := $(abspath $(VENV))/home
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint docs clean
+.PHONY: help install demo test lint docs notebooks clean
 
 help:
 	@echo "make demo     pre-train a small R-MAE on rendered scenes; show it beside the shipped weights"
 	@echo "make test     check style and types, run the tests (ARGS=\"-k masking\" goes to pytest)"
 	@echo "make lint     check style and types only"
 	@echo "make docs     build the documentation into output/site"
+	@echo "make notebooks  execute the notebooks again, in place"
 	@echo "make install  make $(VENV) and install everything (demo and test do so themselves)"
 	@echo "make clean    remove caches and build folders; $(VENV), datasets and output stay"
 
@@ -60,6 +61,9 @@ test: lint
 
 docs: $(STAMP)
 	@$(PY) -m mkdocs build --quiet && echo "output/site/index.html"
+
+notebooks: $(STAMP)
+	@$(PY) notebooks/execute.py
 
 lint: $(STAMP)
 	@echo "==> ruff check, ruff format --check"
