@@ -42,13 +42,14 @@ COMPILED := pycocotools faster-coco-eval shapely matplotlib contourpy kiwisolver
 	tensorboard-data-server hypothesis
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint docs release-check gpu-wheels clean
+.PHONY: help install demo test lint docs notebooks release-check gpu-wheels clean
 
 help:
 	@echo "make demo     pre-train a small R-MAE on rendered scenes; show it beside the shipped weights"
 	@echo "make test     check style and types, run the tests (ARGS=\"-k masking\" goes to pytest)"
 	@echo "make lint     check style and types only"
 	@echo "make docs     build the documentation into output/site"
+	@echo "make notebooks  execute the notebooks again, in place"
 	@echo "make install  make $(VENV) and install everything (demo and test do so themselves)"
 	@echo "make release-check   build wheel and sdist, check them, use them in an empty environment"
 	@echo "make gpu-wheels   gather what a machine with torch and without an index lacks (GPU_PYTHON=3.12)"
@@ -91,6 +92,9 @@ gpu-wheels: $(STAMP)
 	@du -sh $(WHEELS)
 	@echo "there: pip install --no-deps $(WHEELS)/*.whl"
 	@echo "       rmae-d2 benchmark gpu --output output/gpu"
+
+notebooks: $(STAMP)
+	@$(PY) notebooks/execute.py
 
 lint: $(STAMP)
 	@echo "==> ruff check, ruff format --check"

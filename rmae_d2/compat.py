@@ -49,7 +49,8 @@ def quiet_known_warnings() -> None:
     ``torch.meshgrid`` without an indexing, which torch warns of; and makes tensors, copied at once, of masks
     that pycocotools hands out read-only. Torch (seen in 2.11) logs that it looks for CUDA's compiler where
     there is no GPU, and what ``is_fx_tracing``, which torchvision asks, means. Its data loader tells twice,
-    for every loader anew, what training says once (`rmae_d2.engine.machine`).
+    for every loader anew, what training says once (`rmae_d2.engine.machine`). In notebooks tqdm, which
+    huggingface_hub imports, misses widgets for bars that are not drawn.
     """
     warnings.filterwarnings(
         "ignore", message="Importing from timm.models.layers", category=FutureWarning
@@ -60,6 +61,7 @@ def quiet_known_warnings() -> None:
         ("This DataLoader will create", ""),
     ):
         warnings.filterwarnings("ignore", message, UserWarning, module)
+    warnings.filterwarnings("ignore", "IProgress not found")  # of tqdm's own category
     for name, text in (
         ("torch.utils.cpp_extension", "No CUDA runtime is found"),
         ("torch.fx._symbolic_trace", "is_fx_tracing will return true"),

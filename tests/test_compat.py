@@ -17,6 +17,7 @@ def test_known_warnings_are_not_shown_and_others_are():
         "torch.utils.data.DataLoader([1], num_workers=999)\n"
         "from torch.fx import _symbolic_trace as trace; trace.is_fx_tracing_warning()\n"
         "logging.getLogger('torch.utils.cpp_extension').warning('No CUDA runtime is found, %s', 1)\n"
+        "warnings.warn('IProgress not found. Please update', __import__('tqdm').TqdmWarning)\n"
         "logging.getLogger('torch.utils.cpp_extension').warning('another')\n"
         "warnings.warn('a third')\n"
     )
