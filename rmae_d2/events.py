@@ -1,4 +1,4 @@
-"""What happens in a run, written once: ``run.jsonl`` in its folder, one JSON object a line.
+"""What happens in a run, written once: ``run.jsonl`` in its folder, one JSON object per line.
 
 Every event has ``event``, its kind, and ``time``; docs/run_jsonl.md lists them all. ``--resume`` appends.
 Numbers that are not finite are the strings NaN, Infinity and -Infinity.

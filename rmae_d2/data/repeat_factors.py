@@ -29,7 +29,7 @@ def category_repeat_factors(
         raise UserError(f"repeat_threshold={threshold} must be positive; for no repeats, null")
     noisy = logging.getLogger("detectron2.data.samplers.distributed_sampler")
     level = noisy.level
-    noisy.setLevel(logging.WARNING)  # it logs a line a class, 1,203 of them for LVIS
+    noisy.setLevel(logging.WARNING)  # it logs one line per class, 1,203 of them for LVIS
     try:
         factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
             dataset_dicts, threshold

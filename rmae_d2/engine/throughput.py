@@ -23,7 +23,7 @@ ENOUGH, LARGEST = 0.02, 8192
 
 @dataclass(frozen=True)
 class Peak:
-    """The most floating-point operations a second of a device, and where the number is from."""
+    """The most floating-point operations per second of a device, and where the number is from."""
 
     flops: float
     source: str

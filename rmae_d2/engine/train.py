@@ -501,7 +501,7 @@ def tell_results(
 ) -> None:
     """Says what an evaluation gave, and on which data, and writes the event ``evaluation``.
 
-    A sentence a task; of others than those of pre-training Detectron2's lines to copy, too.
+    One sentence per task; of others than those of pre-training Detectron2's lines to copy, too.
     """
     norm_pix_loss = getattr(unwrap(model), "norm_pix_loss", False)
     for task, metrics in results.items():

@@ -51,7 +51,7 @@ def embed_files(
     image_root: str | None = None,
     device: str = "auto",
 ) -> None:
-    """Writes a row an image: its id, file, size in pixels and features.
+    """Writes one row per image: its id, file, size in pixels and features.
 
     ``features`` float32 (D,) is the mean of the patches behind a block and the final norm, without the cls
     token; ``patches`` float16 (Gh * Gw * D,) are these themselves, in raster order. The table's metadata

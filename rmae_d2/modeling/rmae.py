@@ -187,8 +187,8 @@ class RMAE(HubModel, nn.Module):
             mask_ratio: instead of the model's own.
 
         Returns:
-            in training a `StepResult`, for Detectron2's dicts its losses alone; in evaluation a dict
-            an image: unweighted ``loss_pixel``, ``loss_region`` (0-d), ``mask`` bool (L,), ``pred_pixels``
+            in training a `StepResult`, for Detectron2's dicts its losses alone; in evaluation one dict
+            per image: unweighted ``loss_pixel``, ``loss_region`` (0-d), ``mask`` bool (L,), ``pred_pixels``
             (L, P*P*C), ``pred_regions`` logits (K, L, P*P), and to look at: ``reconstruction``, the image
             with its hidden patches predicted, float in the images' range (C, H, W), and
             ``region_probability`` (K, H, W), the visible patches as given and the hidden ones predicted;

@@ -85,7 +85,7 @@ def test_waiting_for_images_is_told_and_how_to_end_it(runs, tmp_path, monkeypatc
     told = [x for x in texts if "training waits for images" in x]
     # Values 2 to 8, of which the 1st, 2nd and 4th are told.
     assert len(told) == 3
-    assert "dataloader.train.num_workers (now 0 a process)" in told[0]
+    assert "dataloader.train.num_workers (now 0 per process)" in told[0]
     assert ("rmae-d2 regions" in told[0]) is not stored
 
 

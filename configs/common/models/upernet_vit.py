@@ -36,7 +36,7 @@ model = L(SlidingSemanticSegmentor)(
             use_act_checkpoint="${oc.select:train.activation_checkpointing,false}",
         ),
         in_features=["block3", "block5", "block7", "block11"],
-        # Batch norm with the statistics of all GPUs. With one image a process: model.backbone.norm=LN.
+        # Batch norm with the statistics of all GPUs. With one image per process: model.backbone.norm=LN.
         norm="SyncBN",
     ),
     sem_seg_head=L(UPerNetHead)(

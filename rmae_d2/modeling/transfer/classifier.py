@@ -172,7 +172,7 @@ class Classifier(HubModel, _EncoderModel):
                 training, ``label``, an int in [0, C).
 
         Returns:
-            in training ``{"loss_cls": ...}``, the cross-entropy; in evaluation a dict an image with
+            in training ``{"loss_cls": ...}``, the cross-entropy; in evaluation one dict per image with
             ``logits`` (C,) float32.
         """
         batch = Batch.of(batched_inputs)

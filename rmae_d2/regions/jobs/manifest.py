@@ -158,7 +158,7 @@ class Manifest:
         return other
 
     def to_text(self) -> str:
-        """JSON, one image a line; the same bytes whoever makes it."""
+        """JSON, one image per line; the same bytes whoever makes it."""
         head = {
             "format": _MANIFEST_FORMAT,
             "source": {"target": self.source.target, "arguments": dict(self.source.arguments)},
