@@ -118,8 +118,8 @@ class WarnOfDataWait(HookBase):
         self._late += 1
         if self._late & (self._late - 1) == 0:
             logger.warning(
-                "training waits for images %.0f%% of its time. Raise dataloader.train.num_workers (now %d per "
-                "process)%s, or store smaller images",
+                "training waits for images %.0f%% of its time. Raise dataloader.train.num_workers (now %d "
+                "per process)%s, or store smaller images",
                 100 * share,
                 self.num_workers,
                 ", compute regions ahead of training (rmae-d2 regions)" if self.regions else "",
