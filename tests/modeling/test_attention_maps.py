@@ -94,7 +94,7 @@ def test_twice_the_resolution_and_the_same_one():
     with torch.no_grad():
         small = images[:, :, :32, :32]
         assert torch.equal(vit.features(small), net(patchify(small, 8))[:, 1:])
-    with pytest.raises(ValueError, match="no positive multiple of the patch size"):
+    with pytest.raises(ValueError, match="not a positive multiple of the patch size"):
         vit.attention(images[:, :, :60], 0)
 
 

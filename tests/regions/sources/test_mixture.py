@@ -51,7 +51,7 @@ def test_a_function_of_the_seed_alone():
 @pytest.mark.parametrize(
     "sources, weights, message",
     [
-        (0, None, "source at least"),
+        (0, None, "at least one source"),
         (2, [1], "2 region sources was given 1"),
         (2, [1, -1], "0 or more"),
         (2, [0, 0], "one of them positive"),

@@ -63,7 +63,7 @@ def mask(**changes):
         ([1], "mask 0 has no segmentation"),
         (mask() + mask(size=[80, 60]), r"mask 1 has run lengths for size '\[80, 60\]'"),
         (mask(counts=[-1, 4801]), "below 0 or above the image's 4800"),
-        (mask(counts=["x"]), "no list of integers"),
+        (mask(counts=["x"]), "not a list of integers"),
         (mask(counts=""), "damaged or empty string"),
         (mask(counts="ppppppp"), "damaged or empty string"),
         (mask(counts="o" * 100 + "0"), "damaged string"),
