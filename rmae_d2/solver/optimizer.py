@@ -10,7 +10,7 @@ import torch
 from detectron2.config import instantiate
 from detectron2.solver.build import get_default_optimizer_params
 from detectron2.utils.registry import locate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from ..errors import UserError
@@ -32,9 +32,15 @@ def build_optimizer(node: DictConfig, model: nn.Module) -> torch.optim.Optimizer
 
 def _call(node: DictConfig, **given: Any) -> Any:
     """What ``instantiate`` does, with some arguments that are in no config."""
-    others = {str(k): instantiate(v) for k, v in node.items() if k not in ("_target_", *given)}
+    names = node.keys() - {"_target_", *given}
+    others = {str(name): _plain(instantiate(node[name])) for name in names}
     target = node._target_
     return (locate(target) if isinstance(target, str) else target)(**others, **given)
+
+
+def _plain(value: Any) -> Any:
+    """Lists and dicts in place of a config's, which an optimizer would keep, and a checkpoint cannot hold."""
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
 def linear_rate(base_lr: float, batch_size: int) -> float:

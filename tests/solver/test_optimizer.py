@@ -136,3 +136,29 @@ def test_an_optimizer_is_built_without_writing_into_its_config():
     for found, wanted in zip(optimizer.param_groups, expected.param_groups, strict=True):
         assert all(a is b for a, b in zip(found["params"], wanted["params"], strict=True))
         assert {**found, "params": 0} == {**wanted, "params": 0}
+
+
+def test_what_an_optimizer_keeps_is_no_part_of_a_config():
+    """Else its checkpoint names classes of OmegaConf, and is refused as if it could run code."""
+    cfg = OmegaConf.create(
+        {
+            "params": L(layer_decayed_params)(
+                base_lr=0.1, lr_decay_rate=0.5, overrides={"bias": {"weight_decay": 0.0}}
+            ),
+            "_target_": f"{__name__}.keeping",
+            "betas": [0.9, 0.99],
+        },
+        flags={"allow_objects": True},
+    )
+    optimizer = build_optimizer(cfg, Detector())
+    for group in optimizer.param_groups:
+        assert type(group["betas"]) is list and group["betas"] == [0.9, 0.99]
+        assert not any(OmegaConf.is_config(value) for value in group.values())
+
+
+def keeping(params, betas):
+    """As torch up to 2.6, which keeps what it is given."""
+    optimizer = torch.optim.AdamW(params)
+    for group in optimizer.param_groups:
+        group["betas"] = betas
+    return optimizer
