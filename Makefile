@@ -106,7 +106,7 @@ lint: $(STAMP)
 
 clean:
 	@rm -rf build dist rmae_d2.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	@find configs rmae_d2 tests tools -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	@find configs notebooks rmae_d2 tests tools -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 	@echo "removed caches and build folders; $(VENV), datasets and output are still there"
 
 $(PY):
