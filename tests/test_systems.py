@@ -1,5 +1,6 @@
 """Windows and macOS: what Python has not there is used neither at import nor by a training."""
 
+import logging
 import os
 import pkgutil
 import subprocess
@@ -124,6 +125,7 @@ def test_a_macs_gpu(monkeypatch, caplog):
         pick_device("mps")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(logging.getLogger("rmae_d2"), "propagate", True)  # whatever ran before
     monkeypatch.delenv("PYTORCH_ENABLE_MPS_FALLBACK", raising=False)
     assert [pick_device("auto").type for _ in range(2)] == ["cpu", "cpu"]
     assert caplog.text.count("PYTORCH_ENABLE_MPS_FALLBACK=1 uses it") == 1

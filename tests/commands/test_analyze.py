@@ -17,4 +17,4 @@ def test_table(cli):
 
 def test_a_detector(cli):
     code, _, error = cli("analyze", "--config-file", "demo/vitdet_tiny_scenes.py")
-    assert code == 1 and error.startswith("error: ") and "no pre-training model" in error
+    assert code == 1 and error.startswith("error: ") and "not a pre-training model" in error

@@ -36,7 +36,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path):
     for stamp in (None, "not json", "[]"):
         if stamp is not None:
             (tmp_path / "scenes.json").write_text(stamp)
-        with pytest.raises(UserError, match="no scenes dataset"):
+        with pytest.raises(UserError, match="not a scenes dataset"):
             write_scenes(tmp_path, 1, 1, workers=1)
     assert (tmp_path / "thesis.tex").read_text() == "precious"
 

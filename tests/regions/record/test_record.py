@@ -311,7 +311,7 @@ def test_package_imports_without_detectron2_and_torch():
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert eval(done.stdout) <= {
-        *("regions", "annotations", "errors", "files", "hub_files"),
+        *("regions", "annotations", "errors", "extras", "files", "hub_files"),
         *("listing", "members", "pixels", "packed"),
         *("remote", "disk_cache", "at_hand", "path_handlers"),
         *("moved", "compat", "registration"),
