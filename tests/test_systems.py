@@ -99,15 +99,20 @@ def store(runs, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("system", "workers", "stops"),
-    [("darwin", 2, [2]), ("win32", 0, [2, 4])],
-    ids=["mac", "windows"],
+    ("system", "workers", "stops", "stored"),
+    [
+        pytest.param("win32", 0, [2, 4], False, id="windows"),
+        pytest.param("win32", 0, [2], True, id="windows, stored", marks=pytest.mark.slow),
+        pytest.param("darwin", 2, [2], True, id="mac, stored", marks=pytest.mark.slow),
+    ],
 )
-def test_a_training(runs, store, tmp_path, system, workers, stops):
+def test_a_training(runs, request, tmp_path, system, workers, stops, stored):
     """Evaluated; on macOS with workers that are spawned, on Windows it goes on."""
     out = tmp_path / "run"
     plan = [*runs.tiny, "train.eval_period=2", f"dataloader.train.num_workers={workers}"]
-    plan += [f"dataloader.train.mapper.regions.path={store}", f"train.output_dir={out}"]
+    if stored:
+        plan.append(f"dataloader.train.mapper.regions.path={request.getfixturevalue('store')}")
+    plan.append(f"train.output_dir={out}")
     line = ["train", "--config-file", "demo/rmae_tiny_scenes.py", "--resume", *plan]
     for stop in stops:
         without(tmp_path, system, COMMAND, *line, f"train.max_iter={stop}")
