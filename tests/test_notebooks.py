@@ -91,8 +91,8 @@ def test_a_notebook_stops_where_a_command_fails(path, tmp_path):
     exec(parameters.source, names)
     names["work"] = tmp_path
     exec(setup.source, names)
-    with pytest.raises(RuntimeError, match=r"rmae-d2 inspect failed:\n(.*\n)*error: .*nowhere"):
-        names["run"]("inspect", tmp_path / "nowhere")
+    with pytest.raises(RuntimeError, match=r"rmae-d2 learn failed:\n(.*\n)*.*'learn'"):
+        names["run"]("learn")  # there is no such command
 
 
 def test_the_kernel_is_this_python(tmp_path, monkeypatch):
