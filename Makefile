@@ -1,6 +1,5 @@
 # make demo   pre-train a small R-MAE on rendered scenes, ending with pictures of it beside shipped weights
 # make test   ruff, mypy and every test that is not slow; ARGS="..." goes to pytest
-# make release-check   build, check, and use the wheel in an empty environment; ARGS="--torch 2.6.0 2.15.0"
 #
 # Both make .venv and install everything first. PYTHON=python3.12 chooses the interpreter it is made
 # of, VENV=path puts it elsewhere. An existing .venv with torch >= 2.6 keeps its torch.
@@ -76,7 +75,7 @@ test: lint
 docs: $(STAMP)
 	@$(PY) -m mkdocs build --quiet && echo "output/site/index.html"
 
-# Of the standard library alone: it makes environments of its own.
+# Of the standard library alone: it makes environments of its own. ARGS="--torch 2.6.0 2.15.0" names versions.
 release-check:
 	@$(PYTHON) tools/release_check.py $(ARGS)
 

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+#: The exit code of `gpu_rows` where a row cannot be measured here; its last line says why.
+SKIPPED = 3
+
 _PLAIN = ["MAE, plain", "R-MAE, plain", "MAE", "R-MAE"]
 _OURS = ["MAE", "R-MAE"]
 _DETECTOR = "coco/mask_rcnn_vitdet_b_100ep.py"

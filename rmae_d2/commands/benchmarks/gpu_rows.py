@@ -34,11 +34,9 @@ from ...extras import needed
 from ...inference import Predictor
 from . import loader, step, vitdet
 from .common import autocast, device, race, synchronize
+from .gpu_plan import SKIPPED
 
 Lines = list[dict[str, Any]]
-
-#: The exit code where a row cannot be measured here; the last line says why.
-SKIPPED = 3
 
 
 def lines_of(
