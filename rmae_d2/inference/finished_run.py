@@ -46,18 +46,22 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if name == "cuda" else device
 
 
-@cache
 def _mps_is_usable() -> bool:
     """Whether the GPU of this Mac is to be taken; says how to, where it is not."""
     if not torch.backends.mps.is_available():
         return False
     if os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK") == "1":
         return True
+    _say_how_to_use_mps()
+    return False
+
+
+@cache  # once per process
+def _say_how_to_use_mps() -> None:
     logger.warning(
         "this Mac's GPU lacks some operators: PYTORCH_ENABLE_MPS_FALLBACK=1 uses it, with those on the CPU; "
         "without, all runs on the CPU"
     )
-    return False
 
 
 def load_model(
