@@ -1,4 +1,4 @@
-"""A small R-MAE on the embedded scenes, for a CPU: what `make demo` runs.
+"""A small R-MAE on the rendered scenes, for a CPU: what `make demo` runs.
 
 Command:     rmae-d2 scenes --output datasets/scenes
              rmae-d2 train --config-file configs/demo/rmae_tiny_scenes.py

@@ -1,9 +1,9 @@
-"""R-MAE of the study on photographs: a public ViT-S/14 that trains on.
+"""R-MAE of the study on photographs: continues a public ViT-S/14.
 
-Command:     as photos.py; alone train.init_checkpoint=hf://facebook/dinov2-small
+Command:     as photos.py; on its own with train.init_checkpoint=hf://facebook/dinov2-small
 Batch:       16 views of 224 pixels per step, 16 x 16 patches of 14; 60 steps = 20 epochs of 48 photos.
-Sizes:       decoders and region branch as in rmae.py, the pixel decoder twice as wide and deep: they begin
-             anew, and a CPU is to carry them.
+Sizes:       decoders and region branch as in rmae.py, the pixel decoder twice as wide and deep: they start
+             from random weights and must be affordable on a CPU.
 Measured:    docs/study/photos.md.
 """
 

@@ -1,4 +1,4 @@
-"""R-MAE of the study with the objects' true masks as regions, which no user without labels has.
+"""R-MAE of the study with the objects' true masks as regions, which are not available without labels.
 
 Command:     as rmae.py.
 Batch:       as rmae.py.

@@ -1,4 +1,4 @@
-"""ADE20K's 150 classes, from the official release as it is; crops and colours as mmsegmentation's recipes."""
+"""ADE20K's 150 classes from the unmodified release; crops and colours as in mmsegmentation's recipes."""
 
 from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T

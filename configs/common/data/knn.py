@@ -1,4 +1,4 @@
-"""k-NN classification by an encoder's features, during pre-training or alone; any folder of class folders."""
+"""k-NN classification with an encoder's features, in pre-training or alone; any folder of class folders."""
 
 from detectron2.config import LazyCall as L
 

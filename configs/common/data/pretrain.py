@@ -1,4 +1,4 @@
-"""Pre-training data: images without labels, their regions from a store, or computed on the way and kept."""
+"""Pre-training data: images without labels, their regions from a store, or computed on the fly and cached."""
 
 from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T

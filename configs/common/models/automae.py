@@ -1,6 +1,6 @@
 """AutoMAE's masking policy, for ``model.masking``, with the published constants; and the optimizer's groups.
 
-Rectangles are in shares of the grid: 40 to 160 of 196 patches, 4 to 10 of 14 columns.
+Rectangle sizes are fractions of the grid: 40 to 160 of 196 patches, 4 to 10 of 14 columns.
 """
 
 from detectron2.config import LazyCall as L
