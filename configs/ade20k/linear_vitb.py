@@ -41,7 +41,7 @@ model.sem_seg_head = L(LinearHead)(
 )
 
 optimizer = L(torch.optim.AdamW)(
-    # The head's alone: the encoder's have no gradient.
+    # Only the head's: the encoder's have no gradient.
     params=L(get_default_optimizer_params)(),
     lr=1e-3,
     weight_decay=0.0,

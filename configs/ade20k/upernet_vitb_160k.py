@@ -46,7 +46,7 @@ optimizer = L(torch.optim.AdamW)(
     params=L(layer_decayed_params)(
         base_lr="${..lr}",
         lr_decay_rate=0.65,
-        # Norms are spared by default.
+        # Norms are not decayed by default.
         overrides={name: {"weight_decay": 0.0} for name in ("pos_embed", "cls_token", "bias")},
     ),
     lr=1e-4,

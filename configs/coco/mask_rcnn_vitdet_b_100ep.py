@@ -24,7 +24,7 @@ from ..common.train import train
 train.output_dir = "output/coco/mask_rcnn_vitdet_b_100ep"
 train.init_checkpoint = "output/rmae_vitb/model_final.pth"
 train.max_iter = 184_375
-# As published. On GPUs that have it, bf16 needs no loss scale: train.precision=bf16
+# As published. On GPUs that support it, bf16 needs no loss scale: train.precision=bf16
 # train.ddp.fp16_compression=false.
 train.precision = "fp16"
 train.ddp.fp16_compression = True

@@ -27,7 +27,7 @@ model.region_branch.encoder_num_heads = 4
 model.region_branch.decoder_dim = 64
 model.region_branch.decoder_num_heads = 4
 
-# A short run wants a higher rate than 4000 epochs do.
+# A short run needs a higher rate than 4000 epochs.
 optimizer.base_lr = 1.2e-2
 dataloader.train.dataset.names = ("scenes_train",)
 dataloader.train.total_batch_size = 32

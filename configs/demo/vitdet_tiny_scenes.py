@@ -36,11 +36,11 @@ model.backbone.net.embed_dim = 192
 model.backbone.net.depth = 6
 model.backbone.net.num_heads = 3
 model.backbone.net.drop_path_rate = 0.0
-# Global attention throughout: 10x10 patches are few.
+# Global attention throughout: there are only 10x10 patches.
 model.backbone.net.window_size = 0
 model.backbone.net.window_block_indexes = []
 model.backbone.out_channels = 64
-# No stride 4, which would take more than half of the time.
+# No stride 4, which would take more than half the time.
 model.backbone.scale_factors = (2.0, 1.0, 0.5)
 model.proposal_generator.in_features = ["p3", "p4", "p5", "p6"]
 model.proposal_generator.head.conv_dims = [-1]

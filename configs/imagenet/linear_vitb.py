@@ -32,7 +32,7 @@ train.init_checkpoint = "output/rmae_vitb_imagenet/model_final.pth"
 train.max_iter = 7_038
 train.precision = "bf16"
 train.eval_period = 782
-# The head's running means: those of the first process count.
+# The head's running means: those of the first process are used.
 train.ddp.broadcast_buffers = True
 lr_multiplier.warmup_length = 10 / 90
 

@@ -32,7 +32,7 @@ dataloader = dict(
                 L(PhotometricDistortion)(hue=36.0),
             ],
             pad_to="${model.window}",
-            # Images of other bands than 8-bit RGB: the model's channels follow them.
+            # Images other than 8-bit RGB: the model's number of channels follows them.
             all_bands=False,
         ),
         total_batch_size=16,

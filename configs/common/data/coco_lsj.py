@@ -34,7 +34,7 @@ dataloader = dict(
             ],
             image_format="RGB",
             use_instance_mask=True,
-            # Of what the crop leaves of the masks.
+            # Boxes of the cropped masks.
             recompute_boxes=True,
         ),
         total_batch_size=64,
