@@ -1,4 +1,4 @@
-"""R-MAE, loss: background pixels weigh less than foreground ones in the region loss.
+"""R-MAE, loss: background pixels weigh less than foreground pixels in the region loss.
 
 Command:     rmae-d2 sweep --config-file configs/ablations/background_weight.py --num-gpus 8
              --output output/ablations/background_weight
@@ -6,7 +6,7 @@ Command:     rmae-d2 sweep --config-file configs/ablations/background_weight.py 
              model.background_weight=0.1,0.25,0.5,1,2
 Published:   R-MAE text | weight of background pixels in the region loss | not found; 1 (second-hand, v1;
                published code)
-Reading:     the paper's points are not known. Trained by itself, this config is the point 0.5.
+Reading:     the paper's points are not known. On its own, this config trains the point 0.5.
 Measured:    not run here.
 """
 

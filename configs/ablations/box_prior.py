@@ -1,13 +1,13 @@
-"""AutoMAE's preliminary study: MAE that hides patches inside objects' true boxes with a higher probability.
+"""AutoMAE's preliminary study: an MAE that hides patches inside objects' true boxes more often.
 
 Command:     rmae-d2 sweep --config-file configs/ablations/box_prior.py --num-gpus 8
              --output output/ablations/box_prior --then configs/imagenet/linear_vitb.py
              model.masking.bonus=0,0.25,0.5,1
 Published:   AutoMAE preliminary study | higher probability inside true boxes | not found; better than random
                masks (second-hand)
-Reading:     which data, bonus and measure the study has is not known: COCO's instances, 16 drawn where an
-             image has more; the noise of patches inside a box is raised by the bonus, 0 being MAE; a linear
-             probe of ImageNet. Trained by itself, this config has AutoMAE's own bonus (beta), 0.5.
+Reading:     the study's data, bonus and metric are not known. Assumed here: COCO's instances, 16 sampled if
+             an image has more; the bonus is added to the noise of patches inside a box, 0 being MAE; a linear
+             probe on ImageNet. On its own, this config uses AutoMAE's own bonus (beta), 0.5.
 Measured:    not run here; on the scenes worse than random masks: linear probe of patches 19.5 ± 0.8 against
              22.2 ± 0.6 mIoU (docs/automae.md).
 """

@@ -2,7 +2,7 @@
 
 Command:   rmae-d2 train --config-file configs/ablations/feeding_both.py --num-gpus 8
 Published: R-MAE table 1e | both ways | not found; worse than pixel to region (second-hand ×2)
-Reading:   as feeding_region_to_pixel.py, and the region branch hears of the pixel encoder too.
+Reading:   as feeding_region_to_pixel.py, and the region branch also sees the pixel encoder's output.
 Measured:  not run here.
 """
 

@@ -1,9 +1,9 @@
-"""R-MAE table 1e, the region branch feeds the pixel branch, and does not hear of it.
+"""R-MAE table 1e, the region branch feeds the pixel branch, but not vice versa.
 
 Command:   rmae-d2 train --config-file configs/ablations/feeding_region_to_pixel.py --num-gpus 8
 Published: R-MAE table 1e | region to pixel | not found; worse than pixel to region (second-hand ×2)
-Reading:   encoded regions are further tokens of the pixel decoder; the paper's summaries say no
-           more.
+Reading:   encoded regions are additional tokens of the pixel decoder; summaries of the paper give no further
+           detail.
 Measured:  not run here.
 """
 

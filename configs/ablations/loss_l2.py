@@ -1,8 +1,8 @@
-"""R-MAE, loss: squared error in place of binary cross-entropy.
+"""R-MAE, loss: squared error instead of binary cross-entropy.
 
 Command:   rmae-d2 train --config-file configs/ablations/loss_l2.py --num-gpus 8
 Published: R-MAE text | squared error for region maps | not found; worse than cross-entropy (second-hand ×2)
-Reading:   the squared error of the probability, see rmae_d2/modeling/losses.py.
+Reading:   squared error of the probability, see rmae_d2/modeling/losses.py.
 Measured:  not run here.
 """
 

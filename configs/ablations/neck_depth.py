@@ -1,4 +1,4 @@
-"""R-MAE, depth of the neck: that of the published code.
+"""R-MAE, depth of the neck, here that of the published code.
 
 Command:     rmae-d2 sweep --config-file configs/ablations/neck_depth.py --num-gpus 8
              --output output/ablations/neck_depth
@@ -6,7 +6,7 @@ Command:     rmae-d2 sweep --config-file configs/ablations/neck_depth.py --num-g
              model.region_branch.neck_depth=1,2,4,8
 Published:   R-MAE text | depth of the neck | not found; 1 block in the paper (second-hand ×2), 8 in the
                published code
-Reading:     trained by itself, this config has the published code's 8.
+Reading:     on its own, this config uses the published code's 8.
 Measured:    not run here.
 """
 

@@ -1,4 +1,4 @@
-"""Region queries by attention pooling in place of the mean.
+"""Region queries by attention pooling instead of the mean.
 
 Command:   rmae-d2 train --config-file configs/ablations/query_pooling.py --num-gpus 8
 Published: not in the paper, whose queries are means (second-hand).

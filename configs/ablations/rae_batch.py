@@ -1,10 +1,10 @@
-"""R-MAE table 1b, RAE, batch: each region is a pass of its own.
+"""R-MAE table 1b, RAE, batch: each region is a separate pass.
 
 Command:   rmae-d2 train --config-file configs/ablations/rae_batch.py --num-gpus 8
 Published: R-MAE table 1b | RAE, batch | 47.2 box AP (second-hand); mask AP, mIoU not found
-Note:      The same as length, at a cost that is linear in K (second-hand, v1).
-Reading:   the paper's text was not at hand; how this variant is read stands in
-           rmae_d2/modeling/region_variants.py.
+Note:      equal to length, at a cost linear in K (second-hand, v1).
+Reading:   the paper's text was not available; rmae_d2/modeling/region_variants.py explains how this variant
+           is interpreted.
 Measured:  not run here.
 """
 

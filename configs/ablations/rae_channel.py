@@ -2,9 +2,9 @@
 
 Command:   rmae-d2 train --config-file configs/ablations/rae_channel.py --num-gpus 8
 Published: R-MAE table 1b | RAE, channel | not found; below length and batch (from memory)
-Note:      Cheap, not permutation-equivariant (second-hand, v1).
-Reading:   the paper's text was not at hand; how this variant is read stands in
-           rmae_d2/modeling/region_variants.py.
+Note:      cheap, not permutation-equivariant (second-hand, v1).
+Reading:   the paper's text was not available; rmae_d2/modeling/region_variants.py explains how this variant
+           is interpreted.
 Measured:  not run here.
 """
 

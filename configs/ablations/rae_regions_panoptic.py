@@ -1,9 +1,8 @@
-"""R-MAE table 1d, RAE alone with regions of COCO's panoptic ground truth.
+"""R-MAE table 1d, RAE with regions from COCO's panoptic ground truth.
 
 Command:     rmae-d2 train --config-file configs/ablations/rae_regions_panoptic.py --num-gpus 8
 Published:   R-MAE table 1d | RAE, panoptic ground truth | not found; below SAM, 50.6 (second-hand)
-Reading:     whether the paper's row is of RAE or of R-MAE (regions_panoptic.py) is not known; files as
-             there.
+Reading:     whether the paper's row is for RAE or R-MAE (regions_panoptic.py) is not known; files as there.
 Measured:    not run here.
 """
 

@@ -1,8 +1,8 @@
-"""R-MAE table 1d, RAE alone with regions of SAM.
+"""R-MAE table 1d, RAE with regions from SAM.
 
 Command:   rmae-d2 train --config-file configs/ablations/rae_regions_sam.py --num-gpus 8
 Published: R-MAE table 1d | RAE, SAM | 50.6 (second-hand ×2) / 45.1 (second-hand)
-Reading:   the store as for regions_sam.py: dataloader.train.mapper.regions.path=DIR.
+Reading:   the store is that of regions_sam.py: dataloader.train.mapper.regions.path=DIR.
 Measured:  not run here.
 """
 

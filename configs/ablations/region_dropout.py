@@ -1,4 +1,4 @@
-"""Not in the paper: trained with the first 1 to K regions, so that one model serves any number.
+"""Not in the paper: trains with the first 1 to K regions, so that one model works with any number.
 
 Command:   rmae-d2 train --config-file configs/ablations/region_dropout.py --num-gpus 8
 Published: not in the paper.

@@ -1,10 +1,10 @@
-"""Not in the paper: whole regions are hidden, the counterpart of AutoMAE's object prior.
+"""Not in the paper: hides whole regions, the counterpart of AutoMAE's object prior.
 
 Command:   rmae-d2 train --config-file configs/ablations/region_guided_masking.py --num-gpus 8
 Published: not in the paper.
 Sweep:     rmae-d2 sweep with model.masking.pixels.share=0.25,0.5,0.75,1
-Reading:   region patches keep a random mask of their own, for the query of a region that is all
-           hidden knows nothing.
+Reading:   region patches keep their own random mask, because the query of a completely hidden region would
+           carry no information.
 Measured:  not run here.
 """
 

@@ -1,10 +1,10 @@
-"""R-MAE table 1d (v1), regions of COCO's instance ground truth.
+"""R-MAE table 1d (v1), regions from COCO's instance ground truth.
 
 Command:   rmae-d2 train --config-file configs/ablations/regions_instances.py --num-gpus 8
 Published: R-MAE table 1d | R-MAE, instance ground truth (v1) | not found; no better than FH, or worse
              (second-hand, v1)
-Reading:   overlapping masks of things, crowds left out; an image without things has empty maps. For
-           another data set dataloader.{train,test}.mapper.regions.json_file=FILE.
+Reading:   overlapping masks of things, without crowds; an image without things has empty maps. For another
+           data set: dataloader.{train,test}.mapper.regions.json_file=FILE.
 Measured:  not run here.
 """
 

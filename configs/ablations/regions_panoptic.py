@@ -1,8 +1,8 @@
-"""R-MAE table 1d, regions of COCO's panoptic ground truth.
+"""R-MAE table 1d, regions from COCO's panoptic ground truth.
 
 Command:   rmae-d2 train --config-file configs/ablations/regions_panoptic.py --num-gpus 8
 Published: R-MAE table 1d | R-MAE, panoptic ground truth | not found; below SAM (second-hand)
-Note:      Which model the paper's row is of, RAE or R-MAE, is not known.
+Note:      whether the paper's row is for RAE or R-MAE is not known.
 Reading:   folders panoptic_{train,val}2017 of PNGs beside COCO's images; for others
            dataloader.train.mapper.regions.folder=DIR.
 Measured:  not run here.

@@ -1,9 +1,9 @@
-"""R-MAE table 1c, R-MAE, batch: each region is a pass of its own.
+"""R-MAE table 1c, R-MAE, batch: each region is a separate pass.
 
 Command:   rmae-d2 train --config-file configs/ablations/rmae_batch.py --num-gpus 8
 Published: R-MAE table 1c | R-MAE, batch | not found; matched by length at negligible cost (second-hand ×2)
-Reading:   the paper's text was not at hand; how this variant is read stands in
-           rmae_d2/modeling/region_variants.py.
+Reading:   the paper's text was not available; rmae_d2/modeling/region_variants.py explains how this variant
+           is interpreted.
 Measured:  not run here.
 """
 

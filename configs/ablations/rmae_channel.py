@@ -2,8 +2,8 @@
 
 Command:   rmae-d2 train --config-file configs/ablations/rmae_channel.py --num-gpus 8
 Published: R-MAE table 1c | R-MAE, channel | not found
-Reading:   the paper's text was not at hand; how this variant is read stands in
-           rmae_d2/modeling/region_variants.py.
+Reading:   the paper's text was not available; rmae_d2/modeling/region_variants.py explains how this variant
+           is interpreted.
 Measured:  not run here.
 """
 

@@ -1,10 +1,10 @@
-"""Only regions with a visible foreground patch are drawn: random_fg of the published code.
+"""Draws only regions with a visible foreground patch: random_fg of the published code.
 
 Command:   rmae-d2 train --config-file configs/ablations/visible_foreground.py --num-gpus 8
 Published: R-MAE text | regions with visible foreground only | not found; the default draws any (published
              code)
-Sweep:     dataloader.train.mapper.min_patches=2, the published code's filter_small_patches; also
-           false there.
+Sweep:     dataloader.train.mapper.min_patches=2 is the published code's filter_small_patches, also off by
+           default there.
 Measured:  not run here.
 """
 

@@ -2,11 +2,11 @@
 
 Command:     rmae-d2 train --config-file configs/ade20k/linear_vitb.py --num-gpus 8
              train.init_checkpoint=PRETRAINED (ours, MAE's, timm's, Hugging Face's)
-Data:        ADEChallengeData2016 as it is published, under DETECTRON2_DATASETS.
+Data:        ADEChallengeData2016 as published, under DETECTRON2_DATASETS.
 Batch, GPUs: 16 images per step, 2 per GPU on 8.
-Published:   nothing of MAE or R-MAE at this size; the protocol is DINOv2's "linear" (section 7.4): batch norm
-             and a linear layer on the last block's patches, crops of 512, a window that slides.
-Differs:     the optimisation is upernet_vitb_160k.py's schedule at a rate of its own (not tuned).
+Published:   nothing for MAE or R-MAE at this size; the protocol is DINOv2's "linear" (section 7.4): batch
+             norm and a linear layer on the last block's patches, crops of 512, sliding window.
+Differs:     optimisation is upernet_vitb_160k.py's schedule with its own learning rate (not tuned).
 Measured:    not run here; no time or memory known.
 """
 
@@ -41,7 +41,7 @@ model.sem_seg_head = L(LinearHead)(
 )
 
 optimizer = L(torch.optim.AdamW)(
-    # The head's alone: the encoder's have no gradient.
+    # Only the head's: the encoder's have no gradient.
     params=L(get_default_optimizer_params)(),
     lr=1e-3,
     weight_decay=0.0,

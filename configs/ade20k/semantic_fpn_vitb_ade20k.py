@@ -2,9 +2,9 @@
 
 Command:     rmae-d2 train --config-file configs/ade20k/semantic_fpn_vitb_ade20k.py --num-gpus 8
              train.init_checkpoint=PRETRAINED
-Batch, GPUs: as upernet_vitb_160k.py; without batch norm, so one image a GPU works too.
-Published:   nothing: a light head for comparisons, with ViT (cls token kept), optimisation and test of
-             upernet_vitb_160k.py; its overrides for the variant before are taken here too.
+Batch, GPUs: as upernet_vitb_160k.py; there is no batch norm, so one image per GPU works too.
+Published:   nothing: a light head for comparisons, with the ViT (cls token kept), optimisation and test of
+             upernet_vitb_160k.py; its overrides for the earlier variant work here too.
 Measured:    not run here; no time or memory known.
 """
 

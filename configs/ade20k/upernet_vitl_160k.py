@@ -2,12 +2,12 @@
 
 Command:     rmae-d2 train --config-file configs/ade20k/upernet_vitl_160k.py --num-gpus 8
              train.init_checkpoint=PRETRAINED
-Batch, GPUs: as upernet_vitb_160k.py; train.grad_accum=N or train.activation_checkpointing=true where
-             2 images per GPU do not fit.
+Batch, GPUs: as upernet_vitb_160k.py; train.grad_accum=N or train.activation_checkpointing=true if 2 images
+             per GPU do not fit.
 Published:   MAE table 5 | ADE20K, ViT-L | 53.6 mIoU (published)
-Note:        The rate and decay of L are not published.
+Note:        the learning rate and layer decay for L are not published.
 Differs:     layer decay 0.75 and drop path 0.2 are those of MAE's own ImageNet fine-tuning of L, where B has
-             0.65 and 0.1; taps at the same depths as BEiT-L. Else as B.
+             0.65 and 0.1; taps at the same depths as BEiT-L. Otherwise as B.
 Measured:    not run here; no time or memory known.
 """
 

@@ -1,15 +1,15 @@
-"""ViTDet-L, Cascade Mask R-CNN on COCO, 100 epochs. (ViT-H, 75 epochs, has 58.7 / 51.0, published.)
+"""ViTDet-L, Cascade Mask R-CNN on COCO, 100 epochs. (Published for ViT-H, 75 epochs: 58.7 / 51.0.)
 
 Command:     rmae-d2 train --num-gpus 8
              --config-file configs/coco/cascade_mask_rcnn_vitdet_l_100ep.py
-             train.init_checkpoint=PRETRAINED; the default is what configs/pretrain/rmae_vitl.py leaves.
-Batch, GPUs: 64 images per step; published: 64 GPUs with one each. On 8 GPUs add train.grad_accum=8.
+             train.init_checkpoint=PRETRAINED; default: the result of configs/pretrain/rmae_vitl.py.
+Batch, GPUs: 64 images per step, published with one per GPU on 64. On 8 GPUs add train.grad_accum=8.
 Schedule:    as Mask R-CNN: 184,375 steps * 64 images / 118,000 images = 100 epochs.
 Published:   ViTDet table 5 | Cascade Mask R-CNN, ViT-L, MAE on ImageNet-1k | 57.6 / 50.0 (published,
                Detectron2's ViTDet)
-Note:        R-MAE has no Cascade numbers. The std of five seeds of Mask R-CNN with ViT-B is 0.10
+Note:        R-MAE reports no Cascade numbers. The std of Mask R-CNN with ViT-B over five seeds is 0.10
              (Detectron2's ViTDet).
-Resources:   22.3 GB and 0.643 s a step on 64 A100 (published, Detectron2's ViT): 33 hours.
+Resources:   22.3 GB and 0.643 s per step on 64 A100 (published, Detectron2's ViT): 33 hours.
 Measured:    not run here.
 """
 

@@ -1,14 +1,14 @@
 """ViTDet-L, Mask R-CNN on COCO, 100 epochs.
 
 Command:     rmae-d2 train --num-gpus 8 --config-file configs/coco/mask_rcnn_vitdet_l_100ep.py
-             train.init_checkpoint=PRETRAINED; the default is what configs/pretrain/rmae_vitl.py leaves.
-Batch, GPUs: 64 images per step; published: 64 GPUs with one each. On 8 GPUs add train.grad_accum=8.
+             train.init_checkpoint=PRETRAINED; default: the result of configs/pretrain/rmae_vitl.py.
+Batch, GPUs: 64 images per step, published with one per GPU on 64. On 8 GPUs add train.grad_accum=8.
 Schedule:    as ViTDet-B: 184,375 steps * 64 images / 118,000 images = 100 epochs.
 Published:   ViTDet table 5 | Mask R-CNN, ViT-L, MAE on ImageNet-1k | 55.6 / 49.2 (published); 55.5 / 49.2
                (published, Detectron2's ViTDet)
-Note:        With R-MAE's weights: pretrain/rmae_vitl_imagenet.py. The std of five seeds of Mask R-CNN with
-             ViT-B is 0.10 (Detectron2's ViTDet).
-Resources:   20.9 GB and 0.603 s a step on 64 A100 (published, Detectron2's ViT): 31 hours.
+Note:        for R-MAE's weights see pretrain/rmae_vitl_imagenet.py. The std of Mask R-CNN with ViT-B over
+             five seeds is 0.10 (Detectron2's ViTDet).
+Resources:   20.9 GB and 0.603 s per step on 64 A100 (published, Detectron2's ViT): 31 hours.
 Measured:    not run here.
 """
 

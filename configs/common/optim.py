@@ -1,4 +1,4 @@
-"""AdamW as MAE pre-trains with it (MAE, table 8), at R-MAE's base rate."""
+"""AdamW as in MAE's pre-training (MAE, table 8), at R-MAE's base rate."""
 
 from detectron2.config import LazyCall as L
 from detectron2.solver.build import get_default_optimizer_params

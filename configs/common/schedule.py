@@ -1,4 +1,4 @@
-"""Half a cosine after a linear warm-up from 0. All of it is relative to train.max_iter."""
+"""Half-cosine decay after a linear warm-up from 0, all relative to train.max_iter."""
 
 from detectron2.config import LazyCall as L
 from detectron2.solver import WarmupParamScheduler

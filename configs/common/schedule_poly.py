@@ -1,4 +1,4 @@
-"""The rate falls in a straight line to 0 after a warm-up of 1,500 of 160,000 iterations.
+"""Linear decay to 0 after a warm-up of 1,500 of 160,000 iterations.
 
 train.max_iter scales both.
 """

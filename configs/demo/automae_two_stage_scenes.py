@@ -1,9 +1,9 @@
-"""AutoMAE's two-stage baseline on the scenes: the generator of a finished run, now fixed, masks a new MAE.
+"""AutoMAE's two-stage baseline on the scenes: the frozen generator of a finished run masks a new MAE.
 
-Command:     as automae_vitt_scenes.py, and then
+Command:     as automae_vitt_scenes.py, then
              rmae-d2 train --config-file configs/demo/automae_two_stage_scenes.py
 Batch:       as rmae_tiny_scenes.py.
-Differs:     from automae_vitt_scenes.py in that nothing reaches the generator.
+Differs:     from automae_vitt_scenes.py in that the generator gets no gradient.
 Measured:    not run here with the published discriminator.
 """
 

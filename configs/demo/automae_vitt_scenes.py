@@ -1,13 +1,14 @@
-"""A small AutoMAE on the embedded scenes, for a CPU; its scorer is the demo's own small MAE.
+"""A small AutoMAE on the rendered scenes, for a CPU; its scorer is the demo's own small MAE.
 
 Command:     rmae-d2 scenes --output datasets/scenes
              rmae-d2 train --config-file configs/demo/mae_tiny_scenes.py
              rmae-d2 train --config-file configs/demo/automae_vitt_scenes.py
 Batch:       as rmae_tiny_scenes.py.
-Foreground:  hidden_foreground in the log is the share of hidden patches on objects, all_foreground that of
-             all patches, which random masks would give; the same at the end, on the validation scenes.
+Foreground:  hidden_foreground in the log is the share of hidden patches that lie on objects, all_foreground
+             that of all patches, which random masks would give; at the end the same for the validation
+             scenes.
 Constants:   the published ones.
-Measured:    1200 steps, three seeds, by a scorer of 1200 steps (docs/automae.md): probability on objects
+Measured:    1200 steps, three seeds, with a scorer of 1200 steps (docs/automae.md): probability on objects
              1.23 to 1.25 times that of chance, of which position explains 1.13; hidden patches 1.02 times.
              0.6 s of a CPU core per step.
 """

@@ -1,11 +1,11 @@
-"""Linear probe of patches on the scenes' 12 objects and 5 backgrounds: what is known of each patch.
+"""Linear probe of patches on the scenes' 12 objects and 5 backgrounds.
 
 Command:     rmae-d2 train --config-file configs/demo/linear_semantic_tiny_scenes.py
-             train.init_checkpoint=output/demo/rmae_tiny_scenes/model_final.pth is its default; of random
+             train.init_checkpoint=output/demo/rmae_tiny_scenes/model_final.pth is the default; for random
              weights: train.init_checkpoint= train.output_dir=output/demo/linear_semantic_scratch
 Batch:       16 images per step, 300 steps = 5.3 epochs of 900 images.
-Measured:    mIoU of 1000 scenes after 1200 steps of the demo's MAE 22.2 ± 0.6 (three seeds), of random
-             weights 19.2 (docs/automae.md). 1.5 minutes of a CPU core each.
+Measured:    mIoU on 1000 scenes: 22.2 ± 0.6 after 1200 steps of the demo's MAE (three seeds), 19.2 with
+             random weights (docs/automae.md). 1.5 minutes of a CPU core each.
 """
 
 from ..ade20k.linear_vitb import model, optimizer

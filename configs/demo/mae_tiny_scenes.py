@@ -1,4 +1,4 @@
-"""A small MAE on the embedded scenes: rmae_tiny_scenes.py without the region branch, to compare with.
+"""A small MAE on the rendered scenes: rmae_tiny_scenes.py without the region branch, for comparison.
 
 Command:     rmae-d2 train --config-file configs/demo/mae_tiny_scenes.py
 Batch:       as rmae_tiny_scenes.py.

@@ -1,4 +1,4 @@
-"""A small R-MAE on the embedded scenes, for a CPU: what `make demo` runs.
+"""A small R-MAE on the rendered scenes, for a CPU: what `make demo` runs.
 
 Command:     rmae-d2 scenes --output datasets/scenes
              rmae-d2 train --config-file configs/demo/rmae_tiny_scenes.py
@@ -27,7 +27,7 @@ model.region_branch.encoder_num_heads = 4
 model.region_branch.decoder_dim = 64
 model.region_branch.decoder_num_heads = 4
 
-# A short run wants a higher rate than 4000 epochs do.
+# A short run needs a higher rate than 4000 epochs.
 optimizer.base_lr = 1.2e-2
 dataloader.train.dataset.names = ("scenes_train",)
 dataloader.train.total_batch_size = 32

@@ -1,12 +1,12 @@
-"""UPerNet on ADE20K's own layout, small enough for a CPU: a plumbing check on a few images, not for mIoU.
+"""UPerNet on ADE20K's own layout, small enough for a CPU: a smoke test on a few images, not for mIoU.
 
 Command:     DETECTRON2_DATASETS=DIR rmae-d2 train
              --config-file configs/demo/semantic_tiny_ade20k.py
-             train.init_checkpoint=output/demo/rmae_tiny_scenes/model_final.pth begins with the demo's
+             train.init_checkpoint=output/demo/rmae_tiny_scenes/model_final.pth starts from the demo's
              pre-training.
 Batch:       8 images per step.
-Measured:    overfitting eight photos, at 96 pixels and rate 2e-3 from random weights: pixel accuracy
-             87.3, mIoU 38.4 after 300 steps, 1.2 s a step on one CPU core (others busy); the slow test in
+Measured:    overfitting eight photos, at 96 pixels and rate 2e-3 from random weights: pixel accuracy 87.3,
+             mIoU 38.4 after 300 steps, 1.2 s per step on one CPU core (others busy); the slow test in
              tests/engine/test_train_semantic.py. These defaults, 400 steps at 128 pixels, were not run.
 """
 

@@ -1,13 +1,13 @@
-"""A small Mask R-CNN (ViTDet) learns a handful of photos by heart: data, model and evaluation fit together.
+"""A small Mask R-CNN (ViTDet) overfits a few photos: data, model and evaluation work together.
 
 Command:     rmae-d2 train --config-file configs/demo/vitdet_overfit_coco16.py
              dataloader.train.dataset.json=FILE dataloader.train.dataset.root=IMAGES
-             FILE is a COCO-format json of some 16 photos; AP is of the same photos.
+             FILE is a COCO-format json of about 16 photos; AP is measured on the same photos.
 Batch:       2 images per step, 1200 steps, from random weights.
 Measured:    first 16 annotated photos of COCO train2017 by id: box AP 97.9, mask AP 62.8 after 1200 steps
              (59.1 / 27.1 after 400, 82.0 / 51.7 after 800), 6.5 minutes of one CPU core. One seed; that run
-             was interrupted and resumed twice, with 900, 1250 and 1200 as train.max_iter. In one piece it is
-             tests/engine/test_overfit.py, which passed (mask AP above 50).
+             was interrupted and resumed twice, with 900, 1250 and 1200 as train.max_iter. The uninterrupted
+             version, tests/engine/test_overfit.py, passed (mask AP above 50).
 """
 
 from .vitdet_tiny_coco import dataloader, lr_multiplier, model, optimizer, train

@@ -1,4 +1,4 @@
-"""The demo's Mask R-CNN (ViTDet) on COCO's own layout, for a plumbing check on a few images, not for AP.
+"""The demo's Mask R-CNN (ViTDet) on COCO's own layout: a smoke test on a few images, not for AP.
 
 Command:     DETECTRON2_DATASETS=DIR rmae-d2 train --config-file configs/demo/vitdet_tiny_coco.py
              train.init_checkpoint=PRETRAINED

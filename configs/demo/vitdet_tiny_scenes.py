@@ -1,12 +1,12 @@
 """Mask R-CNN (ViTDet) on the scenes, small enough for a CPU, from the demo's pre-training.
 
 Command:     rmae-d2 train --config-file configs/demo/vitdet_tiny_scenes.py
-             train.init_checkpoint=output/demo/rmae_tiny_scenes/model_final.pth is its default; from scratch:
+             train.init_checkpoint=output/demo/rmae_tiny_scenes/model_final.pth is the default; from scratch:
              train.init_checkpoint= train.output_dir=output/demo/vitdet_scratch
 Batch:       4 images per step, 1000 steps = 4.4 epochs of 900 images.
 Measured:    box / mask AP after 300, 400 and 500 steps: 3.9 / 1.9, 6.4 / 3.8 and 8.4 / 4.7 from 502 steps of
              R-MAE; 2.7 / 1.1, 4.5 / 2.4 and 7.3 / 4.4 from random weights. One seed, evaluated every 100
-             steps, stopped there for want of time (docs/scenes_ap.png); 0.6 s of one CPU core a step.
+             steps, stopped there for lack of time (docs/scenes_ap.png); 0.6 s of one CPU core per step.
 """
 
 import torch
@@ -36,11 +36,11 @@ model.backbone.net.embed_dim = 192
 model.backbone.net.depth = 6
 model.backbone.net.num_heads = 3
 model.backbone.net.drop_path_rate = 0.0
-# Global attention throughout: 10x10 patches are few.
+# Global attention throughout: there are only 10x10 patches.
 model.backbone.net.window_size = 0
 model.backbone.net.window_block_indexes = []
 model.backbone.out_channels = 64
-# No stride 4, which would take more than half of the time.
+# No stride 4, which would take more than half the time.
 model.backbone.scale_factors = (2.0, 1.0, 0.5)
 model.proposal_generator.in_features = ["p3", "p4", "p5", "p6"]
 model.proposal_generator.head.conv_dims = [-1]

@@ -1,4 +1,4 @@
-"""Fine-tuning of a ViT-B/16 on iNaturalist 2017: 5,089 species, 579,184 images to train, 95,986 to test.
+"""Fine-tuning of a ViT-B/16 on iNaturalist 2017: 5,089 species, 579,184 training and 95,986 test images.
 
 Command:     rmae-d2 train --config-file configs/finegrained/inat2017.py --num-gpus 8
              train.init_checkpoint=WEIGHTS (ours, MAE's, timm's or Hugging Face's)
@@ -8,7 +8,7 @@ Schedule:    100 epochs = 56,561 updates * 1024 images / 579,184 images; warm-up
 Published:   MAE table 6 | iNaturalist 2017, ViT-B | 70.5 top-1 (published)
              AutoMAE fine-grained | iNaturalist, of which year is not known | not found
 Differs:     as inat2018.py.
-Measured:    not run here: the data are not at hand.
+Measured:    not run here: the data were not available.
 """
 
 from .inat2018 import dataloader, lr_multiplier, model, optimizer, train

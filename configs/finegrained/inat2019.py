@@ -1,4 +1,4 @@
-"""Fine-tuning of a ViT-B/16 on iNaturalist 2019: 1,010 species, 265,213 images to train, 3,030 to test.
+"""Fine-tuning of a ViT-B/16 on iNaturalist 2019: 1,010 species, 265,213 training and 3,030 test images.
 
 Command:     rmae-d2 train --config-file configs/finegrained/inat2019.py --num-gpus 8
              train.init_checkpoint=WEIGHTS (ours, MAE's, timm's or Hugging Face's)
@@ -8,7 +8,7 @@ Schedule:    100 epochs = 25,900 updates * 1024 images / 265,213 images; warm-up
 Published:   MAE table 6 | iNaturalist 2019, ViT-B | 80.5 top-1 (published)
              AutoMAE fine-grained | iNaturalist, of which year is not known | not found
 Differs:     as inat2018.py.
-Measured:    not run here: the data are not at hand.
+Measured:    not run here: the data were not available.
 """
 
 from .inat2018 import dataloader, lr_multiplier, model, optimizer, train

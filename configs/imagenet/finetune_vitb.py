@@ -4,18 +4,18 @@ Command:     rmae-d2 train --config-file configs/imagenet/finetune_vitb.py --num
              train.init_checkpoint=WEIGHTS (ours, MAE's, timm's or Hugging Face's)
 Batch, GPUs: 1024 images per step, 128 per GPU on 8; on fewer or smaller GPUs add train.grad_accum=N, or lower
              dataloader.train.total_batch_size: the learning rate follows, base 5e-4 per 256 images.
-Schedule:    100 epochs = 125,114 updates * 1024 images / 1,281,167 images; warm-up 5 epochs, half a cosine
-             down to 1e-6.
+Schedule:    100 epochs = 125,114 updates * 1024 images / 1,281,167 images; warm-up 5 epochs, half cosine to
+             1e-6.
 Published:   MAE table 3 | fine-tuning, ViT-B | 83.6 top-1 (published); four seeds of the released code 83.63,
                83.66, 83.52, 83.46
              R-MAE table 6 | fine-tuning, ViT-B | 83.6 top-1, as MAE (second-hand)
-Differs:     base rate 5e-4 and layer decay 0.65 are the released command's for ViT-B; the paper's table 9
+Differs:     base rate 5e-4 and layer decay 0.65 are from the released command for ViT-B; the paper's table 9
              has 1e-3 and 0.75.
-Evaluation:  --eval-only takes fine-tuned classifiers of others too (MAE's, DeiT's, timm's, Hugging Face's);
-             those of the cls token need model.pool=cls, other than ImageNet's mean and deviation
-             model.pixel_mean and pixel_std, in the range 0-255.
+Evaluation:  --eval-only also takes fine-tuned classifiers of other projects (MAE, DeiT, timm, Hugging Face).
+             If they use the cls token, add model.pool=cls; if their mean and deviation are not ImageNet's,
+             set model.pixel_mean and pixel_std, in the range 0-255.
 Own images:  dataloader.train.dataset.root=/photos; see configs/common/data/imagenet.py.
-Measured:    not run here: ImageNet is not at hand.
+Measured:    not run here: ImageNet was not available.
 """
 
 from detectron2.config import LazyCall as L

@@ -6,8 +6,8 @@ Batch, GPUs: as finetune_vitb.py, base rate 1e-3 per 256 images.
 Schedule:    50 epochs = 62,557 updates * 1024 images / 1,281,167 images; warm-up 5 epochs.
 Published:   MAE table 3 | fine-tuning, ViT-L | 85.9 top-1 (published); seeds of the released code 85.87, std
                0.07
-Differs:     drop path 0.2 is the released command's; the paper's table 9 has 0.1.
-Measured:    not run here: ImageNet is not at hand.
+Differs:     drop path 0.2 is from the released command; the paper's table 9 has 0.1.
+Measured:    not run here: ImageNet was not available.
 """
 
 from .finetune_vitb import dataloader, lr_multiplier, model, optimizer, train

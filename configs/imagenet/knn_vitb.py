@@ -1,13 +1,13 @@
-"""k-NN accuracy on ImageNet-1k of a ViT-B/16's features; nothing is trained.
+"""k-NN accuracy on ImageNet-1k of a ViT-B/16's features, without training.
 
 Command:     rmae-d2 train --config-file configs/imagenet/knn_vitb.py --num-gpus 8 --eval-only
              train.init_checkpoint=WEIGHTS (ours, MAE's, timm's or Hugging Face's)
-Batch, GPUs: any; features of all images in float16 on each GPU, 2 GB.
-Published:   nothing of MAE or R-MAE is known to us.
-Own images:  dataloader.test.dataset.root=/photos with train/<class>/ and val/<class>/ in it. For a folder
-             of class folders without splits add dataloader.test.dataset.bank_split= and
-             dataloader.test.dataset.query_split=null: each image is then asked about the others.
-Measured:    not run here: ImageNet is not at hand.
+Batch, GPUs: any; features of all images are held in float16 on each GPU, 2 GB.
+Published:   nothing known for MAE or R-MAE.
+Own images:  dataloader.test.dataset.root=/photos with train/<class>/ and val/<class>/ in it. For a folder of
+             class folders without splits add dataloader.test.dataset.bank_split= and
+             dataloader.test.dataset.query_split=null: each image is then compared with the others.
+Measured:    not run here: ImageNet was not available.
 """
 
 from detectron2.config import LazyCall as L

@@ -5,16 +5,17 @@ Command:     rmae-d2 train --config-file configs/imagenet/linear_vitb.py --num-g
 Batch, GPUs: 16384 images per step, 2048 per GPU on 8; on smaller GPUs add train.grad_accum=N. The learning
              rate follows the batch, base 0.1 per 256 images, so 6.4; each process normalises over its own
              micro-batch.
-Schedule:    90 epochs = 7,038 updates * 16384 images / 1,281,167 images; warm-up 10 epochs, half a cosine.
+Schedule:    90 epochs = 7,038 updates * 16384 images / 1,281,167 images; warm-up 10 epochs, half cosine.
 Published:   MAE table 12 | linear probe, ViT-B | 68.0 top-1 (published); 67.8 from the released weights and
                code
              R-MAE table 6 | linear probe, ViT-B | 60.6 top-1, MAE 68.0 (second-hand)
-Note:        Published as R-MAE's: regions make features more local.
-Differs:     the published code leaves out each epoch's last images, 7,020 updates.
+Note:        R-MAE's published explanation: regions make features more local.
+Differs:     the published code drops each epoch's last images, 7,020 updates.
 Own images:  dataloader.train.dataset.root=/photos; see configs/common/data/imagenet.py.
-             With small batches the rule leaves a rate at which LARS hardly moves (a step is a thousandth of
-             rate * the weights' norm): begin with optimizer.base_lr=1600/batch, a rate of 6.25 (not tuned).
-Measured:    not run here: ImageNet is not at hand.
+             With small batches the scaling rule gives a rate at which LARS hardly moves (a step is a
+             thousandth of rate * the weights' norm): start with optimizer.base_lr=1600/batch, a rate of 6.25
+             (not tuned).
+Measured:    not run here: ImageNet was not available.
 """
 
 from detectron2.config import LazyCall as L
@@ -31,7 +32,7 @@ train.init_checkpoint = "output/rmae_vitb_imagenet/model_final.pth"
 train.max_iter = 7_038
 train.precision = "bf16"
 train.eval_period = 782
-# The head's running means: those of the first process count.
+# The head's running means: those of the first process are used.
 train.ddp.broadcast_buffers = True
 lr_multiplier.warmup_length = 10 / 90
 

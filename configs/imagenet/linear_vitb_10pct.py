@@ -5,9 +5,9 @@ Command:     rmae-d2 train --config-file configs/imagenet/linear_vitb_10pct.py -
 Data:        as finetune_vitb_10pct.py.
 Batch, GPUs: 1600 images per step, 200 per GPU on 8.
 Schedule:    90 epochs = 7,207 updates * 1600 images / 128,117 images; warm-up 10 epochs.
-Published:   nothing: no linear probe of MAE, R-MAE or AutoMAE with few labels is known to us.
-Differs:     as linear_vitb_1pct.py; the rule for batches would give a rate of 0.6.
-Measured:    not run here: ImageNet is not at hand.
+Published:   nothing known: no linear probe of MAE, R-MAE or AutoMAE with few labels.
+Differs:     as linear_vitb_1pct.py; the scaling rule would give a rate of 0.6.
+Measured:    not run here: ImageNet was not available.
 """
 
 from .linear_vitb_1pct import dataloader, lr_multiplier, model, optimizer, train

@@ -5,7 +5,7 @@ Command:     rmae-d2 train --config-file configs/imagenet/linear_vitl.py --num-g
 Batch, GPUs: as linear_vitb.py.
 Published:   MAE table 12 | linear probe, ViT-L | 75.8 top-1 (published); 76.0 from the released weights and
                code
-Measured:    not run here: ImageNet is not at hand.
+Measured:    not run here: ImageNet was not available.
 """
 
 from .linear_vitb import dataloader, lr_multiplier, model, optimizer, train

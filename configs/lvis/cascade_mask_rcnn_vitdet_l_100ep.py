@@ -2,13 +2,13 @@
 
 Command:     rmae-d2 train --num-gpus 8
              --config-file configs/lvis/cascade_mask_rcnn_vitdet_l_100ep.py
-             train.init_checkpoint=PRETRAINED; the default is what configs/pretrain/rmae_vitl.py leaves.
-Batch, GPUs: 64 images per step; published: 64 GPUs with one each. On 8 GPUs add train.grad_accum=8.
+             train.init_checkpoint=PRETRAINED; default: the result of configs/pretrain/rmae_vitl.py.
+Batch, GPUs: 64 images per step, published with one per GPU on 64. On 8 GPUs add train.grad_accum=8.
 Schedule:    as Mask R-CNN: 156,250 steps * 64 images / 100,000 images = 100 epochs.
 Published:   ViTDet table 10 | LVIS, Cascade Mask R-CNN, ViT-L | 49.2 / 44.5 (published, Detectron2's ViTDet)
-Note:        R-MAE has no Cascade numbers. The std of five seeds of Mask R-CNN with ViT-B is 0.30
+Note:        R-MAE reports no Cascade numbers. The std of Mask R-CNN with ViT-B over five seeds is 0.30
              (Detectron2's ViTDet).
-Resources:   24.9 GB and 0.629 s a step on 64 A100 (published, Detectron2's ViT): 27 hours.
+Resources:   24.9 GB and 0.629 s per step on 64 A100 (published, Detectron2's ViT): 27 hours.
 Measured:    not run here.
 """
 

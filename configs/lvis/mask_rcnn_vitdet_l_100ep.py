@@ -1,14 +1,14 @@
-"""ViTDet-L, Mask R-CNN on LVIS v1, 100 epochs. (ViT-H, at a rate of 1e-4, has 49.1 / 46.0, published.)
+"""ViTDet-L, Mask R-CNN on LVIS v1, 100 epochs. (Published for ViT-H, at a rate of 1e-4: 49.1 / 46.0.)
 
 Command:     rmae-d2 train --num-gpus 8 --config-file configs/lvis/mask_rcnn_vitdet_l_100ep.py
-             train.init_checkpoint=PRETRAINED; the default is what configs/pretrain/rmae_vitl.py leaves.
-Batch, GPUs: 64 images per step; published: 64 GPUs with one each. On 8 GPUs add train.grad_accum=8.
+             train.init_checkpoint=PRETRAINED; default: the result of configs/pretrain/rmae_vitl.py.
+Batch, GPUs: 64 images per step, published with one per GPU on 64. On 8 GPUs add train.grad_accum=8.
 Schedule:    as ViTDet-B: 156,250 steps * 64 images / 100,000 images = 100 epochs.
 Published:   ViTDet table 10 | LVIS, Mask R-CNN, ViT-L | 46.1 / 43.5 (published); 46.1 / 43.6 (Detectron2's
                ViTDet)
-Note:        R-MAE has no ViT-L on LVIS. The std of five seeds of Mask R-CNN with ViT-B is 0.30 (Detectron2's
-             ViTDet).
-Resources:   24.7 GB and 0.576 s a step on 64 A100 (published, Detectron2's ViT): 25 hours.
+Note:        R-MAE has no ViT-L on LVIS. The std of Mask R-CNN with ViT-B over five seeds is 0.30
+             (Detectron2's ViTDet).
+Resources:   24.7 GB and 0.576 s per step on 64 A100 (published, Detectron2's ViT): 25 hours.
 Measured:    not run here.
 """
 

@@ -3,8 +3,8 @@
 Command:     rmae-d2 train --config-file configs/pretrain/automae_rmae_vitb.py --num-gpus 8
              model.masking.generator.scorer.weights=mae_pretrain_vit_base.pth
 Batch, GPUs: as automae_vitb_coco.py.
-Regions:     as rmae_vitb.py. The region loss too reaches the generator through the visible tokens.
-Published:   nothing; nobody has published the two together. Either alone: rmae_vitb.py, automae_vitb_coco.py.
+Regions:     as rmae_vitb.py. The region loss also reaches the generator through the visible tokens.
+Published:   nothing for the combination. For either alone: rmae_vitb.py, automae_vitb_coco.py.
 Measured:    not run here.
 """
 

@@ -1,9 +1,9 @@
-r"""AutoMAE's two-stage baseline, ViT-B/16 on COCO: a finished run's generator, now fixed, masks a new MAE.
+r"""AutoMAE's two-stage baseline, ViT-B/16 on COCO: the frozen generator of a finished run masks a new MAE.
 
 Command:     rmae-d2 train --num-gpus 8 \
              --config-file configs/pretrain/automae_two_stage_vitb_coco.py
              model.masking.generator.generator.scorer.weights=mae_pretrain_vit_base.pth
-Batch, GPUs: as automae_vitb_coco.py, whose run comes first; the scorer is that of it.
+Batch, GPUs: as automae_vitb_coco.py, which must be run first; the scorer is the same as there.
 Published:   AutoMAE detection | two-stage baseline | not found; the paper argues with such a baseline
 Measured:    not run here.
 """

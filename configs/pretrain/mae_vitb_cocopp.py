@@ -1,4 +1,4 @@
-"""MAE ViT-B/16 on COCO++: the twin of rmae_vitb_cocopp.py.
+"""MAE ViT-B/16 on COCO++: the counterpart of rmae_vitb_cocopp.py.
 
 Command:     rmae-d2 train --config-file configs/pretrain/mae_vitb_cocopp.py --num-gpus 8
 Batch, GPUs: as rmae_vitb.py.

@@ -1,4 +1,4 @@
-"""MAE ViT-B/16 on ImageNet-1k, 800 epochs: the twin of rmae_vitb_imagenet.py.
+"""MAE ViT-B/16 on ImageNet-1k, 800 epochs: the counterpart of rmae_vitb_imagenet.py.
 
 Command:     rmae-d2 train --config-file configs/pretrain/mae_vitb_imagenet.py --num-gpus 8
 Batch, GPUs: as rmae_vitb.py.

@@ -1,4 +1,4 @@
-"""MAE ViT-B/16 on ImageNet-1k, 1600 epochs: the twin of rmae_vitb_imagenet_1600ep.py.
+"""MAE ViT-B/16 on ImageNet-1k, 1600 epochs: the counterpart of rmae_vitb_imagenet_1600ep.py.
 
 Command:     rmae-d2 train --num-gpus 8
              --config-file configs/pretrain/mae_vitb_imagenet_1600ep.py

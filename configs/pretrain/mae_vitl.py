@@ -1,8 +1,8 @@
-"""MAE ViT-L/16 on COCO train2017: the twin of rmae_vitl.py.
+"""MAE ViT-L/16 on COCO train2017: the counterpart of rmae_vitl.py.
 
 Command:     rmae-d2 train --config-file configs/pretrain/mae_vitl.py --num-gpus 8
 Batch, GPUs: as rmae_vitl.py.
-Published:   nothing that is stated; see rmae_vitl.py.
+Published:   nothing stated; see rmae_vitl.py.
 Measured:    not run.
 """
 

@@ -1,4 +1,4 @@
-"""MAE ViT-L/16 on ImageNet-1k, 1600 epochs: the twin of rmae_vitl_imagenet.py.
+"""MAE ViT-L/16 on ImageNet-1k, 1600 epochs: the counterpart of rmae_vitl_imagenet.py.
 
 Command:     rmae-d2 train --config-file configs/pretrain/mae_vitl_imagenet.py --num-gpus 8
 Batch, GPUs: as rmae_vitl.py.

@@ -1,4 +1,4 @@
-"""RAE ViT-B/16 on COCO train2017: regions alone, no pixel decoder.
+"""RAE ViT-B/16 on COCO train2017: regions only, no pixel decoder.
 
 Command:     rmae-d2 train --config-file configs/pretrain/rae_vitb.py --num-gpus 8
 Batch, GPUs: as rmae_vitb.py.

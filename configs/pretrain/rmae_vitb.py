@@ -4,19 +4,19 @@ Command:     rmae-d2 train --config-file configs/pretrain/rmae_vitb.py --num-gpu
 Batch, GPUs: 4096 images per step, 512 per GPU on 8; on fewer or smaller GPUs add train.grad_accum=N, or lower
              dataloader.train.total_batch_size: the learning rate follows, base 1e-4 per 256 images.
 Schedule:    4000 epochs = 115,515 updates * 4096 images / 118,287 images; warm-up 1/12 of it.
-Regions:     FH at scales 500, 1000, 1500, 8 an image, computed at first sight (0.06 s an image and core with
-             numba, 0.8 s without) and kept in output/region_cache (about 1.4 GB for COCO). Or made before:
-             rmae-d2 regions --source fh --dataset coco_2017_train --output DIR, then
+Regions:     FH at scales 500, 1000, 1500, 8 per image, computed when an image is first used (0.06 s per image
+             and core with numba, 0.8 s without) and kept in output/region_cache (about 1.4 GB for COCO). To
+             precompute them: rmae-d2 regions --source fh --dataset coco_2017_train --output DIR, then
              dataloader.train.mapper.regions.path=DIR.
 Published:   R-MAE table 1c | R-MAE, length (default) | 50.6 (second-hand ×2) / 45.0 (second-hand), 9.8b FLOPs
                (second-hand ×2)
              R-MAE table 1d | R-MAE, FH, three scales (default) | as table 1c
              R-MAE table 1e | pixel to region (default) | as table 1c; the best of the three (second-hand ×2)
-Note:        Noise of fine-tuning alone: std 0.10 (Detectron2's ViTDet).
+Note:        noise of fine-tuning alone: std 0.10 (Detectron2's ViTDet).
 Differs:     the published code has base rate 1.5e-4 (optimizer.base_lr=1.5e-4), neck depth 8
-             (model.region_branch.neck_depth=8) and 144,000 updates (train.max_iter=144000). It computes in
-             fp32 unless told otherwise; this config, and all of pretrain/ and ablations/, which are made of
-             it, in bf16 (train.precision=fp32 for the published).
+             (model.region_branch.neck_depth=8) and 144,000 updates (train.max_iter=144000). It defaults to
+             fp32 (train.precision=fp32); this config, and everything in pretrain/ and ablations/, which is
+             based on it, uses bf16.
 Measured:    not run; no time or memory known.
 """
 

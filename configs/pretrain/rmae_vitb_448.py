@@ -4,9 +4,9 @@ Command:     rmae-d2 train --config-file configs/pretrain/rmae_vitb_448.py --num
              train.init_checkpoint=output/rmae_vitb/model_final.pth
 Batch, GPUs: 4096 images per step. An image keeps 359 MiB of activations in fp32 (docs/ablations.md), 512 of
              them on each of 8 GPUs 180 GiB: train.grad_accum=8, or train.activation_checkpointing=true.
-Schedule:    400 epochs = 11,552 updates, for a model that begins with weights of 224 pixels: position
-             tables are resized to the grid. Without weights to begin with: train.max_iter=115515.
-Published:   nothing; the nearest is Long-Seq MAE, 448 pixels, with masks of 2x2 patches in common and another
+Schedule:    400 epochs = 11,552 updates, starting from weights trained at 224 pixels: position tables are
+             resized to the grid. Without such weights: train.max_iter=115515.
+Published:   nothing; the closest is Long-Seq MAE, 448 pixels, with 2x2 patches masked together and another
              decoder.
 Measured:    not run.
 """

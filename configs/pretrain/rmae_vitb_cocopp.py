@@ -2,8 +2,8 @@
 
 Command:     rmae-d2 train --config-file configs/pretrain/rmae_vitb_cocopp.py --num-gpus 8
 Batch, GPUs: as rmae_vitb.py.
-Schedule:    as many epochs as on train2017: 4000 = 236,026 updates * 4096 images / 241,690 images. The
-             published code keeps its 144,000 updates here, 2,440 epochs (train.max_iter=144000).
+Schedule:    the same number of epochs as on train2017: 4000 = 236,026 updates * 4096 images / 241,690 images.
+             The published code keeps its 144,000 updates here, 2,440 epochs (train.max_iter=144000).
 Published:   R-MAE table 3 | COCO++, R-MAE | 52.1 box AP (second-hand)
 Measured:    not run.
 """

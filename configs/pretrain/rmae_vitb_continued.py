@@ -3,10 +3,10 @@
 Command:     rmae-d2 train --config-file configs/pretrain/rmae_vitb_continued.py --num-gpus 8
              train.init_checkpoint=mae_pretrain_vit_base_full.pth
 Batch, GPUs: as rmae_vitb.py.
-Weights:     of MAE, of R-MAE's published code, of Hugging Face's ViTMAEForPreTraining or of ours. Encoder and
-             pixel decoder are taken where the file has them (MAE's files without "full" have no decoder), and
-             the region branch where it is there; the log says what was copied and what is new. The
-             published code's region branch has a neck of 8 blocks: model.region_branch.neck_depth=8.
+Weights:     of MAE, of R-MAE's published code, of Hugging Face's ViTMAEForPreTraining or ours. Encoder, pixel
+             decoder and region branch are loaded if the file has them (MAE's files without "full" have no
+             decoder); the log says what was copied and what is new. The published code's region branch has a
+             neck of 8 blocks: model.region_branch.neck_depth=8.
 Schedule:    400 epochs = 11,552 updates * 4096 images / 118,287 images, a tenth of rmae_vitb.py.
 Published:   nothing.
 Measured:    not run.

@@ -3,10 +3,10 @@
 Command:     rmae-d2 train --config-file configs/pretrain/rmae_vitb_imagenet.py --num-gpus 8
 Batch, GPUs: as rmae_vitb.py.
 Schedule:    800 epochs = 250,228 updates * 4096 images / 1,281,167 images; warm-up 40 of 800 epochs (MAE).
-Rate:        1.5e-4 per 256 images, as the one published config for ImageNet has it, and MAE; the paper states
+Rate:        1.5e-4 per 256 images, as in the one published config for ImageNet and in MAE; the paper states
              1e-4, without saying for which images.
-Regions:     FH at scale 1000 alone, as the published code has it for ImageNet; 54 % of the crops then have
-             fewer than 8 regions, and repeat some.
+Regions:     FH at scale 1000 only, as in the published code for ImageNet; 54 % of the crops then have fewer
+             than 8 regions, and repeat some.
 Published:   R-MAE table 5 | ImageNet, 800 epochs, R-MAE | 51.3 / 45.7, 46.6 mIoU (from memory)
 Measured:    not run.
 """

@@ -1,9 +1,9 @@
 """R-MAE ViT-H/14 on COCO train2017: 256 patches of 14 pixels.
 
 Command:     rmae-d2 train --config-file configs/pretrain/rmae_vith.py --num-gpus 8
-Batch, GPUs: 4096 images per step; add train.grad_accum=N where a GPU can't hold its share,
-             train.activation_checkpointing=true and train.parallel=fsdp where memory is still short.
-Published:   nothing; the paper ends at ViT-L, the published code names the size.
+Batch, GPUs: 4096 images per step; add train.grad_accum=N if a GPU cannot hold its share, and
+             train.activation_checkpointing=true and train.parallel=fsdp if memory is still short.
+Published:   nothing; the paper's largest model is ViT-L, but the published code names this size.
 Measured:    not run.
 """
 

@@ -1,10 +1,10 @@
 """R-MAE ViT-L/16 on COCO train2017.
 
 Command:     rmae-d2 train --config-file configs/pretrain/rmae_vitl.py --num-gpus 8
-Batch, GPUs: 4096 images per step; add train.grad_accum=N where a GPU can't hold its share.
+Batch, GPUs: 4096 images per step; add train.grad_accum=N if a GPU cannot hold its share.
 Published:   R-MAE table 2 | ViT-L, if of COCO pre-training | 55.8, MAE 55.6 box AP (second-hand)
-Note:        On which images is not stated; MAE's 55.6 is ViTDet's number from ImageNet, so rather
-             rmae_vitl_imagenet.py.
+Note:        the pre-training images are not stated; MAE's 55.6 is ViTDet's number from ImageNet, so more
+             likely rmae_vitl_imagenet.py.
 Measured:    not run.
 """
 

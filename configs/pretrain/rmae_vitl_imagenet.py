@@ -2,10 +2,10 @@
 
 Command:     rmae-d2 train --config-file configs/pretrain/rmae_vitl_imagenet.py --num-gpus 8
 Batch, GPUs: as rmae_vitl.py.
-Schedule:    as rmae_vitb_imagenet_1600ep.py; how long the paper's ViT-L was trained is not stated.
+Schedule:    as rmae_vitb_imagenet_1600ep.py; the length of the paper's ViT-L training is not stated.
 Published:   R-MAE table 2 | ViT-L, R-MAE | 55.8 box AP (second-hand), +0.5 % FLOPs (second-hand)
-Note:        Pre-trained on which images is not stated; MAE's 55.6 is ViTDet's number from ImageNet (ViTDet
-             table 5).
+Note:        the pre-training images are not stated; MAE's 55.6 is ViTDet's number from ImageNet (ViTDet table
+             5).
 Measured:    not run.
 """
 

@@ -2,8 +2,8 @@
 
 Command:     rmae-d2 train --config-file configs/pretrain/rmae_vits.py --num-gpus 8
 Batch, GPUs: as rmae_vitb.py.
-Published:   nothing; the paper has no ViT-S. Decoders are those of ViT-B, so the pixel decoder has most of
-             the multiply-adds (docs/ablations.md).
+Published:   nothing; the paper has no ViT-S. The decoders are those of ViT-B, so the pixel decoder accounts
+             for most of the multiply-adds (docs/ablations.md).
 Measured:    not run.
 """
 

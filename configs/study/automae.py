@@ -1,6 +1,7 @@
 """AutoMAE of the study, with the published constants; its scorer is the study's MAE of the same seed.
 
-Command:     as rmae.py; alone model.masking.generator.scorer.weights=output/study/mae/model_final.pth
+Command:     as rmae.py; on its own with
+             model.masking.generator.scorer.weights=output/study/mae/model_final.pth
 Batch:       as rmae.py.
 With R-MAE:  automae_rmae.py.
 Measured:    docs/study.md.

@@ -1,8 +1,8 @@
-"""Linear probe of the study: what each frozen patch knows of 12 objects and 5 backgrounds; and k-NN.
+"""Linear probe of the study: what each frozen patch encodes of 12 objects and 5 backgrounds; and k-NN.
 
-Command:     as rmae.py; alone train.init_checkpoint=output/study/rmae/model_final.pth
+Command:     as rmae.py; on its own with train.init_checkpoint=output/study/rmae/model_final.pth
 Batch:       32 crops of 96 pixels per step, 400 steps = 1.6 epochs of 8000 scenes.
-k-NN:        of the patches of 512 training scenes, as in ../common/data/knn.py; nothing is trained for it.
+k-NN:        of the patches of 512 training scenes, as in ../common/data/knn.py, without training.
 Measured:    docs/study.md.
 """
 

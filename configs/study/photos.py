@@ -1,9 +1,9 @@
-"""The study on photographs: a public encoder as it is, and after some pre-training more, by MAE and by R-MAE.
+"""The study on photographs: a public encoder as given, and after further pre-training with MAE or R-MAE.
 
 Command:     STUDY_WEIGHTS=hf://facebook/dinov2-small rmae-d2 study configs/study/photos.py
              --records docs/study/photos.json --page docs/study/photos.md
-Data:        COCO and ADE20K under DETECTRON2_DATASETS; whatever is there of them.
-Views:       960 of each seed: it shows that the way works and what it costs, and claims nothing.
+Data:        the parts of COCO and ADE20K that are under DETECTRON2_DATASETS.
+Views:       960 per seed: it shows that the procedure works and what it costs, and claims nothing more.
 Measured:    docs/study/photos.md.
 """
 

@@ -1,9 +1,9 @@
-"""R-MAE of the study on photographs: a public ViT-S/14 that trains on.
+"""R-MAE of the study on photographs: continues a public ViT-S/14.
 
-Command:     as photos.py; alone train.init_checkpoint=hf://facebook/dinov2-small
+Command:     as photos.py; on its own with train.init_checkpoint=hf://facebook/dinov2-small
 Batch:       16 views of 224 pixels per step, 16 x 16 patches of 14; 60 steps = 20 epochs of 48 photos.
-Sizes:       decoders and region branch as in rmae.py, the pixel decoder twice as wide and deep: they begin
-             anew, and a CPU is to carry them.
+Sizes:       decoders and region branch as in rmae.py, the pixel decoder twice as wide and deep: they start
+             from random weights and must be affordable on a CPU.
 Measured:    docs/study/photos.md.
 """
 
@@ -29,14 +29,14 @@ model.pixel_decoder.depth = 2
 model.pixel_decoder.num_heads = 3
 model.region_branch = small.region_branch
 
-# 1.25e-5 for 16 images: the encoder forgets what it knew, at 4e-3 more of it.
+# 1.25e-5 for 16 images: the encoder forgets what it knew, and even more at 4e-3.
 optimizer.base_lr = 2e-4
 dataloader.train.dataset.names = ("coco_2017_train",)
 dataloader.train.total_batch_size = 16
 dataloader.train.num_workers = 1
 dataloader.test.num_workers = 0
 coco = "${oc.env:DETECTRON2_DATASETS,datasets}/coco"
-# The labelled ones alone: regions that training never sees.
+# Only the labelled ones: regions that training never sees.
 dataloader.test.dataset.root = f"{coco}/annotations/instances_val2017.json"
 dataloader.test.dataset.image_root = f"{coco}/val2017"
 dataloader.test.also = [L(InstanceSource)(json_file=dataloader.test.dataset.root)]

@@ -1,10 +1,10 @@
 """R-MAE of the study: small enough for a CPU core, long enough to learn something.
 
 Command:     rmae-d2 study configs/study/scenes.py
-             or this alone: rmae-d2 scenes --output datasets/study/scenes --num-train 8000 --num-val 500
+             or on its own: rmae-d2 scenes --output datasets/study/scenes --num-train 8000 --num-val 500
              --seed 20; DETECTRON2_DATASETS=datasets/study rmae-d2 train --config-file configs/study/rmae.py
 Batch:       64 views of 96 pixels per step, 8 x 8 patches of 12; 1500 steps = 96,000 views.
-Sizes:       the paper's in proportion: the encoder has a quarter of ViT-B's width and half of its depth, the
+Sizes:       in proportion to the paper's: the encoder has a quarter of ViT-B's width and half its depth, the
              region branch a third of the encoder's width (in the paper a sixth).
 Measured:    docs/study.md.
 """
@@ -37,7 +37,7 @@ model.region_branch.encoder_num_heads = 4
 model.region_branch.decoder_dim = 64
 model.region_branch.decoder_num_heads = 4
 
-# A short run wants a higher rate than 4000 epochs do.
+# A short run needs a higher rate than 4000 epochs.
 optimizer.base_lr = 4e-3
 dataloader.train.dataset.names = ("scenes_train",)
 dataloader.train.total_batch_size = 64

@@ -1,4 +1,4 @@
-"""R-MAE of the study with FH regions and the objects' true masks, each for half of the views.
+"""R-MAE of the study with FH regions and the objects' true masks, each for half the views.
 
 Command:     as rmae.py.
 Batch:       as rmae.py.

@@ -1,10 +1,10 @@
-"""R-MAE with a region branch as wide as the encoder: the weights that are shipped, rmae-d2://rmae_scenes.
+"""R-MAE with a region branch as wide as the encoder: the shipped weights, rmae-d2://rmae_scenes.
 
 Command:     rmae-d2 scenes --output datasets/study/scenes --num-train 8000 --num-val 500 --seed 20
              DETECTRON2_DATASETS=datasets/study rmae-d2 train --config-file configs/study/rmae_wide.py
 Batch:       as rmae.py.
-Mask ratio:  the region branch's is drawn for each step, so that it also learns from a single patch.
-Regions:     four per image, half of the paper's, so as many in a second from twice the images.
+Mask ratio:  the region branch's is sampled per step, so that it also learns from a single patch.
+Regions:     four per image, half of the paper's, so the same number per second from twice as many images.
 """
 
 from .rmae import dataloader, lr_multiplier, model, optimizer, train

@@ -1,11 +1,11 @@
-"""The study: what region learning does to a small encoder, and what it does not, on rendered scenes.
+"""The study: how region learning changes a small encoder, and how it does not, on rendered scenes.
 
 Command:     rmae-d2 study configs/study/scenes.py --records docs/study/study.json --page docs/study.md
-Cost:        about 20 hours of a CPU core for all of it; any number of sessions, machines or GPUs.
-Views:       192,000 for the three that matter, 96,000 for all others, which are not fine-tuned: that would
-             take as long again. Three seeds each.
-Equal cost:  `mae_compute` sees as many more views as MAE's step is cheaper than R-MAE's, 1.58 times (measured
-             on one core of an AMD EPYC, batches of 32).
+Cost:        about 20 hours of a CPU core in total; split over any number of sessions, machines or GPUs.
+Views:       192,000 for the three main methods, 96,000 for all others, which are not fine-tuned because that
+             would take as long again. Three seeds each.
+Equal cost:  `mae_compute` sees 1.58 times as many views, because MAE's step is that much cheaper than R-MAE's
+             (measured on one core of an AMD EPYC, batches of 32).
 Ten times:   scenes_gpu.py.
 Measured:    docs/study.md.
 """

@@ -2,9 +2,9 @@
 
 Command:     rmae-d2 study configs/study/scenes_gpu.py --records docs/study/study_gpu.json
              --page docs/study/study_gpu.md; several GPUs: --jobs 8, --cluster slurm or ray
-Sizes:       as scenes.py, but for ten times the views, in batches of 512, of 20,000 scenes, and an encoder of
-             width 384 and depth 12. Decoders and region branch stay.
-Measured:    not run: no GPU was at hand.
+Sizes:       as scenes.py, but ten times the views, in batches of 512, of 20,000 scenes, and an encoder of
+             width 384 and depth 12. Decoders and region branch are unchanged.
+Measured:    not run: no GPU was available.
 """
 
 from .scenes import study

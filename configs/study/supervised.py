@@ -1,6 +1,6 @@
-"""The study's upper bound: the encoder learns the classes of the training scenes' pixels, from no weights.
+"""The study's upper bound: the encoder learns the classes of the training scenes' pixels from scratch.
 
-As many views as pre-training has, at its rate; one linear layer on the patches, as in linear.py.
+The number of views and the rate are those of pre-training; one linear layer on the patches, as in linear.py.
 
 Command:     as rmae.py.
 Batch:       as rmae.py.

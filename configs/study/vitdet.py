@@ -1,9 +1,9 @@
-"""Mask R-CNN (ViTDet) of the study, on few labels or all: dataloader.train.dataset.fraction=0.01 or 1.
+"""Mask R-CNN (ViTDet) of the study, with few labels or all: dataloader.train.dataset.fraction=0.01 or 1.
 
-Command:     as rmae.py; alone train.init_checkpoint=output/study/rmae/model_final.pth
+Command:     as rmae.py; on its own with train.init_checkpoint=output/study/rmae/model_final.pth
 Batch:       8 images of 192 pixels per step, 300 steps; with all labels 600.
-Patches:     of 16 pixels, for strides must be powers of two here: the patch embedding for 12 is resized as
-             the weights are loaded.
+Patches:     of 16 pixels, because strides must be powers of two here: the patch embedding for 12 is resized
+             when the weights are loaded.
 Measured:    docs/study.md.
 """
 

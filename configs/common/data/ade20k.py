@@ -1,4 +1,4 @@
-"""ADE20K's 150 classes, from the official release as it is; crops and colours as mmsegmentation's recipes."""
+"""ADE20K's 150 classes from the unmodified release; crops and colours as in mmsegmentation's recipes."""
 
 from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T
@@ -32,7 +32,7 @@ dataloader = dict(
                 L(PhotometricDistortion)(hue=36.0),
             ],
             pad_to="${model.window}",
-            # Images of other bands than 8-bit RGB: the model's channels follow them.
+            # Images other than 8-bit RGB: the model's number of channels follows them.
             all_bands=False,
         ),
         total_batch_size=16,

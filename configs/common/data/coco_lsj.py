@@ -1,8 +1,8 @@
 """COCO instances with large-scale jitter (ViTDet, appendix A.2): flip, resize by 0.1-2, crop to the input.
 
-Own data, whose number of classes the model follows: dataloader.train.dataset.root=SET in any format of
-docs/labels.md, or COCO's dataloader.train.dataset.json=FILE dataloader.train.dataset.root=IMAGES; and the
-same of dataloader.test.
+Own data (the number of classes is taken from it): dataloader.train.dataset.root=SET in any format of
+docs/labels.md, or for COCO's dataloader.train.dataset.json=FILE dataloader.train.dataset.root=IMAGES;
+likewise for dataloader.test.
 """
 
 from detectron2.config import LazyCall as L
@@ -34,7 +34,7 @@ dataloader = dict(
             ],
             image_format="RGB",
             use_instance_mask=True,
-            # Of what the crop leaves of the masks.
+            # Boxes of the cropped masks.
             recompute_boxes=True,
         ),
         total_batch_size=64,

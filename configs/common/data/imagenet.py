@@ -1,4 +1,4 @@
-"""ImageNet, or own images in the same folders: random crops and flips; tests on the middle of the image."""
+"""ImageNet, or own images in the same folders: random crops and flips; tests on centre crops."""
 
 from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T

@@ -1,4 +1,4 @@
-"""k-NN classification by an encoder's features, during pre-training or alone; any folder of class folders."""
+"""k-NN classification with an encoder's features, in pre-training or alone; any folder of class folders."""
 
 from detectron2.config import LazyCall as L
 
@@ -8,15 +8,15 @@ from rmae_d2.data.datasets.image_folder import knn_dataset
 from rmae_d2.evaluation.knn import KNNEvaluation, KNNEvaluator
 
 knn = L(KNNEvaluation)(
-    # Iterations between two evaluations; 0 for none.
+    # Iterations between evaluations; 0 for none.
     period=0,
     loader=L(build_eval_loader)(
-        # Without root it is $DETECTRON2_DATASETS/imagenet. query_split=null asks each image about the others.
+        # Without root it is $DETECTRON2_DATASETS/imagenet. query_split=null compares each with the others.
         dataset=L(knn_dataset)(
             root=None,
             bank_split="train",
             query_split="val",
-            # ImageNet's training images take long to encode each time: 100 of a class are a tenth.
+            # Encoding all of ImageNet's training images takes long: 100 per class are about a tenth.
             bank_per_class=100,
             query_per_class=None,
         ),

@@ -1,4 +1,4 @@
-"""LVIS v1 with large-scale jitter: images with rare classes repeated, 300 detections per image."""
+"""LVIS v1 with large-scale jitter: images with rare classes are repeated, 300 detections per image."""
 
 from .coco_lsj import dataloader
 

@@ -1,4 +1,4 @@
-"""Pre-training data: images without labels, their regions from a store, or computed on the way and kept."""
+"""Pre-training data: images without labels, their regions from a store, or computed on the fly and cached."""
 
 from detectron2.config import LazyCall as L
 from detectron2.data import transforms as T
@@ -18,8 +18,8 @@ from .knn import knn
 dataloader = dict(
     train=L(build_train_loader)(
         # Own images: dataloader.train.dataset.root= a folder, a text list, a COCO json or another
-        # format (docs/labels.md). Where the run is evaluated (train.eval_period), that is on a tenth of
-        # them, which training leaves out.
+        # format (docs/labels.md). If the run is evaluated (train.eval_period), a tenth of them is held
+        # out for that.
         dataset=L(pretrain_dataset)(names=("coco_2017_train",), root=None),
         mapper=L(RegionDatasetMapper)(
             augmentations=[
@@ -30,17 +30,17 @@ dataloader = dict(
             ],
             regions=L(StoredRegions)(
                 path=None,  # a folder made by rmae-d2 regions
-                # For images that are not in the store, or all where no path is given.
+                # For images that are not in the store, or all if no path is given.
                 fallback=L(FelzenszwalbSource)(
                     scales=(500, 1000, 1500),
                     # Beside the run's folder, so that later runs find it.
                     cache_dir="${train.output_dir}/../region_cache",
                 ),
             ),
-            # Images of other bands than 8-bit RGB: the model's channels follow them.
+            # Images other than 8-bit RGB: the model's number of channels follows them.
             all_bands=False,
             num_regions=8,
-            # The paper's words allow that a region comes twice; the published code does not.
+            # The paper's wording allows drawing a region twice; the published code does not.
             replacement=False,
             patch_size="${model.backbone.net.patch_size}",
             mask_ratio="${model.mask_ratio}",
@@ -55,13 +55,13 @@ dataloader = dict(
     test=L(build_reconstruction_loader)(
         dataset=L(pretrain_dataset)(names=("coco_2017_val",), root=None),
         mapper="${dataloader.train.mapper}",
-        # Further region sources to report on, never trained on: [{_target_: rmae_d2.regions.InstanceSource,
+        # Additional region sources for evaluation only: [{_target_: rmae_d2.regions.InstanceSource,
         # json_file: FILE}].
         also=[],
         batch_size=32,
         num_workers=8,
     ),
     evaluator=L(ReconstructionEvaluator)(),
-    # k-NN on labelled images while training: dataloader.knn.period=N dataloader.knn.loader.dataset.root=DIR
+    # k-NN on labelled images during training: dataloader.knn.period=N dataloader.knn.loader.dataset.root=DIR
     knn=knn,
 )

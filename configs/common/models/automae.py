@@ -1,6 +1,6 @@
 """AutoMAE's masking policy, for ``model.masking``, with the published constants; and the optimizer's groups.
 
-Rectangles are in shares of the grid: 40 to 160 of 196 patches, 4 to 10 of 14 columns.
+Rectangle sizes are fractions of the grid: 40 to 160 of 196 patches, 4 to 10 of 14 columns.
 """
 
 from detectron2.config import LazyCall as L
@@ -12,9 +12,9 @@ from rmae_d2.solver import adversarial_params
 masking = L(LearnedMasking)(
     generator=L(MaskGenerator)(
         scorer=L(load_scorer)(
-            # Of the weights' size.
+            # Must match the weights.
             net=part(MaskedViT, embed_dim=768, depth=12, num_heads=12),
-            # A ViT's file: ours, MAE's, timm's or DINO's.
+            # A ViT's weight file: ours, MAE's, timm's or DINO's.
             weights="",
             block=-1,
         ),
@@ -24,26 +24,26 @@ masking = L(LearnedMasking)(
     ),
     discriminator=part(MaskDiscriminator, dims=(16, 32), bias=False),
     temperature=1.0,
-    # On the noise of marked patches (beta), and how many are marked; null for as many as stay visible.
+    # Added to the noise of marked patches (beta), and their number; null for as many as stay visible.
     bonus=0.5,
     num_marked=None,
-    # Of the adversarial loss (lambda).
+    # Weight of the adversarial loss (lambda).
     generator_weight=0.2,
     rectangle_area=(40 / 196, 160 / 196),
     rectangle_side=(4 / 14, 10 / 14),
-    # Columns are drawn, rows are what the area needs, as published; "either": chance decides which.
+    # Columns are drawn and rows follow from the area, as published; "either": chosen at random.
     rectangle_drawn="columns",
-    # Inside a rectangle (alpha).
+    # Bonus inside a rectangle (alpha).
     rectangle_bonus=0.5,
-    # Of the largest entropy; below it a warning says that the generator has collapsed.
+    # Share of the maximum entropy below which a warning says that the generator has collapsed.
     entropy_floor=0.25,
-    # True where the mapper's regions are objects: reports how many of their patches are hidden.
+    # True if the mapper's regions are objects: reports how many of their patches are hidden.
     foreground=False,
 )
 
 params = L(adversarial_params)(
     weight_decay_norm=0.0,
     weight_decay_bias=0.0,
-    # Adam of the same rate and schedule.
+    # Adam with the same rate and schedule.
     discriminator=dict(lr_factor=1.0, betas=(0.9, 0.95), weight_decay=0.0),
 )

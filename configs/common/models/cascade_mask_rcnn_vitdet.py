@@ -1,4 +1,4 @@
-"""Cascade Mask R-CNN on a plain ViT-B (ViTDet, appendix A.2): three box heads, each stricter."""
+"""Cascade Mask R-CNN on a plain ViT-B (ViTDet, appendix A.2): three box heads, increasingly strict."""
 
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec

@@ -1,4 +1,4 @@
-"""A linear probe of a ViT-B/16 (MAE, table 10); with mode "finetune" and pool "mean" its fine-tuning."""
+"""Linear probe of a ViT-B/16 (MAE, table 10); fine-tuning with mode "finetune" and pool "mean"."""
 
 from detectron2.config import LazyCall as L
 

@@ -38,7 +38,7 @@ model = L(GeneralizedRCNN)(
             window_block_indexes=[0, 1, 3, 4, 6, 7, 9, 10],
             residual_block_indexes=[],
             use_rel_pos=True,
-            # False where a config has no such key.
+            # False if a config has no such key.
             use_act_checkpoint="${oc.select:train.activation_checkpointing,false}",
             pretrain_img_size=224,
             out_feature="last_feat",

@@ -1,5 +1,5 @@
-"""R-MAE with a ViT-B/16, as the paper has it: 8 regions come from the mapper, one block each in neck, region
-encoder and region decoder. ``model.region_branch.neck_depth=8`` is the published code's neck."""
+"""R-MAE with a ViT-B/16, as in the paper: 8 regions from the mapper, one block each in neck, region encoder
+and region decoder. ``model.region_branch.neck_depth=8`` is the published code's neck."""
 
 from detectron2.config import LazyCall as L
 

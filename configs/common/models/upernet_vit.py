@@ -28,7 +28,7 @@ model = L(SlidingSemanticSegmentor)(
             residual_block_indexes=[],
             # In fine-tuning only.
             use_rel_pos=True,
-            # The pre-trained table is resized to 32x32 when it is loaded, and trained so.
+            # The pre-trained table is resized to 32x32 when it is loaded, and trained at that size.
             pretrain_img_size="${.img_size}",
             keep_cls_token=True,
             out_feature="last_feat",
@@ -65,6 +65,6 @@ model = L(SlidingSemanticSegmentor)(
     windows_per_batch=4,
     # Published: model.multi_scale.scales=[0.5,0.75,1.0,1.25,1.5,1.75] model.multi_scale.flip=true
     multi_scale=L(MultiScale)(scales=[1.0], flip=False),
-    # For large images and our evaluator: model.output=labels.
+    # For large images with our evaluator: model.output=labels.
     output="logits",
 )
