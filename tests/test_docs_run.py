@@ -40,6 +40,7 @@ NOT_RUN = {
     "make demo": "installs this checkout and its packages from the network, then runs what the pages run",
     "source .venv": "the environment of `make demo`",
     "pip install ": "installs packages from the network; CI's own installation is this",
+    "rmae-d2 benchmark gpu": "needs a GPU; tests/commands/test_benchmark_gpu.py rehearses all of it",
     "rmae-d2 install-detectron2": "downloads a wheel; tests/commands/test_install_detectron2.py runs it",
 }
 #: What stands for what a reader has; patterns are searched in shell and Python alike.

@@ -27,6 +27,20 @@ study = dict(
     output="output/study_photos",
     seeds=3,
     attention=dict(json="coco/annotations/instances_val2017.json", root="coco/val2017"),
+    regions=dict(
+        json="coco/annotations/instances_val2017.json",
+        root="coco/val2017",
+        sources=[
+            dict(label="FH, scales 500, 1000, 1500", source="fh"),
+            dict(label="SLIC, 10, 20, 40 segments", source="slic"),
+            dict(
+                label="features of the shipped R-MAE, of scenes",
+                source="features",
+                arguments=dict(weights="rmae-d2://rmae_scenes"),
+            ),
+            dict(label="features as given", source="features", arguments=dict(weights=given)),
+        ],
+    ),
     methods=[
         method("given", "as given", views=0),
         method("mae", "and MAE", "model.region_branch=null", *NO_REGIONS),

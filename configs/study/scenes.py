@@ -24,7 +24,7 @@ def method(name, label, config, *overrides, views=SHORT, **more):
 
 
 def long(name, label, config, views=LONG):
-    """A method of the first table."""
+    """A method of the table of few, which all transfers measure."""
     own = dict(group=f"{LONG:,} views", baseline="mae_long", transfers=None)
     return method(f"{name}_long", label, config, views=views, **own)
 
@@ -50,6 +50,19 @@ study = dict(
     seeds=3,
     scenes=dict(num_train=8000, num_val=500, seed=20),
     attention=dict(json="scenes/annotations/instances_val.json", root="scenes/val"),
+    regions=dict(
+        json="scenes/annotations/instances_val.json",
+        root="scenes/val",
+        sources=[
+            dict(label="FH, scales 500, 1000, 1500", source="fh"),
+            dict(label="SLIC, 10, 20, 40 segments", source="slic"),
+            dict(
+                label="features of the shipped R-MAE",
+                source="features",
+                arguments=dict(weights="rmae-d2://rmae_scenes"),
+            ),
+        ],
+    ),
     methods=[
         method("mae", "MAE", "mae"),
         method("rmae", "R-MAE, FH", "rmae"),
@@ -59,6 +72,7 @@ study = dict(
         method("mae_compute", "MAE, R-MAE's compute", "mae", views=152_000),
         method("rae", "RAE, FH", "rmae", "model.pixel_decoder=null"),
         method("rmae_instances", "R-MAE, instance masks", "rmae_instances"),
+        method("rmae_features", "R-MAE, the shipped model's features", "rmae_features"),
         method("rmae_mixture", "R-MAE, FH and instances", "rmae_mixture"),
         method("rmae_batch", "R-MAE, batch", "rmae", f"{VARIANT}BatchRegionBranch"),
         method(

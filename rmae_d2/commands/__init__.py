@@ -29,6 +29,7 @@ COMMANDS = {
     "embed": "features of photos as one table",
     "demo": "interactive segmentation in a browser",
     "evaluate-interactive": "IoU against the number of patches or clicks",
+    "evaluate-regions": "region sources against instance masks: overlap, recall, time",
     "visualize reconstruction": "what a model makes of photos of which most is hidden",
     "visualize attention": "what patches attend to, for several models",
     "visualize masking": "the masks that a model chooses",

@@ -37,6 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--seeds", nargs="+", default=[], type=options.integer(NOT_NEGATIVE), help="only these")
     add("--page-only", action="store_true", help="run nothing: gather, and make the page")
     add("--cost", action="store_true", help="also time the methods' steps, on an idle machine")
+    add("--regions", action="store_true", help="also compare the study's region sources")
     job_list.arguments(parser)
 
 
@@ -71,6 +72,10 @@ def run(args: argparse.Namespace) -> int:
         from .benchmarks.study import measure_cost
 
         records.set_cost(measure_cost(study))
+    if args.regions:
+        from ..study.records import measure_region_sources
+
+        records.set_regions(measure_region_sources(study))
     page = args.page or path.with_suffix(".md")
     files = write_page(study, records, page)
     print(f"written: {', '.join(map(str, [path, *files]))}")

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..files import atomic_file
+from ..inference.region_evaluation import regions_table
 from ..tables import table
 from ..visualization.curves import draw_differences
 from .plan import Method, Metric, Study
@@ -67,6 +68,8 @@ def _sections(study: Study, records: Records, picture: str) -> list[str]:
         parts += [f"### {group}" if group else "", values_table(study, methods, found)]
         if differences := differences_table(study, methods, found):
             parts += ["Differences to the baseline, paired by seed:", differences]
+    if records.regions:
+        parts += ["### Region sources", regions_table(records.regions["sources"])]
     if records.cost:
         parts += ["### Cost", cost_table(study, records)]
     return [part for part in parts if part]

@@ -1,7 +1,7 @@
 """The plan of a study: what its config says, and the runs that follow from it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,38 @@ class Attention:
 
 
 @dataclass(frozen=True)
+class RegionSource:
+    """One of the region sources that are compared.
+
+    Args:
+        label: in tables.
+        source: as `rmae-d2 regions --source` takes it.
+        arguments: its settings.
+    """
+
+    label: str
+    source: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Objects that the regions of several sources are compared with.
+
+    Args:
+        json: COCO's instances, below the study's data.
+        root: of their images, below the study's data.
+        sources: see `RegionSource`.
+        max_images: the first so many are taken.
+    """
+
+    json: str
+    root: str
+    sources: Sequence[RegionSource]
+    max_images: int = 200
+
+
+@dataclass(frozen=True)
 class Study:
     """A whole study.
 
@@ -118,6 +150,7 @@ class Study:
         overrides: of all methods' configs; a method's own count more.
         times: by which all methods' views are multiplied.
         attention: where the attention on objects is measured; None for nowhere.
+        regions: where region sources are compared; None for nowhere.
     """
 
     name: str
@@ -131,6 +164,7 @@ class Study:
     overrides: Sequence[str] = ()
     times: float = 1.0
     attention: Attention | None = None
+    regions: Regions | None = None
 
     def __post_init__(self) -> None:
         for what, parts in (("methods", self.methods), ("transfers", self.transfers)):
@@ -182,6 +216,9 @@ def load_study(name: str) -> Study:
         }
         for name, part in {"scenes": Scenes, "attention": Attention}.items():
             made[name] = part(**given[name]) if given.get(name) else None
+        if regions := given.get("regions"):
+            sources = [RegionSource(**each) for each in regions["sources"]]
+            made["regions"] = Regions(**{**regions, "sources": sources})
         return Study(**{**given, **made})
     except KeyError as error:
         raise UserError(f"{path}: the study has no {error}") from error

@@ -22,6 +22,8 @@ from ..events import Event, plain, read_run, results, split_starts
 from ..files import atomic_file
 from ..inference.attention import load_models, measure_attention
 from ..inference.finished_run import pick_device
+from ..inference.region_evaluation import measure_regions
+from ..regions.sources.spec import SourceSpec
 from .plan import PRETRAIN, Attention, Study, stages_by_name, weights_of
 
 logger = logging.getLogger(__name__)
@@ -79,6 +81,17 @@ class Records:
         others = [r for r in self._content["records"] if (r["method"], r["seed"]) != key]
         others.append(record)
         self._content["records"] = sorted(others, key=lambda r: (r["method"], r["seed"]))
+        self._write()
+
+    @property
+    def regions(self) -> dict[str, Any]:
+        """What `measure_region_sources` gave; empty where it was not measured."""
+        found: dict[str, Any] = self._content.get("regions", {})
+        return found
+
+    def set_regions(self, regions: Mapping[str, Any]) -> None:
+        """Writes how good the regions of several sources are."""
+        self._content["regions"] = dict(regions)
         self._write()
 
     def set_cost(self, cost: Mapping[str, Any]) -> None:
@@ -166,6 +179,25 @@ def record_of(run: Run, study: Study) -> Record:
         "code": describe_code(),
         "when": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
+
+
+def measure_region_sources(study: Study) -> dict[str, Any]:
+    """How well the regions of the study's sources agree with instances, see `measure_regions`.
+
+    Raises:
+        UserError: a study that compares none, or whose data are not there.
+    """
+    if study.regions is None:
+        raise UserError(f"the study {study.name} compares no region sources: leave --regions out")
+    where, data = study.regions, Path(study.data)
+    sources = {s.label: SourceSpec.named(s.source, s.arguments).build() for s in where.sources}
+    labels, root = str(data / where.json), str(data / where.root)
+    found = measure_regions(sources, json=labels, root=root, max_images=where.max_images)
+    rounded = {
+        name: {key: round(value, 4) for key, value in figures.items()}
+        for name, figures in found["sources"].items()
+    }
+    return {"data": where.json, "sources": rounded}
 
 
 def _attention(weights: Path, where: Attention, data: Path) -> dict[str, float]:

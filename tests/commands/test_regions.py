@@ -143,13 +143,13 @@ def test_own_source_from_a_file(photos, slic, tmp_path):
 
 def test_own_source_of_the_docs(photos, tmp_path, monkeypatch):
     page = (Path(__file__).parents[2] / "docs/regions.md").read_text()
-    (source,) = [part for part in page.split("```python\n")[1:] if "class Slic" in part]
+    (source,) = [part for part in page.split("```python\n")[1:] if "class Quickshift" in part]
     monkeypatch.chdir(tmp_path)
     Path("my_regions.py").write_text(source.split("```")[0])
-    assert "`--source my_regions.py:Slic segments=100`" in page
-    command = ["--source", "my_regions.py:Slic", "--images", str(photos), "--output", "store"]
-    assert main([*command, "--workers", "0", "segments=100"]) == 0
-    assert RegionStore("store").params == {"source": "slic", "segments": 100}
+    assert "`--source my_regions.py:Quickshift max_dist=20`" in page
+    command = ["--source", "my_regions.py:Quickshift", "--images", str(photos), "--output", "store"]
+    assert main([*command, "--workers", "0", "max_dist=20"]) == 0
+    assert RegionStore("store").params == {"source": "quickshift", "max_dist": 20}
 
 
 def test_frames_of_videos_keep_their_folders(tmp_path):

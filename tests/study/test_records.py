@@ -1,13 +1,24 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rmae_d2.errors import UserError
 from rmae_d2.study.page import BEGIN, END, write_page
-from rmae_d2.study.plan import Method, Metric, Scenes, Study, Transfer, load_study, runs_of
-from rmae_d2.study.records import Records, commands, values
-from tests.helpers import ROOT
+from rmae_d2.study.plan import (
+    Method,
+    Metric,
+    Regions,
+    RegionSource,
+    Scenes,
+    Study,
+    Transfer,
+    load_study,
+    runs_of,
+)
+from rmae_d2.study.records import Records, commands, measure_region_sources, values
+from tests.helpers import ROOT, write_coco
 
 STUDY = Study(
     name="tiny",
@@ -117,6 +128,26 @@ def test_the_page_has_the_values_the_differences_and_what_is_missing(filled, tmp
     assert difference[2] == "**+2.0 [+1.9, +2.1]**" and difference[3] == "+0.0 [+0.0, +0.0]"
     # No difference of regions: MAE has none. A column that nothing stands in is left out.
     assert len(difference) == 4
+
+
+def test_region_sources_are_compared_on_the_page(tmp_path):
+    """Two rectangles per photo: the instances themselves, and SLIC."""
+    (tmp_path / "photos").mkdir()
+    folder = write_coco(tmp_path / "photos", [(i, 20, 30, 60, 50) for i in (0, 1, 2)])
+    own = RegionSource("instances", "instances", {"json_file": str(folder / "labels.json")})
+    sources = [own, RegionSource("SLIC", "slic", {"segments": [4]})]
+    regions = Regions("photos/labels.json", "photos", sources, max_images=2)
+    study = replace(STUDY, data=str(tmp_path), regions=regions)
+    Records(tmp_path / "study.json", study).set_regions(measure_region_sources(study))
+    records = Records(tmp_path / "study.json", study)
+    found = records.regions["sources"]
+    assert found["instances"]["best_iou"] == 1 and found["instances"]["instances"] == 2
+    assert 0 < found["SLIC"]["best_iou"] < 1
+    page = tmp_path / "study.md"
+    write_page(study, records, page)
+    assert "### Region sources" in page.read_text() and "| instances |" in page.read_text()
+    with pytest.raises(UserError, match="compares no region sources"):
+        measure_region_sources(STUDY)
 
 
 def test_a_page_without_marks_is_left_alone(filled, tmp_path):

@@ -16,12 +16,14 @@ from ...errors import UserError, did_you_mean
 #: Names of the built-in sources for `SourceSpec.named`.
 SOURCES = {
     "fh": "rmae_d2.regions.sources.felzenszwalb:FelzenszwalbSource",
+    "slic": "rmae_d2.regions.sources.slic:SlicSource",
     "instances": "rmae_d2.regions.sources.annotations:InstanceSource",
     "panoptic": "rmae_d2.regions.sources.annotations:PanopticSource",
     "detections": "rmae_d2.regions.sources.detections:DetectionSource",
     "sam": "rmae_d2.regions.sources.sam:SamSource",
     "sam-json": "rmae_d2.regions.sources.sam_json:SamJsonSource",
     "npy": "rmae_d2.regions.sources.npy:NpySource",
+    "features": "rmae_d2.inference.feature_regions:FeatureRegions",
 }
 
 
