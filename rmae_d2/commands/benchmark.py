@@ -5,12 +5,12 @@
     rmae-d2 benchmark step --batch 256 --precision bf16 --data /photos --regions regions/photos
     rmae-d2 benchmark vitdet                 our ViT against Detectron2's, ViT-B at 1024 pixels
     rmae-d2 benchmark vitdet --batch 4 --precision bf16
-    rmae-d2 benchmark regions                FH, its memory, records, and what COCO and ImageNet cost
+    rmae-d2 benchmark regions                FH, its memory, records, and the cost for COCO and ImageNet
     rmae-d2 benchmark regions --images /photos
     rmae-d2 benchmark loader                 a data-loading worker, images per second and bytes per sample
-    rmae-d2 benchmark index --images 10000 10000000     packed shards as images become many
-    rmae-d2 benchmark gpu --output output/gpu          all that a GPU is to be asked, in ten minutes
-    rmae-d2 benchmark startup                what commands cost before they do anything, in CPU seconds
+    rmae-d2 benchmark index --images 10000 10000000     packed shards as the number of images grows
+    rmae-d2 benchmark gpu --output output/gpu          all GPU tests and measurements, in ten minutes
+    rmae-d2 benchmark startup                startup cost of commands, in CPU seconds
 
 Variants take turns and the minimum over repetitions counts, because other work on the machine only ever adds
 time. Ratios carry over to other machines better than seconds. Networks run on a GPU if there is one.
@@ -61,7 +61,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     for command in (regions, loader):
         add = command.add_argument
         add("--images", help="a folder, a .txt list or a COCO json of photographs")
-        add("--max-images", type=options.integer(COUNT), default=16, help="use only so many")
+        add(
+            "--max-images", type=options.integer(COUNT), default=16, help="maximum number of images"
+        )
         add("--repeat", type=options.integer(COUNT), default=3)
     add("--batch", type=options.integer(COUNT), default=32)
     add("--batches", type=options.integer(COUNT), default=8, help="batches timed per round")
@@ -83,7 +85,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--minutes", type=options.real(NOT_NEGATIVE), default=10.0, help="start no row after these")
     add("--rows", nargs="+", metavar="WORD", help="only rows with one of these in their name")
-    add("--toy", action="store_true", help="dry run of all rows on a CPU, at meaningless sizes")
+    add("--toy", action="store_true", help="rehearse all rows on a CPU, at meaningless sizes")
 
     startup = commands.add_parser("startup", help="CPU seconds of commands that end at once")
     startup.add_argument("--repeat", type=options.integer(COUNT), default=3)

@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     options.config_file(parser)
     what = "photos, folders, lists or jsons for the check (default: scikit-image's photographs)"
     add("--images", nargs="+", default=[], help=what)
-    add("--max-images", type=options.integer(COUNT), default=8, help="use only the first so many")
+    add("--max-images", type=options.integer(COUNT), default=8, help="maximum number of photos")
     options.overrides(parser)
 
 

@@ -2,7 +2,7 @@
 
 rmae-d2 inspect /data/set                        a folder of photos, COCO json, YOLO ...
 rmae-d2 inspect '/data/set#val' --statistics     one split, with its pixels' mean and standard deviation
-rmae-d2 inspect coco_2017_val                    a registered data set
+rmae-d2 inspect coco_2017_val                    a registered dataset
 rmae-d2 inspect REGIONS                          a region store: statistics and a contact sheet
 rmae-d2 inspect REGIONS 000000000009.jpg 42      these images of it, by id
 

@@ -119,7 +119,7 @@ def photos(parser: argparse.ArgumentParser, max_images: int) -> None:
     """Adds photos and config overrides."""
     add = parser.add_argument
     add("--input", nargs="+", required=True, help="photos, folders, lists, jsons")
-    add("--max-images", type=integer(COUNT), default=max_images, help="use only the first so many")
+    add("--max-images", type=integer(COUNT), default=max_images, help="maximum number of images")
     add("--seed", type=integer(NOT_NEGATIVE), default=0, help="seed of the masks")
     overrides(parser)
 

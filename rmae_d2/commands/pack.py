@@ -3,7 +3,7 @@
     rmae-d2 pack /photos --output shards --source fh scales=[500,1000,1500]
     rmae-d2 pack coco_2017_train --output shards --regions regions/coco
     rmae-d2 pack /photos --output shards                    images alone, for MAE
-    rmae-d2 pack --output shards                            go on with what was begun
+    rmae-d2 pack --output shards                            resume what was begun
     rmae-d2 pack --output shards --verify
 
 The folder serves as a dataset, dataset.root=shards, and as a region store, mapper.regions.path=shards;

@@ -5,7 +5,7 @@
     rmae-d2 regions --source sam --images FOLDER --output DIR model=facebook/sam2.1-hiera-small
     rmae-d2 regions --source detections --images FOLDER --output DIR json_file=FILE min_score=0.5
     rmae-d2 regions --source slic.py:Slic --images FOLDER --output DIR segments=50
-    rmae-d2 regions --output DIR                go on with what DIR was begun with
+    rmae-d2 regions --output DIR                resume what was begun in DIR
     rmae-d2 regions --output DIR --verify
 
 A Slurm array runs the same line in all tasks, with

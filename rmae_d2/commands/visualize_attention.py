@@ -49,7 +49,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--max-images",
         type=options.integer(NOT_NEGATIVE),
         default=0,
-        help="use only the first so many; 0: all",
+        help="maximum number of images; 0: all",
     )
     add("--seed", type=options.integer(NOT_NEGATIVE), default=0, help="seed of random weights")
 

@@ -1,4 +1,4 @@
-r"""Draws the masks that a pre-training model chooses for photos, and what it predicts behind them.
+r"""Draws the masks that a pre-training model chooses for photos, and what it predicts in the hidden patches.
 
     rmae-d2 visualize masking --weights output/automae_vitb_coco/model_final.pth --input PHOTOS
 

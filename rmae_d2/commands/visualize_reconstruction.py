@@ -39,7 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="fraction hidden, one row each",
     )
     add("--max-regions", type=options.integer(COUNT), default=3, help="maximum per photo")
-    what = "draw only so many photos, those with the largest loss"
+    what = "draw only this many photos, those with the largest loss"
     add("--worst", type=options.integer(COUNT), metavar="N", help=what)
 
 

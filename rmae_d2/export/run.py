@@ -40,7 +40,7 @@ def export_model(
         output: .onnx or .pt2, matching the format.
         format_: a key of `ENDINGS`.
         images: photos, folders, lists or jsons for the check; empty for scikit-image's photographs.
-        max_images: use only the first so many of them.
+        max_images: use only this many, from the first.
 
     Returns:
         What was exported, and the largest differences, in words.

@@ -271,7 +271,7 @@ def measure_attention(
         json, root: custom data in COCO format, and the folder of its images.
         layer, head: see `patch_attention`.
         side: shorter side of the model input, see `NamedViT.prepare`.
-        max_images: use only the first so many images with instances; 0 for all.
+        max_images: use only this many images with instances, from the first; 0 for all.
 
     Returns:
         ``data``, ``layer``, ``definition``; ``models``, with ``name``, ``network``, ``attention`` and the

@@ -82,9 +82,9 @@ def draw_reconstruction_pictures(
         mask_ratios: fractions of pixel patches hidden, one row each; empty for the model's own. The region
             branch follows, unless its config sets its own ratio.
         seed: of the masks; photo i uses seed + i at every ratio, so a higher ratio hides more patches.
-        max_images: use only the first so many inputs.
+        max_images: use only this many inputs, from the first.
         max_regions: regions drawn per photo.
-        worst: draw only so many of these photos, those with the largest loss of the first model at the first
+        worst: draw only this many photos, those with the largest loss of the first model at the first
             ratio (region loss if it predicts regions, else pixel loss), largest first; None for all.
     """
     if max_images < 1 or max_regions < 1:

@@ -174,8 +174,8 @@ class RegionPromptPredictor:
             several, they are averaged, weighted towards window centres. The mask ends where these windows
             end: elsewhere the probability is 0.
         mask_ratio: fraction of pixel patches hidden from the pixel encoder, [0, 0.95], by ``seed``.
-        seed: of the hidden pixel patches.
-        max_patches: of the grid over the whole image, unless ``resize``; never less than the model's.
+        seed: selects the hidden pixel patches.
+        max_patches: maximum for the grid over the whole image, unless ``resize``; at least the model's.
 
     Attributes:
         embedding: the image that was set, or None; it provides image_size, grid and hidden.

@@ -8,6 +8,7 @@ per patch, batch gives each region its own pass. Where they give no detail, this
 the length variant's sizes: region and pixel features are added patch by patch, the region decoder is plain
 ViT blocks, the head a three-layer MLP. In the batch variant too, the pixel encoder and the neck run once per
 image, because they do not depend on the region.
+
 Letters: B images, K regions, L patches, V visible patches, N hidden patches, D width, P patch side.
 """
 

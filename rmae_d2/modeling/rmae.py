@@ -233,9 +233,9 @@ class RMAE(HubModel, nn.Module):
 
         Args:
             images_BCHW: normalised float images of the backbone's size.
-            regions_BKHW: region maps, float 0/1 or bool; required by a region branch. ids_shuffle_BL: int64
-            patch orders whose first V patches are visible; None draws them with ``masking``. per_image:
-            return the losses as (B,) instead of their means.
+            regions_BKHW: region maps, float 0/1 or bool; required by a region branch.
+            ids_shuffle_BL: int64 patch orders, the first V visible; None draws them with ``masking``.
+            per_image: return the losses as (B,) instead of their means.
 
         Returns:
             ``loss`` (weighted sum), ``mask`` bool (B, L) and, for the branches present: ``loss_pixel``,

@@ -96,7 +96,7 @@ class Attention:
     Args:
         json: COCO instances, below the study's data.
         root: of their images, below the study's data.
-        max_images: use only the first so many.
+        max_images: use only this many, from the first.
     """
 
     json: str

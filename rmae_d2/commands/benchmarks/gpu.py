@@ -24,7 +24,7 @@ from ...tables import table
 from .gpu_plan import SKIPPED, Row, plan
 
 TESTS = Path(__file__).parents[3] / "tests"
-#: How much longer a row may take in a dry run.
+#: How much longer a row may take in a rehearsal.
 PATIENCE = 10
 
 

@@ -1,4 +1,4 @@
-"""The rows of `rmae-d2 benchmark gpu`: what is measured, on a GPU and in a dry run on a CPU."""
+"""The rows of `rmae-d2 benchmark gpu`: what is measured, on a GPU and in a rehearsal on a CPU."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ _SMALL_SAM = {
 
 @dataclass(frozen=True)
 class Row:
-    """A function of `gpu_rows`, with its arguments on a GPU and in a dry run on a CPU."""
+    """A function of `gpu_rows`, with its arguments on a GPU and in a rehearsal on a CPU."""
 
     name: str
     kind: str

@@ -24,12 +24,12 @@ _GRID_STREAM = 0x67726964
 class BlockMasking(MaskingPolicy):
     """Hides rectangle after rectangle until enough patches are hidden (MAE, table 1f, "block").
 
-    The last rectangle is hidden partially, at random; if all of them do not suffice, so are patches outside.
+    Of the last one only a random part is hidden; if all do not suffice, so are random patches outside them.
 
     Args:
-        area: smallest and largest area of a rectangle as fractions of the grid's; BEiT's smallest is 16 of
-        196. side: smallest and largest length of one side as fractions of its axis. number: rectangles per
-        image.
+        area: smallest and largest area of a rectangle as fractions of the grid's; BEiT's smallest is 16/196.
+        side: smallest and largest length of one side as fractions of its axis.
+        number: rectangles per image.
     """
 
     def __init__(
