@@ -106,8 +106,7 @@ class PackedImages(Sequence[dict[str, Any]]):
     """
 
     def __init__(self, folder: str, chosen: NDArray[np.int64] | None = None) -> None:
-        """Reads the indexes of a folder, local or remote; ``chosen`` restricts it to these images, in that
-        order.
+        """Reads the indexes of a folder, local or remote; with ``chosen`` only those images, in that order.
 
         Raises StoreError if there is none, or a shard is missing, damaged, or from another dataset.
         """

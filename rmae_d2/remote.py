@@ -156,8 +156,7 @@ def _pieces(url: str, start: int, stop: int, size: int | None) -> Iterator[bytes
 
 
 def _fetch(url: str, start: int | None, stop: int | None, whole: int | None = None) -> bytes:
-    """Fetches a byte range or all of a file; also all of it if a whole file is wanted and ranges are
-    unsupported.
+    """Fetches a byte range or all of a file; a server without ranges may send all if all is wanted.
 
     Args:
         whole: the file's length if all of it is wanted.
@@ -319,8 +318,7 @@ _making = threading.Lock()
 
 @cache
 def _file_system(scheme: str, process: int, timeout: float) -> Any:
-    """Creates fsspec's file system with its own connections and event-loop thread: these do not survive a
-    fork.
+    """Creates fsspec's file system with connections and event-loop thread that no fork has to share.
 
     Its own retries are disabled where possible.
     """

@@ -240,8 +240,7 @@ class RMAE(HubModel, nn.Module):
         Returns:
             ``loss`` (weighted sum), ``mask`` bool (B, L) and, for the branches present: ``loss_pixel``,
             ``loss_region``, ``pred_pixels`` (B, L, P*P*C), ``pred_regions`` logits (B, K, L, P*P), 0 where
-            nothing is predicted, ``region_mask``; also the masking policy's losses, if it was called and has
-            any.
+            nothing is predicted, ``region_mask``; the masking policy's losses, if it was called and has any.
         """
         self._check_inputs(images_BCHW, regions_BKHW)
         visible = self._num_visible()

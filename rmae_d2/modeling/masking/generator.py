@@ -35,8 +35,7 @@ _NOISE_STREAM = 0x6E6F697365
 class FrozenViT:
     """A ViT used only for its attention, never trained: always in evaluation mode, without gradients.
 
-    Not registered as a submodule of its holder, so it is in no state dict, optimizer, average or gradient
-    bucket.
+    Not a submodule of its holder, so it is in no state dict, optimizer, average or gradient bucket.
 
     Args:
         net: ViT with its weights; see `rmae_d2.checkpoint.load_scorer`.
@@ -65,8 +64,7 @@ class FrozenViT:
             images_BCHW: normalised.
 
         Returns:
-            float32 (B, heads, L); a head's values sum to less than 1 because the token also attends to
-            itself.
+            float32 (B, heads, L); a head sums to less than 1 because the token also attends to itself.
 
         Raises:
             UserError: if the image size differs from the net's.

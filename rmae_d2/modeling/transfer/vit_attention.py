@@ -84,8 +84,7 @@ def relative_bias(rel_h: Tensor, rel_w: Tensor, num_keys: int) -> Tensor:
 
 
 def widened_attention(q: Tensor, k: Tensor, v: Tensor, rel: tuple[Tensor, Tensor]) -> Tensor:
-    """Computes attention by SDPA, whose flash kernels take no bias: relative positions become extra
-    dimensions.
+    """Attention by SDPA, whose flash kernels take no bias: relative positions become extra dimensions.
 
     [q / sqrt(C), rel_h, rel_w] . [k, one-hot row, one-hot column] = the biased score, exactly. In half
     precision, flash kernels need v as wide as q and k, at most 256; other kernels accept v as it is.
