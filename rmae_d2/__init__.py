@@ -1,8 +1,8 @@
 """R-MAE pre-training of vision transformers, as a Detectron2 extension.
 
-With the package imported, its architectures and datasets are in Detectron2's registries; see
-`registration`. Without Detectron2 the package still imports, for ``rmae_d2.regions`` needs
-numpy only; everything else then says what is missing.
+Importing the package adds its architectures and datasets to Detectron2's registries; see `registration`.
+It can also be imported without Detectron2, because ``rmae_d2.regions`` needs numpy only; everything else then
+reports what is missing.
 """
 
 from importlib import import_module
@@ -17,7 +17,7 @@ compat.quiet_known_warnings()
 registration.register()
 
 
-#: What the package does with a trained model, imported at its first use; and the packages that 0.1 had here.
+#: What the package does with a trained model, imported on first use; and packages that 0.1 had here.
 _LAZY = {
     "load": ".inference.pretrained",
     "features": ".inference.features",

@@ -1,4 +1,4 @@
-"""`python -m rmae_d2` is `rmae-d2`."""
+"""Makes `python -m rmae_d2` equivalent to `rmae-d2`."""
 
 from .commands import main
 

@@ -1,4 +1,4 @@
-"""Contents of files that were read already: whoever opens such a file for reading finds them here first."""
+"""Contents of files that have already been read: opening such a file for reading looks here first."""
 
 import io
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ _contents: dict[str, bytes] = {}
 
 @contextmanager
 def at_hand(path: str, content: bytes) -> Iterator[None]:
-    """Inside, in this process, a path opens as this content."""
+    """Within the context, in this process, opening the path yields this content."""
     _contents[path] = content
     try:
         yield
@@ -18,11 +18,11 @@ def at_hand(path: str, content: bytes) -> Iterator[None]:
 
 
 def is_at_hand(path: str) -> bool:
-    """Whether a path is one of those."""
+    """Whether the content of a path is held here."""
     return path in _contents
 
 
 def open_at_hand(path: str) -> io.BytesIO | None:
-    """A file that is at hand, opened; else None."""
+    """Opens a file whose content is held here; None for any other."""
     content = _contents.get(path)
     return None if content is None else io.BytesIO(content)

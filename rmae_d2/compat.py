@@ -1,4 +1,4 @@
-"""The only home of shims for other packages: each names the package, the version and the reason."""
+"""All shims for other packages: each names the package, the version and the reason."""
 
 import logging
 import warnings
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def check_detectron2() -> None:
-    """Refuses a Detectron2 without plain-ViT support.
+    """Rejects a Detectron2 without plain-ViT support.
 
-    detectron2 0.6 (the last tag, October 2021) has neither ViTDet nor LazyConfig's later fixes, and the
-    version number did not change since, so the module is looked for instead.
+    detectron2 0.6 (the last tag, October 2021) has neither ViTDet nor LazyConfig's later fixes, and its
+    version number has not changed since, so this looks for the module instead.
 
     Raises:
         ImportError: naming the installer.
@@ -23,7 +23,7 @@ def check_detectron2() -> None:
 
 
 def is_exporting() -> bool:
-    """Whether torch records a graph for a file: ``torch.onnx``'s, or ``torch.export``'s (known since 2.7)."""
+    """Whether torch is exporting a graph: by ``torch.onnx`` or ``torch.export`` (known since 2.7)."""
     import torch
 
     program = getattr(torch.compiler, "is_exporting", None)
@@ -31,9 +31,9 @@ def is_exporting() -> bool:
 
 
 def onnx_by_tracing() -> dict[str, Any]:
-    """Arguments by which ``torch.onnx.export`` traces; before torch 2.5 it knew no other way.
+    """Arguments that make ``torch.onnx.export`` trace; before torch 2.5 it had no other way.
 
-    From 2.9 on its default is another exporter, which Detectron2's detectors do not pass.
+    From 2.9 on, its default is another exporter, which Detectron2's detectors do not pass.
     """
     from inspect import signature
 
@@ -43,14 +43,14 @@ def onnx_by_tracing() -> dict[str, Any]:
 
 
 def quiet_known_warnings() -> None:
-    """Keeps warnings that a user can do nothing about off the screen.
+    """Hides warnings that a user can do nothing about.
 
-    detectron2 (all versions to date) imports ``timm.models.layers``, which timm 1.0 calls deprecated; calls
-    ``torch.meshgrid`` without an indexing, which torch warns of; and makes tensors, copied at once, of masks
-    that pycocotools hands out read-only. Torch (seen in 2.11) logs that it looks for CUDA's compiler where
-    there is no GPU, and what ``is_fx_tracing``, which torchvision asks, means. Its data loader tells twice,
-    for every loader anew, what training says once (`rmae_d2.engine.machine`). In notebooks tqdm, which
-    huggingface_hub imports, misses widgets for bars that are not drawn.
+    detectron2 (all versions to date) imports ``timm.models.layers``, which timm 1.0 deprecates; calls
+    ``torch.meshgrid`` without ``indexing``, about which torch warns; and makes tensors, which are copied at
+    once, from masks that pycocotools returns read-only. Torch (seen in 2.11) logs that it looks for CUDA's
+    compiler without a GPU, and the meaning of ``is_fx_tracing``, which torchvision calls. Its data loader
+    warns twice per loader about what training reports once (`rmae_d2.engine.machine`). In notebooks tqdm,
+    which huggingface_hub imports, misses widgets for bars that are never drawn.
     """
     warnings.filterwarnings(
         "ignore", message="Importing from timm.models.layers", category=FutureWarning
@@ -61,7 +61,7 @@ def quiet_known_warnings() -> None:
         ("This DataLoader will create", ""),
     ):
         warnings.filterwarnings("ignore", message, UserWarning, module)
-    warnings.filterwarnings("ignore", "IProgress not found")  # of tqdm's own category
+    warnings.filterwarnings("ignore", "IProgress not found")  # tqdm has its own category
     for name, text in (
         ("torch.utils.cpp_extension", "No CUDA runtime is found"),
         ("torch.fx._symbolic_trace", "is_fx_tracing will return true"),
@@ -70,7 +70,7 @@ def quiet_known_warnings() -> None:
 
 
 class _Without(logging.Filter):
-    """Leaves out what begins with a text."""
+    """Drops log records that begin with a text."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

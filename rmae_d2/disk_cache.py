@@ -1,14 +1,14 @@
-"""What was fetched over a network, kept in a folder of bounded size; least recently used goes first.
+"""Data fetched over a network, kept in a folder of bounded size; the least recently used goes first.
 
 ::
 
     $RMAE_D2_CACHE                 else $XDG_CACHE_HOME/rmae_d2, else ~/.cache/rmae_d2
-        3f/3f9a...                 a hash of the content, then the content: images, jsons, ranges of shards
-        a0/a07c....pth             a whole file as it is, for readers that want a path
+        3f/3f9a...                 a hash of the content, then the content: images, JSONs, ranges of shards
+        a0/a07c....pth             a whole file as it is, for readers that need a path
 
-Any number of processes share it without locks: an entry appears whole, by a rename, and its name holds what
-it is of, its version too. fsspec has three caches and none of this kind: simplecache and filecache have no
-bound and keep whole files, blockcache's record of what it has is one process's, and none notices damage.
+Any number of processes share it without locks: an entry appears whole, by a rename, and its name identifies
+its source, including the version. None of fsspec's three caches does this: simplecache and filecache have no
+size limit and keep whole files, blockcache's index belongs to one process, and none detects damage.
 """
 
 import contextlib
@@ -24,25 +24,25 @@ from .errors import UserError
 logger = logging.getLogger(__name__)
 
 _DIGEST = 16
-#: Processes that fill it at once without passing the bound, as each looks only after so much of its own.
+#: Number of processes that can fill it at once within the limit: each checks only after writing its share.
 _PROCESSES = 8
 
 
 class DiskCache:
-    """The folder, and how large it may be. Threads and processes may share it.
+    """A cache folder with a size limit. Threads and processes may share it.
 
     Args:
-        folder: made when something is put there.
-        limit: bytes, files alone counted.
+        folder: created when something is first stored.
+        limit: bytes, counting files only.
     """
 
     def __init__(self, folder: str, limit: int) -> None:
         self.folder, self.limit = folder, limit
-        self._unseen = limit  # bytes that this process has written since it last looked
+        self._unseen = limit  # bytes that this process has written since its last check
         self._failed = False
 
     def get(self, key: str) -> bytes | None:
-        """What was put under a key; None where it is not there, or not as it was written."""
+        """Returns the content stored under a key; None if it is missing or damaged."""
         path = self._path(key)
         try:
             with open(path, "rb") as file:
@@ -55,7 +55,7 @@ class DiskCache:
         return content
 
     def put(self, key: str, content: bytes) -> None:
-        """Keeps content, where it is less than an eighth of the limit; what fails is told once."""
+        """Stores content of at most an eighth of the limit; failure is reported once."""
         if len(content) > self.limit // _PROCESSES:
             return
         try:
@@ -67,14 +67,14 @@ class DiskCache:
                 logger.warning(text, self.folder, error)
 
     def file(self, key: str, size: int, pieces: Iterable[bytes], suffix: str = ".file") -> str:
-        """The path of a whole file, which is written where none of its size is there.
+        """Returns the path of a whole file, writing it unless one of that size exists.
 
         Args:
-            pieces: of its content, asked for only then.
-            suffix: of the path.
+            pieces: its content, read only if the file must be written.
+            suffix: suffix of the path.
 
         Raises:
-            UserError: it is larger than the limit, or cannot be written.
+            UserError: if it is larger than the limit, or cannot be written.
         """
         path = f"{self._path(key)}{suffix}"
         with contextlib.suppress(OSError):
@@ -116,7 +116,7 @@ class DiskCache:
             raise
 
     def _make_room(self, size: int) -> None:
-        """Removes what was used longest ago; drafts of processes that were killed are among it."""
+        """Removes the least recently used files, including drafts of killed processes."""
         entries = []
         for parent, _, files in os.walk(self.folder):
             for name in files:
@@ -139,10 +139,10 @@ def _digest(content: bytes) -> bytes:
 
 
 def disk_cache() -> DiskCache:
-    """That of this user, as the environment has it now.
+    """Returns the cache of this user, as the environment currently defines it.
 
     Raises:
-        UserError: a size that is none.
+        UserError: if the size is invalid.
     """
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     folder = os.environ.get("RMAE_D2_CACHE") or os.path.join(home, "rmae_d2")

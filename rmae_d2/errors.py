@@ -1,4 +1,4 @@
-"""What a user can remedy. Commands print these in one line; any other exception shows its traceback."""
+"""Errors that users can fix. Commands print these in one line; any other exception shows its traceback."""
 
 import difflib
 from collections.abc import Collection, Iterable
@@ -8,18 +8,18 @@ _EXAMPLES = 5
 
 
 class UserError(ValueError):
-    """Something that a user can set right; the message names the file or value and the remedy.
+    """An error that the user can fix; the message names the file or value and the remedy.
 
-    The subclasses are those that a caller tells apart from others, to pass over one image or one file.
+    Subclasses exist where a caller must distinguish errors, to skip one image or one file.
     """
 
 
 class ImageReadError(UserError):
-    """One file that does not give an image.
+    """A file that yields no image.
 
     Attributes:
         path: the file.
-        reason: what is wrong with it, one clause.
+        reason: what is wrong with it, as a clause.
     """
 
     def __init__(self, path: str, reason: str) -> None:
@@ -35,33 +35,33 @@ class ImageReadError(UserError):
 
 
 class ImageSizeError(UserError):
-    """An image that the config's augmentations cannot bring to a size that a model takes."""
+    """An image that the config's augmentations cannot resize to a size that the model accepts."""
 
 
 class CheckpointError(UserError):
-    """A weight file that cannot be read, recognised, written, or fitted to the model."""
+    """A weight file that cannot be read, recognised, written, or matched to the model."""
 
 
 class AnnotationError(UserError):
-    """An annotation file that cannot be used; the message names the entries too."""
+    """An unusable annotation file; the message also names the entries."""
 
 
 class RemoteError(UserError):
-    """An object store or web server that does not give what it is asked for: no fault of one file."""
+    """An object store or web server that does not deliver what was requested; not the fault of one file."""
 
 
 class StoreError(UserError):
-    """A region record or store that is absent, damaged or made for something else."""
+    """A region record or store that is missing, damaged or made for something else."""
 
 
 def did_you_mean(name: str, known: Collection[str], otherwise: str = "", sep: str = ".") -> str:
-    """A hint like "did you mean a.b?", by likeness of the whole name or of its last component.
+    """Returns a hint like "did you mean a.b?", by similarity of the whole name or its last component.
 
     Args:
-        name: what was given.
-        known: what there is.
-        otherwise: what to say where nothing is like it; by default the first components of all that is known.
-        sep: between the components of a name.
+        name: the given name.
+        known: the existing names.
+        otherwise: hint if no name is similar; by default the first components of all known names.
+        sep: separator between the components of a name.
     """
     whole, last = (difflib.SequenceMatcher(b=text) for text in (name, name.rpartition(sep)[2]))
     scored = []
@@ -79,7 +79,7 @@ def did_you_mean(name: str, known: Collection[str], otherwise: str = "", sep: st
 
 
 def examples(values: Iterable[Any]) -> str:
-    """A few of many values, for a message: "3, 7, 9 ..."."""
+    """Formats a few of many values for a message: "3, 7, 9 ..."."""
     values = list(values)
     few = ", ".join(str(value) for value in values[:_EXAMPLES])
     return f"{few} ..." if len(values) > _EXAMPLES else few

@@ -1,7 +1,7 @@
-"""What happens in a run, written once: ``run.jsonl`` in its folder, one JSON object per line.
+"""Run events, recorded once: ``run.jsonl`` in the run's folder, one JSON object per line.
 
-Every event has ``event``, its kind, and ``time``; docs/run_jsonl.md lists them all. ``--resume`` appends.
-Numbers that are not finite are the strings NaN, Infinity and -Infinity.
+Every event has ``event``, its type, and ``time``; docs/run_jsonl.md lists them all. ``--resume`` appends.
+Non-finite numbers are the strings NaN, Infinity and -Infinity.
 """
 
 import json
@@ -18,7 +18,7 @@ from .files import leads_out
 
 logger = logging.getLogger(__name__)
 
-#: In a run's folder.
+#: File name in a run's folder.
 FILE = "run.jsonl"
 
 Event = dict[str, Any]
@@ -26,7 +26,7 @@ Event = dict[str, Any]
 #: Iteration and value.
 Point = tuple[float, float]
 
-#: Results of evaluations among the values of 0.1's metrics.json: these parts come before a "/".
+#: Name parts before a "/" that mark evaluation results among the values of 0.1's metrics.json.
 _TASKS = {
     "bbox",
     "box_proposals",
@@ -39,7 +39,7 @@ _TASKS = {
     "sem_seg",
 }
 
-#: Results to name first, where a run has them.
+#: Results to name first, if a run has them.
 HEADLINES = (
     "reconstruction/region_iou",
     "bbox/AP",
@@ -55,14 +55,14 @@ _MAX_NAME = 100  # characters of a value's name
 class EventWriter:
     """Appends events to a run's file, each by a single write of a whole line.
 
-    So a kill loses no event that was written, and other processes may append too. A disk that is full is
-    told once, and ends nothing.
+    A kill therefore loses no event already written, and other processes may append too. A full disk is
+    reported once and does not end the run.
 
     Args:
-        folder: the run's; None writes nowhere, for the processes that are not the main one.
+        folder: the run's folder; None writes nowhere, for processes other than the main one.
 
     Attributes:
-        listeners: each is given every event after it was written.
+        listeners: called with every event after it is written.
     """
 
     def __init__(self, folder: str | Path | None) -> None:
@@ -71,11 +71,11 @@ class EventWriter:
         self._begun = self._failed = False
 
     def write(self, event: str, **fields: Any) -> None:
-        """Writes one event now.
+        """Writes one event immediately.
 
         Args:
-            event: its kind.
-            fields: what else it says; what JSON has no word for becomes text.
+            event: its type.
+            fields: its other fields; values that JSON cannot represent become text.
         """
         if self.path is None:
             return
@@ -86,7 +86,7 @@ class EventWriter:
             _append(self.path, line.encode(errors="replace") + b"\n")
             self._begun = True
         except OSError as error:
-            # The folder of a start that has failed may be gone.
+            # The folder of a failed start may be gone.
             gone = self._begun and isinstance(error, FileNotFoundError)
             if not (self._failed or gone):
                 self._failed = True  # before the warning, which is an event too
@@ -106,12 +106,12 @@ def _append(path: Path, line: bytes) -> None:
 
 
 def _last_byte(file: int) -> bytes:
-    os.lseek(file, -1, os.SEEK_END)  # what is appended goes to the end all the same
+    os.lseek(file, -1, os.SEEK_END)  # appends still go to the end
     return os.read(file, 1)
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it; what it has no word for as text."""
+    """Converts a value for JSON; anything JSON cannot represent becomes text."""
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, numbers.Integral):
@@ -131,11 +131,11 @@ def plain(value: Any) -> Any:
 
 
 def read_events(path: str | Path) -> tuple[list[Event], list[str]]:
-    """The events of a ``run.jsonl``, in its order.
+    """Reads the events of a ``run.jsonl``, in order.
 
     Returns:
-        events, each with a text ``event``; and a note on every line that is none, such as one that a
-        kill has cut. A file that does not exist has neither.
+        Events, each with a text ``event``; and a note on every line that is not one, such as a line cut off
+        by a kill. Both are empty if the file does not exist.
     """
     events: list[Event] = []
     notes = []
@@ -148,16 +148,16 @@ def read_events(path: str | Path) -> tuple[list[Event], list[str]]:
 
 
 def read_run(folder: str | Path) -> tuple[list[Event], list[str]]:
-    """The events of a run's folder; of what 0.1 has trained there, steps and evaluations of metrics.json.
+    """Reads the events of a run's folder; for runs of 0.1, steps and evaluations from metrics.json.
 
     Returns:
-        as `read_events`; links that lead out of the folder are noted, not followed.
+        As `read_events`; links leading out of the folder are noted, not followed.
     """
     run, old_run = Path(folder) / FILE, Path(folder) / "metrics.json"
     outside = [path for path in (run, old_run) if leads_out(path, folder)]
     events, notes = ([], []) if run in outside else read_events(run)
     notes += [f"{path.name}: not read, it is a link out of the run's folder" for path in outside]
-    # Up to here from metrics.json. What both have of this one is the same, or the later one's counts.
+    # Read metrics.json up to here. At this iteration both agree, or the later event counts.
     begun = min((_iteration(e) for e in events if e["event"] == "step"), default=math.inf)
     old, lines = [], 0
     for _, record in _records(old_run) if old_run not in outside else ():
@@ -170,7 +170,7 @@ def read_run(folder: str | Path) -> tuple[list[Event], list[str]]:
 
 
 def _records(path: Path) -> Iterator[tuple[int, Any]]:
-    """Number and content of each line; None for one that is not JSON."""
+    """Yields number and content of each line; None if it is not JSON."""
     if not path.is_file():
         return
     with path.open(encoding="utf-8", errors="replace") as lines:
@@ -184,7 +184,7 @@ def _records(path: Path) -> Iterator[tuple[int, Any]]:
 def _events_of(record: Mapping[str, Any]) -> list[Event]:
     values: dict[str, Any] = {k: v for k, v in record.items() if k != "iteration"}
     names = [k for k in values if not _TASKS.isdisjoint(k.split("/")[:-1])]
-    # Every step has a learning rate; what is measured after the last has none.
+    # Every step has a learning rate; evaluations after the last step have none.
     results = {k: values.pop(k) for k in (names if "lr" in values else list(values))}
     at = record["iteration"]
     step = [{"event": "step", "iteration": at, "values": values}] if values else []
@@ -193,12 +193,12 @@ def _events_of(record: Mapping[str, Any]) -> list[Event]:
 
 
 def step_values(events: Iterable[Event]) -> dict[str, list[Point]]:
-    """The values of training steps over iterations, by name; later events of an iteration win."""
+    """Collects the values of training steps over iterations, by name; later events of an iteration win."""
     return _curves((e for e in events if e["event"] == "step"), "values")
 
 
 def results(events: Iterable[Event]) -> dict[str, list[Point]]:
-    """The results of evaluations over iterations, as `step_values`; without training at NaN."""
+    """Collects evaluation results over iterations, like `step_values`; at NaN without training."""
     return _curves((e for e in events if e["event"] == "evaluation"), "results")
 
 
@@ -208,7 +208,7 @@ def _curves(events: Iterable[Event], key: str) -> dict[str, list[Point]]:
         at = _iteration(event)
         for name, value in event[key].items() if isinstance(event.get(key), dict) else ():
             if (number := as_number(value)) is not None:
-                # NaN, of an evaluation alone, is not a key: it does not equal itself.
+                # NaN, of an evaluation without training, cannot be a key: it does not equal itself.
                 curves.setdefault(str(name)[:_MAX_NAME], {})[None if math.isnan(at) else at] = (
                     number
                 )
@@ -223,14 +223,14 @@ def _place(point: tuple[float | None, float]) -> float:
 
 
 def as_number(value: object) -> float | None:
-    """A number that an event has, or the word for one that is not finite; None for anything else."""
+    """Converts a number of an event, or the string for a non-finite one; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     if isinstance(value, str) and value not in ("NaN", "Infinity", "-Infinity"):
         return None
     try:
         return float(value)
-    except OverflowError:  # of an integer
+    except OverflowError:  # from an integer
         return None
 
 
@@ -240,7 +240,7 @@ def _iteration(event: Mapping[str, Any]) -> float:
 
 
 def split_starts(events: Iterable[Event]) -> list[list[Event]]:
-    """The events of each start, of which the first is ``start``; what came before any is left out."""
+    """Splits events by start, each list beginning with ``start``; anything before the first is dropped."""
     starts: list[list[Event]] = []
     for event in events:
         if event["event"] == "start":
@@ -251,21 +251,21 @@ def split_starts(events: Iterable[Event]) -> list[list[Event]]:
 
 
 def last_iteration(events: Iterable[Event]) -> int | None:
-    """The last that was trained, as far as steps and checkpoints tell."""
+    """Returns the last trained iteration, as recorded by steps and checkpoints."""
     done = [_iteration(e) for e in events if e["event"] in ("step", "checkpoint")]
     return max((int(i) for i in done if not math.isnan(i)), default=None)
 
 
 def outcome(start: Iterable[Event]) -> str:
-    """How a start ended, in a few words; empty where it does not say: it was killed, or goes on."""
+    """Describes how a start ended; empty if not recorded, i.e. it was killed or is still running."""
     error = ""
     for event in start:
         text = str(event.get("text", ""))
         if event["event"] == "error":
-            # The last is what all ranks agree on, after what each of them met first.
+            # The last error is the one all ranks agree on, after those each rank met first.
             error = f"failed: {': '.join(filter(None, (str(event.get('type', '')), text)))}"
         elif event["event"] == "end" and event.get("outcome") != "failed":
             return text or str(event.get("outcome"))
         elif event["event"] in ("step", "checkpoint", "evaluation"):
-            error = ""  # it went on
+            error = ""  # it continued
     return error

@@ -1,4 +1,4 @@
-"""Packages that only some features need: imported with these, and how to install one that is missing."""
+"""Packages that only some features need: lazy import, and install hints for missing ones."""
 
 from importlib import import_module
 from importlib.metadata import requires
@@ -9,15 +9,15 @@ from .errors import UserError
 
 
 def needed(package: str, extra: str, what: str) -> Any:
-    """Imports a module of a package that an extra of setup.py names.
+    """Imports a module from a package listed in an extra of setup.py.
 
     Args:
         package: the module, e.g. ``pyarrow.parquet``.
-        extra: whose packages to install where it is missing.
-        what: cannot do without it; the beginning of a sentence.
+        extra: the extra to install if it is missing.
+        what: what needs it; used as the beginning of a sentence.
 
     Raises:
-        UserError: it cannot be imported; says why, and how to install it.
+        UserError: if it cannot be imported; says why, and how to install it.
     """
     try:
         return import_module(package)
@@ -26,17 +26,17 @@ def needed(package: str, extra: str, what: str) -> Any:
 
 
 def how_to_install(extra: str) -> str:
-    """The command that installs an extra's packages, wherever this package came from.
+    """Returns the command that installs an extra's packages, wherever this package came from.
 
-    It names the packages: ``rmae_d2[extra]`` is found on no index that pip looks in.
+    It names the packages because ``rmae_d2[extra]`` is on no index that pip searches.
     """
     try:
         from packaging.requirements import Requirement
 
         found = [Requirement(text) for text in requires("rmae_d2") or ()]
-    except ImportError:  # PackageNotFoundError is one
+    except ImportError:  # includes PackageNotFoundError
         found = []
     of_extra = [r for r in found if r.marker is not None and r.marker.evaluate({"extra": extra})]
-    if not of_extra:  # run from a checkout that was not installed, or not since the extra is there
+    if not of_extra:  # checkout that is not installed, or was before the extra existed
         return f"pip install -e '{Path(__file__).parents[1]}[{extra}]'"
     return " ".join(["pip install", *(f"'{r.name}{r.specifier}'" for r in of_extra)])

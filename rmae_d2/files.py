@@ -1,4 +1,4 @@
-"""Files written whole or not at all, text in whichever encoding, and names of which there is no file."""
+"""Files written whole or not at all, text in any encoding, and names for which there is no file."""
 
 import codecs
 import contextlib
@@ -24,19 +24,19 @@ from .path_handlers import path_manager
 def atomic_file(
     path: str | os.PathLike[str], *, durable: bool = True, replace: bool = True
 ) -> Iterator[IO[bytes]]:
-    """An open binary file that gets its name when the block ends well, and leaves no trace when it does not.
+    """Opens a binary file that gets its name if the block succeeds, and leaves no trace if it fails.
 
-    Written beside the target, flushed to the disk, then renamed. For a remote path the storage's own put is
-    atomic or not, so it is written as it is.
+    Written next to the target, flushed to disk, then renamed. Remote paths are written directly, because the
+    storage's own put is either atomic or not.
 
     Args:
         path: local, or anything Detectron2's PathManager opens.
-        durable: wait for the disk; without, a power cut may leave a short file.
-        replace: False leaves a file of that name as it is, without a word.
+        durable: wait for the disk; otherwise a power cut may leave a truncated file.
+        replace: False silently keeps an existing file of that name.
 
     Raises:
-        UserError: where the disk is full or not writable, naming file and free space. Nothing that was there
-            before is touched. Other errors of the block pass through.
+        UserError: if the disk is full or not writable, naming file and free space. Existing files are
+            left untouched. Other errors of the block pass through.
     """
     name = os.fspath(path)
     if "://" in name:
@@ -54,33 +54,33 @@ def atomic_file(
             os.replace(draft, name)
     except OSError as error:
         if error.errno is None or error.filename not in (None, name, draft):
-            raise  # of other files that are read in the block, not of this one
+            raise  # about other files read in the block, not this one
         why = f"({error!s:.120}); {free_space(name)}"
         if isinstance(error, FileNotFoundError) and os.path.isdir(os.path.dirname(draft) or "."):
             why = "for something has deleted its draft meanwhile"
         raise UserError(f"{name}: could not be written {why}") from error
     finally:
-        with contextlib.suppress(OSError):  # a file stands in place of the folder
+        with contextlib.suppress(OSError):  # a file has replaced the folder
             os.unlink(draft)
 
 
 def is_being_written(draft: str | os.PathLike[str]) -> bool:
-    """Whether a draft of `atomic_file`, or of 0.1, is of another process of this machine that lives."""
+    """Whether a draft of `atomic_file`, or of 0.1, belongs to another live process on this machine."""
     match = re.search(r"\.(?:tmp)?(\d+)(?:-[0-9a-f]{8}\.tmp)?$", os.fspath(draft))
     pid = int(match[1]) if match else os.getpid()
     return pid != os.getpid() and started(pid) is not None
 
 
 def started(pid: int) -> str | None:
-    """When a process of this machine began, in a form to compare; None for none, "" where nobody says."""
-    if sys.platform == "win32":  # where os.kill ends the process
+    """Start time of a local process, in comparable form; None if there is none, "" if unknown."""
+    if sys.platform == "win32":  # os.kill would end the process there
         return ""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return None
     except OSError:
-        pass  # another user's
+        pass  # it belongs to another user
     try:
         with open(f"/proc/{pid}/stat") as file:
             fields = file.read().rpartition(")")[2].split()
@@ -90,7 +90,7 @@ def started(pid: int) -> str | None:
 
 
 def _link(draft: str, name: str) -> bool:
-    """Gives a draft its name unless the name is taken; False where the file system has no links."""
+    """Gives a draft its name unless the name is taken; False if the file system does not support links."""
     try:
         os.link(draft, name)
     except FileExistsError:
@@ -101,7 +101,7 @@ def _link(draft: str, name: str) -> bool:
 
 
 class NotAFileError(OSError):
-    """A folder, FIFO, socket or device stands where a file was to be read."""
+    """A folder, FIFO, socket or device where a file was expected."""
 
 
 _KINDS = {
@@ -114,15 +114,15 @@ _KINDS = {
 
 
 def check_file(path: str | os.PathLike[str]) -> None:
-    """Before a file is opened: to open a FIFO waits for ever, to read a device may do anything.
+    """Checks a file before opening it: opening a FIFO blocks forever, reading a device may do anything.
 
-    What is not there, at hand, or not local, is left to whoever opens it.
+    Paths that are missing, held in memory, or not local are left to whoever opens them.
 
     Raises:
-        NotAFileError: there is something else of that name; ``strerror`` says what.
+        NotAFileError: if something else has that name; ``strerror`` says what.
     """
     if is_at_hand(os.fspath(path)):
-        return  # without a word over the network
+        return  # without network access
     try:
         kind = stat.S_IFMT(os.stat(path).st_mode)
     except OSError:
@@ -133,16 +133,16 @@ def check_file(path: str | os.PathLike[str]) -> None:
 
 
 def leads_out(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> bool:
-    """Whether a file in a folder, or a folder above it in there, is a link to somewhere outside."""
+    """Whether a file in a folder, or a subfolder leading to it, is a link to somewhere outside."""
     inside = os.path.join(os.path.realpath(folder), "")
     return not os.path.realpath(path).startswith(inside)
 
 
 def make_folder(path: str | os.PathLike[str]) -> None:
-    """Makes a folder and those above it, where they are not there.
+    """Creates a folder and its parents as needed.
 
     Raises:
-        UserError: where it cannot be made.
+        UserError: if it cannot be created.
     """
     try:
         os.makedirs(path, exist_ok=True)
@@ -152,15 +152,15 @@ def make_folder(path: str | os.PathLike[str]) -> None:
 
 
 def check_output(path: str | os.PathLike[str], *, folder: bool, name: str = "--output") -> None:
-    """Refuses a place that cannot be written to, before any work is done; leaves nothing behind there.
+    """Rejects an output path that cannot be written, before any work is done; leaves nothing behind.
 
     Args:
-        path: of what will be written. Remote ones are not looked at.
-        folder: whether that is a folder or a file; what is missing above it will be made.
-        name: of the option, for the message.
+        path: the output path. Remote ones are not checked.
+        folder: whether it is a folder or a file; missing parents will be created.
+        name: name of the option, for the message.
 
     Raises:
-        UserError: something of the other kind is there, or no file can be written there.
+        UserError: if something of the other kind exists there, or no file can be written.
     """
     if "://" in os.fspath(path):
         return
@@ -173,7 +173,7 @@ def check_output(path: str | os.PathLike[str], *, folder: bool, name: str = "--o
         if not nearest.is_dir():
             raise UserError(f"{name} {target}: {nearest} is a file, where a folder is needed")
         with tempfile.TemporaryFile(dir=nearest) as probe:
-            probe.write(b"0")  # so that a full disk shows
+            probe.write(b"0")  # to detect a full disk
         if not folder and target.exists():
             target.open("ab").close()
     except OSError as error:
@@ -184,14 +184,14 @@ def check_output(path: str | os.PathLike[str], *, folder: bool, name: str = "--o
 
 
 def free_space(path: str) -> str:
-    """How much room there is where a file was to be written, in words."""
+    """Describes the free space at a file's destination."""
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
         return "its folder does not exist"
     return f"{shutil.disk_usage(folder).free / 2**20:.0f} MiB are free there"
 
 
-#: How text files of other programs begin that are not UTF-8. UTF-32's little-endian mark begins as UTF-16's.
+#: Byte order marks of non-UTF-8 text from other programs. UTF-32's little-endian mark begins like UTF-16's.
 _MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -208,24 +208,24 @@ _ARCHIVES = {
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
-    """The text of a file in UTF-8, with or without byte order mark, or UTF-16.
+    """Reads the text of a file in UTF-8, with or without byte order mark, or UTF-16.
 
     Args:
         path: local, or anything Detectron2's PathManager opens.
 
     Raises:
-        UserError: another encoding, or no text at all; says which it seems to be.
-        OSError: the file cannot be opened.
+        UserError: if it has another encoding or is not text; says what it seems to be.
+        OSError: if the file cannot be opened.
     """
     return decode_text(read_bytes(path), path)
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """The bytes of a file, local or anything Detectron2's PathManager opens.
+    """Reads the bytes of a file, local or anything Detectron2's PathManager opens.
 
     Raises:
-        UserError: a FIFO, a folder or the like of that name.
-        OSError: it cannot be opened.
+        UserError: if a FIFO, a folder or the like has that name.
+        OSError: if it cannot be opened.
     """
     name = os.fspath(path)
     if "://" not in name:
@@ -239,7 +239,7 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 
 
 def opened(path: str | os.PathLike[str]) -> IO[bytes]:
-    """A file opened for reading: local, within another one, or anything Detectron2's PathManager opens."""
+    """Opens a file for reading: local, within another one, or anything Detectron2's PathManager opens."""
     name = os.fspath(path)
     if (content := open_at_hand(name)) is not None:
         return content
@@ -252,7 +252,7 @@ def opened(path: str | os.PathLike[str]) -> IO[bytes]:
 
 
 def is_file(path: str | os.PathLike[str]) -> bool:
-    """Whether there is a file of that name: local, or where Detectron2's PathManager looks."""
+    """Whether a file of that name exists: local, or where Detectron2's PathManager looks."""
     name = os.fspath(path)
     if "://" not in name:
         return os.path.isfile(name)
@@ -260,7 +260,7 @@ def is_file(path: str | os.PathLike[str]) -> bool:
 
 
 def exists(path: str | os.PathLike[str]) -> bool:
-    """Whether there is a file or folder of that name: local, or where Detectron2's PathManager looks."""
+    """Whether a file or folder of that name exists: local, or where Detectron2's PathManager looks."""
     name = os.fspath(path)
     if "://" not in name:
         return os.path.exists(name)
@@ -268,7 +268,7 @@ def exists(path: str | os.PathLike[str]) -> bool:
 
 
 def decode_text(raw: bytes, path: str | os.PathLike[str]) -> str:
-    """The text of bytes as `read_text` has it; the path is for its message."""
+    """Decodes bytes like `read_text`; the path is for its message."""
     try:
         return raw.decode(_encoding(raw))
     except UnicodeDecodeError as error:
@@ -279,7 +279,7 @@ def _encoding(raw: bytes) -> str:
     for mark, encoding in _MARKS.items():
         if raw.startswith(mark):
             return encoding
-    # Without a mark, every other byte of plain text in UTF-16 is 0.
+    # Without a mark, every other byte of plain UTF-16 text is 0.
     if raw[1:2] == b"\0" and raw[:1] != b"\0":
         return "utf-16-le"
     return "utf-16-be" if raw[:1] == b"\0" and raw[1:2] != b"\0" else "utf-8"

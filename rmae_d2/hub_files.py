@@ -1,4 +1,4 @@
-"""Files of the Hugging Face hub's repositories, fetched into its cache; what fails is told in one line."""
+"""Files of Hugging Face hub repositories, fetched into its cache; failures are reported in one line."""
 
 import json
 import logging
@@ -12,9 +12,9 @@ from .errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
-#: How names of the hub begin where they could be something else: ``hf://ORG/NAME[/FILE][@REVISION]``.
+#: Prefix of hub names where they are ambiguous: ``hf://ORG/NAME[/FILE][@REVISION]``.
 HUB = "hf://"
-#: How names of files end that say in which shards tensors are.
+#: Suffix of files that list which shard holds which tensor.
 INDEX = ".index.json"
 _NAME = re.compile(r"([^/@]+/[^/@]+)(?:/([^@]+))?(?:@(.+))?")
 
@@ -27,17 +27,17 @@ def hub_file(
     *,
     address: str | None = None,
 ) -> Path:
-    """A file of a repository, its other shards and the files beside it with it, all of one commit.
+    """Fetches a file of a repository, its other shards and accompanying files, all from one commit.
 
     Args:
         name: ``ORG/NAME[/FILE][@REVISION]``, with or without ``hf://``.
-        usual: files of which the first that is there is taken where the name has none.
-        beside: other files that are fetched too, where the repository has them.
+        usual: files to try in order if the name contains none.
+        beside: other files to fetch too, if the repository has them.
         options: of huggingface_hub's ``hf_hub_download``: token, cache_dir, local_files_only, ...
-        address: what messages call it; None for the name.
+        address: name to use in messages; None for ``name``.
 
     Raises:
-        CheckpointError: there is none, or it can't be fetched.
+        CheckpointError: if there is no such file, or it can't be fetched.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
@@ -62,12 +62,12 @@ def hub_file(
     offline = False
 
     def fetch(file: str) -> Path | None:
-        """None where the repository has no such file, or it is not in the cache and the hub is gone."""
+        """Returns None if the repository lacks the file, or it is not cached and the hub is unreachable."""
         nonlocal offline
         try:
             return Path(hf_hub_download(repository, file, **given))
         except LocalEntryNotFoundError:
-            # Once the hub can't be reached it is not asked again, which would take its time for each name.
+            # Once the hub is unreachable it is not asked again: each name would have to time out.
             given["local_files_only"] = offline = True
         except EntryNotFoundError:
             pass
@@ -79,7 +79,7 @@ def hub_file(
             if path is None:
                 continue
             folder = os.path.dirname(candidate)
-            given["revision"] = _commit_of(path) or revision  # all of it from one commit
+            given["revision"] = _commit_of(path) or revision  # everything from one commit
             for shard in shard_names(path) if candidate.endswith(INDEX) else ():
                 fetch(os.path.join(folder, shard))
             lacking = [name for name in beside if fetch(os.path.join(folder, name)) is None]
@@ -113,16 +113,16 @@ def hub_file(
 
 
 def _commit_of(path: Path) -> str | None:
-    """The commit that a file of the hub's cache is of."""
+    """Returns the commit of a file in the hub's cache."""
     parents = [parent.name for parent in path.parents]
     return parents[parents.index("snapshots") - 1] if "snapshots" in parents else None
 
 
 def shard_names(index: Path) -> list[str]:
-    """The files that an index names.
+    """Lists the files that an index names.
 
     Raises:
-        CheckpointError: where it is not an index.
+        CheckpointError: if it is not an index.
     """
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
@@ -134,7 +134,7 @@ def shard_names(index: Path) -> list[str]:
 
 
 def what_it_says(error: Exception) -> str:
-    """A hub's error in a line, without addresses of pages about its status."""
+    """Formats a hub error in one line, without links to pages about its status."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     said = getattr(error, "server_message", None) or (lines[0] if lines else "no message")
     return f"{type(error).__name__}: {said}"

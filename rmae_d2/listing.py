@@ -1,4 +1,4 @@
-"""Which files are images, by their names, and those below a folder."""
+"""Image files: recognition by name, and listing below a folder."""
 
 import logging
 import os
@@ -9,7 +9,7 @@ from .errors import examples
 
 logger = logging.getLogger(__name__)
 
-#: What Pillow opens and people keep photos in; HEIC by an extra. Compared in lower case.
+#: Formats that Pillow opens and people store photos in; HEIC needs an extra. Compared in lower case.
 IMAGE_EXTENSIONS = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif")
     + (".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".heic", ".heif", ".avif")
@@ -17,17 +17,17 @@ IMAGE_EXTENSIONS = frozenset(
 
 
 def is_image(name: str) -> bool:
-    """By the extension."""
+    """Whether the extension is that of an image."""
     return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
 
 def files_below(
     folder: str, onerror: Callable[[OSError], None] | None = None
 ) -> tuple[list[str], list[str]]:
-    """Images and other files below a folder that are not hidden: relative paths with forward slashes, sorted.
+    """Lists non-hidden images and other files below a folder: relative paths with forward slashes, sorted.
 
-    FIFOs, sockets and devices of an image's name are left out with a warning. Links are followed. Folders
-    that cannot be listed are ``onerror``'s, or left out.
+    FIFOs, sockets and devices named like images are skipped with a warning. Links are followed. Folders
+    that cannot be listed are passed to ``onerror``, or skipped.
     """
     images: list[str] = []
     others: list[str] = []
@@ -50,7 +50,7 @@ def files_below(
 def walk(
     folder: str, onerror: Callable[[OSError], None] | None = None
 ) -> Iterator[tuple[str, list[str]]]:
-    """A folder and those below it that are not hidden, with the names of their files; links are followed."""
+    """Yields a folder and all non-hidden folders below it with their file names; links are followed."""
     seen: set[tuple[int, int]] = set()
     for parent, folders, files in os.walk(folder, onerror=onerror, followlinks=True):
         status = os.stat(parent)
@@ -58,12 +58,12 @@ def walk(
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        # Sorted, so that of two links to one folder the same one is followed on every file system.
+        # Sorted, so that every file system follows the same one of two links to a folder.
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield parent, files
 
 
 def _is_special(entry: os.DirEntry[str]) -> bool:
-    """Neither file nor folder, as listing tells; what links lead to is left to the reader."""
+    """Whether the listing shows neither file nor folder; link targets are left to the reader."""
     known = entry.is_symlink() or entry.is_file() or entry.is_dir()
     return not known and is_image(entry.name)

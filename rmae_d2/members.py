@@ -1,9 +1,9 @@
-"""Images within other files, by addresses that are opened like files: members of a tar, cells of a table.
+"""Images within other files, addressed and opened like files: members of a tar, cells of a table.
 
-``tar:///data/a.tar?1536+48211``: 48211 bytes from byte 1536 on, also of a tar in an object store or at a web
-server, ``tar://s3://bucket/a.tar?1536+48211``. ``parquet:///data/a.parquet?17.image``: row
-17 of the column ``image``. A row is read with its whole row group, of which the last few are kept.
-``stored:///data/a.jpg?``: a JPEG without EXIF's turn, for labels that were drawn on its pixels as stored.
+``tar:///data/a.tar?1536+48211``: 48211 bytes starting at byte 1536; also for a tar in an object store or on a
+web server, ``tar://s3://bucket/a.tar?1536+48211``. ``parquet:///data/a.parquet?17.image``: row
+17 of the column ``image``. A row is read with its whole row group, of which the last few are cached.
+``stored:///data/a.jpg?``: a JPEG without EXIF rotation, for labels drawn on its pixels as stored.
 """
 
 import io
@@ -27,31 +27,31 @@ def is_member(name: str) -> bool:
 
 
 def tar_member(path: str, offset: int, size: int) -> str:
-    """The address of some bytes of a file."""
+    """Returns the address of a byte range of a file."""
     return f"tar://{absolute(path)}?{offset}+{size}"
 
 
 def parquet_cell(path: str, row: int, column: str) -> str:
-    """The address of a cell."""
+    """Returns the address of a table cell."""
     return f"parquet://{os.path.abspath(path)}?{row}.{column}"
 
 
 def stored_jpeg(path: str) -> str:
-    """The address of a JPEG that is not to be turned."""
+    """Returns the address of a JPEG that is not to be rotated."""
     return f"stored://{absolute(path)}?"
 
 
 def container(name: str) -> str:
-    """The file that an address is within."""
+    """Returns the file that contains an address."""
     return name.partition("://")[2].rpartition("?")[0]
 
 
 def open_member(name: str) -> IO[bytes]:
-    """What an address stands for, as an open file.
+    """Opens an address as a file.
 
     Raises:
-        OSError: the file is not there, or ends before.
-        UserError: pyarrow is missing.
+        OSError: if the file is missing, or too short.
+        UserError: if pyarrow is missing.
     """
     if (content_at_hand := open_at_hand(name)) is not None:
         return content_at_hand
@@ -76,7 +76,7 @@ def open_member(name: str) -> IO[bytes]:
 
 
 def _unturned(jpeg: bytes) -> bytes:
-    """A JPEG whose EXIF orientation, where it has one, is 1; the pixels stay as they are."""
+    """Sets a JPEG's EXIF orientation, if present, to 1; the pixels are unchanged."""
     start = jpeg.find(b"Exif\0\0", 0, 1 << 17) + 6
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(jpeg[start : start + 4])
     if start < 6 or order is None:
@@ -90,12 +90,12 @@ def _unturned(jpeg: bytes) -> bytes:
 
 
 def parquet() -> Any:
-    """pyarrow.parquet. UserError: it is not installed."""
+    """Imports pyarrow.parquet. UserError if it is not installed."""
     return needed("pyarrow.parquet", "parquet", "reading Parquet tables")
 
 
 def _cell(path: str, row: int, column: str) -> bytes:
-    # Processes do not share what they have opened.
+    # Processes do not share opened tables.
     table, ends = _table(os.getpid(), path)
     group = next((k for k, end in enumerate(ends) if row < end), None)
     if group is None:
@@ -110,7 +110,7 @@ def _cell(path: str, row: int, column: str) -> bytes:
 
 @lru_cache(maxsize=64)
 def _table(process: int, path: str) -> tuple[Any, list[int]]:
-    """An opened table, and after how many rows each of its groups ends."""
+    """Opens a table; also returns the cumulative row counts of its row groups."""
     table = parquet().ParquetFile(path, memory_map=True)
     counts = [table.metadata.row_group(k).num_rows for k in range(table.num_row_groups)]
     return table, [sum(counts[: k + 1]) for k in range(len(counts))]

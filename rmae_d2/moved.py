@@ -1,6 +1,6 @@
-"""Where 0.1 had its modules and names: old imports and config.yaml files keep working until 0.3.
+"""Locations of modules and names in 0.1: old imports and config.yaml files keep working until 0.3.
 
-Without this file nothing else changes; delete it, its test, and the two calls of it, when 0.3 comes.
+Nothing else depends on this file; delete it, its test, and its two calls for 0.3.
 """
 
 import importlib
@@ -12,7 +12,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-#: Modules, old and new place below ``rmae_d2``.
+#: Old and new locations of modules below ``rmae_d2``.
 MODULES = {
     "checkpoint.expected": "checkpoint.encoder",
     "checkpoint.files": "files",
@@ -106,7 +106,7 @@ MODULES = {
     "visualization.run_record": "report.run_record",
 }
 
-#: Names of packages that still exist: package, name, and where it is now.
+#: Moved names of packages that still exist: package, name, and new location.
 NAMES = {
     ("checkpoint", "CheckpointError"): "errors.CheckpointError",
     ("config", "ConfigError"): "errors.UserError",
@@ -138,7 +138,7 @@ NAMES = {
 
 
 class _Finder(MetaPathFinder, Loader):
-    """Imports the new module where an old one is asked for."""
+    """Imports the new module when an old one is requested."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -158,15 +158,15 @@ class _Finder(MetaPathFinder, Loader):
 
 
 def install() -> None:
-    """Lets old module names be imported."""
+    """Makes old module names importable."""
     sys.meta_path.append(_Finder())
 
 
 def moved_name(package: str, name: str) -> Any:
-    """For a package's ``__getattr__``: what it had under that name.
+    """Resolves an old name, for a package's ``__getattr__``.
 
     Raises:
-        AttributeError: it never had it.
+        AttributeError: if the package never had it.
     """
     new = NAMES.get((package.removeprefix("rmae_d2."), name))
     if new is None:

@@ -1,11 +1,11 @@
-"""Images packed into indexed tar shards, and the data set that they are.
+"""Images packed into indexed tar shards, and the dataset they form.
 
-    regions-00042.tar       `<escaped key>.<extension>`, an image file's bytes as they were, and right
-                            behind it `<escaped key>.regions`, where the image has a record of regions
-    regions-00042.idx.npz   where both lie, see regions/store/shards.py
+    regions-00042.tar       `<escaped key>.<extension>`, an image file's bytes unchanged, directly
+                            followed by `<escaped key>.regions` if the image has a region record
+    regions-00042.idx.npz   where both are, see regions/store/shards.py
 
-`rmae-d2 pack` makes them. The same folder is a region store to whoever wants regions, and samples with `jpg`
-and `regions` to WebDataset's readers.
+Written by `rmae-d2 pack`. The same folder serves as a region store, and as samples with `jpg`
+and `regions` for WebDataset's readers.
 """
 
 import json
@@ -28,17 +28,17 @@ _REMEDY = "run the same rmae-d2 pack command again, which makes what is missing"
 
 
 class ImageColumns(NamedTuple):
-    """What the index of a packed shard says of its n images; arrays of the index by these names."""
+    """Per-image arrays in the index of a packed shard of n images, stored under these names."""
 
     image_offsets: NDArray[np.uint64]  # (n,), of a file's first byte in the tar
     image_sizes: NDArray[np.uint64]  # (n,), bytes
     image_shapes: NDArray[np.uint32]  # (n, 2), height and width in pixels, upright
     image_extensions: NDArray[np.bytes_]  # (n,), of the members' names: "jpg"
-    number_ids: NDArray[np.bool_]  # (n,), whether the image's id is a number rather than its text
+    number_ids: NDArray[np.bool_]  # (n,), whether the image id is a number rather than text
 
     @classmethod
     def of(cls, rows: Sequence[tuple[Any, ...]]) -> "ImageColumns":
-        """Of rows of what an image has in each column."""
+        """Builds the columns from rows, one per image."""
         columns = zip(*rows, strict=True) if rows else [()] * len(_COLUMNS)
         return cls(
             *(
@@ -48,23 +48,23 @@ class ImageColumns(NamedTuple):
         )
 
     def fault(self, count: int, tar_size: int) -> str:
-        """What is wrong with these columns of `count` images in a tar, "" for nothing."""
+        """Describes what is wrong with these columns of `count` images in a tar, "" if nothing."""
         arrays: tuple[NDArray[Any], ...] = self
         for column, (kind, *shape) in zip(arrays, _COLUMNS, strict=True):
             if column.dtype != kind or column.shape != (count, *shape):
                 return "its arrays disagree"
-        if (self.image_offsets > tar_size).any():  # each alone: the sum of two may overflow
+        if (self.image_offsets > tar_size).any():  # separately: the sum of two may overflow
             return "it has images beyond its tar"
         beyond = self.image_sizes > np.uint64(tar_size) - self.image_offsets
         return "it has images beyond its tar" if beyond.any() else ""
 
 
-#: Type and shape of what an image has in each column.
+#: Type and shape of an image's entry in each column.
 _COLUMNS: tuple[tuple[Any, ...], ...] = (("<u8",), ("<u8",), ("<u4", 2), ("|S4",), ("|b1",))
 
 
 def shard_name(number: int) -> str:
-    """Name, without suffix, of a shard's files; shards count from 0."""
+    """Base name of a shard's files, without suffix; shards count from 0."""
     return f"regions-{number:05d}"
 
 
@@ -74,13 +74,13 @@ def shard_files(number: int) -> tuple[str, str]:
 
 
 def shard_numbers(names: Iterable[str]) -> list[int]:
-    """Numbers, rising, of the complete shards among file names."""
+    """Numbers of the complete shards among file names, ascending."""
     found = (re.fullmatch(r"regions-(\d{5,})\.idx\.npz", name) for name in names)
     return sorted(int(match[1]) for match in found if match)
 
 
 def why(path: str) -> str:
-    """By which file a folder of packed images is recognised; "" where it is something else."""
+    """Returns the file that identifies a folder of packed images; "" if it is something else."""
     numbers = [0]
     if "://" not in path:
         numbers = shard_numbers(os.listdir(path)) if os.path.isdir(path) else []
@@ -90,25 +90,25 @@ def why(path: str) -> str:
         try:
             if is_file(file) and ImageColumns._fields[0] in _arrays(file, ()):
                 return name
-        except Exception:  # whoever reads it says what is wrong with it
+        except Exception:  # whoever reads it reports what is wrong
             return name
     return ""
 
 
 class PackedImages(Sequence[dict[str, Any]]):
-    """The images of a packed folder as dataset dicts, each made when it is asked for.
+    """The images of a packed folder as dataset dicts, each created on access.
 
-    In memory are the columns of the shards' indexes, arrays that forked processes share: some 30 bytes an
-    image and its key, whatever their number. Pickled, it is the name of the folder.
+    Memory holds only the columns of the shards' indexes, as arrays that forked processes share: some 30 bytes
+    per image plus its key. Pickles as the name of the folder.
 
-    An item has ``file_name``, an address that every reader of images opens; ``image_id``, ``height`` and
-    ``width`` in pixels as the images had them before they were packed. In their order, too.
+    An item has ``file_name``, an address that every image reader opens; ``image_id``, ``height`` and
+    ``width`` in pixels as before packing. The order is preserved too.
     """
 
     def __init__(self, folder: str, chosen: NDArray[np.int64] | None = None) -> None:
-        """Reads the indexes of a folder, local or remote; with ``chosen`` only these images, in that order.
+        """Reads the indexes of a folder, local or remote; with ``chosen`` only those images, in that order.
 
-        StoreError: there is none, a shard is missing or damaged, or of another data set.
+        Raises StoreError if there is none, or a shard is missing, damaged, or from another dataset.
         """
         self.folder = folder if "://" in folder else os.path.abspath(folder)
         self._chosen = chosen
@@ -131,7 +131,7 @@ class PackedImages(Sequence[dict[str, Any]]):
         return int(self._ends[-1]) if self._chosen is None else len(self._chosen)
 
     def __getitem__(self, index: Any) -> Any:
-        """A dataset dict; of a slice a data set."""
+        """Returns a dataset dict; for a slice, a dataset."""
         if isinstance(index, slice):
             return self.take(np.arange(len(self))[index])
         index = range(len(self))[index]
@@ -141,14 +141,14 @@ class PackedImages(Sequence[dict[str, Any]]):
         return self._shards[number].item(index - (self._ends[number - 1] if number else 0))
 
     def take(self, indices: NDArray[np.int64]) -> "PackedImages":
-        """Only the images at these positions, in that order; the arrays are shared."""
+        """Restricts to the images at these positions, in that order; the arrays are shared."""
         other = object.__new__(PackedImages)
         other.folder, other._shards, other._ends = self.folder, self._shards, self._ends
         other._chosen = indices if self._chosen is None else self._chosen[indices]
         return other
 
     def keys(self) -> Iterator[bytes]:
-        """The texts of the images' ids in UTF-8, in their order: for all of them, without their dicts."""
+        """Yields the image ids as UTF-8 text, in order, without creating dicts."""
         every = chain.from_iterable(shard.keys() for shard in self._shards)
         if self._chosen is None:
             return every
@@ -157,7 +157,7 @@ class PackedImages(Sequence[dict[str, Any]]):
 
     @property
     def num_bytes(self) -> int:
-        """Of what is kept in memory."""
+        """Bytes kept in memory."""
         return sum(shard.num_bytes for shard in self._shards)
 
 
@@ -186,7 +186,7 @@ class _Shard:
             raise StoreError(
                 f"{folder} is not complete: {shard_name(number)} is missing; {_REMEDY}"
             ) from error
-        except Exception as error:  # zipfile raises half a dozen kinds on damaged input
+        except Exception as error:  # zipfile raises half a dozen types on damaged input
             raise _damaged(folder, number, f"damaged ({error!s:.200})") from error
         self._tar = tar
         self._offsets, self._sizes, self._shapes, _, self._numbers = images
@@ -215,12 +215,12 @@ class _Shard:
 
 
 def _join(folder: str, name: str) -> str:
-    """As text, for addresses too."""
+    """Joins as text, so that it works for addresses too."""
     return f"{folder.rstrip('/')}/{name}"
 
 
 def _arrays(file: str, names: Sequence[str]) -> Any:
-    """Those of an index, by name; without names, which there are."""
+    """Loads the named arrays of an index; without names, lists those it has."""
     with opened(file) as opened_file, np.load(opened_file, allow_pickle=False) as arrays:
         return {name: arrays[name] for name in names} if names else arrays.files
 

@@ -1,4 +1,4 @@
-"""What Detectron2's PathManager can open by us: stores and web servers, members of files, what is at hand."""
+"""Handlers for Detectron2's PathManager: stores, web servers, members of files, content held in memory."""
 
 import io
 import os
@@ -12,7 +12,7 @@ from .members import SCHEMES, container, open_member
 
 @cache
 def path_manager() -> Any:
-    """Detectron2's, with our handlers; those that somebody registers later go before them."""
+    """Returns Detectron2's PathManager with our handlers; those registered later take precedence."""
     from detectron2.utils.file_io import PathManager
 
     register(PathManager)
@@ -20,16 +20,16 @@ def path_manager() -> Any:
 
 
 def register(manager: Any) -> None:
-    """Gives a path manager of iopath's our handlers.
+    """Adds our handlers to one of iopath's path managers.
 
-    Where the extra ``http`` is missing, web addresses are read by iopath's own download.
+    Without the extra ``http``, web addresses are read by iopath's own download.
     """
     from importlib.util import find_spec
 
     from iopath.common.file_io import HTTPURLHandler, NativePathHandler, PathHandler
 
     class AtHand(NativePathHandler):  # type: ignore[misc]
-        """Files of this machine, as Detectron2's mappers open them."""
+        """Local files, as Detectron2's mappers open them."""
 
         def _open(self, path: str, mode: str = "r", *args: Any, **kwargs: Any) -> IO[Any]:
             content = open_at_hand(path) if mode == "rb" else None
@@ -52,7 +52,7 @@ def register(manager: Any) -> None:
         _exists = _isfile
 
     class Remote(HTTPURLHandler):  # type: ignore[misc]
-        """Reads as `remote`; writes to stores."""
+        """Reads through `remote`; writes to stores."""
 
         def _get_supported_prefixes(self) -> list[str]:
             return [f"{scheme}://" for scheme in remote.EXTRAS]
@@ -88,7 +88,7 @@ def register(manager: Any) -> None:
             return sorted({name.partition("/")[0] for name in remote.files_below(path)})
 
         def _mkdirs(self, path: str, **kwargs: Any) -> None:
-            pass  # a store has none but those of its files' names
+            pass  # stores have no folders other than prefixes of file names
 
     for handler in (AtHand(), Members(), Remote()):
         manager.register_handler(handler, allow_override=True)

@@ -1,4 +1,4 @@
-"""An image that Pillow has opened, as upright 8-bit RGB. Without torch, for small processes of the demo."""
+"""Converts images opened by Pillow to upright 8-bit RGB. Without torch, for the demo's small processes."""
 
 import io
 import logging
@@ -15,24 +15,24 @@ from .files import check_file, opened
 
 logger = logging.getLogger(__name__)
 
-# Of a TIFF with many bands it says on the screen what it raises anyway, for each file.
+# For a TIFF with many bands, it prints what it raises anyway, for each file.
 logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)
 
-#: TIFF's tags for the largest value of a pixel.
+#: TIFF tags for the largest pixel value.
 _MAX_SAMPLE_VALUE, _S_MAX_SAMPLE_VALUE = 281, 341
 
 
-#: By what stands at byte 4 of files of the HEIF family, what opens them.
+#: Bytes from position 4 on that identify files of the HEIF family, by the opener they need.
 _HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypheim", b"ftypmif1", b"ftypmsf1")
 _AVIF = (b"ftypavif", b"ftypavis")
 
 
 def open_image(file: IO[bytes]) -> Image.Image:
-    """Pillow's ``Image.open``, which opens HEIC too where pillow-heif is installed.
+    """Like Pillow's ``Image.open``, but also opens HEIC if pillow-heif is installed.
 
     Raises:
-        UserError: a HEIC or AVIF that nothing here opens, and what to install.
-        UnidentifiedImageError, and others of Pillow's: it is not an image.
+        UserError: for a HEIC or AVIF that nothing installed opens; says what to install.
+        UnidentifiedImageError, and others from Pillow: if it is not an image.
     """
     try:
         return Image.open(file)
@@ -49,7 +49,7 @@ def open_image(file: IO[bytes]) -> Image.Image:
 
 
 def exif_orientation(image: Image.Image) -> int | None:
-    """Of an opened image, 1 where it is upright; None for a damaged EXIF block."""
+    """EXIF orientation of an opened image, 1 if upright; None for a damaged EXIF block."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except MemoryError:
@@ -59,7 +59,7 @@ def exif_orientation(image: Image.Image) -> int | None:
 
 
 def stored_size(path: str) -> tuple[int, int] | None:
-    """(height, width) of a JPEG's pixels as stored, where EXIF turns it on its side; else None."""
+    """(height, width) of a JPEG's stored pixels if EXIF turns it by 90 degrees; else None."""
     try:
         check_file(path)
         with opened(path) as file, open_image(file) as image:
@@ -72,7 +72,7 @@ def stored_size(path: str) -> tuple[int, int] | None:
 
 
 def upright_size(path: str) -> tuple[int, int] | None:
-    """(height, width) of an image file as readers see it, EXIF's turn applied; None for another file."""
+    """(height, width) of an image file as readers see it, with EXIF rotation; None for another file."""
     try:
         check_file(path)
         with opened(path) as file, open_image(file) as image:
@@ -81,7 +81,7 @@ def upright_size(path: str) -> tuple[int, int] | None:
     except RemoteError:
         raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return None  # whoever reads the image says what is wrong with it
+        return None  # whoever reads the image reports what is wrong
 
 
 _KINDS = {
@@ -91,7 +91,7 @@ _KINDS = {
 
 
 def kind_of(raw: bytes) -> str:
-    """What kind of image a file's bytes are, such as "JPEG, RGB" or "PNG, 16-bit grey, turned by EXIF"."""
+    """Describes the image type of a file's bytes, e.g. "JPEG, RGB" or "PNG, 16-bit grey, turned by EXIF"."""
     with open_image(io.BytesIO(raw)) as image:
         mode = (
             "16-bit grey" if image.mode.startswith("I;16") else _KINDS.get(image.mode, image.mode)
@@ -102,19 +102,19 @@ def kind_of(raw: bytes) -> str:
 
 
 def upright_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """An opened and loaded image as `rmae_d2.data.read_image` gives it: writable uint8 (H, W, 3)."""
+    """Converts an opened and loaded image like `rmae_d2.data.read_image`: writable uint8 (H, W, 3)."""
     if exif_orientation(image) not in (1, None):
         try:
             image = ImageOps.exif_transpose(image)
         except MemoryError:
             raise
-        except Exception:  # a damaged EXIF block counts as none
+        except Exception:  # a damaged EXIF block is ignored
             pass
     return np.array(_to_rgb(image))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow mode as RGB; see `rmae_d2.data.read_image` for the rules."""
+    """Converts any Pillow mode to RGB; see `rmae_d2.data.read_image` for the rules."""
     if image.mode.startswith(("I", "F")):
         image = _from_many_values(image)
     if image.has_transparency_data:
@@ -124,13 +124,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-#: What white is where a file does not say: of floats, of 8, of 12 and of 16 bits.
+#: Candidates for white if a file does not define it: of floats, of 8, of 12 and of 16 bits.
 _WHITES = (1.0, 255.0, 4095.0, 65535.0)
 _said_whites: set[float] = set()
 
 
 def _from_many_values(image: Image.Image) -> Image.Image:
-    """Modes I;16*, I and F as 8-bit grey, scaled and not clipped."""
+    """Converts modes I;16*, I and F to 8-bit grey, scaled and not clipped."""
     values = np.asarray(image).astype(np.float64)
     low, high = (values.min(), values.max()) if values.size else (0.0, 0.0)
     if not (np.isfinite(low) and np.isfinite(high)) or low < 0:
@@ -152,7 +152,7 @@ def _from_many_values(image: Image.Image) -> Image.Image:
 
 
 def _white(image: Image.Image, high: float) -> float:
-    """The value that is shown as white, given the highest in the picture."""
+    """Chooses the value shown as white, given the image's highest value."""
     if given := os.environ.get("RMAE_D2_WHITE"):
         try:
             white = float(given)

@@ -1,8 +1,8 @@
-"""Registers our datasets and architectures with Detectron2, as soon as Detectron2 has its registries.
+"""Registers our datasets and architectures with Detectron2 as soon as Detectron2 has its registries.
 
-Whoever imports this package finds them there by name. Importing Detectron2 for that takes seconds, though,
-which ``rmae-d2 --help`` or a look at a region store need not wait for. So nothing is imported here: our part
-is imported when the import of Detectron2's ends, whoever asks for that, or at once where it is there already.
+They are available there by name once this package is imported. Importing Detectron2 for that takes seconds,
+however, which ``rmae-d2 --help`` or a look at a region store need not wait for. So nothing is imported here:
+our part is imported once anything has imported Detectron2, or immediately if it is already loaded.
 """
 
 import sys
@@ -15,12 +15,12 @@ from typing import Any
 
 from . import compat
 
-#: Where Detectron2 has registries, and our package that registers with them when it is imported.
+#: Detectron2's modules with registries, and our packages that register with them on import.
 OURS = {"detectron2.data": "rmae_d2.data", "detectron2.modeling": "rmae_d2.modeling"}
 
 
 def register() -> None:
-    """Registers now what can be, and the rest when its time comes."""
+    """Registers what can be registered now, and the rest once Detectron2 is imported."""
     absent = OURS.keys() - sys.modules.keys()
     if absent:
         sys.meta_path.insert(0, _Finder(absent))
@@ -30,12 +30,12 @@ def register() -> None:
 
 
 class _Finder(MetaPathFinder):
-    """Finds Detectron2's packages as Python does, and has ours imported after them."""
+    """Finds Detectron2's packages as Python does, and imports ours after them."""
 
     def __init__(self, waits_for: set[str]) -> None:
         self._waits_for = waits_for
         self._ready: list[str] = []
-        self._running = 0  # of theirs, that are in the middle of their import
+        self._running = 0  # number of their imports in progress
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -51,11 +51,11 @@ class _Finder(MetaPathFinder):
             execute(module)
             self._running -= 1
             self._ready.append(fullname)
-            # One of theirs imports the other, and ours need both whole.
+            # One of their packages imports the other, and ours need both complete.
             while self._ready and not self._running:
                 self._waits_for.discard(self._ready[0])
                 _import_ours(self._ready.pop(0))
-            if not self._waits_for and self in sys.meta_path:  # later imports need not come by
+            if not self._waits_for and self in sys.meta_path:  # no longer needed
                 sys.meta_path.remove(self)
 
         loader.exec_module = execute_both

@@ -1,13 +1,13 @@
 """Reads from object stores and web servers: ``s3://``, ``gs://``, ``https://`` and ``http://``.
 
-By fsspec's file systems (the extras ``s3``, ``gs`` and ``http``), which take credentials, endpoints and
-proxies from the environment as their users know it. On top of them, for all alike: several tries, each with a
-time limit; a length that is checked; errors that name address and remedy; and `disk_cache`.
+Uses fsspec's file systems (the extras ``s3``, ``gs`` and ``http``), which take credentials, endpoints and
+proxies from the environment in the usual way. Adds the same to all: several tries, each with a
+time limit; a length check; errors that name address and remedy; and `disk_cache`.
 
-    RMAE_D2_REMOTE_TRIES    6, half a second after the first, then twice as long each, at most 30 s
-    RMAE_D2_REMOTE_TIMEOUT  60, seconds that a try may take, for up to 16 MiB
+    RMAE_D2_REMOTE_TRIES    6; waits half a second after the first, then twice as long each, at most 30 s
+    RMAE_D2_REMOTE_TIMEOUT  60, seconds allowed per try, for up to 16 MiB
 
-Draws no random number, for augmentations are a function of the seed alone, whatever the network does.
+Draws no random numbers, because augmentations depend on the seed alone, whatever the network does.
 """
 
 import errno
@@ -27,47 +27,47 @@ from .extras import how_to_install
 
 logger = logging.getLogger(__name__)
 
-#: How addresses begin, and the extra that reads them.
+#: Address schemes, and the extra that reads each.
 EXTRAS = {"s3": "s3", "gs": "gs", "https": "http", "http": "http"}
 _PIECE = 16 << 20
 _LONGEST_WAIT = 30.0
-#: By what stores and web servers tell one content of a file from another.
+#: Fields by which stores and web servers distinguish versions of a file.
 _MARKS = ("ETag", "etag", "generation", "Content-MD5", "LastModified", "Last-Modified")
-#: Of HTTP, below 500: those that pass.
+#: HTTP statuses below 500 that are transient.
 _PASSING = (408, 425, 429)
 
 
 class _Facts(NamedTuple):
     folder: bool
-    size: int | None  # where the server says
-    version: str  # by which another content shows
+    size: int | None  # if the server reports it
+    version: str  # changes with the content
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is an address that is read here."""
+    """Whether a path is an address that this module reads."""
     scheme, mark, _ = os.fspath(path).partition("://")
     return bool(mark) and scheme in EXTRAS
 
 
 def absolute(path: str) -> str:
-    """A path of this machine from its root on; an address as it is."""
+    """Makes a local path absolute; leaves an address unchanged."""
     return path if "://" in path else os.path.abspath(path)
 
 
 def read(url: str) -> bytes:
-    """A whole file.
+    """Reads a whole file.
 
     Raises:
-        FileNotFoundError: there is none.
-        RemoteError: no permission, no such bucket, or no whole answer in all tries.
-        UserError: a package is missing.
+        FileNotFoundError: if it does not exist.
+        RemoteError: if permission is denied, the bucket does not exist, or all tries fail.
+        UserError: if a package is missing.
     """
     facts = _facts_of_file(url)
     return _fetch(url, None, None) if facts.size is None else _kept(url, 0, facts.size, facts)
 
 
 def read_range(url: str, start: int, stop: int) -> bytes:
-    """Bytes of a file. Errors as `read`; OSError: it ends before."""
+    """Reads a byte range of a file. Errors as in `read`; OSError if the file is too short."""
     facts = _facts_of_file(url)
     if facts.size is not None and stop > facts.size:
         raise OSError(f"{url} has {facts.size} bytes, not {stop}: copy it again")
@@ -84,7 +84,7 @@ def _kept(url: str, start: int, stop: int, facts: _Facts) -> bytes:
 
 
 def local_path(url: str) -> str:
-    """The path of a copy of a file, in the cache until others need its place. Errors as `read`."""
+    """Returns the path of a cached copy of a file, kept until its space is needed. Errors as in `read`."""
     facts = _facts_of_file(url)
     suffix = posixpath.splitext(url.partition("?")[0])[1] or ".file"
     if facts.size is not None:
@@ -96,7 +96,7 @@ def local_path(url: str) -> str:
 
 
 def exists(url: str) -> bool:
-    """Whether there is a file or, in a store, a folder. Errors as `read`."""
+    """Whether a file or, in a store, a folder exists. Errors as in `read`."""
     try:
         _facts(url)
     except FileNotFoundError:
@@ -105,15 +105,15 @@ def exists(url: str) -> bool:
 
 
 def is_file(url: str) -> bool:
-    """Whether there is a file. Errors as `read`."""
+    """Whether a file exists. Errors as in `read`."""
     return exists(url) and not _facts(url).folder
 
 
 def files_below(url: str) -> list[str]:
-    """All files below a folder of a store, sorted: paths relative to it. Errors as `read`.
+    """Lists all files below a folder of a store, sorted: paths relative to it. Errors as in `read`.
 
     Raises:
-        UserError: of a web server, which has no folders.
+        UserError: for a web server, which cannot list folders.
     """
     if EXTRAS[url.partition("://")[0]] == "http":
         raise UserError(
@@ -134,20 +134,20 @@ def _facts_of_file(url: str) -> _Facts:
 
 @lru_cache(maxsize=1 << 16)
 def _facts(url: str) -> _Facts:
-    """What a server says of a file; once a process, so that a change shows to the next one."""
+    """Returns a server's facts about a file; asks once per process, so the next process sees changes."""
     info = _asked(url, lambda fs: fs._info(url))
     version = next((str(info[mark]) for mark in _MARKS if info.get(mark)), "")
     return _Facts(info["type"] == "directory", info.get("size"), version)
 
 
 def forget() -> None:
-    """Asks anew what servers say of files."""
+    """Discards cached answers about files."""
     _facts.cache_clear()
     _buckets.clear()
 
 
 def _pieces(url: str, start: int, stop: int, size: int | None) -> Iterator[bytes]:
-    """Bytes of a file, so many at a time that each has its own tries and its own time."""
+    """Yields a file in pieces, each small enough for its own tries and time limit."""
     whole = start == 0 and stop == size
     while start < stop:
         piece = _fetch(url, start, min(start + _PIECE, stop), size if whole else None)
@@ -156,10 +156,10 @@ def _pieces(url: str, start: int, stop: int, size: int | None) -> Iterator[bytes
 
 
 def _fetch(url: str, start: int | None, stop: int | None, whole: int | None = None) -> bytes:
-    """Some bytes of a file, or all; also all where a server has no ranges and they are wanted in the end.
+    """Fetches a byte range or all of a file; a server without ranges may send all if all is wanted.
 
     Args:
-        whole: the file's length, where all of it is wanted.
+        whole: the file's length if all of it is wanted.
     """
     by_web = EXTRAS[url.partition("://")[0]] == "http"
     wanted = None if start is None or stop is None else stop - start
@@ -185,10 +185,10 @@ def _fetch(url: str, start: int | None, stop: int | None, whole: int | None = No
 
 
 def _asked(url: str, question: Callable[[Any], Any], *, limited: bool = True) -> Any:
-    """What a file system answers; the question makes a coroutine of it.
+    """Returns a file system's answer; ``question`` makes a coroutine of it.
 
     Raises:
-        as `read`.
+        As in `read`.
     """
     from fsspec.asyn import sync
 
@@ -199,10 +199,10 @@ def _asked(url: str, question: Callable[[Any], Any], *, limited: bool = True) ->
             return sync(fs.loop, question, fs, timeout=timeout if limited else None)
         except Exception as error:
             behind = error.__cause__ if isinstance(error, FileNotFoundError) else None
-            # Whatever keeps a web server from answering is "not found" to fsspec, on top of its reason.
+            # fsspec reports whatever keeps a web server from answering as "not found", on top of the reason.
             last = behind if isinstance(behind, Exception) else error
             if isinstance(last, TypeError | AttributeError | RuntimeError):
-                raise  # a bug, or the process ends
+                raise  # a bug, or the process is ending
             if (final := _final(url, last, fs)) is not None:
                 raise final from error
             said = f"{type(last).__name__} {_line(last)}".strip()
@@ -218,7 +218,7 @@ def _asked(url: str, question: Callable[[Any], Any], *, limited: bool = True) ->
 
 
 def _final(url: str, error: Exception, fs: Any) -> Exception | None:
-    """What to raise where another try would not help."""
+    """Returns the error to raise if another try would not help."""
     scheme, _, rest = url.partition("://")
     status = _status(error)
     name = type(error).__name__
@@ -246,7 +246,7 @@ def _final(url: str, error: Exception, fs: Any) -> Exception | None:
     return None
 
 
-#: Where each looks for credentials.
+#: How to supply credentials for each scheme.
 _CREDENTIALS = {
     "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; of a public bucket "
     "FSSPEC_S3_ANON=true",
@@ -261,7 +261,7 @@ def _line(error: Exception) -> str:
 
 
 def _status(error: BaseException | None) -> int | None:
-    """HTTP's, of an error of aiohttp, botocore or gcsfs, or of the one behind it."""
+    """HTTP status of an error from aiohttp, botocore or gcsfs, or of its cause."""
     while error is not None:
         response = getattr(error, "response", None)  # botocore's
         found = getattr(error, "status", None)
@@ -279,7 +279,7 @@ _buckets: set[str] = set()
 
 
 def _is_bucket(bucket: str, fs: Any) -> bool:
-    """Whether there is a bucket; True where nobody says."""
+    """Whether a bucket exists; True if unknown."""
     from fsspec.asyn import sync
 
     if bucket not in _buckets:
@@ -287,7 +287,7 @@ def _is_bucket(bucket: str, fs: Any) -> bool:
             sync(fs.loop, fs._info, bucket, timeout=_timeout())
         except FileNotFoundError:
             return False
-        except Exception:  # the question was about a file in it
+        except Exception:  # the actual question was about a file in it
             return True
         _buckets.add(bucket)
     return True
@@ -309,7 +309,7 @@ def _setting(name: str, default: float) -> float:
 
 
 def file_system(url: str) -> Any:
-    """Fsspec's for an address, of this process. UserError: a package is missing."""
+    """Returns this process's fsspec file system for an address. UserError if a package is missing."""
     return _file_system(url.partition("://")[0], os.getpid(), _timeout())
 
 
@@ -318,9 +318,9 @@ _making = threading.Lock()
 
 @cache
 def _file_system(scheme: str, process: int, timeout: float) -> Any:
-    """fsspec's, with connections and an event loop's thread of its own in each process: no fork takes those.
+    """Creates fsspec's file system with connections and event-loop thread that no fork has to share.
 
-    Its own tries are switched off where that can be said.
+    Its own retries are disabled where possible.
     """
     options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
     extra = EXTRAS[scheme]
@@ -341,13 +341,13 @@ def _file_system(scheme: str, process: int, timeout: float) -> Any:
             options["client_kwargs"] = {
                 "timeout": ClientTimeout(total=timeout),
                 "trust_env": True,  # proxies and .netrc
-                "auto_decompress": False,  # the bytes as they lie there, for lengths are compared
+                "auto_decompress": False,  # bytes as stored, because lengths are compared
             }
         with _making:
             fs = fsspec.filesystem(scheme, **options)
             if extra == "s3":
                 fs.retries = 1
-            if hasattr(fs, "set_session"):  # else threads that come first each make one
+            if hasattr(fs, "set_session"):  # else the first threads would each create one
                 sync(fs.loop, fs.set_session)
     except ImportError as error:
         raise UserError(

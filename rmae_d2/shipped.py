@@ -1,4 +1,4 @@
-"""Weights that come with the package, by name: ``rmae-d2://rmae_scenes`` wherever a weight file is named.
+"""Weights shipped with the package, by name: ``rmae-d2://rmae_scenes`` works wherever a weight file does.
 
 ::
 
@@ -6,7 +6,7 @@
                  config.yaml        of the run that made it
                  README.md          the model card
 
-Imports nothing of size, for the default stands in ``--help``.
+Imports nothing large, because the default appears in ``--help``.
 """
 
 from pathlib import Path
@@ -18,20 +18,20 @@ PREFIX = "rmae-d2://"
 FOLDER = Path(__file__).resolve().parent / "weights"
 FILE = "model.safetensors"
 
-#: The R-MAE that commands take where no weights are named.
+#: The R-MAE that commands use if no weights are named.
 DEFAULT = f"{PREFIX}rmae_scenes"
 
 
 def shipped_names() -> list[str]:
-    """The names that exist."""
+    """Lists the available names."""
     return sorted(f"{PREFIX}{path.parent.name}" for path in FOLDER.glob(f"*/{FILE}"))
 
 
 def shipped_file(name: str) -> Path:
-    """The weight file of a name.
+    """Returns the weight file of a name.
 
     Raises:
-        CheckpointError: there is none of that name; it lists those that there are.
+        CheckpointError: if the name does not exist; lists those that do.
     """
     known = shipped_names()
     if name not in known:
@@ -43,7 +43,7 @@ def shipped_file(name: str) -> Path:
 
 
 def register_names(path_manager: Any) -> None:
-    """Makes the names known to one of iopath's path managers, for reading."""
+    """Registers the names with one of iopath's path managers, for reading."""
     from iopath.common.file_io import PathHandler
 
     class ShippedWeights(PathHandler):  # type: ignore[misc]

@@ -1,10 +1,10 @@
-"""Signals that save a run, and blocks of signals, as far as the system has them; Windows has few."""
+"""Signals that save a run, and signal blocking, as far as the system supports them; Windows has few."""
 
 import signal
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
-# SIGTERM is a cluster's, SIGUSR1 what people give sbatch --signal, SIGUSR2 submitit's.
+# SIGTERM is sent by clusters, SIGUSR1 is common for sbatch --signal, SIGUSR2 is submitit's.
 _NAMES = ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT")
 
 #: Signals that save a run and end it.
@@ -13,7 +13,7 @@ SAVING = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name)
 
 @contextmanager
 def blocked(numbers: Collection[signal.Signals]) -> Iterator[None]:
-    """Processes started inside inherit the block, so that no signal finds them half set up."""
+    """Blocks signals; processes started inside inherit the block, so none interrupts their setup."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

@@ -1,4 +1,4 @@
-"""Rows of text and numbers as a table to print."""
+"""Formats rows of text and numbers as a table."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -13,13 +13,13 @@ def table(
     digits: int = 2,
     left: Collection[int] = (0,),
 ) -> str:
-    """A Markdown table whose columns are padded, so that it reads well in a terminal too.
+    """Formats a Markdown table with padded columns, so that it reads well in a terminal too.
 
     Args:
         headers: titles of the columns.
-        rows: cells; floats are rounded, None is "-", everything else stands as ``str`` has it.
-        digits: of floats, after the point.
-        left: numbers of the columns to align left; the others are aligned right.
+        rows: cells; floats are rounded, None is "-", everything else is shown by ``str``.
+        digits: decimal places of floats.
+        left: indices of left-aligned columns; the others are right-aligned.
     """
     cells = [[_cell(value, digits) for value in row] for row in rows]
     sides = ["left" if i in left else "right" for i in range(len(headers))]

@@ -1,7 +1,7 @@
-"""The command line `rmae-d2`: a module for each command, which nothing of size is imported for.
+"""The command line `rmae-d2`: one module per command, without heavy imports at startup.
 
 A command's module has a docstring, its ``--help``; ``arguments(parser)``, which adds its options; and
-``run(args)``, which imports what it needs, raises UserError for what a user can set right, and may return
+``run(args)``, which imports what it needs, raises UserError for what a user can fix, and may return
 an exit code.
 """
 
@@ -18,41 +18,41 @@ from .options import Parser, UsageError, place_output, take_overrides_out
 
 COMMANDS = {
     "train": "pre-train, fine-tune or evaluate what a config describes",
-    "submit": "the same as a Slurm job that comes back when its time is up",
+    "submit": "the same as a Slurm job that requeues itself when its time is up",
     "sweep": "train at all points of a grid of overrides, and compare them",
     "study": "pre-train in several ways, transfer, and compare, with seeds",
-    "regions": "make the regions of a data set's images, once for all runs",
-    "pack": "images and their regions together in indexed tar shards",
-    "inspect": "look through a data set, or a region store, before training",
-    "scenes": "render the small data set of the demos",
+    "regions": "make the regions of a dataset's images, once for all runs",
+    "pack": "pack images and their regions into indexed tar shards",
+    "inspect": "check a dataset, or look into a region store, before training",
+    "scenes": "render the small dataset of the demos",
     "predict": "detect objects in photos, or segment them into classes",
     "embed": "features of photos as one table",
     "demo": "interactive segmentation in a browser",
-    "evaluate-interactive": "IoU against the number of patches or clicks",
-    "evaluate-regions": "region sources against instance masks: overlap, recall, time",
-    "visualize reconstruction": "what a model makes of photos of which most is hidden",
+    "evaluate-interactive": "IoU versus number of patches or clicks",
+    "evaluate-regions": "region sources versus instance masks: overlap, recall, time",
+    "visualize reconstruction": "a model's reconstruction of mostly hidden photos",
     "visualize attention": "what patches attend to, for several models",
     "visualize masking": "the masks that a model chooses",
     "visualize metrics": "metrics of several runs in one picture",
     "report": "one HTML page about a run",
     "export": "write a model as ONNX or torch.export's .pt2, and check it",
-    "convert": "turn weights of one project into another's",
+    "convert": "convert weights of one project into another's format",
     "analyze": "parameters, multiply-adds and memory of models",
-    "benchmark": "time our parts against the straightforward ones",
+    "benchmark": "time our components against straightforward ones",
     "install-detectron2": "give this environment a Detectron2 without a compiler",
-    "doctor": "what is installed here, and what to do about what is missing",
+    "doctor": "report what is installed, and how to get what is missing",
 }
 
 
 def main(command: str = "") -> None:
-    """Runs the command line of this process, of the command named or else of its first word, and exits."""
+    """Runs this process's command line, for the given command or else the one it begins with, and exits."""
     sys.exit(run([*command.split(), *sys.argv[1:]]))
 
 
 def run(words: Sequence[str]) -> int:
-    """Runs a command line; its exit code: 0; 1 for what a user can set right, in one line; 130 for ctrl-C.
+    """Runs a command line; returns its exit code: 0; 1 for user errors, in one line; 130 for ctrl-C.
 
-    argparse's SystemExit, 2 for a wrong usage, passes through, and so does any other exception: our mistake.
+    argparse's SystemExit (2 for wrong usage) passes through, and so does any other exception: our bug.
     """
     name, words = _split(words)
     module = import_module(f".{name.replace('-', '_').replace(' ', '_')}", __name__)
@@ -62,10 +62,10 @@ def run(words: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.arguments(parser)
-    # Overrides may stand between options; subparsers can't have that.
+    # Overrides may stand between options; subparsers do not support that.
     parse = parser.parse_args if name == "benchmark" else parser.parse_intermixed_args
     args = take_overrides_out(parse(words))
-    if logging.lastResort is not None:  # of commands that do not say how they log
+    if logging.lastResort is not None:  # for commands that do not set up logging
         logging.lastResort.setFormatter(logging.Formatter("warning: %(message)s"))
     try:
         if getattr(args, "config_file", None):
@@ -83,7 +83,7 @@ def run(words: Sequence[str]) -> int:
 
 
 def _split(words: Sequence[str]) -> tuple[str, list[str]]:
-    """The command's name, of one word or two, and the words after it."""
+    """Splits off the command's name, of one word or two, from the words after it."""
     for count in (1, 2):
         if (name := " ".join(words[:count])) in COMMANDS:
             return name, list(words[count:])

@@ -1,11 +1,11 @@
-"""Prints what pre-training models cost: parameters and multiply-adds by part, activation memory an image.
+"""Prints the cost of pre-training models: parameters and multiply-adds by part, activation memory per image.
 
     rmae-d2 analyze --config-file pretrain/rmae_vitb.py
     rmae-d2 analyze --config-file pretrain/rmae_vitb.py model.region_branch.neck_depth=8
     rmae-d2 analyze --table pretrain/mae_vitb.py pretrain/rmae_vitb.py
 
-Multiply-adds are those of one image's forward pass with its losses, which papers often call FLOPs. Nothing is
-computed: a large model takes as long as a small one.
+Multiply-adds are those of one image's forward pass including losses, which papers often call FLOPs. Nothing
+is computed: a large model takes no longer than a small one.
 """
 
 import argparse
@@ -17,9 +17,9 @@ from . import options
 def arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config-file", metavar="FILE", help="one model, by part")
-    several = "several, compared with the first, in Markdown"
+    several = "several models, compared with the first, in Markdown"
     what.add_argument("--table", metavar="FILE", nargs="+", help=several)
-    options.overrides(parser, what="of the one config, as in training")
+    options.overrides(parser, what="of the single config, as in training")
 
 
 def run(args: argparse.Namespace) -> None:

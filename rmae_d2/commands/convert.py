@@ -1,4 +1,4 @@
-"""Turns weights of one project into another's.
+"""Converts weights of one project into another's format.
 
     rmae-d2 convert --input output/model_final.pth --output backbone.pth --to detectron2
     rmae-d2 convert --input mae_pretrain_vit_base.pth --output rmae.pth --to rmae
@@ -6,17 +6,17 @@
     rmae-d2 convert --input output/rmae/model_final.pth --output small/model.safetensors --to rmae --half
 
 Reads files of MAE, DINO, DINOv2, DeiT, I-JEPA, MoCo v3, SAM, R-MAE's published code, timm, Hugging Face,
-MMPretrain, Detectron2 (.pkl too) and our own, told apart by their keys; no code of a file is run. FILE may be
-a name of the Hugging Face hub (hf://ORG/NAME), of timm (timm://MODEL) or an address (https://...). Prints
-what was copied, what the target has besides (new by design), what it has no use for (not taken by design),
-and what is refused: then nothing is written and the exit status is 1 (2 where the command line is wrong).
+MMPretrain, Detectron2 (.pkl too) and our own, recognised by their keys; no code in a file is run. FILE may be
+a name on the Hugging Face hub (hf://ORG/NAME) or in timm (timm://MODEL), or an address (https://...). Prints
+what was copied, what only the target has (new by design), what it has no use for (dropped by design),
+and what is refused: then nothing is written and the exit status is 1 (2 for a wrong command line).
 
-What the files are: detectron2, a backbone that any Detectron2 ViTDet loads, in a .pth; mae, the official
-names; rmae, a checkpoint of this package, with the run's config.yaml beside it where INPUT has one, without
-the absolute paths in it; timm, a state dict of VisionTransformer with num_classes=0 (class_token=False where
-the input has no cls token); huggingface, of ViTMAEForPreTraining, or of ViTMAEModel where the input has no
+Output formats: detectron2, a backbone that any Detectron2 ViTDet loads, in a .pth; mae, the official
+names; rmae, a checkpoint of this package, with the run's config.yaml next to it if INPUT has one, without
+its absolute paths; timm, a state dict of VisionTransformer with num_classes=0 (class_token=False if
+the input has no cls token); huggingface, of ViTMAEForPreTraining, or of ViTMAEModel if the input has no
 decoder; dinov2, of Dinov2Model and Dinov2Backbone; mmpretrain and mmsegmentation, state dicts of their
-VisionTransformer. docs/weights.md says how to load them.
+VisionTransformer. docs/weights.md explains how to load them.
 """
 
 import argparse
@@ -33,21 +33,21 @@ TARGETS = (
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--input", required=True, metavar="FILE", help="weights")
+    add("--input", required=True, metavar="FILE", help="weights to convert")
     what = "the .pth, .pt, .bin or .safetensors to write"
     options.output(parser, folder=False, required=True, type=str, help=what)
-    add("--to", required=True, choices=TARGETS, help="whose weights to write")
+    add("--to", required=True, choices=TARGETS, help="target format")
     size = parser.add_mutually_exclusive_group()
     for name, to in (("--grid", "GH [GW] patches"), ("--img-size", "those of H [W] pixels")):
         what = f"resize position embeddings to {to}"
         size.add_argument(name, type=options.integer(COUNT), nargs="+", metavar="N", help=what)
-    what = "leave out input tensors of this name, e.g. '*.rel_pos_?'; repeatable"
+    what = "drop input tensors matching this name, e.g. '*.rel_pos_?'; repeatable"
     add("--drop", action="append", default=[], metavar="PATTERN", help=what)
-    what = "make up a cls token and a final norm where only the target has them"
+    what = "create a cls token and a final norm if only the target has them"
     add("--fill", action="store_true", help=what)
     what = "Hugging Face's names: 4 as on the hub, 5 as in a state_dict (default: installed)"
     add("--transformers", type=int, choices=(4, 5), help=what)
-    what = "fp16: half of the size; load_state_dict makes it fp32 again"
+    what = "fp16: half the size; load_state_dict converts it back to fp32"
     add("--half", action="store_true", help=what)
     add("--force", action="store_true", help="overwrite the output")
 

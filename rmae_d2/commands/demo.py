@@ -1,10 +1,10 @@
-r"""Interactive segmentation in a browser: mark a few patches, see the region that the model completes.
+r"""Interactive segmentation in a browser: mark a few patches, and the model completes the region.
 
     rmae-d2 demo
     rmae-d2 demo --weights output/rmae/model_final.pth
 
-prints an address to open. The model is the small R-MAE that comes with the package, or with --weights that
-of a run, as the config.yaml beside them says. Images stay on the machine that serves them, in memory only.
+prints an address to open. The model is the small R-MAE shipped with the package or, with --weights, that
+of a run, built from the config.yaml next to them. Images stay on the serving machine, in memory only.
 Needs Starlette and uvicorn (the extra demo).
 """
 
@@ -20,13 +20,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     options.trained(parser)
     prompting(parser)
     add = parser.add_argument
-    add(
-        "--port", type=options.integer(Range(0, 65535)), default=7860, help="0 for any that is free"
-    )
-    add("--host", default="127.0.0.1", help="default: reached from here only")
+    add("--port", type=options.integer(Range(0, 65535)), default=7860, help="0 for any free port")
+    add("--host", default="127.0.0.1", help="default: reachable from this machine only")
     add("--examples", nargs="+", default=[], help="images to offer, or folders")
-    add("--max-megabytes", type=options.real(POSITIVE), default=20, help="of an uploaded file")
-    add("--max-megapixels", type=options.real(POSITIVE), default=25, help="of an uploaded image")
+    add("--max-megabytes", type=options.real(POSITIVE), default=20, help="limit for uploads")
+    add("--max-megapixels", type=options.real(POSITIVE), default=25, help="limit for images")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -37,4 +35,4 @@ def run(args: argparse.Namespace) -> None:
     limits = Limits(upload_bytes=upload_bytes, pixels=int(given.pop("max_megapixels") * 1e6))
     with contextlib.suppress(KeyboardInterrupt):
         run_demo(limits=limits, **given)
-    print("stopped")  # without an interrupt, too: a caller may have told this process to ignore it
+    print("stopped")  # even without an interrupt: a caller may have told this process to ignore it

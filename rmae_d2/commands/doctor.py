@@ -1,7 +1,7 @@
-"""Says what is installed here, what to do about each thing that is missing, and whether a model works.
+"""Reports what is installed, how to get each missing package, and whether a model works.
 
-The model is the small R-MAE that comes with the package: it predicts what is hidden of a picture. The exit
-code is 1 where something is missing that training needs.
+The model is the small R-MAE shipped with the package: it predicts the hidden part of a picture. The exit
+code is 1 if something needed for training is missing.
 """
 
 import argparse
@@ -17,10 +17,10 @@ from ..extras import how_to_install
 from ..shipped import DEFAULT, shipped_file
 from .install_detectron2 import age_problem, find_detectron2
 
-Finding = tuple[str, str, bool]  # what, remedy where it is missing, whether training needs it
+Finding = tuple[str, str, bool]  # what, remedy if it is missing, whether training needs it
 
 INSTALL = "pip install"
-# Package, extra, and what it gives.
+# Package, extra, and what it provides.
 EXTRAS = (
     ("numba", "fast", "FH regions and region records compiled; else scikit-image and numpy"),
     ("simplejpeg", "fast", "JPEGs decoded with fewer copies; else Pillow"),
@@ -37,7 +37,7 @@ EXTRAS = (
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """None."""
+    """Adds no options."""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -60,7 +60,7 @@ def _findings() -> Iterator[Finding]:
 
 
 def _required() -> Iterator[Finding]:
-    """What the installed package requires."""
+    """Checks what the installed package requires."""
     try:
         texts = requires("rmae_d2") or []
     except PackageNotFoundError:
@@ -89,7 +89,7 @@ def _detectron2() -> Finding:
 def _device() -> Finding:
     try:
         import torch
-    except Exception as error:  # whatever a broken installation raises
+    except Exception as error:  # broken installations may raise anything
         return f"torch: {error}", f"{INSTALL} torch torchvision", True
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     if names:
@@ -99,14 +99,14 @@ def _device() -> Finding:
 
 
 def _shipped() -> Finding:
-    """Whether the package's own weights load, and beat the mean colours of what is hidden of a scene."""
+    """Checks that the shipped weights load, and beat the mean colours on hidden parts of a scene."""
     reinstall = "reinstall rmae_d2 from its repository"
     try:
         shipped_file(DEFAULT)
         loss, hidden = _reconstruct()
     except UserError as error:
         return str(error), reinstall, False
-    except Exception as error:  # whatever a broken installation raises
+    except Exception as error:  # broken installations may raise anything
         return f"{DEFAULT}: {error}", "what is missing above", False
     line = f"{DEFAULT} predicts the {hidden:.0%} hidden of a rendered scene: pixel loss {loss:.2f}"
     works = "" if loss < 1 else reinstall
@@ -114,7 +114,7 @@ def _shipped() -> Finding:
 
 
 def _reconstruct() -> tuple[float, float]:
-    """The model's pixel loss on a scene that it was not trained on, and the share that is hidden of it."""
+    """Returns the model's pixel loss on a scene unseen in training, and its hidden fraction."""
     import numpy as np
     import torch
     from PIL import Image

@@ -3,13 +3,13 @@
     rmae-d2 embed PHOTOS --output features.parquet
     rmae-d2 embed PHOTOS --output features.parquet --weights output/rmae --size 224 --patches
 
-A row per image, in the photos' order: image_id, file_name, height, width, and features, the mean of the
-encoder's patches without the cls token, float32. --patches adds these themselves, float16, in raster order:
-as many times larger as an image has patches. How they were made stands in the table's metadata ("rmae_d2").
+One row per image, in input order: image_id, file_name, height, width, and features, the mean of the
+encoder's patches without the cls token, float32. --patches adds the patches, float16, in raster order:
+larger by a factor of the number of patches. The table's metadata ("rmae_d2") records how they were made.
 
-WEIGHTS is a run's folder or file, a name that comes with the package, org/name of the Hugging Face hub, or an
-encoder's file. Images are stretched to one size. Photos that cannot be read are named and skipped. Stopped or
-killed, the same command goes on from FILE.parts, which it leaves until then. Needs pyarrow
+WEIGHTS is a run's folder or file, a name shipped with the package, org/name on the Hugging Face hub, or an
+encoder's file. Images are stretched to one size. Unreadable photos are named and skipped. If stopped or
+killed, the same command resumes from FILE.parts, which exists until then. Needs pyarrow
 (the extra embed).
 """
 
@@ -31,21 +31,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("given", nargs="+", metavar="PHOTOS", help=what)
     what = "the .parquet to write"
     options.output(parser, folder=False, required=True, type=Path, metavar="FILE", help=what)
-    what = f"as above (default: {DEFAULT}, the R-MAE that comes with the package)"
+    what = f"as above (default: {DEFAULT}, the R-MAE shipped with the package)"
     add("--weights", default=DEFAULT, metavar="WEIGHTS", help=what)
-    add("--patches", action="store_true", help="features of the patches, too")
+    add("--patches", action="store_true", help="also write the patches' features")
     add(
         "--layer",
         type=options.integer(NOT_NEGATIVE),
         metavar="N",
-        help="block, from 0 (default: the last)",
+        help="block index, from 0 (default: the last)",
     )
-    what = "H [W] pixels, multiples of the patch side (default: of pre-training)"
+    what = "H [W] pixels, multiples of the patch size (default: as in pre-training)"
     add("--size", type=options.integer(COUNT), nargs="+", metavar="N", help=what)
-    what = "of pixels (default: the model's own, of a bare encoder imagenet)"
+    what = "pixel normalization (default: the model's own; imagenet for a bare encoder)"
     add("--normalize", dest="normalization", choices=NORMALIZATIONS, help=what)
     add("--batch-size", type=options.integer(COUNT), default=64, metavar="N", help="default 64")
-    add("--image-root", help="folder of the json's images, where it does not find them by itself")
+    add("--image-root", help="folder of the json's images, if they are not found otherwise")
     options.device(parser)
 
 

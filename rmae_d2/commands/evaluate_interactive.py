@@ -1,12 +1,12 @@
-r"""Measures interactive segmentation: mask IoU against the number of patches or clicks, with baselines.
+r"""Evaluates interactive segmentation: mask IoU versus number of patches or clicks, with baselines.
 
     rmae-d2 evaluate-interactive --dataset scenes_val
     rmae-d2 evaluate-interactive --weights output/rmae/model_final.pth \
         --dataset scenes_val --protocol clicks --output output/interactive
 
-Writes interactive_PROTOCOL.json (mean IoU and standard error for each count, and every object's own) and a
-plot, and prints a table. The model, without --weights the small R-MAE that comes with the package, is
-pre-trained only; the random walker, Felzenszwalb segments and the shown patches alone get what it gets.
+Writes interactive_PROTOCOL.json (mean IoU and standard error per count, and each object's own) and a
+plot, and prints a table. The model, by default the small R-MAE shipped with the package, is only
+pre-trained; the random walker, Felzenszwalb segments and the shown patches alone get the same input.
 """
 
 import argparse
@@ -23,24 +23,24 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     prompting(parser)
     add = parser.add_argument
     add("--dataset", help="registered name, such as coco_2017_val")
-    add("--json", help="own annotations in COCO's format")
+    add("--json", help="custom annotations in COCO format")
     add("--root", help="folder of the json's images; by default near the json")
     add("--protocol", choices=PROTOCOLS, default="clicks")
-    add("--max-objects", type=options.integer(COUNT), default=100, help="drawn at random")
+    add("--max-objects", type=options.integer(COUNT), default=100, help="number drawn at random")
     add("--seed", type=options.integer(NOT_NEGATIVE), default=0)
     options.output(parser, "interactive", "weights", folder=True)
 
 
 def prompting(parser: argparse.ArgumentParser) -> None:
-    """How a model sees images; of the demo too."""
+    """Adds options for how a model sees images; also used by the demo."""
     add = parser.add_argument
     add(
         "--mask-ratio",
         type=options.real(BELOW_ONE),
         default=0.0,
-        help="pixel patches hidden at first",
+        help="fraction of pixel patches hidden at first",
     )
-    what = "how images of another size than the model's are taken"
+    what = "how to fit images that differ in size from the model's"
     add("--resolution", choices=RESOLUTIONS, default="resize", help=what)
     options.device(parser)
 

@@ -1,14 +1,14 @@
-"""Looks through a data set before anything trains on it, or shows what a region store holds.
+"""Checks a dataset before training on it, or shows the content of a region store.
 
 rmae-d2 inspect /data/set                        a folder of photos, COCO json, YOLO ...
 rmae-d2 inspect '/data/set#val' --statistics     one split, with its pixels' mean and standard deviation
-rmae-d2 inspect coco_2017_val                    a registered data set
+rmae-d2 inspect coco_2017_val                    a registered dataset
 rmae-d2 inspect REGIONS                          a region store: statistics and a contact sheet
 rmae-d2 inspect REGIONS 000000000009.jpg 42      these images of it, by id
 
-Of a data set every image is decoded and every label read. It prints counts, sizes and classes, and what
-training would stop at or leave out: files that cannot be read, labels that do not fit their photo, boxes
-outside it, masks without area. It writes a page with examples. The exit code is 1 where something is wrong.
+For a dataset, every image is decoded and every label read. Prints counts, sizes and classes, and what
+training would stop at or skip: unreadable files, labels that do not fit their photo, boxes
+outside it, masks without area. Writes a page with examples. The exit code is 1 if anything is wrong.
 """
 
 import argparse
@@ -23,15 +23,15 @@ from . import options
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("what", metavar="SET", help="[FORMAT:]PATH[#SPLIT], a registered name, or a store's folder")
-    add("keys", metavar="ID", nargs="*", help="of a store: image ids; default: spread evenly")
-    add("--images", help="folder of a json's images; of a store: where its images have moved")
-    what = "page to write (default: inspection.html here; of a store regions.png in it)"
+    add("keys", metavar="ID", nargs="*", help="for a store: image ids; default: spread evenly")
+    add("--images", help="folder of a json's images; for a store: where its images have moved")
+    what = "page to write (default: inspection.html here; for a store, regions.png in it)"
     add("--output", type=Path, help=what)
     add("--rows", type=options.integer(COUNT), default=12, help="images to show")
-    add("--sample", type=options.integer(COUNT), default=1000, help="images that are measured")
+    add("--sample", type=options.integer(COUNT), default=1000, help="number of images measured")
     add("--statistics", action="store_true", help="mean and standard deviation of the channels")
     add("--workers", type=options.integer(COUNT), help="threads (default: one per core)")
-    add("--num-regions", type=options.integer(COUNT), default=8, help="of a store: K")
+    add("--num-regions", type=options.integer(COUNT), default=8, help="for a store: K")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     reader = logging.getLogger("rmae_d2.annotations")
-    reader.setLevel(logging.ERROR)  # the findings say it too
+    reader.setLevel(logging.ERROR)  # the findings report the same
     try:
         found = inspect_dataset(
             args.what,
@@ -81,5 +81,5 @@ def run(args: argparse.Namespace) -> int:
     return 1 if found.wrong else 0
 
 
-#: Files that only a region store has.
+#: Files found only in region stores.
 _OF_STORES = ("manifest.json", "regions-00000.idx.npz")

@@ -1,7 +1,7 @@
-"""Give this Python environment a Detectron2 that needs no compiler.
+"""Gives this Python environment a Detectron2 that needs no compiler.
 
-Detectron2 is not on PyPI and its published wheels stop at torch 1.10. A Detectron2 that is already
-there is used as it is, if it is from mid-2024 or later. Otherwise a pure-Python copy is taken from
+Detectron2 is not on PyPI and its published wheels stop at torch 1.10. An existing Detectron2 is used
+as it is, if it is from mid-2024 or later. Otherwise a pure-Python copy is taken from
 the PyPI wheel of geowatch (pinned, and checked by sha256), that project's local edits are undone,
 and the result is packed as an ordinary wheel and installed, so that ``pip show detectron2`` and
 ``pip uninstall detectron2`` work. geowatch itself is never installed.
@@ -11,7 +11,7 @@ and the result is packed as an ordinary wheel and installed, so that ``pip show 
     rmae-d2 install-detectron2 --build-only dist/     write the wheel, install nothing
     rmae-d2 install-detectron2 --from-source [REV]    upstream, with compiled operators
 
-This file needs the standard library only, and nothing of its package: run by its path, as
+This file needs only the standard library, and nothing from its package: run by its path, as
 ``python tools/install_detectron2.py`` does, it works before anything is installed.
 """
 
@@ -42,16 +42,16 @@ VERSION = "0.6+rmae"
 WHEEL_NAME = f"detectron2-{VERSION}-py3-none-any.whl"
 DIST_INFO = f"detectron2-{VERSION}.dist-info"
 
-# What the package imports at run time. Absent on purpose: torch and torchvision, as in upstream's
-# metadata (which build is wanted is the user's choice), and timm, which would pull torch in.
-# fvcore's range is upstream's; iopath's stops below 0.1.10 there, and 0.1.10 is tested here.
+# Run-time imports of the package. Deliberately absent: torch and torchvision, as in upstream's
+# metadata (the choice of build is the user's), and timm, which would pull in torch.
+# fvcore's range is upstream's; upstream limits iopath to below 0.1.10, and 0.1.10 is tested here.
 REQUIREMENTS = """
 Pillow>=7.1 cloudpickle fvcore>=0.1.5,<0.1.6 hydra-core>=1.1 iopath>=0.1.7 matplotlib omegaconf>=2.1
 packaging pycocotools>=2.0.2 tabulate tensorboard termcolor>=1.1 tqdm>4.29.0 yacs>=0.1.8
 """
 
-# geowatch's edits, as lines (first, last) and upstream's text in their place, by file below SUBTREE;
-# the sha256 above says what is in these lines.
+# geowatch's edits, as lines (first, last) and upstream's text to replace them, by file below SUBTREE;
+# the sha256 above guarantees the content of these lines.
 EDITS: dict[str, tuple[tuple[int, int, str], ...]] = {
     "detectron2/data/datasets/coco.py": (
         # Zipped annotation files, read through kwcoco.
@@ -95,21 +95,21 @@ import detectron2.engine, detectron2.evaluation, detectron2.modeling
 
 
 class InstallError(Exception):
-    """Something the user has to act on; its text is the whole message."""
+    """Something the user has to fix; its text is the whole message."""
 
 
 def find_detectron2() -> tuple[str, Path] | None:
-    """Version and folder of the Detectron2 that ``import detectron2`` would give, if any.
+    """Returns version and folder of the Detectron2 that ``import detectron2`` would find, if any.
 
     Looks without importing. A folder named ``detectron2`` without ``__init__.py`` (a clone of the
-    repository on the path) is not one.
+    repository on the path) does not count.
     """
     importlib.invalidate_caches()
     spec = importlib.util.find_spec("detectron2")
     if spec is None or spec.origin is None:
         return None
     package = Path(spec.origin).parent
-    # pip's version says more (0.6+rmae), but it may be that of another copy, hidden by this one.
+    # pip's version is more precise (0.6+rmae), but may belong to another copy, hidden by this one.
     for distribution in importlib.metadata.distributions(name="detectron2"):
         if Path(str(distribution.locate_file("detectron2"))).resolve() == package.resolve():
             return distribution.version, package
@@ -118,7 +118,7 @@ def find_detectron2() -> tuple[str, Path] | None:
 
 
 def age_problem(package: Path) -> str | None:
-    """What is too old about the Detectron2 in this folder; None if it is from mid-2024 or later.
+    """Describes why the Detectron2 in this folder is too old; None if it is from mid-2024 or later.
 
     Files are read, not imported: importing Detectron2 imports torch, which may be absent and is slow.
     """
@@ -183,7 +183,7 @@ def download_geowatch(folder: Path) -> Path:
 
 
 def read_subtree(geowatch_wheel: Path) -> dict[str, bytes]:
-    """Files below SUBTREE of the geowatch wheel, by path, after checking the wheel's sha256."""
+    """Reads files below SUBTREE of the geowatch wheel, by path, after checking the wheel's sha256."""
     try:
         data = geowatch_wheel.read_bytes()
     except OSError as error:
@@ -200,7 +200,7 @@ def read_subtree(geowatch_wheel: Path) -> dict[str, bytes]:
 
 
 def undo_edits(files: dict[str, bytes]) -> dict[str, bytes]:
-    """The files with EDITS undone, each changed file saying so in its first line."""
+    """Returns the files with EDITS undone; each changed file states so in its first line."""
     patched = dict(files)
     for name, edits in EDITS.items():
         lines = files[name].decode("utf-8").splitlines(keepends=True)
@@ -211,7 +211,7 @@ def undo_edits(files: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def metadata_files() -> dict[str, bytes]:
-    """The wheel's dist-info files, RECORD excepted."""
+    """Returns the wheel's dist-info files, except RECORD."""
     requires = "\n".join(f"Requires-Dist: {requirement}" for requirement in REQUIREMENTS.split())
     metadata = f"""\
 Metadata-Version: 2.1
@@ -225,7 +225,7 @@ Description-Content-Type: text/plain
 
 {NOTICE}"""
     wheel = "Wheel-Version: 1.0\nGenerator: rmae_d2\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    # Apache-2.0 like Detectron2: the same text. In a wheel it is in the package.
+    # Apache-2.0 like Detectron2: the same text. In a wheel, it is inside the package.
     folder = PACKAGE if (PACKAGE / "LICENSE").is_file() else PACKAGE.parent
     return {
         f"{DIST_INFO}/METADATA": metadata.encode(),
@@ -236,10 +236,10 @@ Description-Content-Type: text/plain
 
 
 def build_wheel(geowatch_wheel: Path, folder: Path) -> Path:
-    """Write the Detectron2 wheel; the same bytes on every machine.
+    """Writes the Detectron2 wheel; the same bytes on every machine.
 
-    Entries are sorted (dist-info last, as the format advises), dated 1980 and stored uncompressed:
-    what zlib makes of them differs between its versions.
+    Entries are sorted (dist-info last, as the format advises), dated 1980 and stored uncompressed,
+    because zlib's output differs between its versions.
     """
     files = dict(sorted(undo_edits(read_subtree(geowatch_wheel)).items())) | metadata_files()
     record = []
@@ -255,30 +255,30 @@ def build_wheel(geowatch_wheel: Path, folder: Path) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in files.items():
             entry = zipfile.ZipInfo(name)
-            entry.create_system = 3  # Unix, whatever this runs on
+            entry.create_system = 3  # Unix, on every platform
             entry.external_attr = 0o100644 << 16
             archive.writestr(entry, data)
     return path
 
 
 def install_wheel(wheel: Path) -> None:
-    """pip-install a Detectron2 wheel and its missing requirements, over whatever is there."""
+    """Installs a Detectron2 wheel and its missing requirements with pip, replacing any existing one."""
     run_pip(
         ["install", str(wheel)],
         f"Could not install {wheel.name} and what it needs at run time.\n  remedy: its requirements come "
         "from pip's index; connect to the network (or set pip's index,\n    proxy or find-links) and run "
         "this again",
     )
-    # Again by name, so that `pip freeze` shows no temporary folder, and where this version was there.
+    # Again by name, so that `pip freeze` shows no temporary folder, and in case this version was there.
     options = ["--force-reinstall", "--no-deps", "--no-index", "--find-links", str(wheel.parent)]
     name, version = wheel.name.split("-")[:2]
     run_pip(["install", *options, f"{name}=={version}"], f"Could not install {wheel.name}.")
 
 
 def build_from_source(revision: str, folder: Path) -> Path:
-    """Build upstream's wheel, compiled operators included, at a git revision."""
+    """Builds upstream's wheel, compiled operators included, at a git revision."""
     # The same build as `pip install --no-build-isolation git+...`, but an older Detectron2 stays
-    # in place until this one has been built.
+    # in place until this build has succeeded.
     options = ["--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
     run_pip(
         ["wheel", *options, f"git+{SOURCE_REPOSITORY}@{revision}"],
@@ -290,10 +290,10 @@ def build_from_source(revision: str, folder: Path) -> Path:
 
 
 def verify() -> str:
-    """Import what rmae_d2 uses of Detectron2 in a fresh process; say what was found.
+    """Imports what rmae_d2 uses of Detectron2 in a fresh process; returns what was found.
 
     Raises:
-        InstallError: the import fails, or pip installed where this interpreter does not look.
+        InstallError: if the import fails, or pip installed where this interpreter does not look.
     """
     found = find_detectron2()
     if found is None:
@@ -309,13 +309,13 @@ def verify() -> str:
         ["-c", VERIFY],
         f"Detectron2 {version} was installed at {package} but does not import.\n  remedy: pip-install the "
         "package that is missing; tested versions are in constraints.txt",
-        cwd=package.parent,  # so that no other folder named detectron2 is in reach
+        cwd=package.parent,  # so that no other folder named detectron2 is found
     )
     return f"installed Detectron2 {version} at {package}; it imports"
 
 
 def install(args: argparse.Namespace) -> str:
-    """Do what the command line asks; returns the line to print at the end."""
+    """Executes the command line; returns the line to print at the end."""
     existing = find_detectron2()
     if args.build_only is None and args.from_source is None and existing is not None:
         check_existing(*existing)
@@ -342,7 +342,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Catches its own errors, for it has to run without its package."""
+    """Catches its own errors, because it has to run without its package."""
     if args.from_source is not None and (args.wheel or args.build_only):
         print("error: --from-source goes with neither --wheel nor --build-only", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""What commands share that run a list of trainings: their options, and running it."""
+"""Shared by commands that run a list of trainings: their options, and running the list."""
 
 import argparse
 import signal
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Where runs run, and how many at a time."""
+    """Adds options for where runs run, and how many at a time."""
     add = parser.add_argument
     add("--print", action="store_true", help="only print the commands, one line per run")
-    add("--jobs", type=options.integer(COUNT), metavar="N", help="runs side by side (default 1)")
-    add("--num-gpus", type=options.integer(COUNT), default=1, help="of a run; of a node with Slurm")
-    what = "here: processes of this machine; local: jobs as Slurm's, on this machine"
+    add("--jobs", type=options.integer(COUNT), metavar="N", help="runs in parallel (default 1)")
+    add("--num-gpus", type=options.integer(COUNT), default=1, help="per run; per node with Slurm")
+    what = "here: processes on this machine; local: Slurm-like jobs on this machine"
     add("--cluster", choices=("here", "slurm", "local", "ray"), default="here", help=what)
     what = "auto: the running cluster; local: start one; HOST:PORT"
     add("--ray-address", default="auto", help=what)
@@ -34,15 +34,15 @@ def run_all(
     name: "Callable[[Run], object]",
     ended: "Callable[[Run, str], str]",
 ) -> dict[Path, str]:
-    """Runs them, and says how far it is.
+    """Runs them, and reports progress.
 
     Args:
-        args: those of `arguments`.
-        name: what a run is called when it begins.
-        ended: gives a line about a run that is over, from why it has not finished, empty where it has.
+        args: options from `arguments`.
+        name: returns a run's name, shown when it begins.
+        ended: returns a line about an ended run, given why it has not finished (empty if it has).
 
     Returns:
-        why they have not finished, by their folders.
+        By folder, why runs have not finished.
     """
     from ..engine import sweep_jobs
 

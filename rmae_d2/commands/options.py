@@ -1,4 +1,4 @@
-"""The options that commands share."""
+"""Options shared by commands."""
 
 import argparse
 import os
@@ -14,11 +14,11 @@ from ..shipped import DEFAULT
 
 
 class UsageError(UserError):
-    """A command line whose options do not go together: told with the usage."""
+    """A command line with incompatible options; reported together with the usage."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Argparse's, which knows what an unknown option may have been meant to be."""
+    """An ArgumentParser that suggests corrections for unknown options."""
 
     def error(self, message: str) -> NoReturn:
         words = message.partition("unrecognized arguments: ")[2].split()
@@ -33,12 +33,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def integer(range_: Range) -> Callable[[str], int]:
-    """The type of an option that takes whole numbers of a range."""
+    """Returns the type of an option that accepts integers in a range."""
     return _number(int, range_)
 
 
 def real(range_: Range) -> Callable[[str], float]:
-    """The type of an option that takes numbers of a range."""
+    """Returns the type of an option that accepts numbers in a range."""
     return _number(float, range_)
 
 
@@ -56,17 +56,17 @@ def _number(type_: Callable[[str], Any], range_: Range) -> Callable[[str], Any]:
 def output(
     parser: argparse.ArgumentParser, name: str = "", beside: str = "", *, folder: bool, **more: Any
 ) -> None:
-    """Where a command writes: a folder or a file, by default ``name`` beside what it is made from.
+    """Adds the output option: a folder or a file, by default ``name`` next to its input.
 
     Args:
-        beside: the argument that says what that is: a file, a folder, or several, of which the first counts.
-            Of what is remote, or comes with the package, it is the working directory.
-        more: of ``add_argument``.
+        beside: the argument that names the input: a file, a folder, or several, of which the first counts.
+            If it is remote, or shipped with the package, the working directory is used.
+        more: passed to ``add_argument``.
     """
     if beside:
-        place = f"{name} beside {beside.upper()}"
+        place = f"{name} next to {beside.upper()}"
         if beside == "weights":
-            place += "; of the package's own, here"
+            place += "; for shipped weights, here"
         what = f"{'folder' if folder else 'file'} to write (default: {place})"
         more = {"help": what, **more}
     parser.add_argument("--output", **{"type": Path, **more})
@@ -74,7 +74,7 @@ def output(
 
 
 def place_output(args: argparse.Namespace) -> None:
-    """Completes ``args.output`` by the rule of its command; UserError where it cannot be written."""
+    """Completes ``args.output`` by its command's rule; UserError if it cannot be written."""
     rule = vars(args).pop("output_rule", None)
     if rule is None:
         return
@@ -88,54 +88,56 @@ def place_output(args: argparse.Namespace) -> None:
 
 
 def config_file(parser: argparse.ArgumentParser, required: bool = False) -> None:
-    """The file of a config, looked for in the package too."""
+    """Adds the option for a config file, also looked up in the package."""
     where = (
-        "such as pretrain/rmae_vitb.py" if required else "by default config.yaml beside the weights"
+        "such as pretrain/rmae_vitb.py"
+        if required
+        else "by default config.yaml next to the weights"
     )
     parser.add_argument("--config-file", required=required, metavar="FILE", help=f"config, {where}")
 
 
 def weights(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
-    """A run's weights, or those of several runs to compare; by default the R-MAE of the package."""
-    what = f"checkpoint of a run (default: {DEFAULT}, the R-MAE that comes with the package)"
+    """Adds a run's weights, or those of several runs to compare; by default the shipped R-MAE."""
+    what = f"checkpoint of a run (default: {DEFAULT}, the R-MAE shipped with the package)"
     more: dict[str, Any] = {"default": DEFAULT}
     if several:
         what = what.replace("checkpoint of a run", "checkpoints of runs")
         more = {"default": [DEFAULT], "nargs": "+"}
     parser.add_argument("--weights", metavar="FILE", help=what, **more)
     if several:
-        parser.add_argument("--names", nargs="+", default=[], help="one per file, for titles")
+        parser.add_argument("--names", nargs="+", default=[], help="one title per file")
 
 
 def trained(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
-    """Weights of pre-training runs, and their config."""
+    """Adds weights of pre-training runs, and their config."""
     weights(parser, several=several)
     config_file(parser)
 
 
 def photos(parser: argparse.ArgumentParser, max_images: int) -> None:
-    """Photos, and a change of the config."""
+    """Adds photos and config overrides."""
     add = parser.add_argument
     add("--input", nargs="+", required=True, help="photos, folders, lists, jsons")
-    add("--max-images", type=integer(COUNT), default=max_images, help="the first so many")
-    add("--seed", type=integer(NOT_NEGATIVE), default=0, help="of the masks")
+    add("--max-images", type=integer(COUNT), default=max_images, help="maximum number of images")
+    add("--seed", type=integer(NOT_NEGATIVE), default=0, help="seed of the masks")
     overrides(parser)
 
 
 def overrides(
     parser: argparse.ArgumentParser, name: str = "overrides", what: str = "of the config"
 ) -> None:
-    """``key=value`` words."""
-    parser.add_argument(name, nargs="*", metavar="KEY=VALUE", help=f"changes {what}")
+    """Adds ``key=value`` overrides."""
+    parser.add_argument(name, nargs="*", metavar="KEY=VALUE", help=f"overrides {what}")
 
 
 def device(parser: argparse.ArgumentParser) -> None:
-    """Where networks run."""
+    """Adds the device on which networks run."""
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
 
 
 def take_overrides_out(args: argparse.Namespace) -> argparse.Namespace:
-    """``--input`` takes all that follows it; an override there is no image."""
+    """Moves overrides from ``--input``, which takes everything after it, to the overrides."""
     if isinstance(getattr(args, "input", None), list) and hasattr(args, "overrides"):
         misplaced = [text for text in args.input if "=" in text and not os.path.exists(text)]
         args.overrides += misplaced

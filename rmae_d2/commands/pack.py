@@ -1,16 +1,16 @@
-"""Writes images and their regions together into indexed tar shards, to train from.
+"""Packs images together with their regions into indexed tar shards for training.
 
     rmae-d2 pack /photos --output shards --source fh scales=[500,1000,1500]
     rmae-d2 pack coco_2017_train --output shards --regions regions/coco
     rmae-d2 pack /photos --output shards                    images alone, for MAE
-    rmae-d2 pack --output shards                            go on with what was begun
+    rmae-d2 pack --output shards                            resume what was begun
     rmae-d2 pack --output shards --verify
 
-The folder is a data set, dataset.root=shards, and a region store, mapper.regions.path=shards; WebDataset's
-readers stream samples of `jpg` and `regions` from it. Images are copied as they are. Those that cannot be
-read are left out, and listed in failures-*.json.
+The folder serves as a dataset, dataset.root=shards, and as a region store, mapper.regions.path=shards;
+WebDataset's readers stream samples of `jpg` and `regions` from it. Images are copied unchanged. Unreadable
+ones are skipped and listed in failures-*.json.
 
-A Slurm array and a Ray cluster take it as they take rmae-d2 regions, with the same exit codes.
+Works in a Slurm array or Ray cluster like rmae-d2 regions, with the same exit codes.
 """
 
 import argparse
@@ -34,7 +34,7 @@ _UNITS = {unit: 1024**power for power, unit in enumerate(["", *"KMGT"])}
 
 
 def num_bytes(text: str) -> int:
-    """A size: "1500000", "512M", "1.5G"."""
+    """Parses a size: "1500000", "512M", "1.5G"."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     size = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
     if size < 1:
@@ -44,14 +44,14 @@ def num_bytes(text: str) -> int:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    what = "a folder, a .txt list, a COCO .json ... (docs/labels.md), or the name of a registered data set"
+    what = "a folder, a .txt list, a COCO .json ... (docs/labels.md), or the name of a registered dataset"
     add("dataset", nargs="?", help=what)
-    add("--image-root", help="folder of the json's images, where it does not find them by itself")
-    add("--output", required=True, help="folder of the shards; the same command again goes on")
+    add("--image-root", help="folder of the json's images, if they are not found otherwise")
+    add("--output", required=True, help="folder of the shards; repeating the command resumes")
     regions = parser.add_mutually_exclusive_group()
-    regions.add_argument("--source", help="region source, as of rmae-d2 regions")
+    regions.add_argument("--source", help="region source, see rmae-d2 regions")
     regions.add_argument("--regions", metavar="STORE", help="take regions from a store")
-    what = "of a shard's images: 512M, 2G (default 1G); shards keep the division they began with"
+    what = "size of a shard's images: 512M, 2G (default 1G); shards keep their initial division"
     add("--max-bytes", type=num_bytes, metavar="SIZE", help=what)
     job_arguments(parser)
 
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _manifest(args: argparse.Namespace, engine: "Engine") -> "Manifest":
-    """The manifest that the options ask for; what they leave out comes from the folder's own."""
+    """Returns the manifest that the options ask for; omitted options come from the folder's own."""
     from ..regions.jobs.manifest import Manifest, load_manifest, starts_by_bytes
     from ..regions.sources.spec import SourceSpec
 
@@ -89,7 +89,7 @@ def _manifest(args: argparse.Namespace, engine: "Engine") -> "Manifest":
 
 
 def _images(text: str, image_root: str | None) -> "Sequence[dict[str, Any]]":
-    """Those of an address, or of a registered data set where there is no such file or folder."""
+    """Returns the images of an address, or of a registered dataset if there is no such file or folder."""
     from detectron2.data import DatasetCatalog
 
     from ..annotations.formats.addresses import address_of
@@ -102,7 +102,7 @@ def _images(text: str, image_root: str | None) -> "Sequence[dict[str, Any]]":
 
 
 def _source(args: argparse.Namespace) -> "SourceSpec | None":
-    """What the options say of regions; None where they say nothing."""
+    """Returns the region source given by the options; None if there is none."""
     if args.arguments and args.source is None:
         raise UserError(f"{' '.join(args.arguments)}: arguments of a source need --source")
     if args.source is not None:

@@ -5,17 +5,17 @@ r"""Detects objects in photos, or segments them into classes: pictures, and COCO
     rmae-d2 predict --config-file output/x/config.yaml --weights output/x/model_final.pth \
         --input a.jpg b.jpg --output DIR --score-threshold 0.3 train.device=cpu
 
-DIR gets a picture of every image that can be read, predictions.json in COCO's results format, and
-images.json, which says what its ids stand for: COCO("images.json").loadRes("predictions.json"). A COCO json
-keeps its image ids; other images are numbered from 1. predictions.json keeps all that the model returns (by
-default scores of 0.05 or more: model.roi_heads.box_predictor.test_score_thresh), whatever --score-threshold.
+DIR gets a picture of every readable image, predictions.json in COCO's results format, and images.json, which
+maps its ids to files: COCO("images.json").loadRes("predictions.json"). Images of a COCO json keep their ids;
+others are numbered from 1. predictions.json keeps everything the model returns (by default scores of 0.05 or
+more: model.roi_heads.box_predictor.test_score_thresh), whatever --score-threshold.
 
-A config of semantic segmentation (configs/ade20k) gives pictures with a legend, and labels/*.png, 8 bits a
+A config of semantic segmentation (configs/ade20k) gives pictures with a legend, and labels/*.png, 8 bits per
 pixel, with the values of the ground truth that the config reads: those of ADE20K's official release are 1 to
 150. images.json names the classes by these values.
 
-Without --config-file it is the config.yaml beside the weights. An exported model (rmae-d2 export, .onnx)
-needs none, nor Detectron2; pictures of objects are drawn only where Detectron2 is there.
+Without --config-file, the config.yaml next to the weights is used. An exported model (rmae-d2 export, .onnx)
+needs neither a config nor Detectron2; pictures of objects are drawn only if Detectron2 is installed.
 """
 
 import argparse
@@ -29,21 +29,19 @@ from . import options
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     options.config_file(parser)
-    what = (
-        "model_final.pth or another file with all its tensors, or what rmae-d2 export wrote (.onnx)"
-    )
+    what = "model_final.pth or another file with all its tensors, or a file from rmae-d2 export (.onnx)"
     add("--weights", required=True, help=what)
     what = (
         "image files, a folder (with sub-folders), a .txt list, a COCO .json ... (docs/labels.md)"
     )
     add("--input", required=True, nargs="+", metavar="IMAGES", help=what)
-    what = "folder to write to; made where it is not"
+    what = "folder to write to; created if needed"
     options.output(parser, folder=True, required=True, type=str, metavar="DIR", help=what)
-    what = "of detections: least score of what the pictures show (default %(default)s)"
+    what = "for detections: minimum score shown in pictures (default %(default)s)"
     add("--score-threshold", type=options.real(SHARE), default=0.5, metavar="S", help=what)
     add("--max-images", type=options.integer(COUNT), metavar="N", help="only the first N images")
     add("--no-pictures", dest="pictures", action="store_false", help="predictions only")
-    add("--image-root", help="folder of the json's images, where it does not find them by itself")
+    add("--image-root", help="folder of the json's images, if they are not found otherwise")
     options.overrides(parser)
 
 

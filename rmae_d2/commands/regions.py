@@ -1,18 +1,18 @@
-"""Makes the regions of a data set's images, once for all training runs.
+"""Makes the regions of a dataset's images, once for all training runs.
 
     rmae-d2 regions --source fh --dataset coco_2017_train --output DIR --workers 16
     rmae-d2 regions --source fh --images FOLDER --output DIR scales=[1000]
     rmae-d2 regions --source sam --images FOLDER --output DIR model=facebook/sam2.1-hiera-small
     rmae-d2 regions --source detections --images FOLDER --output DIR json_file=FILE min_score=0.5
     rmae-d2 regions --source slic.py:Slic --images FOLDER --output DIR segments=50
-    rmae-d2 regions --output DIR                go on with what DIR was begun with
+    rmae-d2 regions --output DIR                resume what was begun in DIR
     rmae-d2 regions --output DIR --verify
 
 A Slurm array runs the same line in all tasks, with
     --shard-index $SLURM_ARRAY_TASK_ID --num-shards $SLURM_ARRAY_TASK_COUNT (an array from 0)
-and a Ray cluster takes it with --engine ray.
+and a Ray cluster runs it with --engine ray.
 
-The exit code is 1 for an error, suspiciously many failures, or something that --verify found;
+The exit code is 1 for an error, suspiciously many failures, or a problem found by --verify;
 130 and 143 when stopped by ctrl-C or SIGTERM.
 """
 
@@ -38,20 +38,20 @@ if TYPE_CHECKING:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--output", required=True, help="folder of the store; the same command again goes on")
-    what = "fh, instances, panoptic, detections, sam, sam-json, npy, or an own class as "
+    add("--output", required=True, help="folder of the store; repeating the command resumes")
+    what = "fh, instances, panoptic, detections, sam, sam-json, npy, or a custom class as "
     add("--source", help=f"{what}package.module:Class or path/to/file.py:Class")
-    add("--dataset", action="append", help="name of a registered data set; may be repeated")
-    add("--images", help="own images: a folder, a .txt list, a COCO .json ... (docs/labels.md)")
-    add("--image-root", help="folder of the json's images, where it does not find them by itself")
-    what = "what a killed worker loses at most (default 1000, less where workers would have nothing to do)"
-    what += "; a store keeps the number it began with"
+    add("--dataset", action="append", help="name of a registered dataset; may be repeated")
+    add("--images", help="custom images: a folder, a .txt list, a COCO .json ... (docs/labels.md)")
+    add("--image-root", help="folder of the json's images, if they are not found otherwise")
+    what = "the most that a killed worker loses (default 1000, less if workers would be idle)"
+    what += "; a store keeps its initial number"
     add("--images-per-shard", type=options.integer(COUNT), metavar="N", help=what)
     job_arguments(parser)
 
 
 def job_arguments(parser: argparse.ArgumentParser) -> None:
-    """What all commands that make shards take."""
+    """Adds the options of all commands that make shards."""
     add = parser.add_argument
     what = "processes (default: one per core, or one per GPU for sam; 0: none)"
     add("--workers", type=options.integer(NOT_NEGATIVE), help=what)
@@ -65,13 +65,13 @@ def job_arguments(parser: argparse.ArgumentParser) -> None:
         "--num-shards",
         type=options.integer(COUNT),
         default=1,
-        help="tasks that share the work, as of a Slurm array",
+        help="tasks that share the work, as in a Slurm array",
     )
     add("--engine", choices=("local", "ray"), default="local")
     what = "auto: the running cluster; local: start one; HOST:PORT"
     add("--ray-address", default="auto", help=what)
     add("--verify", action="store_true", help="check every record against its digest and its image")
-    add("--retry-failures", action="store_true", help="make shards with failed images again")
+    add("--retry-failures", action="store_true", help="remake shards with failed images")
     what = "share of a shard's images that may fail before the exit code is 1 (default %(default)s)"
     add("--max-failures", type=options.real(SHARE), default=0.1, help=what)
     options.overrides(parser, "arguments", "of the source's arguments, as YAML")
@@ -84,11 +84,11 @@ def run(args: argparse.Namespace) -> int:
 def run_job(
     args: argparse.Namespace, manifest_of: "Callable[[argparse.Namespace, Engine], Manifest]"
 ) -> int:
-    """Makes or verifies the shards that a manifest describes; the exit code."""
+    """Makes or verifies the shards that a manifest describes; returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
 
     def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt(number)  # through all `finally`s
+        raise KeyboardInterrupt(number)  # runs all `finally` blocks
 
     before = {n: signal.signal(n, interrupt) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -105,7 +105,7 @@ def run_job(
 
 
 def parse_source(name: str, arguments: Sequence[str]) -> "SourceSpec":
-    """A source's specification from its name and `key=value` texts; UserError where one does not fit."""
+    """Builds a source's specification from its name and `key=value` texts; UserError if one does not fit."""
     from omegaconf import OmegaConf
 
     from ..config import apply_overrides
@@ -144,7 +144,7 @@ def _run(
 
 
 def _manifest(args: argparse.Namespace, engine: "Engine") -> "Manifest":
-    """The manifest that the options ask for; what they leave out comes from the folder's own."""
+    """Returns the manifest that the options ask for; omitted options come from the folder's own."""
     from ..data import pretrain_dataset
     from ..regions.jobs.manifest import Manifest, images_per_shard, load_manifest
     from ..regions.jobs.run import gpus_of
@@ -168,7 +168,7 @@ def _manifest(args: argparse.Namespace, engine: "Engine") -> "Manifest":
         dicts = found.dataset_dicts() if found else []
     division = args.images_per_shard or (found.division if found else None)
     if division is None:
-        # Tasks of an array make the same division, each by itself: by what is on their command line.
+        # Tasks of an array make the same division independently, from their command line.
         alone = args.num_shards == 1
         workers = engine.num_workers(gpus_of(spec)) if alone else args.workers or 1
         division = images_per_shard(len(dicts), args.num_shards * workers)

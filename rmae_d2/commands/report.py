@@ -3,8 +3,8 @@
     rmae-d2 report output/rmae_vitb
     rmae-d2 report output/rmae_vitb elsewhere/mask_rcnn elsewhere/upernet --output rmae_vitb.html
 
-The file needs nothing beside it. Runs in the folders beside RUN_DIR that began with its weights are found;
-others are given after it. Nothing of a run is executed, so pages can be made of runs of other people.
+The file is self-contained. Runs in folders next to RUN_DIR that started from its weights are found;
+list others after it. Nothing from a run is executed, so other people's runs are safe to report.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from . import options
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("run", metavar="RUN_DIR", type=Path, help="train.output_dir of the run")
-    what = "runs that used its weights"
+    what = "other runs that used its weights"
     add("transfers", metavar="TRANSFER_DIR", type=Path, nargs="*", help=what)
     options.output(parser, "report.html", "run", folder=False)
 

@@ -1,16 +1,16 @@
-r"""Runs a study: several ways of pre-training, seeds and transfers, and makes one page of what they measured.
+r"""Runs a study: several pre-training methods, seeds and transfers, with one page of results.
 
     rmae-d2 study study/scenes.py
     rmae-d2 study study/scenes.py --records docs/study/study.json --page docs/study.md --jobs 2
     rmae-d2 study study/scenes.py --methods mae rmae --seeds 0 1      some of its runs
     rmae-d2 study study/scenes.py --cluster ray | slurm
 
-A run is a method with a seed: its pre-training, and each transfer from the weights that it leaves. What a run
-measured is written to the records the moment it ends. The same command goes on: recorded runs are not run
-again, even where their folders are gone; what was begun is resumed. The page is made anew each time.
+A run is a method with a seed: its pre-training, and each transfer from the resulting weights. A run's
+results are written to the records as soon as it ends. Repeating the command resumes: recorded runs are not
+repeated, even if their folders are gone; unfinished ones are resumed. The page is rebuilt each time.
 
-slurm submits what is not in the queue yet and returns; the same command gathers later (the extra slurm).
-On a Ray cluster (the extra ray) all nodes need data and output at the same paths.
+slurm submits what is not yet in the queue and returns; repeat the command later to gather (the extra slurm).
+On a Ray cluster (the extra ray), all nodes need data and output at the same paths.
 """
 
 import argparse
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("study", metavar="CONFIG", help="such as study/scenes.py")
-    what = "json to go on from and to add to (default: study.json in the study's output folder)"
+    what = "json to resume from and add to (default: study.json in the study's output folder)"
     add("--records", type=Path, metavar="FILE", help=what)
-    add("--page", type=Path, metavar="FILE", help="Markdown (default: study.md beside the records)")
+    add("--page", type=Path, metavar="FILE", help="Markdown (default: study.md near the records)")
     add("--methods", nargs="+", default=[], metavar="NAME", help="only these")
     add("--seeds", nargs="+", default=[], type=options.integer(NOT_NEGATIVE), help="only these")
-    add("--page-only", action="store_true", help="run nothing: gather, and make the page")
+    add("--page-only", action="store_true", help="run nothing: gather results and make the page")
     add("--cost", action="store_true", help="also time the methods' steps, on an idle machine")
     add("--regions", action="store_true", help="also compare the study's region sources")
     job_list.arguments(parser)
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from ..study.records import Records
 
     study = load_study(args.study)
-    os.environ["DETECTRON2_DATASETS"] = study.data  # of the processes that this one starts, too
+    os.environ["DETECTRON2_DATASETS"] = study.data  # also for child processes
     path = args.records or Path(study.output) / "study.json"
     records = Records(path, study)
     runs = runs_of(study, args.methods, args.seeds)
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _render(study: "Study") -> None:
-    """The study's data, where they are not there."""
+    """Renders the study's data if missing."""
     from ..data.scenes.dataset import write_scenes
 
     if study.scenes is not None:

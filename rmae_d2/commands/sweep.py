@@ -1,4 +1,4 @@
-r"""Trains at all points of a grid of overrides, some seeds each, and makes one table and one curve of it.
+r"""Trains at all points of a grid of overrides, with several seeds each; makes one table and one plot.
 
     rmae-d2 sweep --config-file pretrain/rmae_vitb.py --output output/ratio --num-gpus 8 \
         model.region_branch.mask_ratio=0.5,0.75,0.9 --seeds 3 --then coco/mask_rcnn_vitdet_b_100ep.py
@@ -6,16 +6,16 @@ r"""Trains at all points of a grid of overrides, some seeds each, and makes one 
     rmae-d2 sweep ... --cluster slurm --partition gpu --time 1440
     rmae-d2 sweep ... --print | xargs -d '\n' -n 1 -P 4 sh -c
 
-Values stand between commas; commas in brackets, braces and quotes separate nothing. All points are checked
+Values are separated by commas, except within brackets, braces and quotes. All points are checked
 before the first run. Seeds are train.seed, train.seed + 1 ... A run's folder is OUTPUT/POINT-seedN, that of
-its second stage (--then) OUTPUT/POINT-seedN-then; what its command prints is in a .txt of that name.
+its second stage (--then) OUTPUT/POINT-seedN-then; its command's output goes to a .txt of that name.
 
-The same command again goes on: what has finished is not run again, what was begun is resumed. A run that
-fails is named in the table, with the cause, and the exit code is 1. OUTPUT/sweep.md, sweep.json and
-sweep.png have the metrics at the end of each run, of the second stage where there is one.
+Repeating the command resumes: finished runs are not repeated, unfinished ones are resumed. Failed
+runs are named in the table, with the cause, and the exit code is 1. OUTPUT/sweep.md, sweep.json and
+sweep.png have the metrics at the end of each run, or of its second stage if there is one.
 
-slurm submits what is not in the queue yet and returns; the same command gathers later (the extra slurm).
-On a Ray cluster (the extra ray) all nodes need data and output at the same paths.
+slurm submits what is not yet in the queue and returns; repeat the command later to gather (the extra slurm).
+On a Ray cluster (the extra ray), all nodes need data and output at the same paths.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--seeds", type=options.integer(COUNT), default=1, metavar="N", help="runs per point")
     add("--metric", metavar="NAME", help="such as bbox/AP (default: the evaluator's main one)")
-    add("--then", metavar="FILE", help="config of a second stage, from the weights of the first")
+    add("--then", metavar="FILE", help="config of a second stage, from the first's weights")
     what = "override of the second stage; may be repeated"
     add("--then-set", action="append", default=[], metavar="KEY=VALUE", help=what)
     job_list.arguments(parser)
@@ -80,7 +80,7 @@ def _ended(run: "Run", cause: str) -> str:
 
 
 def _command(args: argparse.Namespace) -> str:
-    """The sweep's own command, but for where its runs ran."""
+    """Returns the sweep's own command, without options for where its runs ran."""
     words = ["rmae-d2", "sweep", "--config-file", args.config_file, "--output", str(args.output)]
     words += ["--seeds", str(args.seeds), *(["--then", args.then] if args.then else [])]
     for text in args.then_set:

@@ -1,31 +1,31 @@
-r"""Trains or evaluates what a config describes.
+r"""Trains or evaluates as described by a config.
 
     rmae-d2 train --config-file pretrain/rmae_vitb.py --num-gpus 8
     rmae-d2 train --config-file demo/rmae_tiny_scenes.py train.max_iter=100
     rmae-d2 train --config-file FILE --resume
     rmae-d2 train --config-file FILE --eval-only train.init_checkpoint=WEIGHTS
 
-`python tools/train_net.py` in the repository is the same. Several machines, the same line on each:
+`python tools/train_net.py` in the repository does the same. For several machines, run on each:
 
     rmae-d2 train --num-gpus 8 --num-machines M --machine-rank I --dist-url tcp://HOST0:PORT ...
     torchrun --nnodes M --nproc-per-node 8 --node-rank I --master-addr HOST0 -m rmae_d2 train ...
 
-or once for all of them, in a Slurm allocation (rmae-d2 submit makes one):
+or once for all of them, in a Slurm allocation (rmae-d2 submit creates one):
 
     srun --nodes M --ntasks-per-node 8 --gpus-per-node 8 --distribution=block --kill-on-bad-exit=1 \
         rmae-d2 train ...
 
-The first line of the log says how the run was started. MASTER_ADDR and MASTER_PORT, where they are set,
-replace what srun would have taken: the first host, and a port made from the job's id. All machines share
+The first line of the log says how the run was started. MASTER_ADDR and MASTER_PORT, if set,
+replace srun's defaults: the first host, and a port derived from the job's id. All machines share
 the run's output folder.
 
 Ctrl-C, SIGTERM, SIGUSR1 and SIGUSR2 save a checkpoint and end the run on all machines, a second ctrl-C ends
-it at once; --resume continues it, on as many processes as you like. torchrun passes SIGTERM on and kills
-what is left after 30 s; other signals it passes on if told so: --signals-to-handle SIGTERM,SIGINT,SIGUSR1 (in
-older releases by the variable TORCHELASTIC_SIGNALS_TO_HANDLE). With its --max-restarts, add --resume from the
+it immediately; --resume continues it, on any number of processes. torchrun forwards SIGTERM and kills
+what is left after 30 s; it forwards other signals if told so: --signals-to-handle SIGTERM,SIGINT,SIGUSR1 (in
+older releases by the variable TORCHELASTIC_SIGNALS_TO_HANDLE). With its --max-restarts, use --resume from the
 start.
 
-A rank that fails or is lost ends all ranks within a minute, with the first error shown.
+A rank that fails or is lost ends all ranks within a minute, and the first error is shown.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from . import options
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Those of Detectron2's ``default_argument_parser``, which takes seconds to import, and ``--profile``."""
+    """Adds those of Detectron2's ``default_argument_parser``, which is slow to import, and ``--profile``."""
     run_arguments(parser)
     add = parser.add_argument
     add("--profile", action="store_true", help="write a trace of a few steps")
@@ -44,7 +44,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--num-gpus",
         type=options.integer(NOT_NEGATIVE),
         default=1,
-        help="of this machine, a process each",
+        help="on this machine, one process each",
     )
     add("--num-machines", type=options.integer(COUNT), default=1)
     add(
@@ -57,7 +57,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_arguments(parser: argparse.ArgumentParser) -> None:
-    """What says which run; a Slurm job takes it too."""
+    """Adds the options that define a run; also used for Slurm jobs."""
     options.config_file(parser, required=True)
     add = parser.add_argument
     add("--resume", action="store_true", help="continue the run in its folder")
@@ -68,7 +68,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from ..config import apply_overrides, load_config
 
-    # Told here, before the rest is imported and processes are started.
+    # Reported here, before the rest is imported and processes are started.
     cfg = apply_overrides(load_config(args.config_file), args.opts)
     check_output(cfg.train.output_dir, folder=True, name="train.output_dir")
     from ..engine import launch_training, main

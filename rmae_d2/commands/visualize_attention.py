@@ -1,4 +1,4 @@
-r"""Draws what patches of a photo attend to, side by side for several models, and measures it on objects.
+r"""Draws attention maps of photos, side by side for several models, and measures attention on objects.
 
     rmae-d2 visualize attention --input photo.jpg --query 320,240
     rmae-d2 visualize attention --weights output/rmae/model_final.pth output/mae/model_final.pth \
@@ -6,13 +6,13 @@ r"""Draws what patches of a photo attend to, side by side for several models, an
     rmae-d2 visualize attention --weights output/rmae/model_final.pth mocov3.pth.tar dino.pth \
         --evaluate coco_2017_val --output attention
 
-A row per query (a patch by a pixel in it, or the cls token), a column per model; the last row has the
-features of the last block as colours. --evaluate gives a number: over images with instance masks, the share
-of attention that falls on the query's own instance, beside what uniform attention, the model's mean attention
-at each displacement, and random weights give; a table, and OUTPUT/attention_share.json.
+One row per query (a patch, given by a pixel in it, or the cls token), one column per model; the last row
+shows the features of the last block as colours. --evaluate gives a number: over images with instance masks,
+the share of attention that falls on the query's own instance, compared with uniform attention, the model's
+mean attention at each displacement, and random weights; a table, and OUTPUT/attention_share.json.
 
 Weights: ours (pre-training or fine-tuned), MAE, MoCo v3, DINO, DINOv2 and the other ViTs of docs/weights.md;
-where none are named, the small R-MAE that comes with the package.
+by default the small R-MAE shipped with the package.
 """
 
 import argparse
@@ -30,28 +30,28 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--input", nargs="+", default=[], help="photos, folders, lists, jsons")
     add("--query", action="append", default=[], metavar="X,Y", help="pixel of the photo, or cls")
-    add("--layer", default="-1", help="number of a block, -1 (last) or rollout")
-    add("--head", type=options.integer(NOT_NEGATIVE), help="number of one (default: mean of all)")
+    add("--layer", default="-1", help="block index, -1 (last), or rollout")
+    add("--head", type=options.integer(NOT_NEGATIVE), help="head index (default: mean of all)")
     add(
         "--size",
         type=options.integer(COUNT),
-        help="shorter side of what models see, pixels (default: each its own)",
+        help="shorter side of the model input, pixels (default: each model's own)",
     )
-    add("--num-heads", type=options.integer(COUNT), help="of the ViTs, where no config.yaml tells")
-    add("--normalize", nargs="+", default=[], help=f"of the pixels: {', '.join(NORMALIZATIONS)}")
+    add("--num-heads", type=options.integer(COUNT), help="of the ViTs, if no config.yaml gives it")
+    add("--normalize", nargs="+", default=[], help=f"pixel statistics: {', '.join(NORMALIZATIONS)}")
     options.device(parser)
     options.output(parser, "attention", "weights", folder=True)
     add = parser.add_argument_group("the share of attention on objects").add_argument
-    add("--evaluate", nargs="+", default=[], metavar="DATASET", help="registered")
-    add("--json", help="own data in COCO's format instead")
-    add("--root", help="folder of its images, where it is not found by itself")
+    add("--evaluate", nargs="+", default=[], metavar="DATASET", help="registered datasets")
+    add("--json", help="custom data in COCO format instead")
+    add("--root", help="folder of its images, if they are not found otherwise")
     add(
         "--max-images",
         type=options.integer(NOT_NEGATIVE),
         default=0,
-        help="the first so many; 0: all",
+        help="maximum number of images; 0: all",
     )
-    add("--seed", type=options.integer(NOT_NEGATIVE), default=0, help="of random weights")
+    add("--seed", type=options.integer(NOT_NEGATIVE), default=0, help="seed of random weights")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,9 +1,9 @@
-r"""Draws the masks that a pre-training model chooses for photos, and what it predicts behind them.
+r"""Draws the masks that a pre-training model chooses for photos, and what it predicts in the hidden patches.
 
     rmae-d2 visualize masking --weights output/automae_vitb_coco/model_final.pth --input PHOTOS
 
-A row per photo: the image, for a learned policy the probability with which each patch is marked for hiding
-(white is the image's own highest, black 0), what stays visible, the pixels predicted, and some regions where
+One row per photo: the image; for a learned policy, the probability with which each patch is marked for hiding
+(white is the image's own highest, black 0); what stays visible, the predicted pixels, and some regions if
 the model has them.
 """
 
@@ -20,7 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    # What it says of regions that are not stored is of training.
+    # Its warnings about regions that are not stored concern training.
     logging.getLogger("rmae_d2.regions.sources.stored").setLevel(logging.ERROR)
     from ..inference.reconstruction_pictures import draw_masking
 

@@ -1,4 +1,4 @@
-"""Draws what several runs measured in one picture, from their folders.
+"""Plots results of several runs in one picture, from their folders.
 
 rmae-d2 visualize metrics output/a output/b --metric bbox/AP segm/AP --output ap.png
 rmae-d2 visualize metrics output/a output/b --labels scratch pre-trained
@@ -15,7 +15,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("runs", metavar="RUN_DIR", type=Path, nargs="+", help="train.output_dir")
     add("--metric", nargs="+", default=["bbox/AP", "segm/AP"], help="results, or values of steps")
-    add("--labels", nargs="+", help="one per run; runs of the same label share a colour")
+    add("--labels", nargs="+", help="one per run; runs with the same label share a colour")
     options.output(parser, "metrics.png", "runs", folder=False)
 
 

@@ -1,4 +1,4 @@
-r"""Draws what a pre-trained model makes of photos of which most is hidden: the paper's figure 5.
+r"""Draws a pre-trained model's reconstruction of mostly hidden photos: the paper's figure 5.
 
     rmae-d2 visualize reconstruction --input PHOTOS
     rmae-d2 visualize reconstruction --weights output/rmae/model_final.pth --input PHOTOS
@@ -8,10 +8,10 @@ r"""Draws what a pre-trained model makes of photos of which most is hidden: the 
     rmae-d2 visualize reconstruction --weights output/{rmae,mae}/model_final.pth --names R-MAE MAE \
         --input PHOTOS
 
-Without --weights it is the small R-MAE that comes with the package; several models are drawn below each
-other, each with masks of its own. Columns: masked image, pixels predicted, image; masked region, region
-predicted, region, all regions. Without a region branch (MAE) or a pixel decoder (RAE) its pictures are left
-out. One PNG a photo with several regions, and contact_sheet.png with the first region of each photo.
+The default is the small R-MAE shipped with the package; several models are drawn below each
+other, each with its own masks. Columns: masked image, predicted pixels, image; masked region, predicted
+region, region, all regions. Without a region branch (MAE) or a pixel decoder (RAE), its pictures are
+omitted. One PNG per photo with several regions, and contact_sheet.png with the first region of each photo.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     options.photos(parser, 8)
     options.output(parser, "reconstructions", "weights", folder=True)
     add = parser.add_argument
-    add("--regions", choices=SOURCES, default="fh", help="where regions come from")
+    add("--regions", choices=SOURCES, default="fh", help="source of the regions")
     add("--json", help="instance masks, for --regions json")
     what = "SAM's folder, or its name on the Hugging Face hub, for --regions sam"
     add("--sam-model", metavar="MODEL", help=what)
@@ -36,10 +36,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         type=options.real(PROPER_SHARE),
         nargs="+",
         default=[],
-        help="hidden share, a row each",
+        help="fraction hidden, one row each",
     )
-    add("--max-regions", type=options.integer(COUNT), default=3, help="of a photo")
-    what = "draw only so many of the photos, those with the largest loss"
+    add("--max-regions", type=options.integer(COUNT), default=3, help="maximum per photo")
+    what = "draw only this many photos, those with the largest loss"
     add("--worst", type=options.integer(COUNT), metavar="N", help=what)
 
 

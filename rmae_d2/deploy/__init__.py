@@ -1,1 +1,1 @@
-"""Exported models at work, and the files that predictions become. Needs neither torch nor Detectron2."""
+"""Runs exported models, and writes prediction files. Needs neither torch nor Detectron2."""

@@ -1,4 +1,4 @@
-"""What stands before and behind a network, in numpy: Detectron2's and torch's rules, their numbers.
+"""Pre- and postprocessing in numpy, with the same rules and numbers as Detectron2 and torch.
 
 Letters: N objects, M side of a predicted mask, C classes, h w pixels of the input, H W of the original image.
 """
@@ -14,13 +14,13 @@ from ..errors import ImageSizeError
 
 Floats = NDArray[np.float32]
 
-#: Values of a strip of resized scores that exist at once (128 MB).
+#: Number of values in a strip of resized scores (128 MB).
 _STRIP_VALUES = 2**25
 
 
 @dataclass(frozen=True)
 class Detections:
-    """Objects of one image, by falling score."""
+    """Objects of one image, by descending score."""
 
     boxes: Floats  #: (N, 4), XYXY, pixels
     scores: Floats  #: (N,)
@@ -28,15 +28,15 @@ class Detections:
     masks: NDArray[np.bool_] | None = None  #: (N, H, W)
 
     def __len__(self) -> int:
-        """N."""
+        """Number of objects, N."""
         return len(self.scores)
 
 
 def shortest_edge(image_HWC: NDArray[np.uint8], length: int, max_size: int) -> NDArray[np.uint8]:
-    """Detectron2's ``ResizeShortestEdge``: the short side to a length, the long one to no more than another.
+    """Detectron2's ``ResizeShortestEdge``: short side to ``length``, long side to at most ``max_size``.
 
     Raises:
-        ImageSizeError: so long and narrow that nothing is left of its short side.
+        ImageSizeError: if the image is so elongated that nothing is left of its short side.
     """
     height, width = image_HWC.shape[:2]
     scale = length / min(height, width)
@@ -58,12 +58,12 @@ def shortest_edge(image_HWC: NDArray[np.uint8], length: int, max_size: int) -> N
 def to_image(
     found: Detections, small_NMM: Floats | None, seen: tuple[int, int], size: tuple[int, int]
 ) -> Detections:
-    """Detections at another size of their image: Detectron2's ``detector_postprocess``.
+    """Rescales detections to another size of their image: Detectron2's ``detector_postprocess``.
 
     Args:
         found: without masks.
         small_NMM: the mask of each box, 0 to 1; None for none.
-        seen: (h, w) that the boxes are for.
+        seen: (h, w) to which the boxes refer.
         size: (H, W).
     """
     scale = np.array([size[1] / seen[1], size[0] / seen[0]] * 2, np.float32)
@@ -75,7 +75,7 @@ def to_image(
 
 
 def paste(small_NMM: Floats, boxes_N4: Floats, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Masks of boxes as masks (N, H, W) of their image, where they are at least 0.5, bilinear."""
+    """Pastes masks of boxes into masks (N, H, W) of their image, thresholded at 0.5, bilinear."""
     masks = np.zeros((len(small_NMM), *size), bool)
     side = small_NMM.shape[-1]
     for mask, small, (x0, y0, x1, y1) in zip(masks, small_NMM, boxes_N4, strict=True):
@@ -90,7 +90,7 @@ def paste(small_NMM: Floats, boxes_N4: Floats, size: tuple[int, int]) -> NDArray
 
 
 def labels_at(scores_Chw: Floats, size: tuple[int, int]) -> NDArray[np.int64]:
-    """The class with the largest score at every pixel of another size, (H, W); resized bilinearly."""
+    """Highest-scoring class at every pixel of another size, (H, W); scores are resized bilinearly."""
     num_classes, height, width = scores_Chw.shape
     if (height, width) == size:
         return scores_Chw.argmax(axis=0)
@@ -108,14 +108,14 @@ def labels_at(scores_Chw: Floats, size: tuple[int, int]) -> NDArray[np.int64]:
 
 
 def _places(old: int, new: int) -> tuple[NDArray[np.int64], Floats]:
-    """Of each new position the old one before it, and the share of the one behind that."""
+    """For each new position, the old one before it and the weight of the one after it."""
     places = np.clip((np.arange(new) + 0.5) * (old / new) - 0.5, 0, old - 1)
     before = places.astype(np.int64)
     return before, (places - before).astype(np.float32)
 
 
 def _taps(places: Any, side: int) -> Floats:
-    """Weights of linear interpolation at some places between 0 and side - 1, nothing being beyond them."""
+    """Weights of linear interpolation at positions between 0 and side - 1, with zeros beyond."""
     weights: Floats = np.maximum(0, 1 - np.abs(places[:, None] - np.arange(side))).astype(
         np.float32
     )

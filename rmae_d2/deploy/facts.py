@@ -1,4 +1,4 @@
-"""What an exported file says of its model: all that is needed to use it."""
+"""Metadata of an exported file: everything needed to use its model."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -7,10 +7,10 @@ from typing import Any
 from ..annotations.classes import Classes
 from ..errors import UserError
 
-#: Of the metadata of an ONNX file, and, with ".json", of the extra file in a .pt2.
+#: Key in the metadata of an ONNX file and, with ".json", name of the extra file in a .pt2.
 KEY = "rmae_d2"
 
-#: By which a reader knows a later form.
+#: Lets readers recognise later formats.
 _FORM = 1
 
 ENCODER, CLASSIFIER, DETECTOR, SEGMENTOR = TASKS = (
@@ -23,24 +23,24 @@ ENCODER, CLASSIFIER, DETECTOR, SEGMENTOR = TASKS = (
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Of a model whose graph takes uint8 pixels and normalises them itself."""
+    """Facts about a model whose graph takes uint8 pixels and normalises them itself."""
 
     task: str  #: one of `TASKS`
-    size: tuple[int, int]  #: (H, W) in pixels that the network sees; a detector pads images to it
+    size: tuple[int, int]  #: (H, W) in pixels of the network's input; a detector pads images to it
     patch_size: int
-    pixel_mean: tuple[float, ...]  #: of the channels, in ``image_format``'s order, 0-255
+    pixel_mean: tuple[float, ...]  #: per channel, in ``image_format``'s order, 0-255
     pixel_std: tuple[float, ...]
     image_format: str = "RGB"  #: or "BGR"
-    #: How an image is resized: ``{"rule": "shortest_edge", "length": int, "max_size": int}``, bilinear with
+    #: How to resize an image: ``{"rule": "shortest_edge", "length": int, "max_size": int}``, bilinear with
     #: Pillow; ``{"rule": "center_crop", "share": float}``, bicubic, until ``size`` is that share of the
-    #: shorter side, then cut from the middle; None: as the user likes.
+    #: shorter side, then centre-cropped; None: any way.
     resize: dict[str, Any] | None = None
-    class_names: tuple[str, ...] = ()  #: by class number
+    class_names: tuple[str, ...] = ()  #: by class index
     category_ids: tuple[int, ...] = ()  #: of a detector's classes in its results
-    class_source: str = ""  #: the data that they are of
-    first_label: int = 0  #: of a segmentor, the value of class 0 in label images
-    stride: int = 0  #: of a segmentor, pixels from a window to the next
-    source: str = ""  #: the weight file that was exported, its folder before it
+    class_source: str = ""  #: the dataset that defines them
+    first_label: int = 0  #: for a segmentor, the value of class 0 in label images
+    stride: int = 0  #: for a segmentor, pixels from one window to the next
+    source: str = ""  #: the exported weight file, preceded by its folder
 
     @property
     def classes(self) -> Classes:
@@ -51,10 +51,10 @@ class ModelFacts:
 
     @classmethod
     def from_json(cls, text: str | None, path: str) -> "ModelFacts":
-        """What `to_json` wrote.
+        """Parses what `to_json` wrote.
 
         Raises:
-            UserError: nothing, or of a later release; names the file.
+            UserError: if empty, or from a later release; names the file.
         """
         if not text:
             raise UserError(

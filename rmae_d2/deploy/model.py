@@ -1,4 +1,4 @@
-"""An exported model as a function of one image, through onnxruntime.
+"""Wraps an exported model as a function of one image, through onnxruntime.
 
 Letters: B windows, C classes, N objects, h w pixels of the input, H W of the original image.
 """
@@ -15,43 +15,41 @@ from ..extras import needed
 from .arrays import Detections, Floats, labels_at, shortest_edge, to_image
 from .facts import DETECTOR, KEY, SEGMENTOR, ModelFacts
 
-#: Windows of a segmentor in one pass.
+#: Windows of a segmentor per forward pass.
 _WINDOWS = 4
 
 
 def open_session(model: str | bytes, name: str) -> Any:
-    """Onnxruntime's session of a file or its bytes, on a GPU where the installed one has that.
+    """Opens an onnxruntime session for a file or its bytes, on a GPU if the installed version supports it.
 
     Raises:
-        UserError: without onnxruntime, or no ONNX file; names it.
+        UserError: if onnxruntime is missing, or it is no ONNX file; names it.
     """
     onnxruntime = needed("onnxruntime", "onnx", "an exported model")
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = (
-        3  # what it folds and what it does not is of no use to anybody here
-    )
+    options.log_severity_level = 3  # what is folded or not is irrelevant to users
     wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
     there = [p for p in wanted if p in onnxruntime.get_available_providers()]
     try:
         return onnxruntime.InferenceSession(model, options, providers=there)
-    except Exception as error:  # of many classes of its own
+    except Exception as error:  # onnxruntime has many classes of its own
         reason = str(error).splitlines()[0]
         raise UserError(f"{name}: not an ONNX file that runs here ({reason})") from error
 
 
 class ExportedModel:
-    """A detector or segmentor that ``rmae-d2 export --format onnx`` wrote; what `Predictor` gives, in numpy.
+    """A detector or segmentor written by ``rmae-d2 export --format onnx``; like `Predictor`, in numpy.
 
     Args:
         model: a file, or its bytes.
-        name: of the bytes, for messages.
+        name: name of the bytes, for messages.
 
     Attributes:
-        facts: what the file says of the model.
-        session: onnxruntime's.
+        facts: the file's metadata.
+        session: onnxruntime's session.
 
     Raises:
-        UserError: missing, no ONNX, or not ours.
+        UserError: if it is missing, no ONNX, or not ours.
     """
 
     def __init__(self, model: str | bytes, name: str = "") -> None:
@@ -63,17 +61,17 @@ class ExportedModel:
         self.facts = ModelFacts.from_json(metadata.get(KEY), name)
 
     def __call__(self, image_HWC: NDArray[np.uint8]) -> dict[str, Any]:
-        """What the model finds in one image.
+        """Predicts one image.
 
         Args:
             image_HWC: uint8 (H, W, 3) RGB, upright.
 
         Returns:
-            of a detector ``instances``, `Detections`; of a segmentor ``sem_seg_labels``, classes (H, W).
+            For a detector ``instances``, `Detections`; for a segmentor ``sem_seg_labels``, classes (H, W).
 
         Raises:
-            UserError: a model of another task.
-            ImageSizeError: so long and narrow that resizing leaves nothing of its short side.
+            UserError: if the model has another task.
+            ImageSizeError: if the image is so elongated that resizing reduces its short side to nothing.
         """
         if self.facts.task not in (DETECTOR, SEGMENTOR):
             raise UserError(
@@ -93,7 +91,7 @@ class ExportedModel:
         return to_image(found, masks[0] if masks else None, seen, size)
 
     def scores(self, image_3hw: NDArray[np.uint8]) -> Floats:
-        """A segmentor's logits (C, h, w): the mean of its windows' where they overlap."""
+        """Computes a segmentor's logits (C, h, w), averaged where windows overlap."""
         height, width = image_3hw.shape[1:]
         window = self.facts.size
         image = self._filled(image_3hw, (max(height, window[0]), max(width, window[1])))
@@ -123,7 +121,7 @@ class ExportedModel:
         return scores
 
     def _filled(self, image_3hw: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-        """Of an image smaller than a window, what is missing below and at the right: the mean colour."""
+        """Fills an image smaller than a window with the mean colour below and on the right."""
         height, width = image_3hw.shape[1:]
         if size == (height, width):
             return image_3hw
@@ -134,7 +132,7 @@ class ExportedModel:
 
 
 def prepare(facts: ModelFacts, image_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """An image (3, h, w) as a detector or segmentor sees it: resized, channels in the model's order."""
+    """Prepares an image (3, h, w) for a detector or segmentor: resized, channels in the model's order."""
     image = image_HWC if facts.image_format == "RGB" else image_HWC[:, :, ::-1]
     if facts.resize is not None:
         image = shortest_edge(image, facts.resize["length"], facts.resize["max_size"])
@@ -142,6 +140,6 @@ def prepare(facts: ModelFacts, image_HWC: NDArray[np.uint8]) -> NDArray[np.uint8
 
 
 def _starts(side: int, window: int, stride: int) -> list[int]:
-    """Where windows begin along one side: every ``stride`` pixels, the last flush with the end."""
+    """Start positions of windows along one side: every ``stride`` pixels, the last flush with the end."""
     count = -(-(side - window) // stride) + 1
     return [min(i * stride, side - window) for i in range(count)]

@@ -1,4 +1,4 @@
-"""The files that predictions become: COCO results, or label images; and pictures."""
+"""Prediction files: COCO results, or label images; and pictures."""
 
 import json
 from contextlib import ExitStack
@@ -18,19 +18,19 @@ from .arrays import Detections
 
 
 class DetectionFile:
-    """``predictions.json``: the detections of all images in COCO's results format, whatever their score."""
+    """Writes ``predictions.json``: all images' detections in COCO's results format, whatever their score."""
 
     def __init__(self, classes: Classes, folder: Path, score_threshold: float) -> None:
         self._classes = classes
         self._score_threshold = score_threshold
         self._total = self._above = 0
-        self._whole = ExitStack()  # closed where the file is whole; else nothing of it stays
+        self._whole = ExitStack()  # closed once the file is whole; else nothing of it stays
         self._path = folder / "predictions.json"
         self._file = self._whole.enter_context(atomic_file(self._path))
         self._file.write(b"[")
 
     def add(self, image: InputImage, value: Any) -> dict[str, Any]:
-        """Keeps the detections of an image; what is to stand with it in ``images.json``."""
+        """Adds the detections of an image; returns its entry for ``images.json``."""
         for detection in self.entries(image.image_id, value):
             detection["category_id"] = self._classes.category_ids[detection["category_id"]]
             self._write((",\n" if self._total else "\n") + json.dumps(detection))
@@ -39,7 +39,7 @@ class DetectionFile:
         return {}
 
     def entries(self, image_id: Any, value: Detections) -> list[dict[str, Any]]:
-        """Detections in COCO's format, with class numbers in place of category ids."""
+        """Converts detections to COCO format, with class indices instead of category ids."""
         import pycocotools.mask as mask_util
 
         boxes = value.boxes.copy()
@@ -57,7 +57,7 @@ class DetectionFile:
         return found
 
     def draw(self, image_HWC: NDArray[np.uint8], value: Any) -> NDArray[np.uint8]:
-        """The image with its objects, drawn by Detectron2; UserError without that."""
+        """Draws the image with its objects by Detectron2; UserError without it."""
         try:
             import torch
             from detectron2.structures import Boxes, Instances
@@ -76,7 +76,7 @@ class DetectionFile:
         return draw_instances(image_HWC, value, self._classes.names, self._score_threshold)
 
     def close(self) -> None:
-        """Gives the file its name; where it can't be written nothing of it stays, and what was there does."""
+        """Gives the file its name; if it cannot be written, nothing of it remains, and the old file does."""
         with self._whole:
             self._write("\n]\n")
 
@@ -99,9 +99,9 @@ class DetectionFile:
 
 
 class LabelFiles:
-    """``labels/NAME.png``: the most probable class at every pixel, at the image's size.
+    """Writes ``labels/NAME.png``: the most probable class at every pixel, at the image's size.
 
-    uint8, one channel; ``first`` is the value of class 0, and the others follow it. The category ids in
+    uint8, one channel; ``first`` is the value of class 0, and the others follow. The category ids in
     ``images.json`` are these values.
     """
 
@@ -112,7 +112,7 @@ class LabelFiles:
         self._pixels_C = np.zeros(len(names))
 
     def add(self, image: InputImage, value: Any) -> dict[str, Any]:
-        """Writes the labels of an image; their file is named in ``images.json``."""
+        """Writes the labels of an image; returns the file name for ``images.json``."""
         labels = self.numbers(value)
         save_picture(labels + np.uint8(self._first), self._folder / image.label_image)
         self._images += 1
@@ -121,14 +121,14 @@ class LabelFiles:
         return {"labels": image.label_image}
 
     def numbers(self, value: Any) -> NDArray[np.uint8]:
-        """Class numbers (H, W) of what a model gives: here numbers already."""
+        """Converts a model's output to class indices (H, W): here they already are."""
         return np.asarray(value, np.uint8)
 
     def draw(self, image_HWC: NDArray[np.uint8], value: Any) -> NDArray[np.uint8]:
         return draw_semantic(image_HWC, self.numbers(value), self._names)
 
     def close(self) -> None:
-        """Every file is whole already."""
+        """Does nothing: every file is already complete."""
 
     @property
     def categories(self) -> list[dict[str, Any]]:

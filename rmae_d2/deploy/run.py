@@ -1,4 +1,4 @@
-"""Photos through a model, and what is written of them; of exported models, the whole of it."""
+"""Runs photos through a model and writes the results; for exported models, the whole procedure."""
 
 import json
 import logging
@@ -38,10 +38,10 @@ def predict_exported(
     max_images: int | None = None,
     pictures: bool = True,
 ) -> None:
-    """What `rmae_d2.inference.prediction_run.predict_files` does, by an exported model.
+    """Like `rmae_d2.inference.prediction_run.predict_files`, with an exported model.
 
     Raises:
-        UserError: anything of it cannot be used, no image can be predicted, or the disk is full.
+        UserError: if any argument is unusable, no image can be predicted, or the disk is full.
     """
     model = ExportedModel(str(Path(weights).expanduser()))
     facts, folder = model.facts, Path(output).expanduser()
@@ -80,19 +80,19 @@ def write_predictions(
     pictures: bool,
     all_bands: bool = False,
 ) -> None:
-    """Predicts images and writes what the model gives, whole where it is interrupted, too.
+    """Predicts images and writes the model's outputs; files stay whole if interrupted.
 
     Args:
-        predict: an image's pixels to what the model gives of it.
-        output_of: from what it gives of the first image the key that is written, and what writes it.
-        images: what to predict; those that cannot be read are named and left out.
-        folder: where to.
-        info: stands in ``images.json``.
-        pictures: whether to draw them.
-        all_bands: whether the pixels are all bands of the files, see `Photo`, and not RGB.
+        predict: maps an image's pixels to the model's output.
+        output_of: maps the output for the first image to the key that is written, and its writer.
+        images: images to predict; unreadable ones are named and skipped.
+        folder: output folder.
+        info: included in ``images.json``.
+        pictures: whether to draw pictures.
+        all_bands: whether the pixels are all bands of the files, see `Photo`, instead of RGB.
 
     Raises:
-        UserError: no image can be predicted, or the disk is full.
+        UserError: if no image can be predicted, or the disk is full.
     """
     make_folder(folder)
     writer: Output | None = None
@@ -142,7 +142,7 @@ def write_predictions(
 def _predictions(
     predict: Predict, images: Sequence[InputImage], skipped: list[str], all_bands: bool
 ) -> Iterator[tuple[InputImage, NDArray[np.uint8], dict[str, Any]]]:
-    """Images, a picture of each and what the model gives; those that cannot be read join the skipped ones."""
+    """Yields images, a picture and the output of each; unreadable ones are added to ``skipped``."""
     reported = time.monotonic()
     for count, image in enumerate(images, 1):
         try:

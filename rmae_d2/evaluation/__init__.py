@@ -1,4 +1,4 @@
-"""Evaluators: of reconstruction, and of detection by COCO's and LVIS's rules."""
+"""Evaluators of reconstruction, and of detection by COCO's and LVIS's rules."""
 
 from typing import Any
 

@@ -1,22 +1,22 @@
-"""How much of a patch's attention stays on the object that the patch is of.
+"""Measures how much of a patch's attention stays on the object that the patch belongs to.
 
-The paper shows attention maps and calls R-MAE's more instance-aware (figure 3); this is a number for it.
+The paper shows attention maps and calls R-MAE's more instance-aware (figure 3); this quantifies it.
 
-For an instance, w(j) in [0, 1] is the share of patch j's area that its mask covers. Its queries are the
-patches with w >= 1/2; an instance without any is left out, and counted. a(q, j) is what query q attends to
-patch j with, the mean over the heads (or one head), the cls token left out and the patches' sum made 1.
+For an instance, w(j) in [0, 1] is the fraction of patch j's area that its mask covers. Its queries are the
+patches with w >= 1/2; an instance without any is skipped and counted. a(q, j) is the attention of query q to
+patch j, averaged over the heads (or for one head), without the cls token, normalised to sum 1 over patches.
 
     share  = mean over the queries of the sum over j of a(q, j) w(j)
     area   = mean over all patches of w: what uniform attention would give
 
-Two kinds of attention that know of no object have a large share all the same. To one that all patches pay to
-whatever stands out it does not matter who asks:
+Two kinds of attention unaware of objects also have a large share. The first goes from all patches to
+whatever stands out, whichever patch is the query:
 
     elsewhere = mean over the patches p with w(p) = 0 of the sum over j of a(p, j) w(j)
 
-One that is only local stays on the object, whatever is in the picture. With the content taken out, that is
-with a'(q, j), the mean over all queries of the data set of the attention at the displacement j - q, its sum
-over the patches made 1:
+The second is merely local and stays on the object whatever the image shows. To remove the content,
+a'(q, j) is the mean over all queries of the dataset of the attention at the displacement j - q, normalised
+to sum 1 over the patches:
 
     position = mean over the queries of the sum over j of a'(q, j) w(j)
 
@@ -36,15 +36,15 @@ from ..errors import UserError
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-#: Of its area, for a patch to be a query.
+#: Fraction of a patch's area that an instance must cover for it to be a query.
 QUERY_COVERAGE = 0.5
 
 
 @dataclass(frozen=True)
 class _Instance:
-    key: tuple[Hashable, int]  # image and number
+    key: tuple[Hashable, int]  # image and index
     share: float
-    elsewhere: float  # nan where the instance is everywhere
+    elsewhere: float  # NaN if the instance touches every patch
     coverage: NDArray[np.float32]
     queries: NDArray[np.int64]
 
@@ -53,22 +53,22 @@ class AttentionShare:
     """Collects the attention of one model, image by image.
 
     Attributes:
-        too_small: instances without a query.
+        too_small: number of instances without a query.
     """
 
     def __init__(self) -> None:
         self.too_small = 0
         self._instances: list[_Instance] = []
-        # Of displacements (rows, columns), zero in the middle: sums of attention times L, and how many.
+        # By displacement (rows, columns), zero at the centre: sums of attention times L, and their counts.
         self._sums = np.zeros((1, 1))
         self._counts = np.zeros((1, 1))
 
     def process(self, image: Hashable, attention_LL: Floats, coverage_KGG: Floats) -> None:
-        """Takes one image in.
+        """Adds one image.
 
         Args:
-            attention_LL: of each patch (row) to each, in raster order, without the cls token; rows are
-                divided by their sums here.
+            attention_LL: from each patch (row) to each, in raster order, without the cls token; rows are
+                normalised by their sums here.
             coverage_KGG: w of its instances, (K, Gh, Gw), see `patch_cover`.
         """
         grid = (coverage_KGG.shape[1], coverage_KGG.shape[2])
@@ -92,9 +92,9 @@ class AttentionShare:
             self._add_displacements(attention, queries, grid)
 
     def shares(self, beyond_elsewhere: bool = False) -> dict[tuple[Hashable, int], float]:
-        """Of every instance, by image and number: the share, or what it is more than elsewhere's.
+        """Returns for every instance, by image and index, its share or its share minus elsewhere.
 
-        Instances that are everywhere are left out of the latter.
+        The latter omits instances that touch every patch.
         """
         if not beyond_elsewhere:
             return {entry.key: entry.share for entry in self._instances}
@@ -102,13 +102,13 @@ class AttentionShare:
         return {entry.key: entry.share - entry.elsewhere for entry in known}
 
     def evaluate(self) -> dict[str, Any]:
-        """The means over the instances.
+        """Averages over the instances.
 
         Returns:
             ``instances``, ``images``, ``too_small``; ``share``, ``area``, ``elsewhere`` and ``position`` in
             [0, 1]; ``beyond_elsewhere`` and ``beyond_position``, the mean differences of share to these; and
-            of the share and the differences ``*_error``, see `clustered_error`. Instances that are
-            everywhere do not count for ``elsewhere``; where there are no others, its values are None.
+            ``*_error`` of the share and the differences, see `clustered_error`. Instances that touch
+            every patch do not count for ``elsewhere``; if there are no others, its values are None.
         """
         if not self._instances:
             raise UserError(
@@ -147,7 +147,7 @@ class AttentionShare:
             self._counts[window] += 1
 
     def _window(self, query: int, grid: tuple[int, int]) -> tuple[slice, slice]:
-        """Where the patches of an image lie in the table of displacements from a query."""
+        """Locates an image's patches in the table of displacements from a query."""
         row, column = divmod(query, grid[1])
         top, left = self._sums.shape[0] // 2 - row, self._sums.shape[1] // 2 - column
         return slice(top, top + grid[0]), slice(left, left + grid[1])
@@ -163,9 +163,9 @@ class AttentionShare:
 
 
 def patch_cover(masks_KHW: Bools, grid: tuple[int, int]) -> Floats:
-    """The share of each patch's area that masks cover, where a grid is laid over the whole image.
+    """Computes the fraction of each patch's area covered by masks, for a grid over the whole image.
 
-    Pixels that lie in several patches count by their parts.
+    Pixels that lie in several patches count proportionally.
 
     Returns:
         float64 (K, Gh, Gw) in [0, 1].
@@ -176,7 +176,7 @@ def patch_cover(masks_KHW: Bools, grid: tuple[int, int]) -> Floats:
 
 
 def _overlaps(pixels: int, patches: int) -> Floats:
-    """(patches, pixels): the part of each patch that each pixel fills, along one axis; rows sum to 1."""
+    """(patches, pixels): the fraction of each patch filled by each pixel, along one axis; rows sum to 1."""
     edges = np.arange(patches + 1) * (pixels / patches)
     place = np.arange(pixels)
     ends = np.minimum(edges[1:, None], place + 1) - np.maximum(edges[:-1, None], place)
@@ -185,10 +185,10 @@ def _overlaps(pixels: int, patches: int) -> Floats:
 
 
 def clustered_error(values: Floats, clusters: list[Hashable]) -> float | None:
-    """Standard error of a mean whose values are alike within clusters, instances of one image.
+    """Standard error of a mean whose values are correlated within clusters, i.e. instances of one image.
 
-    The root of the sum over clusters of (sum over the cluster of value - mean)^2, by the number of values;
-    None where there are none.
+    The root of the sum over clusters of (sum over the cluster of value - mean)^2, divided by the number of
+    values; None if there are no values.
     """
     if not len(values):
         return None
@@ -201,7 +201,7 @@ def clustered_error(values: Floats, clusters: list[Hashable]) -> float | None:
 def paired_difference(
     one: Mapping[tuple[Hashable, int], float], other: Mapping[tuple[Hashable, int], float]
 ) -> dict[str, Any]:
-    """Of shares: the mean ``difference`` of one to other over the ``instances`` of both, its ``error``."""
+    """Returns the mean ``difference`` of two sets of shares over common ``instances``, and its ``error``."""
     common = [key for key in one if key in other]
     if not common:
         raise UserError("no instance in common: nothing to compare")

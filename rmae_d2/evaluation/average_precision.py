@@ -1,6 +1,6 @@
-"""Precision and recall of detections, as faster-coco-eval computes them, and the usual means.
+"""Precision and recall of detections, as computed by faster-coco-eval, and the usual means.
 
-Letters: T thresholds of IoU (0.5 to 0.95), R points of recall (0 to 1 by 0.01), K categories in the order of
+Letters: T IoU thresholds (0.5 to 0.95), R recall points (0 to 1 by 0.01), K categories in order of
 their ids, A sizes (all, small, medium, large), M limits of detections per image.
 """
 
@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 
 from .ground_truth import AREAS, FREQUENCIES
 
-_T75 = 5  # position of IoU 0.75
+_T75 = 5  # index of IoU 0.75
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Precision and recall; -1 where a category has no instance (of that size).
+    """Precision and recall; -1 for a category without instances (of that size).
 
     Attributes:
         precision: (T, R, K, A) at the highest limit of detections, in [0, 1].
         recall: (T, K, A, M) in [0, 1].
-        limits: detections per image, the M values, rising.
+        limits: detections per image, the M values, ascending.
     """
 
     precision: NDArray[np.float64]
@@ -32,7 +32,7 @@ class Curves:
     limits: list[int]
 
     def of_category(self, k: int) -> "Curves":
-        """Those of one category, by its position."""
+        """Returns the curves of one category, by index."""
         return Curves(self.precision[:, :, k : k + 1], self.recall[:, k : k + 1], self.limits)
 
 
@@ -45,18 +45,18 @@ def curves_of(
 ) -> Curves:
     """Matches detections with the ground truth.
 
-    By LVIS's rules an image's detections of a category count only where the image is known to have it or
-    not to have it, and none counts as wrong where the category is not annotated exhaustively.
+    By LVIS's rules, an image's detections of a category count only if the image is known to have it or
+    not to have it, and none counts as wrong if the category is not annotated exhaustively.
 
     Args:
         content: ``images``, ``categories``, and ``annotations`` with ``area`` and ``iscrowd``.
-        results: detections in COCO's results format; those of other images do not count.
+        results: detections in COCO's results format; those for other images are ignored.
         task: "bbox", "segm" or "boundary".
-        limits: detections per image and category, rising; by LVIS's rules one limit, over all categories.
+        limits: detections per image and category, ascending; by LVIS's rules one limit, over all categories.
     """
-    from faster_coco_eval import COCO, COCOeval_faster  # and OpenCV, where it is installed
+    from faster_coco_eval import COCO, COCOeval_faster  # also imports OpenCV if installed
 
-    # The library takes whole numbers for images, and an annotation 0 for "no match".
+    # The library requires integer image ids, and treats an annotation id of 0 as "no match".
     known = sorted((i["id"] for i in content["images"]), key=lambda i: (isinstance(i, str), i))
     numbers = {identifier: n for n, identifier in enumerate(known, 1)}
     truth = {
@@ -67,7 +67,7 @@ def curves_of(
             for n, annotation in enumerate(content["annotations"], 1)
         ],
     }
-    # Never box and mask together: the box's area would decide on the mask's size.
+    # Never box and mask together: the box's area would determine the mask's size class.
     other = "segmentation" if task == "bbox" else "bbox"
     found = [
         {k: v for k, v in result.items() if k != other} | {"image_id": numbers[result["image_id"]]}
@@ -89,7 +89,7 @@ def curves_of(
 
 
 def best_of_each_image(results: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
-    """The detections of highest score of each image, at most ``limit``; of equal ones the first."""
+    """Keeps at most ``limit`` highest-scoring detections per image; among equal scores the first."""
     by_image = defaultdict(list)
     for result in results:
         by_image[result["image_id"]].append(result)
@@ -101,16 +101,16 @@ def best_of_each_image(results: list[dict[str, Any]], limit: int) -> list[dict[s
 
 
 def _percent(values: NDArray[np.float64]) -> float:
-    """Mean of what is defined, in percent; nan where nothing is."""
+    """Mean of the defined values, in percent; NaN if there are none."""
     defined = values[values > -1]
     return float(defined.mean() * 100) if defined.size else float("nan")
 
 
 def metrics_of(curves: Curves, frequencies: list[str] | None = None) -> dict[str, float]:
-    """The usual means, in percent, under Detectron2's names.
+    """Computes the usual means, in percent, under Detectron2's names.
 
     Args:
-        frequencies: LVIS: each category's, for APr, APc and APf.
+        frequencies: LVIS: each category's frequency class, for APr, APc and APf.
 
     Returns:
         AP, AP50, AP75, APs, APm, APl (APr, APc, APf), AR@M for each limit, ARs, ARm and ARl at the highest.

@@ -1,4 +1,4 @@
-"""What a model's class numbers mean: names and category ids, from the dataset that its config tests on."""
+"""Meaning of a model's class indices: names and category ids, from the dataset that its config tests on."""
 
 import logging
 
@@ -15,15 +15,15 @@ logger = logging.getLogger(__name__)
 
 
 def classes_of(cfg: DictConfig) -> Classes:
-    """Names and category ids of the classes that a config's model predicts.
+    """Returns names and category ids of the classes that a config's model predicts.
 
-    They are those of ``dataloader.test.dataset``: of its json, else of what is registered under its name
-    (or the evaluator's). A registered dataset needs no file on disk where the ids are known without, as
-    COCO's and LVIS's are.
+    They come from ``dataloader.test.dataset``: its json, else the dataset registered under its name
+    (or the evaluator's). A registered dataset needs no file on disk if its ids are known without one, as
+    for COCO and LVIS.
 
     Raises:
-        UserError: the config names no dataset, or one whose classes are not known.
-        AnnotationError: the json cannot be used.
+        UserError: if the config names no dataset, or one with unknown classes.
+        AnnotationError: if the json cannot be used.
     """
     json = OmegaConf.select(cfg, "dataloader.test.dataset.json")
     if json is not None:
@@ -58,7 +58,7 @@ def _of_registered(name: str) -> Classes:
         ids = {number: identifier for identifier, number in mapping.items()}
         return Classes(tuple(registered), tuple(ids[k] for k in range(len(registered))), name)
     if registered and metadata.get("evaluator_type") == "lvis":
-        # Detectron2's loader counts LVIS's classes by their ids, 1 to 1203.
+        # Detectron2's loader numbers LVIS's classes by their ids, 1 to 1203.
         return Classes(tuple(registered), tuple(range(1, len(registered) + 1)), name)
     json = metadata.get("json_file")
     if json and PathManager.isfile(json):

@@ -12,12 +12,12 @@ from ..errors import UserError
 
 
 def hits(scores_BC: Tensor, labels_B: Tensor) -> Tensor:
-    """How many images have their class first, and among the first five, and how many there are.
+    """Counts images with their class ranked first, with it among the first five, and all images.
 
-    A class with a score of -inf counts as not proposed; int64 labels that the scores do not reach as misses.
+    A class with a score of -inf counts as not proposed; int64 labels beyond the scores count as misses.
 
     Returns:
-        (3,) int64, where the scores are.
+        (3,) int64, on the device of the scores.
     """
     best, order = scores_BC.topk(min(5, scores_BC.shape[1]), dim=1)
     right = (order == labels_B[:, None]) & (best > -torch.inf)
@@ -26,21 +26,21 @@ def hits(scores_BC: Tensor, labels_B: Tensor) -> Tensor:
 
 
 def accuracies(counts: Tensor, num_classes: int) -> dict[str, float]:
-    """``top1``, and ``top5`` where there are more than five classes, in percent, of `hits`."""
+    """Converts `hits` to ``top1``, and with more than five classes ``top5``, in percent."""
     top1, top5, total = counts.tolist()
     found = {"top1": 100 * top1 / total}
     return found | ({"top5": 100 * top5 / total} if num_classes > 5 else {})
 
 
 class ClassificationEvaluator(DatasetEvaluator):
-    """Accuracy over a data set, of the ``logits`` of a `Classifier`."""
+    """Accuracy over a dataset from the ``logits`` of a `Classifier`."""
 
     def reset(self) -> None:
         self._counts = torch.zeros(3, dtype=torch.int64)
         self._num_classes = 0
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Tensor]]) -> None:
-        """Takes samples with their ``label`` and a classifier's outputs."""
+        """Adds samples with their ``label`` and a classifier's outputs."""
         logits = torch.stack([output["logits"] for output in outputs])
         labels = torch.tensor([int(sample["label"]) for sample in inputs], device=logits.device)
         if not torch.isfinite(logits).all():
@@ -52,7 +52,7 @@ class ClassificationEvaluator(DatasetEvaluator):
         self._num_classes = logits.shape[1]
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
-        """``{"classification": {"top1": ..., "top5": ...}}`` in percent on rank 0."""
+        """Returns ``{"classification": {"top1": ..., "top5": ...}}`` in percent on rank 0."""
         gathered = comm.gather((self._counts, self._num_classes))
         if not comm.is_main_process():
             return None

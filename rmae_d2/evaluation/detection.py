@@ -27,39 +27,39 @@ from .ground_truth import AREAS, FREQUENCIES, GroundTruth, instance_counts, load
 logger = logging.getLogger(__name__)
 
 TASKS = ("bbox", "segm", "boundary")
-#: Detections per image that count: COCO's for each category, LVIS's over all of them.
+#: Maximum number of detections per image: COCO's for each category, LVIS's over all of them.
 LIMITS = {"coco": [1, 10, 100], "lvis": [300]}
 
 
 class DetectionEvaluator(DatasetEvaluator):
-    """AP and AR in percent, in place of Detectron2's COCOEvaluator and LVISEvaluator.
+    """AP and AR in percent, replacing Detectron2's COCOEvaluator and LVISEvaluator.
 
-    faster-coco-eval computes them: the numbers are those of pycocotools and of lvis, as the tests say.
-    Written to output_dir: ``RULES_instances_results.json`` and, per task, ``RULES_TASK_per_class.csv``.
+    Computed by faster-coco-eval; tests check that the numbers equal those of pycocotools and lvis.
+    Writes ``RULES_instances_results.json`` and, per task, ``RULES_TASK_per_class.csv`` to output_dir.
 
     Results of each task: AP, AP50, AP75, APs, APm, APl, AR@LIMIT, ARs@LIMIT, ARm@LIMIT, ARl@LIMIT. COCO's
-    have AR@1, AR@10 and each class's AP too; LVIS's have APr, APc, APf (rare, common and frequent classes),
-    while those of its 1203 classes are in the csv file only.
+    also have AR@1, AR@10 and each class's AP; LVIS's have APr, APc, APf (rare, common and frequent classes),
+    while those of its 1203 classes are only in the csv file.
 
-    Unlike with Detectron2's, a model that detects nothing has AP 0 rather than nan, AR is among the results,
-    and the class numbers of a json are known before its loader has run.
+    Unlike with Detectron2's, a model that detects nothing has AP 0 rather than NaN, AR is among the results,
+    and the class indices of a json are known before its loader has run.
 
     Args:
-        dataset_name: a registered dataset; one without ``json_file`` is converted to COCO's format.
-        tasks: of "bbox", "segm" and "boundary" (Boundary AP, Cheng et al. 2021). Default: bbox, and segm
-            where the model predicts masks.
+        dataset_name: a registered dataset; one without ``json_file`` is converted to COCO format.
+        tasks: from "bbox", "segm" and "boundary" (Boundary AP, Cheng et al. 2021). Default: bbox, and segm
+            if the model predicts masks.
         distributed: gather the detections of all processes; else each evaluates its own.
-        output_dir: where results are written; default nowhere.
-        rules: "coco" or "lvis", whose json says which categories are known to be absent from an image,
+        output_dir: where results are written; by default nowhere.
+        rules: "coco" or "lvis"; LVIS's json states which categories are known to be absent from an image,
             and which are not annotated exhaustively.
-        max_dets_per_image: detections per image that count, by COCO's rules for each category. Default:
-            COCO's 100, LVIS's 300.
-        json: own data, as `detection_dataset` takes them; the name is then of no meaning.
+        max_dets_per_image: maximum number of detections per image, by COCO's rules for each category.
+            Default: COCO's 100, LVIS's 300.
+        json: custom data, as accepted by `detection_dataset`; the name is then ignored.
 
     Raises:
-        UserError: an unknown dataset or task, unknown rules, a limit below 1, or no json; the message says
-            how to get it.
-        AnnotationError: the json cannot be used.
+        UserError: for an unknown dataset or task, unknown rules, a limit below 1, or no json; the message
+            says how to get it.
+        AnnotationError: if the json cannot be used.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class DetectionEvaluator(DatasetEvaluator):
         self._saw_masks = False
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Takes samples with ``image_id`` and a detector's outputs, ``{"instances": Instances}``."""
+        """Adds samples with ``image_id`` and a detector's outputs, ``{"instances": Instances}``."""
         for sample, output in zip(inputs, outputs, strict=True):
             if "instances" not in output:
                 raise UserError(
@@ -117,14 +117,14 @@ class DetectionEvaluator(DatasetEvaluator):
             self._predictions.append((sample["image_id"], detections))
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]]:
-        """Computes the metrics, on the main process; the others get an empty dict.
+        """Computes the metrics on the main process; the others get an empty dict.
 
         Returns:
-            task -> metric -> percent. nan: there is no such instance. A model that detects nothing has 0.
-            Empty, with a warning, where no image was predicted or the json has no annotations.
+            task -> metric -> percent. NaN if there is no such instance. A model that detects nothing has 0.
+            Empty, with a warning, if no image was predicted or the json has no annotations.
 
         Raises:
-            UserError: detections and ground truth do not belong together.
+            UserError: if detections and ground truth do not belong together.
         """
         own = (self._predictions, self._saw_masks)
         gathered = comm.gather(own, dst=0) if self._distributed else [own]
@@ -193,7 +193,7 @@ class DetectionEvaluator(DatasetEvaluator):
             path = os.path.join(self._output_dir, f"{self.rules}_{task}_per_class.csv")
             with PathManager.open(path, "w", newline="") as file:
                 writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-                writer.writeheader()  # a metric that is not defined is left empty
+                writer.writeheader()  # undefined metrics are left empty
                 writer.writerows({k: "" if v != v else v for k, v in row.items()} for row in rows)
             tables.append(f"all classes and metrics: {path}")
         logger.info("%s on %s:\n%s", task, truth.path, "\n\n".join(tables))
@@ -201,7 +201,7 @@ class DetectionEvaluator(DatasetEvaluator):
 
 
 class LVISEvaluator(DetectionEvaluator):
-    """The name that the config.yaml files of 0.1 have for ``DetectionEvaluator(rules="lvis")``."""
+    """Alias for ``DetectionEvaluator(rules="lvis")`` used by config.yaml files of 0.1."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, rules="lvis", **kwargs)
@@ -210,14 +210,14 @@ class LVISEvaluator(DetectionEvaluator):
 def collect_results(
     predictions: list[tuple[Any, list[dict[str, Any]]]], truth: GroundTruth
 ) -> list[dict[str, Any]]:
-    """All detections, with the json's category ids.
+    """Collects all detections, with the json's category ids.
 
-    An image that was seen twice (a sampler that pads does that) counts once, with the detections that came
-    first; an image that was not seen counts with none. Both are said loudly.
+    An image seen twice (by a sampler that pads) counts once, with the detections that came
+    first; an image not seen counts as having none. Both are reported.
 
     Raises:
-        UserError: images or classes that the json does not have, scores or boxes that are not finite,
-            masks of another size than their image.
+        UserError: if the json lacks images or classes, scores or boxes are not finite, or
+            masks differ in size from their image.
     """
     unique = dict(reversed(predictions))
     times = Counter(image_id for image_id, _ in predictions)
@@ -268,7 +268,7 @@ def _checked(
     return {**detection, "category_id": truth.classes[number]}
 
 
-#: More classes than this are logged in part; the csv file has all of them.
+#: With more classes than this, only some are logged; the csv file has all of them.
 _LOGGED_CLASSES = 100
 _ENDS = 20
 _SIZE_LABELS = ("all", "small (to 32^2 pixels)", "medium (to 96^2)", "large")
@@ -286,7 +286,7 @@ def _size_table(metrics: dict[str, float], counts_KA: NDArray[np.int64], limit: 
 def _frequency_table(
     metrics: dict[str, float], counts_KA: NDArray[np.int64], frequencies: list[str]
 ) -> str:
-    """LVIS's AP by how many images of the training set have the category."""
+    """Tabulates LVIS's AP by the number of training images that contain the category."""
     rows = []
     for letter, name in FREQUENCIES.items():
         chosen = np.array([f == letter for f in frequencies], bool)
@@ -298,7 +298,7 @@ def _frequency_table(
 def _class_rows(
     curves: Curves, counts_KA: NDArray[np.int64], truth: GroundTruth, frequencies: list[str] | None
 ) -> list[dict[str, Any]]:
-    """One row per class, with its id, instances and metrics."""
+    """Creates one row per class, with its id, instances and metrics."""
     rows = []
     for k, (name, identifier) in enumerate(zip(truth.names, truth.category_ids, strict=True)):
         row: dict[str, Any] = {"category": name, "id": identifier}
@@ -309,7 +309,7 @@ def _class_rows(
 
 
 def _class_table(rows: list[dict[str, Any]]) -> str:
-    """AP of the classes that have instances: all of them, or the best and the worst of many."""
+    """Tabulates AP of the classes that have instances: all, or the best and the worst of many."""
     cells = [[row["category"], row["instances"], row["AP"]] for row in rows if row["instances"]]
     title = ""
     if len(cells) > _LOGGED_CLASSES:

@@ -1,4 +1,4 @@
-"""The ground truth of detection, read once and made fit for the library that computes AP."""
+"""Detection ground truth, read once and prepared for the library that computes AP."""
 
 import logging
 from collections.abc import Sequence
@@ -17,18 +17,18 @@ from ..errors import AnnotationError, UserError, examples
 
 logger = logging.getLogger(__name__)
 
-#: COCO's sizes: bounds of an instance's area in square pixels, both included.
+#: COCO's sizes: bounds of an instance's area in square pixels, both inclusive.
 AREAS = {"all": (0, 1e10), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e10)}
-#: LVIS's classes of frequency: categories in fewer than 10, 100 and more images of its training set.
+#: LVIS's frequency classes: categories in at most 10, at most 100, and more images of its training set.
 FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}
 
 
 class GroundTruth:
-    """A json's images, categories and annotations, fit for the library that computes AP.
+    """A json's images, categories and annotations, prepared for the library that computes AP.
 
     Attributes:
         path: of the json.
-        classes: the model's class number -> category id in the json.
+        classes: the model's class index -> category id in the json.
         names: names of the categories, in the order of their ids.
     """
 
@@ -41,7 +41,7 @@ class GroundTruth:
         self.image_sizes: dict[Any, tuple[int, int]] = {}  #: image id -> (height, width)
         self._images: list[dict[str, Any]] = []
         self.categories = [_given(category._asdict()) for category in annotations.categories]
-        self.annotations: list[dict[str, Any]] = []  #: in COCO's format; none in a test set
+        self.annotations: list[dict[str, Any]] = []  #: in COCO format; none in a test set
         for image, instances in annotations:
             self._images.append(_given(image._asdict()))
             self.image_sizes[image.id] = image.height, image.width
@@ -53,11 +53,11 @@ class GroundTruth:
 
     @property
     def frequencies(self) -> list[str]:
-        """LVIS: "r", "c" or "f" for each category, in the order of their ids."""
+        """LVIS: "r", "c" or "f" for each category, in order of ids."""
         return [category["frequency"] for category in self.categories]
 
     def for_task(self, task: str) -> dict[str, Any]:
-        """In COCO's format; but for "bbox" without annotations that have no mask, with a warning."""
+        """Returns COCO format; except for "bbox", drops annotations without a mask, with a warning."""
         kept = self.annotations
         if task != "bbox":
             kept = [a for a in self.annotations if "segmentation" in a]
@@ -88,7 +88,7 @@ def _entry(instance: Instance, image_id: Any) -> dict[str, Any]:
 
 
 def instance_counts(content: dict[str, Any]) -> NDArray[np.int64]:
-    """Instances to be found, (categories in the order of their ids, sizes): crowds do not count."""
+    """Counts instances to be found, (categories in order of ids, sizes); crowds do not count."""
     index = {k: n for n, k in enumerate(sorted(c["id"] for c in content["categories"]))}
     counts_KA = np.zeros((len(index), len(AREAS)), np.int64)
     for annotation in content["annotations"]:
@@ -105,13 +105,13 @@ def load_ground_truth(
 
     Args:
         output_dir: where a converted dataset's json is written.
-        json: own data, taken instead of the registered ones.
-        lvis: the json has LVIS's fields.
+        json: custom data, used instead of the registered dataset.
+        lvis: whether the json has LVIS's fields.
 
     Raises:
-        UserError: the json is not there (where from, how to get it), or the dataset is not registered, or to
-            be converted without an output_dir.
-        AnnotationError: it cannot be used.
+        UserError: if the json is missing (says where it comes from), the dataset is not registered, or it
+            needs conversion without an output_dir.
+        AnnotationError: if it cannot be used.
     """
     mapping = names = None
     if json is not None:
@@ -134,7 +134,7 @@ def load_ground_truth(
 
 
 def _convert(dataset_name: str, output_dir: str | None) -> str:
-    """Writes a dataset without json in COCO's format, anew, for it may have changed; returns the file."""
+    """Writes a dataset without json in COCO format, always anew as it may have changed; returns the file."""
     if dataset_name not in DatasetCatalog:
         raise unknown_dataset(dataset_name, DatasetCatalog.list())
     if not output_dir:
@@ -176,9 +176,9 @@ def _check_lvis(annotations: Annotations) -> None:
 def category_names(
     registered: list[str] | None, annotations: Annotations, classes: dict[int, int]
 ) -> list[str]:
-    """Names in the order of category ids: the json's, or those registered where they are enough.
+    """Names in order of category ids: the json's, or the registered ones if they suffice.
 
-    None appears twice.
+    No name appears twice.
     """
     by_id = {category.id: category.name for category in annotations.categories}
     if registered is not None and set(classes) <= set(range(len(registered))):

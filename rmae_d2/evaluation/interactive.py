@@ -1,7 +1,7 @@
-"""Interactive segmentation measured: mask IoU against the number of patches or clicks that are given.
+"""Evaluation of interactive segmentation: mask IoU versus the number of given patches or clicks.
 
-The R-MAE paper shows such masks in pictures only (figure 6). Letters: H W pixels, P patch side, Gh Gw grid of
-patches over the image, K objects of an image, n patches or clicks.
+The R-MAE paper shows such masks only in pictures (figure 6). Letters: H W pixels, P patch side, Gh Gw grid of
+patches over the image, K objects per image, n patches or clicks.
 """
 
 import math
@@ -37,7 +37,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Click:
-    """A pixel (x, y) that is in the object, or not."""
+    """A pixel (x, y) inside or outside the object."""
 
     x: int
     y: int
@@ -46,15 +46,15 @@ class Click:
 
 @dataclass(frozen=True)
 class Hints:
-    """What is known of one object, in both forms that methods take."""
+    """Known facts about one object, in both forms that methods accept."""
 
     visible: Mask  # (Gh, Gw), patches that are shown
-    region: Mask  # (Gh*P, Gw*P), the object's map there
-    seeds: NDArray[np.int8]  # (H, W) on the image: 1 in the object, 0 outside it, -1 not known
+    region: Mask  # (Gh*P, Gw*P), the object's map in these patches
+    seeds: NDArray[np.int8]  # (H, W) on the image: 1 in the object, 0 outside it, -1 unknown
 
     @property
     def shown(self) -> tuple[Mask, Mask]:
-        """``visible`` and ``region`` on the image, bool (H, W) each, by nearest neighbour."""
+        """``visible`` and ``region`` at image size, bool (H, W) each, by nearest neighbour."""
         side = self.region.shape[0] // self.visible.shape[0]
         known = self.visible.repeat(side, axis=0).repeat(side, axis=1)
         return resize_mask(known, self.seeds.shape), resize_mask(self.region, self.seeds.shape)
@@ -63,10 +63,10 @@ class Hints:
 def patch_order(
     mask: Mask, grid: tuple[int, int], patch_size: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """A random order in which patches are revealed, int64 (Gh*Gw,).
+    """Draws a random order in which patches are revealed, int64 (Gh*Gw,).
 
-    The first one is drawn among those that lie at least half in the object, or is the fullest where none
-    does: whoever points at an object shows some of it. The others come in uniformly random order.
+    The first one is drawn from those at least half inside the object or, if there are none, is the fullest:
+    a user pointing at an object shows part of it. The others come in uniformly random order.
     """
     (Gh, Gw), P = grid, patch_size
     map_ = resize_mask(mask, (Gh * P, Gw * P))
@@ -79,7 +79,7 @@ def patch_order(
 def hints_of_patches(
     mask: Mask, ids: NDArray[np.int64], grid: tuple[int, int], patch_size: int
 ) -> Hints:
-    """The true content of some patches of a mask (H, W)."""
+    """Reveals the true content of some patches of a mask (H, W)."""
     visible = np.zeros(grid, bool)
     visible.ravel()[ids] = True
     region = resize_mask(mask, (grid[0] * patch_size, grid[1] * patch_size))
@@ -90,7 +90,7 @@ def hints_of_patches(
 def hints_of_clicks(
     clicks: Sequence[Click], size: tuple[int, int], grid: tuple[int, int], patch_size: int
 ) -> Hints:
-    """Clicked pixels are seeds, clicked patches lie wholly in the object or outside; later clicks win."""
+    """Uses clicked pixels as seeds and clicked patches as entirely inside or outside; later clicks win."""
     known = np.full(grid, -1, np.int8)
     seeds = np.full(size, -1, np.int8)
     for click in clicks:
@@ -102,18 +102,18 @@ def hints_of_clicks(
 
 
 def next_click(truth: Mask, predicted: Mask, spent: Mask) -> Click | None:
-    """The click that a person would make next, as interactive segmentation is usually simulated.
+    """Simulates a user's next click in the way usual for interactive segmentation.
 
-    In the middle of the largest error: the pixel farthest from the border of the missing or the surplus
-    pixels, whichever holds the larger circle (missing ones where equal, the first in raster order).
-    Beyond the image's border there is no error (RITM, Sofiiuk et al. 2021, and earlier work).
+    It is in the middle of the largest error: the pixel farthest from the border of the missing or the surplus
+    pixels, whichever contain the larger circle (missing ones if equal, the first in raster order).
+    There is no error beyond the image's border (RITM, Sofiiuk et al. 2021, and earlier work).
 
-    None where no error is left but in ``spent`` pixels, where no further click can be made.
+    None if errors remain only in ``spent`` pixels, where no further click can be made.
     """
     best: tuple[float, Click | None] = (0.0, None)
     for positive, error in ((True, truth & ~predicted), (False, predicted & ~truth)):
         wrong = (error & ~spent).astype(np.int8)
-        for rows, columns in find_objects(wrong):  # the box around them, if there are any
+        for rows, columns in find_objects(wrong):  # their bounding box, if there are any
             distance = distance_transform_edt(np.pad(wrong[rows, columns], 1))
             y, x = np.unravel_index(distance.argmax(), distance.shape)
             if distance[y, x] > best[0]:
@@ -125,21 +125,21 @@ def next_click(truth: Mask, predicted: Mask, spent: Mask) -> Click | None:
 PROTOCOLS = ("patches", "clicks")
 
 
-#: Masks of K objects, bool (K, H, W), of an image, by what is known of each.
+#: Maps hints for K objects of an image to their masks, bool (K, H, W).
 Segmenter = Callable[[Sequence[Hints]], Mask]
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to segment that is under test."""
+    """A segmentation method under test."""
 
     start: Callable[[NDArray[np.uint8]], Segmenter]  # from an image, RGB
-    by_patches: bool  # a further click in a patch that was clicked could tell it nothing new
+    by_patches: bool  # a further click in a clicked patch would be uninformative
 
 
 @dataclass(frozen=True)
 class Target:
-    """An object to be segmented: its mask, bool (H, W), and its place among its image's annotations."""
+    """An object to segment: its mask, bool (H, W), and its index among its image's annotations."""
 
     image_id: Any
     index: int
@@ -148,7 +148,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Curve:
-    """IoU of one method, by number of patches or clicks: counts (n,), iou (objects, n)."""
+    """IoU of one method by number of patches or clicks: counts (n,), iou (objects, n)."""
 
     counts: Sequence[int]
     iou: NDArray[np.float64]
@@ -159,7 +159,7 @@ class Curve:
 
     @property
     def standard_error(self) -> NDArray[np.float64]:
-        """Of the mean, (n,); objects of one image are taken as independent. 0 for a single object."""
+        """Standard error of the mean, (n,), treating all objects as independent. 0 for a single object."""
         if len(self.iou) < 2:
             return np.zeros(len(self.counts))
         return self.iou.std(axis=0, ddof=1) / math.sqrt(len(self.iou))
@@ -172,10 +172,10 @@ def choose_objects(
     max_objects: int,
     seed: int,
 ) -> dict[int, list[Target]]:
-    """Draws objects with a mask of an area between two shares of the image's; crowds are left out.
+    """Draws objects with a mask area between two fractions of the image's; skips crowds.
 
     Returns:
-        number of the sample -> its objects, samples without any left out.
+        Sample index -> its objects, omitting samples without any.
     """
     found = [
         (i, j)
@@ -201,14 +201,14 @@ def choose_objects(
 
 
 def decode(annotation: Mapping[str, Any], sample: Mapping[str, Any]) -> Mask:
-    """An annotation's mask, bool (H, W), as pycocotools has it."""
+    """Decodes an annotation's mask, bool (H, W), as pycocotools does."""
     rle = compressed(annotation["segmentation"], (sample["height"], sample["width"]))
     mask: Mask = mask_util.decode(rle).astype(bool)
     return mask
 
 
 def iou(one: Mask, other: Mask) -> float:
-    """Intersection over union of two masks; 1 where both are empty."""
+    """Intersection over union of two masks; 1 if both are empty."""
     union = np.count_nonzero(one | other)
     return float(np.count_nonzero(one & other) / union) if union else 1.0
 
@@ -221,9 +221,9 @@ def patches_protocol(
     counts: Sequence[int],
     seed: int,
 ) -> NDArray[np.float64]:
-    """IoU (K, n) with the true content of random patches, see `patch_order`.
+    """IoU (K, n) given the true content of random patches, see `patch_order`.
 
-    Patches are nested: those of a smaller count are among those of a larger one. An object's order is a
+    Patches are nested: a larger count includes those of a smaller one. An object's order is a
     function of the seed and its ids, so all methods see the same patches.
     """
     rows = []
@@ -245,8 +245,8 @@ def clicks_protocol(
 ) -> NDArray[np.float64]:
     """IoU (K, n) with simulated clicks, each in the middle of the method's largest error so far.
 
-    The first click is the same for all methods; later ones differ, for they answer to a method's own
-    errors. Where no error is left that a click could mend, the mask stays as it is.
+    The first click is the same for all methods; later ones differ because they respond to a method's own
+    errors. If no correctable error is left, the mask stays unchanged.
     """
     size = (targets[0].mask.shape[0], targets[0].mask.shape[1])
     clicks: list[list[Click]] = [[] for _ in targets]
@@ -266,7 +266,7 @@ def clicks_protocol(
 
 
 def summary(curves: Mapping[str, Curve], targets: Iterable[Target]) -> dict[str, Any]:
-    """Curves as json holds them: means, standard errors, and every object's own."""
+    """Summarises curves for JSON: means, standard errors, and each object's own values."""
     return {
         "counts": list(next(iter(curves.values())).counts),
         "methods": {
@@ -286,7 +286,7 @@ def summary(curves: Mapping[str, Curve], targets: Iterable[Target]) -> dict[str,
 
 
 def iou_table(curves: Mapping[str, Curve], counts: Sequence[int]) -> str:
-    """Mean IoU in percent, a row a method and a column a count."""
+    """Tabulates mean IoU in percent, one row per method and one column per count."""
     rows = [
         [name, *(100 * curve.mean[list(curve.counts).index(n)] for n in counts)]
         for name, curve in curves.items()
@@ -299,36 +299,38 @@ def _rounded(values: NDArray[np.float64]) -> list[float]:
 
 
 def given_patches(image_HWC: NDArray[np.uint8]) -> Segmenter:
-    """What is shown of the object and nothing else: the floor of every method that keeps it."""
+    """Returns only what is shown of the object: a lower bound for every method that keeps it."""
     return lambda hints: np.stack([np.logical_and(*h.shown) for h in hints])
 
 
 def fh_segments(image_HWC: NDArray[np.uint8], scale: int = 500) -> Segmenter:
-    """The Felzenszwalb-Huttenlocher segments in which seeds of the object lie.
+    """Returns the Felzenszwalb-Huttenlocher segments that contain seeds of the object.
 
-    A segment with seeds of both kinds is divided: each of its pixels goes with the nearest seed in it.
+    A segment with seeds of both kinds is divided: each of its pixels follows the nearest seed in it.
 
     Args:
-        scale: of the partition, the finest of the paper's; the minimum size of a segment equals it.
+        scale: scale of the segmentation, the finest of the paper's; also the minimum segment size.
     """
     labels = felzenszwalb(image_HWC, [scale])[0].astype(np.int64)
     return lambda hints: np.stack([_join(labels, h.seeds) for h in hints])
 
 
 def edges_alone(image_HWC: NDArray[np.uint8]) -> Segmenter:
-    """What draws a prediction's edges, see `rmae_d2.regions.segment_walk`, with no model behind it."""
+    """Uses only the edges of predictions, see `rmae_d2.regions.segment_walk`, without a model."""
     graph = segment_graph(image_HWC)
     prior = np.full(len(graph.areas), UNINFORMED)
     return lambda hints: np.stack([_walk_segments(graph, prior, h.seeds) for h in hints])
 
 
 def random_walk(image_HWC: NDArray[np.uint8], longest_side: int = 96) -> Segmenter:
-    """scikit-image's random walker from the seeds (Grady, PAMI 2006), on a smaller image.
+    """Runs scikit-image's random walker from the seeds (Grady, PAMI 2006), on a smaller image.
 
-    Without a seed outside the object, the image's rim counts as outside; without one inside, nothing is in.
+    Without a seed outside the object, the image's rim counts as outside; without one inside, the mask is
+    empty.
+
 
     Args:
-        longest_side: of the image that it works on; its probabilities are enlarged bilinearly.
+        longest_side: of the working image; its probabilities are enlarged bilinearly.
     """
     height, width = image_HWC.shape[:2]
     factor = min(longest_side / max(height, width), 1)
@@ -354,7 +356,7 @@ def _enlarged(map_: NDArray[np.float64], size: tuple[int, ...]) -> NDArray[np.fl
 
 def _walk(image: NDArray[np.float64], seeds: NDArray[np.int8]) -> Mask:
     placed = place_seeds(seeds, image.shape[:2])
-    labels = np.select([placed == 1, placed == 0], [1, 2])  # 0: not known
+    labels = np.select([placed == 1, placed == 0], [1, 2])  # 0: unknown
     if not (labels == 1).any():
         return np.zeros(seeds.shape, bool)
     if not (labels == 2).any():
@@ -364,14 +366,14 @@ def _walk(image: NDArray[np.float64], seeds: NDArray[np.int8]) -> Mask:
     if not (labels == 0).any() or not (labels == 2).any():
         inside = (labels == 1).astype(np.float64)
     else:
-        # "bf" solves directly: the iterative modes took 2 to 80 times as long where seeds are few.
+        # "bf" solves directly: the iterative modes took 2 to 80 times as long with few seeds.
         inside, _ = random_walker(image, labels, mode="bf", return_full_prob=True, channel_axis=-1)
     mask = _enlarged(inside, seeds.shape) > 0.5
     return np.where(seeds < 0, mask, seeds == 1)
 
 
 def _join(labels: NDArray[np.int64], seeds: NDArray[np.int8]) -> Mask:
-    """The segments with seeds in the object; see `fh_segments`."""
+    """Joins the segments with seeds in the object; see `fh_segments`."""
     inside = np.bincount(labels[seeds == 1], minlength=labels.max() + 1) > 0
     outside = np.bincount(labels[seeds == 0], minlength=labels.max() + 1) > 0
     mask = (inside & ~outside)[labels]

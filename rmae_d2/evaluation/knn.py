@@ -1,9 +1,9 @@
-"""What features know without training: classes by weighted votes of the nearest images.
+"""k-NN evaluation of features without training: classes by weighted votes of the nearest images.
 
-Wu et al., 2018 (instance discrimination), with the values of Caron et al., 2021 (DINO): 20 neighbours, each
-voting for its class with the weight exp(cosine / 0.07).
+Wu et al., 2018 (instance discrimination), with the settings of Caron et al., 2021 (DINO): 20 neighbours, each
+voting for its class with weight exp(cosine / 0.07).
 
-Letters: N images that vote (the bank), Q images asked about, D width, C classes.
+Letters: N voting images (the bank), Q query images, D width, C classes.
 """
 
 import logging
@@ -36,17 +36,17 @@ def knn_votes(
     own_Q: Tensor | None = None,
     bank_chunk: int = 32768,
 ) -> Tensor:
-    """The votes that each class gets.
+    """Computes the votes for each class.
 
     Args:
-        queries_QD, bank_ND: normalised features, any float type; computed with in float32.
+        queries_QD, bank_ND: normalised features, any float type; computed in float32.
         labels_N: classes of the bank, int64 in [0, num_classes).
-        k: voters per query; all where there are fewer.
-        own_Q: int64 places of the queries in the bank, where they must not vote for themselves.
+        k: voters per query; all if there are fewer.
+        own_Q: int64 positions of the queries in the bank, if they must not vote for themselves.
         bank_chunk: voters compared at a time, which bounds memory to Q * bank_chunk scores.
 
     Returns:
-        float32 (Q, C), a query's nearest voter having weight 1; 0 for a class without a voter.
+        float32 (Q, C), with weight 1 for a query's nearest voter; 0 for a class without a voter.
     """
     best = queries_QD.new_empty(len(queries_QD), 0, dtype=torch.float32)
     best_labels = labels_N.new_empty(len(queries_QD), 0)
@@ -71,9 +71,9 @@ def knn_votes(
 class KNNEvaluator(DatasetEvaluator):
     """k-NN accuracy of the ``features`` of a `FeatureExtractor`.
 
-    Samples with ``bank`` True vote on those with False; where all have True, each is asked about the others.
-    Features are kept in float16 where the model is, 2 GB for ImageNet and a ViT-B in every process, and twice
-    that for a moment.
+    Samples with ``bank`` True vote on those with False; if all have True, each is classified by the others.
+    Features are kept in float16 on the model's device, 2 GB for ImageNet and a ViT-B in every process, and
+    twice that briefly.
 
     Args:
         k, temperature: see `knn_votes`.
@@ -102,7 +102,7 @@ class KNNEvaluator(DatasetEvaluator):
         self._bank: list[bool] = []
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Tensor]]) -> None:
-        """Takes samples with ``label`` and ``bank``, and their features."""
+        """Adds samples with ``label`` and ``bank``, and their features."""
         features = torch.stack([output["features"] for output in outputs]).float()
         if not torch.isfinite(features).all():
             raise UserError(
@@ -114,9 +114,9 @@ class KNNEvaluator(DatasetEvaluator):
         self._bank += [bool(sample["bank"]) for sample in inputs]
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
-        """``{"knn": {"top1": ..., "top5": ..., "commonest": ...}}`` in percent on rank 0.
+        """Returns ``{"knn": {"top1": ..., "top5": ..., "commonest": ...}}`` in percent on rank 0.
 
-        The last is what naming the commonest class always would give.
+        The last is the accuracy of always predicting the most common class.
         """
         features, labels, bank = self._gathered()
         leave_one_out = bool(bank.all())
@@ -143,7 +143,7 @@ class KNNEvaluator(DatasetEvaluator):
                 own_Q=places if leave_one_out else None,
                 bank_chunk=self.bank_chunk,
             )
-            # The logarithm has the same order, and -inf for no vote at all.
+            # The logarithm keeps the order, with -inf for no vote at all.
             counts += hits(votes.log(), query_labels[places])
         self.reset()
         gathered = comm.gather(counts.cpu())
@@ -158,7 +158,7 @@ class KNNEvaluator(DatasetEvaluator):
         return OrderedDict(knn={**found, "commonest": 100 * commonest / len(query_labels)})
 
     def _gathered(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Features (N, D), labels and whether they vote, of all processes, on each."""
+        """Gathers features (N, D), labels and whether they vote from all processes, on each."""
         sizes = comm.all_gather(len(self._labels))
         if min(sizes) == 0:
             raise UserError(f"k-NN: the processes got {sizes} images: each needs one")
@@ -171,7 +171,7 @@ class KNNEvaluator(DatasetEvaluator):
 
 
 def _all_gather_rows(rows: Tensor, sizes: list[int]) -> Tensor:
-    """Concatenates the processes' tensors, which differ in their lengths only."""
+    """Concatenates the processes' tensors, which differ only in length."""
     if len(sizes) == 1:
         return rows
     padded = rows.new_zeros(max(sizes), *rows.shape[1:])
@@ -183,15 +183,15 @@ def _all_gather_rows(rows: Tensor, sizes: list[int]) -> Tensor:
 
 @dataclass
 class KNNEvaluation:
-    """k-NN of a model with an encoder, at any time of its training."""
+    """k-NN evaluation of a model with an encoder, at any point of its training."""
 
     loader: Iterable[list[dict[str, Any]]]  # finite, of knn_dataset
     evaluator: KNNEvaluator
     pool: str = "cls"  # or mean: the features to compare
-    precision: str = "fp32"  # or bf16 or fp16, of the encoder
-    period: int = 0  # iterations of a training between two evaluations; 0 for none
+    precision: str = "fp32"  # or bf16 or fp16, for the encoder
+    period: int = 0  # training iterations between two evaluations; 0 for none
 
     def __call__(self, model: nn.Module) -> Any:
-        """Evaluates an ``RMAE`` or ``Classifier``, whose training goes on unchanged: results on rank 0."""
+        """Evaluates an ``RMAE`` or ``Classifier`` without affecting its training: results on rank 0."""
         features = FeatureExtractor.of(model, self.pool, self.precision)
         return inference_on_dataset(features, self.loader, self.evaluator)

@@ -1,9 +1,9 @@
 """Semantic segmentation without training: each patch's class by weighted votes of the nearest patches.
 
-The votes are those of `knn` (Wu et al., 2018; Caron et al., 2021), of patches instead of images, as in
+The votes are those of `knn` (Wu et al., 2018; Caron et al., 2021), for patches instead of images, as in
 Balažević et al., 2023 ("Towards in-context scene understanding") and others.
 
-Letters: B images, D width, Gh Gw grid of patches, H W pixels, P patch side, N patches that vote, C classes.
+Letters: B images, D width, Gh Gw grid of patches, H W pixels, P patch side, N voting patches, C classes.
 """
 
 from collections import OrderedDict
@@ -23,10 +23,10 @@ from .semantic import SemSegEvaluator
 
 
 def patch_labels(labels_HW: Tensor, patch_size: int, num_classes: int) -> Tensor:
-    """The commonest class in each patch, the smallest of equally common ones.
+    """Finds the most common class in each patch, the smallest if equally common.
 
     Args:
-        labels_HW: uint8, class numbers; others (255) do not count.
+        labels_HW: uint8, class indices; others (255) do not count.
 
     Returns:
         int64 (H // P, W // P); -1 for a patch without a labelled pixel.
@@ -39,10 +39,10 @@ def patch_labels(labels_HW: Tensor, patch_size: int, num_classes: int) -> Tensor
 
 
 class KNNHead(nn.Module):
-    """In the place of a segmentor's head: votes of a bank of patches, enlarged to pixels.
+    """Replaces a segmentor's head: votes of a bank of patches, enlarged to pixels.
 
     Args:
-        bank_ND: normalised features of the patches that vote.
+        bank_ND: normalised features of the voting patches.
         labels_N: their classes, int64.
         num_classes: C.
         stride: pixels per patch.
@@ -66,7 +66,7 @@ class KNNHead(nn.Module):
     def forward(
         self, features: Mapping[str, Tensor], targets: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """(shares of the votes (B, C, H, W), {}) of the one feature, (B, D, Gh, Gw)."""
+        """Returns (vote shares (B, C, H, W), {}) for the one feature, (B, D, Gh, Gw)."""
         (feature,) = features.values()
         grid = feature.shape[2:]
         queries_QD = F.normalize(feature.flatten(2).transpose(1, 2).flatten(0, 1).float(), dim=1)
@@ -86,12 +86,12 @@ class KNNHead(nn.Module):
 
 @dataclass
 class KNNSegmentation:
-    """k-NN segmentation by the patch features of a segmentor's backbone, at any time of its training.
+    """k-NN segmentation with the patch features of a segmentor's backbone, at any point of its training.
 
     Args:
         bank: finite loader of samples with labels, all of one size, whose patches vote.
-        test: finite loader of images, and ``evaluator`` for them, as the segmentor itself is evaluated.
-        period: iterations of a training between two evaluations; 0 for none.
+        test: finite loader of images, with ``evaluator`` as used for the segmentor itself.
+        period: training iterations between two evaluations; 0 for none.
         k, temperature: see `knn_votes`.
     """
 
@@ -103,7 +103,7 @@ class KNNSegmentation:
     temperature: float = 0.07
 
     def __call__(self, model: nn.Module) -> Any:
-        """``{"knn_seg": {"mIoU": ...}}`` and whatever else the evaluator gives, in percent, on rank 0."""
+        """Returns ``{"knn_seg": {"mIoU": ...}}`` and the evaluator's other results, in percent, on rank 0."""
         if not isinstance(model, SlidingSemanticSegmentor):
             raise UserError(
                 f"k-NN segmentation is of a segmentor's features, not of a {type(model).__name__}'s: leave "

@@ -1,4 +1,4 @@
-"""Whether a masking policy hides what matters: how much of the hidden patches lies on objects."""
+"""Whether a masking policy hides what matters: how many of the hidden patches lie on objects."""
 
 import logging
 import math
@@ -19,23 +19,23 @@ logger = logging.getLogger(__name__)
 
 
 class ForegroundEvaluator(DatasetEvaluator):
-    """Share of hidden patches on objects, beside what random masks and what position alone would give.
+    """Share of hidden patches on objects, compared with random masks and with position alone.
 
-    A patch is on objects where the sample's regions cover half of it or more, so the test mapper's regions
-    must be objects (``dataloader.test.mapper.regions``, an InstanceSource); any masking policy can be asked.
-    Images without foreground, and those that are nothing else, say nothing and are left out. Objects lie
-    where photographers put them: a policy that hides the middle of every image hides more of them than
-    chance. So each image's mask is held against all other images' objects too.
+    A patch is on objects if the sample's regions cover at least half of it, so the test mapper's regions
+    must be objects (``dataloader.test.mapper.regions``, an InstanceSource); works for any masking policy.
+    Images with no foreground, or nothing else, are uninformative and left out. Photographers
+    centre objects: a policy that hides the middle of every image hides more of them than
+    chance. So each image's mask is also compared with the objects of all other images.
     """
 
     def reset(self) -> None:
-        #: Of each image: the patches on objects, and what is looked for there, of sum 1; float64 (L,).
+        #: Per image: the patches on objects, and the masks or probabilities, sum 1; float64 (L,).
         self._inside: list[Tensor] = []
         self._spread: dict[str, list[Tensor]] = {"hidden": [], "chosen": []}
         self._left_out = 0
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Tensor]]) -> None:
-        """Takes samples with ``regions`` and an RMAE's evaluation outputs."""
+        """Adds samples with ``regions`` and an RMAE's evaluation outputs."""
         for sample, output in zip(inputs, outputs, strict=True):
             if "regions" not in sample:
                 wanted = "dataloader.test.mapper.regions, an InstanceSource"
@@ -55,13 +55,13 @@ class ForegroundEvaluator(DatasetEvaluator):
                 self._spread["chosen"].append(output["mask_probability"].cpu().double())
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
-        """The report on rank 0, None elsewhere.
+        """Returns the report on rank 0, None elsewhere.
 
         Returns:
             ``{"masking": {...}}``, means over images: ``all_foreground``, the share of patches on objects;
-            ``hidden_foreground``, that of hidden patches, ``foreground_ratio``, the one by the other, 1 for
-            random masks; ``hidden_elsewhere``, the share of hidden patches that would lie on the objects of
-            another image, mean over all others, where there are others. Of a policy with a learned
+            ``hidden_foreground``, that of hidden patches; ``foreground_ratio``, the latter over the former, 1
+            for random masks; ``hidden_elsewhere``, the share of hidden patches that would lie on the objects
+            of another image, averaged over all others, if there are any. For a policy with a learned
             probability also ``chosen_foreground`` and ``chosen_elsewhere``, how much of it is on objects.
             Empty without images.
         """
@@ -84,12 +84,12 @@ class ForegroundEvaluator(DatasetEvaluator):
 
 
 def _on_objects(name: str, spread_NL: Tensor, inside_NL: Tensor) -> dict[str, float]:
-    """How much of each map lies on its own image's objects, and on those of all others; means."""
+    """Mean share of each map on its own image's objects, and on those of all others."""
     N = len(inside_NL)
     own = (spread_NL * inside_NL).sum()
     shares = {f"{name}_foreground": own.item() / N}
     if N > 1:
-        # Of all pairs of images; the own ones are taken out again.
+        # Over all pairs of images; an image's pair with itself is subtracted.
         pairs = spread_NL.sum(dim=0) @ inside_NL.sum(dim=0)
         shares[f"{name}_elsewhere"] = (pairs - own).item() / (N * (N - 1))
     return shares

@@ -1,4 +1,4 @@
-"""How well a pre-trained model reconstructs images it has not seen.
+"""Measures how well a pre-trained model reconstructs images it has not seen.
 
 Letters: K regions, H W pixels, L patches, V visible patches, P patch side.
 """
@@ -17,27 +17,27 @@ from ..regions import unpack_bits
 
 
 class ReconstructionEvaluator(DatasetEvaluator):
-    """Mean losses over a data set and, with a region branch, the IoU of predicted regions.
+    """Mean losses over a dataset and, with a region branch, the IoU of predicted regions.
 
-    The IoU is of foreground pixels of hidden patches at probability 0.5, pooled over all regions and images.
-    Maps without a pixel, which stand for the regions of an image that has none, are left out. Beside it
-    stands what needs no model, ``region_iou_nearest``: every hidden patch filled by `nearest_visible`.
+    The IoU is over foreground pixels of hidden patches at probability 0.5, pooled over all regions and
+    images. Empty maps, which stand for the regions of an image that has none, are left out. The model-free
+    baseline is ``region_iou_nearest``: every hidden patch filled by `nearest_visible`.
 
-    Samples of further region sources (``region_source``, see
-    `build_reconstruction_loader`) are reported apart, under the source's name: with
-    ground truth that training never saw, this is figure 5 of R-MAE as a number.
+    Samples from additional region sources (``region_source``, see
+    `build_reconstruction_loader`) are reported separately, under the source's name: with
+    ground truth never seen in training, this is figure 5 of R-MAE as a number.
     """
 
     def reset(self) -> None:
         self._losses: list[tuple[str, dict[str, float]]] = []
-        # Intersection and union, in pixels, by the name in the report.
+        # Intersection and union, in pixels, by name in the report.
         self._overlaps: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Tensor]]) -> None:
-        """Takes samples and an RMAE's evaluation outputs."""
+        """Adds samples and an RMAE's evaluation outputs."""
         for sample, output in zip(inputs, outputs, strict=True):
             source = sample.get("region_source", "")
-            # Pixels are the same with all sources.
+            # Pixels are the same for all sources.
             wanted = "loss_region" if source else "loss"
             losses = {k: v.item() for k, v in output.items() if k.startswith(wanted)}
             self._losses.append((source, losses))
@@ -60,11 +60,11 @@ class ReconstructionEvaluator(DatasetEvaluator):
             overlap[1] += int(((predicted | truth) & hidden).sum())
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
-        """The report on rank 0, None elsewhere.
+        """Returns the report on rank 0, None elsewhere.
 
         Returns:
             ``{"reconstruction": {"loss_pixel": ..., "loss_region": ..., "region_iou": ...,
-            "region_iou_nearest": ...}}``, and for a further source named S: ``loss_region_S``,
+            "region_iou_nearest": ...}}``, and for an additional source named S: ``loss_region_S``,
             ``region_iou_S``, ``region_iou_S_nearest``.
         """
         losses = list(chain(*comm.gather(self._losses)))
@@ -85,14 +85,14 @@ class ReconstructionEvaluator(DatasetEvaluator):
 
 
 def nearest_visible(truth_KHW: Tensor, mask_L: Tensor) -> Tensor:
-    """Regions as the visible patches alone suggest: bool (K, H, W), the visible patches as they are.
+    """Predicts regions from the visible patches alone: bool (K, H, W), with visible patches unchanged.
 
-    A pixel of a hidden patch gets the value of the nearest pixel of the nearest visible patch, nearest by
-    their centres; of equally near patches the first in raster order.
+    A pixel of a hidden patch gets the value of the nearest pixel of the nearest visible patch (by
+    patch centres; if equally near, the first in raster order).
 
     Args:
         truth_KHW: region maps, bool, made of L equal square patches.
-        mask_L: bool, True = hidden; where all are, they suggest nothing, and the maps are empty.
+        mask_L: bool, True = hidden; if all are, the maps are empty.
     """
     if mask_L.all():
         return torch.zeros_like(truth_KHW)

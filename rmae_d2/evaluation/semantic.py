@@ -1,4 +1,4 @@
-"""mIoU and its relatives, over one confusion matrix that grows image by image.
+"""mIoU and related metrics, from one confusion matrix accumulated image by image.
 
 Letters: C classes. Rows of the matrix are the ground truth, columns the predictions.
 """
@@ -28,21 +28,21 @@ logger = logging.getLogger(__name__)
 
 
 class SemSegEvaluator(DatasetEvaluator):
-    """Used as Detectron2's class of the same name, whose numbers it gives, but for boundary IoU.
+    """Drop-in for Detectron2's class of the same name, with the same numbers, except for boundary IoU.
 
-    The official labels of ADE20K are read as they are; classes without a pixel in the ground truth are named,
-    have nan and are left out of the means. Written to output_dir: ``sem_seg_evaluation.json`` and
-    ``sem_seg_per_class.csv``.
+    The official labels of ADE20K are read directly; classes without a pixel in the ground truth are named,
+    have NaN and are left out of the means. Writes ``sem_seg_evaluation.json`` and
+    ``sem_seg_per_class.csv`` to output_dir.
 
     Args:
-        dataset_name: one or more registered datasets, for the names of the classes.
-        distributed: add up what all processes saw; else each evaluates its own.
-        output_dir: where results are written; default nowhere.
-        images, num_classes, zero_is_ignored: own data, as `semantic_dataset` takes them; their classes are
-            named by the values in the label files, and ``dataset_name`` is of no meaning.
+        dataset_name: one or more registered datasets, for the class names.
+        distributed: add up the results of all processes; else each evaluates its own.
+        output_dir: where results are written; by default nowhere.
+        images, num_classes, zero_is_ignored: custom data, as accepted by `semantic_dataset`; its classes are
+            named by the values in the label files, and ``dataset_name`` is ignored.
 
     Raises:
-        UserError: an unknown dataset, or one without semantic labels.
+        UserError: if a dataset is unknown or has no semantic labels.
     """
 
     def __init__(
@@ -67,10 +67,10 @@ class SemSegEvaluator(DatasetEvaluator):
         self._inference: set[str] = set()
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Takes dataset dicts of `semantic_dataset` and a model's outputs.
+        """Adds dataset dicts of `semantic_dataset` and a model's outputs.
 
-        An output has ``sem_seg``, scores (C, H, W), or ``sem_seg_labels``, classes (H, W), at the size of the
-        file's image, and may say in words how it was made, ``inference``.
+        An output has ``sem_seg``, scores (C, H, W), or ``sem_seg_labels``, classes (H, W), at the file's
+        image size, and may describe in ``inference`` how it was made.
         """
         for sample, output in zip(inputs, outputs, strict=True):
             predicted = self._predicted(sample, output)
@@ -99,11 +99,11 @@ class SemSegEvaluator(DatasetEvaluator):
             raise UserError(f"{sample.get('file_name')}: {error}") from error
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]]:
-        """Computes the metrics, on the main process; the others get an empty dict.
+        """Computes the metrics on the main process; the others get an empty dict.
 
         Returns:
             ``sem_seg`` -> mIoU, fwIoU, mACC, pACC and, for each class, IoU-NAME and ACC-NAME, in percent;
-            nan for classes without a pixel in the ground truth. Empty, with a warning, where no labelled
+            NaN for classes without a pixel in the ground truth. Empty, with a warning, if no labelled
             pixel was predicted.
         """
         own = (self._confusion_CC, self._images, self._inference)
@@ -159,7 +159,7 @@ def _write(
         "inference": how,
         "images": images,
         "absent_classes": [row[0] for row in rows if not row[1]],
-        "metrics": {k: v for k, v in metrics.items() if v == v},  # JSON has no nan
+        "metrics": {k: v for k, v in metrics.items() if v == v},  # JSON has no NaN
     }
     with PathManager.open(os.path.join(folder, "sem_seg_evaluation.json"), "w") as file:
         json.dump(summary, file, indent=1)
@@ -170,7 +170,7 @@ def _write(
 
 
 def class_numbers(value: Tensor, num_classes: int) -> NDArray[np.int64]:
-    """Classes (H, W) of scores (C, H, W), or of classes; a UserError where the data have no such classes."""
+    """Converts scores (C, H, W) or classes to classes (H, W); UserError if the data lack such classes."""
     if value.ndim == 3:
         largest, labels = value.max(dim=0)
         value = labels.masked_fill_(largest.isnan(), -1)
@@ -188,7 +188,7 @@ def class_numbers(value: Tensor, num_classes: int) -> NDArray[np.int64]:
 def confusion_matrix(
     truth: NDArray[Any], predicted: NDArray[Any], num_classes: int
 ) -> NDArray[np.int64]:
-    """Pixels by class (rows) and predicted class (columns), (C, C); pixels labelled 255 are left out.
+    """Counts pixels by class (rows) and predicted class (columns), (C, C); ignores pixels labelled 255.
 
     Args:
         truth: (H, W), 0 to C - 1 and 255.
@@ -200,7 +200,7 @@ def confusion_matrix(
 
 
 def semantic_metrics(confusion_CC: NDArray[np.int64], classes: Sequence[str]) -> dict[str, float]:
-    """Metrics of a confusion matrix in percent, under Detectron2's names."""
+    """Computes metrics of a confusion matrix in percent, under Detectron2's names."""
     hits = confusion_CC.diagonal().astype(float)
     truth, predicted = (confusion_CC.sum(axis=axis).astype(float) for axis in (1, 0))
     present = truth > 0

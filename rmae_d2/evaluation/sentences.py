@@ -1,19 +1,19 @@
-"""Results of an evaluation in a sentence, beside what is had without a model."""
+"""Evaluation results in a sentence, compared with a model-free baseline."""
 
 from collections.abc import Mapping
 from typing import Any
 
-#: The metrics that a task is summed up by, of tasks without a sentence of their own.
+#: Metrics that summarise tasks without a sentence of their own.
 _HEADLINES = ("AP", "mIoU", "top1")
 
 
 def result_sentence(task: str, metrics: Any, *, norm_pix_loss: bool = False) -> str:
-    """What a task's results say, in words.
+    """Describes a task's results in words.
 
     Args:
         task: its name among the results, such as ``reconstruction``.
-        metrics: a number by name; of other people's evaluators anything.
-        norm_pix_loss: whether the pixel loss compares patches normalised one by one.
+        metrics: numbers by name; anything from third-party evaluators.
+        norm_pix_loss: whether the pixel loss compares individually normalised patches.
     """
     if not isinstance(metrics, Mapping):
         return f"{task} {metrics}"
@@ -44,7 +44,7 @@ def _reconstruction(metrics: Mapping[str, Any], norm_pix_loss: bool) -> str:
                 f"patch gives {metrics[f'{name}_nearest']:.2f}"
             )
     if "loss_pixel" in metrics:
-        # Of a patch with mean 0 and variance 1, the mean's squared error is 1.
+        # For a patch with mean 0 and variance 1, predicting the mean has a squared error of 1.
         mean = ", each patch's own mean colour gives 1.00" if norm_pix_loss else ""
         parts.append(f"pixel loss {metrics['loss_pixel']:.2f}{mean}")
     return "; ".join(parts)

@@ -1,4 +1,4 @@
-"""A trained model as one file that runs without this package: ONNX, or torch.export's program."""
+"""Exports a trained model to one file that runs without this package: ONNX, or torch.export's program."""
 
 from .run import export_model
 

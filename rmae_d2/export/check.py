@@ -1,4 +1,4 @@
-"""An exported model beside the one it was made of, on photos.
+"""Compares an exported model with its original, on photos.
 
 Letters: N objects, C classes, h w pixels.
 """
@@ -24,17 +24,17 @@ from .source import Source
 Image = NDArray[np.uint8]
 Run = Callable[[Tensor], Sequence[Any]]
 
-#: Of features and logits, a share of the largest of them.
+#: For features and logits, as a fraction of the largest of them.
 TOLERANCE = 1e-3
-#: Of detections: boxes in pixels, scores, and what masks have in common of what either has (IoU).
+#: For detections: boxes in pixels, scores, and IoU of masks.
 BOXES, SCORES, MASKS = 0.1, 1e-3, 0.99
-#: Of pixels, those to which a segmentor gives another class.
+#: Fraction of pixels to which a segmentor may assign another class.
 PIXELS = 1e-3
 
 
 @dataclass
 class Difference:
-    """What was compared, its largest difference, and what it may be."""
+    """A compared quantity, its largest difference, and the limit."""
 
     what: str
     value: float
@@ -43,7 +43,7 @@ class Difference:
 
     @property
     def is_small(self) -> bool:
-        return self.value <= self.limit  # False of nan
+        return self.value <= self.limit  # False for NaN
 
     def __str__(self) -> str:
         return f"{self.what} {self.value:.2g}{self.unit} (at most {self.limit:g})"
@@ -52,14 +52,14 @@ class Difference:
 def compare(
     source: Source, graph: Graph, content: bytes, images: Sequence[Image], is_onnx: bool
 ) -> tuple[list[Difference], str]:
-    """Largest differences between a file's model and the original, and what they were seen on, in words.
+    """Finds the largest differences between a file's model and the original; also describes the test data.
 
     Args:
         source: the original.
-        graph: of it.
+        graph: its graph.
         content: of the file.
         images: photos, uint8 (H, W, 3) RGB.
-        is_onnx: else it is a .pt2.
+        is_onnx: otherwise it is a .pt2.
     """
     if source.facts.task == DETECTOR:
         return _detections(source, ExportedModel(content, "the exported model"), images)
@@ -73,7 +73,7 @@ def compare(
 
 
 def to_input(facts: ModelFacts, image: Image) -> Tensor:
-    """A photo as a graph takes it, uint8 (C, h, w): of a graph of one size, its middle square, resized."""
+    """Converts a photo to graph input, uint8 (C, h, w): for a fixed size, its central square, resized."""
     if facts.task == DETECTOR:
         return torch.from_numpy(prepare(facts, image))
     side = min(image.shape[:2])
@@ -96,14 +96,14 @@ def _program(content: bytes) -> Run:
 
 
 def _tensors(graph: Graph, run: Run, images: Sequence[Tensor]) -> list[Difference]:
-    """Of each output, in batches of one and of all."""
+    """Compares each output, in batches of one and of all images."""
     largest = dict.fromkeys(graph.outputs, 0.0)
     for batch in (torch.stack(list(images)), images[0][None]):
         with torch.no_grad():
             expected = [x.numpy() for x in graph(batch)]
         for name, a, b in zip(graph.outputs, expected, run(batch), strict=True):
             value = float(np.abs(a - b).max() / np.abs(a).max()) if a.shape == b.shape else np.inf
-            largest[name] = float(np.maximum(largest[name], value))  # nan stays
+            largest[name] = float(np.maximum(largest[name], value))  # propagates NaN
     return [
         Difference(name, value, TOLERANCE, " of the largest") for name, value in largest.items()
     ]
@@ -130,9 +130,9 @@ def _labels(
 def _detections(
     source: Source, exported: ExportedModel, images: Sequence[Image]
 ) -> tuple[list[Difference], str]:
-    """Objects are compared with those of their class that lie nearest.
+    """Compares objects with the nearest ones of their class.
 
-    One whose score is about the least that the model returns may be there in one of the two alone.
+    One whose score is close to the model's minimum may appear in only one of the two.
     """
     assert source.predictor is not None
     boxes = scores = masks = 0.0
@@ -159,14 +159,14 @@ def _detections(
 
 
 def detections_of(instances: Any) -> Detections:
-    """Detectron2's instances as arrays."""
+    """Converts Detectron2's instances to arrays."""
     masks = instances.pred_masks.numpy() if instances.has("pred_masks") else None
     boxes = instances.pred_boxes.tensor.numpy()
     return Detections(boxes, instances.scores.numpy(), instances.pred_classes.numpy(), masks)
 
 
 def _pairs(a: Detections, b: Detections) -> tuple[list[tuple[int, int]], int]:
-    """Indices of the same objects in both, and how many of a score that counts are in one alone."""
+    """Returns indices of matching objects, and the number of unmatched ones whose score counts."""
     pairs: list[tuple[int, int]] = []
     free = set(range(len(b)))
     lonely = []

@@ -1,4 +1,4 @@
-"""Models as functions of tensors of pixels, for a graph to be recorded of.
+"""Models as functions of pixel tensors, from which graphs are recorded.
 
 Letters: B images, D width, L patches, C classes, N objects, M side of a mask, h w pixels, S side of a square.
 """
@@ -19,11 +19,11 @@ from .source import Source
 
 
 class Graph(nn.Module):
-    """A model without gradients, from uint8 pixels on.
+    """A model without gradients, starting from uint8 pixels.
 
     Attributes:
         inputs, outputs: names of the tensors.
-        batched: whether the first axis of all of them is the batch.
+        batched: whether their first axis is the batch.
     """
 
     inputs: tuple[str, ...] = ("images",)
@@ -47,7 +47,7 @@ class Graph(nn.Module):
 
 
 class EncoderGraph(Graph):
-    """Images (B, 3, h, w) -> ``cls_token`` (B, D), of a ViT that has one, and ``patches`` (B, L, D)."""
+    """Images (B, 3, h, w) -> ``cls_token`` (B, D), if the ViT has one, and ``patches`` (B, L, D)."""
 
     def __init__(self, source: Source) -> None:
         super().__init__(source)
@@ -95,10 +95,10 @@ class SegmentorGraph(Graph):
 
 
 class DetectorGraph(Graph):
-    """An image (3, h, w), no side longer than S, -> its objects, in its pixels.
+    """An image (3, h, w), no side longer than S -> its objects, in its pixels.
 
     ``boxes`` (N, 4) XYXY, ``scores`` (N,), ``classes`` (N,) int64 and, with a mask head, ``masks`` (N, M, M),
-    each in its box, 0 to 1.
+    each relative to its box, 0 to 1.
     """
 
     inputs = ("image",)
@@ -110,7 +110,7 @@ class DetectorGraph(Graph):
         self.outputs = ("boxes", "scores", "classes", *masks)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        # What Detectron2 does with one image, but that the graph knows the padded size.
+        # What Detectron2 does with one image, except that the graph knows the padded size.
         h, w = image.shape[-2:]
         x = F.pad(self.normalised(image), (0, self.size[1] - w, 0, self.size[0] - h))
         x = x.reshape(1, image.shape[0], *self.size)
@@ -132,5 +132,5 @@ GRAPHS: dict[str, type[Graph]] = {
 
 
 def example(graph: Graph, images: Sequence[Tensor]) -> Tensor:
-    """The input that a graph is recorded with: a batch of two, or one image."""
+    """Returns the input with which a graph is recorded: a batch of two, or one image."""
     return torch.stack([images[0], images[-1]]) if graph.batched else images[0]

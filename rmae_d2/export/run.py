@@ -1,4 +1,4 @@
-"""What `rmae-d2 export` does: a model to a file that has been checked against it."""
+"""Implements `rmae-d2 export`: writes a model to a file that has been checked against it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +13,12 @@ from .graphs import GRAPHS
 from .source import load_source
 from .write import to_onnx, to_pt2
 
-#: Formats, and how their files end.
+#: Formats, and their file extensions.
 ENDINGS = {"onnx": ".onnx", "pt2": ".pt2"}
 
 
 def check_ending(output: Path, format_: str) -> None:
-    """UserError where a file is to have another format's ending, or none."""
+    """Raises UserError if a file's extension does not match the format."""
     if output.suffix.lower() != ENDINGS[format_]:
         raise UserError(f"--output {output}: --format {format_} is written to *{ENDINGS[format_]}")
 
@@ -33,21 +33,21 @@ def export_model(
     images: Sequence[str] = (),
     max_images: int = 8,
 ) -> str:
-    """Exports a model and checks it, on photos, before the file has its name.
+    """Exports a model and checks it on photos before the file gets its name.
 
     Args:
         model, config_file, overrides: see `rmae_d2.export.source.load_source`.
-        output: .onnx or .pt2, as the format.
-        format_: of `ENDINGS`.
-        images: photos, folders, lists or jsons to check it on; none for scikit-image's photographs.
-        max_images: the first so many of them.
+        output: .onnx or .pt2, matching the format.
+        format_: a key of `ENDINGS`.
+        images: photos, folders, lists or jsons for the check; empty for scikit-image's photographs.
+        max_images: use only this many, from the first.
 
     Returns:
-        what was exported, and the largest differences, in words.
+        What was exported, and the largest differences, in words.
 
     Raises:
-        UserError: it cannot be exported, or differs by more than it may: then there is no file.
-        CheckpointError: weights that are missing or do not fit.
+        UserError: if it cannot be exported, or differs too much: then there is no file.
+        CheckpointError: if weights are missing or do not fit.
     """
     check_ending(output, format_)
     paths = [image.path for image in list_inputs(images)] if images else map(photo_path, BACKDROPS)

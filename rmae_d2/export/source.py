@@ -1,4 +1,4 @@
-"""What there is to export: a run's model or an encoder file, and the facts that go along."""
+"""Sources for export: a run's model or an encoder file, with the accompanying facts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,17 +39,17 @@ class Source:
 def load_source(
     model: str, config_file: str | None = None, overrides: Sequence[str] = ()
 ) -> Source:
-    """Reads a model.
+    """Loads a model for export.
 
     Args:
-        model: a run's folder; its weights, with the config.yaml beside them; or any weight file with a
-            ViT, whose encoder it is then.
-        config_file: in place of that config.yaml.
-        overrides: ``key=value`` of the config.
+        model: a run's folder; its weights, with the config.yaml next to them; or any weight file with a
+            ViT, whose encoder is then exported.
+        config_file: replaces that config.yaml.
+        overrides: ``key=value`` for the config.
 
     Raises:
-        UserError: a model that cannot be exported, or not as its config has it.
-        CheckpointError: weights that are missing or do not fit.
+        UserError: if the model cannot be exported, at all or with its config.
+        CheckpointError: if weights are missing or do not fit.
     """
     if "://" not in model and Path(model).expanduser().is_dir():
         model = str(local_path(str(Path(model).expanduser())))
@@ -81,7 +81,7 @@ def load_source(
 
 
 def _encoder(path: str, model: Any = None) -> Source:
-    """The pixel statistics are the pre-training model's, or without one, ImageNet's."""
+    """Loads an encoder with the pixel statistics of the pre-training model or, without one, ImageNet's."""
     size, net, _ = load_encoder(path, None if model is None else _heads(model))
     pixels = (PIXEL_MEAN, PIXEL_STD) if model is None else _statistics(model)
     if len(pixels[0]) != size.in_chans:
@@ -92,7 +92,7 @@ def _encoder(path: str, model: Any = None) -> Source:
 
 
 def _short(path: str) -> str:
-    """A weight file's name without what is nobody else's business."""
+    """Shortens a weight file's path to what is not private."""
     return path if "://" in path else "/".join(Path(path).absolute().parts[-2:])
 
 
@@ -120,7 +120,7 @@ def _classifier(cfg: DictConfig, model: Any, path: str) -> Source:
 
 
 def _folder_names(cfg: DictConfig, count: int) -> tuple[str, ...]:
-    """A classifier's classes, where the data that it was trained on are here to tell them; else none."""
+    """Returns a classifier's class names if its training data are present; else none."""
     data = OmegaConf.select(cfg, "dataloader.train.dataset") or {}
     try:
         names = class_names(data.get("root"), data.get("split") or "train", data.get("names") or ())
@@ -195,7 +195,7 @@ def _patch_size(model: Any) -> int:
 
 
 def _shortest_edge(predictor: Predictor) -> dict[str, Any]:
-    """The rule of the test images' resize, where it is Detectron2's usual one."""
+    """Returns the resize rule of the test images if it is Detectron2's usual one."""
     rules = list(predictor.augmentations.augs)
     rule: Any = rules[0] if len(rules) == 1 else None
     lengths: set[int] = set()

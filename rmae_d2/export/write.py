@@ -1,4 +1,4 @@
-"""Graphs recorded: as ONNX by tracing, and as torch.export's program."""
+"""Records graphs: as ONNX by tracing, and as torch.export's program."""
 
 import io
 import warnings
@@ -13,23 +13,23 @@ from ..errors import UserError
 from ..extras import needed
 from .graphs import Graph, example
 
-#: The first whose operators hold all of ours: RoIAlign as Detectron2 aligns it came with 16.
+#: The first opset with all our operators: Detectron2's aligned RoIAlign came with 16.
 OPSET = 17
 
-#: What one ONNX file can hold, bytes.
+#: Capacity of one ONNX file, bytes.
 _LARGEST = 2**31 - 1
 
 
 def to_onnx(graph: Graph, images: list[Tensor], facts: ModelFacts) -> bytes:
-    """The bytes of an ONNX file, the facts in its metadata.
+    """Returns the bytes of an ONNX file with the facts in its metadata.
 
     Args:
         graph: on the CPU.
-        images: uint8 (C, h, w), to record it with.
-        facts: of its model.
+        images: uint8 (C, h, w), used for recording.
+        facts: about its model.
 
     Raises:
-        UserError: without onnx, or a model that is too large for one file.
+        UserError: if onnx is missing, or the model is too large for one file.
     """
     onnx = needed("onnx", "onnx", "exporting")
     size = sum(p.numel() * p.element_size() for p in graph.parameters())
@@ -45,9 +45,7 @@ def to_onnx(graph: Graph, images: list[Tensor], facts: ModelFacts) -> bytes:
         axes[graph.inputs[0]] = {1: "height", 2: "width"}
     file: Any = io.BytesIO()
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # of sizes that are constants in the graph, as they should be
+        warnings.simplefilter("ignore")  # sizes become constants in the graph, as intended
         torch.onnx.export(
             graph,
             (example(graph, images),),
@@ -65,10 +63,10 @@ def to_onnx(graph: Graph, images: list[Tensor], facts: ModelFacts) -> bytes:
 
 
 def to_pt2(graph: Graph, images: list[Tensor], facts: ModelFacts) -> bytes:
-    """The bytes of a .pt2 file, the facts in an extra file of it.
+    """Returns the bytes of a .pt2 file, with the facts in an extra file.
 
     Raises:
-        UserError: of a detector, how many objects there are no such program can leave open.
+        UserError: for a detector, because such a program cannot leave the number of objects open.
     """
     if not graph.batched:
         raise UserError(

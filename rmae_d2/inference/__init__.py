@@ -1,4 +1,4 @@
-"""A trained model used as a library: prediction, and regions completed from a few patches."""
+"""Using a trained model as a library: prediction, and completing regions from a few patches."""
 
 from .predictor import Predictor
 from .region_prompt import RegionPrediction, RegionPrompt, RegionPromptPredictor

@@ -1,4 +1,4 @@
-"""The attention of several models over the same photos, drawn and measured."""
+"""Attention of several models on the same photos, drawn and measured."""
 
 import json as json_module
 import logging
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class NamedViT:
-    """One model of a comparison; its ``kind`` is its file's, "random" for none."""
+    """One model of a comparison; ``kind`` is that of its file, "random" if it has none."""
 
     name: str
     kind: str
@@ -43,13 +43,13 @@ class NamedViT:
     normalization: str = "imagenet"  # of NORMALIZATIONS
 
     def prepare(self, image_HWC: Picture, side: int | None = None) -> Tensor:
-        """The photo, uint8 RGB, as the model takes it: whole, resized, normalised, on its device.
+        """Prepares a photo, uint8 RGB, as model input: uncropped, resized, normalised, on its device.
 
         Args:
-            side: of the shorter side, pixels; None for that of the images the position embedding is for.
+            side: length of the shorter side, pixels; None for the image size of the position embedding.
 
         Returns:
-            (1, 3, h, w), both of whole patches.
+            (1, 3, h, w), both multiples of the patch size.
         """
         height, width = image_HWC.shape[:2]
         patch = self.size.patch_size
@@ -63,7 +63,7 @@ class NamedViT:
         return ((pixels - mean) / std)[None].to(device)
 
     def with_random_weights(self, name: str, seed: int = 0) -> "NamedViT":
-        """A net of the same size as it is before training."""
+        """Returns a network of the same size as it was before training."""
         device = next(self.vit.net.parameters()).device
         net = AttentionViT(self.size.build(seed).to(device))
         return replace(self, name=name, kind="random", vit=net)
@@ -79,18 +79,18 @@ def load_models(
 ) -> list[NamedViT]:
     """Loads the files of a comparison.
 
-    A run's config.yaml beside its weights tells the number of heads and windows, which tensors do not.
+    A run's config.yaml next to its weights gives the number of heads and windows, which tensors do not.
 
     Args:
-        weights: files of any kind that `rmae_d2.checkpoint.load_weights` takes.
+        weights: files of any type that `rmae_d2.checkpoint.load_weights` accepts.
         names: see `names_of`.
-        num_heads: of all of them; None for what config.yaml says, else 64 channels per head.
+        num_heads: for all of them; None for the value in config.yaml, else 64 channels per head.
         normalizations: keys of `NORMALIZATIONS`, one per file, or one for all.
 
     Raises:
-        CheckpointError: for a file that is missing, no plain ViT, or does not tell its number of heads.
-        UserError: another number of names than of files, an unknown normalization, or images that are not
-            RGB.
+        CheckpointError: if a file is missing, is no plain ViT, or its number of heads is unknown.
+        UserError: if the number of names does not match the files, a normalization is unknown, or images
+            are not RGB.
     """
     titles = names_of(weights, names)
     wanted = [*normalizations] or ["imagenet"]
@@ -111,7 +111,7 @@ def load_models(
 
 
 def _hints(weights: str, num_heads: int | None) -> tuple[int | None, Any]:
-    """Heads, and side and blocks of windows, as the config beside the weights says; None where none does."""
+    """Reads heads, and size and blocks of windows, from the config next to the weights; None if not given."""
     config = config_beside(weights)
     net = None if config is None else OmegaConf.select(load_config(config), "model.backbone.net")
     if net is None:
@@ -124,11 +124,11 @@ def _hints(weights: str, num_heads: int | None) -> tuple[int | None, Any]:
 def patch_attention(
     model: NamedViT, images_1CHW: Tensor, layer: str = "-1", head: int | None = None
 ) -> Tensor:
-    """What the tokens of one photo attend to: (T, T) on the CPU, the cls token first where there is one.
+    """Computes the attention of one photo's tokens: (T, T) on the CPU, the cls token first if there is one.
 
     Args:
-        layer: number of a block, "-1" for the last, or "rollout".
-        head: number of one; None for the mean of all.
+        layer: index of a block, "-1" for the last, or "rollout".
+        head: index of a head; None for the mean over all.
     """
     check_layer(layer, head)
     if head is not None and not 0 <= head < model.vit.num_heads:
@@ -143,7 +143,7 @@ def patch_attention(
 
 
 def check_layer(layer: str, head: int | None) -> None:
-    """Refuses what no model could have."""
+    """Rejects arguments that no model could satisfy."""
     if layer == "rollout" and head is not None:
         raise UserError("--head with --layer rollout, which is of the mean over the heads")
     if not re.fullmatch(r"rollout|-?\d+", layer):
@@ -151,7 +151,7 @@ def check_layer(layer: str, head: int | None) -> None:
 
 
 def describe_layer(model: NamedViT, layer: str, head: int | None) -> str:
-    """For titles: "block 11, mean of 12 heads"."""
+    """Describes the layer for titles: "block 11, mean of 12 heads"."""
     if layer == "rollout":
         return "rollout"
     heads = f"mean of {model.vit.num_heads} heads" if head is None else f"head {head}"
@@ -166,7 +166,7 @@ _CAPTION = (
 
 
 def parse_query(text: str) -> Query:
-    """``x,y`` in pixels of the photo, or ``cls``."""
+    """Parses ``x,y`` in pixels of the photo, or ``cls``."""
     if text == "cls":
         return Query(None, None)
     try:
@@ -187,13 +187,13 @@ def draw_attention_pictures(
     side: int | None = None,
     tile: int = 320,
 ) -> list[Path]:
-    """Draws one picture a photo: a row a query and one of features, a column per model.
+    """Draws one picture per photo: one row per query and one of features, one column per model.
 
     Args:
-        output: folder for the PNGs, named as the photos.
-        queries: none for the middle of each photo.
+        output: folder for the PNGs, named after the photos.
+        queries: empty for the centre of each photo.
         layer, head: see `patch_attention`.
-        side: shorter side of what the models see, see `NamedViT.prepare`.
+        side: shorter side of the model input, see `NamedViT.prepare`.
         tile: longest side of a photo in the picture, pixels.
     """
     check_layer(layer, head)
@@ -264,19 +264,19 @@ def measure_attention(
     seed: int = 0,
     output: Path | None = None,
 ) -> dict[str, Any]:
-    """Measures models, and one of random weights of each size: `rmae_d2.evaluation.attention_share`.
+    """Measures models, and a randomly initialised one per size: `rmae_d2.evaluation.attention_share`.
 
     Args:
-        names: registered datasets with instance masks, used where there is no ``json``.
-        json, root: own data in COCO's format, and the folder of its images.
+        names: registered datasets with instance masks, used if there is no ``json``.
+        json, root: custom data in COCO format, and the folder of its images.
         layer, head: see `patch_attention`.
-        side: shorter side of what the models see, see `NamedViT.prepare`.
-        max_images: the first so many with instances; 0 for all.
+        side: shorter side of the model input, see `NamedViT.prepare`.
+        max_images: use only this many images with instances, from the first; 0 for all.
 
     Returns:
-        ``data``, ``layer``, ``definition``; ``models``, for each its ``name``, ``network``, ``attention`` and
-        what `AttentionShare.evaluate` gives; ``differences`` of the first model to each other over the
-        same instances, of the share and of what it is more than elsewhere's.
+        ``data``, ``layer``, ``definition``; ``models``, with ``name``, ``network``, ``attention`` and the
+        output of `AttentionShare.evaluate` for each; ``differences`` of the first model to each other over
+        the same instances, of the share and of its excess over elsewhere.
     """
     check_layer(layer, head)
     dicts = detection_dataset(names, json=json, root=root, filter_empty=True, masks=True)
@@ -338,7 +338,7 @@ def _measured(
 
 
 def share_table(result: dict[str, Any]) -> str:
-    """The result of `measure_attention` as lines to print."""
+    """Formats the result of `measure_attention` as lines to print."""
     headers = ["model", "share", "area", "elsewhere", "position"]
     headers += ["share-elsewhere", "share-position", "instances"]
     rows = []

@@ -11,22 +11,22 @@ from ..extras import needed
 
 
 def detections(predictions: Any, names: Sequence[str] = ()) -> Any:
-    """What a detector or segmentor predicts of one image as ``supervision.Detections``.
+    """Converts a detector's or segmentor's predictions for one image to ``supervision.Detections``.
 
         predictor = Predictor(cfg, "output/detector/model_final.pth")
         found = rmae_d2.detections(predictor(image), names)
 
     Args:
-        predictions: what `Predictor`, or Detectron2's predictors, give for one image: with
-            ``instances``, or with ``sem_seg`` or ``sem_seg_labels``, of which each class present is one
+        predictions: output of `Predictor`, or Detectron2's predictors, for one image: with
+            ``instances``, or with ``sem_seg`` or ``sem_seg_labels``, of which each class present becomes one
             detection, without a confidence.
-        names: of the classes, for ``data["class_name"]``; none leaves it out.
+        names: class names for ``data["class_name"]``; omitted if empty.
 
     Returns:
         ``xyxy`` pixels, ``mask`` bool (N, H, W) or None, ``confidence``, ``class_id``.
 
     Raises:
-        UserError: supervision is not installed, or predictions of another kind.
+        UserError: if supervision is not installed, or the predictions are of another type.
     """
     sv = needed("supervision", "supervision", "detections()")
     given = predictions if isinstance(predictions, Mapping) else {"instances": predictions}
@@ -45,7 +45,7 @@ def detections(predictions: Any, names: Sequence[str] = ()) -> Any:
 
 
 def _classes(sv: Any, predictions: Mapping[str, Any]) -> Any:
-    """A detection for each class that some pixel has."""
+    """Creates one detection per class present in the image."""
     value = predictions["sem_seg" if "sem_seg" in predictions else "sem_seg_labels"]
     labels_HW = class_numbers(value, value.shape[0] if value.dim() == 3 else int(value.max()) + 1)
     present = np.unique(labels_HW)

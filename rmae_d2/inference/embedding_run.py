@@ -1,4 +1,4 @@
-"""What `rmae-d2 embed` does: features of photos as one Parquet table, in the photos' order."""
+"""Implements `rmae-d2 embed`: features of photos as one Parquet table, in input order."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 _SECONDS_BETWEEN_REPORTS = 10.0
 _BATCHES_PER_PART = 16
 _MOST_READERS = 8
-_FACTS = b"rmae_d2"  # of a table's metadata
+_FACTS = b"rmae_d2"  # key in a table's metadata
 
 
 def embed_files(
@@ -53,17 +53,17 @@ def embed_files(
 ) -> None:
     """Writes one row per image: its id, file, size in pixels and features.
 
-    ``features`` float32 (D,) is the mean of the patches behind a block and the final norm, without the cls
-    token; ``patches`` float16 (Gh * Gw * D,) are these themselves, in raster order. The table's metadata
-    says how they were made, under ``rmae_d2``, in JSON.
+    ``features`` float32 (D,) is the mean of the patches after a block and the final norm, without the cls
+    token; ``patches`` float16 (Gh * Gw * D,) are the patches themselves, in raster order. The table's
+    metadata records how they were made, under ``rmae_d2``, in JSON.
 
-    Meanwhile every 16 batches are a file of their own in ``OUTPUT.parts``. After a kill the same command goes
-    on from these. Images that cannot be read are skipped, named and counted.
+    During the run, every 16 batches become a file of their own in ``OUTPUT.parts``. After a kill, the same
+    command resumes from these. Unreadable images are skipped, named and counted.
 
     The arguments are the options of ``rmae-d2 embed``.
 
     Raises:
-        UserError: pyarrow or anything given cannot be used, no image can be read, or the disk is full.
+        UserError: if pyarrow or any input is unusable, no image can be read, or the disk is full.
     """
     pq = _parquet()
     images = list_inputs(given, image_root)
@@ -71,7 +71,7 @@ def embed_files(
     net: Any = encoder_of(model)
     high, wide = _size(net, size)
     grid = grid_of((high, wide), int(net.patch_size))
-    block_numbers([layer], len(net.blocks))  # at once, not in the first batch
+    block_numbers([layer], len(net.blocks))  # fail now, not in the first batch
     facts = {
         "rmae_d2": __version__,
         "weights": weights,
@@ -130,7 +130,7 @@ def _parquet() -> Any:
 
 
 def _size(net: Any, size: Sequence[int] | None) -> tuple[int, int]:
-    """(H, W) that images are resized to: as given, or those that the position embedding is for."""
+    """Returns the (H, W) that images are resized to: as given, or the position embedding's image size."""
     if size is not None:
         return size[0], size[-1]
     if hasattr(net, "img_size"):
@@ -148,7 +148,7 @@ def _batches(
     batch_size: int,
     skipped: list[str],
 ) -> Iterator[tuple[list[tuple[InputImage, int, int]], Tensor]]:
-    """Images with their height and width, and their pixels (B, 3, H, W); what cannot be read is skipped."""
+    """Yields images with height and width, and their pixels (B, 3, H, W); skips unreadable ones."""
     known: list[tuple[InputImage, int, int]] = []
     batch: list[Tensor] = []
     for image, reading in _read_ahead(pool, images, size, 2 * batch_size):
@@ -170,7 +170,7 @@ def _batches(
 def _read_ahead(
     pool: ThreadPoolExecutor, images: Sequence[InputImage], size: tuple[int, int], count: int
 ) -> Iterator[tuple[InputImage, Future[tuple[int, int, Tensor]]]]:
-    """Images that are being read, in their order, at most so many before they are asked for."""
+    """Yields images being read, in order, reading at most ``count`` ahead."""
     waiting: deque[tuple[InputImage, Future[tuple[int, int, Tensor]]]] = deque()
     for image in images:
         waiting.append((image, pool.submit(_read, image.path, size)))
@@ -185,7 +185,7 @@ def _read(path: str, size: tuple[int, int]) -> tuple[int, int, Tensor]:
 
 
 class _Columns:
-    """The columns of a part of the table, as they are gathered."""
+    """Collects the columns of one part of the table."""
 
     def __init__(self, ids_are_numbers: bool) -> None:
         self.skipped: list[str] = []
@@ -203,7 +203,7 @@ class _Columns:
             self._patches.append(maps_BDGG.permute(0, 2, 3, 1).flatten(1).half().cpu().numpy())
 
     def table(self, facts: dict[str, Any]) -> Any:
-        """Of pyarrow."""
+        """Builds a pyarrow table."""
         import pyarrow as pa
 
         ids = [image.image_id for image, _, _ in self._images]
@@ -222,7 +222,7 @@ class _Columns:
 
 
 def _facts(pq: Any, part: Path) -> dict[str, Any]:
-    """What a part says of itself; nothing where it is not there or not whole."""
+    """Reads a part's metadata; empty if the part is missing or incomplete."""
     try:
         found = json.loads(pq.read_schema(part).metadata[_FACTS])
     except (
@@ -236,7 +236,7 @@ def _facts(pq: Any, part: Path) -> dict[str, Any]:
 
 
 def _join(pq: Any, parts: Sequence[Path], output: Path, facts: dict[str, Any]) -> None:
-    """Puts the parts together, a row group each; those of unreadable images alone have none."""
+    """Joins the parts, one row group each; parts with only unreadable images have none."""
     full = [part for part in parts if pq.read_metadata(part).num_rows]
     schema = pq.read_schema(full[0]).with_metadata({_FACTS: json.dumps(facts)})
     with atomic_file(output) as file, pq.ParquetWriter(file, schema) as writer:

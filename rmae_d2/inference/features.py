@@ -14,14 +14,14 @@ from ..errors import UserError
 from ..modeling.block_features import BlockFeatures, block_features, encoder_of
 from ..pixels import upright_rgb
 
-#: Mean and standard deviation of RGB pixels, 0-255, that networks want: those of ImageNet (ours, MAE, MoCo
-#: v3, DINO, most of timm), and a half (timm's augreg and other Inception-style weights).
+#: Mean and standard deviation of RGB pixels, 0-255, by which networks normalise: ImageNet's (ours, MAE, MoCo
+#: v3, DINO, most of timm), and one half (timm's augreg and other Inception-style weights).
 NORMALIZATIONS = {
     "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
     "half": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
 }
 
-#: One image: a tensor (C, H, W), Pillow's, or an array uint8 (H, W, 3) RGB, as ``read_image`` gives it.
+#: One image: a tensor (C, H, W), a Pillow image, or an array uint8 (H, W, 3) RGB, as from ``read_image``.
 Picture = Tensor | Image.Image | NDArray[np.uint8]
 
 
@@ -36,31 +36,31 @@ def features(
     size: int | tuple[int, int] | None = None,
     normalization: str | None = None,
 ) -> list[BlockFeatures]:
-    """Patch features and cls token behind chosen blocks, without gradients, dropping no path.
+    """Computes patch features and cls token after chosen blocks, without gradients or drop path.
 
         model = rmae_d2.load("output/rmae")
         (last,) = rmae_d2.features(model, read_image("photo.jpg"), size=224)
         last.patches, last.cls_token  # (1, D, 14, 14), (1, D)
 
-    Position embeddings are resampled to the images' grid. The other arguments are those of timm's
+    Position embeddings are resampled to the images' grid. The other arguments follow timm's
     ``get_intermediate_layers`` and DINOv2's.
 
     Args:
         model: an ``RMAE``, a classifier, a detector or segmentor on a plain ViT, or the bare ViT.
-        images: uint8 or float of 0 to 255, a batch (B, C, H, W) or one image or several of one size.
-        layers: so many of the last blocks, or numbers of blocks, from 0 or from the end with -1.
-        reshape: patches as maps (B, D, Gh, Gw), else as sequences (B, L, D).
-        norm: with the encoder's final norm on each, where it has one: ViTDet's has none.
-        size: side or (H, W) in pixels, multiples of the patch side, that all images are stretched to. None
-            for their own, rounded to the next multiples. Resizing is bicubic, antialiased.
-        normalization: a key of `NORMALIZATIONS`; None for the model's own, a bare ViT's is ImageNet's.
+        images: uint8 or float from 0 to 255: a batch (B, C, H, W), one image, or several of one size.
+        layers: number of last blocks, or a list of block indices, counted from 0 or from the end with -1.
+        reshape: return patches as maps (B, D, Gh, Gw), else as sequences (B, L, D).
+        norm: apply the encoder's final norm to each, if it has one (ViTDet's has none).
+        size: side or (H, W) in pixels, multiples of the patch size, to which all images are stretched. None
+            keeps their own, rounded to the nearest multiples. Resizing is bicubic, antialiased.
+        normalization: a key of `NORMALIZATIONS`; None for the model's own (ImageNet's for a bare ViT).
 
     Returns:
-        one per block: ``patches``, and ``cls_token`` (B, D) or None; floats on the model's device.
+        One per block: ``patches``, and ``cls_token`` (B, D) or None; floats on the model's device.
 
     Raises:
-        UserError: images of several sizes, not of 0 to 255, or of other channels than the model's; a block
-            that is not there; a model without such an encoder.
+        UserError: if images differ in size, are not from 0 to 255, or do not have the model's channels; if a
+            block does not exist; if the model has no such encoder.
     """
     net = encoder_of(model)
     batch = _batch(images, int(net.patch_size), size)
@@ -75,7 +75,7 @@ def features(
 
 
 def _batch(images: Any, patch: int, size: int | tuple[int, int] | None) -> Tensor:
-    """Images as (B, C, H, W), resized; uint8 or float32."""
+    """Converts images to (B, C, H, W), resized; uint8 or float32."""
     if isinstance(images, Tensor) and images.dim() == 4:
         return _resized(images, patch, size)
     given = images if isinstance(images, Sequence) else [images]
@@ -90,12 +90,12 @@ def _batch(images: Any, patch: int, size: int | tuple[int, int] | None) -> Tenso
 
 
 def as_batch(image: Picture, size: tuple[int, int]) -> Tensor:
-    """One image, stretched to (H, W), as a batch (1, C, H, W) for `features`."""
+    """Converts one image, stretched to (H, W), to a batch (1, C, H, W) for `features`."""
     return _resized(_tensor(image)[None], 1, size)
 
 
 def _tensor(image: Any) -> Tensor:
-    """One image as (C, H, W)."""
+    """Converts one image to (C, H, W)."""
     if isinstance(image, Image.Image):
         image = upright_rgb(image)
     if isinstance(image, np.ndarray) and image.ndim == 3 and image.dtype == np.uint8:
@@ -120,13 +120,13 @@ def _resized(images_BCHW: Tensor, patch: int, size: int | tuple[int, int] | None
         high, wide = (size, size) if isinstance(size, int) else size
     if (high, wide) == sides:
         return images_BCHW
-    if images_BCHW.is_cuda:  # where torch resizes floats only
+    if images_BCHW.is_cuda:  # torch resizes only floats there
         images_BCHW = images_BCHW.float()
     return F.interpolate(images_BCHW, (high, wide), mode="bicubic", antialias=True)
 
 
 def _check_range(images: Tensor) -> None:
-    """Refuses floats that somebody has scaled or normalised already: they would be nearly black."""
+    """Rejects floats that are already scaled or normalised: they would be nearly black."""
     low, high = (float(x) for x in images.aminmax()) if images.numel() else (0.0, 0.0)
     if high <= 3 and (low, high) != (0, 0):
         raise UserError(
@@ -149,7 +149,7 @@ def _normalized(images: Tensor, model: Any, net: Any, normalization: str | None)
             f"images of {channels} channels, an encoder of {wanted}, means of {mean.numel()}: all three must "
             "be the same"
         )
-    if getattr(model, "input_format", "RGB") == "BGR":  # of Detectron2's detectors
+    if getattr(model, "input_format", "RGB") == "BGR":  # Detectron2's detectors
         images = images.flip(1)
     mean, std = (x.to(images.device).view(-1, 1, 1) for x in (mean, std))
     return (images.float() - mean) / std

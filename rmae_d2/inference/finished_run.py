@@ -1,4 +1,4 @@
-"""The model of a run that is over, from its files, for tools that show what it learned."""
+"""Loads the model of a finished run from its files, for tools that show what it has learned."""
 
 import logging
 import os
@@ -22,14 +22,14 @@ logger = logging.getLogger(__name__)
 
 
 def pick_device(name: str) -> torch.device:
-    """The device that a name stands for.
+    """Returns the device of a given name.
 
     Args:
-        name: ``auto`` is this process's GPU where there is one, else the CPU; ``cuda`` the launcher's choice;
+        name: ``auto`` is this process's GPU if there is one, else the CPU; ``cuda`` the launcher's choice;
             ``mps`` the GPU of a Mac.
 
     Raises:
-        UserError: no device, or one that this machine has not.
+        UserError: if it is no device, or this machine does not have it.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if _mps_is_usable() else "cpu"
@@ -47,7 +47,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def _mps_is_usable() -> bool:
-    """Whether the GPU of this Mac is to be taken; says how to, where it is not."""
+    """Whether to use this Mac's GPU; if not, says how to enable it."""
     if not torch.backends.mps.is_available():
         return False
     if os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK") == "1":
@@ -72,19 +72,19 @@ def load_model(
     device: str | None = None,
     only: type[nn.Module] = nn.Module,
 ) -> tuple[DictConfig, Any]:
-    """Config and model of a run, in evaluation mode.
+    """Loads config and model of a run, in evaluation mode.
 
     Args:
-        weights: its checkpoint, or the name of one that comes with the package; every tensor must fit.
-        config: the run's, or its file.
-        overrides: ``key=value`` of the config.
+        weights: its checkpoint, or the name of one shipped with the package; every tensor must fit.
+        config: the run's config or its file.
+        overrides: ``key=value`` for the config.
         device: None for the config's.
-        only: what the model must be.
+        only: required class of the model.
 
     Raises:
-        UserError: a config that can't be used, or one that describes another model; a device that is not
-            there.
-        CheckpointError: weights that are missing or do not fit.
+        UserError: if the config is unusable or describes another model, or the device does not
+            exist.
+        CheckpointError: if weights are missing or do not fit.
     """
     name = config if isinstance(config, str) else f"the config of {weights}"
     cfg = load_config(config) if isinstance(config, str) else config
@@ -104,10 +104,10 @@ def load_model(
 
 
 def config_beside(weights: str) -> Path | None:
-    """The config.yaml beside weights, where there is one that may be read.
+    """Returns the config.yaml next to weights, if there is one that may be read.
 
-    One that came over a network may not, for building what it names could run anything; ``rmae_d2.load``
-    looks at what it names first.
+    One that came over a network may not, because building what it names could run anything; ``rmae_d2.load``
+    checks what it names first.
     """
     if parse_source(weights).is_remote:
         return None
@@ -116,7 +116,7 @@ def config_beside(weights: str) -> Path | None:
 
 
 def config_of(weights: str, config_file: str | None = None) -> str:
-    """The config of some weights: the one given, else that of `config_beside`, which must be there."""
+    """Returns the config for some weights: the given one, else that of `config_beside`, which must exist."""
     name = config_file or config_beside(weights)
     if name is None:
         where = f"no config.yaml beside {weights}"
@@ -129,24 +129,24 @@ def config_of(weights: str, config_file: str | None = None) -> str:
 def load_run(
     weights: str, config_file: str | None = None, overrides: Sequence[str] = ()
 ) -> tuple[DictConfig, RMAE]:
-    """Config and model of a pre-training run, masking policy included, as `load_model`.
+    """Loads config and model of a pre-training run, masking policy included, like `load_model`.
 
     Args:
-        config_file: None for the config.yaml beside the weights.
+        config_file: None for the config.yaml next to the weights.
 
     Raises:
-        UserError: no config, or one that describes another model than an RMAE; a device that is not there.
-        CheckpointError: weights that are missing or do not fit.
+        UserError: if there is no config, it describes no RMAE, or the device does not exist.
+        CheckpointError: if weights are missing or do not fit.
     """
     name = config_of(weights, config_file)
     return load_model(weights, name, overrides, only=RMAE)
 
 
 def names_of(weights: Sequence[str], names: Sequence[str] = ()) -> list[str]:
-    """What the files of a comparison are called: as given, or without ending, with their folder if need be.
+    """Names the files of a comparison: as given, or their stem, with the folder if needed.
 
     Raises:
-        UserError: another number of names than of files.
+        UserError: if the number of names differs from that of files.
     """
     if names:
         if len(names) != len(weights):
@@ -154,7 +154,7 @@ def names_of(weights: Sequence[str], names: Sequence[str] = ()) -> list[str]:
         return [*names]
     sources = [parse_source(path) for path in weights]
     paths = [Path(source.address) for source in sources]
-    keys = [source.key or "" for source in sources]  # of one file's weights
+    keys = [source.key or "" for source in sources]  # of weights within a file
     stems = [
         f"{path.name.split('.')[0]} {key}".rstrip() for path, key in zip(paths, keys, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""What `rmae-d2 evaluate-interactive` does: IoU against the number of patches or clicks, with baselines."""
+"""Implements `rmae-d2 evaluate-interactive`: IoU versus number of patches or clicks, with baselines."""
 
 import json
 import time
@@ -20,13 +20,13 @@ from ..visualization.curves import draw_iou_curves
 from .region_prompt import RegionPrompt, RegionPromptPredictor
 
 COUNTS = tuple(range(21))
-_LEAST_PATCHES = 2  # of the model's grid: smaller objects are all border
-_MOST_SHARE = 0.6  # of the image: larger ones are its background
+_LEAST_PATCHES = 2  # of the model's grid: smaller objects consist of border only
+_MOST_SHARE = 0.6  # of the image: larger objects are its background
 _TABLE = (0, 1, 2, 3, 5, 10, 20)
 
 
 def _with_edges(predictor: RegionPromptPredictor) -> Method:
-    """The predictor as it is by default: the image draws the edges."""
+    """The predictor with its default, edges drawn by the image."""
 
     def start(image_HWC: NDArray[np.uint8]) -> Segmenter:
         embedding = predictor.embed(image_HWC)
@@ -45,7 +45,7 @@ def _with_edges(predictor: RegionPromptPredictor) -> Method:
 
 
 def _model_alone(predictor: RegionPromptPredictor) -> Method:
-    """The same model, shown the same, whose probabilities are the mask."""
+    """The same model with the same input, using its probabilities as the mask."""
 
     def start(image_HWC: NDArray[np.uint8]) -> Segmenter:
         embedding = replace(predictor.embed(image_HWC), segments=None)
@@ -73,25 +73,25 @@ def evaluate_interactive(
 ) -> str:
     """Runs one protocol and writes ``interactive_PROTOCOL.json`` and ``.png``.
 
-    Objects are drawn at random among those, crowds aside, whose area is at least that of two patches of the
+    Objects are drawn at random from those, except crowds, with an area of at least two patches of the
     model's grid and at most 60 % of the image.
 
-    Beside R-MAE with the image's edges its two halves are measured: the model without them, and they without
-    the model.
+    Besides R-MAE with the image's edges, each half is measured alone: the model without edges, and edges
+    without the model.
 
     Args:
-        predictor: one whose edges the image draws.
-        dataset: registered name; used where there is no json.
-        json_file, root: own data in COCO's format.
-        seed: of the choice of objects and of patches.
-        settings: told in the json beside this call's own.
+        predictor: one with edges drawn by the image.
+        dataset: registered name; used if there is no json.
+        json_file, root: custom data in COCO format.
+        seed: for the choice of objects and patches.
+        settings: recorded in the json besides this call's own.
 
     Returns:
-        a table of mean IoU in percent.
+        A table of mean IoU in percent.
 
     Raises:
-        UserError: a predictor with edges of the model, neither dataset nor json, an unknown protocol, no such
-            objects, or an image of another size than its annotations.
+        UserError: if the predictor uses the model's edges, neither dataset nor json is given, the protocol is
+            unknown, there are no such objects, or an image's size differs from its annotations.
     """
     if protocol not in interactive.PROTOCOLS:
         raise UserError(f"protocol={protocol!r}: one of {', '.join(interactive.PROTOCOLS)}")
@@ -153,7 +153,7 @@ def evaluate_interactive(
 
 
 def read_photo(sample: dict[str, Any]) -> NDArray[np.uint8]:
-    """A sample's image, refused where it has another size than its annotations."""
+    """Reads a sample's image; rejects it if its size differs from its annotations."""
     image = read_image(sample["file_name"])
     if image.shape[:2] != (sample["height"], sample["width"]):
         raise UserError(

@@ -1,4 +1,4 @@
-"""What prediction writes, by the key of a model's output."""
+"""Prediction writers, by output key of the model."""
 
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,10 @@ from ..evaluation.semantic import class_numbers
 
 
 class InstanceOutput(DetectionFile):
-    """Detectron2's instances, with the classes of a config's dataset.
+    """Writes Detectron2's instances, with the classes of a config's dataset.
 
     Raises:
-        UserError: that has another number of classes than the model, or see
+        UserError: if that has a different number of classes than the model; see also
             `rmae_d2.evaluation.classes.classes_of`.
     """
 
@@ -42,7 +42,7 @@ class InstanceOutput(DetectionFile):
 
 
 def check_class_count(classes: Classes, model: nn.Module) -> None:
-    """UserError where a detector has another number of classes than its config's dataset."""
+    """Raises UserError if a detector's number of classes differs from that of its config's dataset."""
     count = getattr(getattr(model, "roi_heads", None), "num_classes", None)
     _check_count(classes, len(classes.names) if count is None else count)
 
@@ -57,15 +57,15 @@ def _check_count(classes: Classes, of_model: int, least: str = "") -> None:
 
 
 class SemanticOutput(LabelFiles):
-    """Scores or classes of pixels, in the values of the ground truth that the config reads.
+    """Writes scores or classes of pixels, in the values of the ground truth that the config reads.
 
-    For ADE20K they are those of its official release, and where it is not there, too: 1 to 150 for the 150
+    For ADE20K these are the values of its official release, even if that is not present: 1 to 150 for the 150
     classes (0, no class, is never predicted), as its evaluation server and toolkit expect; 0 to 149 only
-    where Detectron2's converted folder alone is there. Own data have 1 to C with ``zero_is_ignored``, else 0
+    if just Detectron2's converted folder is present. Custom data use 1 to C with ``zero_is_ignored``, else 0
     to C - 1.
 
     Raises:
-        UserError: the config's dataset has another number of classes than the model, or is not known.
+        UserError: if the config's dataset is unknown or has a different number of classes than the model.
     """
 
     def __init__(self, cfg: DictConfig, model: nn.Module, folder: Path, _: float = 0.5) -> None:
@@ -76,16 +76,16 @@ class SemanticOutput(LabelFiles):
 
 
 def semantic_classes_of(cfg: DictConfig) -> tuple[tuple[str, ...], int]:
-    """Names of a config's classes, and the value of the first in label files.
+    """Returns names of a config's classes, and the value of the first one in label files.
 
-    They are those of the test data or, where these have not as many as the model (as where it was trained on
-    own data without others for testing), of the training data.
+    Uses the test data or, if its number of classes differs from the model's (e.g. after training on
+    custom data without separate test data), the training data.
     """
     wanted = OmegaConf.select(cfg, "model.sem_seg_head.num_classes")
     found = []
     for split in ("test", "train"):
         data = dataset_node(cfg, split, semantic_dataset)
-        if data is None:  # of Detectron2's own configs
+        if data is None:  # Detectron2's own configs
             names = OmegaConf.select(cfg, f"dataloader.{split}.dataset.names")
             data = OmegaConf.create({"names": names})
         names, images = data.get("names") or (), data.get("images")
@@ -106,12 +106,12 @@ def semantic_classes_of(cfg: DictConfig) -> tuple[tuple[str, ...], int]:
 
 
 def writes_labels(cfg: DictConfig) -> bool:
-    """Whether a config's model is one whose output is `SemanticOutput`'s."""
+    """Whether the output of a config's model is written by `SemanticOutput`."""
     model = cfg.get("model") or {}
     return "sem_seg_head" in model and "roi_heads" not in model
 
 
-#: By output key; where a model gives several, the first of these counts.
+#: By output key; if a model returns several, the first of these counts.
 OUTPUTS: dict[str, type[InstanceOutput] | type[SemanticOutput]] = {
     "instances": InstanceOutput,
     "sem_seg_labels": SemanticOutput,
@@ -122,7 +122,7 @@ OUTPUTS: dict[str, type[InstanceOutput] | type[SemanticOutput]] = {
 def output_of(
     output: dict[str, Any],
 ) -> tuple[str, type[InstanceOutput] | type[SemanticOutput]]:
-    """The key of a model's output that is written, and what writes it."""
+    """Returns the key of the output that is written, and its writer."""
     for key, kind in OUTPUTS.items():
         if key in output:
             return key, kind

@@ -1,4 +1,4 @@
-"""What `rmae-d2 predict` does: predictions of photos, pictures, and the files that hold them."""
+"""Implements `rmae-d2 predict`: predictions of photos, pictures, and the files that hold them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,19 +29,19 @@ def predict_files(
     max_images: int | None = None,
     pictures: bool = True,
 ) -> None:
-    """Predicts files and writes what the model gives, whole where it is interrupted, too.
+    """Predicts files and writes the model's outputs; files stay whole if interrupted.
 
-    In the output folder: the files of the model's kind of output, pictures, and ``images.json``, a COCO json
-    of the predicted images and the classes, without annotations. It says which file an image id is
-    (``file_name``, as it was read) and which its ``picture`` and, of semantic segmentation, ``labels``;
+    The output folder gets the files of the model's output type, pictures, and ``images.json``, a COCO JSON
+    of the predicted images and the classes, without annotations. It maps image ids to files
+    (``file_name``, as it was read), their ``picture`` and, for semantic segmentation, ``labels``;
     pycocotools loads detections over it: ``COCO("images.json").loadRes("predictions.json")``. Images that
     cannot be read are skipped, named and counted.
 
     The arguments are the options of ``rmae-d2 predict``.
 
     Raises:
-        UserError: anything of it cannot be used, no image can be predicted, or the disk is full. Files are
-            whole or not there then, and the same command can be given again.
+        UserError: if any argument is unusable, no image can be predicted, or the disk is full. Files are then
+            whole or absent, and the same command can be repeated.
     """
     config_file = config_of(weights, config_file)
     cfg = prepared_config(config_file, overrides)
@@ -50,7 +50,7 @@ def predict_files(
     labels = writes_labels(cfg)
     check_apart(folder, given, images, pictures=pictures, labels=labels)
     if labels and cfg.model.get("output") == "logits":
-        cfg.model.output = "labels"  # scores of a large image are gigabytes: 150 of them a pixel
+        cfg.model.output = "labels"  # scores of a large image take gigabytes: 150 per pixel
     predictor = Predictor(cfg, weights)
 
     def writer_of(predicted: dict[str, Any]) -> tuple[str, Output]:
@@ -63,7 +63,7 @@ def predict_files(
 
 
 def prepared_config(config_file: str, overrides: Sequence[str] = ()) -> DictConfig:
-    """A config whose model has the number of classes that its test data have, not closed to new keys."""
+    """Loads a config whose model has the number of classes of its test data, open to new keys."""
     cfg = apply_overrides(load_config(config_file), overrides)
     OmegaConf.set_struct(cfg, False)
     if json_file := OmegaConf.select(cfg, "dataloader.test.dataset.json"):

@@ -1,4 +1,4 @@
-"""A few predictions in one picture: what a training shows when it ends."""
+"""A few predictions in one picture, shown at the end of training."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,23 +20,23 @@ from ..visualization.sheets import Picture, SheetRow, contact_sheet
 from .prediction_outputs import output_of, semantic_classes_of
 from .predictor import Predictor
 
-#: Objects of a lower score are drawn only where an image has fewer of a higher one than the second number.
+#: Objects with a lower score are drawn only if an image has fewer than the second number above it.
 _SCORE, _LEAST = 0.5, 3
 
 
 def draw_few_predictions(
     cfg: DictConfig, model: nn.Module, files: Sequence[str], part: str
 ) -> Picture:
-    """Draws a detector's or segmentor's predictions beside their photos, a row per photo.
+    """Draws a detector's or segmentor's predictions next to their photos, one row per photo.
 
     Args:
-        cfg: of the model, with ``dataloader.test.mapper``.
+        cfg: config of the model, with ``dataloader.test.mapper``.
         model: in evaluation mode, with its weights.
-        files: of photos, one or more.
-        part: of the config, whose ``dataset`` names the classes, such as ``dataloader.test``.
+        files: one or more photos.
+        part: config part whose ``dataset`` names the classes, such as ``dataloader.test``.
 
     Raises:
-        UserError: the classes are not known, or a photo cannot be read.
+        UserError: if the classes are unknown, or a photo cannot be read.
     """
     predictor = Predictor(cfg, model)
     caption = data_name(cfg, part)

@@ -1,4 +1,4 @@
-"""A trained model as a function of one image, for any LazyConfig."""
+"""Wraps a trained model as a function of one image, for any LazyConfig."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +20,7 @@ from .finished_run import pick_device
 class Predictor:
     """Predicts one image at a time, as evaluation would.
 
-    Detectron2's DefaultPredictor does the same for its older configs; it does not take a LazyConfig.
+    Detectron2's DefaultPredictor does the same for its older configs, but does not accept a LazyConfig.
 
         predictor = Predictor(load_config("configs/coco/FILE.py"), "output/x/model_final.pth")
         instances = predictor(read_image("photo.jpg"))["instances"]
@@ -28,17 +28,17 @@ class Predictor:
     Args:
         cfg: a LazyConfig with ``model`` and ``dataloader.test.mapper``; ``train.device`` (default auto) is
             where the model runs.
-        weights: anything that `rmae_d2.checkpoint.load_weights` takes. It must hold every tensor of
-            the model. Or the model itself, with its weights, where it is.
+        weights: anything accepted by `rmae_d2.checkpoint.load_weights`, with every tensor of the
+            model. Or the model itself, with its weights, on its current device.
 
     Attributes:
         model: in evaluation mode, on ``device``.
-        augmentations: of the test mapper; they see its ``image_format``, "RGB" or "BGR".
-        all_bands: whether images are all bands of their files, and not RGB.
+        augmentations: of the test mapper; they receive its ``image_format``, "RGB" or "BGR".
+        all_bands: whether images are all bands of their files instead of RGB.
 
     Raises:
-        UserError: a config of pre-training or without such a mapper, or a device that is not there.
-        CheckpointError: weights that are not there or do not fit.
+        UserError: for a pre-training config or one without such a mapper, or a device that does not exist.
+        CheckpointError: if weights are missing or do not fit.
     """
 
     def __init__(self, cfg: DictConfig, weights: str | Mapping[str, Any] | nn.Module) -> None:
@@ -56,20 +56,20 @@ class Predictor:
         self._wants_original = multi_scale is not None and not multi_scale.is_plain
 
     def __call__(self, image_HWC: NDArray[Any]) -> dict[str, Any]:
-        """What the model gives for one image.
+        """Predicts one image.
 
         Args:
-            image_HWC: uint8 (H, W, 3) RGB, upright, as `rmae_d2.data.read_image` reads it, or all bands
-                (H, W, C), as `read_bands` does; anything else is a UserError.
+            image_HWC: uint8 (H, W, 3) RGB, upright, as read by `rmae_d2.data.read_image`, or all bands
+                (H, W, C), as read by `read_bands`; anything else is a UserError.
 
         Returns:
-            the model's own keys with everything on the CPU, at the image's size. A detector gives
+            The model's own keys with everything on the CPU, at the image's size. A detector returns
             ``instances``: Instances with ``pred_boxes`` (XYXY, pixels), ``scores``, ``pred_classes`` and,
-            where it has a mask head, ``pred_masks`` bool (N, H, W); sorted by falling score. Semantic
-            segmentation gives ``sem_seg``, scores (C, H, W), or ``sem_seg_labels``, classes (H, W).
+            if it has a mask head, ``pred_masks`` bool (N, H, W); sorted by descending score. Semantic
+            segmentation returns ``sem_seg``, scores (C, H, W), or ``sem_seg_labels``, classes (H, W).
 
         Raises:
-            ImageSizeError: so long and narrow that resizing leaves nothing of its short side.
+            ImageSizeError: if the image is so elongated that resizing reduces its short side to nothing.
         """
         if self.all_bands:
             image_HWC = image_HWC.astype(np.float32)
@@ -94,7 +94,7 @@ class Predictor:
 
 
 def _preparation(cfg: DictConfig) -> tuple[T.Augmentation, str]:
-    """The test mapper's augmentations and image format."""
+    """Returns the test mapper's augmentations and image format."""
     node = OmegaConf.select(cfg, "dataloader.test.mapper")
     mapper = None if node is None else instantiate(node)
     augmentations = getattr(mapper, "augmentations", None)
@@ -107,6 +107,6 @@ def _preparation(cfg: DictConfig) -> tuple[T.Augmentation, str]:
     if image_format not in ("RGB", "BGR"):
         key = "dataloader.test.mapper.image_format"
         raise UserError(f"{key}={image_format}: prediction knows RGB and BGR")
-    if not isinstance(augmentations, T.Augmentation):  # a plain list, as own mappers may have it
+    if not isinstance(augmentations, T.Augmentation):  # a plain list, as in custom mappers
         augmentations = T.AugmentationList(augmentations)
     return augmentations, image_format

@@ -1,7 +1,7 @@
-"""``rmae_d2.load``: a trained model of ours, ready to call, from wherever it is.
+"""``rmae_d2.load``: a trained model, ready to call, from any location.
 
-A run's folder, a folder of `rmae_d2.save_pretrained`, a repository on the Hugging Face hub and what the
-package ships are the same: weights, ``config.yaml`` beside them, and maybe ``README.md``, the model card.
+A run's folder, a folder of `rmae_d2.save_pretrained`, a repository on the Hugging Face hub and the package's
+own weights share one layout: weights, ``config.yaml`` next to them, optionally ``README.md``, the model card.
 """
 
 import re
@@ -29,7 +29,7 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[^@]+)?")
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a loaded model comes from, as its attribute ``origin``; for saving it."""
+    """Origin of a loaded model, kept in its attribute ``origin`` for saving it."""
 
     weights: str
     folder: Path  #: of the weights, with the run's events or a model card
@@ -41,27 +41,27 @@ def load(
 ) -> nn.Module:
     """Loads a trained model, in evaluation mode.
 
-        rmae_d2.load("output/rmae")  # a run: its model_final.pth, built as its config.yaml says
-        rmae_d2.load("output/rmae/model_0000999.pth")
-        rmae_d2.load("rmae-d2://rmae_scenes")  # what the package ships
-        rmae_d2.load("org/name@revision")  # of the hub, or hf://org/name@revision
-        rmae_d2.load("mae_pretrain_vit_base.pth")  # no config.yaml beside it: a bare encoder
+            rmae_d2.load("output/rmae")  # a run: its model_final.pth, built from its config.yaml
+            rmae_d2.load("output/rmae/model_0000999.pth")
+            rmae_d2.load("rmae-d2://rmae_scenes")  # shipped with the package
+            rmae_d2.load("org/name@revision")  # on the hub, or hf://org/name@revision
+            rmae_d2.load("mae_pretrain_vit_base.pth")  # no config.yaml next to it: a bare encoder
 
-    A config of the hub's is built only if it names nothing but parts of networks.
+    A config from the hub is built only if it names nothing but network components.
 
     Args:
-        path_or_name: as above; a folder or file that exists is not looked for on the hub.
+        path_or_name: as above; an existing folder or file takes precedence over the hub.
         device: auto, cpu, cuda or cuda:0.
-        num_heads: of a bare encoder, where no tensor tells it and its width is not a common one.
-        hub: of huggingface_hub's ``hf_hub_download``: token, cache_dir, local_files_only, ...
+        num_heads: for a bare encoder, if no tensor determines it and its width is not a common one.
+        hub: options of huggingface_hub's ``hf_hub_download``: token, cache_dir, local_files_only, ...
 
     Returns:
-        the config's model: an ``RMAE``, ``Classifier``, detector or segmentor; of a bare encoder the ViT, see
-        `rmae_d2.checkpoint.encoder.load_encoder`. Its attribute ``origin`` is an `Origin`.
+        The config's model: an ``RMAE``, ``Classifier``, detector or segmentor; for a bare encoder the ViT,
+        see `rmae_d2.checkpoint.encoder.load_encoder`. Its attribute ``origin`` is an `Origin`.
 
     Raises:
-        CheckpointError: nothing there, or weights that do not fit.
-        UserError: a config that cannot be used; a device that is not there.
+        CheckpointError: if nothing is there, or the weights do not fit.
+        UserError: if the config is unusable, or the device does not exist.
     """
     weights, theirs = find_weights(str(path_or_name), hub)
     folder = local_path(weights).parent
@@ -76,10 +76,10 @@ def load(
 
 
 def find_weights(name: str, hub: Mapping[str, Any] | None = None) -> tuple[str, bool]:
-    """The weight file that a name means, on this machine or as iopath knows it; whether it is of a hub.
+    """Resolves a name to a weight file, local or as iopath knows it, and whether it is from a hub.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: if there is none.
     """
     path = Path(name.partition("?")[0]).expanduser()
     if path.is_dir():

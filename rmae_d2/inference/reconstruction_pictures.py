@@ -1,4 +1,4 @@
-"""What `rmae-d2 visualize reconstruction` (the paper's figure 5 for any photos) and `masking` do."""
+"""Implements `rmae-d2 visualize reconstruction` (the paper's figure 5 for any photos) and `masking`."""
 
 import os
 from collections.abc import Sequence
@@ -29,17 +29,17 @@ SHEET = "contact_sheet.png"
 SOURCES = ("fh", "json", "sam")
 
 _FH_SCALES = (500, 1000, 1500)  # the paper's
-# Regions that are shown: no larger share of the picture if there are others, and unlike each other.
+# Regions shown: none above this share of the picture if there are others, and mutually dissimilar.
 _LARGEST = 0.5
 _SAME_IOU = 0.5
 _NUM_REGIONS = 8
 
 
 def region_source(name: str, json: str | None = None, sam_model: str | None = None) -> RegionSource:
-    """The source that the command line names.
+    """Returns the source named on the command line.
 
     Args:
-        name: ``fh``, the paper's unsupervised one; ``json``, instance masks in COCO's or LVIS's format;
+        name: ``fh``, the paper's unsupervised one; ``json``, instance masks in COCO or LVIS format;
             ``sam``.
     """
     if name == "fh":
@@ -67,25 +67,25 @@ def draw_reconstruction_pictures(
     max_regions: int = 3,
     worst: int | None = None,
 ) -> list[Path]:
-    """Draws one picture a photo, and one of all.
+    """Draws one picture per photo, and one of all.
 
-    Of a photo the largest centred part of the model's shape is taken. Its regions are shown to the model
-    filled up to as many as it was trained with, the largest first, repeated where there are fewer.
+    From each photo, the largest centred crop of the model's shape is taken. Its regions are given to the
+    model, largest first, filled up to the number it was trained with, with repeats if there are fewer.
 
     Args:
         weights: checkpoints of pre-training runs: R-MAE, MAE (no regions are drawn), or RAE (no pixels);
-            several are drawn under each other, each by its own size and masks.
-        output: folder for the PNGs, named as the photos, and `SHEET`.
-        source: of the regions; not asked where the model needs none.
-        names: of the models, where there are several, see `names_of`.
-        config_file: of the run; None for the config.yaml beside the weights.
-        mask_ratios: shares of hidden pixel patches, a row each; none for the model's own. The region branch
-            follows, unless its config gives it a ratio of its own.
-        seed: of the masks; photo i has seed + i, whatever the ratio, so a higher one hides more patches.
-        max_images: the first so many inputs.
-        max_regions: drawn of a photo.
-        worst: draw only so many of these photos, those with the largest loss of the first model at the first
-            ratio (of regions where it predicts them, else of pixels), the largest first; None for all.
+            several are drawn below each other, each with its own size and masks.
+        output: folder for the PNGs, named after the photos, and `SHEET`.
+        source: of the regions; unused if the model needs none.
+        names: of the models, if there are several, see `names_of`.
+        config_file: of the run; None for the config.yaml next to the weights.
+        mask_ratios: fractions of pixel patches hidden, one row each; empty for the model's own. The region
+            branch follows, unless its config sets its own ratio.
+        seed: of the masks; photo i uses seed + i at every ratio, so a higher ratio hides more patches.
+        max_images: use only this many inputs, from the first.
+        max_regions: regions drawn per photo.
+        worst: draw only this many photos, those with the largest loss of the first model at the first
+            ratio (region loss if it predicts regions, else pixel loss), largest first; None for all.
     """
     if max_images < 1 or max_regions < 1:
         raise UserError(f"--max-images {max_images}, --max-regions {max_regions}: 1 or more")
@@ -115,12 +115,12 @@ def draw_reconstruction_pictures(
 
 
 def _loss(panel: Panel) -> float:
-    """Of the regions, where there are any, else of the pixels."""
+    """Returns the region loss if there is one, else the pixel loss."""
     return float(panel.output.get("loss_region", panel.output.get("loss_pixel", torch.zeros(()))))
 
 
 def _check_drawable(model: RMAE, mask_ratios: Sequence[float]) -> None:
-    """Refuses a model that sees no RGB images, or ratios that leave it nothing."""
+    """Rejects a model that does not take RGB images, or ratios that leave it nothing."""
     net = model.backbone.net
     if net.in_chans != 3:
         raise UserError(f"a model for images of {net.in_chans} channels, not RGB")
@@ -141,7 +141,7 @@ def _panels(
     max_regions: int,
     seed: int,
 ) -> list[Panel]:
-    """One photo through one model, at each ratio; at the model's own where there is none."""
+    """Runs one photo through one model at each ratio, or at the model's own if none is given."""
     image, record = _centre(model, photo, source)
     shown, given = _choose(record, model, cfg, max_regions)
     sample = {
@@ -166,7 +166,7 @@ def _panels(
 def _centre(
     model: RMAE, photo: dict[str, Any], source: RegionSource
 ) -> tuple[NDArray[np.uint8], RegionRecord | None]:
-    """The largest centred part of the model's shape, at its size, and the regions there."""
+    """Returns the largest centred crop of the model's shape, at its size, with its regions."""
     whole = read_image(photo["file_name"])
     height, width = whole.shape[:2]
     high, wide = model.backbone.net.img_size
@@ -182,14 +182,14 @@ def _centre(
     except (OSError, UserError, RuntimeError) as error:
         raise UserError(f"the regions of {photo['file_name']}: {error}") from error
     taken = label_indices(transform, record.size)
-    assert taken is not None  # of a CropResizeTransform it is known
+    assert taken is not None  # known for a CropResizeTransform
     return image, record.take(*taken)
 
 
 def _choose(
     record: RegionRecord | None, model: RMAE, cfg: DictConfig, max_regions: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_] | None]:
-    """Regions to show, and all that the model gets, those first."""
+    """Returns the regions to show, and all that the model gets, beginning with these."""
     size = model.backbone.net.img_size
     if record is None:
         return np.zeros((0, *size), np.bool_), None
@@ -203,7 +203,7 @@ def _choose(
         if all((a & b).sum() < _SAME_IOU * max(1, (a | b).sum()) for a, b in pairs):
             shown.append(index)
     wanted = OmegaConf.select(cfg, "dataloader.train.mapper.num_regions", default=_NUM_REGIONS)
-    if isinstance(model.region_branch, ChannelRegionBranch):  # which takes exactly as many
+    if isinstance(model.region_branch, ChannelRegionBranch):  # takes exactly that many
         shown = shown[:wanted]
     pool = [*shown, *(index for index in order.tolist() if index not in shown)]
     count = max(wanted, len(shown))
@@ -229,13 +229,13 @@ def draw_masking(
     max_images: int = 8,
     seed: int = 0,
 ) -> Path:
-    """Draws one sheet, a row per photo: image, mask probability where the policy has one, mask, predictions.
+    """Draws one sheet, one row per photo: image, mask probability if the policy has one, mask, predictions.
 
     Photos pass through the config's test mapper, so they are cropped as in evaluation; regions are made only
-    where the model or its policy looks at them.
+    if the model or its policy uses them.
 
     Args:
-        config_file: of a pre-training run; None for the config.yaml beside its weights.
+        config_file: of a pre-training run; None for the config.yaml next to its weights.
         weights: its checkpoint, masking policy included; every tensor must fit.
         seed: of crops and masks.
     """

@@ -1,7 +1,7 @@
-"""Interactive segmentation: from a few visible patches of a region, and the image, to its mask.
+"""Interactive segmentation: predicts a region's mask from the image and a few visible patches of the region.
 
-R-MAE's region branch completes region maps (section 4 and figure 6 of the paper show it); nothing is
-trained for it here. Letters: H W pixels of the image, P patch side, Gh Gw grid over the whole image,
+R-MAE's region branch completes region maps (shown in section 4 and figure 6 of the paper); nothing is
+trained for this here. Letters: H W pixels of the image, P patch side, Gh Gw grid over the whole image,
 K prompts, n points.
 """
 
@@ -32,14 +32,14 @@ from .region_views import (
 
 @dataclass(frozen=True)
 class RegionPrompt:
-    """What is known of one region, on the grid of patches of the image that was embedded.
+    """What is known about one region, on the patch grid of the embedded image.
 
     Args:
         visible: bool (Gh, Gw), patches shown to the region branch.
         region: bool (Gh*P, Gw*P), the region's map; only visible patches count.
-        within: bool (Gh, Gw), the patches that the mask is kept to; None for all.
+        within: bool (Gh, Gw), the patches to which the mask is restricted; None for all.
         seeds: int8 (h, w) on the map of the image's segments, if it has one: pixels known to be in the
-            region (1), outside it (0), or not known (-1); None for all of the visible patches.
+            region (1), outside it (0), or unknown (-1); None for all pixels of the visible patches.
     """
 
     visible: NDArray[np.bool_]
@@ -49,7 +49,7 @@ class RegionPrompt:
 
     @property
     def marked(self) -> NDArray[np.bool_]:
-        """Bool (Gh, Gw), the visible patches with something of the region."""
+        """Bool (Gh, Gw), the visible patches containing part of the region."""
         (Gh, Gw), P = self.visible.shape, self.region.shape[0] // self.visible.shape[0]
         marked: NDArray[np.bool_] = self.visible & self.region.reshape(Gh, P, Gw, P).any(
             axis=(1, 3)
@@ -57,9 +57,9 @@ class RegionPrompt:
         return marked
 
     def kept_in(self, top: int, left: int, bottom: int, right: int) -> "RegionPrompt":
-        """Keeps the mask to rows and columns of patches, the last ones excluded, and ``BOX_MARGIN`` around.
+        """Restricts the mask to rows and columns of patches (end exclusive), plus a margin of ``BOX_MARGIN``.
 
-        Unless the prompt itself shows some of the region outside of that.
+        Unless the prompt itself shows part of the region outside of that.
         """
         within = np.zeros_like(self.visible)
         rows = slice(max(top - BOX_MARGIN, 0), bottom + BOX_MARGIN)
@@ -67,10 +67,10 @@ class RegionPrompt:
         return self if (self.marked & ~within).any() else replace(self, within=within)
 
     def with_background(self) -> "RegionPrompt":
-        """Takes the grid's four corners as outside the region, where the prompt does not show them itself.
+        """Marks the grid's four corners as outside the region unless the prompt shows them itself.
 
-        What a model was only shown the inside of it tends to continue over the whole image, for so do the
-        regions that fill all visible patches in pre-training. A prompt that shows nothing stays as it is.
+        Shown only the inside of a region, a model tends to continue it over the whole image, because so do
+        the regions that fill all visible patches in pre-training. A prompt that shows nothing is unchanged.
         """
         P = self.region.shape[0] // self.visible.shape[0]
         shown = self.visible.repeat(P, axis=0).repeat(P, axis=1)
@@ -87,11 +87,11 @@ class RegionPrediction:
 
     Args:
         masks: bool (K, H, W), probability above the threshold.
-        probabilities: float32 (K, H, W), resized to the image bilinearly. Where the image draws the edges,
-            those of its segments; otherwise visible patches are as given and hidden ones the sigmoid of the
+        probabilities: float32 (K, H, W), resized to the image bilinearly. If the image draws the edges,
+            those of its segments; otherwise visible patches as given and, for hidden ones, the sigmoid of the
             region branch's logits.
-        scores: float32 (K,) in [0, 1], see `mask_confidence`. Not a learned IoU: it is as good as
-            the probabilities are calibrated, and high for many a mask that is wrong.
+        scores: float32 (K,) in [0, 1], see `mask_confidence`. Not a learned IoU: it is only as good as
+            the calibration of the probabilities, and high for many wrong masks.
         doubts: K texts, see `doubt`.
     """
 
@@ -104,22 +104,22 @@ class RegionPrediction:
 #: What draws a mask's edge.
 EDGES = ("image", "model")
 
-#: Patches around a box that its mask may reach into.
+#: Patches that a mask may extend beyond its box.
 BOX_MARGIN = 1
 
-#: Share of an image from which on a mask covers nearly all of it.
+#: Share of an image from which a mask counts as covering nearly all of it.
 NEARLY_ALL = 0.9
 
-_LIKELY = (0.02, 0.98)  # the model's probabilities are kept to, where they are a prior
+_LIKELY = (0.02, 0.98)  # range to which the model's probabilities are clipped as a prior
 _MOST_PIECES = 10
-_LOOKED_AT = 256  # pixels of a mask's long side
+_LOOKED_AT = 256  # pixels on a mask's long side
 
 
 def doubt(mask_HW: NDArray[np.bool_], marked_GG: NDArray[np.bool_]) -> str:
-    """Why a mask is hardly the region meant, one clause; empty where nothing speaks against it.
+    """Says why a mask is probably not the intended region, as one clause; empty if nothing suggests so.
 
-    That it covers nearly all of the image, that most of it lies in pieces without a patch that was marked as
-    part of the region (Gh, Gw), or that there are many such pieces, 3 by 3 pixels or more of at most 256 a
+    Reasons: it covers nearly all of the image; most of it lies in pieces without a patch marked as part of
+    the region (Gh, Gw); or there are many such pieces, of 3 by 3 pixels or more at no more than 256 pixels a
     side.
     """
     if mask_HW.mean() > NEARLY_ALL:
@@ -132,7 +132,7 @@ def doubt(mask_HW: NDArray[np.bool_], marked_GG: NDArray[np.bool_]) -> str:
         np.arange(n) * g // n for n, g in zip(mask.shape, marked_GG.shape, strict=True)
     )
     sizes[pieces[marked_GG[np.ix_(rows, columns)]]] = (
-        0  # those that hold a mark, and what is not a mask
+        0  # those that contain a mark, and the background
     )
     sizes[0] = 0
     if 2 * sizes.sum() > mask.sum():
@@ -143,45 +143,45 @@ def doubt(mask_HW: NDArray[np.bool_], marked_GG: NDArray[np.bool_]) -> str:
 
 
 class RegionPromptPredictor:
-    """Segments what a few patches point at, with a pre-trained R-MAE or RAE.
+    """Segments what a few patches indicate, with a pre-trained R-MAE or RAE.
 
         predictor = RegionPromptPredictor.from_files("output/rmae/model_final.pth")
         predictor.set_image(read_image("photo.jpg"))
         prompt = predictor.prompt(points=[(320, 200), (40, 40)], labels=[1, 0])
         mask = predictor.predict([prompt]).masks[0]
 
-    The pixel encoder runs once per image; a prediction runs only the region branch, and by default lets the
+    The pixel encoder runs once per image; a prediction runs only the region branch and, by default, lets the
     image draw the mask's edge: the region branch's probabilities are the prior of a walk over small segments
-    from the pixels that were pointed at (`rmae_d2.regions.segment_walk`). A prompt's result does
-    not depend on the others (but for the last digits). A prompt without visible patches asks for nothing and
+    from the indicated pixels (`rmae_d2.regions.segment_walk`). A prompt's result does
+    not depend on the others (up to the last digits). A prompt without visible patches asks for nothing and
     gets probability 0 everywhere.
 
-    Pre-training shows the region branch random patches with exact content. A few clicks are far from that: a
-    clicked patch is shown as lying wholly in the region, or wholly outside. Therefore, where the image draws
-    the edge, corners that were not marked are shown as outside (`RegionPrompt.with_background`), and
-    where n patches are marked, the model's share in the prior is 1/n (docs/interactive.md).
+    Pre-training shows the region branch random patches with exact content. A few clicks differ greatly: a
+    clicked patch is shown as lying entirely in the region, or entirely outside. Therefore, if the image draws
+    the edge, unmarked corners are shown as outside (`RegionPrompt.with_background`), and
+    if n patches are marked, the model's weight in the prior is 1/n (docs/interactive.md).
 
     Args:
-        model: with a region branch that gets the pixels: the length or batch variant.
-        edges: what draws a mask's edge: ``image``, or ``model`` for the region branch's probabilities as
-            they are.
-        resolution: how an image of another size than the model's is taken.
-            ``resize``: stretched to the model's size, as in pre-training but for its crops.
-            ``interpolate``: resized, keeping its shape, to a grid of its own number of patches, at least
-            the model's and at most ``max_patches``; position embeddings are resampled to that grid.
-            ``window``: resized as for ``interpolate``, sides no shorter than the model's, and cut into
-            windows of the model's size that overlap by half or more. Those take part in a prompt that hold
-            a visible patch with foreground; where several do, they are averaged, the middle of a window
-            counting most. The mask ends where these windows end: elsewhere the probability is 0.
-        mask_ratio: share of pixel patches hidden from the pixel encoder, [0, 0.95], by ``seed``.
-        seed: of the hidden pixel patches.
-        max_patches: of the grid over the whole image, unless ``resize``; never less than the model's.
+        model: must have a region branch that receives pixel features: the length or batch variant.
+        edges: what draws a mask's edge: ``image``, or ``model`` for the unchanged probabilities of the
+            region branch.
+        resolution: how to treat an image of a different size than the model's. ``resize``: stretch to the
+            model's size, as in pre-training except for its crops. ``interpolate``: resize, keeping the aspect
+            ratio, to a grid with its own number of patches, at least the model's and at most ``max_patches``;
+            position embeddings are resampled to that grid. ``window``: resize as for ``interpolate``, with
+            sides no shorter than the model's, and cut into windows of the model's size that overlap by half
+            or more. A prompt uses the windows that hold a visible patch with foreground; if there are
+            several, they are averaged, weighted towards window centres. The mask ends where these windows
+            end: elsewhere the probability is 0.
+        mask_ratio: fraction of pixel patches hidden from the pixel encoder, [0, 0.95], by ``seed``.
+        seed: selects the hidden pixel patches.
+        max_patches: maximum for the grid over the whole image, unless ``resize``; at least the model's.
 
     Attributes:
-        embedding: the image that was set, or None; of it are image_size, grid and hidden.
+        embedding: the image that was set, or None; it provides image_size, grid and hidden.
 
     Raises:
-        UserError: a model that cannot do this, an unknown resolution, or a ratio out of range.
+        UserError: if the model is unsuitable, the resolution unknown, or the ratio out of range.
     """
 
     def __init__(
@@ -218,10 +218,10 @@ class RegionPromptPredictor:
         device: str = "auto",
         **settings: Any,
     ) -> "RegionPromptPredictor":
-        """A predictor of a finished run.
+        """Creates a predictor from a finished run.
 
         Args:
-            weights, config_file, overrides: see `load_run`, which says what it raises, too.
+            weights, config_file, overrides: see `load_run`, also for its errors.
             device: ``auto``, ``cpu``, ``cuda`` ...
             settings: keyword arguments of the class.
         """
@@ -246,7 +246,7 @@ class RegionPromptPredictor:
         return self._image().hidden
 
     def set_image(self, image_HWC: NDArray[np.uint8]) -> None:
-        """Embeds an image, see `embed`, and keeps it as the one that other calls are about."""
+        """Embeds an image, see `embed`, and keeps it for subsequent calls."""
         self.embedding = self.embed(image_HWC)
 
     @torch.no_grad()
@@ -259,11 +259,11 @@ class RegionPromptPredictor:
     ) -> ImageEmbedding:
         """Runs the pixel encoder, and finds the image's segments if they draw the edges.
 
-        One model can serve many embeddings at a time.
+        One model can serve many embeddings at the same time.
 
         Args:
             image_HWC: uint8 (H, W, 3) RGB, upright, any size from 1x1; anything else is a UserError.
-            mask_ratio, seed: instead of the predictor's own.
+            mask_ratio, seed: override the predictor's own.
         """
         channels = self.model.backbone.net.in_chans
         if image_HWC.dtype != np.uint8 or image_HWC.ndim != 3 or image_HWC.shape[2] != channels:
@@ -294,30 +294,30 @@ class RegionPromptPredictor:
         keep_in_box: bool = True,
         embedding: ImageEmbedding | None = None,
     ) -> RegionPrompt:
-        """What a person points at, as visible patches: positive ones all region, negative ones all not.
+        """Converts user input to visible patches: positive ones all region, negative ones all outside.
 
-        The image's segments take points, scribbles and a box's centre for the pixels that they are, and
-        patches for all of their pixels.
+        For the image's segments, points, scribbles and a box's centre mark exactly their pixels, and
+        patches all of their pixels.
 
-        Where arguments disagree on a patch, the later in this list wins: box, scribble, patches,
+        If arguments disagree on a patch, the later in this list wins: box, scribble, patches,
         negative_patches, points (a later point over an earlier one).
 
         Args:
             points: (n, 2) of (x, y), pixels of the image; a point's patch becomes visible.
             labels: (n,), 1 for positive and 0 for negative points; None for all positive.
             box: (x0, y0, x1, y1) around the region, pixels: the patch at its centre becomes positive, and
-                those that lie wholly outside and touch it (a ring one patch wide) negative.
+                those that lie entirely outside and touch it (a ring one patch wide) negative.
             scribble: (n, 2), a line through these points: every patch that it meets becomes positive.
             patches: (n, 2) of (row, column) on the grid, positive.
             negative_patches: as ``patches``, negative.
-            assume_background: see `RegionPrompt.with_background`. No matter where the image draws the
-                edges: there the model is always shown so.
+            assume_background: see `RegionPrompt.with_background`. Has no effect if the image draws the
+                edges, because the model is then always shown the background.
             keep_in_box: whether a box's mask ends ``BOX_MARGIN`` patches around it; see
                 `RegionPrompt.kept_in`.
             embedding: of the image; None for the one that was set.
 
         Raises:
-            UserError: no image; points, patches or a box outside the image; lengths that differ.
+            UserError: if there is no image, something lies outside the image, or lengths differ.
         """
         image = self._image(embedding)
         size, P = image.image_size, self.patch_size
@@ -353,14 +353,14 @@ class RegionPromptPredictor:
         threshold: float = 0.5,
         embedding: ImageEmbedding | None = None,
     ) -> RegionPrediction:
-        """The masks of K prompts of one image, K may be 0.
+        """Predicts the masks of K prompts for one image; K may be 0.
 
         Args:
-            threshold: pixels of a higher probability are of the mask, [0, 1).
+            threshold: pixels with a higher probability belong to the mask, [0, 1).
             embedding: of the image; None for the one that was set.
 
         Raises:
-            UserError: no image, or a prompt made for another grid.
+            UserError: if there is no image, or a prompt was made for another grid.
         """
         image = self._image(embedding)
         (Gh, Gw), P = image.grid, self.patch_size
@@ -393,7 +393,7 @@ class RegionPromptPredictor:
         )
 
     def _complete(self, image: ImageEmbedding, prompts: Sequence[RegionPrompt]) -> torch.Tensor:
-        """The region branch's probabilities, (K, Gh*P, Gw*P)."""
+        """Returns the region branch's probabilities, (K, Gh*P, Gw*P)."""
         device = self.model.device
         visible = torch.from_numpy(np.stack([p.visible for p in prompts])).to(device)
         region = torch.from_numpy(np.stack([p.region for p in prompts])).to(device)
@@ -402,7 +402,7 @@ class RegionPromptPredictor:
     def _walk(
         self, image: ImageEmbedding, segments: SegmentGraph, prompts: Sequence[RegionPrompt]
     ) -> torch.Tensor:
-        """The segments' probabilities, (K, h, w)."""
+        """Returns the segments' probabilities, (K, h, w)."""
         completed = self._complete(image, [prompt.with_background() for prompt in prompts])
         size = segments.labels.shape
         expected = _resized(completed, size).cpu().numpy().clip(*_LIKELY)
@@ -422,13 +422,13 @@ class RegionPromptPredictor:
 
 
 def _resized(maps: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
-    """Probabilities (K, h, w) at another size."""
+    """Resizes probabilities (K, h, w)."""
     resized = F.interpolate(maps[:, None], size, mode="bilinear", antialias=True)
     return resized[:, 0].clamp(0, 1)
 
 
 def _seeds(prompt: RegionPrompt, size: tuple[int, ...]) -> NDArray[np.int8]:
-    """Pixels that a prompt says to be in its region, or not, on a map of the image (h, w)."""
+    """Returns the pixels known to be in or outside a prompt's region, on a map of the image (h, w)."""
     if prompt.seeds is not None:
         return prompt.seeds
     shown = resize_mask(prompt.visible, size)
@@ -470,7 +470,7 @@ Labels = NDArray[np.int8]
 def patches_of(
     points: NDArray[np.float64], grid: tuple[int, int], image_size: tuple[int, int]
 ) -> NDArray[np.int64]:
-    """(row, column) of the patches under points (n, 2) of (x, y): pixel (x, y) counts by its centre."""
+    """Returns (row, column) of the patches under points (n, 2) of (x, y), using pixel centres."""
     (Gh, Gw), (H, W) = grid, image_size
     centres = np.floor(points) + 0.5
     columns, rows = centres[:, 0] * Gw / W, centres[:, 1] * Gh / H
@@ -478,7 +478,7 @@ def patches_of(
 
 
 class _Known:
-    """What marks say, the later over the earlier: of patches, and of the segments' pixels, if there are any.
+    """State of all marks, later over earlier: for patches and, if there are segments, their pixels.
 
     Attributes:
         patches: int8 (Gh, Gw), INSIDE, OUTSIDE or UNKNOWN.
@@ -491,16 +491,16 @@ class _Known:
         self.seeds: Labels | None = None
         if image.segments is not None:
             self.seeds = np.full(image.segments.labels.shape, UNKNOWN, np.int8)
-        self._whole = np.zeros(image.grid, bool)  # patches that were marked as such
+        self._whole = np.zeros(image.grid, bool)  # patches marked as a whole
 
     def mark_patches(self, rows_columns: NDArray[np.int64], value: int) -> None:
-        """All pixels of patches (n, 2)."""
+        """Marks all pixels of patches (n, 2)."""
         chosen = np.zeros(self.patches.shape, bool)
         chosen[tuple(rows_columns.T)] = True
         self._mark_whole(chosen, value)
 
     def mark_points(self, places: NDArray[np.float64], values: NDArray) -> None:
-        """The pixels under points (n, 2) of (x, y), and the patches that they lie in."""
+        """Marks the pixels under points (n, 2) of (x, y), and their patches."""
         patches = patches_of(places, self.patches.shape, self._size)
         replaced = np.zeros(self.patches.shape, bool)
         replaced[tuple(patches.T)] = True
@@ -511,7 +511,7 @@ class _Known:
             self.seeds[tuple(patches_of(places, self.seeds.shape, self._size).T)] = values
 
     def mark_box(self, box: NDArray[np.float64]) -> tuple[int, int, int, int]:
-        """Top, left, bottom and right of a box in patches, the last ones excluded."""
+        """Marks a box; returns its top, left, bottom and right in patches, end exclusive."""
         (Gh, Gw), (H, W) = self.patches.shape, self._size
         if box.shape != (4,) or not np.isfinite(box).all():
             raise UserError(f"a box is (x0, y0, x1, y1) in pixels, not {box.tolist()}")
@@ -549,7 +549,7 @@ def _labels(labels: ArrayLike | None, count: int) -> NDArray:
 def _sampled(
     line: NDArray[np.float64], grid: tuple[int, int], image_size: tuple[int, int]
 ) -> NDArray[np.float64]:
-    """Points along a line, denser than pixels and than a quarter of a patch."""
+    """Samples points along a line, denser than pixels and than a quarter of a patch."""
     (Gh, Gw), (H, W) = grid, image_size
     pieces = [line[:1]]
     for start, end in zip(line[:-1], line[1:], strict=True):

@@ -1,4 +1,4 @@
-"""An image as a pixel encoder of one size takes it, and region maps completed from visible patches of it.
+"""Fits an image to a pixel encoder of fixed size, and completes region maps from its visible patches.
 
 Letters: H W pixels of the image, P patch side, Gh Gw grid over the whole image, K prompts, L patches of a
 view, V visible ones, D width, N views, X values per patch.
@@ -28,13 +28,13 @@ _Network = TypeVar("_Network", bound=nn.Module)
 
 @dataclass(frozen=True)
 class View:
-    """A part of the grid that the model sees at once, encoded."""
+    """An encoded part of the grid that the model sees at once."""
 
-    top: int  # first row and column of patches
+    top: int  # first row and column of its patches
     left: int
     grid: Grid  # its own (rows, columns) of patches
     tokens: Tensor  # (1 + V, D), of the cls token and its visible patches
-    ids_visible: Tensor  # int64 (V,), where they sit in the view's raster order
+    ids_visible: Tensor  # int64 (V,), their positions in the view's raster order
 
     def of(self, grid_of_values: Tensor) -> Tensor:
         return _part(grid_of_values, self.top, self.left, self.grid)
@@ -42,14 +42,14 @@ class View:
 
 @dataclass(frozen=True)
 class ImageEmbedding:
-    """An encoded image, all that predicting regions needs of it."""
+    """An encoded image with everything needed to predict regions."""
 
     image_size: tuple[int, int]  # (H, W) of the photo
-    grid: Grid  # (Gh, Gw), patches over the whole of it
-    hidden: NDArray[np.bool_]  # (Gh, Gw), patches that the pixel encoder was not shown
+    grid: Grid  # (Gh, Gw), patches over the whole photo
+    hidden: NDArray[np.bool_]  # (Gh, Gw), patches hidden from the pixel encoder
     views: tuple[View, ...]  # one, or overlapping windows that cover the grid
-    branch: RegionBranch | SpatialRegionBranch  # for the views' grid, of the model's weights
-    segments: SegmentGraph | None = None  # that draw masks' edges; None: the model draws them
+    branch: RegionBranch | SpatialRegionBranch  # for the views' grid, with the model's weights
+    segments: SegmentGraph | None = None  # draw the masks' edges; None: the model does
 
 
 def embed_views(
@@ -89,10 +89,10 @@ def embed_views(
 
 
 def near_grid(size: tuple[int, int], patch_size: int, least: int, most: int) -> Grid:
-    """A grid of the image's shape whose number of patches is its own, kept between two bounds.
+    """Chooses a grid of the image's shape with its own number of patches, kept between two bounds.
 
-    ``most`` is never exceeded; a very long image may have less than ``least``, for a side is at least one
-    patch.
+    ``most`` is never exceeded; a very elongated image may have fewer than ``least`` patches, because a side
+    is at least one patch.
     """
     rows, columns = size[0] / patch_size, size[1] / patch_size
     scale = math.sqrt(min(max(rows * columns, least), most) / (rows * columns))
@@ -100,16 +100,16 @@ def near_grid(size: tuple[int, int], patch_size: int, least: int, most: int) -> 
 
 
 def window_grid(size: tuple[int, int], patch_size: int, window: Grid, most: int) -> Grid:
-    """As `near_grid`, with sides that hold a window; a shorter side of the image is stretched."""
+    """Like `near_grid`, with sides that fit a window; a shorter image side is stretched."""
     most = max(most, window[0] * window[1])
     rows, columns = near_grid(size, patch_size, window[0] * window[1], most)
     return _bounded(max(rows, window[0]), max(columns, window[1]), window, most)
 
 
 def window_starts(length: int, window: int) -> list[int]:
-    """Where windows begin along a side, the first at its start and the last at its end.
+    """Start positions of windows along a side, the first flush with its start and the last with its end.
 
-    Neighbours overlap by half a window or more, so that everything but the rim of the image is well
+    Neighbours overlap by half a window or more, so that everything except the image's rim is well
     inside one of them.
     """
     steps = math.ceil((length - window) / max(window // 2, 1))
@@ -117,7 +117,7 @@ def window_starts(length: int, window: int) -> list[int]:
 
 
 def blend_weights(grid: Grid, patch_size: int) -> Tensor:
-    """Weights of a view's pixels where views overlap: a pyramid, highest in the middle, nowhere 0."""
+    """Pixel weights of a view for blending overlaps: a pyramid, highest in the middle, nowhere 0."""
     sides = []
     for length in (grid[0] * patch_size, grid[1] * patch_size):
         ramp = torch.arange(length, dtype=torch.float32) + 0.5
@@ -126,7 +126,7 @@ def blend_weights(grid: Grid, patch_size: int) -> Tensor:
 
 
 def _bounded(rows: int, columns: int, least: Grid, most: int) -> Grid:
-    """Shortens the longer side, as far as need be, until there are at most ``most`` patches."""
+    """Shortens the longer side as needed to have at most ``most`` patches."""
     if rows * columns > most:
         if rows > columns:
             rows = max(most // columns, least[0])
@@ -136,7 +136,7 @@ def _bounded(rows: int, columns: int, least: Grid, most: int) -> Grid:
 
 
 def _part(grid_of_values: Tensor, top: int, left: int, grid: Grid) -> Tensor:
-    """(..., Gh, Gw, X) -> (..., L, X), a view's patches in raster order."""
+    """Cuts out a view: (..., Gh, Gw, X) -> (..., L, X), its patches in raster order."""
     rows, columns = grid
     return grid_of_values[..., top : top + rows, left : left + columns, :].flatten(-3, -2)
 
@@ -149,10 +149,10 @@ def _encode(net: MaskedViT, patches: Tensor, hidden: Tensor, top: int, left: int
 
 
 def at_grid(network: _Network, old: Grid, new: Grid) -> _Network:
-    """The same network for another grid: weights shared, position embeddings resampled (bicubic).
+    """Copies a network for another grid: weights shared, position embeddings resampled (bicubic).
 
-    The sine-cosine tables are resampled rather than computed anew, so that positions stay within the
-    range that the network was trained on.
+    The sine-cosine tables are resampled rather than recomputed, so that positions stay within the
+    range on which the network was trained.
     """
     shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
     twin = copy.deepcopy(network, shared)
@@ -167,24 +167,24 @@ def at_grid(network: _Network, old: Grid, new: Grid) -> _Network:
     return twin
 
 
-_MOST_AT_ONCE = 32  # prompts in one pass
+_MOST_AT_ONCE = 32  # prompts per forward pass
 
 
 def complete_regions(
     image: ImageEmbedding, patch_size: int, visible: Tensor, region: Tensor
 ) -> Tensor:
-    """What is visible of K regions as given, the rest as the region branch predicts it.
+    """Completes K regions: visible patches as given, the rest as predicted by the region branch.
 
-    Every prompt is a batch entry of its own with one region, in a pass with those of as many visible
-    patches: nothing is padded, and no prompt attends to another. Of several views those take part that
-    see foreground of the region; without any visible patch, none does.
+    Every prompt is a batch entry of its own with one region, in a pass with prompts of equally many visible
+    patches: nothing is padded, and no prompt attends to another. With several views, those that see
+    foreground of the region are used; without any visible patch, none is.
 
     Args:
         visible: bool (K, Gh, Gw).
         region: float 0 or 1, (K, Gh*P, Gw*P).
 
     Returns:
-        probabilities (K, Gh*P, Gw*P); 0 where no view takes part.
+        Probabilities (K, Gh*P, Gw*P); 0 where no view is used.
     """
     P = patch_size
     patches = patchify(region[:, None], P).unflatten(1, image.grid)
@@ -203,12 +203,12 @@ def complete_regions(
         total[seeing, rows, columns] += own * blend
         weight[seeing, rows, columns] += blend
     known = visible.repeat_interleave(P, 1).repeat_interleave(P, 2)
-    # A weight is 1/4 or more wherever a view takes part.
+    # The weight is at least 1/4 wherever a view is used.
     return torch.where(known, region, total / weight.clamp(min=0.1))
 
 
 def _logits(image: ImageEmbedding, view: View, visible_KL: Tensor, patches_KLX: Tensor) -> Tensor:
-    """Logits of the hidden patches of a view, (K, L, X); 0 in the visible ones."""
+    """Computes logits of a view's hidden patches, (K, L, X); 0 in the visible ones."""
     logits = torch.zeros_like(patches_KLX)
     groups: dict[int, list[int]] = defaultdict(list)
     for k, count in enumerate(visible_KL.sum(dim=1).tolist()):
@@ -230,9 +230,9 @@ def _logits(image: ImageEmbedding, view: View, visible_KL: Tensor, patches_KLX: 
 
 
 def mask_confidence(probabilities: Tensor, masks: Tensor) -> Tensor:
-    """Expected intersection over expected union, (K,), of masks (K, H, W) under the probabilities.
+    """Computes expected intersection over expected union, (K,), of masks (K, H, W) under the probabilities.
 
-    A mask's size plus what is probable outside it is the expected size of its union with a region whose
+    A mask's area plus the probability mass outside it is the expected area of its union with a region whose
     pixels are drawn independently. 0 for an empty mask.
     """
     inside = (probabilities * masks).sum(dim=(1, 2))

@@ -1,4 +1,4 @@
-"""The networks. They know tensors; nothing of files or datasets."""
+"""The networks. They handle tensors only, never files or datasets."""
 
 from ..noise import num_visible, random_shuffle
 from .batch import Batch

@@ -1,8 +1,8 @@
-"""What a pre-training model costs: parameters and multiply-adds by part, activation memory of an image.
+"""Cost of a pre-training model: parameters and multiply-adds by part, activation memory per image.
 
 Nothing is computed: operators are counted on meta tensors, memory on fake ones, so a ViT-H at 1024 pixels
-takes as long as a small network and no memory. What a masking policy computes is not counted: the frozen
-scorer of AutoMAE adds a forward pass of its ViT over all patches.
+takes no longer than a small network and no memory. The cost of a masking policy is not counted: AutoMAE's
+frozen scorer adds a forward pass of its ViT over all patches.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from ..tables import table
 from .flops import count_by_part, part_of
 from .rmae import RMAE
 
-#: A part is what lies below its prefix, less the parts that lie below it too.
+#: A part is everything below its prefix, excluding parts nested in it.
 PARTS = {
     "pixel patch embed": "backbone.net.patch_embed",
     "pixel encoder": "backbone",
@@ -36,12 +36,12 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Analysis:
-    """Costs of one model.
+    """Cost of one model.
 
     Args:
-        parameters: trainable parameters by part, names as in `PARTS`.
-        macs: multiply-adds by part, of one image's forward pass with its losses.
-        activation_bytes: what the backward pass keeps of each image in float32, besides the weights.
+        parameters: trainable parameters by part, named as in `PARTS`.
+        macs: multiply-adds by part for one image's forward pass including its losses.
+        activation_bytes: memory kept for the backward pass per image in float32, excluding the weights.
     """
 
     parameters: dict[str, int]
@@ -50,7 +50,7 @@ class Analysis:
 
 
 def analyze(build: Callable[[], RMAE], num_regions: int = 8) -> Analysis:
-    """Costs of the model that ``build`` makes, called where tensors have no values; K regions per image."""
+    """Measures the model that ``build`` creates without allocating values; ``num_regions`` is per image."""
     with torch.device("meta"):
         model = build().train()
         with count_by_part(model, PARTS) as flops:
@@ -61,14 +61,14 @@ def analyze(build: Callable[[], RMAE], num_regions: int = 8) -> Analysis:
             parameters[part_of(name, PARTS)] += parameter.numel()
     with FakeTensorMode():
         model = build().train()
-        # What one more image adds: copies of weights are kept once, and of one image fewer transposed ones.
+        # Cost of one more image, 2 to 3: weight copies are kept once; 1 image keeps fewer transposed ones.
         saved = [saved_bytes(model, partial(_loss, model, num_regions, n)) for n in (2, 3)]
     macs = {part: n // 2 for part, n in flops.items()}
     return Analysis(parameters, macs, saved[1] - saved[0])
 
 
 def analyze_config(cfg: DictConfig) -> Analysis:
-    """Analyses the pre-training model of a config, with as many regions as its loader gives."""
+    """Analyses the pre-training model of a config with as many regions as its loader provides."""
     target = cfg.model._target_
     if (locate(target) if isinstance(target, str) else target) is not RMAE:
         raise UserError(f"{target} is not a pre-training model; those of configs/pretrain are")
@@ -76,7 +76,7 @@ def analyze_config(cfg: DictConfig) -> Analysis:
 
 
 def parts_table(analysis: Analysis) -> str:
-    """The parts of one model as a Markdown table."""
+    """Formats the parts of one model as a Markdown table."""
     total = sum(analysis.macs.values())
     costs = {part: (analysis.parameters[part], macs) for part, macs in analysis.macs.items()}
     costs["all"] = (sum(analysis.parameters.values()), total)
@@ -90,7 +90,7 @@ def parts_table(analysis: Analysis) -> str:
 
 
 def comparison_table(models: dict[str, Analysis]) -> str:
-    """Several models as a Markdown table, the first of which the others are compared with."""
+    """Formats several models as a Markdown table, comparing them with the first."""
     first = sum(next(iter(models.values())).macs.values())
     parts = [part for part in PARTS if any(analysis.macs[part] for analysis in models.values())]
     header = ("model", "parameters, M", "GMACs", "against the first", *parts, "MiB per image")
@@ -109,7 +109,7 @@ def comparison_table(models: dict[str, Analysis]) -> str:
 
 
 def _loss(model: RMAE, num_regions: int, batch: int) -> Tensor:
-    """The loss of black images and empty regions."""
+    """Computes the loss on black images with empty regions."""
     net = model.backbone.net
     images = torch.zeros(batch, net.in_chans, *net.img_size)
     regions = torch.zeros(batch, num_regions, *net.img_size, dtype=torch.bool)
@@ -118,7 +118,7 @@ def _loss(model: RMAE, num_regions: int, batch: int) -> Tensor:
 
 
 def saved_bytes(model: nn.Module, loss_of: Callable[[], Tensor]) -> int:
-    """What a forward pass keeps for the backward one, the model's own tensors left out, each memory once."""
+    """Bytes a forward pass saves for the backward one, each storage once, without the model's own tensors."""
     own = {x.untyped_storage()._cdata for x in (*model.parameters(), *model.buffers())}
     kept: dict[int, int] = {}
 
@@ -129,7 +129,7 @@ def saved_bytes(model: nn.Module, loss_of: Callable[[], Tensor]) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        # The loss holds on to all that was kept, so no address is used twice.
+        # The loss keeps everything saved alive, so no address is reused.
         loss = loss_of()
     del loss
     return sum(kept.values())

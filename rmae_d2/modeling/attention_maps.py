@@ -1,6 +1,6 @@
-"""What the patches of a ViT attend to, computed explicitly: SDPA, which the networks use, keeps no weights.
+"""Attention of a ViT's patches, computed explicitly: SDPA, which the networks use, keeps no weights.
 
-Letters: B images, A heads, T tokens (the cls token, where there is one, then the patches), Q queries among
+Letters: B images, A heads, T tokens (the cls token, if present, then the patches), Q queries among
 them, L patches, D width, P patch side, H W pixels, Gh Gw grid.
 """
 
@@ -20,17 +20,17 @@ from .transfer.vit_attention import relative_bias, relative_scores
 
 
 class AttentionViT:
-    """A ViT whose attention is read, on images of any size that is a multiple of its patch side.
+    """Reads the attention of a ViT on images of any size that is a multiple of its patch size.
 
     Nothing is hidden. Position embeddings are interpolated to the image's grid.
 
     Args:
-        net: with its weights: the pixel encoder of pre-training, which has a cls token, or the transfer
-            backbone, which may have kept it. It is put into evaluation mode.
+        net: ViT with its weights: the pre-training pixel encoder, which has a cls token, or the transfer
+            backbone, which may have kept it. It is switched to evaluation mode.
 
     Attributes:
-        prefix: tokens before the patches, 1 with a cls token, else 0.
-        windowed: blocks in which patches see a window only.
+        prefix: number of tokens before the patches: 1 with a cls token, else 0.
+        windowed: blocks in which patches attend only within a window.
     """
 
     def __init__(self, net: MaskedViT | ViT) -> None:
@@ -43,17 +43,17 @@ class AttentionViT:
         self.windowed = [i for i, block in enumerate(blocks) if getattr(block, "window_size", 0)]
 
     def grid(self, images_BCHW: Tensor) -> tuple[int, int]:
-        """(Gh, Gw) of images."""
+        """Patch grid (Gh, Gw) of the images."""
         return grid_of((images_BCHW.shape[2], images_BCHW.shape[3]), self.patch_size)
 
     @torch.no_grad()
     def attention(self, images_BCHW: Tensor, block: int, queries: Tensor | None = None) -> Tensor:
-        """What tokens attend to in a block.
+        """Computes the attention weights of one block.
 
         Args:
             images_BCHW: normalised.
             block: counted from 0, or from the end with -1.
-            queries: int64 (Q,), token numbers, for whom alone it is computed; None for all.
+            queries: int64 (Q,), indices of the query tokens to compute; None for all.
 
         Returns:
             float32 (B, A, Q or T, T); the last axis sums to 1.
@@ -74,7 +74,7 @@ class AttentionViT:
 
     @torch.no_grad()
     def rollout(self, images_BCHW: Tensor) -> Tensor:
-        """Attention through all blocks: the product of (A + I) / 2, A the mean over the heads.
+        """Computes attention rollout over all blocks: the product of (A + I) / 2, A the mean over the heads.
 
         Source: Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020.
 
@@ -91,13 +91,13 @@ class AttentionViT:
 
     @torch.no_grad()
     def features(self, images_BCHW: Tensor) -> Tensor:
-        """Patches behind the last block and, where the weights have one, the final norm: (B, L, D)."""
+        """Patch features after the last block and, if the weights have one, the final norm: (B, L, D)."""
         return block_features(self.net, images_BCHW, reshape=False)[0].patches
 
     def _weights(
         self, x: Tensor, grid: tuple[int, int], index: int, queries: Tensor | None
     ) -> Tensor:
-        """Attention of a block with the input ``x``: (B, T, D), or (B, Gh, Gw, D) of the backbone."""
+        """Attention of a block given its input ``x``: (B, T, D), or (B, Gh, Gw, D) for the backbone."""
         block: Any = self.net.blocks[index]
         attn = block.attn
         tokens_BTD = x if x.dim() == 3 else x.flatten(1, 2)
@@ -113,7 +113,7 @@ class AttentionViT:
 
 
 def roll_out(maps: Iterator[Tensor]) -> Tensor:
-    """The product of attention (B, T, T) of the blocks, first to last, each with its residual connection."""
+    """Multiplies the attention (B, T, T) of all blocks, first to last, each with its residual connection."""
     out: Tensor | None = None
     for weights in maps:
         mixed = (weights + torch.eye(weights.shape[-1], device=weights.device)) / 2

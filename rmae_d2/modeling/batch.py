@@ -1,4 +1,4 @@
-"""What goes into a model: images of one size, stacked once, moved once, unpacked once.
+"""Model input: images of one size, stacked once, moved once, unpacked once.
 
 Letters: B images, C channels, K regions, H W pixels.
 """
@@ -16,16 +16,16 @@ from ..errors import UserError
 
 @dataclass(frozen=True)
 class Batch:
-    """B images and what belongs to them; also a sequence of Detectron2's dicts, made on demand of views.
+    """B images and their metadata; also a sequence of Detectron2's dicts, created on demand as views.
 
     Args:
         images: uint8 or float in the range 0-255, (B, C, H, W).
-        facts: of each image, what is not a tensor of pixels: ``file_name``, ``image_id``, ``height`` and
-            ``width`` of the file, ``skipped`` files in whose place it stands, a ``label`` ...
-        regions: region maps, uint8 bit planes (B, ceil(K / 8), H, W), bit k % 8 of plane k // 8 being region
-            k, or bool (B, K, H, W); None without.
+        facts: per image, everything that is not a pixel tensor: ``file_name``, ``image_id``, ``height`` and
+            ``width`` of the file, ``skipped`` files that it replaces, a ``label`` ...
+        regions: region maps, as uint8 bit planes (B, ceil(K / 8), H, W) in which bit k % 8 of plane k // 8 is
+            region k, or as bool (B, K, H, W); None if there are none.
         num_regions: K.
-        mask_seeds: int64 (B,), what masks are drawn from; always on the host. None without.
+        mask_seeds: int64 (B,), seeds from which masks are drawn; always on the CPU. None if there are none.
     """
 
     images: Tensor
@@ -36,11 +36,11 @@ class Batch:
 
     @classmethod
     def of(cls, samples: Union["Batch", Sequence[dict[str, Any]]]) -> "Batch":
-        """Stacks Detectron2's dicts; in a loader's worker, in memory shared with the main process.
+        """Stacks Detectron2's dicts; in a loader worker, into memory shared with the main process.
 
         Args:
-            samples: dicts of ``image`` (C, H, W) and, where all have them, ``regions``, packed with
-                ``num_regions`` or bool (K, H, W), and ``mask_seed``, an int. A batch is handed back.
+            samples: dicts of ``image`` (C, H, W) and, if all have them, ``regions``, packed with
+                ``num_regions`` or bool (K, H, W), and ``mask_seed``, an int. A `Batch` is returned as is.
         """
         if isinstance(samples, Batch):
             return samples
@@ -67,7 +67,7 @@ class Batch:
         return cls(default_collate(images), facts, regions, number, seeds)
 
     def to(self, device: torch.device) -> "Batch":
-        """The batch with images and regions on a device, copied without waiting where they are pinned."""
+        """Moves images and regions to a device, without waiting if they are pinned."""
         if self.images.device == device:
             return self
         images = self.images.to(device, non_blocking=True)
@@ -75,12 +75,12 @@ class Batch:
         return replace(self, images=images, regions=regions)
 
     def pin_memory(self) -> "Batch":
-        """The DataLoader's hook."""
+        """Hook for the DataLoader."""
         regions = None if self.regions is None else self.regions.pin_memory()
         return replace(self, images=self.images.pin_memory(), regions=regions)
 
     def region_maps(self) -> Tensor | None:
-        """The regions unpacked where they are: bool (B, K, H, W)."""
+        """Unpacks the regions on their current device: bool (B, K, H, W)."""
         if self.regions is None or self.regions.dtype == torch.bool:
             return self.regions
         k = torch.arange(self.num_regions, device=self.regions.device)
@@ -91,7 +91,7 @@ class Batch:
         return len(self.facts)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """An image as Detectron2 has it."""
+        """One image in Detectron2's format."""
         sample = {**self.facts[index], "image": self.images[index]}
         return sample if self.regions is None else {**sample, "regions": self.regions[index]}
 

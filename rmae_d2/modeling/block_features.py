@@ -1,6 +1,6 @@
-"""What the blocks of a plain ViT give, for images of any size of whole patches, nothing hidden.
+"""Features from the blocks of a plain ViT, for images of any size in whole patches, with nothing hidden.
 
-Letters: B images, T tokens (the cls token, where there is one, then the patches), L patches, D width,
+Letters: B images, T tokens (the cls token, if present, then the patches), L patches, D width,
 C channels, H W pixels, Gh Gw grid.
 """
 
@@ -18,17 +18,17 @@ from .transfer.vit import ViT
 
 
 class BlockFeatures(NamedTuple):
-    """What one block gives."""
+    """Output of one block."""
 
     patches: Tensor  #: (B, D, Gh, Gw), or (B, L, D) in raster order
     cls_token: Tensor | None  #: (B, D); None for a net without one
 
 
 def encoder_of(model: nn.Module) -> MaskedViT | ViT:
-    """The ViT of a model: itself, or what it holds as ``net`` or ``backbone.net``.
+    """Returns the ViT of a model: the model itself, its ``net`` or its ``backbone.net``.
 
     Raises:
-        UserError: there is none of our two kinds.
+        UserError: if it is neither of our two ViT classes.
     """
     backbone = getattr(model, "backbone", model)
     net = getattr(backbone, "net", backbone)
@@ -48,18 +48,18 @@ def block_features(
     norm: bool = True,
     reshape: bool = True,
 ) -> list[BlockFeatures]:
-    """Features behind chosen blocks; position embeddings are resampled to the images' grid.
+    """Returns the outputs of chosen blocks; position embeddings are resampled to the images' grid.
 
-    As timm's ``VisionTransformer.get_intermediate_layers`` and DINOv2's, in the net's present mode.
+    Like ``get_intermediate_layers`` of timm's ``VisionTransformer`` and of DINOv2, in the net's current mode.
 
     Args:
-        images_BCHW: normalised, sides multiples of the patch side.
-        layers: so many of the last blocks, or numbers of blocks, from 0 or from the end with -1.
-        norm: with the final norm on each, where the net has one: ViTDet's has none.
-        reshape: patches as maps (B, D, Gh, Gw), else as sequences (B, L, D).
+        images_BCHW: normalised; sides are multiples of the patch size.
+        layers: number of last blocks, or a list of block indices, counted from 0 or from the end with -1.
+        norm: apply the final norm to each, if the net has one (ViTDet's has none).
+        reshape: return patches as maps (B, D, Gh, Gw), else as sequences (B, L, D).
 
     Raises:
-        UserError: a block that is not there, or sides that are not multiples.
+        UserError: for a block that does not exist, or sides that are not multiples of the patch size.
     """
     wanted = block_numbers(layers, len(net.blocks))
     grid = grid_of((images_BCHW.shape[2], images_BCHW.shape[3]), int(net.patch_size))
@@ -68,7 +68,7 @@ def block_features(
 
 
 def block_numbers(layers: int | Sequence[int], depth: int) -> list[int]:
-    """Numbers from 0 of chosen blocks of a net, see `block_features`."""
+    """Resolves ``layers`` of `block_features` to block indices counted from 0."""
     last = range(depth - layers, depth) if isinstance(layers, int) else None
     wanted = list(layers if last is None else last)  # type: ignore[arg-type]
     if not wanted or not all(-depth <= i < depth for i in wanted) or (last and last[0] < 0):
@@ -92,7 +92,7 @@ def _split(
 
 
 def block_states(net: MaskedViT | ViT, images_BCHW: Tensor) -> Iterator[Tensor]:
-    """The input of each block, then the last one's output: (B, T, D), or (B, Gh, Gw, D) of the backbone."""
+    """Yields each block's input, then the last output: (B, T, D), or (B, Gh, Gw, D) for the backbone."""
     x, *size = _embed(net, images_BCHW)
     yield x
     for block in net.blocks:
@@ -101,7 +101,7 @@ def block_states(net: MaskedViT | ViT, images_BCHW: Tensor) -> Iterator[Tensor]:
 
 
 def _embed(net: MaskedViT | ViT, images_BCHW: Tensor) -> tuple[Any, ...]:
-    """What the net's blocks take."""
+    """Computes the input of the net's blocks."""
     if not isinstance(net, MaskedViT):
         return net.embed(images_BCHW)
     grid = grid_of((images_BCHW.shape[2], images_BCHW.shape[3]), net.patch_size)

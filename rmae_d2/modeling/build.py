@@ -1,4 +1,4 @@
-"""A fact of the encoder stands once: how other parts come by it in LazyConfigs, in Python and from yacs."""
+"""Encoder settings are stated once; this module hands them to other parts in LazyConfigs, Python and yacs."""
 
 import inspect
 from collections.abc import Callable
@@ -20,7 +20,7 @@ REGION_VARIANTS: dict[str, Any] = {
     "channel": ChannelRegionBranch,
 }
 
-# By the names that constructors have for them.
+# Keyed by constructor argument name.
 _ENCODER_FACTS = {
     "img_size": "${model.backbone.net.img_size}",
     "patch_size": "${model.backbone.net.patch_size}",
@@ -33,10 +33,10 @@ _ENCODER_FACTS = {
 
 
 def part(target: Callable[..., Any], **arguments: Any) -> DictConfig:
-    """A LazyCall that follows the encoder of its config.
+    """Creates a LazyCall that takes its shapes from the encoder of its config.
 
-    Of ``img_size``, ``patch_size``, ``in_chans``, ``in_dim`` (the encoder's width) and ``grid``, those that
-    the target takes and ``arguments`` leaves out refer to ``model.backbone.net``.
+    If the target accepts ``img_size``, ``patch_size``, ``in_chans``, ``in_dim`` (the encoder's width) or
+    ``grid`` and ``arguments`` omits it, the value refers to ``model.backbone.net``.
     """
     taken = inspect.signature(target).parameters
     facts = {name: _ENCODER_FACTS[name] for name in taken if name in _ENCODER_FACTS}
@@ -46,12 +46,12 @@ def part(target: Callable[..., Any], **arguments: Any) -> DictConfig:
 def build_parts(
     *, pixel_decoder: dict[str, Any] | None, region_branch: dict[str, Any] | None, **net: Any
 ) -> dict[str, Any]:
-    """``backbone``, ``pixel_decoder`` and ``region_branch`` of an RMAE; the encoder's facts are handed down.
+    """Builds ``backbone``, ``pixel_decoder`` and ``region_branch`` of an RMAE with matching shapes.
 
     Args:
-        pixel_decoder: further arguments of `PixelDecoder`; None for none.
-        region_branch: further arguments of the region branch; ``variant`` names its class in
-            `REGION_VARIANTS`, by default ``length``. None for none.
+        pixel_decoder: further arguments of `PixelDecoder`; None omits the decoder.
+        region_branch: further arguments of the region branch; ``variant`` selects its class in
+            `REGION_VARIANTS` (default ``length``). None omits the branch.
         net: arguments of `MaskedViT`.
     """
     encoder = MaskedViT(**net)
@@ -73,8 +73,8 @@ def add_rmae_config(cfg: CfgNode) -> None:
     """Adds ``MODEL.RMAE`` to a yacs config, so that ``build_model(cfg)`` builds an `RMAE`.
 
     Defaults are the paper's ViT-B; keys are the arguments of `RMAE`, its encoder and its parts. Set
-    ``cfg.MODEL.META_ARCHITECTURE = "RMAE"`` to use it. The images' format, mean and deviation become those
-    of our loader, for Detectron2's own are of BGR images.
+    ``cfg.MODEL.META_ARCHITECTURE = "RMAE"`` to use it. Also sets the image format, mean and standard
+    deviation to those of our loader, because Detectron2's defaults are for BGR images.
     """
     cfg.INPUT.FORMAT = "RGB"
     cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]

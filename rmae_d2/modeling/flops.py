@@ -1,4 +1,4 @@
-"""How operations are counted: those of matrix products and convolutions, attention included."""
+"""Operation counting: matrix products and convolutions, attention included."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,11 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 @contextmanager
 def count_flops(model: nn.Module) -> Iterator[FlopCounterMode]:
-    """Counts what a model computes inside, without gradients; a multiply-add is two operations.
+    """Counts a model's operations inside the context, without gradients; a multiply-add is two operations.
 
-    Compiled parts are run as they are written, and attention as matrix products, for the counter to see.
+    Compiled parts run uncompiled, and attention as matrix products, so that the counter sees them.
     """
-    # Views of what is trained would be taken for the results of operations, and their gradients awaited.
+    # Otherwise views of trainable parameters count as operation outputs whose gradients are awaited.
     trained = [p.requires_grad_(False) for p in model.parameters() if p.requires_grad]
     try:
         with (
@@ -32,20 +32,20 @@ def count_flops(model: nn.Module) -> Iterator[FlopCounterMode]:
 
 @contextmanager
 def count_by_part(model: nn.Module, parts: Mapping[str, str]) -> Iterator[dict[str, int]]:
-    """As `count_flops`, by part of a model.
+    """Like `count_flops`, but per part of a model.
 
     Args:
-        parts: names of modules by part, "" being the model: a part is what lies below its module, less the
-            parts that lie below it too.
+        parts: module names by part, "" being the model: a part is everything below its module, excluding
+            parts nested in it.
 
     Yields:
-        operations by part, complete when all is computed.
+        Operations by part, complete once the computation is done.
     """
     flops = dict.fromkeys(parts, 0)
     entered: list[str] = []
 
     def change(part: str | None) -> None:
-        """Enters a module or leaves one; what was counted since the last change is the innermost's."""
+        """Enters or leaves a module; operations since the last change belong to the innermost part."""
         if entered:
             flops[entered[-1]] += counter.get_total_flops() - sum(flops.values())
         if part is None:
@@ -67,6 +67,6 @@ def count_by_part(model: nn.Module, parts: Mapping[str, str]) -> Iterator[dict[s
 
 
 def part_of(name: str, parts: Mapping[str, str]) -> str:
-    """The innermost part that a module or parameter lies in."""
+    """Returns the innermost part that contains a module or parameter."""
     below = [p for p, prefix in parts.items() if not prefix or f"{name}.".startswith(f"{prefix}.")]
     return max(below, key=lambda part: len(parts[part]))

@@ -1,4 +1,4 @@
-"""``from_pretrained``, ``save_pretrained`` and ``push_to_hub`` of our networks: huggingface_hub's mixin."""
+"""``from_pretrained``, ``save_pretrained`` and ``push_to_hub`` for our networks: huggingface_hub's mixin."""
 
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,22 +13,22 @@ M = TypeVar("M", bound="HubModel")
 
 
 class HubModel(ModelHubMixin):
-    """The mixin with our files: those of `rmae_d2.save_pretrained` and `rmae_d2.load`.
+    """huggingface_hub's mixin with the file format of `rmae_d2.save_pretrained` and `rmae_d2.load`.
 
-    These two, which also serve models that are not ours to give a base class, know of files and lie floors
-    above the networks; so they are called by the package's front door.
+    These two functions also serve models that cannot derive from this class. They work on files, in a layer
+    well above the networks, so they are called through the top-level package.
     """
 
-    # Not None: the mixin is to collect no arguments of __init__, for a model is built from its run's config.
+    # Not None, so that the mixin collects no __init__ arguments: a model is built from its run's config.
     _hub_mixin_config: Any = {}
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
         cls: type[M], pretrained_model_name_or_path: str | Path, **options: Any
     ) -> M:
-        """What `rmae_d2.load` gives, with its options; UserError where it is none of this class.
+        """Returns the result of `rmae_d2.load`, with its options; UserError if it is not of this class.
 
-        Instead of the mixin's, which asks for a config.json first and has a traceback for a missing network.
+        Replaces the mixin's method, which requests config.json first and fails with a traceback when offline.
         """
         import rmae_d2
 
@@ -46,7 +46,7 @@ class HubModel(ModelHubMixin):
         rmae_d2.save_pretrained(self, save_directory)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """See huggingface_hub's; UserError, in one line, where the hub refuses or is not reached."""
+        """See huggingface_hub's method; raises a one-line UserError if the hub refuses or is unreachable."""
         try:
             return super().push_to_hub(repo_id, **options)
         except (OSError, HTTPError) as error:

@@ -12,17 +12,17 @@ _EPS = 1e-6
 
 
 def patch_statistics(target_BNX: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each patch, (B, N, 1) each; unbiased variance, eps 1e-6."""
+    """Computes mean and standard deviation per patch, (B, N, 1) each; unbiased variance, eps 1e-6."""
     mean = target_BNX.mean(dim=-1, keepdim=True)
     return mean, (target_BNX.var(dim=-1, keepdim=True) + _EPS).sqrt()
 
 
 def pixel_loss(pred_BNX: Tensor, target_BNX: Tensor, normalize: bool = True) -> Tensor:
-    """Mean squared error of each image, (B,) float32.
+    """Computes the mean squared error per image, (B,) float32.
 
     Args:
-        target_BNX: the image's own hidden patches, normalised with the dataset's mean and deviation.
-        normalize: compare with the target normalised patch by patch (MAE's ``norm_pix_loss``).
+        target_BNX: the image's hidden patches, normalised with the dataset's mean and deviation.
+        normalize: normalise the target per patch before comparing (MAE's ``norm_pix_loss``).
     """
     target = target_BNX.float()
     if normalize:
@@ -37,16 +37,16 @@ def region_loss(
     background_weight: float = 1.0,
     criterion: str = "bce",
 ) -> Tensor:
-    """The error of predicted region maps, of each image, (B,) float32; 0 where no patch is hidden.
+    """Computes the error of predicted region maps per image, (B,) float32; 0 if no patch is hidden.
 
-    The mean over a patch's pixels, over regions, then over hidden patches. Background pixels are
+    Averages over a patch's pixels, over regions, then over hidden patches. Background pixels are
     multiplied by ``background_weight``; the sum is not renormalised.
 
     Args:
-        target_BKNX: the region maps' own, 0 or 1.
+        target_BKNX: the ground-truth region maps, 0 or 1.
         criterion: one of `REGION_CRITERIA`: ``bce``, binary cross-entropy, the paper's; ``l2``, the
-            squared error of the probability. Of its l2 the paper's summaries say no more than that it is
-            worse; the error is taken after the sigmoid, so that predictions are logits in both.
+            squared error of the probability. The paper's summaries say only that its l2 is worse; here the
+            error is taken after the sigmoid, so that predictions are logits for both criteria.
     """
     logits, target = logits_BKNX.float(), target_BKNX.float()
     if criterion == "bce":
@@ -55,5 +55,5 @@ def region_loss(
         loss = (logits.sigmoid() - target).square()
     if background_weight != 1.0:
         loss = loss * torch.where(target > 0.5, 1.0, background_weight)
-    # A sum over nothing, so that every parameter has a gradient, of 0.
+    # If empty, a sum over nothing, so that every parameter gets a gradient of 0.
     return loss.mean(dim=(1, 2, 3)) if loss.shape[2] else loss.sum(dim=(1, 2, 3))

@@ -1,4 +1,4 @@
-"""Images as patches: cutting, putting together, and where each patch sits.
+"""Images as patches: cutting, reassembling, and position embeddings.
 
 Letters: B images, K regions, L patches, P patch side, C channels, D width, H W pixels, Gh Gw grid,
 X values per patch.
@@ -13,7 +13,7 @@ from ..errors import UserError
 
 
 def grid_of(image_size: int | tuple[int, int], patch_size: int) -> tuple[int, int]:
-    """The (Gh, Gw) grid of patches of an image, whose sides must be multiples of the patch side."""
+    """Returns the (Gh, Gw) patch grid of an image, whose sides must be multiples of the patch size."""
     height, width = to_2tuple(image_size)
     if height % patch_size or width % patch_size or not height or not width:
         raise UserError(
@@ -26,7 +26,7 @@ def patchify(images_BCHW: Tensor, patch_size: int) -> Tensor:
     """Cuts images into patches, in raster order.
 
     Returns:
-        (B, L, P*P*C); within a patch rows, then columns, then channels, as MAE has it.
+        (B, L, P*P*C); within a patch ordered by row, then column, then channel, as in MAE.
     """
     B, C, H, W = images_BCHW.shape
     Gh, Gw = grid_of((H, W), patch_size)
@@ -41,7 +41,7 @@ def patchify_regions(regions_BKHW: Tensor, patch_size: int) -> Tensor:
 
 
 def unpatchify(patches_BLX: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
-    """The inverse of `patchify`: (B, L, P*P*C), with Gh * Gw = L -> (B, C, H, W)."""
+    """Inverts `patchify`: (B, L, P*P*C), with Gh * Gw = L -> (B, C, H, W)."""
     B, L, X = patches_BLX.shape
     Gh, Gw = grid
     if Gh * Gw != L:
@@ -52,7 +52,7 @@ def unpatchify(patches_BLX: Tensor, grid: tuple[int, int], patch_size: int) -> T
 
 
 def place_patches(pred: Tensor, ids_hidden_BN: Tensor, num_patches: int) -> Tensor:
-    """Puts predictions (B, ..., N, X) at their patches: (B, ..., L, X), 0 elsewhere."""
+    """Scatters predictions (B, ..., N, X) to their patches: (B, ..., L, X), 0 elsewhere."""
     *lead, _, X = pred.shape
     B, N = ids_hidden_BN.shape
     ids = ids_hidden_BN.view(B, *(1,) * (len(lead) - 1), N, 1).expand_as(pred)
@@ -60,10 +60,10 @@ def place_patches(pred: Tensor, ids_hidden_BN: Tensor, num_patches: int) -> Tens
 
 
 def sincos_position_embedding(dim: int, grid: tuple[int, int], cls_token: bool = True) -> Tensor:
-    """Fixed 2-D sine-cosine position embedding (MAE, section 3 and its appendix).
+    """Computes the fixed 2-D sine-cosine position embedding (MAE, section 3 and its appendix).
 
-    The first half of the width encodes the column, the second half the row; each as sines, then cosines,
-    of frequencies 10000^(-i / (dim / 4)).
+    The first half of the width encodes the column, the second half the row; each consists of sines, then
+    cosines, of frequencies 10000^(-i / (dim / 4)).
 
     Returns:
         (1, L, dim) float32, or (1, 1 + L, dim) with a zero row for the cls token in front.
@@ -83,9 +83,9 @@ def sincos_position_embedding(dim: int, grid: tuple[int, int], cls_token: bool =
 
 
 class PatchEmbed(nn.Module):
-    """Linear embedding of patches, kept as the convolution that every ViT checkpoint holds.
+    """Linear patch embedding, stored as the convolution found in every ViT checkpoint.
 
-    Embedding gathered patches costs only what is visible: with 75 % hidden a quarter of the convolution.
+    Embedding gathered patches costs only the visible ones: with 75 % hidden, a quarter of the convolution.
     """
 
     def __init__(self, patch_size: int, in_chans: int, embed_dim: int) -> None:

@@ -11,7 +11,7 @@ from .pixel_encoder import LayerNorm, init_linear, make_blocks, run_blocks
 
 
 class MaskTokenTransformer(nn.Module):
-    """Fills the hidden patches with a learned mask token and lets all patches attend to each other.
+    """Fills hidden patches with a learned mask token and lets all patches attend to each other.
 
     MAE's decoder without its prediction layer, and R-MAE's neck (section 3.2: "a neck maps the pixel
     encoder's output to the region branch").
@@ -39,12 +39,12 @@ class MaskTokenTransformer(nn.Module):
     def forward(
         self, tokens_BVD: Tensor, ids_visible_BV: Tensor, context_BTD: Tensor | None = None
     ) -> Tensor:
-        """From visible tokens to all tokens, before the final norm.
+        """Maps visible tokens to all tokens, before the final norm.
 
         Args:
             tokens_BVD: (B, 1 + V, in_dim), cls token first.
-            ids_visible_BV: where the visible tokens belong.
-            context_BTD: further tokens without a place, (B, T, dim), that all may attend to.
+            ids_visible_BV: patch indices of the visible tokens.
+            context_BTD: additional tokens without a position, (B, T, dim), that all tokens may attend to.
 
         Returns:
             (B, 1 + L + T, dim): cls token, patches in raster order, context.
@@ -52,7 +52,7 @@ class MaskTokenTransformer(nn.Module):
         x = self.embed(tokens_BVD)
         B, _, D = x.shape
         L = self.grid[0] * self.grid[1]
-        # scatter, not a gather through the inverse permutation: its backward is deterministic on a GPU.
+        # scatter rather than gather through the inverse permutation: its backward is deterministic on a GPU.
         patches = self.mask_token.to(x.dtype).expand(B, L, D)
         patches = patches.scatter(1, ids_visible_BV.unsqueeze(-1).expand(-1, -1, D), x[:, 1:])
         x = torch.cat([x[:, :1], patches], dim=1) + self.pos_embed
@@ -89,7 +89,7 @@ class PixelDecoder(MaskTokenTransformer):
         ids_hidden_BN: Tensor,
         context_BTD: Tensor | None = None,
     ) -> Tensor:
-        """Pixels of the hidden patches, (B, N, P*P*C), in the order of ``ids_hidden_BN``."""
+        """Predicts the pixels of the hidden patches, (B, N, P*P*C), in the order of ``ids_hidden_BN``."""
         x = self(tokens_BVD, ids_visible_BV, context_BTD)[:, 1:]
         hidden_BND = ids_hidden_BN[:, :, None].expand(-1, -1, x.shape[2])
         return self.pred(self.norm(x.gather(1, hidden_BND)))

@@ -1,4 +1,4 @@
-"""The pixel encoder: a plain ViT that sees the visible patches only (MAE; R-MAE section 3.1).
+"""The pixel encoder: a plain ViT that sees only the visible patches (MAE; R-MAE section 3.1).
 
 Letters: B images, L patches, V visible patches, D width, C channels, H W pixels.
 """
@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from ..errors import UserError
 from .patches import PatchEmbed, grid_of, patchify, sincos_position_embedding
 
-# Width, depth and heads of the field's plain ViTs (ViT and DeiT papers; H is used with patch 14).
+# Width, depth and heads of the standard plain ViTs (ViT and DeiT papers; H is used with patch 14).
 VIT_SIZES: dict[str, dict[str, int]] = {
     "tiny": {"embed_dim": 192, "depth": 12, "num_heads": 3},
     "small": {"embed_dim": 384, "depth": 12, "num_heads": 6},
@@ -30,7 +30,7 @@ LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 def make_blocks(
     dim: int, depth: int, num_heads: int, mlp_ratio: float = 4.0, drop_path_rate: float = 0.0
 ) -> nn.ModuleList:
-    """``depth`` pre-norm transformer blocks with MAE's initialisation (xavier-uniform Linear weights)."""
+    """Builds ``depth`` pre-norm transformer blocks with MAE's initialisation (xavier-uniform Linears)."""
     rates = [drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
     blocks = nn.ModuleList(
         Block(
@@ -48,7 +48,7 @@ def make_blocks(
 
 
 def run_blocks(blocks: nn.ModuleList, x_BLD: Tensor, recompute: bool) -> Tensor:
-    """One block after another; ``recompute``: again in the backward pass, instead of kept."""
+    """Runs the blocks in sequence; ``recompute``: recompute activations in the backward pass."""
     recompute = recompute and torch.is_grad_enabled()
     for block in blocks:
         x_BLD = checkpoint(block, x_BLD, use_reentrant=False) if recompute else block(x_BLD)
@@ -56,7 +56,7 @@ def run_blocks(blocks: nn.ModuleList, x_BLD: Tensor, recompute: bool) -> Tensor:
 
 
 def init_linear(module: nn.Module) -> None:
-    """Xavier-uniform weight and zero bias for a Linear; other modules are left alone."""
+    """Initialises a Linear with xavier-uniform weight and zero bias; leaves other modules alone."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
@@ -64,12 +64,12 @@ def init_linear(module: nn.Module) -> None:
 
 
 class MaskedViT(nn.Module):
-    """A ViT over a subset of patches; parameter names are those of Detectron2's ViT and of timm's.
+    """A ViT over a subset of patches; parameter names match those of Detectron2's ViT and timm's.
 
     Args:
         img_size: side or (H, W) in pixels.
-        drop_path_rate: stochastic depth of the last block, growing linearly from 0.
-        use_act_checkpoint: less memory for more time, see `run_blocks`.
+        drop_path_rate: stochastic depth rate of the last block, increasing linearly from 0.
+        use_act_checkpoint: trade time for memory, see `run_blocks`.
     """
 
     def __init__(
@@ -114,9 +114,9 @@ class MaskedViT(nn.Module):
         """Encodes the visible patches.
 
         Args:
-            patches_BLX: all patches, as `patchify` cuts them, (B, L, P*P*C).
-            ids_visible_BV: int64 indices of the visible ones; None for all, in raster order.
-            gates_BV: factors of the visible patches' tokens before the first block; None for none.
+            patches_BLX: all patches, as cut by `patchify`, (B, L, P*P*C).
+            ids_visible_BV: int64 indices of the visible patches; None for all, in raster order.
+            gates_BV: factors applied to the visible patches' tokens before the first block; None for none.
 
         Returns:
             (B, 1 + V, D): cls token, then the visible patches in the given order, after the final norm.
@@ -137,7 +137,7 @@ class MaskedViT(nn.Module):
 
 
 class PixelEncoder(nn.Module):
-    """Holds the ViT as ``net``, as ViTDet's pyramid does, so that ``backbone.net.*`` loads by exact names."""
+    """Holds the ViT as ``net``, like ViTDet's pyramid, so that ``backbone.net.*`` loads by exact names."""
 
     def __init__(self, net: MaskedViT) -> None:
         super().__init__()
@@ -153,12 +153,12 @@ class PixelEncoder(nn.Module):
         return self.net(patches_BLX, ids_visible_BV, gates_BV)
 
     def encode_image(self, images_BCHW: Tensor) -> Tensor:
-        """Features of whole images, nothing hidden: (B, C, H, W) -> (B, 1 + L, D)."""
+        """Encodes whole images with nothing hidden: (B, C, H, W) -> (B, 1 + L, D)."""
         return self.net(patchify(images_BCHW, self.net.patch_size))
 
 
 def vit_kwargs(size: str) -> dict[str, Any]:
-    """``embed_dim``, ``depth`` and ``num_heads`` of a named size."""
+    """Returns ``embed_dim``, ``depth`` and ``num_heads`` of a named size."""
     if size not in VIT_SIZES:
         raise UserError(f"unknown ViT size {size!r}: one of {', '.join(VIT_SIZES)}")
     return dict(VIT_SIZES[size])

@@ -1,10 +1,10 @@
 """The region branch, length variant: regions enter the decoder as queries (R-MAE, section 3.2, figure 1).
 
-    visible region patches -> region encoder -> pooling -> one query a region
+        visible region patches -> region encoder -> pooling -> one query per region
     pixel encoder tokens   -> neck           -> memory
     queries + memory       -> region decoder -> binary region maps on the hidden patches
 
-The other variants, with the same arguments and results, are in `rmae_d2.modeling.region_variants`.
+The other variants, with the same arguments and outputs, are in `rmae_d2.modeling.region_variants`.
 
 Letters: B images, K regions, L patches, V visible patches, N hidden patches, D width, P patch side.
 """
@@ -24,7 +24,7 @@ from .pixel_encoder import LayerNorm, init_linear, make_blocks
 
 
 class RegionEncoder(nn.Module):
-    """A small ViT over the visible patches of one region map, or of ``in_chans`` stacked as channels."""
+    """A small ViT over the visible patches of one region map, or of ``in_chans`` maps stacked as channels."""
 
     def __init__(
         self,
@@ -43,11 +43,11 @@ class RegionEncoder(nn.Module):
         self.blocks = make_blocks(dim, depth, num_heads)
 
     def forward(self, visible_BKVX: Tensor, ids_visible_BV: Tensor) -> Tensor:
-        """Visible patches of region maps, 0 or 1, (B, K, V, P*P*in_chans), and where -> (B, K, V, D)."""
+        """Encodes visible region-map patches, 0 or 1, (B, K, V, P*P*in_chans) at (B, V) -> (B, K, V, D)."""
         B, K = visible_BKVX.shape[:2]
         ids_BVD = ids_visible_BV[:, :, None].expand(-1, -1, self.pos_embed.shape[2])
         pos_embed = self.pos_embed.expand(B, -1, -1).gather(1, ids_BVD)
-        # Shifted to be centred on zero, as the pixels are.
+        # Centre on zero, like the pixels.
         x = self.patch_embed(visible_BKVX.flatten(0, 1) - 0.5)
         x = (x.unflatten(0, (B, K)) + pos_embed[:, None]).flatten(0, 1)
         for block in self.blocks:
@@ -56,12 +56,12 @@ class RegionEncoder(nn.Module):
 
 
 def mean_token(tokens_BKVD: Tensor) -> Tensor:
-    """(B, K, V, D) -> (B, K, D); of no token zeros, from which gradients of 0 go back."""
+    """Averages (B, K, V, D) -> (B, K, D); without tokens gives zeros, whose gradients are 0."""
     return tokens_BKVD.mean(dim=2) if tokens_BKVD.shape[2] else tokens_BKVD.sum(dim=2)
 
 
 class AttentionPool(nn.Module):
-    """Pools tokens by the attention of one learned vector, in place of their mean."""
+    """Pools tokens by attention with one learned query vector instead of their mean."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class AttentionPool(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of queries to a memory."""
+    """Multi-head attention from queries to a memory."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -98,9 +98,9 @@ class CrossAttention(nn.Module):
 
 
 class CrossAttentionBlock(nn.Module):
-    """DETR's decoder block, pre-norm: queries attend to each other, then to the memory, then an MLP.
+    """Pre-norm DETR decoder block: queries attend to each other, then to the memory, then an MLP.
 
-    As the published code has it: the memory is normalised by the neck and not again here.
+    As in the published code, the memory is normalised by the neck and not again here.
     """
 
     def __init__(self, dim: int, num_heads: int) -> None:
@@ -121,9 +121,9 @@ class CrossAttentionBlock(nn.Module):
 
 
 class ExpansionBlock(nn.Module):
-    """Expands every query over space by adding it to all values (R-MAE, figure 2).
+    """Expands each query spatially by adding it to all values (R-MAE, figure 2).
 
-    As the published code has it: no softmax attention to the memory, and an MLP without a residual.
+    As in the published code: no softmax attention to the memory, and an MLP without a residual.
     """
 
     def __init__(self, dim: int, num_heads: int) -> None:
@@ -149,11 +149,12 @@ class RegionBranch(nn.Module):
 
     Args:
         in_dim: width of the pixel encoder.
-        mask_ratio: beta_R, the hidden share of region patches; None for the pixels' own ratio. 0: regions are
-            input only; 1: they are targets only, and all queries are one learned vector. Two numbers: drawn
-            between them for each training step (not in the paper), the pixels' own in evaluation.
+        mask_ratio: beta_R, the fraction of region patches hidden; None uses the pixels' ratio. With 0,
+            regions are input only; with 1, they are targets only, and all queries are one learned vector. A
+            pair: drawn between the two for each training step (not in the paper), the pixels' ratio in
+            evaluation.
         decoder_depth: number of decoder blocks, the last of which is the expansion block.
-        query_pool: what makes a region's encoded patches its query: ``mean`` (the paper's), ``attention``.
+        query_pool: how a region's encoded patches become its query: ``mean`` (the paper's) or ``attention``.
     """
 
     def __init__(
@@ -209,13 +210,13 @@ class RegionBranch(nn.Module):
         """Predicts the hidden patches of every region map.
 
         Args:
-            tokens_BVD: pixel encoder output, (B, 1 + V, in_dim), cls token first, of ``ids_visible_BV``.
+            tokens_BVD: pixel encoder output for ``ids_visible_BV``, (B, 1 + V, in_dim), cls token first.
             region_patches_BKLX: all patches of the region maps, any dtype, (B, K, L, P*P), of which
-                ``ids_region_visible_BV`` are visible and ``ids_region_hidden_BN`` to be predicted.
+                ``ids_region_visible_BV`` are visible and ``ids_region_hidden_BN`` are predicted.
 
         Returns:
-            logits (B, K, N, P*P), and what the branch knows of the visible region patches alone, for a
-            pixel decoder that listens (R-MAE, table 1e): the region queries, (B, K, summary_dim).
+            Logits (B, K, N, P*P), and the region queries (B, K, summary_dim), which encode the visible region
+            patches only and may be fed to the pixel decoder (R-MAE, table 1e).
         """
         memory = self.neck.norm(self.neck(tokens_BVD, ids_visible_BV))
         _, K, _, X = region_patches_BKLX.shape

@@ -3,11 +3,11 @@
     visible region patches -> region encoder -> mask tokens fill the hidden patches --+
     pixel encoder tokens   -> neck           -> memory ------------------------------ add -> region decoder
 
-Only summaries of the paper were at hand: channel stacks the K maps as channels and predicts K*P*P values a
-patch, batch gives each region a pass of its own. Where they are silent, the reading is MAE's decoder with the
-length variant's sizes: region and pixel features are added patch by patch, the region decoder is plain ViT
-blocks, the head a three-layer MLP. The pixel encoder and the neck run once an image also in the batch
-variant, for they do not depend on the region.
+Only summaries of the paper were available: channel stacks the K maps as channels and predicts K*P*P values
+per patch, batch gives each region its own pass. Where they give no detail, this follows MAE's decoder with
+the length variant's sizes: region and pixel features are added patch by patch, the region decoder is plain
+ViT blocks, the head a three-layer MLP. In the batch variant too, the pixel encoder and the neck run once per
+image, because they do not depend on the region.
 
 Letters: B images, K regions, L patches, V visible patches, N hidden patches, D width, P patch side.
 """
@@ -26,7 +26,7 @@ from .region_branch import RegionEncoder, mean_token
 
 
 class RegionDecoder(nn.Module):
-    """A ViT over all patches: region features, mask tokens for the hidden ones, pixel features added."""
+    """A ViT over all patches: region features with mask tokens for hidden patches, plus pixel features."""
 
     def __init__(
         self, in_dim: int, grid: tuple[int, int], dim: int, depth: int, num_heads: int, out_dim: int
@@ -70,12 +70,12 @@ class RegionDecoder(nn.Module):
 
 
 class SpatialRegionBranch(nn.Module):
-    """What both variants are made of: passes of C region maps each, stacked as channels.
+    """Base of both variants: passes over C region maps each, stacked as channels.
 
     Args:
-        num_regions: K, where all regions share a pass (C = K); None for a pass each (C = 1).
+        num_regions: K if all regions share a pass (C = K); None for one pass per region (C = 1).
         decoder_depth: number of ViT blocks in the region decoder.
-        The others: as of `RegionBranch`.
+        The others: as in `RegionBranch`.
     """
 
     def __init__(
@@ -114,14 +114,14 @@ class SpatialRegionBranch(nn.Module):
         ids_region_visible_BV: Tensor,
         ids_region_hidden_BN: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Predicts the hidden patches of every region map; arguments as of `RegionBranch.forward`.
+        """Predicts the hidden patches of every region map; arguments as in `RegionBranch.forward`.
 
         Returns:
-            logits (B, K, N, P*P), and what the branch knows of the visible region patches alone: the mean
-            of every pass's encoded patches, (B, K / C, summary_dim).
+            Logits (B, K, N, P*P), and a summary of the visible region patches only: the mean of each
+            pass's encoded patches, (B, K / C, summary_dim).
 
         Raises:
-            UserError: for another number of regions than ``num_regions``.
+            UserError: if the number of regions is not ``num_regions``.
         """
         _, given, _, X = region_patches_BKLX.shape
         if self.num_regions not in (None, given):
@@ -132,7 +132,7 @@ class SpatialRegionBranch(nn.Module):
         memory = self.neck.norm(self.neck(tokens_BVD, ids_visible_BV))[:, 1:]
         ids_BKVX = ids_region_visible_BV[:, None, :, None].expand(-1, given, -1, X)
         visible_BKVX = region_patches_BKLX.gather(2, ids_BKVX)
-        # (B, K, V, X) -> (B, K / C, V, X*C), channels last as patchify has them; the logits back again.
+        # (B, K, V, X) -> (B, K / C, V, X*C), channels last as in patchify; the inverse for the logits.
         grouped = visible_BKVX.unflatten(1, (-1, self.maps_a_pass)).permute(0, 1, 3, 4, 2)
         encoded = self.encoder(grouped.flatten(3).to(tokens_BVD.dtype), ids_region_visible_BV)
         logits = self.decoder(encoded, ids_region_visible_BV, memory, ids_region_hidden_BN)
@@ -141,9 +141,9 @@ class SpatialRegionBranch(nn.Module):
 
 
 class BatchRegionBranch(SpatialRegionBranch):
-    """Each region is a sample of its own, with the memory of its image.
+    """Treats each region as its own sample, with the memory of its image.
 
-    Permutation-equivariant over regions, which do not see each other. The cost of its region encoder and
+    Permutation-equivariant over regions, which do not see each other. The cost of region encoder and
     decoder is proportional to K. ``sizes`` are further arguments of `SpatialRegionBranch`.
     """
 
@@ -154,7 +154,7 @@ class BatchRegionBranch(SpatialRegionBranch):
 
 
 class ChannelRegionBranch(SpatialRegionBranch):
-    """All regions in one pass, stacked as channels: cheap, but K is fixed and their order matters."""
+    """Processes all regions in one pass, stacked as channels: cheap, but K is fixed and order matters."""
 
     def __init__(
         self,

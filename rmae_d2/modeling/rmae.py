@@ -1,6 +1,6 @@
 """R-MAE as a Detectron2 meta-architecture: masked autoencoding of pixels and regions.
 
-The journey: patchify -> mask -> encode visible pixels -> decode regions -> decode pixels -> losses.
+Pipeline: patchify -> mask -> encode visible pixels -> decode regions -> decode pixels -> losses.
 Both branches are optional: without a region branch this is MAE, without a pixel decoder RAE.
 
 Letters: B images, C channels, H W pixels, L patches, V visible patches, N hidden patches, K regions,
@@ -37,10 +37,10 @@ FEEDINGS = ("pixel_to_region", "region_to_pixel", "both")
 
 
 class StepResult(NamedTuple):
-    """All that a training step of a `Batch` found out; tensors are 0-d.
+    """Result of a training step on a `Batch`; tensors are 0-d.
 
-    Losses are weighted: ``loss_pixel``, ``loss_region`` of the branches present, and the masking policy's
-    own, which may have scalars to report besides.
+    Losses are weighted: ``loss_pixel`` and ``loss_region`` of the branches present, and those of the masking
+    policy, which may also report scalars.
     """
 
     losses: dict[str, Tensor]
@@ -55,21 +55,21 @@ class RMAE(HubModel, nn.Module):
     Args:
         backbone: the pixel encoder.
         pixel_decoder: None for RAE.
-        region_branch: None for MAE. The length variant, or one of `region_variants`.
-        mask_ratio: beta_I, the hidden share of pixel patches. The region branch may have its own,
-            beta_R; it then keeps another prefix of the same patch order. Two numbers draw beta_R between them
-            for each training step, see `visible_choices`, and are beta_I in evaluation.
-        masking: see `rmae_d2.modeling.masking.base`; None for random masks.
-        norm_pix_loss: predict pixels normalised patch by patch.
+        region_branch: None for MAE; otherwise the length variant or one of `region_variants`.
+        mask_ratio: beta_I, the fraction of pixel patches hidden. The region branch may have its own ratio,
+            beta_R, and then keeps a different prefix of the same patch order. If that is a pair, beta_R is
+            drawn between the two for each training step (see `visible_choices`), and evaluation uses beta_I.
+        masking: see `rmae_d2.modeling.masking.base`; None for random masking.
+        norm_pix_loss: predict pixels normalised per patch.
         pixel_weight, region_weight: weights of the two losses in their sum.
         background_weight: weight of background pixels in the region loss.
         region_criterion: ``bce`` or ``l2``, see `region_loss`.
-        feeding: which branch hears of the other, one of `FEEDINGS` (R-MAE, table 1e).
+        feeding: which branch receives the other's output, one of `FEEDINGS` (R-MAE, table 1e).
             ``pixel_to_region``, the paper's: the region branch gets the pixel encoder's output.
-            ``region_to_pixel``: it gets zeros, and the pixel decoder gets the encoded regions as further
-            tokens. ``both``: each gets the other's.
-        region_dropout: train with the first 1 to K regions of a batch, see `drop_regions`.
-        pixel_mean, pixel_std: of the images in the unit that the loader delivers (0-255), one per channel.
+            ``region_to_pixel``: it gets zeros, and the pixel decoder gets the encoded regions as additional
+            tokens. ``both``: each gets the other's output.
+        region_dropout: train on the first 1 to K regions of a batch, see `drop_regions`.
+        pixel_mean, pixel_std: per-channel image statistics in the loader's range (0-255).
     """
 
     pixel_mean: Tensor
@@ -104,7 +104,7 @@ class RMAE(HubModel, nn.Module):
                     f"(img_size {backbone.net.img_size}, patch_size {backbone.net.patch_size})"
                 )
         region_ratio = None if region_branch is None else region_branch.mask_ratio
-        num_visible(backbone.net.num_patches, mask_ratio)  # at once, not in the first step
+        num_visible(backbone.net.num_patches, mask_ratio)  # fail now, not in the first step
         if isinstance(region_ratio, Sequence):
             visible_choices(backbone.net.num_patches, region_ratio)
         elif region_ratio is not None:
@@ -148,7 +148,7 @@ class RMAE(HubModel, nn.Module):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """Arguments from a yacs config with ``MODEL.RMAE`` (`add_rmae_config`)."""
+        """Reads the arguments from a yacs config with ``MODEL.RMAE`` (`add_rmae_config`)."""
         return parts_from_cfg(cfg)
 
     @property
@@ -161,13 +161,13 @@ class RMAE(HubModel, nn.Module):
 
     @property
     def needs_regions(self) -> bool:
-        """Whether a region branch, or the masking policy in the present mode, looks at region maps."""
+        """Whether the region branch, or the masking policy in its current mode, uses region maps."""
         return self.region_branch is not None or self.masking.needs_regions
 
     def compile(self, **options: Any) -> None:  # type: ignore[override]
-        """Compiles networks and losses in training, in place of the whole module; see ``torch.compile``.
+        """Compiles networks and losses for training rather than the whole module; see ``torch.compile``.
 
-        Reading a batch, masking, evaluation and pictures stay as they are: their shapes vary.
+        Batch handling, masking, evaluation and pictures stay uncompiled because their shapes vary.
         """
         self.compile_options = tuple(sorted(options.items()))
 
@@ -177,22 +177,22 @@ class RMAE(HubModel, nn.Module):
         progress: float = 0.0,
         mask_ratio: float | None = None,
     ) -> Any:
-        """One step, or, in evaluation, all that can be said of the images.
+        """Runs one training step, or, in evaluation, returns all predictions per image.
 
         Args:
-            batched_inputs: a batch, or, as Detectron2 has it, the dicts that `Batch.of` takes;
-                regions are needed by a region branch. Without seeds masks are drawn from torch's generator
-                in training and from seed 0 in evaluation.
-            progress: share of the training run that is done, in [0, 1], for policies with a schedule.
-            mask_ratio: instead of the model's own.
+            batched_inputs: a batch, or, following Detectron2, the dicts that `Batch.of` takes. A region
+                branch requires regions. Without seeds, masks are drawn from torch's generator in training and
+                from seed 0 in evaluation.
+            progress: completed fraction of the training run, in [0, 1], for policies with a schedule.
+            mask_ratio: overrides the model's own ratio.
 
         Returns:
-            in training a `StepResult`, for Detectron2's dicts its losses alone; in evaluation one dict
+            In training a `StepResult`, or only its losses if given Detectron2's dicts. In evaluation one dict
             per image: unweighted ``loss_pixel``, ``loss_region`` (0-d), ``mask`` bool (L,), ``pred_pixels``
-            (L, P*P*C), ``pred_regions`` logits (K, L, P*P), and to look at: ``reconstruction``, the image
+            (L, P*P*C), ``pred_regions`` logits (K, L, P*P), and for display: ``reconstruction``, the image
             with its hidden patches predicted, float in the images' range (C, H, W), and
-            ``region_probability`` (K, H, W), the visible patches as given and the hidden ones predicted;
-            ``mask_probability`` (L,) of a masking policy that has learned one.
+            ``region_probability`` (K, H, W), visible patches as given and hidden ones predicted;
+            ``mask_probability`` (L,) if the masking policy has learned one.
         """
         batch = Batch.of(batched_inputs).to(self.device)
         regions = batch.region_maps() if self.needs_regions else None
@@ -229,18 +229,18 @@ class RMAE(HubModel, nn.Module):
         ids_shuffle_BL: Tensor | None = None,
         per_image: bool = False,
     ) -> dict[str, Tensor]:
-        """The model on plain tensors.
+        """Runs the model on plain tensors.
 
         Args:
             images_BCHW: normalised float images of the backbone's size.
-            regions_BKHW: region maps, float 0/1 or bool; needed by a region branch.
-            ids_shuffle_BL: int64 patch orders, the first V are visible; None draws them with ``masking``.
-            per_image: leave the losses as (B,) instead of their means.
+            regions_BKHW: region maps, float 0/1 or bool; required by a region branch.
+            ids_shuffle_BL: int64 patch orders, the first V visible; None draws them with ``masking``.
+            per_image: return the losses as (B,) instead of their means.
 
         Returns:
-            ``loss`` (weighted sum), ``mask`` bool (B, L) and, of the branches present: ``loss_pixel``,
+            ``loss`` (weighted sum), ``mask`` bool (B, L) and, for the branches present: ``loss_pixel``,
             ``loss_region``, ``pred_pixels`` (B, L, P*P*C), ``pred_regions`` logits (B, K, L, P*P), 0 where
-            not predicted, ``region_mask``; the masking policy's losses, where it was asked and has any.
+            nothing is predicted, ``region_mask``; the masking policy's losses, if it was called and has any.
         """
         self._check_inputs(images_BCHW, regions_BKHW)
         visible = self._num_visible()
@@ -252,9 +252,9 @@ class RMAE(HubModel, nn.Module):
         return self._outputs(images_BCHW, regions_BKHW, plan, visible, per_image)
 
     def normalize(self, images_BCHW: Tensor) -> Tensor:
-        """From the loader's range, 0-255 or a sensor's, to mean 0 and deviation 1, float32.
+        """Normalises images from the loader's range (0-255 or a sensor's) to mean 0 and deviation 1, float32.
 
-        Where floats are NaN there were no data: the mean stands there.
+        NaN in float images marks missing data and is replaced by the mean.
         """
         images = (images_BCHW.float() - self.pixel_mean) / self.pixel_std
         return images.nan_to_num(0.0) if images_BCHW.is_floating_point() else images
@@ -267,7 +267,7 @@ class RMAE(HubModel, nn.Module):
         num_visible: int,
         progress: float = 0.0,
     ) -> MaskPlan:
-        """The masking policy's plan, by which ``num_visible`` pixel patches are seen."""
+        """Returns the masking policy's plan, which leaves ``num_visible`` pixel patches visible."""
         seeds_B = seeds_B.to(images_BCHW.device, non_blocking=True)
         grid = self.backbone.net.grid
         request = MaskRequest(seeds_B, grid, num_visible, images_BCHW, regions_BKHW, progress)
@@ -276,7 +276,7 @@ class RMAE(HubModel, nn.Module):
     def _num_visible(
         self, mask_ratio: float | None = None, seeds_B: Tensor | None = None
     ) -> tuple[int, int]:
-        """Visible patches of pixels and of regions; of a training step's seeds, where it draws beta_R."""
+        """Numbers of visible pixel and region patches; a drawn beta_R depends on the step's seeds."""
         L = math.prod(self.backbone.net.grid)
         visible = num_visible(L, self.mask_ratio if mask_ratio is None else mask_ratio)
         own = None if self.region_branch is None else self.region_branch.mask_ratio
@@ -292,9 +292,10 @@ class RMAE(HubModel, nn.Module):
         gates_BL: Tensor | None,
         visible: tuple[int, int],
     ) -> dict[str, Tensor]:
-        """Patchify, mask, encode, decode, losses (B,); predictions on hidden patches only.
+        """Patchifies, masks, encodes and decodes; losses are (B,), predictions cover hidden patches only.
 
-        Of the patch orders of pixels and regions, None where they share one, ``visible`` are seen.
+        ``orders_BL`` are the patch orders of pixels and regions (None: regions share the pixels' order), of
+        which the first ``visible`` patches are seen.
         """
         out: dict[str, Tensor] = {}
         context_BTD = None
@@ -355,7 +356,7 @@ class RMAE(HubModel, nn.Module):
         return out
 
     def _weights(self, plan: MaskPlan) -> dict[str, float]:
-        """Of every loss; a masking policy weighs its own."""
+        """Weights of all losses; masking policies weight theirs themselves."""
         own = {"loss_pixel": self.pixel_weight, "loss_region": self.region_weight}
         return {**own, **dict.fromkeys(plan.losses, 1.0)}
 
@@ -384,13 +385,13 @@ class RMAE(HubModel, nn.Module):
     def _pictures(
         self, images_BCHW: Tensor, regions_BKHW: Tensor | None, outputs: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """What a person looks at; see `forward`."""
+        """Images for display; see `forward`."""
         grid, P = self.backbone.net.grid, self.patch_size
         pictures: dict[str, Tensor] = {}
         if "pred_pixels" in outputs:
             patches, pred = patchify(images_BCHW, P), outputs["pred_pixels"].float()
             if self.norm_pix_loss:
-                # Patch statistics are not predicted: they are taken from the image, for display only.
+                # Patch statistics are not predicted; for display only, they are taken from the image.
                 mean, std = patch_statistics(patches)
                 pred = pred * std + mean
             images = unpatchify(torch.where(outputs["mask"][:, :, None], pred, patches), grid, P)
@@ -406,33 +407,33 @@ class RMAE(HubModel, nn.Module):
 
 @cache
 def _compiled(options: tuple[tuple[str, Any], ...]) -> Callable[..., dict[str, Tensor]]:
-    """Of the function, not of a model's method, so that a copied model computes with its own weights."""
+    """Compiles the function, not a bound method, so that a copied model computes with its own weights."""
     return torch.compile(RMAE._reconstruct, dynamic=False, **dict(options))
 
 
 def drop_regions(regions_BKHW: Tensor, seeds_B: Tensor) -> Tensor:
-    """Keeps the first 1 to K regions of a batch, so that one model learns to serve any number of queries.
+    """Keeps the first 1 to K regions of a batch, so that one model learns to handle any number of queries.
 
-    Not in the paper. How many is a function of the batch's seeds. The loader gives regions in random order,
-    so the first are any.
+    Not in the paper. The number is a function of the batch's seeds. The loader shuffles regions, so the
+    first ones are a random subset.
     """
     K = regions_BKHW.shape[1]
     kept = 1 + int(hash_noise(seeds_B.sum()[None], 1)) % K
     return regions_BKHW[:, :kept]
 
 
-#: beta_R that is drawn takes one of so many values: few enough for ``torch.compile`` to know them all.
+#: Number of values that a drawn beta_R can take: few enough for ``torch.compile`` to specialise on each.
 _RATIOS = 8
 
 
 def visible_choices(num_patches: int, ratios: Sequence[float]) -> list[int]:
-    """Visible region patches of a beta_R between two numbers: of 8 ratios that divide the way evenly.
+    """Numbers of visible region patches for a beta_R drawn between two values: 8 evenly spaced ratios.
 
-    Not in the paper. A model that has only ever seen a quarter of a region's patches cannot tell much from
-    one of them, which is what a click gives.
+    Not in the paper. A model that has only ever seen a quarter of a region's patches can infer little from
+    a single one, which is all that a click provides.
 
     Raises:
-        UserError: not two numbers that rise, or one that leaves no patch visible or none hidden.
+        UserError: if the two numbers do not increase, or one leaves no patch visible or none hidden.
     """
     if len(ratios) != 2 or not ratios[0] < ratios[1]:
         raise UserError(
@@ -444,14 +445,14 @@ def visible_choices(num_patches: int, ratios: Sequence[float]) -> list[int]:
 
 
 def drawn_visible(num_patches: int, ratios: Sequence[float], seeds_B: Tensor) -> int:
-    """One of `visible_choices`, a function of the batch's seeds."""
+    """Picks one of `visible_choices` as a function of the batch's seeds."""
     choices = visible_choices(num_patches, ratios)
-    # Not the number that drop_regions draws of these seeds.
+    # Not the number that drop_regions draws from these seeds.
     return choices[int(hash_noise(seeds_B.sum()[None], 2)[0, 1]) % len(choices)]
 
 
 def _check_region_ratio(ratio: float | Sequence[float] | None, feeding: str) -> None:
-    """At the ends of its range regions are input or target only, which one way of feeding alone can use."""
+    """Checks the extreme ratios: regions are then only input (0) or only target (1), so one feeding works."""
     if ratio == 0 and feeding != "region_to_pixel":
         raise UserError(
             f"region_branch.mask_ratio=0 with feeding={feeding!r}: no region patch is hidden, to predict it, "

@@ -1,4 +1,4 @@
-"""Tables and curves of a study, put into its page between two marks."""
+"""Tables and curves of a study, inserted into its page between two marks."""
 
 import math
 from collections.abc import Sequence
@@ -21,17 +21,17 @@ END = "<!-- until here -->"
 
 
 def write_page(study: Study, records: Records, page: Path) -> list[Path]:
-    """Puts the study's tables into its page, and draws its picture beside it.
+    """Puts the study's tables into its page, and draws its picture next to it.
 
     Args:
-        page: Markdown, with a line `BEGIN` and a line `END`; made with these alone where there
-            is none.
+        page: Markdown, with a line `BEGIN` and a line `END`; if it does not exist, it is created with
+            these alone.
 
     Returns:
-        the files.
+        The written files.
 
     Raises:
-        UserError: a page without these marks.
+        UserError: if the page lacks these marks.
     """
     text = (
         page.read_text(encoding="utf-8")
@@ -91,7 +91,7 @@ def _state(study: Study, records: Sequence[Record]) -> str:
 
 
 def values_table(study: Study, methods: Sequence[Method], records: Sequence[Record]) -> str:
-    """Mean ± standard deviation over seeds, a row per method and a column per metric."""
+    """Tabulates mean ± standard deviation over seeds, one row per method and one column per metric."""
     rows = []
     for method in methods:
         own = [record for record in records if record["method"] == method.name]
@@ -103,7 +103,7 @@ def values_table(study: Study, methods: Sequence[Method], records: Sequence[Reco
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table without the columns of metrics that none of its methods has."""
+    """Builds a table, omitting metrics that none of its methods has."""
     kept = [i for i in range(len(headers)) if any(row[i] != "-" for row in rows)]
     return table([headers[i] for i in kept], [[row[i] for i in kept] for row in rows])
 
@@ -120,7 +120,7 @@ def _mean(metric: Metric, records: Sequence[Record], method: str) -> str:
 
 
 def differences_table(study: Study, methods: Sequence[Method], records: Sequence[Record]) -> str:
-    """Each method's differences to its baseline; empty where there is none of two seeds."""
+    """Tabulates each method's differences to its baseline; empty if none has two seeds."""
     rows = []
     for method in methods:
         cells = [_told(metric, _difference(metric, method, records)) for metric in study.metrics]
@@ -153,7 +153,7 @@ def _told(metric: Metric, difference: Difference | None) -> str:
 
 
 def _bars(study: Study, records: Sequence[Record]) -> list[tuple[str, float, float, float, bool]]:
-    """Label, mean, ends of the interval, and whether it is there, of the first metric's differences."""
+    """Label, mean, interval ends, and whether an effect is shown, for the first metric's differences."""
     metric = study.metrics[0]
     bars = []
     for method in study.methods:
@@ -168,7 +168,7 @@ def _bars(study: Study, records: Sequence[Record]) -> list[tuple[str, float, flo
 
 
 def cost_table(study: Study, records: Records) -> str:
-    """What a training step of each method costs, as measured side by side."""
+    """Tabulates the cost of each method's training step, as measured side by side."""
     rows = [
         [
             method.label,

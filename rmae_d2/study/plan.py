@@ -1,4 +1,4 @@
-"""The plan of a study: what its config says, and the runs that follow from it."""
+"""The plan of a study: its config, and the runs that follow from it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,26 +14,26 @@ from ..engine.checkpointer import FINAL
 from ..engine.sweep import Run, Stage
 from ..errors import UserError, did_you_mean
 
-#: The name of the stage in which a method trains, beside those of the transfers.
+#: Name of the stage in which a method trains, alongside the transfers.
 PRETRAIN = "pretrain"
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to get an encoder.
+    """A way to obtain an encoder.
 
     Args:
-        name: of its folders and records.
-        label: in tables.
+        name: used in its folders and records.
+        label: used in tables.
         config: of the training.
-        views: images that it trains on, in batches of the config's size. 0 leaves the weights as they are
-            drawn: one step, at a learning rate of 0.
-        overrides: of the config. ``{NAME}`` stands for the weights of the method of that name and of the same
-            seed, which are then trained before.
-        group: methods of one group are compared with each other; a table for each.
-        baseline: the method of its group that differences are taken to.
-        seeds: how many; None for the study's.
-        transfers: names of those that it is measured by; None for all.
+        views: number of images that it trains on, in batches of the config's size. 0 leaves the weights as
+            initialised: one step, at a learning rate of 0.
+        overrides: of the config. ``{NAME}`` stands for the weights of the method of that name with the same
+            seed, which is then trained first.
+        group: methods of one group are compared with each other, in one table per group.
+        baseline: the method of its group relative to which differences are computed.
+        seeds: number of seeds; None for the study's.
+        transfers: names of the transfers that evaluate it; None for all.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Transfer:
-    """What an encoder is measured by: a training that begins with it."""
+    """A transfer that evaluates an encoder: a training initialised with it."""
 
     name: str
     label: str
@@ -59,14 +59,14 @@ class Transfer:
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of the tables.
+    """A metric shown in the tables.
 
     Args:
-        stage: of which it is, ``pretrain``, a transfer's name, or ``attention``.
+        stage: its source: ``pretrain``, a transfer's name, or ``attention``.
         name: in that stage's results, such as ``sem_seg/mIoU``; several are averaged.
-        label: in tables.
-        scale: by which it is multiplied there.
-        digits: behind the point.
+        label: used in tables.
+        scale: factor applied in tables.
+        digits: decimal places.
     """
 
     stage: str
@@ -82,7 +82,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Scenes:
-    """The rendered scenes that a study runs on, see `write_scenes`."""
+    """The rendered scenes that a study uses, see `write_scenes`."""
 
     num_train: int
     num_val: int
@@ -91,12 +91,12 @@ class Scenes:
 
 @dataclass(frozen=True)
 class Attention:
-    """Objects, on which the attention of each encoder is measured.
+    """Objects on which the attention of each encoder is measured.
 
     Args:
-        json: COCO's instances, below the study's data.
+        json: COCO instances, below the study's data.
         root: of their images, below the study's data.
-        max_images: the first so many are taken.
+        max_images: use only this many, from the first.
     """
 
     json: str
@@ -141,16 +141,16 @@ class Study:
     """A whole study.
 
     Args:
-        name: what it is called.
-        data: folder of its data sets (DETECTRON2_DATASETS of its commands).
+        name: name of the study.
+        data: folder of its datasets (DETECTRON2_DATASETS of its commands).
         output: folder of its runs.
-        seeds: runs of each method, with ``train.seed`` 0, 1 ...
-        methods, transfers, metrics: see there. The first metric is the one that is drawn.
-        scenes: rendered into ``data`` where they are not there.
-        overrides: of all methods' configs; a method's own count more.
-        times: by which all methods' views are multiplied.
-        attention: where the attention on objects is measured; None for nowhere.
-        regions: where region sources are compared; None for nowhere.
+        seeds: runs per method, with ``train.seed`` 0, 1 ...
+        methods, transfers, metrics: see these classes. The first metric is drawn.
+        scenes: rendered into ``data`` if missing.
+        overrides: for all methods' configs; a method's own take precedence.
+        times: factor applied to all methods' views.
+        attention: where the attention on objects is measured; None to skip it.
+        regions: where region sources are compared; None to skip it.
     """
 
     name: str
@@ -188,7 +188,7 @@ class Study:
                     )
 
     def method(self, name: str) -> Method:
-        """One of the methods by its name; UserError where there is none."""
+        """Returns the method of a name; UserError if there is none."""
         found = next((method for method in self.methods if method.name == name), None)
         if found is None:
             names = [method.name for method in self.methods]
@@ -199,10 +199,10 @@ class Study:
 
 
 def load_study(name: str) -> Study:
-    """The study of a config, ``study`` in it.
+    """Loads a study from ``study`` in a config.
 
     Raises:
-        UserError: no such config, or none with a study in it.
+        UserError: if there is no such config, or it has no study.
     """
     path = find_config(name)
     content = LazyConfig.load(path)
@@ -227,14 +227,14 @@ def load_study(name: str) -> Study:
 
 
 def runs_of(study: Study, methods: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Run]:
-    """The runs of a study, seed by seed, so that all methods have one before one has all.
+    """Returns the runs of a study, seed by seed, so that every method gets its first seed early.
 
     Args:
-        methods: names of those to run; all where none is named.
-        seeds: of those to run; all where none is named.
+        methods: names of those to run; all if empty.
+        seeds: seeds to run; all if empty.
 
     Raises:
-        UserError: a config refuses its overrides, or a folder was trained in with others.
+        UserError: if a config rejects its overrides, or a folder was trained with different ones.
     """
     chosen = [study.method(name) for name in methods] or list(study.methods)
     for transfer in study.transfers:
@@ -254,13 +254,13 @@ def runs_of(study: Study, methods: Sequence[str] = (), seeds: Sequence[int] = ()
 
 
 def weights_of(run: Run) -> Path:
-    """Where the method of a run leaves its encoder."""
+    """Path of the encoder that a run's method produces."""
     stage = next(stage for stage in run.stages if stage.folder.name == _folder(run))
     return stage.folder / f"{FINAL}.pth"
 
 
 def stages_by_name(run: Run) -> Mapping[str, Stage]:
-    """``pretrain`` and the transfers, without what a run needs of other methods."""
+    """Returns ``pretrain`` and the transfers, without a run's dependencies on other methods."""
     own = _folder(run)
     named = {}
     for stage in run.stages:
@@ -312,14 +312,14 @@ def _training(study: Study, method: Method, seed: int) -> Stage:
 
 
 def _steps(study: Study, method: Method) -> int:
-    """How long a method trains; UserError where its config refuses the overrides."""
+    """Returns a method's number of steps; UserError if its config rejects the overrides."""
     words = [*study.overrides, *method.overrides]
     batch = apply_overrides(load_config(method.config), words).dataloader.train.total_batch_size
     return max(round(study.times * method.views / batch), 1)
 
 
 def _needed(method: Method) -> list[str]:
-    """The methods whose weights a method begins with: ``{NAME}`` in its overrides."""
+    """Returns the methods whose weights a method starts from: ``{NAME}`` in its overrides."""
     found = []
     for text in method.overrides:
         value = split_override(text)[1]

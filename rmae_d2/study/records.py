@@ -1,11 +1,11 @@
-"""What the runs of a study measured, in one json that outlives the folders of the runs.
+"""Results of a study's runs, in one json that outlives their folders.
 
     {"study": NAME, "records": [RECORD, ...], "cost": {METHOD: ...}}
 
-A record has ``method``, ``seed``, ``views`` (images that the method's training saw), ``seconds`` (of the wall
-clock; other processes may have run beside it), ``commands`` (of each stage), ``results`` (of each stage the
-last value of each metric, as its run.jsonl has it, and ``attention``), ``curves`` of the method's training,
-``code`` and ``when`` it ended.
+A record has ``method``, ``seed``, ``views`` (images seen by the method's training), ``seconds`` (of
+wall-clock time; other processes may have run in parallel), ``commands`` (of each stage), ``results`` (for
+each stage, the last value of each metric from its run.jsonl, and ``attention``), ``curves`` of the method's
+training, ``code`` and ``when`` it ended.
 """
 
 import json
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 
-#: Beginnings of the names of results that a record does without.
+#: Prefixes of result names that records omit.
 _LEFT_OUT = ("ACC-", "AP-")
 
 
@@ -39,10 +39,10 @@ class Records:
 
     Args:
         path: of the json; it need not exist.
-        study: whose records they are.
+        study: the study it belongs to.
 
     Raises:
-        UserError: a file that is no such json, or of another study.
+        UserError: if the file is no such json, or belongs to another study.
     """
 
     def __init__(self, path: Path, study: Study) -> None:
@@ -54,19 +54,19 @@ class Records:
 
     @property
     def all(self) -> list[Record]:
-        """The records of methods that the study has, in its order, then by seed."""
+        """Returns the records of the study's methods, in its order, then by seed."""
         order = [method.name for method in self.study.methods]
         known = (record for record in self._content["records"] if record["method"] in order)
         return sorted(known, key=lambda record: (order.index(record["method"]), record["seed"]))
 
     @property
     def cost(self) -> dict[str, Any]:
-        """Of methods by their names; empty where it was not measured."""
+        """Costs by method name; empty if not measured."""
         found: dict[str, Any] = self._content.get("cost", {})
         return found
 
     def of(self, run: Run) -> Record | None:
-        """The record of a run, where there is one of the very same commands."""
+        """Returns the record of a run, if there is one of exactly the same commands."""
         key = (run.values["method"], run.seed)
         found = (r for r in self._content["records"] if (r["method"], r["seed"]) == key)
         record = next(found, None)
@@ -76,7 +76,7 @@ class Records:
         return None
 
     def add(self, record: Record) -> None:
-        """Takes a record in, in the place of another of its method and seed, and writes the file."""
+        """Adds a record, replacing that of the same method and seed, and writes the file."""
         key = (record["method"], record["seed"])
         others = [r for r in self._content["records"] if (r["method"], r["seed"]) != key]
         others.append(record)
@@ -95,12 +95,12 @@ class Records:
         self._write()
 
     def set_cost(self, cost: Mapping[str, Any]) -> None:
-        """Writes what methods cost."""
+        """Writes the methods' costs."""
         self._content["cost"] = dict(cost)
         self._write()
 
     def _write(self) -> None:
-        # A line for each record: a change shows what has come.
+        # One line per record, so that diffs show what is new.
         head = {key: value for key, value in self._content.items() if key != "records"}
         lines = ",\n".join(json.dumps(plain(record)) for record in self._content["records"])
         text = json.dumps(plain(head), indent=1)[:-2]
@@ -127,7 +127,7 @@ def _read(path: Path, study: Study) -> dict[str, Any]:
 
 
 def commands(run: Run) -> dict[str, str]:
-    """The command of each stage of a run, but for where it runs: folders and weights."""
+    """Returns the command of each stage of a run, without location: folders and weights."""
     return {name: _command(stage) for name, stage in stages_by_name(run).items()}
 
 
@@ -138,10 +138,10 @@ def _command(stage: Stage) -> str:
 
 
 def record_of(run: Run, study: Study) -> Record:
-    """What a run that has finished measured; the attention on objects is measured here.
+    """Builds the record of a finished run; measures the attention on objects here.
 
     Raises:
-        UserError: one of its stages has not been evaluated.
+        UserError: if one of its stages has not been evaluated.
     """
     stages = stages_by_name(run)
     events = {name: read_run(stage.folder)[0] for name, stage in stages.items()}
@@ -201,9 +201,9 @@ def measure_region_sources(study: Study) -> dict[str, Any]:
 
 
 def _attention(weights: Path, where: Attention, data: Path) -> dict[str, float]:
-    """Attention of the last block inside and outside of objects, means over instances."""
+    """Measures attention of the last block inside and outside objects, averaged over instances."""
     models = load_models([str(weights)], [], device=pick_device("auto"))
-    # By their files: names were registered before the study's own folder was known.
+    # By file: names were registered before the study's own folder was known.
     labels, root = str(data / where.json), str(data / where.root)
     measured = measure_attention(models, json=labels, root=root, max_images=where.max_images)
     found = measured["models"][0]
@@ -212,7 +212,7 @@ def _attention(weights: Path, where: Attention, data: Path) -> dict[str, float]:
 
 
 def _seconds(events: Iterable[Event]) -> float:
-    """Of the wall clock, over all starts of a training."""
+    """Sums wall-clock time over all starts of a training."""
     spans = []
     for start in split_starts(events):
         times = [datetime.fromisoformat(event["time"]) for event in (start[0], start[-1])]
@@ -223,7 +223,7 @@ def _seconds(events: Iterable[Event]) -> float:
 def values(
     records: Sequence[Record], method: str, stage: str, names: Sequence[str]
 ) -> dict[int, float]:
-    """A metric of a method by seed, the mean of several; without the seeds that lack it."""
+    """Returns a method's metric by seed (the mean if several), without seeds that lack it."""
     found = {}
     for record in records:
         of_stage = record["results"].get(stage, {})

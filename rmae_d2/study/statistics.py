@@ -1,4 +1,4 @@
-"""Means and paired differences of few seeds, and what can be said of them.
+"""Means and paired differences over few seeds, and conclusions from them.
 
 Letters: n seeds.
 """
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-#: Up to so many seeds all samples with replacement are looked at (5 ** 5 = 3125), above it this many drawn.
+#: Up to this many seeds, all bootstrap samples are enumerated (5 ** 5 = 3125); above, this many are drawn.
 _ALL_UP_TO = 5
 _DRAWN = 10_000
 
@@ -22,12 +22,12 @@ _FEWEST = 3
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean difference of a method to its baseline, over the seeds that both have.
+    """The mean difference of a method to its baseline, over their common seeds.
 
     Attributes:
-        n: seeds.
+        n: number of seeds.
         bootstrap: interval of the mean, (low, high), see `bootstrap_interval`.
-        student: that of Student's t, (low, high); infinite for one seed.
+        student: Student's t interval, (low, high); infinite for one seed.
     """
 
     n: int
@@ -37,11 +37,11 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """``better``, ``worse``, or ``not shown``: where an interval holds 0, or of less than three seeds.
+        """``better``, ``worse``, or ``not shown`` if an interval contains 0 or there are under three seeds.
 
-        The bootstrap of few seeds is too narrow: that of three leaves out 0 whenever all three have one sign,
-        which chance alone does in a quarter of the cases. So both must. Two that happen to agree make
-        Student's interval as narrow as one likes.
+        The bootstrap is too narrow with few seeds: with three it excludes 0 whenever all have the same sign,
+        which happens by chance in a quarter of cases. So both intervals must exclude it. Two seeds that
+        happen to agree make Student's interval arbitrarily narrow.
         """
         if self.n < _FEWEST:
             return "not shown"
@@ -51,7 +51,7 @@ class Difference:
 
 
 def bootstrap_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
-    """Percentile interval of the mean over samples with replacement; exact up to five values."""
+    """Percentile bootstrap interval of the mean; exact up to five values."""
     array = np.asarray(values, np.float64)
     if len(array) <= _ALL_UP_TO:
         draws = np.array(list(itertools.product(range(len(array)), repeat=len(array))))
@@ -63,7 +63,7 @@ def bootstrap_interval(values: Sequence[float], level: float = LEVEL) -> tuple[f
 
 
 def student_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
-    """Student's t interval of the mean; infinite for less than two values."""
+    """Student's t interval of the mean; infinite for fewer than two values."""
     if len(values) < 2:
         return -math.inf, math.inf
     error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
@@ -75,15 +75,15 @@ def student_interval(values: Sequence[float], level: float = LEVEL) -> tuple[flo
 def paired_difference(
     of: Mapping[int, float], to: Mapping[int, float], smaller_is_better: bool = False
 ) -> Difference | None:
-    """The difference of two methods, by seed.
+    """Computes the difference between two methods, paired by seed.
 
     Args:
         of, to: a metric by seed.
-        smaller_is_better: turns the sign of the verdict's values, not of the numbers' order: the difference
-            is then baseline minus method.
+        smaller_is_better: flips the sign, so that positive means better: the difference is then
+            baseline minus method.
 
     Returns:
-        None where no seed is in both.
+        None if they have no seed in common.
     """
     sign = -1.0 if smaller_is_better else 1.0
     pairs = [sign * (of[seed] - to[seed]) for seed in sorted(of.keys() & to.keys())]

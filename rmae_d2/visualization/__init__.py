@@ -1,9 +1,9 @@
-"""Pictures of what a model learned, and of the regions it learns from."""
+"""Pictures of what a model has learned, and of the regions it learns from."""
 
 from importlib import import_module
 from typing import Any
 
-#: Where each name is: imported when it is asked for, for some of them need Detectron2 and others do not.
+#: Home module of each name, imported on demand because only some need Detectron2.
 _HOMES = {
     "SheetRow": "sheets",
     "class_palette": "palette",

@@ -1,4 +1,4 @@
-"""Attention maps and features over the photo they are of.
+"""Attention maps and features drawn over their photo.
 
 Letters: H W pixels, Gh Gw grid of patches, D width.
 """
@@ -13,13 +13,13 @@ from ..errors import UserError
 
 Picture = NDArray[np.uint8]
 
-# Share of the heat over the gray photo.
+# Opacity of the heat over the gray photo.
 _OPACITY = 0.65
 _GREEN = (60, 255, 60)
 
 
 class Query(NamedTuple):
-    """A place in a photo, in pixels from the left top corner; None, None is the whole photo's cls token."""
+    """A position in a photo, in pixels from the top left; None, None is the cls token of the whole photo."""
 
     x: int | None
     y: int | None
@@ -29,7 +29,7 @@ class Query(NamedTuple):
 
 
 def patch_of(query: Query, size: tuple[int, int], grid: tuple[int, int]) -> tuple[int, int] | None:
-    """(row, column) of the patch with a pixel of an image of (H, W) that the grid covers; None for cls."""
+    """Returns (row, column) of the patch at a pixel of an image (H, W) covered by the grid; None for cls."""
     if query.x is None or query.y is None:
         return None
     if not (0 <= query.x < size[1] and 0 <= query.y < size[0]):
@@ -42,7 +42,7 @@ def patch_of(query: Query, size: tuple[int, int], grid: tuple[int, int]) -> tupl
 def draw_query(
     picture_HWC: Picture, patch: tuple[int, int] | None, grid: tuple[int, int]
 ) -> Picture:
-    """The picture with the patch at (row, column) framed; as it is without one."""
+    """Frames the patch at (row, column) in the picture; without one, returns it unchanged."""
     if patch is None:
         return picture_HWC
     picture = Image.fromarray(picture_HWC)
@@ -51,7 +51,7 @@ def draw_query(
     right, bottom = round((patch[1] + 1) * width) - 1, round((patch[0] + 1) * height) - 1
     thick = max(2, round(max(picture.size) / 160))
     draw = ImageDraw.Draw(picture)
-    # Green on green would vanish.
+    # Green on green would be invisible.
     draw.rectangle((left, top, right, bottom), outline="black", width=thick + 1)
     draw.rectangle((left, top, right, bottom), outline=_GREEN, width=thick)
     return np.asarray(picture)
@@ -62,11 +62,11 @@ def draw_attention(
     attention_GG: NDArray[np.floating[Any]],
     patch: tuple[int, int] | None = None,
 ) -> Picture:
-    """Heat over the gray photo: dark for 0, through red and yellow to light.
+    """Draws heat over the gray photo: dark for 0, through red and yellow to light.
 
-    The scale is the map's own, from 0 to its 98th percentile, for a few patches often draw most of all.
+    The scale is the map's own, from 0 to its 98th percentile, because a few patches often draw most of it.
 
-    The attention (Gh, Gw) is not negative, of the patches that cover the photo, uint8 (H, W, 3). The query's
+    The attention (Gh, Gw) is non-negative, for the patches that cover the photo, uint8 (H, W, 3). The query's
     patch at (row, column) is framed; None for the cls token.
     """
     from matplotlib import colormaps
@@ -80,13 +80,13 @@ def draw_attention(
 
 
 def draw_components(features_GGD: NDArray[np.floating[Any]], size: tuple[int, int]) -> Picture:
-    """Features as colours: their first three principal components over the patches as red, green, blue.
+    """Draws features as colours: their first three principal components over the patches as red, green, blue.
 
-    The components are of this image alone, so colours of two pictures do not compare. A component's sign,
-    which is arbitrary, is that which makes its skewness positive (then its entry of largest size), and its
-    scale is linear from its 2nd to its 98th percentile. All patches count, background too.
+    The components are specific to this image, so colours of two pictures are not comparable. A component's
+    sign, which is arbitrary, is chosen to make its skewness positive (else its entry of largest magnitude),
+    and its scale is linear from its 2nd to its 98th percentile. All patches count, including background.
 
-    Takes (Gh, Gw, D), 4 patches or more, and gives a picture of (H, W).
+    Takes (Gh, Gw, D), at least 4 patches, and returns a picture of (H, W).
     """
     shares = principal_components(features_GGD.reshape(-1, features_GGD.shape[2]), 3)
     low, high = np.percentile(shares, [2, 98], axis=0)
@@ -96,9 +96,9 @@ def draw_components(features_GGD: NDArray[np.floating[Any]], size: tuple[int, in
 
 
 def principal_components(features_LD: NDArray[np.floating[Any]], count: int) -> NDArray[np.float64]:
-    """What patches have of the first principal components, (L, count), of zero mean; 0 where there are fewer.
+    """Projects patches on the first principal components, (L, count), zero mean; 0 if there are fewer.
 
-    Signs are fixed as `draw_components` says.
+    Signs are fixed as described in `draw_components`.
     """
     centred = features_LD.astype(np.float64) - features_LD.mean(axis=0, dtype=np.float64)
     left, singular, _ = np.linalg.svd(centred, full_matrices=False)

@@ -1,4 +1,4 @@
-"""Pictures of what runs and evaluations measured."""
+"""Plots of results of runs and evaluations."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,11 +40,11 @@ def draw_metrics(
     """Draws values of several runs over iterations, as a PNG: one panel per name, one line per run.
 
     Args:
-        runs: label and folder of each; runs of one label, such as seeds, share a colour.
+        runs: label and folder of each; runs with the same label, such as seeds, share a colour.
         names: of results, such as ``bbox/AP``, or of values of steps.
 
     Raises:
-        UserError: a run has no such value; names those near it.
+        UserError: if a run has no such value; suggests similar names.
     """
     labels = list(dict.fromkeys(label for label, _ in runs))
     figure, panels = _figure(5.5 * len(names), 4, len(names))
@@ -80,7 +80,7 @@ def draw_iou_curves(
 ) -> Path:
     """Draws mean IoU with bands of one standard error, as a PNG.
 
-    Curves are by the name of a method: counts (of a unit such as "clicks"), mean IoU, its standard errors.
+    Curves are keyed by method: counts (of a unit such as "clicks"), mean IoU, its standard errors.
     """
     figure, (axes,) = _figure(7, 4.5)
     for i, (name, (counts, mean, error)) in enumerate(curves.items()):
@@ -108,8 +108,8 @@ def draw_sweep(
     """Draws a metric over the values of a key, with bars of one standard deviation, as a PNG.
 
     Args:
-        lines: by their labels: value of the key, mean, deviation; NaN for what there is none of.
-        words: what the values 0, 1 ... stand for, where the key has no numbers; points are not joined then.
+        lines: by label: value of the key, mean, deviation; NaN for missing values.
+        words: what the values 0, 1 ... stand for if the key is not numeric; points are then not joined.
     """
     figure, (axes,) = _figure(6, 4)
     style: Any = {"fmt": "o" if words else "o-", "capsize": 3}
@@ -139,12 +139,12 @@ def draw_sweep(
 
 
 def _text(value: str) -> str:
-    """A value of a config as it stands, which may be long, and is not a formula."""
+    """Shows a config value literally; it may be long, and is not a formula."""
     return (value if len(value) <= 60 else f"{value[:59]}…").replace("$", r"\$")
 
 
 def _figure(width: float, height: float, panels: int = 1) -> tuple[Figure, NDArray[Any]]:
-    """A figure of inches, and its panels side by side."""
+    """Creates a figure with a size in inches, and its panels side by side."""
     figure = Figure(figsize=(width, height), dpi=120)
     FigureCanvasAgg(figure)
     return figure, figure.subplots(1, panels, squeeze=False)[0]
@@ -160,12 +160,12 @@ def _saved(figure: Figure, path: str | Path) -> Path:
 def draw_differences(
     bars: Sequence[tuple[str, float, float, float, bool]], title: str, path: str | Path
 ) -> Path:
-    """Draws differences with their intervals, one below the other, beside a line at zero, as a PNG.
+    """Draws differences with their intervals, one below the other, relative to a line at zero, as a PNG.
 
     Args:
-        bars: label, difference, low and high end of its interval, and whether it is coloured: the others
-            are gray.
-        title: below the axis.
+        bars: label, difference, low and high end of its interval, and whether it is coloured (otherwise
+            gray).
+        title: shown below the axis.
     """
     figure, (axes,) = _figure(7, 1.2 + 0.35 * len(bars))
     for row, (_, mean, low, high, shown) in enumerate(bars):

@@ -1,4 +1,4 @@
-"""The colours of classes, objects and regions."""
+"""Colours of classes, objects and regions."""
 
 import colorsys
 
@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 
 def class_palette(num_classes: int = 256) -> NDArray[np.uint8]:
-    """Colours by number, uint8 (N, 3) RGB: the same for a number whatever N is.
+    """Returns colours by index, uint8 (N, 3) RGB: the same for an index whatever N is.
 
-    Hues are a golden-ratio step apart, and strength and brightness take turns, so that neighbours differ.
+    Hues are a golden-ratio step apart, and saturation and brightness alternate, so that neighbours differ.
     """
     strength, brightness = (0.9, 0.55, 0.75), (1.0, 0.8, 0.62, 0.92, 0.7)
     colours = [
@@ -20,7 +20,7 @@ def class_palette(num_classes: int = 256) -> NDArray[np.uint8]:
 
 
 def label_edges(labels_HW: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """Pixels whose left or upper neighbour has another label, bool (H, W)."""
+    """Marks pixels whose left or upper neighbour has another label, bool (H, W)."""
     edges = np.zeros(labels_HW.shape, np.bool_)
     edges[:, 1:] |= labels_HW[:, 1:] != labels_HW[:, :-1]
     edges[1:] |= labels_HW[1:] != labels_HW[:-1]

@@ -1,4 +1,4 @@
-"""Predictions one can look at: masks, boxes, names and scores over the photo."""
+"""Visualized predictions: masks, boxes, names and scores over the photo."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from ..errors import UserError
 from .palette import class_palette
 from .sheets import enlargement
 
-_PAD = 1  # pixels around a name, of the photo
+_PAD = 1  # photo pixels around a name
 
 
 def draw_instances(
@@ -23,28 +23,28 @@ def draw_instances(
     class_names: Sequence[str],
     score_threshold: float = 0.5,
 ) -> NDArray[np.uint8]:
-    """Draws objects with Detectron2's Visualizer, each in a colour of its own.
+    """Draws objects with Detectron2's Visualizer, each in its own colour.
 
     The same objects give the same picture.
 
     Args:
         image_HWC: uint8 (H, W, 3) RGB.
-        instances: on the CPU, at the image's size: ``pred_boxes``, ``pred_classes``, ``scores`` where they
-            are predictions and not labels, and ``pred_masks`` (N, H, W) where there are masks.
-        class_names: by class number.
-        score_threshold: objects of a lower score are left out.
+        instances: on the CPU, at the image's size: ``pred_boxes``, ``pred_classes``, ``scores`` if they
+            are predictions and not labels, and ``pred_masks`` (N, H, W) if there are masks.
+        class_names: by class index.
+        score_threshold: objects with a lower score are omitted.
 
     Returns:
         uint8 (H, W, 3) RGB; a long side below 640 pixels is enlarged to that, at most five times.
 
     Raises:
-        UserError: OpenCV, which the Visualizer draws with, does not work here.
+        UserError: if OpenCV, which the Visualizer draws with, does not work here.
     """
     try:
         from detectron2.utils.visualizer import Visualizer
     except ImportError as error:
         remedy = "pip install opencv-python"
-        if not isinstance(error, ModuleNotFoundError):  # libGL, which a container seldom has
+        if not isinstance(error, ModuleNotFoundError):  # libGL, which containers usually lack
             remedy = (
                 "apt-get install libgl1 libglib2.0-0, or in its place the one that needs no libGL: "
             )
@@ -52,7 +52,7 @@ def draw_instances(
         raise UserError(f"pictures need OpenCV ({error}): {remedy}") from error
 
     class WithinPicture(Visualizer):
-        """Names that would reach over an edge are moved."""
+        """Moves names that would extend beyond an edge."""
 
         def draw_text(self, *arguments: Any, **options: Any) -> Any:
             output = super().draw_text(*arguments, **options)
@@ -66,7 +66,7 @@ def draw_instances(
 
     scored = instances.has("scores")
     shown = instances[instances.scores >= score_threshold] if scored else instances
-    # On small pictures names would cover the objects; the Visualizer's letters vanish at 10 times.
+    # On small pictures, names would cover the objects; at 10 times, the Visualizer's letters vanish.
     scale = enlargement(*image_HWC.shape[:2])
     visualizer = WithinPicture(image_HWC, Metadata(), scale=scale)
     if len(shown):
@@ -83,7 +83,7 @@ def draw_instances(
 
 
 def _masks(instances: Instances) -> list[dict[str, Any]] | None:
-    """RLEs: an array of two columns, of a very narrow image, the Visualizer would refuse."""
+    """Encodes masks as RLEs: the Visualizer would reject a two-column array, from a very narrow image."""
     if not instances.has("pred_masks"):
         return None
     masks_HWN = instances.pred_masks.to(torch.uint8).permute(1, 2, 0).numpy()

@@ -1,4 +1,4 @@
-"""What a model was given of a photo and its regions, and what it made of that.
+"""What a model was given of a photo and its regions, and what it predicted.
 
 Letters: K regions, C channels, H W pixels, L patches.
 """
@@ -16,26 +16,26 @@ from ..photos.bands import limits, shown_between, three_of
 from ..regions import unpack_bits
 from .sheets import Picture, SheetRow, contact_sheet
 
-_GRAY = 128  # of hidden patches
-_MIN_WIDTH = 112  # of a tile, for its title
+_GRAY = 128  # for hidden patches
+_MIN_WIDTH = 112  # of a tile, to fit its title
 
 
 def draw_reconstructions(
     samples: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]], max_regions: int = 3
 ) -> NDArray[np.uint8]:
-    """Draws samples and an RMAE's evaluation outputs, a row per sample.
+    """Draws samples and an RMAE's evaluation outputs, one row per sample.
 
-    A row has the image, the mask probability (of a masking policy that learned one), the masked image and the
-    pixels predicted; then for a few regions: region, masked region, predicted region.
+    A row has the image, the mask probability (if the masking policy learned one), the masked image and the
+    predicted pixels; then for a few regions: region, masked region, predicted region.
 
     Args:
-        samples: as the mapper gives them, ``image`` (C, H, W); of other than three channels, or of floats,
+        samples: as from the mapper, ``image`` (C, H, W); of more than three channels, or of floats,
             three are shown, see `picture_of`.
         outputs: of the model in evaluation mode, one per sample.
-        max_regions: how many regions of a sample to show; the largest, which say most.
+        max_regions: number of regions to show per sample, largest first, as the most informative.
 
     Returns:
-        an RGB picture, (height, width, 3) uint8; small images are enlarged by a whole factor.
+        An RGB picture, (height, width, 3) uint8; small images are enlarged by an integer factor.
     """
     rows = [_row(s, o, max_regions) for s, o in zip(samples, outputs, strict=True)]
     titles = ["image", "visible patches"]
@@ -61,7 +61,7 @@ def _row(sample: dict[str, Any], output: dict[str, Tensor], max_regions: int) ->
         probability = output["region_probability"].float().cpu().numpy()
         truths = unpack_bits(sample["regions"].cpu().numpy(), len(probability))
         largest = sorted(range(len(truths)), key=lambda k: int(truths[k].sum()), reverse=True)
-        # A region that no scale splits is found at every scale: repeats come last.
+        # A region that no scale splits is found at every scale: show repeats last.
         first = set({truths[k].tobytes(): k for k in reversed(largest)}.values())
         for k in sorted(largest, key=lambda k: k not in first)[:max_regions]:
             region = _three(np.where(truths[k], 255, 0))
@@ -71,7 +71,7 @@ def _row(sample: dict[str, Any], output: dict[str, Tensor], max_regions: int) ->
 
 
 def _view(image_CHW: Tensor) -> Callable[[Tensor], NDArray[Any]]:
-    """How an image is shown, and others as it: as it is, or three of its bands between its own limits."""
+    """Returns how to show an image and others like it: unchanged, or three bands between its own limits."""
     channels = len(image_CHW)
     if channels == 3 and not image_CHW.is_floating_point():
         return lambda image: image.float().cpu().round().numpy().transpose(1, 2, 0)
@@ -89,7 +89,7 @@ def _three(values_HW: NDArray[Any]) -> NDArray[Any]:
 
 
 def _pixels_of(values_L: Tensor, picture: NDArray[Any]) -> NDArray[Any]:
-    """What patches have, at the picture's size, (H, W)."""
+    """Enlarges per-patch values to the picture's size, (H, W)."""
     return np.asarray(mask_to_pixels(values_L.cpu(), (picture.shape[0], picture.shape[1])))
 
 
@@ -98,7 +98,7 @@ def _masked(picture_HWC: NDArray[Any], mask_L: Tensor) -> NDArray[Any]:
 
 
 def _heat(probability_L: Tensor, picture: NDArray[Any]) -> NDArray[Any]:
-    """Black for 0, through red and yellow to white for the highest, (H, W, 3)."""
+    """Maps 0 to black, through red and yellow to white for the highest, (H, W, 3)."""
     from matplotlib import colormaps
 
     share = _pixels_of((probability_L / probability_L.max()).float(), picture)
@@ -120,17 +120,17 @@ _REGIONS = "Regions predicted: white for probability 1, black for 0."
 
 @dataclass(frozen=True)
 class Panel:
-    """One photo through the model, at one mask ratio."""
+    """One photo through the model at one mask ratio."""
 
     title: str
     mask_ratio: float
-    image: Picture  #: as the model was given it
+    image: Picture  #: as given to the model
     output: dict[str, Tensor]  #: of the model in evaluation mode, on the CPU
-    regions: NDArray[np.bool_]  #: (K, H, W), those that are shown: the first K of the output's
-    nearest: NDArray[np.bool_]  #: (K, H, W), the same as the visible patches alone suggest
-    all_regions: Picture | None = None  #: a picture of them; None where the model gets none
+    regions: NDArray[np.bool_]  #: (K, H, W), those shown: the first K of the output's
+    nearest: NDArray[np.bool_]  #: (K, H, W), predictions from the visible patches alone
+    all_regions: Picture | None = None  #: a picture of them; None if the model gets none
     normalised: bool = (
-        False  #: whether the model predicts normalised pixels, as the caption then says
+        False  #: whether the model predicts normalised pixels, as the caption then states
     )
 
     @property
@@ -145,9 +145,9 @@ class Panel:
 
 
 def draw_panel(panels: list[Panel], side: int = 224) -> Picture:
-    """One photo: for each panel a row of pixels, then one for each region; ``side`` of a picture.
+    """Draws one photo: for each panel a row of pixels, then one per region; ``side`` is a picture's.
 
-    The panels are of several mask ratios or models.
+    The panels show several mask ratios or models.
     """
     has_regions = any(panel.has_regions for panel in panels)
     rows = []
@@ -155,7 +155,7 @@ def draw_panel(panels: list[Panel], side: int = 224) -> Picture:
         overview = [panel.all_regions] if panel.has_regions else []
         rows.append(SheetRow(_title(panel), [*_pixels(panel), *overview]))
         for k in range(len(panel.regions) if panel.has_regions else 0):
-            # In the photo: the region as it is, the rest dim.
+            # In the photo: the region unchanged, the rest dimmed.
             dim = np.where(panel.regions[k][:, :, None], panel.image, panel.image // 4)
             rows.append(SheetRow(_region_title(panel, k), [*_region(panel, k), dim]))
     titles = ["given", "predicted", "original", *(["regions in the image"] * has_regions)]
@@ -163,7 +163,7 @@ def draw_panel(panels: list[Panel], side: int = 224) -> Picture:
 
 
 def draw_contact_sheet(panels: list[Panel], side: int = 160) -> Picture:
-    """Several photos: a row for each panel, with the first of its regions, as the paper has it."""
+    """Draws several photos: one row per panel, with the first of its regions, as in the paper."""
     has_pixels = any(panel.has_pixels for panel in panels)
     titles = ["masked image", "pixels predicted", "image"]
     if not has_pixels:
@@ -184,9 +184,9 @@ def draw_contact_sheet(panels: list[Panel], side: int = 160) -> Picture:
 
 
 def region_iou(truth_HW: NDArray[np.bool_], predicted_HW: Any, hidden_HW: Any) -> float:
-    """Intersection over union of a region and its prediction (probability 1/2), of hidden pixels only.
+    """Intersection over union of a region and its prediction (probability 1/2), over hidden pixels only.
 
-    1 where both are empty.
+    1 if both are empty.
     """
     truth, predicted = truth_HW & hidden_HW, (predicted_HW >= 0.5) & hidden_HW
     union = int((truth | predicted).sum())
@@ -198,7 +198,7 @@ def _title(panel: Panel) -> str:
 
 
 def _pixels(panel: Panel) -> list[Picture | None]:
-    """Masked image, prediction where there is one, image."""
+    """Masked image, prediction if there is one, image."""
     predicted = None
     if panel.has_pixels:
         predicted = _bytes(panel.output["reconstruction"].numpy().transpose(1, 2, 0))

@@ -1,4 +1,4 @@
-"""Regions one can look at: an image beside its label planes and masks in colours."""
+"""Visualized regions: an image with its label planes and masks in colours."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,15 +7,15 @@ from ..regions import RegionRecord, unpack_bits
 from .palette import class_palette, label_edges
 
 _WHITE = 255
-# Share of the colour over the image; outlines are not mixed.
+# Opacity of colours over the image; outlines are not blended.
 _OPACITY = 0.55
 
 
 def draw_regions(image_HWC: NDArray[np.uint8], record: RegionRecord) -> list[NDArray[np.uint8]]:
-    """Pictures of one image's regions.
+    """Draws one image's regions.
 
-    The image, uint8 (H, W, 3) RGB, of the record's size, then each label plane over it (pixels of the ignore
-    label stay as they are), then, where there are masks, all masks over it, small ones on top.
+    Returns the image, uint8 (H, W, 3) RGB, of the record's size, then each label plane over it (pixels of the
+    ignore label stay unchanged), then, if there are masks, all masks over it, small ones on top.
     """
     tiles = [image_HWC]
     for plane in record.labels:
@@ -34,7 +34,7 @@ def draw_regions(image_HWC: NDArray[np.uint8], record: RegionRecord) -> list[NDA
 def _tinted(
     image: NDArray[np.uint8], labels: NDArray[np.int64], ignored: NDArray[np.bool_] | None
 ) -> NDArray[np.uint8]:
-    """The image under a colour a label, with white outlines; ignored pixels keep theirs."""
+    """Tints the image with one colour per label and white outlines; ignored pixels are unchanged."""
     palette = class_palette()
     mixed = image * (1 - _OPACITY) + palette[labels % len(palette)] * _OPACITY
     mixed[label_edges(labels)] = _WHITE

@@ -1,7 +1,7 @@
-"""Pictures kept while a run goes on: ``samples/reconstruction_0000150.png`` was drawn after 150 iterations.
+"""Pictures kept during a run: ``samples/reconstruction_0000150.png`` was drawn after 150 iterations.
 
-Which are kept is a function of the iteration alone, so a run that was stopped and resumed ends with those
-of a run that was not: the first, every so many (twice as many whenever there would be too many), the last.
+The choice is a function of the iteration alone, so a stopped and resumed run ends with the same pictures
+as an uninterrupted one: the first, every n-th (n doubles whenever there would be too many), the last.
 """
 
 import re
@@ -17,24 +17,24 @@ from ..files import atomic_file
 #: Below a run's folder.
 SAMPLES = "samples"
 
-#: At most so many pictures of one period; with photographs some 300 KB each.
+#: Maximum number of pictures of one period; with photographs some 300 KB each.
 MAX_SAMPLES = 10
 
-#: Pixels; wider pictures are reduced.
+#: Pixels; wider pictures are scaled down.
 MAX_WIDTH = 1600
 
 _NAME = re.compile(r"reconstruction_(\d{7,12})\.png")
 
 
 def kept_samples(run: Path) -> dict[int, Path]:
-    """The pictures of a run by the number of iterations before each, in order."""
+    """Returns a run's pictures by the number of iterations before each, in order."""
     paths = (run / SAMPLES).glob("reconstruction_*.png")
     found = {int(m.group(1)): path for path in paths if (m := _NAME.fullmatch(path.name))}
     return dict(sorted(found.items()))
 
 
 def is_kept(done: int, period: int) -> bool:
-    """Whether the picture after ``done`` iterations is one to keep; the last always is.
+    """Whether to keep the picture after ``done`` iterations; the last is always kept.
 
     Args:
         done: a multiple of ``period``.
@@ -44,10 +44,10 @@ def is_kept(done: int, period: int) -> bool:
 
 
 def keep_sample(run: Path, picture: NDArray[Any], done: int, period: int) -> Path:
-    """Writes a picture, then deletes those of this period that are now too many.
+    """Writes a picture, then deletes those of this period that are now superfluous.
 
     Raises:
-        OSError: it could not be written.
+        OSError: if it could not be written.
     """
     path = run / SAMPLES / f"reconstruction_{done:07d}.png"
     path.parent.mkdir(exist_ok=True)
@@ -57,7 +57,7 @@ def keep_sample(run: Path, picture: NDArray[Any], done: int, period: int) -> Pat
         image = image.resize((MAX_WIDTH, max(height, 1)), Image.Resampling.LANCZOS)
     with atomic_file(path, durable=False) as file:
         image.save(file, format="PNG", optimize=True)
-    # Not those of another period, which the run had before it was resumed.
+    # Not those of another period, used before the run was resumed.
     for number, old in kept_samples(run).items():
         if number < done and number % period == 0 and not _stays(number, done, period):
             old.unlink(missing_ok=True)
@@ -65,14 +65,14 @@ def keep_sample(run: Path, picture: NDArray[Any], done: int, period: int) -> Pat
 
 
 def sweep_samples(run: Path, anew: bool) -> None:
-    """Deletes what a killed run left unfinished; all pictures where a run starts ``anew`` in its folder."""
+    """Deletes what a killed run left unfinished; all pictures if a run starts ``anew`` in its folder."""
     unfinished = list((run / SAMPLES).glob("reconstruction_*.tmp*"))
     for path in [*unfinished, *(kept_samples(run).values() if anew else ())]:
         path.unlink(missing_ok=True)
 
 
 def _stays(number: int, done: int, period: int) -> bool:
-    """The first, and one a stride that leaves room for the first and the last."""
+    """Keeps the first, and one per stride, leaving room for the first and the last."""
     stride = period
     while done // stride > MAX_SAMPLES - 2:
         stride *= 2

@@ -1,4 +1,4 @@
-"""Semantic segmentation one can look at: classes in colours over the photo, and a legend."""
+"""Visualized semantic segmentation: classes in colours over the photo, and a legend."""
 
 from collections.abc import Sequence
 
@@ -9,12 +9,12 @@ from PIL import Image, ImageDraw, ImageFont
 from .palette import class_palette, label_edges
 from .sheets import enlargement
 
-# Share of the colour over the image; edges between classes have it pure.
+# Opacity of colours over the image; edges between classes are opaque.
 _OPACITY = 0.55
-# Of letters, pixels: a part of the picture's long side.
+# Letter size as a fraction of the picture's long side, in pixels.
 _LETTERS = 1 / 42
 _SMALLEST_LETTERS = 13
-# Of the legend: a part of the picture's width; letters shrink for it.
+# Fraction of the picture's width that the legend may take; letters shrink to fit.
 _WIDEST_LEGEND = 0.6
 _LONGEST_NAME = 32
 
@@ -22,17 +22,17 @@ _LONGEST_NAME = 32
 def draw_semantic(
     image_HWC: NDArray[np.uint8], labels_HW: NDArray[np.uint8], class_names: Sequence[str]
 ) -> NDArray[np.uint8]:
-    """Draws every class in its colour over the photo, beside it the names of those that are there.
+    """Draws every class in its colour over the photo, next to the names of those present.
 
     Args:
         image_HWC: uint8 (H, W, 3) RGB.
-        labels_HW: uint8, class numbers.
-        class_names: by class number; must have all of them.
+        labels_HW: uint8, class indices.
+        class_names: by class index; must contain all of them.
 
     Returns:
-        uint8 RGB, the photo's part at the left top: (H, W), enlarged to a long side of 640 pixels where it
-        is smaller, at most five times. At the right follows the legend, by area, with percentages; where it
-        is longer than the photo, white fills the rest below that.
+        uint8 RGB, with the photo at the top left: (H, W), enlarged to a long side of 640 pixels if it
+        is smaller, at most five times. The legend follows on the right, by area, with percentages; if it
+        is longer than the photo, the rest below the photo is white.
     """
     height, width = labels_HW.shape
     scale = enlargement(height, width)
@@ -53,7 +53,7 @@ def draw_semantic(
 def _legend(
     labels_HW: NDArray[np.uint8], class_names: Sequence[str], picture: tuple[int, int]
 ) -> Image.Image:
-    """Lines of colour, share and name, in as many columns as the picture's (width, height) asks for."""
+    """Draws lines of colour, share and name, in as many columns as the picture's (width, height) needs."""
     counts = np.bincount(labels_HW.reshape(-1))
     numbers = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
     texts = []
@@ -81,9 +81,9 @@ def _legend(
 
 
 def _columns(texts: Sequence[str], letters: int, picture: tuple[int, int]) -> tuple[int, int, int]:
-    """Lines of a column, its width and that of the whole legend, in pixels."""
+    """Computes lines per column, its width and that of the whole legend, in pixels."""
     font, gap = ImageFont.load_default(size=letters), letters // 2
-    # A low picture's legend may be higher than it, for columns take width.
+    # The legend may be higher than a low picture, because columns take width.
     rows = max(1, (max(picture[1], round(0.4 * picture[0])) - 2 * gap) // _line(letters))
     column = 3 * gap + letters + max(int(font.getlength(text)) + 1 for text in texts)
     return rows, column, column * -(-len(texts) // rows) + gap

@@ -1,4 +1,4 @@
-"""Pictures in rows and columns, with titles: what the picture tools write."""
+"""Sheets of pictures in rows and columns, with titles, as written by the picture tools."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ _LETTERS = 14
 
 
 class SheetRow(NamedTuple):
-    """A row of a sheet; a None among the pictures leaves the place empty."""
+    """A row of a sheet; None in place of a picture leaves its cell empty."""
 
     title: str
     pictures: Sequence[Picture | None]
@@ -28,14 +28,14 @@ class SheetRow(NamedTuple):
 def contact_sheet(
     rows: Sequence[SheetRow], titles: Sequence[str] = (), caption: str = "", side: int = 240
 ) -> Picture:
-    """Pictures in rows and columns, each in a frame: titles over columns and rows, a caption at the foot.
+    """Arranges framed pictures in rows and columns, with titles for both and a caption at the bottom.
 
-    All texts are wrapped to their room.
+    All texts are wrapped to fit.
 
     Args:
-        rows: may differ in the sizes of their pictures and in length; an empty title is left out.
-        titles: of the columns; none for no such line.
-        caption: none for none.
+        rows: may differ in picture sizes and in length; an empty title is omitted.
+        titles: of the columns; empty for no title line.
+        caption: empty for none.
         side: longest side of a picture on the sheet, in pixels.
 
     Returns:
@@ -64,7 +64,7 @@ def contact_sheet(
         height = max((p.height for p in pictures if p is not None), default=0)
         band = Image.new("RGB", (total, height + _GAP), "white")
         for picture, left in zip(pictures, lefts, strict=True):
-            if picture is not None:  # in a frame, for a white one would not be seen
+            if picture is not None:  # framed, because a white one would be invisible
                 place = (left - 1, 0, left + picture.width, picture.height + 1)
                 ImageDraw.Draw(band).rectangle(place, outline=_FRAME)
                 band.paste(picture, (left, 1))
@@ -75,14 +75,14 @@ def contact_sheet(
 
 
 def save_picture(picture: Picture, path: Path, **options: Any) -> Path:
-    """Writes a picture whole or not at all, in a new folder where need be; the path.
+    """Writes a picture whole or not at all, creating its folder if needed; returns the path.
 
     Args:
-        path: its ending says the format.
+        path: its extension sets the format.
         options: of Pillow for the format, such as ``quality``.
 
     Raises:
-        UserError: the disk is full or not writable, or the ending is of no format.
+        UserError: if the disk is full or not writable, or the extension is unknown.
     """
     kind = Image.registered_extensions().get(path.suffix.lower())
     if kind not in Image.SAVE:
@@ -94,12 +94,12 @@ def save_picture(picture: Picture, path: Path, **options: Any) -> Path:
 
 
 def enlargement(height: int, width: int) -> float:
-    """How much a picture is enlarged for lines and letters to fit: its long side to 640, at most 5 times."""
+    """Factor that enlarges a picture to fit lines and letters: its long side to 640, at most 5 times."""
     return min(max(1.0, 640 / max(height, width)), 5.0)
 
 
 def _sized(picture: Picture, side: int) -> Image.Image:
-    """Scaled to the side: small ones by whole factors first, so that patches and pixels keep edges."""
+    """Scales to the side, small pictures first by integer factors, so that patches and pixels stay sharp."""
     image = Image.fromarray(picture)
     whole = -(-side // max(image.size))
     if whole > 1:
@@ -123,7 +123,7 @@ def _write(band: Image.Image, lines: Sequence[str], place: tuple[int, int]) -> N
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """Lines of at most a width; a word that is longer alone is shortened."""
+    """Wraps text to a width; a single longer word is shortened."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -135,7 +135,7 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 
 def _cut(text: str, width: int) -> str:
-    """Shortened to a width, with an ellipsis."""
+    """Shortens text to a width, with an ellipsis."""
     if _font().getlength(text) <= width:
         return text
     while text and _font().getlength(f"{text}…") > width:

@@ -1,4 +1,4 @@
-"""What a region store holds, to look at: statistics and a contact sheet."""
+"""Shows the content of a region store: statistics and a contact sheet."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -28,15 +28,15 @@ def inspect_store(
     """Writes a contact sheet of a store's images and returns its statistics as text.
 
     Args:
-        keys: image ids to show and measure; by default they are spread evenly.
+        keys: image ids to show and measure; by default evenly spread ones.
         output: picture to write.
-        images: folder, list or json of the images, where they are not where the store's manifest says.
+        images: folder, list or json of the images if they are not where the store's manifest says.
         rows: images on the sheet.
-        sample: images that are measured.
+        sample: number of images measured.
         num_regions: K of pre-training.
 
     Raises:
-        StoreError: there is no such store, or no such image in it.
+        StoreError: if there is no such store, or it has no such image.
     """
     held = RegionStore(store)
     every = list(held.keys())
@@ -59,13 +59,13 @@ def inspect_store(
 
 
 def _spread(keys: Sequence[str], count: int) -> Sequence[str]:
-    """At most ``count`` of the keys, evenly spread."""
+    """Picks at most ``count`` evenly spread keys."""
     count = min(count, len(keys))
     return [keys[i * len(keys) // count] for i in range(count)]
 
 
 def _row(key: str, record: EncodedRecord, files: dict[str, str]) -> SheetRow:
-    """Title and pictures of one image; its regions over gray where the image cannot be read."""
+    """Title and pictures of one image; its regions over gray if the image cannot be read."""
     decoded = record.decode()
     count = len(decoded.regions())
     title = f"{key}: {count} regions, {len(record.data):,} bytes"

@@ -1,1 +1,1 @@
-"""What `rmae-d2 benchmark` measures: a module for each, with ``run(args)``."""
+"""Implements `rmae-d2 benchmark`: one module per benchmark, with ``run(args)``."""

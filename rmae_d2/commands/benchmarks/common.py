@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing side by side, peak memory, the device, photographs."""
+"""Shared by the benchmarks: side-by-side timing, peak memory, the device, photographs."""
 
 import argparse
 import multiprocessing
@@ -15,7 +15,7 @@ from ...modeling import PRECISIONS
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "motorcycle_left", "hubble_deep_field")
 SCALES = (500, 1000, 1500)
-# Seconds of the wall, or of this process on its processors: for a machine that others keep busy.
+# Wall-clock seconds, or CPU seconds of this process: for a machine kept busy by others.
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -24,7 +24,7 @@ def race(
     repeat: int,
     now: Callable[[], float] = CLOCKS["wall"],
 ) -> dict[str, float]:
-    """Seconds of each variant: the minimum over rounds in which they take turns.
+    """Returns the seconds of each variant: the minimum over rounds in which they take turns.
 
     A first round warms up (compilers, page cache) and does not count.
     """
@@ -39,38 +39,38 @@ def race(
 
 
 def in_fresh_process(function: Callable[..., Any], *args: Any) -> Any:
-    """Calls a function of a module in a process of its own, so that nothing before it counts."""
+    """Calls a module's function in a fresh process, so that nothing done before affects it."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, args)
 
 
 def peak_bytes(run: Callable[[], Any]) -> float:
-    """The most memory that a call takes beyond what this process holds before it; NaN where not on Linux.
+    """Peak memory of a call beyond what this process held before it; NaN if not on Linux.
 
-    ``resource.getrusage`` has no answer: its peak begins with the parent process's.
+    ``resource.getrusage`` cannot tell: its peak starts from the parent process's.
     """
     forget = Path("/proc/self/clear_refs")
     if not forget.exists():
         return float("nan")
-    forget.write_text("5")  # the peak so far
+    forget.write_text("5")  # resets the peak
     before = _memory_kb("VmRSS")
     run()
     return (_memory_kb("VmHWM") - before) * 1024
 
 
 def _memory_kb(key: str) -> int:
-    """A line of the process's memory, in KiB: VmRSS is held now, VmHWM the most ever held."""
+    """Reads a line of the process's memory, in KiB: VmRSS is the current value, VmHWM the peak."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(key))
 
 
 def device() -> str:
-    """Where networks run."""
+    """Device on which networks run."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def machine() -> str:
-    """The device in words."""
+    """Describes the device in words."""
     if device() == "cuda":
         return torch.cuda.get_device_name()
     return f"CPU, {torch.get_num_threads()} threads"
@@ -83,13 +83,13 @@ def synchronize() -> None:
 
 
 def autocast(precision: str) -> torch.autocast:
-    """For forward passes of fp32, bf16 or fp16."""
+    """Autocast for forward passes in fp32, bf16 or fp16."""
     dtype = PRECISIONS[precision]
     return torch.autocast(device(), dtype, enabled=dtype is not None)
 
 
 def photographs(args: argparse.Namespace, size: tuple[int, int]) -> list[Image.Image]:
-    """Photographs of one (width, height), upright or turned, at most ``--max-images``."""
+    """Loads photographs of one (width, height), upright or rotated, at most ``--max-images``."""
     if args.images:
         files = [sample["file_name"] for sample in images_from(args.images)][: args.max_images]
     else:

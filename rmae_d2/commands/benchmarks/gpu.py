@@ -1,4 +1,4 @@
-"""All that a GPU is to be asked, in one run: the tests that need one, then a table, row by row."""
+"""Everything to run on a GPU, in one go: the tests that need one, then a table, row by row."""
 
 import argparse
 import json
@@ -29,7 +29,7 @@ PATIENCE = 10
 
 
 def run(args: argparse.Namespace) -> None:
-    """Tests and rows that the folder does not have yet, until the time is up; then table and chart."""
+    """Runs tests and rows missing from the folder until time is up; then writes table and chart."""
     if not torch.cuda.is_available() and not args.toy:
         raise UserError(
             "no GPU that torch can use; --toy rehearses all of it on a CPU, at toy sizes"
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
         if row.name in found["rows"]:
             continue
         limit = row.limit * (PATIENCE if args.toy else 1)
-        if end - time.monotonic() < limit:  # cut short, it would say nothing
+        if end - time.monotonic() < limit:  # cut short, it would be meaningless
             waiting += 1
             continue
         print(f"[{number} of {len(rows)}] {row.name}", flush=True)
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def measure(row: Row, limit: float, toy: bool) -> dict[str, Any]:
-    """``lines``, or why the row is ``skipped``; in a process of its own."""
+    """Measures a row in its own process: returns ``lines``, or why it was ``skipped``."""
     given = json.dumps({"kind": row.kind, **(row.toy if toy else row.options)})
     command = [sys.executable, "-m", f"{__package__}.gpu_rows", given]
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if toy else {}
@@ -80,7 +80,7 @@ def measure(row: Row, limit: float, toy: bool) -> dict[str, Any]:
 
 
 def run_tests(limit: float) -> str:
-    """The tests marked ``gpu``, where this is a checkout; what pytest says last."""
+    """Runs the tests marked ``gpu`` if this is a checkout; returns pytest's last line."""
     if not TESTS.is_dir():
         return "not run: no tests come with the wheel"
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-x", str(TESTS)]
@@ -94,7 +94,7 @@ def run_tests(limit: float) -> str:
 
 
 def facts(toy: bool) -> dict[str, Any]:
-    """What the numbers depend on."""
+    """Returns the facts on which the numbers depend."""
     if toy:
         on: dict[str, Any] = {
             "device": f"REHEARSAL ON A CPU, {platform.processor() or platform.machine()}"
@@ -117,14 +117,14 @@ def _driver() -> str:
 
 
 def _optional() -> Iterator[tuple[str, str]]:
-    """What single rows need besides what every run's `versions` have."""
+    """Yields packages that single rows need besides those in every run's `versions`."""
     for name in ("onnxruntime", "transformers"):
         with suppress(PackageNotFoundError):
             yield name, version(name)
 
 
 def write(found: Mapping[str, Any], folder: Path) -> None:
-    """gpu.json, and gpu.md out of it."""
+    """Writes gpu.json, and gpu.md derived from it."""
     with atomic_file(folder / "gpu.json") as file:
         file.write(json.dumps(found, indent=1).encode())
     with atomic_file(folder / "gpu.md") as file:
@@ -132,7 +132,7 @@ def write(found: Mapping[str, Any], folder: Path) -> None:
 
 
 def page(found: Mapping[str, Any]) -> str:
-    """The device, what the tests said, a table of what was measured, and what was not."""
+    """Formats the device, the test results, a table of the measurements, and what was not measured."""
     about = [found["device"], *(f"{k} {found[k]}" for k in ("cuda", "driver") if k in found)]
     about += [f"{name} {number}" for name, number in found["versions"].items()]
     parts = [f"{', '.join(about)}; {found['when']}"]
@@ -155,7 +155,7 @@ def page(found: Mapping[str, Any]) -> str:
 
 
 def draw(rows: Mapping[str, Any], path: Path) -> None:
-    """Images per second of every line, on a logarithmic scale."""
+    """Draws images per second of every line, on a logarithmic scale."""
     bars = [
         (f"{name}: {line['variant']}", line["images_per_second"])
         for name, row in rows.items()

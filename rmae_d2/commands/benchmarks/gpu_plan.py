@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-#: The exit code of `gpu_rows` where a row cannot be measured here; its last line says why.
+#: Exit code of `gpu_rows` if a row cannot be measured here; its last line says why.
 SKIPPED = 3
 
 _PLAIN = ["MAE, plain", "R-MAE, plain", "MAE", "R-MAE"]
@@ -49,7 +49,7 @@ _SMALL_SAM = {
 
 @dataclass(frozen=True)
 class Row:
-    """A function of `gpu_rows`, what it is given on a GPU, and what in a rehearsal on a CPU."""
+    """A function of `gpu_rows`, with its arguments on a GPU and in a rehearsal on a CPU."""
 
     name: str
     kind: str
@@ -59,7 +59,7 @@ class Row:
 
 
 def plan() -> list[Row]:
-    """All rows, what matters most first, for time may run out."""
+    """Returns all rows, the most important first because time may run out."""
     toy = {"arch": "tiny", "batch": 2, "repeat": 1}
 
     def pretrain(arch: str, batch: int, variants: list[str], limit: float = 60, **more: Any) -> Row:

@@ -1,10 +1,10 @@
-"""What each row of `rmae-d2 benchmark gpu` measures; a row is a process of its own.
+"""Measures the rows of `rmae-d2 benchmark gpu`, each in its own process.
 
     python -m rmae_d2.commands.benchmarks.gpu_rows '{"kind": "pretrain", "arch": "base", ...}'
 
-prints a JSON list with an entry for each variant, the last line of its output: ``variant``, ``seconds`` of a
-step, ``images_per_second``, and where they are known ``mfu``, ``mib`` (memory of a step beyond weights and
-optimizer) and ``ratio``, the time in units of the first variant's.
+prints a JSON list with one entry per variant as the last line of its output: ``variant``, ``seconds`` per
+step, ``images_per_second``, and if known ``mfu``, ``mib`` (memory of a step beyond weights and
+optimizer) and ``ratio``, the time relative to the first variant's.
 """
 
 import argparse
@@ -46,10 +46,10 @@ def lines_of(
     flops: Mapping[str, float | None] | None = None,
     precision: str = "bf16",
 ) -> Lines:
-    """Races variants of which each call ends on the device too.
+    """Races variants, each call of which also synchronises the device.
 
     Args:
-        images: that one call takes.
+        images: number of images per call.
         flops: of each variant for one image, for MFU.
     """
     memory = {name: step.gpu_mib(call) for name, call in variants.items()}
@@ -77,7 +77,7 @@ def pretrain(
     compile: bool = False,
     checkpointing: bool = False,
 ) -> Lines:
-    """Steps of pre-training, optimizer included; see `step`."""
+    """Times pre-training steps, optimizer included; see `step`."""
     args = argparse.Namespace(
         arch=arch, precision=precision, compile=compile, checkpointing=checkpointing
     )
@@ -88,14 +88,14 @@ def pretrain(
 
 
 def backbone(size: str, image: int, batch: int, precision: str, repeat: int = 3) -> Lines:
-    """Forward and backward pass of our ViT and of Detectron2's in ViTDet's setting."""
+    """Times forward and backward passes of our ViT and of Detectron2's in ViTDet's setting."""
     args = argparse.Namespace(size=size, image=image, batch=batch, precision=precision, depth=None)
     steps = {name: vitdet.prepare(name, args) for name in vitdet.VARIANTS}
     return lines_of(steps, batch, repeat)
 
 
 def finetune(config: str, image: int, batch: int, overrides: list[str], repeat: int = 3) -> Lines:
-    """A training step of a detector or segmentor on noise, without the optimizer's part."""
+    """Times a training step of a detector or segmentor on noise, without the optimizer."""
     cfg = apply_overrides(get_config(config), overrides)
     model = instantiate(cfg.model).to(device()).train()
     samples = [_sample(image, i) for i in range(batch)]
@@ -103,7 +103,7 @@ def finetune(config: str, image: int, batch: int, overrides: list[str], repeat: 
 
 
 def _sample(side: int, number: int) -> dict[str, Any]:
-    """An image of noise with ten boxes and masks, and with classes of its pixels."""
+    """Creates a noise image with ten boxes and masks, and with pixel classes."""
     generator = torch.Generator().manual_seed(number)
     corner = torch.rand(10, 2, generator=generator) * side / 2
     boxes = torch.cat([corner, corner + side / 4], dim=1)
@@ -126,15 +126,15 @@ def _train(model: nn.Module, samples: list[dict[str, Any]]) -> None:
 
 
 def predict(config: str, image: int, overrides: list[str], repeat: int = 3) -> Lines:
-    """Whole prediction for one photo, resizing and copying included, with random weights."""
+    """Times a whole prediction for one photo, resizing and copying included, with random weights."""
     cfg = apply_overrides(get_config(config), overrides)
     predictor = Predictor(cfg, instantiate(cfg.model))
     photo = np.random.default_rng(0).integers(0, 256, (image, image, 3), dtype=np.uint8)
-    return lines_of({"ours": lambda: predictor(photo)}, 1, repeat)  # whose result is on the CPU
+    return lines_of({"ours": lambda: predictor(photo)}, 1, repeat)  # its result is on the CPU
 
 
 def onnx(arch: str, batch: int, repeat: int = 5) -> Lines:
-    """An encoder's forward pass in fp32 by PyTorch and by onnxruntime."""
+    """Times an encoder's forward pass in fp32 by PyTorch and by onnxruntime."""
     providers = needed("onnxruntime", "onnx", "this row").get_available_providers()
     if device() == "cuda" and "CUDAExecutionProvider" not in providers:
         raise UserError(
@@ -163,7 +163,7 @@ def onnx(arch: str, batch: int, repeat: int = 5) -> Lines:
 
 
 def sam(image: int, points: int, config: dict[str, Any], repeat: int = 1) -> Lines:
-    """Masks of a whole image by SAM with random weights, whose number of masks is not a trained one's."""
+    """Times SAM's masks of a whole image with random weights; their number differs from a trained SAM's."""
     transformers = needed("transformers", "sam", "this row")
     from ...regions.sources.sam import SamSource
 
@@ -179,7 +179,7 @@ def sam(image: int, points: int, config: dict[str, Any], repeat: int = 1) -> Lin
 
 
 def load(batch: int, batches: int, repeat: int = 1) -> Lines:
-    """A worker's images per second, to compare with what a step takes."""
+    """Measures a worker's images per second, to compare with the time of a step."""
     args = argparse.Namespace(
         images=None, max_images=16, batch=batch, batches=batches, repeat=repeat
     )
@@ -202,7 +202,7 @@ KINDS: dict[str, Callable[..., Lines]] = {
 
 
 def main(text: str) -> int:
-    """Measures one row and prints it, or why it cannot."""
+    """Measures one row and prints it, or why it cannot be measured."""
     row = json.loads(text)
     try:
         lines = KINDS[row.pop("kind")](**row)

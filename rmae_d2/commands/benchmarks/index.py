@@ -1,4 +1,4 @@
-"""What packed shards cost as images become many: their indexes alone, for no image is read."""
+"""Cost of packed shards as the number of images grows: indexes only, since no image is read."""
 
 import argparse
 import time
@@ -22,9 +22,9 @@ from ...regions.store.shards import (
 from ...regions.store.tar_members import BLOCK, global_header, member_header
 from ...tables import table
 
-#: Photos of this size make shards of a gigabyte.
+#: Photos of this size result in shards of one gigabyte.
 IMAGES_PER_SHARD, IMAGE_BYTES, RECORD_BYTES = 10_000, 100_000, 13_000
-#: How many images are looked up, in an order by chance.
+#: Number of images looked up, in random order.
 SAMPLES = 1000
 HEADERS = [
     *("images", "on disk, B an image", "in memory, B", "mapped, B", "index.npy made, CPU s"),
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def measured(folder: Path, count: int) -> list[float]:
-    """A row of the table but for its first cell."""
+    """Measures a row of the table, without its first cell."""
     generator = np.random.default_rng(0)
     places = generator.choice(count, min(SAMPLES, count), replace=False)
     write_shards(folder, count, places)
@@ -65,12 +65,12 @@ def measured(folder: Path, count: int) -> list[float]:
 
 
 def key_of(number: int) -> str:
-    """An id as a folder of photos gives it."""
+    """Returns an id as for a folder of photos."""
     return f"photos/{number // 1000:06d}/{number:09d}.jpg"
 
 
 def write_shards(folder: Path, count: int, places: Any) -> None:
-    """Indexes of shards, and tars that are as long as they say, with records at some places only."""
+    """Writes shard indexes, and sparse tars of the stated length with records at some positions only."""
     num_shards = -(-count // IMAGES_PER_SHARD)
     shard_header = ShardHeader({"source": "none yet"}, num_shards)
     for number in range(num_shards):
@@ -113,7 +113,7 @@ def write_shards(folder: Path, count: int, places: Any) -> None:
 
 
 def _timed(work: Callable[[], T]) -> tuple[float, T]:
-    """CPU seconds, for what else the machine does adds little to these, and what the work gave."""
+    """Returns CPU seconds, which other work on the machine affects little, and the result."""
     start = time.process_time()
     result = work()
     return time.process_time() - start, result

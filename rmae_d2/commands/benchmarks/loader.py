@@ -1,4 +1,4 @@
-"""Data loading: a worker's images per second."""
+"""Data loading: images per second of one worker."""
 
 import argparse
 import tempfile
@@ -57,7 +57,7 @@ class PlainPipeline(Dataset):
 
 
 def images_a_second(batches: Iterator[Any], batch_size: int, count: int) -> float:
-    """Throughput once the first two batches are there."""
+    """Measures throughput after the first two batches."""
     for _ in range(2):
         next(batches)
     start = time.perf_counter()
@@ -67,7 +67,7 @@ def images_a_second(batches: Iterator[Any], batch_size: int, count: int) -> floa
 
 
 def write_store(folder: Path, files: list[Path]) -> StoredRegions:
-    """A region store of the npy maps beside the files."""
+    """Writes a region store from the npy maps next to the files."""
     folder.mkdir()
     with ShardWriter(folder, 0, ShardHeader(params={}, num_shards=1)) as writer:
         for file in files:
@@ -78,7 +78,7 @@ def write_store(folder: Path, files: list[Path]) -> StoredRegions:
 
 
 def crops_of_large_photos(args: argparse.Namespace) -> str:
-    """CPU time of a crop of 224 pixels from 12 megapixels, by torchvision and by ours, as a table."""
+    """Tabulates CPU time of a 224-pixel crop from 12 megapixels, by torchvision and by ours."""
     crop = [OurCrop(224), T.RandomFlip(prob=0.5)]
     whole, part = (
         RegionDatasetMapper(augmentations=crop, exact_decode=exact) for exact in (True, False)
@@ -109,7 +109,7 @@ def crops_of_large_photos(args: argparse.Namespace) -> str:
 def measured(
     args: argparse.Namespace,
 ) -> Iterator[tuple[str, dict[str, float], dict[str, int]]]:
-    """For each kind of photograph its name, and of both pipelines images per second and bytes per sample."""
+    """Yields per kind of photograph its name, and both pipelines' images per second and bytes per sample."""
     torch.set_num_threads(1)
     for name, size, scales in (
         ("640x480, 3 scales", (640, 480), SCALES),
@@ -144,7 +144,7 @@ def measured(
 
 
 def run(args: argparse.Namespace) -> None:
-    """One worker's images per second and bytes per sample, ours against the straightforward pipeline."""
+    """Compares one worker's images per second and bytes per sample with the straightforward pipeline."""
     rows = []
     for name, rates, size in measured(args):
         row = [name, *(f"{rate:.0f}" for rate in rates.values()), rates["ours"] / rates["plain"]]

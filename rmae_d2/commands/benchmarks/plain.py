@@ -1,7 +1,7 @@
-"""R-MAE's step as one would first write it, to compare with: the same weights, losses and gradients.
+"""A straightforward implementation of R-MAE's step as a baseline: the same weights, losses and gradients.
 
-All patches of image and region maps are embedded, all are predicted, losses are masked afterwards;
-attention is matrix products and a softmax; images and region maps come as float32; no kernel is fused.
+All patches of image and region maps are embedded and predicted, losses are masked afterwards;
+attention is matrix products and a softmax; images and region maps arrive as float32; no kernel is fused.
 """
 
 import copy
@@ -17,7 +17,7 @@ from ...noise import random_shuffle
 
 
 class PlainRMAE(nn.Module):
-    """A copy of a model with the length variant's region branch, or with none, computed plainly.
+    """A copy of a model with the length variant's region branch, or without one, computed plainly.
 
     Args:
         model: its weights are copied.
@@ -32,7 +32,7 @@ class PlainRMAE(nn.Module):
                 module.fused_attn = False
 
     def prepare(self, batch: Batch) -> list[dict[str, Any]]:
-        """What a plain loader would hand over: normalised float images, float region maps."""
+        """Returns what a plain loader would deliver: normalised float images, float region maps."""
         images = self.model.normalize(batch.images.to(self.model.device)).cpu()
         samples = [
             {"image": image, "mask_seed": x["mask_seed"]}
@@ -44,7 +44,7 @@ class PlainRMAE(nn.Module):
         return samples
 
     def forward(self, samples: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Losses of what `prepare` made."""
+        """Computes the losses for the output of `prepare`."""
         model, net = self.model, self.model.backbone.net
         images = torch.stack([x["image"] for x in samples]).to(model.device)
         seeds = torch.tensor([x["mask_seed"] for x in samples], device=model.device)

@@ -1,4 +1,4 @@
-"""Regions: FH's time and memory, records, and what COCO and ImageNet cost."""
+"""Regions: FH's time and memory, records, and the cost for COCO and ImageNet."""
 
 import argparse
 import tempfile
@@ -18,16 +18,16 @@ from ...tables import table
 from .common import SCALES, in_fresh_process, peak_bytes, photographs, race
 
 KINDS = ("scikit-image", "numba")
-# By what stands for its images: a data set and their number.
+# By stand-in for its images: a dataset and its number of images.
 DATA_SETS = {
     "640x480, 3 scales": ("COCO train2017", 118_287),
     "500x375, 1 scale": ("ImageNet-1k train", 1_281_167),
 }
-CROPS = 8  # of an image
+CROPS = 8  # per image
 
 
 def run(args: argparse.Namespace) -> None:
-    """FH against scikit-image; records against npy; an extrapolation to COCO and ImageNet."""
+    """Compares FH with scikit-image, and records with npy; extrapolates to COCO and ImageNet."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     segmented, stored, whole = [], [], []
@@ -65,12 +65,12 @@ def run(args: argparse.Namespace) -> None:
 
 
 def each(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-    """A call for each."""
+    """Calls a function for each item."""
     return [function(item) for item in items]
 
 
 def peak_bytes_a_pixel(implementation: str) -> float:
-    """Peak memory of one segmentation beyond what this process held before."""
+    """Peak memory per pixel of one segmentation beyond what this process held before."""
     generator = np.random.default_rng(0)
     coarse = Image.fromarray(generator.integers(0, 256, (60, 60, 3), dtype=np.uint8))
     image = np.asarray(coarse.resize((1500, 1500), Image.Resampling.BICUBIC))
@@ -86,7 +86,7 @@ def _stored(
     fh_ms: tuple[float, float],
     repeat: int,
 ) -> tuple[list[Any], list[Any]]:
-    """Rows of the maps as records, and of a whole data set at their mean."""
+    """Returns rows for the maps as records, and for a whole dataset at their mean."""
     records = [RegionRecord.from_labels(labels) for labels in maps]
     datas = [record.to_bytes() for record in records]
     crop = RandomResizedCrop(224)

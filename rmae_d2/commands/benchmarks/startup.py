@@ -1,4 +1,4 @@
-"""What commands cost before they do anything."""
+"""Startup cost of commands, before they do anything."""
 
 import argparse
 import os
@@ -24,7 +24,7 @@ COMMANDS = {
 
 
 def run(args: argparse.Namespace) -> None:
-    """CPU seconds, for what else the machine does adds little to these."""
+    """Measures CPU seconds, which other work on the machine affects little."""
     rows = {TORCH: ["-c", TORCH], "torch, and reading the config": ["-c", READ]}
     rows |= {f"rmae-d2: {name}": ["-m", "rmae_d2", *words] for name, words in COMMANDS.items()}
     best = race({name: partial(_start, words) for name, words in rows.items()}, args.repeat, _spent)
@@ -39,5 +39,5 @@ def _start(words: list[str]) -> None:
 
 
 def _spent() -> float:
-    """CPU seconds of all processes started from here that have ended."""
+    """Returns CPU seconds of all ended child processes."""
     return sum(os.times()[2:4])

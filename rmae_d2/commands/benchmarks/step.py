@@ -1,4 +1,4 @@
-"""A training step: R-MAE's against MAE's, and against the same maths written plainly."""
+"""A training step: R-MAE's compared with MAE's, and with a plain implementation of the same maths."""
 
 import argparse
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ PLAIN = {"MAE, plain": "MAE", "R-MAE, plain": "R-MAE"}
 
 @dataclass
 class Step:
-    """One optimizer step of a model, and what belongs to it."""
+    """One optimizer step of a model, and its context."""
 
     model: nn.Module
     batches: Iterator[Any]
@@ -41,13 +41,13 @@ class Step:
 
     def __post_init__(self) -> None:
         params = [p for p in self.model.parameters() if p.requires_grad]
-        # The loop over parameters is what torch.optim.AdamW does where nothing else is asked for on a CPU.
+        # foreach=False, a loop over parameters, is torch.optim.AdamW's default on a CPU.
         options: dict[str, Any] = {"fused": True} if self.fused else {"foreach": False}
         self.optimizer = torch.optim.AdamW(params, lr=1e-6, **options)
         self.scaler = torch.amp.GradScaler(device(), enabled=self.precision == "fp16")
 
     def loss(self) -> torch.Tensor:
-        """Of the next batch."""
+        """Computes the loss of the next batch."""
         with autocast(self.precision):
             result = self.model(next(self.batches))
             losses = result.losses if isinstance(result, StepResult) else result
@@ -62,10 +62,10 @@ class Step:
 
 
 def run(args: argparse.Namespace) -> None:
-    """A training step, optimizer included: R-MAE, MAE, RAE, and the same maths written plainly.
+    """Times a training step, optimizer included: R-MAE, MAE, RAE, and the same maths written plainly.
 
-    Plainly is: dense float32 input, all patches embedded and predicted, nothing fused. The neck has depth 1
-    unless said.
+    Plainly means: dense float32 input, all patches embedded and predicted, nothing fused. The neck has depth
+    1 unless stated.
     """
     batch = synthetic(args.batch)
     names = args.variants or [*VARIANTS, *PLAIN]
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def optimizers(model: nn.Module) -> dict[str, Callable[[], None]]:
-    """AdamW's update of all parameters in its three implementations."""
+    """Returns AdamW's update of all parameters in its three implementations."""
     params = [nn.Parameter(p.detach().clone()) for p in model.parameters() if p.requires_grad]
     for p in params:
         p.grad = torch.full_like(p, 1e-3)
@@ -114,12 +114,12 @@ def optimizers(model: nn.Module) -> dict[str, Callable[[], None]]:
 
 
 def ratio(a: float | None, b: float | None) -> str | None:
-    """``a / b``, where both were measured."""
+    """Formats ``a / b`` if both were measured."""
     return f"{a / b:.3f}" if a is not None and b is not None else None
 
 
 def synthetic(size: int) -> Batch:
-    """Random images and region maps of 224 pixels, as the loader hands them over: pinned stacks."""
+    """Creates random images and region maps of 224 pixels in the loader's format: pinned stacks."""
     images = torch.randint(0, 256, (size, 3, 224, 224), dtype=torch.uint8)
     planes = torch.randint(0, 256, (size, 1, 224, 224), dtype=torch.uint8)
     facts = [{"num_regions": 8, "mask_seed": i} for i in range(size)]
@@ -128,7 +128,7 @@ def synthetic(size: int) -> Batch:
 
 
 def make_step(name: str, args: argparse.Namespace, batch: Batch) -> Step:
-    """A variant by its name in the table; copying its one batch to the device is part of a step."""
+    """Creates a variant by its name in the table; copying its one batch to the device is part of a step."""
     if name not in PLAIN:
         return Step(build(VARIANTS[name], args), repeat(batch), args.precision, fused=True)
     plain = argparse.Namespace(**{**vars(args), "compile": False, "checkpointing": False})
@@ -137,7 +137,7 @@ def make_step(name: str, args: argparse.Namespace, batch: Batch) -> Step:
 
 
 def build(overrides: list[str], args: argparse.Namespace) -> RMAE:
-    """A pre-training model of a named ViT size, with what a run would set."""
+    """Builds a pre-training model of a named ViT size, with a run's settings."""
     net = [f"model.backbone.net.{key}={value}" for key, value in vit_kwargs(args.arch).items()]
     if args.arch == "huge":
         net.append("model.backbone.net.patch_size=14")
@@ -151,7 +151,7 @@ def build(overrides: list[str], args: argparse.Namespace) -> RMAE:
 
 
 def loaded(args: argparse.Namespace) -> Iterator[Any]:
-    """Batches from files, as in training."""
+    """Yields batches from files, as in training."""
     given = {"dataset.root": args.data, "total_batch_size": args.batch, "num_workers": args.workers}
     if args.regions:
         given["mapper.regions.path"] = args.regions
@@ -161,7 +161,7 @@ def loaded(args: argparse.Namespace) -> Iterator[Any]:
 
 
 def gpu_mib(step: Callable[[], None]) -> str | None:
-    """The most that a step takes of a GPU's memory beyond what is held before it, in MiB."""
+    """Peak GPU memory of a step beyond what is held before it, in MiB."""
     if device() != "cuda":
         return None
     step()

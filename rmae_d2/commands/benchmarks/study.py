@@ -1,4 +1,4 @@
-"""What a training step of each method costs, all of them in turn in one process."""
+"""Cost of a training step of each method, all measured alternately in one process."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,19 +15,19 @@ from ...modeling.analysis import analyze_config
 from ...study.plan import Method, Study
 from .common import device, race, synchronize
 
-#: Images of a step that is timed.
+#: Images per timed step.
 BATCH = 32
 
 
 def measure_cost(study: Study, rounds: int = 5) -> dict[str, dict[str, float]]:
-    """Costs of the methods that pre-train from random weights and masks, on this machine's device.
+    """Measures the methods that pre-train from random weights and masks, on this machine's device.
 
-    Methods that differ in their data or number of steps alone share the cost of the first of them. Left out
-    are methods that are no RMAE, or that begin with the weights of another.
+    Methods that differ only in data or number of steps share the cost of the first of them. Methods that
+    are no RMAE, or that start from another's weights, are skipped.
 
     Returns:
-        by the method's name: ``parameters``; ``gmacs``, multiply-adds of a view's forward pass with its
-        losses, 10^9; ``saved_mib``, activations that the backward pass keeps of a view; and
+        By method name: ``parameters``; ``gmacs``, multiply-adds of a view's forward pass with its
+        losses, 10^9; ``saved_mib``, activations that the backward pass keeps per view; and
         ``views_per_second`` of whole steps (forward, backward, AdamW) on random data in fp32, the best of
         ``rounds`` rounds in which all take turns.
     """

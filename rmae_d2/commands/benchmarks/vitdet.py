@@ -1,4 +1,4 @@
-"""A training step of our ViT against Detectron2's."""
+"""A training step of our ViT compared with Detectron2's."""
 
 import argparse
 from functools import partial
@@ -21,7 +21,7 @@ VARIANTS = {
 
 
 def run(args: argparse.Namespace) -> None:
-    """A training step of our ViT against Detectron2's, in ViTDet's setting: time and peak memory.
+    """Compares a training step of our ViT with Detectron2's, in ViTDet's setting: time and peak memory.
 
     The step is forward and backward of the backbone on noise. Peak memory is that of a fresh process:
     weights, gradients and activations; no optimizer.
@@ -42,14 +42,14 @@ def run(args: argparse.Namespace) -> None:
 
 
 def prepare(name: str, args: argparse.Namespace) -> partial[None]:
-    """A variant's training step, with weights and images in place."""
+    """Returns a variant's training step, with weights and images in place."""
     torch.manual_seed(0)
     images = torch.randn(args.batch, 3, args.image, args.image, device=device())
     return partial(step, build(name, args), images, args.precision)
 
 
 def step(net: nn.Module, images: torch.Tensor, precision: str) -> None:
-    """One forward and backward pass, ended on the device too."""
+    """Runs one forward and backward pass, and synchronises the device."""
     with common.autocast(precision):
         loss = net(images)["last_feat"].float().square().mean()
     loss.backward()
@@ -58,7 +58,7 @@ def step(net: nn.Module, images: torch.Tensor, precision: str) -> None:
 
 
 def build(name: str, args: argparse.Namespace) -> nn.Module:
-    """A ViTDet backbone: windows of 14x14 tokens, and global attention after each quarter of the blocks."""
+    """Builds a ViTDet backbone: 14x14-token windows, with global attention after each quarter of blocks."""
     vit, options = VARIANTS[name]
     size = vit_kwargs(args.size)
     quarter = size["depth"] // 4
@@ -77,10 +77,10 @@ def build(name: str, args: argparse.Namespace) -> nn.Module:
 
 
 def peak_of_step(name: str, args: argparse.Namespace) -> float:
-    """Peak bytes of a network and its step, the first of this process."""
+    """Returns peak bytes of a network and its step, the first in this process."""
     if device() == "cuda":
         prepare(name, args)()
         return torch.cuda.max_memory_allocated()
-    # Code that is loaded at first use is not memory of the step.
+    # Code loaded on first use does not count as memory of the step.
     prepare(name, argparse.Namespace(**{**vars(args), "image": 64, "depth": 1}))()
     return common.peak_bytes(lambda: prepare(name, args)())

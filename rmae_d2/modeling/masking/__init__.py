@@ -1,1 +1,1 @@
-"""Which patches are hidden: every policy, by one protocol."""
+"""Masking policies, which choose the patches to hide, behind one protocol."""

@@ -1,8 +1,8 @@
-"""Who hides which patch: a policy is a module from a `MaskRequest` to a `MaskPlan`.
+"""Masking protocol: a policy is a module that maps a `MaskRequest` to a `MaskPlan`.
 
-A plan has for each image a permutation of its patches, of which the first V stay visible. One permutation
-serves both branches (R-MAE, section 3.2); a branch with another mask ratio keeps a prefix of another
-length. Masks: True = hidden. All chance comes from the request's seeds, see `rmae_d2.noise`.
+A plan holds one permutation of the patches per image, of which the first V stay visible. One permutation
+serves both branches (R-MAE, section 3.2); a branch with a different mask ratio keeps a prefix of a different
+length. Masks: True = hidden. All randomness comes from the request's seeds, see `rmae_d2.noise`.
 
 Letters: B images, K regions, L patches, V visible patches, H W pixels, Gh Gw grid.
 """
@@ -17,15 +17,15 @@ from ...noise import random_shuffle
 
 
 class MaskRequest(NamedTuple):
-    """What a policy may look at.
+    """Input of a masking policy.
 
     Args:
         seeds: int64 (B,), one per image.
         grid: (Gh, Gw).
-        visible: V, patches that the pixel encoder will see.
+        visible: V, number of patches that the pixel encoder will see.
         images: normalised, (B, C, H, W).
-        regions: region maps, bool or float 0/1, (B, K, H, W); None where the batch has none.
-        progress: the share of the training run that is done, in [0, 1].
+        regions: region maps, bool or float 0/1, (B, K, H, W); None if the batch has none.
+        progress: completed fraction of the training run, in [0, 1].
     """
 
     seeds: Tensor
@@ -42,15 +42,15 @@ class MaskRequest(NamedTuple):
 
 
 class MaskPlan(NamedTuple):
-    """What a policy decided.
+    """Decision of a masking policy.
 
     Args:
-        ids_shuffle: int64 patch orders (B, L), the first V of a row are visible.
-        region_ids_shuffle: those of the region branch, where they are others.
-        losses: the policy's own, each (B,) and weighted, under names that begin with ``loss_``.
-        gates: float (B, L), factors of the visible tokens behind patch and position embedding, through
+        ids_shuffle: int64 patch orders (B, L); the first V of each row are visible.
+        region_ids_shuffle: patch orders of the region branch, if different.
+        losses: the policy's own losses, each (B,) and already weighted, with names starting with ``loss_``.
+        gates: float (B, L), factors applied to the visible tokens after patch and position embedding, through
             which the model's losses reach the policy; None for none.
-        probability: what a policy that has one draws from, (B, L) of sum 1; to look at.
+        probability: distribution the policy draws from, if it has one, (B, L), sums to 1; for display.
         scalars: 0-d tensors to log.
     """
 
@@ -63,18 +63,18 @@ class MaskPlan(NamedTuple):
 
     @property
     def region_order(self) -> Tensor:
-        """The order of the region branch's patches, its own or the shared one."""
+        """Patch order of the region branch, its own or the shared one."""
         own = self.region_ids_shuffle
         return self.ids_shuffle if own is None else own
 
 
 class MaskingPolicy(nn.Module):
-    """Base of all policies: ``forward(request: MaskRequest) -> MaskPlan``. It may have parameters.
+    """Base class of all policies: ``forward(request: MaskRequest) -> MaskPlan``. It may have parameters.
 
     Attributes:
-        needs_regions: whether region maps are read off the batch also for a model without a region branch.
-        order_by_seed: of seeds and L, the order of region patches (B, L), where a policy's is a function of
-            these alone, so that a loader can predict it.
+        needs_regions: whether to read region maps from the batch even for a model without a region branch.
+        order_by_seed: maps seeds and L to the order of region patches (B, L), for policies whose order
+            depends on these alone, so that a loader can predict it.
     """
 
     needs_regions: bool = False
@@ -91,18 +91,18 @@ class RandomMasking(MaskingPolicy):
 
 
 def sorted_by(key_BL: Tensor, ids_BL: Tensor) -> Tensor:
-    """The patches ``ids_BL`` in ascending order of their keys, equal ones as they were."""
+    """Sorts the patches ``ids_BL`` by ascending key, keeping the order of equal ones."""
     return ids_BL.gather(1, key_BL.gather(1, ids_BL).argsort(dim=1, stable=True))
 
 
 def mask_from_order(ids_shuffle_BL: Tensor, visible: int) -> Tensor:
-    """The mask of a patch order: bool (B, L), True = hidden."""
+    """Converts a patch order to a mask: bool (B, L), True = hidden."""
     mask_BL = torch.ones_like(ids_shuffle_BL, dtype=torch.bool)
     return mask_BL.scatter(1, ids_shuffle_BL[:, :visible], False)
 
 
 def mask_to_pixels(mask_L: Tensor, size: tuple[int, int]) -> Tensor:
-    """A patch mask at full size: bool (L,) -> bool (H, W), for L equal square patches filling (H, W)."""
+    """Enlarges a patch mask: bool (L,) -> bool (H, W), for L equal square patches filling (H, W)."""
     height, width = size
     side = round((height * width / len(mask_L)) ** 0.5)
     mask = mask_L.view(height // side, width // side)

@@ -1,7 +1,7 @@
-"""What learned masks are compared with; random masking is in `base`, by regions in
+"""Baselines for learned masks; random masking is in `base`, region-based masking in
 `regions`, and the two-stage baseline is `LearnedMasking` without a discriminator.
 
-Every policy hides exactly as many patches as the model wants, whatever the ratio and the grid.
+Every policy hides exactly as many patches as the model requests, for any ratio and grid.
 
 Letters: B images, K regions or parts, N rectangles, L patches, V visible patches, H W pixels, Gh Gw grid.
 """
@@ -17,18 +17,18 @@ from .generator import UsesScorer
 from .rectangles import Range, check_range, sample_rectangles
 from .regions import needed_regions
 
-# "grid" in ASCII: takes an image's seed to another stream of noise.
+# "grid" in ASCII: switches an image's seed to another noise stream.
 _GRID_STREAM = 0x67726964
 
 
 class BlockMasking(MaskingPolicy):
     """Hides rectangle after rectangle until enough patches are hidden (MAE, table 1f, "block").
 
-    The last rectangle is hidden in part, at random, and where all do not suffice so are patches outside them.
+    Of the last one only a random part is hidden; if all do not suffice, so are random patches outside them.
 
     Args:
-        area: smallest and largest area of a rectangle, shares of the grid's; BEiT's smallest is 16 of 196.
-        side: smallest and largest length of one side, shares of its axis.
+        area: smallest and largest area of a rectangle as fractions of the grid's; BEiT's smallest is 16/196.
+        side: smallest and largest length of one side as fractions of its axis.
         number: rectangles per image.
     """
 
@@ -53,9 +53,9 @@ class BlockMasking(MaskingPolicy):
 
 
 class GridMasking(MaskingPolicy):
-    """At a ratio of 0.75 one patch of every 2x2 is visible, the same everywhere (MAE, table 1f, "grid").
+    """Keeps one patch of every 2x2 visible at a ratio of 0.75, the same everywhere (MAE, table 1f, "grid").
 
-    At other ratios two or three of four, or a random part of these; which comes first the seed says.
+    At other ratios, keeps two or three of the four, or a random part of these; the seed sets their order.
     """
 
     def forward(self, request: MaskRequest) -> MaskPlan:
@@ -69,13 +69,13 @@ class GridMasking(MaskingPolicy):
 
 
 class BoxPriorMasking(MaskingPolicy):
-    """Patches inside objects' boxes are hidden with a higher probability (AutoMAE's preliminary study).
+    """Hides patches inside objects' boxes with a higher probability (AutoMAE's preliminary study).
 
-    Boxes are those of the batch's region maps, which must be objects: ``mapper.regions`` an InstanceSource.
+    The boxes come from the batch's region maps, which must be objects (``mapper.regions`` an InstanceSource).
 
     Args:
-        bonus: what is added to a patch's U(0, 1) noise inside a box; the V lowest stay visible. 0 is random
-            masking, from 1 on boxes are hidden before all else.
+        bonus: added to a patch's U(0, 1) noise inside a box; the V lowest stay visible. 0 is random
+            masking; from 1 on, boxes are hidden before anything else.
     """
 
     needs_regions = True
@@ -95,11 +95,12 @@ class BoxPriorMasking(MaskingPolicy):
 
 
 class AttentionGuidedMasking(UsesScorer, MaskingPolicy):
-    """From a share of every part of an image to whole parts (SemMAE, NeurIPS 2022).
+    """Moves from hiding a share of every image part to hiding whole parts (SemMAE, NeurIPS 2022).
 
-    A part is what one head of a frozen ViT attends to more than the others do, each head's attention being of
-    sum 1; SemMAE learns its parts. With mu = 1 - progress^2 a share mu * ratio of each part is hidden at
-    random, and then part after part in random order until enough patches are.
+    A part consists of the patches to which one head of a frozen ViT attends more than the others, with each
+    head's attention normalised to sum 1; SemMAE learns its parts. With mu = 1 - progress^2, a share mu *
+    ratio of each part is hidden at random, then part after part in random order until enough patches are
+    hidden.
     """
 
     def forward(self, request: MaskRequest) -> MaskPlan:
@@ -116,24 +117,24 @@ class AttentionGuidedMasking(UsesScorer, MaskingPolicy):
 
 
 def filled_boxes(regions_BKHW: Tensor) -> Tensor:
-    """The bounding box of each region map, filled: bool (B, K, H, W); of an empty map nothing."""
+    """Fills the bounding box of each region map: bool (B, K, H, W), empty for an empty map."""
     present = regions_BKHW > 0
     rows, columns = present.any(dim=3), present.any(dim=2)
     return _between(rows)[..., :, None] & _between(columns)[..., None, :]
 
 
 def _between(present: Tensor) -> Tensor:
-    """From the first to the last True of the last dimension."""
+    """Fills from the first to the last True along the last dimension."""
     before = present.cumsum(dim=-1) > 0
     after = present.flip(-1).cumsum(dim=-1).flip(-1) > 0
     return before & after
 
 
 def _first_of_parts(part_BL: Tensor, parts: int, share: float, request: MaskRequest) -> Tensor:
-    """A share of each part's patches, rounded down, at random: bool (B, L)."""
+    """Selects a random share of each part's patches, rounded down: bool (B, L)."""
     order_BL = random_shuffle(request.seeds, request.num_patches)
     member_BLK = F.one_hot(part_BL.gather(1, order_BL), parts)
-    rank_BL = (member_BLK.cumsum(dim=1) * member_BLK).sum(dim=2)  # 1 is a part's first
+    rank_BL = (member_BLK.cumsum(dim=1) * member_BLK).sum(dim=2)  # 1 for a part's first patch
     quota_BK = (share * member_BLK.sum(dim=1)).long()
     first_BL = rank_BL <= quota_BK.gather(1, part_BL.gather(1, order_BL))
     return torch.zeros_like(first_BL).scatter(1, order_BL, first_BL)

@@ -1,10 +1,10 @@
-"""AutoMAE's networks: which patches to hide, learned against the autoencoder and a prior of rectangles.
+"""AutoMAE's networks: learning which patches to hide, against the autoencoder and a prior of rectangles.
 
-    image -> frozen ViT -> [CLS] attention of its last block, a map per head
+    image -> frozen ViT -> [CLS] attention of its last block, one map per head
           -> two convolutions, log-softmax -> log-probability of each patch
-          -> Gumbel-softmax -> m, positive and of sum 1 -> discriminator: a generator's, or a rectangle's?
+          -> Gumbel-softmax -> m, positive, sums to 1 -> discriminator: from the generator or a rectangle?
 
-The policy that trains them, and hides patches by m, is in `learned`.
+The policy that trains them and hides patches according to m is in `learned`.
 
 Letters: B images, L patches, D width, Gh Gw grid.
 
@@ -27,22 +27,22 @@ from ..attention_maps import AttentionViT
 from ..pixel_encoder import MaskedViT
 from .rectangles import AREA, SIDE, Drawn, Range, sample_rectangles
 
-# "gumbel" and "noise" in ASCII: take an image's seed to further streams of noise.
+# "gumbel" and "noise" in ASCII: switch an image's seed to further noise streams.
 _GUMBEL_STREAM = 0x67756D62656C
 _NOISE_STREAM = 0x6E6F697365
 
 
 class FrozenViT:
-    """A ViT whose attention is read and which is never trained: always in evaluation mode, without gradients.
+    """A ViT used only for its attention, never trained: always in evaluation mode, without gradients.
 
-    It is not a module of who holds it, so that it is in no state dict, optimizer, average or gradient bucket.
+    Not a submodule of its holder, so it is in no state dict, optimizer, average or gradient bucket.
 
     Args:
-        net: with its weights; see `rmae_d2.checkpoint.load_scorer`.
-        block: whose attention it gives; the last in the paper. Negative numbers count from the last.
+        net: ViT with its weights; see `rmae_d2.checkpoint.load_scorer`.
+        block: block whose attention is used; the last in the paper. Negative numbers count from the end.
 
     Attributes:
-        fingerprint: of the weights and the block, in [0, 2**63); 0 where they have no values.
+        fingerprint: hash of the weights and the block, in [0, 2**63); 0 if the weights have no values.
     """
 
     def __init__(self, net: MaskedViT, block: int = -1) -> None:
@@ -58,16 +58,16 @@ class FrozenViT:
         self.fingerprint = _fingerprint(net, self.block)
 
     def attention(self, images_BCHW: Tensor) -> Tensor:
-        """What the cls token attends to in the block, nothing hidden.
+        """Computes the cls token's attention in the block, with nothing hidden.
 
         Args:
             images_BCHW: normalised.
 
         Returns:
-            float32 (B, heads, L); a head's values sum to less than 1, for the token attends to itself too.
+            float32 (B, heads, L); a head sums to less than 1 because the token also attends to itself.
 
         Raises:
-            UserError: for images of another size than the net's.
+            UserError: if the image size differs from the net's.
         """
         size = tuple(images_BCHW.shape[2:])
         if size != self.net.img_size:
@@ -80,7 +80,7 @@ class FrozenViT:
 
 
 class UsesScorer(nn.Module):
-    """A module that looks through a frozen ViT; checkpoints hold its fingerprint in place of its weights."""
+    """A module that uses a frozen ViT; checkpoints store its fingerprint instead of its weights."""
 
     scorer: FrozenViT
     scorer_fingerprint: Tensor
@@ -96,7 +96,7 @@ class UsesScorer(nn.Module):
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Refuses weights that were trained with another scorer; the last argument is the list of errors."""
+        """Rejects weights trained with another scorer; the last argument is the list of errors."""
         key = f"{prefix}scorer_fingerprint"
         own, given = self.scorer.fingerprint, state_dict.get(key)
         if own and given is not None and not given.is_meta and int(given) != own:
@@ -109,12 +109,12 @@ class UsesScorer(nn.Module):
 
 
 class MaskGenerator(UsesScorer):
-    """From an image to the log-probability of each patch.
+    """Maps an image to the log-probability of each patch.
 
     Args:
         hidden_dim: channels between the two convolutions; 6 in the published code, for 12 heads.
-        relative_attention: give the convolutions attention as a multiple of 1/L, what each patch gets
-            where all get the same. The published code gives it as it is: so small that a short run hardly
+        relative_attention: scale attention to multiples of 1/L, the value of uniform attention, before the
+            convolutions. The published code leaves it unscaled, so small that a short run hardly
             learns.
     """
 
@@ -124,11 +124,11 @@ class MaskGenerator(UsesScorer):
         super().__init__(scorer)
         self.scale = scorer.net.num_patches if relative_attention else 1
         self.conv1 = nn.Conv2d(scorer.vit.num_heads, hidden_dim, kernel_size=3, padding=1)
-        # No bias: log-softmax takes it out again, and its gradient would be rounding alone.
+        # No bias: log-softmax cancels it, and its gradient would be rounding error alone.
         self.conv2 = nn.Conv2d(hidden_dim, 1, kernel_size=3, padding=1, bias=False)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        """Normalised images -> float32 log-probabilities (B, L), whatever autocast says."""
+        """Maps normalised images to float32 log-probabilities (B, L), regardless of autocast."""
         maps = self.scale * self.scorer.attention(images_BCHW).unflatten(2, self.scorer.grid)
         with _in_float32(maps):
             maps = self.conv2(F.relu(self.conv1(maps)))
@@ -136,16 +136,17 @@ class MaskGenerator(UsesScorer):
 
 
 class MaskDiscriminator(nn.Module):
-    """Tells maps of a generator from those of rectangles, by least squares (LSGAN): 1 for a rectangle.
+    """Tells the generator's maps from those of rectangles, by least squares (LSGAN): 1 for a rectangle.
 
     Three convolutions with spectral norm: 4x4 stride 2 twice, then 3x3; on a 14 x 14 grid 14 -> 7 -> 3 -> 1.
-    Where that leaves several values, each is a verdict; where the grid is small, the last one shrinks.
+    If several values remain, each is a verdict; on a small grid, the last convolution shrinks.
 
     Args:
-        grid: (Gh, Gw), 4 x 4 at least.
-        dims: channels behind the first and the second.
+        grid: (Gh, Gw), at least 4 x 4.
+        dims: output channels of the first and the second convolution.
         bias: whether the convolutions have biases. The published ones have none; rmae_d2 0.1 had them. Masks
-            of sum 1 are so small that biases alone then make the verdicts, and the generator hears nothing.
+            that sum to 1 are so small that biases alone then determine the verdicts, and the generator gets
+            no signal.
     """
 
     def __init__(
@@ -167,7 +168,7 @@ class MaskDiscriminator(nn.Module):
         )
 
     def forward(self, masks_BL: Tensor, frozen: bool = False) -> Tensor:
-        """Verdicts, float32 (B, N), on masks of sum 1; ``frozen``: no gradient to the weights."""
+        """Computes verdicts, float32 (B, N), on masks that sum to 1; ``frozen``: no weight gradients."""
         with _in_float32(masks_BL):
             x = masks_BL.float().unflatten(1, self.grid)[:, None]
             for i, conv in enumerate(self.convs):
@@ -182,7 +183,7 @@ class MaskDiscriminator(nn.Module):
             return x.flatten(1)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Names the option where the weights are of rmae_d2 0.1; the last argument is the list of errors."""
+        """Names the option to set for weights of rmae_d2 0.1; the last argument is the list of errors."""
         if self.convs[0].bias is None and f"{prefix}convs.0.bias" in state_dict:
             args[-1].append(
                 f"{prefix[:-1] or type(self).__name__} was trained with biases, as rmae_d2 0.1 had it: set "
@@ -192,11 +193,11 @@ class MaskDiscriminator(nn.Module):
 
 
 def spectral_norm(weight: Tensor, squarings: int = 12) -> Tensor:
-    """The largest singular value of a convolution's weight as a matrix, output channels by the rest; 0-d.
+    """Largest singular value of a convolution's weight as a matrix, output channels by the rest; 0-d.
 
-    Of W W' the 2^12th power is taken, by squaring, so that of its eigenvectors the first is left. Unlike one
-    step a call from the last vector (Miyato et al., 2018) this has no state; unlike a decomposition it does
-    not wait for the device. The gradient is that of u' W v with u and v fixed.
+    Raises W W' to the 2^12th power by squaring, which leaves only its first eigenvector. Unlike one power
+    iteration per call from the last vector (Miyato et al., 2018), this is stateless; unlike a decomposition,
+    it does not wait for the device. The gradient is that of u' W v with u and v fixed.
     """
     matrix = weight.flatten(1)
     with torch.no_grad():
@@ -211,7 +212,7 @@ def spectral_norm(weight: Tensor, squarings: int = 12) -> Tensor:
 
 
 def gumbel_softmax(log_probability_BL: Tensor, seeds_B: Tensor, temperature: float = 1.0) -> Tensor:
-    """A soft sample of a patch: positive, of sum 1, (B, L); its noise is a function of the seeds."""
+    """Draws a soft sample of a patch: positive, sums to 1, (B, L); its noise is a function of the seeds."""
     noise = uniform_noise(seeds_B ^ _GUMBEL_STREAM, log_probability_BL.shape[1])
     gumbel = -torch.log(-torch.log(noise))  # in float64, and never infinite
     return ((log_probability_BL + gumbel.to(log_probability_BL.dtype)) / temperature).softmax(dim=1)
@@ -225,10 +226,10 @@ def rectangle_masks(
     bonus: float = 0.5,
     drawn: Drawn = "columns",
 ) -> Tensor:
-    """What the discriminator takes for real: softmax over U(0, 1) noise and a bonus inside a rectangle.
+    """Real samples for the discriminator: softmax over U(0, 1) noise plus a bonus inside a rectangle.
 
     ``area``, ``side`` and ``drawn``: see `sample_rectangles`; ``bonus`` is the published alpha. The
-    result is float32 (B, L), positive, of sum 1.
+    result is float32 (B, L), positive and sums to 1.
     """
     inside_BL = sample_rectangles(seeds_B, grid, area, side, drawn=drawn).flatten(1)
     noise_BL = uniform_noise(seeds_B ^ _NOISE_STREAM, inside_BL.shape[1])
@@ -236,26 +237,26 @@ def rectangle_masks(
 
 
 def entropy(log_probability_BL: Tensor) -> Tensor:
-    """Entropy of each distribution, of the largest possible: (B,), 1 for uniform, 0 for one sure patch."""
+    """Entropy of each distribution relative to the maximum: (B,), 1 for uniform, 0 for one certain patch."""
     nats = -(log_probability_BL.exp() * log_probability_BL).sum(dim=1)
     return nats / math.log(log_probability_BL.shape[1])
 
 
 def has_values(net: nn.Module) -> bool:
-    """Whether the weights are there: not on the meta device, not fake."""
+    """Whether the weights have values, i.e. are neither on the meta device nor fake."""
     return not any(p.is_meta or isinstance(p, FakeTensor) for p in net.parameters())
 
 
 def _in_float32(tensor: Tensor) -> AbstractContextManager[Any]:
-    """Autocast switched off, where the tensor's device has one."""
+    """Disables autocast if the tensor's device supports it."""
     kind = tensor.device.type
     return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
 
 
 def _fingerprint(net: nn.Module, block: int) -> int:
-    """A number that differs for other weights and another block; 0 where they have no values.
+    """Computes a number that differs for other weights or another block; 0 if the weights have no values.
 
-    Positions do not count: resized to a grid, they differ by rounding from machine to machine.
+    Position embeddings are excluded: resized to a grid, they differ by rounding between machines.
     """
     if not has_values(net):
         return 0

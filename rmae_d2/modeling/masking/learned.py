@@ -1,10 +1,10 @@
-"""AutoMAE as a masking policy: its generator is trained with the autoencoder, for MAE and R-MAE alike.
+"""AutoMAE as a masking policy: its generator is trained with the autoencoder, for both MAE and R-MAE.
 
-One backward pass serves both players, for each loss has its own parameters: ``loss_discriminator`` those
-of the discriminator, on samples without gradient; ``loss_generator`` those of the generator, through a
-discriminator whose weights are constants. What the reconstruction says reaches the generator through the
-factors of visible tokens (``MaskPlan.gates``). The published code updates the discriminator first, on a
-sample of its own, and then the rest; here each player sees the other as it was before the step.
+One backward pass serves both players because each loss has its own parameters: ``loss_discriminator``
+those of the discriminator, on samples without gradient; ``loss_generator`` those of the generator, through
+a discriminator with constant weights. The reconstruction losses reach the generator through the
+factors of visible tokens (``MaskPlan.gates``). The published code updates the discriminator first, on its
+own sample, and then the rest; here each player sees the other as it was before the step.
 
 Letters: B images, K regions, L patches, V visible patches, Gh Gw grid.
 """
@@ -22,25 +22,25 @@ from .regions import needed_regions
 
 
 class LearnedMasking(MaskingPolicy):
-    """Patches that the generator chose are hidden with a higher, not a certain, probability.
+    """Hides patches chosen by the generator with higher probability, but not with certainty.
 
-    Each patch gets U(0, 1) noise, that of `RandomMasking`, and ``bonus`` on top where it is among
-    the ``num_marked`` highest of the generator's sample m; the V lowest stay visible. The choice passes its
-    gradient straight through: gates have the value 1, and dL/dm is bonus * <dL/dz', z> for the token z of a
-    visible patch and the gated z', 0 for a hidden one.
+    Each patch gets U(0, 1) noise, that of `RandomMasking`, plus ``bonus`` if it is among the
+    ``num_marked`` highest values of the generator's sample m; the V lowest stay visible. The gradient passes
+    straight through the choice: gates have the value 1, and dL/dm is bonus * <dL/dz', z> for the token z of a
+    visible patch and its gated z', and 0 for a hidden one.
 
     Args:
-        generator: proposes.
-        discriminator: compares with rectangles. None fixes the generator, as the two-stage baseline has it:
-            no losses, no gates.
+        generator: proposes masks.
+        discriminator: compares them with rectangles. None freezes the generator, as in the two-stage
+            baseline: no losses, no gates.
         temperature: tau of Gumbel-softmax.
         bonus: the published beta (``mask_factor``).
-        num_marked: patches that get it; None for V, as the published code has it.
-        generator_weight: of the adversarial loss, the published lambda (``loss_g_factor``).
+        num_marked: number of patches that get the bonus; None for V, as in the published code.
+        generator_weight: weight of the adversarial loss, the published lambda (``loss_g_factor``).
         rectangle_area, rectangle_side, rectangle_drawn: see `sample_rectangles`.
         rectangle_bonus: the published alpha.
-        entropy_floor: share of the largest entropy below which the generator is reported to have collapsed.
-        foreground: the batch's region maps are objects: report how many of their patches are hidden.
+        entropy_floor: fraction of the maximum entropy below which the generator is reported as collapsed.
+        foreground: report how many object patches are hidden; the batch's region maps must be objects.
     """
 
     def __init__(
@@ -89,11 +89,11 @@ class LearnedMasking(MaskingPolicy):
 
     @property
     def needs_regions(self) -> bool:  # type: ignore[override]
-        """For the report of training alone: evaluation, of photos without labels, needs none."""
+        """For the training report only; evaluation runs on images without labels."""
         return self.foreground and self.training
 
     def forward(self, request: MaskRequest) -> MaskPlan:
-        """Losses and scalars in training only."""
+        """Plans the masks, with losses and scalars in training only."""
         if request.grid != tuple(self.generator.scorer.grid):
             raise UserError(
                 f"the model has a grid of {request.grid} patches, the mask generator's scorer "
@@ -120,7 +120,7 @@ class LearnedMasking(MaskingPolicy):
         )
 
     def _order(self, sample_BL: Tensor, request: MaskRequest) -> Tensor:
-        """Patches from the first to show to the first to hide."""
+        """Orders patches from the first to show to the first to hide."""
         marked = sample_BL.topk(self.num_marked or request.visible, dim=1).indices
         noise = uniform_noise(request.seeds, request.num_patches)
         noise.scatter_add_(1, marked, torch.full_like(noise, self.bonus))
@@ -129,7 +129,7 @@ class LearnedMasking(MaskingPolicy):
     def _play(
         self, discriminator: MaskDiscriminator, sample_BL: Tensor, request: MaskRequest
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Both players' losses, (B,), and the share of the discriminator's verdicts that are right."""
+        """Computes both players' losses, (B,), and the discriminator's accuracy."""
         rectangles = rectangle_masks(
             request.seeds,
             request.grid,
@@ -151,11 +151,11 @@ class LearnedMasking(MaskingPolicy):
 def foreground_shares(
     request: MaskRequest, ids_shuffle_BL: Tensor, probability_BL: Tensor
 ) -> dict[str, Tensor]:
-    """How much is foreground, patches that regions cover by half or more, of what is hidden; 0-d each.
+    """Measures how much of the hidden part is foreground, i.e. patches at least half covered by regions.
 
     Returns:
-        ``hidden_foreground``, the share of hidden patches, ``chosen_foreground``, of the generator's
-        probability, and ``all_foreground``, of all patches, which is what random masking gives.
+        0-d shares: ``hidden_foreground`` of the hidden patches, ``chosen_foreground`` of the generator's
+        probability, and ``all_foreground`` of all patches, which is what random masking gives.
     """
     source = "objects (dataloader.train.mapper.regions, InstanceSource) or set model.masking.foreground=false"
     regions = needed_regions(request, "foreground=True of LearnedMasking", source)
@@ -169,7 +169,7 @@ def foreground_shares(
 
 
 def foreground_patches(regions_BKHW: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Which patches the regions cover together by half or more: bool (B, L)."""
+    """Marks patches at least half covered by the union of all regions: bool (B, L)."""
     patch_size = regions_BKHW.shape[2] // grid[0]
     covered_BLX = (patchify_regions(regions_BKHW, patch_size) > 0).any(dim=1)
     return covered_BLX.float().mean(dim=2) >= 0.5

@@ -1,4 +1,4 @@
-"""Random rectangles on a grid of patches: functions of seeds, the same everywhere.
+"""Random rectangles on a patch grid: functions of seeds, the same on every machine.
 
 Letters: B images, N rectangles per image, Gh Gw grid.
 """
@@ -15,17 +15,17 @@ Range = tuple[float, float]
 #: Which side is drawn first.
 Drawn = Literal["columns", "either"]
 
-# AutoMAE's, in shares of its 14 x 14 grid: 40 to 160 patches, one side 4 to 10.
+# AutoMAE's values as fractions of its 14 x 14 grid: 40 to 160 patches, one side 4 to 10.
 AREA: Range = (40 / 196, 160 / 196)
 SIDE: Range = (4 / 14, 10 / 14)
 
-# "rectang" in ASCII: takes an image's seed to another stream of noise.
+# "rectang" in ASCII: switches an image's seed to another noise stream.
 _STREAM = 0x72656374616E67
 _DRAWS = 6
 
 
 def check_range(name: str, value: Range) -> None:
-    """Refuses a range of shares that is none, naming the field."""
+    """Rejects an invalid range of fractions, naming the field."""
     if len(value) != 2 or not 0 < value[0] <= value[1] <= 1:
         raise UserError(
             f"{name}={tuple(value)}: two shares of the grid, 0 < smallest <= largest <= 1"
@@ -33,7 +33,7 @@ def check_range(name: str, value: Range) -> None:
 
 
 def check_drawn(name: str, value: str) -> None:
-    """Refuses what is no side to draw first, naming the field."""
+    """Rejects an unknown choice of the side drawn first, naming the field."""
     if value not in (known := get_args(Drawn)):
         raise UserError(f"{name}={value!r} is none of {', '.join(known)}")
 
@@ -46,17 +46,17 @@ def sample_rectangles(
     number: int = 1,
     drawn: Drawn = "either",
 ) -> Tensor:
-    """Rectangles of uniform area, with one side uniform and the other what the area needs, anywhere.
+    """Samples rectangles of uniform area at uniform positions; one side is uniform, the other follows.
 
-    The other side is ``min(its axis, ceil(area / side))``, so that the rectangle may be a little larger than
+    The other side is ``min(its axis, ceil(area / side))``, so a rectangle may be slightly larger than
     its area, or smaller where it would leave the grid.
 
     Args:
-        area: smallest and largest area, shares of the grid's.
-        side: smallest and largest length of the side drawn first, shares of its axis.
+        area: smallest and largest area, as fractions of the grid's.
+        side: smallest and largest length of the side drawn first, as fractions of its axis.
         number: N.
-        drawn: first of the two sides: columns, as AutoMAE's code has it, so that 84 % of its rectangles are
-            taller than wide; or either, by chance, so that both ways are as frequent.
+        drawn: the side drawn first: ``columns``, as in AutoMAE's code, which makes 84 % of its rectangles
+            taller than wide; or ``either``, at random, so that both orientations are equally frequent.
 
     Returns:
         bool (B, N, Gh, Gw), True inside.
@@ -75,13 +75,13 @@ def sample_rectangles(
 
 
 def _integer(u: Tensor, shares: Range, whole: int) -> Tensor:
-    """Uniform integers from the one to the other share of a whole, 1 at least."""
+    """Maps noise to uniform integers between two fractions of a whole, at least 1."""
     low, high = (max(1, round(share * whole)) for share in shares)
     return low + (u * (high - low + 1)).long().clamp(max=high - low)
 
 
 def _place(u: Tensor, length: Tensor, whole: int) -> Tensor:
-    """The first patch of an interval, uniform among all places where it fits."""
+    """Draws the first patch of an interval uniformly among all positions where it fits."""
     room = whole - length
     return torch.minimum((u * (room + 1)).long(), room)
 

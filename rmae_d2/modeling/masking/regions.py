@@ -1,4 +1,4 @@
-"""Masking policies that concern regions: whole regions hidden, region patches with an order of their own.
+"""Masking policies for regions: hiding whole regions, and a separate order for region patches.
 
 Letters: B images, K regions, L patches, V visible patches, H W pixels.
 """
@@ -13,10 +13,10 @@ from .base import MaskingPolicy, MaskPlan, MaskRequest, RandomMasking, sorted_by
 
 
 class IndependentMasking(MaskingPolicy):
-    """The branches hide different patches, region patches at random; see R-MAE, section 3.2.
+    """Hides different patches in the two branches, region patches at random; see R-MAE, section 3.2.
 
     Args:
-        pixels: the policy of the pixel patches; None for uniformly random.
+        pixels: policy for the pixel patches; None for uniformly random.
     """
 
     order_by_seed = staticmethod(region_shuffle)
@@ -38,15 +38,15 @@ class IndependentMasking(MaskingPolicy):
 class RegionGuidedMasking(MaskingPolicy):
     """Hides whole regions, one after another in random order, until enough patches are hidden.
 
-    Not in the paper; the counterpart of AutoMAE's prior that objects are what to hide. A region takes every
-    patch that it touches. The last region whose turn comes is hidden in part, at random; where all
-    regions do not suffice, so are the patches outside them.
+    Not in the paper; the counterpart of AutoMAE's prior that objects should be hidden. A region covers every
+    patch that it touches. The last region in turn is hidden partially, at random; if all
+    regions do not suffice, patches outside them are hidden too.
 
-    With one order for both branches a hidden region's query knows nothing of it: give the region branch a
-    milder ratio, ``share`` a lower value, or wrap this in `IndependentMasking`.
+    With one order for both branches, a hidden region's query knows nothing about it: use a lower mask ratio
+    for the region branch, a lower ``share``, or wrap this in `IndependentMasking`.
 
     Args:
-        share: share of the hidden patches that are hidden region by region, in [0, 1]; the others are
+        share: fraction of the hidden patches that is hidden region by region, in [0, 1]; the rest are
             uniformly random. 0 is `RandomMasking`.
     """
 
@@ -77,14 +77,14 @@ class RegionGuidedMasking(MaskingPolicy):
 
 
 def needed_regions(request: MaskRequest, who: str, source: str) -> Tensor:
-    """The region maps of the batch; refuses one without, saying what to give the mapper."""
+    """Returns the batch's region maps; if it has none, raises an error naming what the mapper needs."""
     if request.regions is None:
         raise UserError(f"{who} was given no regions: give the mapper {source}")
     return request.regions
 
 
 def _turns(regions_BKHW: Tensor, grid: tuple[int, int], order_BK: Tensor) -> Tensor:
-    """When each patch's turn to be hidden comes, int64 (B, L): that of its first region, K without any."""
+    """Turn at which each patch is hidden, int64 (B, L): that of its first region, K if it is in none."""
     patch_size = regions_BKHW.shape[2] // grid[0]
     touched_BKL = (patchify_regions(regions_BKHW, patch_size) > 0).any(dim=3)
     turn_BK1 = order_BK.argsort(dim=1)[:, :, None]

@@ -1,1 +1,1 @@
-"""What the pre-trained encoder becomes part of: detection, segmentation, classification."""
+"""Models for transferring the pre-trained encoder: detection, segmentation, classification."""

@@ -29,7 +29,7 @@ PIXEL_STD = (58.395, 57.12, 57.375)
 
 
 class _EncoderModel(nn.Module):
-    """An encoder and the way of an image into it."""
+    """An encoder and its image preprocessing."""
 
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -59,7 +59,7 @@ class _EncoderModel(nn.Module):
         return self.pixel_mean.device
 
     def preprocess_image(self, batched_inputs: Batch | Sequence[dict[str, Any]]) -> Tensor:
-        """On the device, normalised: (B, C, H, W) float32; refuses images of another size than its own."""
+        """Moves to the device and normalises: (B, C, H, W) float32; rejects images of another size."""
         net = self.backbone.net
         expected = (net.in_chans, *net.img_size)
         batch = Batch.of(batched_inputs).to(self.device)
@@ -72,7 +72,7 @@ class _EncoderModel(nn.Module):
         return (batch.images.float() - self.pixel_mean) / self.pixel_std
 
     def features(self, images_BCHW: Tensor) -> Tensor:
-        """One vector per image: its cls token, or the mean of its patches; (B, D)."""
+        """Computes one vector per image, its cls token or the mean of its patches; (B, D)."""
         tokens = self.backbone.encode_image(images_BCHW)
         return tokens[:, 0] if self.pool == "cls" else tokens[:, 1:].mean(dim=1)
 
@@ -81,24 +81,24 @@ class _EncoderModel(nn.Module):
 class Classifier(HubModel, _EncoderModel):
     """The encoder and a linear head.
 
-    ``linear`` probes: the encoder is frozen, and its features are normalised over the batch, without scale
-    and shift, before the head. ``finetune`` trains everything, position embedding included; with mean
-    pooling the encoder's final norm gives way to a new one behind the pooling, ``fc_norm``.
+    ``linear`` probes: the encoder is frozen, and its features are batch-normalised, without scale
+    and shift, before the head. ``finetune`` trains everything, including the position embedding; with mean
+    pooling, a new norm after the pooling, ``fc_norm``, replaces the encoder's final norm.
 
     Erasing and mixing happen here rather than in the loader: erased pixels are normal noise in normalised
     units, which uint8 cannot hold, and mixing needs the batch. Both draw from the global generators of
     Python, NumPy and torch, which the trainer seeds for each step and rank.
 
     Args:
-        backbone: the pixel encoder, whose keys ``backbone.net.*`` pre-training checkpoints have too.
+        backbone: the pixel encoder; its ``backbone.net.*`` keys match those of pre-training checkpoints.
         num_classes: C.
         mode: ``linear`` or ``finetune``.
-        pool: ``cls``, the cls token behind the final norm, or ``mean``, of the patches.
+        pool: ``cls``, the cls token after the final norm, or ``mean`` of the patches.
         label_smoothing: share of a target that is spread over all classes.
-        mixup_alpha, cutmix_alpha: of the Beta distributions that mixing ratios are drawn from, 0 for no
-            mixing of that kind; a batch is mixed in one of the two ways.
-        random_erasing: share of the images in which a rectangle is erased.
-        pixel_mean, pixel_std: of the images in the unit that the loader delivers (0-255), one per channel.
+        mixup_alpha, cutmix_alpha: parameters of the Beta distributions of the mixing ratios, 0 to disable
+            that kind of mixing; each batch is mixed in one of the two ways.
+        random_erasing: fraction of images in which a rectangle is erased.
+        pixel_mean, pixel_std: per-channel image statistics in the loader's range (0-255).
     """
 
     @configurable
@@ -141,7 +141,7 @@ class Classifier(HubModel, _EncoderModel):
             self.head = nn.Sequential(nn.BatchNorm1d(dim, eps=1e-6, affine=False), linear)
             backbone.requires_grad_(False)
         else:
-            # Nearly zero, so that the first steps do not shake the encoder.
+            # Nearly zero, so that the first steps do not disturb the encoder.
             nn.init.trunc_normal_(linear.weight, std=2e-5)
             backbone.requires_grad_(True)
             if pool == "mean":
@@ -151,28 +151,28 @@ class Classifier(HubModel, _EncoderModel):
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict[str, Any]:
-        """Arguments from a yacs config with ``MODEL.CLASSIFIER`` (`add_classifier_config`)."""
+        """Reads the arguments from a yacs config with ``MODEL.CLASSIFIER`` (`add_classifier_config`)."""
         options = lower_keys(cfg.MODEL.CLASSIFIER)
         net = MaskedViT(**encoder_from_cfg(cfg), drop_path_rate=options.pop("drop_path_rate"))
         statistics = {"pixel_mean": cfg.MODEL.PIXEL_MEAN, "pixel_std": cfg.MODEL.PIXEL_STD}
         return {"backbone": PixelEncoder(net), **options, **statistics}
 
     def train(self, mode: bool = True) -> "Classifier":
-        """A frozen encoder stays in evaluation mode: it drops no paths."""
+        """Sets the mode; a frozen encoder stays in evaluation mode, without drop path."""
         super().train(mode)
         if self.mode == "linear":
             self.backbone.eval()
         return self
 
     def forward(self, batched_inputs: Batch | Sequence[dict[str, Any]]) -> Any:
-        """Detectron2's contract.
+        """Computes losses or logits, following Detectron2's interface.
 
         Args:
             batched_inputs: a batch, or dicts of ``image`` (C, H, W) in the loader's range 0-255 and, in
                 training, ``label``, an int in [0, C).
 
         Returns:
-            in training ``{"loss_cls": ...}``, the cross-entropy; in evaluation one dict per image with
+            In training ``{"loss_cls": ...}``, the cross-entropy; in evaluation one dict per image with
             ``logits`` (C,) float32.
         """
         batch = Batch.of(batched_inputs)
@@ -181,13 +181,13 @@ class Classifier(HubModel, _EncoderModel):
             return [{"logits": logits} for logits in self.logits(images).float()]
         targets = self._labels(batch.facts)
         images, targets = self._augment(images, targets)
-        # Mixed targets are smooth already.
+        # Mixed targets are already smoothed.
         smoothing = self.label_smoothing if self.mixup is None else 0.0
         loss = F.cross_entropy(self.logits(images), targets, label_smoothing=smoothing)
         return {"loss_cls": loss}
 
     def logits(self, images_BCHW: Tensor) -> Tensor:
-        """Scores of normalised images, (B, C)."""
+        """Computes class scores of normalised images, (B, C)."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.mode != "linear"):
             features_BD = self.features(images_BCHW)
         return self.head(self.fc_norm(features_BD))
@@ -213,7 +213,7 @@ class Classifier(HubModel, _EncoderModel):
         return torch.tensor(labels).to(self.device, non_blocking=True)
 
     def _augment(self, images_BCHW: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Erases, then mixes, as timm's loader and training loop do; targets become (B, C) if mixed."""
+        """Erases, then mixes, as in timm's loader and training loop; targets become (B, C) if mixed."""
         if self.random_erasing > 0:
             erase = RandomErasing(self.random_erasing, mode="pixel", device=images_BCHW.device)
             images_BCHW = erase(images_BCHW)
@@ -221,10 +221,10 @@ class Classifier(HubModel, _EncoderModel):
 
 
 class FeatureExtractor(_EncoderModel):
-    """The encoder alone, to look at what it has learnt, as by k-NN. It only evaluates.
+    """The encoder alone, for evaluating its features, e.g. by k-NN. It cannot be trained.
 
     Args:
-        pool: ``cls`` or ``mean``, of the patches; both behind the final norm.
+        pool: ``cls``, or ``mean`` of the patches; both after the final norm.
         precision: ``fp32``, ``bf16`` or ``fp16`` (autocast).
     """
 
@@ -244,14 +244,14 @@ class FeatureExtractor(_EncoderModel):
 
     @classmethod
     def of(cls, model: nn.Module, pool: str = "cls", precision: str = "fp32") -> "FeatureExtractor":
-        """One that shares the encoder, pixel statistics and mode of an ``RMAE`` or `Classifier`."""
+        """Creates one that shares the encoder, pixel statistics and mode of an ``RMAE`` or `Classifier`."""
         of: Any = model
         stats = {name: getattr(of, name).flatten().tolist() for name in ("pixel_mean", "pixel_std")}
         made = cls(backbone=of.backbone, pool=pool, precision=precision, **stats)
         return made.to(of.pixel_mean.device).train(of.training)
 
     def forward(self, batched_inputs: Batch | Sequence[dict[str, Any]]) -> list[dict[str, Tensor]]:
-        """``features`` (D,) float32 of each image."""
+        """Returns ``features`` (D,) float32 for each image."""
         if self.training:
             raise RuntimeError("a FeatureExtractor only evaluates: add --eval-only")
         images = self.preprocess_image(batched_inputs)
@@ -264,7 +264,7 @@ def add_classifier_config(cfg: CfgNode) -> None:
     """Adds ``MODEL.CLASSIFIER``, and ``MODEL.RMAE`` for the encoder's size, to a yacs config.
 
     With ``cfg.MODEL.META_ARCHITECTURE = "Classifier"``, ``build_model(cfg)`` then builds a
-    `Classifier`. Defaults are MAE's linear probe of a ViT-B.
+    `Classifier`. The defaults are MAE's linear probe of a ViT-B.
     """
     if "RMAE" not in cfg.MODEL:
         add_rmae_config(cfg)

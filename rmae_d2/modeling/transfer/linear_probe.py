@@ -1,4 +1,4 @@
-"""Linear probe of patches: semantic segmentation by one linear layer on a frozen encoder's patch features.
+"""Linear probe of patches: semantic segmentation with one linear layer on a frozen encoder's patch features.
 
 Letters: B images, D width, C classes, H W pixels.
 """
@@ -17,9 +17,9 @@ from .upernet import Norm, classifier, pixel_cross_entropy, resized
 
 
 class PatchEncoder(Backbone):
-    """An encoder as pre-training has it, cls token and final norm included, as a backbone that learns.
+    """The encoder of pre-training, cls token and final norm included, as a trainable backbone.
 
-    Its one feature is ``patches``, of the encoder's patch size. Keys are those of pre-training,
+    Its one feature is ``patches``, at the stride of the patch size. Keys are those of pre-training,
     ``backbone.net.*``. Images must have the encoder's ``img_size``, so segment by ``inference=slide``.
     """
 
@@ -31,7 +31,7 @@ class PatchEncoder(Backbone):
         self._out_feature_strides = {"patches": net.patch_size}
 
     def forward(self, images_BCHW: Tensor) -> dict[str, Tensor]:
-        """Normalised images -> ``patches`` (B, D, H / patch, W / patch), behind the final norm.
+        """Encodes normalised images to ``patches`` (B, D, H / patch, W / patch), after the final norm.
 
         Raises:
             UserError: for images of another size.
@@ -47,13 +47,13 @@ class PatchEncoder(Backbone):
 
 
 class FrozenEncoder(PatchEncoder):
-    """A pre-trained `PatchEncoder` that never learns."""
+    """A pre-trained `PatchEncoder` that is never trained."""
 
     def __init__(self, net: MaskedViT) -> None:
         super().__init__(net.requires_grad_(False))
 
     def train(self, mode: bool = True) -> "FrozenEncoder":
-        """The encoder stays in evaluation mode."""
+        """Sets the mode; the encoder stays in evaluation mode."""
         super().train(mode)
         self.net.eval()
         return self
@@ -64,16 +64,16 @@ class FrozenEncoder(PatchEncoder):
 
 
 class LinearHead(nn.Module):
-    """Batch norm and one linear layer at every patch; logits are enlarged to pixels.
+    """Batch norm and one linear layer per patch; logits are upsampled to pixels.
 
-    The protocol of DINOv2's linear evaluation (section 7.4, "linear"). The interface is that of Detectron2's
+    Follows DINOv2's linear evaluation (section 7.4, "linear"). The interface is that of Detectron2's
     ``SemSegFPNHead``.
 
     Args:
-        input_shape: name to channels and stride of the one feature.
+        input_shape: maps the name of the one feature to its channels and stride.
         num_classes: C.
         norm: see Detectron2's ``get_norm``. "SyncBN" is batch norm in one process.
-        ignore_value: label of pixels that do not count.
+        ignore_value: label of pixels to ignore.
     """
 
     def __init__(
@@ -97,11 +97,11 @@ class LinearHead(nn.Module):
     def forward(
         self, features: Mapping[str, Tensor], targets: Tensor | None = None
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """In training (None, ``loss_sem_seg``), else (logits (B, C, H, W), {}).
+        """Returns (None, ``loss_sem_seg``) in training, else (logits (B, C, H, W), {}).
 
         Args:
             features: name to (B, D, H / stride, W / stride).
-            targets: int64 (B, H, W); needed in training only.
+            targets: int64 (B, H, W); required in training only.
         """
         logits = self.predictor(self.norm(features[self.in_feature]))
         logits = resized(logits.float(), [side * self.stride for side in logits.shape[-2:]])

@@ -1,4 +1,4 @@
-"""Semantic segmentation of whole images or window by window, at one or several scales.
+"""Semantic segmentation of whole images or by sliding window, at one or several scales.
 
 Letters: B images or windows, C classes, h w pixels of the network's input, H W of the original image.
 """
@@ -18,9 +18,9 @@ from ...errors import UserError
 from ..hub import HubModel
 from .upernet import resized
 
-#: Values of a strip of resized logits that exist at once beside the result (128 MB in float32).
+#: Number of values in a strip of resized logits held besides the result (128 MB in float32).
 STRIP_VALUES = 2**25
-#: Larger results (1 GiB in float32) are put together in the host's memory.
+#: Results with more values (1 GiB in float32) are assembled in CPU memory.
 DEVICE_VALUES = 2**28
 
 INFERENCE = ("whole", "slide")
@@ -28,13 +28,13 @@ OUTPUTS = ("logits", "labels")
 
 
 class MultiScale:
-    """Test-time augmentation: the mean of the probabilities at several scales, and of the mirrored image.
+    """Test-time augmentation: averages probabilities over several scales, optionally with mirrored images.
 
-    The default, one scale without mirroring, leaves the model's own logits as they are.
+    The default, one scale without mirroring, leaves the model's logits unchanged.
 
     Args:
-        scales: of the test image's sides; the ADE20K recipes' are 0.5, 0.75, 1, 1.25, 1.5, 1.75.
-        flip: the mirrored image too.
+        scales: scale factors of the test image; the ADE20K recipes use 0.5, 0.75, 1, 1.25, 1.5, 1.75.
+        flip: add the mirrored image.
     """
 
     def __init__(self, scales: Sequence[float] = (1.0,), flip: bool = False) -> None:
@@ -52,17 +52,17 @@ class MultiScale:
     def __call__(
         self, predict: Callable[[Tensor], Tensor], image: Tensor, original: Tensor | None = None
     ) -> Tensor:
-        """Scores (C, h, w) float32: logits of the plain image, or mean probabilities of all its views.
+        """Computes scores (C, h, w) float32: logits of the plain image, or mean probabilities of all views.
 
         Args:
-            predict: from an image (3, y, x) to logits (C, y, x).
-            image: (3, h, w) as it is at scale 1.
-            original: the same before it was resized; other scales are made from it, so that no detail is
-                lost twice.
+            predict: maps an image (3, y, x) to logits (C, y, x).
+            image: (3, h, w) at scale 1.
+            original: the image before it was resized; other scales are made from it, so that detail is
+                not lost twice.
         """
         if self.is_plain:
             return predict(image)
-        total: Any = 0  # then a tensor, added to in place
+        total: Any = 0  # a tensor after the first addition, updated in place
         for scale in self.scales:
             view = image if scale == 1.0 else _scaled(image, original, scale)
             for mirrored in (False, True) if self.flip else (False,):
@@ -74,24 +74,24 @@ class MultiScale:
 
 @META_ARCH_REGISTRY.register()
 class SlidingSemanticSegmentor(HubModel, SemanticSegmentor):
-    """Detectron2's ``SemanticSegmentor`` that can also look at large images through a window.
+    """Detectron2's ``SemanticSegmentor`` with optional sliding-window inference on large images.
 
-    "whole" is what Detectron2 does: one pass over the image. "slide" cuts it into overlapping windows of
-    the training's size, at the right and bottom flush with the edge, and takes the mean of the logits where
+    "whole", as in Detectron2, makes one pass over the image. "slide" cuts it into overlapping windows of
+    the training size, the last ones flush with the right and bottom edges, and averages the logits where
     they overlap: the mode of the published ADE20K numbers.
 
-    Memory of an image beside the network's own: its logits (C, h, w) once, those of ``windows_per_batch``
-    windows, a strip of bounded size while they are resized, and the result, which of "logits" is in the
-    host's memory where it is large.
+    Memory per image besides the network's own: its logits (C, h, w) once, those of ``windows_per_batch``
+    windows, a strip of bounded size while they are resized, and the result, which for "logits" is in
+    CPU memory if it is large.
 
     Args:
         backbone: any Detectron2 backbone.
         sem_seg_head: ``UPerNetHead``, Detectron2's ``SemSegFPNHead`` or another with its interface.
-        pixel_mean, pixel_std: of the images' channels, 0-255.
+        pixel_mean, pixel_std: per-channel image statistics, 0-255.
         inference: "whole" or "slide".
         window: side of the windows, pixels. Images with a smaller side get windows of that size.
-        stride: pixels from a window to the next; None for half a window.
-        windows_per_batch: windows in one pass.
+        stride: pixels from one window to the next; None for half a window.
+        windows_per_batch: windows per forward pass.
         multi_scale: test-time augmentation; None for none.
         output: "logits", for Detectron2's evaluators; "labels", the most probable class only.
     """
@@ -135,23 +135,23 @@ class SlidingSemanticSegmentor(HubModel, SemanticSegmentor):
         self.output = output
 
     def describe_inference(self) -> str:
-        """How images are segmented, in words, for logs and results."""
+        """Describes the inference mode in words, for logs and results."""
         how = "whole image"
         if self.inference_mode == "slide":
             how = f"sliding window of {self.window} pixels, stride {self.stride}"
         return f"{how}; {self.multi_scale}"
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        """Losses in training, else one result an image.
+        """Computes losses in training, else one result per image.
 
         Args:
-            batched_inputs: ``image`` (3, h, w), 0-255; in training ``sem_seg`` (h, w), class numbers and the
-                head's ignore value; else ``height`` and ``width`` of the result (default h and w) and, of
-                use to ``multi_scale``, ``original``, the image before it was resized.
+            batched_inputs: ``image`` (3, h, w), 0-255; in training ``sem_seg`` (h, w), class indices and the
+                head's ignore value; else ``height`` and ``width`` of the result (default h and w) and, for
+                ``multi_scale``, optionally ``original``, the image before it was resized.
 
         Returns:
-            a dict of losses; or dicts with ``sem_seg``, logits (C, height, width) float32 (mean
-            probabilities where there are several scales), or ``sem_seg_labels`` (height, width) int32;
+            A dict of losses; or dicts with ``sem_seg``, logits (C, height, width) float32 (mean
+            probabilities with several scales or mirroring), or ``sem_seg_labels`` (height, width) int32;
             and ``inference``, see `describe_inference`.
         """
         if self.training:
@@ -183,7 +183,7 @@ class SlidingSemanticSegmentor(HubModel, SemanticSegmentor):
 
     def _normalised(self, image: Tensor) -> Tensor:
         normalised = (image.to(self.device) - self.pixel_mean) / self.pixel_std
-        # NaN where there are no data.
+        # NaN marks missing data.
         return normalised.nan_to_num(0.0) if image.is_floating_point() else normalised
 
     def _padded(self, tensors: list[Tensor], value: float = 0.0) -> Tensor:
@@ -195,7 +195,7 @@ class SlidingSemanticSegmentor(HubModel, SemanticSegmentor):
         ).tensor
 
     def _logits(self, images: list[Tensor]) -> Tensor:
-        """(3, y, x) images of one size -> (B, C, y, x) float32."""
+        """Computes logits of (3, y, x) images of one size: (B, C, y, x) float32."""
         height, width = images[0].shape[-2:]
         logits = self.sem_seg_head(self.backbone(self._padded(images)))[0]
         return logits[:, :, :height, :width].float()
@@ -224,7 +224,7 @@ class SlidingSemanticSegmentor(HubModel, SemanticSegmentor):
 
 
 def window_slices(side: int, window: int, stride: int) -> list[slice]:
-    """Where windows lie along one side: every ``stride`` pixels, the last flush with the end."""
+    """Positions of windows along one side: every ``stride`` pixels, the last flush with the end."""
     window = min(window, side)
     count = -(-(side - window) // stride) + 1
     starts = [min(i * stride, side - window) for i in range(count)]
@@ -235,7 +235,7 @@ def resized_strips(scores_Chw: Tensor, size: Sequence[int]) -> Iterator[tuple[sl
     """Resizes bilinearly, a few rows at a time.
 
     Yields:
-        rows, and their values (C, rows, W): together ``F.interpolate`` of all, ``align_corners=False``.
+        Rows and their values (C, rows, W); together equal to ``F.interpolate`` with ``align_corners=False``.
     """
     num_classes, height, width = scores_Chw.shape
     rows_at_once = max(1, STRIP_VALUES // (num_classes * max(width, size[1])))
@@ -251,7 +251,7 @@ def resized_strips(scores_Chw: Tensor, size: Sequence[int]) -> Iterator[tuple[sl
 
 
 def scores_at(scores_Chw: Tensor, size: Sequence[int]) -> Tensor:
-    """Scores of every class at another size, (C, H, W); see `resized_strips`."""
+    """Resizes the scores of all classes, (C, H, W); see `resized_strips`."""
     if tuple(scores_Chw.shape[-2:]) == tuple(size):
         return scores_Chw
     shape = (len(scores_Chw), *size)
@@ -263,7 +263,7 @@ def scores_at(scores_Chw: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def labels_at(scores_Chw: Tensor, size: Sequence[int]) -> Tensor:
-    """Class with the largest score at every pixel of another size, (H, W) int32; -1 where scores are nan."""
+    """Highest-scoring class per pixel at another size, (H, W) int32; -1 where scores are NaN."""
     out = torch.empty(tuple(size), dtype=torch.int32, device=scores_Chw.device)
     for rows, strip in resized_strips(scores_Chw, size):
         largest, labels = strip.max(dim=0)

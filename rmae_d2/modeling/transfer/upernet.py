@@ -22,15 +22,15 @@ Norm = str | Callable[[int], nn.Module]
 
 
 class TapPyramid(Backbone):
-    """Four outputs of a plain ViT, all at its patch side, as a pyramid p2 to p5 of a CNN's strides.
+    """Resamples four outputs of a plain ViT, all at its patch stride, to a CNN-like pyramid p2 to p5.
 
-    As BEiT's and MAE's transfers to ADE20K have it: p2 is enlarged four times by two transposed
-    convolutions with a norm and GELU between them, p3 twice by one, p4 is left as it is, p5 is max-pooled.
+    As in BEiT's and MAE's transfer to ADE20K: p2 is upsampled 4x by two transposed
+    convolutions with a norm and GELU between them, p3 2x by one, p4 is unchanged, p5 is max-pooled.
 
     Args:
         net: a `ViT`.
-        in_features: names of four of its outputs, from the first block's to the last's.
-        norm: between the two convolutions of p2; a name that Detectron2's ``get_norm`` knows.
+        in_features: names of four of its outputs, in order of depth.
+        norm: between the two convolutions of p2; a name known to Detectron2's ``get_norm``.
     """
 
     def __init__(self, net: Backbone, in_features: Sequence[str], norm: Norm = "SyncBN") -> None:
@@ -66,7 +66,7 @@ class TapPyramid(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """What image sides must be multiples of: the stride of p5, pixels."""
+        """Divisor required of image sides: the stride of p5, pixels."""
         return self._out_feature_strides["p5"]
 
     @property
@@ -74,16 +74,16 @@ class TapPyramid(Backbone):
         return {"size_divisibility": self.size_divisibility}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Normalised images (B, 3, H, W) -> p2 to p5, each (B, D, H / stride, W / stride)."""
+        """Maps normalised images (B, 3, H, W) to p2 to p5, each (B, D, H / stride, W / stride)."""
         taps = self.net(images)
         levels = zip(self._out_features, self.in_features, self.resample, strict=True)
         return {out: resample(taps[tap]) for out, tap, resample in levels}
 
 
 class PyramidPooling(nn.Module):
-    """What is in the whole map and its parts, beside every position of it (PSPNet, section 3.2).
+    """Adds context of the whole map and its parts to every position (PSPNet, section 3.2).
 
-    The map is averaged over grids of n x n parts, one branch of width X for each n of ``grids``.
+    The map is averaged over n x n grids, with one branch of width X for each n of ``grids``.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class PyramidPooling(nn.Module):
         self.fuse = conv(in_channels + len(self.grids) * out_channels, out_channels, 3, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, D, H, W) -> (B, X, H, W); refuses to train a batch norm with one value per channel."""
+        """(B, D, H, W) -> (B, X, H, W); refuses to train batch norm on one value per channel."""
         if self.training and 1 in self.grids and len(x) == 1:
             self._check_norm()
         average = averaged if compat.is_exporting() else F.adaptive_avg_pool2d
@@ -118,22 +118,22 @@ class PyramidPooling(nn.Module):
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class UPerNetHead(nn.Module):
-    """Pyramid pooling on the coarsest map, fused from coarse to fine, then all levels together.
+    """Pyramid pooling on the coarsest map, coarse-to-fine fusion, then fusion of all levels.
 
     The interface is that of Detectron2's ``SemSegFPNHead``.
 
     Args:
-        input_shape: name to channels and stride of each level.
+        input_shape: maps level names to channels and stride.
         num_classes: C.
-        channels: X, width of all fused maps; the ADE20K recipes take the backbone's.
+        channels: X, width of all fused maps; the ADE20K recipes use the backbone's.
         pool_grids: see `PyramidPooling`.
-        dropout: share of channels that are dropped before the classifiers.
-        norm: of all convolutions; see Detectron2's ``get_norm``. "SyncBN" is batch norm in one process.
-        loss_weight: of the main loss.
-        aux_in_feature: level that the auxiliary head sees; None for no such head.
-        aux_channels: its width.
-        aux_loss_weight: of its loss.
-        ignore_value: label of pixels that do not count.
+        dropout: fraction of channels dropped before the classifiers.
+        norm: norm of all convolutions; see Detectron2's ``get_norm``. "SyncBN" is batch norm in one process.
+        loss_weight: weight of the main loss.
+        aux_in_feature: input level of the auxiliary head; None for no such head.
+        aux_channels: width of the auxiliary head.
+        aux_loss_weight: weight of its loss.
+        ignore_value: label of pixels to ignore.
     """
 
     @configurable
@@ -184,7 +184,7 @@ class UPerNetHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
-        """Arguments from ``cfg.MODEL.SEM_SEG_HEAD``, whose keys are Detectron2's own; no auxiliary head."""
+        """Reads the arguments from ``cfg.MODEL.SEM_SEG_HEAD``, with Detectron2's keys; no auxiliary head."""
         node = cfg.MODEL.SEM_SEG_HEAD
         return {
             "input_shape": {k: v for k, v in input_shape.items() if k in node.IN_FEATURES},
@@ -198,14 +198,14 @@ class UPerNetHead(nn.Module):
     def forward(
         self, features: Mapping[str, Tensor], targets: Tensor | None = None
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """Losses in training, logits otherwise.
+        """Computes losses in training, logits otherwise.
 
         Args:
             features: name to (B, D, H / stride, W / stride).
-            targets: int64 (B, H, W); needed in training only.
+            targets: int64 (B, H, W); required in training only.
 
         Returns:
-            in training (None, ``loss_sem_seg`` and, with an auxiliary head, ``loss_sem_seg_aux``), else
+            In training (None, ``loss_sem_seg`` and, with an auxiliary head, ``loss_sem_seg_aux``), else
             (logits (B, C, H, W), {}).
         """
         logits = self.layers(features)
@@ -219,7 +219,7 @@ class UPerNetHead(nn.Module):
         return None, losses
 
     def layers(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Logits (B, C, H / stride, W / stride) at the finest level's stride."""
+        """Computes logits (B, C, H / stride, W / stride) at the finest level's stride."""
         maps = [features[name] for name in self.in_features]
         top = self.pool(maps[-1])
         fused = [top]
@@ -239,7 +239,7 @@ class UPerNetHead(nn.Module):
 def pixel_cross_entropy(
     logits_BCHW: Tensor, targets_BHW: Tensor, ignore_value: int = 255
 ) -> Tensor:
-    """Mean cross-entropy over the pixels that count, 0 where none does; mmsegmentation divides by all."""
+    """Mean cross-entropy over non-ignored pixels, 0 if there are none; mmsegmentation divides by all."""
     total = F.cross_entropy(
         logits_BCHW.float(), targets_BHW, ignore_index=ignore_value, reduction="sum"
     )
@@ -247,7 +247,7 @@ def pixel_cross_entropy(
 
 
 def conv(in_channels: int, out_channels: int, kernel: int, norm: Norm) -> Conv2d:
-    """Convolution, norm and ReLU, with He initialisation."""
+    """Builds convolution, norm and ReLU, with He initialisation."""
     options = {"padding": kernel // 2, "bias": not norm, "norm": get_norm(norm, out_channels)}
     layer = Conv2d(in_channels, out_channels, kernel, **options, activation=F.relu)
     weight_init.c2_msra_fill(layer)
@@ -255,7 +255,7 @@ def conv(in_channels: int, out_channels: int, kernel: int, norm: Norm) -> Conv2d
 
 
 def classifier(in_channels: int, num_classes: int) -> nn.Conv2d:
-    """A linear layer at every position, which begins with nearly equal classes."""
+    """Builds a linear layer for every position, initialised to nearly equal class scores."""
     layer = nn.Conv2d(in_channels, num_classes, 1)
     nn.init.normal_(layer.weight, std=0.01)
     assert layer.bias is not None
@@ -264,13 +264,13 @@ def classifier(in_channels: int, num_classes: int) -> nn.Conv2d:
 
 
 def averaged(x: Tensor, grid: int) -> Tensor:
-    """``F.adaptive_avg_pool2d`` as two matrix products: ONNX has none for sides that are not multiples."""
+    """``F.adaptive_avg_pool2d`` as two matrix products: ONNX lacks it unless ``grid`` divides the sides."""
     rows, columns = (_shares(int(side), grid).to(x) for side in x.shape[-2:])
     return F.linear(F.linear(x, columns).transpose(2, 3), rows).transpose(2, 3)
 
 
 def _shares(side: int, parts: int) -> Tensor:
-    """(parts, side): what each place counts in each part's mean; parts overlap where they must."""
+    """Averaging weights (parts, side) of each position in each part; parts overlap where necessary."""
     shares = torch.zeros(parts, side)
     for k in range(parts):
         start, end = k * side // parts, -(-(k + 1) * side // parts)
@@ -279,7 +279,7 @@ def _shares(side: int, parts: int) -> Tensor:
 
 
 def resized(x: Tensor, size: Sequence[int]) -> Tensor:
-    """(B, X, h, w) to another (height, width), bilinear."""
+    """Resizes (B, X, h, w) bilinearly to another (height, width)."""
     if list(x.shape[-2:]) == list(size):
         return x
     return F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)

@@ -1,7 +1,7 @@
-"""The transfer backbone: Detectron2's ViT and simple feature pyramid (ViTDet, section 3), run faster.
+"""The transfer backbone: Detectron2's ViT and simple feature pyramid (ViTDet, section 3), made faster.
 
-Parameters, their names, initial values and outputs are those of Detectron2's classes (Apache-2.0), whose
-modules are reused; checkpoints go both ways. Letters: B images, H W token rows and columns, D width.
+Parameters, their names, initial values and outputs match those of Detectron2's classes (Apache-2.0), whose
+modules are reused; checkpoints are interchangeable. Letters: B images, H W token rows and columns, D width.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ class Attention(detectron2_vit.Attention):
     """Multi-head attention within windows, or over the whole grid."""
 
     def forward(self, x: Tensor, window_size: int = 0) -> Tensor:
-        """(B, H, W, D) -> (B, H, W, D), in windows of that side in tokens; 0 for one of all tokens."""
+        """(B, H, W, D) -> (B, H, W, D), in windows of that side in tokens; 0 for one window of all tokens."""
         B, H, W, D = x.shape
         head = D // self.num_heads
         size = (window_size, window_size) if window_size else (H, W)
@@ -39,10 +39,10 @@ class Attention(detectron2_vit.Attention):
         return self.proj(out[:, :H, :W])
 
     def _pad(self, qkv: Tensor, bottom: int, right: int) -> Tensor:
-        """Fills up incomplete windows as Detectron2 does, which pads their input with zeros.
+        """Pads incomplete windows as Detectron2 does, which pads their input with zeros.
 
-        A zero token's q, k and v are the bias; other tokens do attend to it. Padding here rather than
-        before keeps padding out of both linear layers: a fifth of their work in windows at 1024 pixels.
+        A zero token's q, k and v are the bias; other tokens do attend to it. Padding here instead of
+        before keeps padding out of both linear layers: a fifth of their work for windows at 1024 pixels.
         """
         if not (bottom or right):
             return qkv
@@ -54,7 +54,7 @@ class Attention(detectron2_vit.Attention):
 
 
 class Block(detectron2_vit.Block):
-    """A transformer block; the windows are cut inside the attention."""
+    """A transformer block; windows are cut inside the attention."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, D) -> (B, H, W, D)."""
@@ -66,7 +66,7 @@ class Block(detectron2_vit.Block):
 
 
 class SequenceAttention(detectron2_vit.Attention):
-    """Multi-head attention over the whole grid and a cls token before it, which has no relative position."""
+    """Multi-head attention over the whole grid and a leading cls token, which has no relative position."""
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, 1 + H * W, D) -> (B, 1 + H * W, D), ``size`` being (H, W)."""
@@ -88,27 +88,27 @@ class SequenceBlock(detectron2_vit.Block):
 class ViT(detectron2_vit.ViT):
     """Detectron2's ViT with faster attention, activation checkpointing and several outputs.
 
-    As in Detectron2, pixels right of and below the last whole patch are left out; its models pad images as
-    `padding_constraints` asks, so that none are.
+    As in Detectron2, pixels right of and below the last whole patch are dropped; its models pad images
+    according to `padding_constraints`, so that there are none.
 
     Args:
         img_size: side in pixels for which global blocks have relative positions; other sizes interpolate.
         patch_size: pixels.
-        norm_layer: ViTDet's configs, and all of MAE's weights, want an eps of 1e-6.
+        norm_layer: ViTDet's configs, and all of MAE's weights, require an eps of 1e-6.
         window_block_indexes: blocks with attention in windows of ``window_size`` tokens per side.
         residual_block_indexes: blocks that end in a convolutional bottleneck.
-        use_act_checkpoint: compute each block again in the backward pass instead of keeping what is inside
-            it; torch's own checkpointing, which works in DDP and draws the same drop paths again.
-        pretrain_img_size: side in pixels of the images that ``pos_embed`` is for: those of pre-training, or,
-            to train a table of ``img_size`` itself, that one. Weights of another grid are resized once, when
-            they are loaded; in images of another size the table is interpolated at every pass.
+        use_act_checkpoint: recompute each block in the backward pass instead of keeping its activations;
+            uses torch's own checkpointing, which works in DDP and redraws the same drop paths.
+        pretrain_img_size: side in pixels of the images for which ``pos_embed`` is made: those of
+            pre-training, or ``img_size`` to train a table of that size. Weights of another grid are resized
+            once, when they are loaded; for images of another size, the table is interpolated in every pass.
         pretrain_use_cls_token: whether ``pos_embed`` has a row for a cls token, which only
             ``keep_cls_token`` uses.
-        keep_cls_token: patches and the pre-trained cls token attend to each other, as in MAE's and BEiT's
-            transfer to segmentation; outputs are of the patches. For global attention alone. Detectron2's
+        keep_cls_token: let patches and the pre-trained cls token attend to each other, as in MAE's and BEiT's
+            transfer to segmentation; outputs are of the patches. Global attention only. Detectron2's
             ViT has no such token.
         out_feature: name of the last block's output.
-        out_indices: blocks, counted from 0, whose outputs are features too, ``"block3"`` after block 3.
+        out_indices: blocks, counted from 0, whose outputs are features too: ``"block3"`` after block 3.
     """
 
     _out_features: list[str]
@@ -172,7 +172,7 @@ class ViT(detectron2_vit.ViT):
             out_feature=out_feature,
         )
         for block in self.blocks:
-            # Same modules, other forward: building our own would draw other initial values.
+            # Same modules with another forward: building our own would draw different initial values.
             block.__class__ = SequenceBlock if keep_cls_token else Block
             block.attn.__class__ = SequenceAttention if keep_cls_token else Attention
         self.cls_token: nn.Parameter | None = None
@@ -190,7 +190,7 @@ class ViT(detectron2_vit.ViT):
 
     @property
     def size_divisibility(self) -> int:
-        """What image sides must be multiples of, pixels."""
+        """Divisor required of image sides, pixels."""
         return self.patch_size
 
     @property
@@ -198,7 +198,7 @@ class ViT(detectron2_vit.ViT):
         return {"size_divisibility": self.patch_size}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Features of normalised images, (B, 3, height, width) -> name to (B, D, H, W)."""
+        """Computes features of normalised images, (B, 3, height, width) -> name to (B, D, H, W)."""
         x, *size = self.embed(x)
         outputs = {}
         recompute = self.use_act_checkpoint and torch.is_grad_enabled()
@@ -210,7 +210,7 @@ class ViT(detectron2_vit.ViT):
         return outputs
 
     def embed(self, images: Tensor) -> tuple[Any, ...]:
-        """What a block takes: tokens (B, H, W, D); with a cls token (B, 1 + H * W, D), and (H, W)."""
+        """Computes block inputs: tokens (B, H, W, D); with a cls token (B, 1 + H * W, D), and (H, W)."""
         x = self.patch_embed(images)
         size = (x.shape[1], x.shape[2])
         if self.pos_embed is not None:
@@ -222,7 +222,7 @@ class ViT(detectron2_vit.ViT):
 
 
 def _map_of(x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-    """What a block gives as a map (B, D, H, W), without the cls token."""
+    """Converts a block's output to a map (B, D, H, W), without the cls token."""
     x = x if size is None else x[:, 1:].unflatten(1, size)
     return x.permute(0, 3, 1, 2)
 
@@ -232,15 +232,15 @@ def _tap(index: int) -> str:
 
 
 class SimpleFeaturePyramid(detectron2_vit.SimpleFeaturePyramid):
-    """Detectron2's pyramid, whose padding takes place.
+    """Detectron2's pyramid with working padding.
 
     Detectron2's own reports its divisor as "size_divisiblity", which ``ImageList`` does not know: without
-    ``square_pad`` images keep sizes that the levels p2 to p5 do not agree on (detectron2 issue 4676).
+    ``square_pad``, images keep sizes for which the levels p2 to p5 do not match (detectron2 issue 4676).
     """
 
     @property
     def size_divisibility(self) -> int:
-        """What image sides must be multiples of: the stride of the coarsest scale, pixels."""
+        """Divisor required of image sides: the stride of the coarsest scale, pixels."""
         return self._size_divisibility
 
     @property

@@ -1,15 +1,15 @@
-"""Attention with decomposed relative positions, without keeping the scores of all pairs.
+"""Attention with decomposed relative positions that does not keep the scores of all pairs.
 
 Detectron2's ViT adds ``rel_h[q, row of k] + rel_w[q, column of k]`` to the scores (MViTv2, section 4.1) and
-keeps their softmax for the backward pass: 805 MB an image and block at 1024 pixels, ViT-B. The functions
+keeps their softmax for the backward pass: 805 MB per image and block at 1024 pixels, ViT-B. The functions
 here give the same output and gradients from the queries' own sums, (L, H) and (L, W).
 
 Letters: N images times windows, A heads, L tokens, C width of a head, H W token rows and columns of a window,
-whose tokens are the last H * W in raster order. Tokens before them, such as a cls token, have no place: their
-scores, as queries and as keys, get nothing added.
+whose tokens are the last H * W in raster order. Tokens before them, such as a cls token, have no position:
+their scores, as queries and as keys, are unchanged.
 
-Measured at 1024 pixels, ViT-B, fp32, two CPU threads, forward and backward of the attention alone, against
-Detectron2's: global blocks 0.29 of the time and 0.03 of the memory in chunks, 0.47 with widened keys, 0.51
+Measured at 1024 pixels, ViT-B, fp32, two CPU threads, forward and backward of the attention alone, relative
+to Detectron2's: global blocks 0.29 of the time and 0.03 of the memory in chunks, 0.47 with widened keys, 0.51
 with the bias as SDPA's mask (and its memory); 14x14 windows 0.82, 0.96 and 0.86.
 """
 
@@ -20,15 +20,15 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from ... import compat
 
-# Scores computed at a time: 8 MB in fp32, which a CPU's caches hold; half and twice of it were slower.
+# Scores computed at a time: 8 MB in fp32, which fits a CPU's caches; half and twice as many were slower.
 _CHUNK = 2**21
 
 
 def relative_table(table_RC: Tensor, size: int) -> Tensor:
-    """Embeddings of all pairs of positions along one side, as Detectron2's ``get_rel_pos`` has them.
+    """Looks up embeddings of all pairs of positions along one side, like Detectron2's ``get_rel_pos``.
 
-    The indices are made on the table's device; Detectron2's come from the host at every call. The table, of
-    2 * size - 1 distances or interpolated to as many, becomes (size, size, C), query first.
+    The indices are created on the table's device; Detectron2 copies them from the host in every call. The
+    table, of 2 * size - 1 distances or interpolated to that many, becomes (size, size, C), query first.
     """
     length = 2 * size - 1
     if len(table_RC) != length:
@@ -40,13 +40,13 @@ def relative_table(table_RC: Tensor, size: int) -> Tensor:
 def attention(
     q: Tensor, k: Tensor, v: Tensor, rel_pos: tuple[Tensor, Tensor] | None, size: tuple[int, int]
 ) -> Tensor:
-    """softmax(q k^T / sqrt(C) + relative positions) v, by the way that suits device and dtype.
+    """Computes softmax(q k^T / sqrt(C) + relative positions) v in the way that suits device and dtype.
 
-    CPU: chunks (fastest by the measurements above). Only plain fp32 goes to SDPA, at 0.8 of the chunks'
-    time; in bf16 its backward pass is slower than matrix products. GPU: SDPA, for its flash kernels.
+    CPU: chunks (fastest in the measurements above). Only plain fp32 uses SDPA, in 0.8 of the chunks'
+    time; in bf16 SDPA's backward pass is slower than matrix products. GPU: SDPA, for its flash kernels.
 
     Args:
-        q, k, v: (N, A, L, C), as the result.
+        q, k, v: (N, A, L, C), like the result.
         rel_pos: tables (2 * H - 1, C) and (2 * W - 1, C), or None.
         size: (H, W).
     """
@@ -56,7 +56,7 @@ def attention(
             return chunked_attention(q, k, v, None)
         return F.scaled_dot_product_attention(q, k, v)
     rel = relative_scores(q, rel_pos, size)
-    if compat.is_exporting():  # chunks would become nodes of the graph, hundreds of them
+    if compat.is_exporting():  # chunks would become hundreds of graph nodes
         bias = relative_bias(*rel, k.shape[2])
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     return (chunked_attention if on_cpu else widened_attention)(q, k, v, rel)
@@ -65,7 +65,7 @@ def attention(
 def relative_scores(
     q: Tensor, rel_pos: tuple[Tensor, Tensor], size: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    """What relative positions add to the scores: by the key's row (N, A, L, H), its column (N, A, L, W)."""
+    """Score terms of relative positions: by key row (N, A, L, H) and key column (N, A, L, W)."""
     H, W = size
     before = q.shape[2] - H * W
     q_NAHWC = q[:, :, before:].unflatten(2, size)
@@ -77,24 +77,24 @@ def relative_scores(
 
 
 def relative_bias(rel_h: Tensor, rel_w: Tensor, num_keys: int) -> Tensor:
-    """`relative_scores` of some queries (..., H), (..., W) spread over all keys, (..., num_keys)."""
+    """Spreads `relative_scores` of some queries (..., H), (..., W) over all keys, (..., num_keys)."""
     bias = (rel_h[..., :, None] + rel_w[..., None, :]).flatten(-2)
     before = num_keys - bias.shape[-1]
     return F.pad(bias, (before, 0)) if before else bias
 
 
 def widened_attention(q: Tensor, k: Tensor, v: Tensor, rel: tuple[Tensor, Tensor]) -> Tensor:
-    """By SDPA, whose flash kernels take no bias: relative positions become further dimensions.
+    """Attention by SDPA, whose flash kernels take no bias: relative positions become extra dimensions.
 
-    [q / sqrt(C), rel_h, rel_w] . [k, one-hot row, one-hot column] = the biased score, exactly. Flash kernels
-    want v as wide as q and k, at most 256, in half precision; the others leave v as it is.
+    [q / sqrt(C), rel_h, rel_w] . [k, one-hot row, one-hot column] = the biased score, exactly. In half
+    precision, flash kernels need v as wide as q and k, at most 256; other kernels accept v as it is.
     """
     N, A, L, C = q.shape
     H, W = rel[0].shape[-1], rel[1].shape[-1]
     rows = torch.eye(H, dtype=k.dtype, device=k.device).repeat_interleave(W, dim=0)
     columns = torch.eye(W, dtype=k.dtype, device=k.device).repeat(H, 1)
     before = L - H * W
-    # The kernels want multiples of 8.
+    # The kernels require multiples of 8.
     fill = -(C + H + W) % 8
     wide_q = F.pad(torch.cat([q * C**-0.5, *rel], dim=-1), (0, fill))
     one_hot = F.pad(torch.cat([rows, columns], dim=-1), (0, fill, before, 0)).expand(N, A, L, -1)
@@ -106,15 +106,15 @@ def widened_attention(q: Tensor, k: Tensor, v: Tensor, rel: tuple[Tensor, Tensor
 
 
 def chunked_attention(q: Tensor, k: Tensor, v: Tensor, rel: tuple[Tensor, Tensor] | None) -> Tensor:
-    """By plain matrix products over chunks of queries; the backward pass computes the scores again."""
+    """Computes attention by matrix products over chunks of queries; the backward pass recomputes scores."""
     flat = [x.flatten(0, 1) for x in (q, k, v, *(rel or ()))]
-    # Without gradients the operations stay visible to tracers, such as FLOP counters.
+    # Without gradients, the operations stay visible to tracers such as FLOP counters.
     out = _Chunked.apply(*flat) if torch.is_grad_enabled() else _forward(*flat)
     return out.unflatten(0, q.shape[:2])
 
 
 def _chunks(q: Tensor) -> list[tuple[slice, slice]]:
-    """Whole heads, as many as fit, or part of the queries of one head."""
+    """Splits the work into as many whole heads as fit, or parts of one head's queries."""
     B, L, _ = q.shape
     heads, queries = max(_CHUNK // L**2, 1), max(_CHUNK // L, 1)
     return [
@@ -125,7 +125,7 @@ def _chunks(q: Tensor) -> list[tuple[slice, slice]]:
 
 
 def _weights(q: Tensor, k: Tensor, rel: tuple[Tensor, ...]) -> Tensor:
-    """Softmax of a chunk's scores, in float32 at least."""
+    """Softmax of a chunk's scores, at least in float32."""
     scaled, k_t, dtype = q * q.shape[-1] ** -0.5, k.transpose(1, 2), _wide(q)
     if not rel:
         scores = torch.bmm(scaled, k_t).to(dtype)
@@ -133,7 +133,7 @@ def _weights(q: Tensor, k: Tensor, rel: tuple[Tensor, ...]) -> Tensor:
         rel_h, rel_w = (r.to(dtype) for r in rel)
         scores = relative_bias(rel_h, rel_w, k.shape[1])
         if q.dtype == dtype:
-            scores.baddbmm_(scaled, k_t)  # one pass over the scores fewer
+            scores.baddbmm_(scaled, k_t)  # one pass fewer over the scores
         else:
             scores += torch.bmm(scaled, k_t)
     return scores.softmax(-1)
@@ -152,7 +152,7 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, *rel: Tensor) -> Tensor:
 
 
 class _Chunked(torch.autograd.Function):
-    """Attention of (B, L, C) heads that keeps its inputs and its output for the backward pass."""
+    """Attention over (B, L, C) heads that saves only its inputs and output for the backward pass."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, q: Tensor, k: Tensor, v: Tensor, *rel: Tensor) -> Tensor:
@@ -166,7 +166,7 @@ class _Chunked(torch.autograd.Function):
         q, k, v, out, *rel = ctx.saved_tensors  # type: ignore[attr-defined]
         dtype, scale = _wide(q), q.shape[-1] ** -0.5
         dq, drel = torch.empty_like(q), tuple(torch.empty_like(r) for r in rel)
-        # Sums over the chunks, transposed: the products take 0.55 to 0.8 of the time this way round.
+        # Sums over the chunks, transposed: this way the products take 0.55 to 0.8 of the time.
         dk, dv = (x.new_zeros((*x.shape[:1], x.shape[2], x.shape[1]), dtype=dtype) for x in (k, v))
         # What softmax subtracts from its gradient: sum(dweights * weights) = sum(grad * out).
         shared = (grad * out).sum(-1, keepdim=True, dtype=dtype)
