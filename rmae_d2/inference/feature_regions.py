@@ -9,6 +9,7 @@ Letters: K clusters, L patches, D width of the features, Gh Gw grid of patches, 
 """
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any
@@ -187,7 +188,9 @@ def cluster(vectors: NDArray[np.float64], k: int, seed: int) -> NDArray[np.int64
     rng = np.random.default_rng(seed)
     best = (math.inf, np.zeros(len(points), np.int64))
     for _ in range(_STARTS):
-        centres, ids = kmeans2(points, min(k, len(points)), iter=30, minit="++", rng=rng)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "One of the clusters is empty")  # another start is better
+            centres, ids = kmeans2(points, min(k, len(points)), iter=30, minit="++", rng=rng)
         error = float(((points - centres[ids]) ** 2).sum())
         best = min(best, (error, ids.astype(np.int64)), key=lambda found: found[0])
     return best[1]
