@@ -188,8 +188,8 @@ def cluster(vectors: NDArray[np.float64], k: int, seed: int) -> NDArray[np.int64
     rng = np.random.default_rng(seed)
     best = (math.inf, np.zeros(len(points), np.int64))
     for _ in range(_STARTS):
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "One of the clusters is empty")  # another start is better
+        with warnings.catch_warnings():  # another start has none that is empty
+            warnings.filterwarnings("ignore", "One of the clusters is empty")
             centres, ids = kmeans2(points, min(k, len(points)), iter=30, minit="++", rng=rng)
         error = float(((points - centres[ids]) ** 2).sum())
         best = min(best, (error, ids.astype(np.int64)), key=lambda found: found[0])
