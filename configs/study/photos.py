@@ -38,6 +38,11 @@ study = dict(
                 source="features",
                 arguments=dict(weights="rmae-d2://rmae_scenes"),
             ),
+            dict(
+                label="proposals of the shipped R-MAE, of scenes",
+                source="proposals",
+                arguments=dict(weights="rmae-d2://rmae_scenes"),
+            ),
             dict(label="features as given", source="features", arguments=dict(weights=given)),
         ],
     ),

@@ -61,6 +61,11 @@ study = dict(
                 source="features",
                 arguments=dict(weights="rmae-d2://rmae_scenes"),
             ),
+            dict(
+                label="proposals of the shipped R-MAE",
+                source="proposals",
+                arguments=dict(weights="rmae-d2://rmae_scenes"),
+            ),
         ],
     ),
     methods=[

@@ -14,6 +14,11 @@ A config of semantic segmentation (configs/ade20k) gives pictures with a legend,
 pixel, with the values of the ground truth that the config reads: those of ADE20K's official release are 1 to
 150. images.json names the classes by these values.
 
+    rmae-d2 predict --proposals --weights output/rmae --input FOLDER --output DIR points_per_side=32
+
+needs no detector: for a grid of points, the region branch of a pre-trained R-MAE proposes masks of objects of
+any class. The settings are those of the region source `proposals`.
+
 Without --config-file, the config.yaml next to the weights is used. An exported model (rmae-d2 export, .onnx)
 needs neither a config nor Detectron2; pictures of objects are drawn only if Detectron2 is installed.
 """
@@ -40,6 +45,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     what = "for detections: minimum score shown in pictures (default %(default)s)"
     add("--score-threshold", type=options.real(SHARE), default=0.5, metavar="S", help=what)
     add("--max-images", type=options.integer(COUNT), metavar="N", help="only the first N images")
+    what = "masks of objects of any class, by a pre-trained R-MAE instead of a detector"
+    add("--proposals", action="store_true", help=what)
     add("--no-pictures", dest="pictures", action="store_false", help="predictions only")
     add("--image-root", help="folder of the json's images, if they are not found otherwise")
     options.overrides(parser)
@@ -49,6 +56,15 @@ def run(args: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     given = dict(vars(args))
     given["given"] = given.pop("input")
+    if given.pop("proposals"):
+        from ..inference.prediction_run import predict_proposals
+
+        if given.pop("config_file"):
+            raise UserError(
+                "--proposals takes the config beside the weights: leave out --config-file"
+            )
+        predict_proposals(settings=given.pop("overrides"), **given)
+        return
     if args.weights.lower().endswith(".onnx"):
         from ..deploy.run import predict_exported
 

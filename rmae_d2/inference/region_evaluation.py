@@ -10,10 +10,11 @@ from typing import Any
 from ..data.datasets import detection_dataset
 from ..data.images import read_image
 from ..errors import UserError
-from ..evaluation.region_quality import LIMITS, RegionQuality, encoded
+from ..evaluation.region_quality import LIMITS, RLE, RegionQuality, encoded
 from ..regions import EncodedRecord
 from ..regions.sources.annotations import InstanceSource
 from ..tables import table
+from .proposals import ProposalSource
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ def measure_regions(
 
     Args:
         sources: region sources by the name under which they are listed. The best of an image's regions, for
-            average recall, are the largest.
+            average recall, are the largest; of proposals, those of the highest scores.
         names: registered datasets with instance masks, used where there is no ``json``.
         json, root: own data in COCO's format, and the folder of its images.
         max_images: the first so many with instances; 0 for all.
@@ -54,11 +55,9 @@ def measure_regions(
         truth, _ = encoded(instances(sample, image))
         for name, source in sources.items():
             start = time.perf_counter()
-            record = source(sample, image)
+            regions, scores = _regions(source, sample, image)
             seconds[name].append(time.perf_counter() - start)
-            record = record.decode() if isinstance(record, EncodedRecord) else record
-            regions, areas = encoded(record)
-            quality[name].process(regions, areas, truth)
+            quality[name].process(regions, scores, truth)
         if number % 100 == 0:
             logger.info("%d of %d images", number, len(dicts))
     data = json or ", ".join(names)
@@ -75,6 +74,15 @@ def measure_regions(
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json_module.dumps(result, indent=1) + "\n")
     return result
+
+
+def _regions(source: Callable[..., Any], sample: Any, image: Any) -> tuple[list[RLE], Any]:
+    """The regions of an image, the best first, and numbers that say so."""
+    if isinstance(source, ProposalSource):
+        found = source.propose(image)
+        return found.masks, found.scores
+    record = source(sample, image)
+    return encoded(record.decode() if isinstance(record, EncodedRecord) else record)
 
 
 def regions_table(sources: Mapping[str, Mapping[str, float]]) -> str:

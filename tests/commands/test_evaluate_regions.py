@@ -54,3 +54,11 @@ def test_one_line_for_what_is_wrong(cli, photos):
     ):
         found, _, error = cli(COMMAND, *words)
         assert found == code and message in error, error
+
+
+def test_proposals(cli, photos, tmp_path):
+    source = "proposals weights=rmae-d2://rmae_scenes device=cpu points_per_side=4"
+    words = ("--json", photos / "labels.json", "--output", tmp_path)
+    assert cli(COMMAND, *words, "--source", source)[0] == 0
+    found = json.loads((tmp_path / "regions.json").read_text())["sources"][source]
+    assert 1 < found["regions"] <= 16 and 0 < found["best_iou"] < 1

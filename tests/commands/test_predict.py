@@ -1,10 +1,18 @@
 """The command's options, and the whole of it as a process."""
 
+import contextlib
+import io
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
+import pycocotools.mask as mask_util
 import pytest
+from PIL import Image
+from pycocotools.coco import COCO
 
 from tests.helpers import DETECTOR, SMALL_DETECTOR, save_random, small_detector
 
@@ -49,3 +57,36 @@ def test_wrong_options(cli, more, says):
     )
     code, _, error = cli("predict", *files, *more)
     assert code == 2 and says in error
+
+
+def test_proposals(cli, scene, tmp_path):
+    """COCO results that pycocotools loads, of one class; settings of the source; pictures."""
+    words = ("--proposals", "--weights", "rmae-d2://rmae_scenes", "--input", "scene.png")
+    code, _, error = cli("predict", *words, "--output", "out", "points_per_side=4", "device=cpu")
+    assert code == 0, error
+    with contextlib.redirect_stdout(io.StringIO()):
+        found = COCO("out/images.json").loadRes("out/predictions.json").dataset["annotations"]
+    assert 3 < len(found) <= 16 and {each["category_id"] for each in found} == {1}
+    scores = [each["score"] for each in found]
+    assert scores == sorted(scores, reverse=True)
+    for each in found:
+        y, x = np.nonzero(mask_util.decode(each["segmentation"]))
+        box = [x.min(), y.min(), x.max() + 1 - x.min(), y.max() + 1 - y.min()]
+        assert each["bbox"] == box
+    assert np.asarray(Image.open("out/scene.jpg")).std() > 10
+    assert json.loads(Path("out/images.json").read_text())["info"]["points_per_side"] == "4"
+
+
+def test_proposals_say_what_is_wrong(cli, scene, tmp_path):
+    words = ("--proposals", "--input", "scene.png", "--output", "out")
+    weights = ("--weights", "rmae-d2://rmae_scenes")
+    for more, message in (
+        ((*weights, "--config-file", DETECTOR), "leave out --config-file"),
+        ((*weights, "points=4"), "points: unknown key; known are"),
+        ((*weights, "weights=other.pth"), "weights: named by --weights"),
+        ((*weights, "max_overlap=2"), "max_overlap=2.0 must be from 0 to 1"),
+        (("--weights", "absent.pth"), "absent.pth"),
+    ):
+        code, _, error = cli("predict", *words, *more)
+        assert code == 1 and message in error, error
+    assert not Path("out").exists()

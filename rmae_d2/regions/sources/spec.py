@@ -23,6 +23,7 @@ SOURCES = {
     "sam": "rmae_d2.regions.sources.sam:SamSource",
     "sam-json": "rmae_d2.regions.sources.sam_json:SamJsonSource",
     "npy": "rmae_d2.regions.sources.npy:NpySource",
+    "proposals": "rmae_d2.inference.proposals:ProposalSource",
     "features": "rmae_d2.inference.feature_regions:FeatureRegions",
 }
 
