@@ -5,7 +5,7 @@ r"""Compares region sources with the instance masks of a data set: best overlap,
         --source "features weights=output/rmae" --output output/regions
 
 A source is written as for `rmae-d2 regions`: its name, then its settings as key=value, in one pair of quotes.
-Classes play no part. Prints a table and writes regions.json.
+Classes play no part. Prints a table, writes regions.json and, with --pictures, regions.png.
 """
 
 import argparse
@@ -31,9 +31,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="only the first N images with instances (default: all)",
         metavar="N",
     )
-    options.output(
-        parser, folder=True, default="region_quality", help="folder to write (default: %(default)s)"
-    )
+    what = "draw the regions of the first N images"
+    add("--pictures", type=options.integer(NOT_NEGATIVE), default=0, help=what, metavar="N")
+    what = "folder to write to (default: %(default)s)"
+    options.output(parser, folder=True, default="region_quality", help=what)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -48,8 +49,8 @@ def run(args: argparse.Namespace) -> None:
     for text in args.source:
         name, *settings = shlex.split(text)
         sources[text] = parse_source(name, settings)
-    file = args.output / "regions.json"
     built = {text: spec.build() for text, spec in sources.items()}
     data = {"names": args.dataset, "json": args.json, "root": args.root}
-    result = measure_regions(built, max_images=args.max_images, output=file, **data)
-    print(f"{regions_table(result['sources'])}\nwritten: {file.resolve()}")
+    limits = {"max_images": args.max_images, "pictures": args.pictures}
+    result = measure_regions(built, output=args.output, **limits, **data)
+    print(f"{regions_table(result['sources'])}\nwritten: {args.output.resolve()}")

@@ -11,9 +11,11 @@ from ..data.datasets import detection_dataset
 from ..data.images import read_image
 from ..errors import UserError
 from ..evaluation.region_quality import LIMITS, RLE, RegionQuality, encoded
-from ..regions import EncodedRecord
+from ..regions import EncodedRecord, RegionRecord
 from ..regions.sources.annotations import InstanceSource
 from ..tables import table
+from ..visualization.regions import draw_regions
+from ..visualization.sheets import Picture, SheetRow, contact_sheet, save_picture
 from .proposals import ProposalSource
 
 logger = logging.getLogger(__name__)
@@ -27,6 +29,7 @@ def measure_regions(
     root: str | None = None,
     max_images: int = 0,
     output: Path | None = None,
+    pictures: int = 0,
 ) -> dict[str, Any]:
     """Compares the regions of each source with the instance masks of a data set, classes aside.
 
@@ -36,7 +39,8 @@ def measure_regions(
         names: registered datasets with instance masks, used where there is no ``json``.
         json, root: own data in COCO's format, and the folder of its images.
         max_images: the first so many with instances; 0 for all.
-        output: file to write the result to as json.
+        output: folder to write ``regions.json`` to, and ``regions.png``.
+        pictures: the first so many images are drawn.
 
     Returns:
         ``data``; ``sources``: for each name what `RegionQuality.evaluate` gives, and ``seconds``, the mean
@@ -71,9 +75,23 @@ def measure_regions(
         figures[name]["seconds"] = sum(after_first) / len(after_first)
     result = {"data": data, "sources": figures}
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json_module.dumps(result, indent=1) + "\n")
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "regions.json").write_text(json_module.dumps(result, indent=1) + "\n")
+        if pictures:
+            save_picture(_sheet(sources, dicts[:pictures]), output / "regions.png")
     return result
+
+
+def _sheet(sources: Mapping[str, Callable[..., Any]], dicts: Sequence[dict[str, Any]]) -> Picture:
+    """A row per image: its instances, then each source's regions, of several label planes the middle one."""
+    shown: dict[str, Callable[..., Any]] = {"instances": InstanceSource(), **sources}
+    rows = []
+    for sample in dicts:
+        image = read_image(sample["file_name"])
+        records = [_decoded(source(sample, image)) for source in shown.values()]
+        tiles = [draw_regions(image, record) for record in records]
+        rows.append(SheetRow("", [each[len(each) // 2] for each in tiles]))
+    return contact_sheet(rows, list(shown))
 
 
 def _regions(source: Callable[..., Any], sample: Any, image: Any) -> tuple[list[RLE], Any]:
@@ -81,8 +99,11 @@ def _regions(source: Callable[..., Any], sample: Any, image: Any) -> tuple[list[
     if isinstance(source, ProposalSource):
         found = source.propose(image)
         return found.masks, found.scores
-    record = source(sample, image)
-    return encoded(record.decode() if isinstance(record, EncodedRecord) else record)
+    return encoded(_decoded(source(sample, image)))
+
+
+def _decoded(record: RegionRecord | EncodedRecord) -> RegionRecord:
+    return record.decode() if isinstance(record, EncodedRecord) else record
 
 
 def regions_table(sources: Mapping[str, Mapping[str, float]]) -> str:

@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.helpers import write_coco
 
@@ -37,9 +39,16 @@ def test_a_table_and_its_json(cli, photos, tmp_path):
 
 def test_max_images(cli, photos, tmp_path):
     words = ("--json", photos / "labels.json", "--max-images", 1, "--output", tmp_path)
+    words += ("--pictures", 2)
     assert cli(COMMAND, *words, "--source", SLIC)[0] == 0
     found = json.loads((tmp_path / "regions.json").read_text())["sources"][SLIC]
     assert (found["images"], found["instances"]) == (1, 2)
+    # One row of 120 x 160 pixels, enlarged to 240 wide: the instances, and SLIC's four segments.
+    picture = np.asarray(Image.open(tmp_path / "regions.png"))
+    assert picture.shape[1] == 2 * 240 + 3 * 6 and 180 <= picture.shape[0] < 260
+    instances, slic = picture[-180:, 6:246], picture[-180:, 252:492]
+    white = [(part == 255).all(axis=2).mean() for part in (instances, slic)]
+    assert 0.005 < white[0] < 0.1 and 0.005 < white[1] < 0.1
 
 
 def test_one_line_for_what_is_wrong(cli, photos):
