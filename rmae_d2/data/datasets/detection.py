@@ -281,7 +281,7 @@ def _load_registered(name: str, json_file: str, image_root: str | None) -> list[
 
 
 def _checked(dicts: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    """The output of a custom loader, without unreadable annotations."""
+    """The output of a custom loader, without annotations that cannot be read."""
     checked = []
     for sample in dicts:
         kept = list(sample.get("annotations", []))
