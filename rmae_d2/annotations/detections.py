@@ -35,7 +35,7 @@ class Detections(ImageIndex):
     Attributes:
         digest: hexadecimal digest of the file's bytes and of the image list's.
         images_json: the image list; None if the results alone define the images.
-        count: number of detections above the score threshold; `masked`, how many of them have a segmentation.
+        count: number of detections that reach the score; `masked`, how many of them have a segmentation.
     """
 
     def __init__(self, digest: str, reader: "_DetectionReader") -> None:

@@ -21,7 +21,7 @@ _KNOWN = (
     "MMPretrain and Detectron2, and rmae_d2"
 )
 _HF_POSITIONS = "embeddings.position_embeddings"
-# In each kind, a name that follows directly after any common prefix.
+# In each kind, the tensor name that marks the end of a common prefix.
 _MM_PATCHES = "patch_embed.projection.weight"
 _ANCHORS = ("patch_embed.proj.weight", _MM_PATCHES, _HF_POSITIONS)
 _MAX_DEPTH = 8

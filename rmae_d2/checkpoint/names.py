@@ -85,7 +85,7 @@ _BLOCK = re.compile(r"(.*\bblocks\.\d+\.)(.+)")
 _OF_VIT = re.compile(r"patch_embed\.|norm_pre\.|blocks\.|norm\.")
 # A block's index within its group: DINOv2's training checkpoints have both.
 _GROUP = re.compile(r"^blocks\.\d+\.(?=\d+\.)")
-# SAM's convolutions behind its ViT.
+# SAM's convolutions after its ViT.
 _SAM_NECK = re.compile(r"^neck\.\d+\.")
 # MoCo v3's training checkpoints: the encoder that its authors transfer, without its projector.
 _MOCO = re.compile(r"^base_encoder\.(?!head\.)")

@@ -30,7 +30,7 @@ class TrainingJob:
         self.args = args
 
     def __call__(self) -> None:
-        # Slurm itself restarts a job whose machine has failed, from its first submission.
+        # After a node failure, Slurm itself restarts the job as it was first submitted.
         again = int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
         args = argparse.Namespace(**vars(self.args))
         args.resume = args.resume or again

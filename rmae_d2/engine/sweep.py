@@ -61,7 +61,7 @@ class Stage:
         return ["train", "--config-file", self.config_file, *many, *resume, *self.opts]
 
     def ended(self) -> str:
-        """How its last start ended, as in `outcome`; empty if it has not."""
+        """How its last start ended, as in `outcome`; empty if no end was recorded."""
         start = _last_training(read_run(self.folder)[0])
         return outcome(start) if start else ""
 

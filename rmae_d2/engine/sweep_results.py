@@ -24,7 +24,7 @@ class Measured:
 
     Attributes:
         last: the last value of everything, by name; empty if it has not finished.
-        cause: why it has not.
+        cause: why it has not finished.
     """
 
     run: Run

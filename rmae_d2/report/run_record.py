@@ -273,7 +273,7 @@ def read_config(path: Path, run: Path) -> tuple[dict[str, Any] | None, str | Non
 
 _MAX_DEPTH = 50
 _MAX_BITS = (
-    1024  # of integers; those that are longer are not floats, and beyond some not even a text
+    1024  # limit for integers; longer ones do not fit a float, and very long ones not even a string
 )
 _ODD = f"integers of more than {_MAX_BITS} bits or nests of more than {_MAX_DEPTH} levels"
 

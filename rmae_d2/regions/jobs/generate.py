@@ -111,7 +111,7 @@ def _add(
     *,
     packed: bool,
 ) -> tuple[int, str]:
-    """Add an image's record, and the image to a packed shard; return its size, and why there is none."""
+    """Add an image's record, and the image to a packed shard; return byte count and reason for no record."""
     image, record, refused = None, b"", ""
     try:
         image = _read(path, read_image)
