@@ -1,1 +1,1 @@
-"""Labels as people have them: COCO, LVIS and panoptic files, read and checked."""
+"""Read and validate labels found in practice: COCO, LVIS and panoptic files."""

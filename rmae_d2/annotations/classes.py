@@ -1,4 +1,4 @@
-"""What class numbers mean."""
+"""The meaning of class indices."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Classes:
-    """Of each class number of a model its name and its category id in the json of ``source``, a dataset."""
+    """The name and category id, in the json of the dataset ``source``, of each of a model's class indices."""
 
     names: tuple[str, ...]
     category_ids: tuple[int, ...]
@@ -14,6 +14,6 @@ class Classes:
 
     @property
     def categories(self) -> list[dict[str, Any]]:
-        """As in a COCO json, in the order of their ids."""
+        """Categories as in a COCO json, sorted by id."""
         pairs = sorted(zip(self.category_ids, self.names, strict=True))
         return [{"id": identifier, "name": name} for identifier, name in pairs]

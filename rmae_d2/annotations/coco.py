@@ -1,11 +1,12 @@
-"""Labels in COCO's and LVIS's format, or another one, for training, evaluation, regions and `inspect`.
+"""Labels in COCO's, LVIS's or another format, for training, evaluation, regions and `inspect`.
 
-Every value has one of three answers, the same for all of them. What has one reading is read: a number as
-text, [x, y] pairs, a box that its mask tells. What loses a few objects is left out, counted and named. What
-would change the task is refused: other classes, no masks left, more than one entry in ten unreadable.
+Every value is handled in one of three ways, the same for all of these uses. Values with one possible meaning
+are read: a number as text, [x, y] pairs, a box implied by its mask. Problems that affect a few objects cause
+these to be left out, counted and reported. Problems that would change the task are errors: other classes, no
+masks left, more than one entry in ten unreadable.
 
-COCO train2017's json has 450 MB and takes gigabytes as Python objects. Entries are decoded one by one, and
-what is kept is packed, so that forked workers share one copy of it.
+COCO train2017's json has 450 MB and takes gigabytes as Python objects. Entries are decoded one by one and
+stored packed, so that forked workers share one copy.
 """
 
 import logging
@@ -40,14 +41,14 @@ from .values import shown
 
 logger = logging.getLogger(__name__)
 
-#: Overrides that name own data in place of a registered data set.
+#: Overrides that select the user's own data instead of a registered data set.
 OWN_DATA = (
     "dataset.json=FILE.json (COCO's format) and dataset.root=IMAGES, or dataset.root=SET alone"
 )
 
 
 class ImageIndex:
-    """The images that a file lists, with what belongs to each. Picklable; processes forked later share it.
+    """The images listed in a file, with what belongs to each. Picklable; processes forked later share it.
 
     Attributes:
         path: the file as given.
@@ -60,7 +61,7 @@ class ImageIndex:
         owners: Sequence[int | str],
         packed: Sequence[bytes],
     ) -> None:
-        """Images by `key_of` their ids; pickled values, and the key of the image that each belongs to."""
+        """Takes images by `key_of` their ids; pickled values, and for each the key of its image."""
         self.path = path
         keys = sorted(images, key=lambda key: (isinstance(key, str), key))
         listed = [images[key] for key in keys]
@@ -74,30 +75,30 @@ class ImageIndex:
         self._first = np.concatenate(([0], np.cumsum(np.bincount(of_rows, minlength=len(keys)))))
 
     def __len__(self) -> int:
-        """Images."""
+        """Number of images."""
         return len(self._images)
 
     def image(self, row: int) -> Image:
-        """An image, by its place in the order of the ids."""
+        """An image, by its index in the order of ids."""
         return Image(*self._images[row])
 
     def values(self, row: int) -> list[Any]:
-        """What belongs to it, in the order in which it was given."""
+        """What belongs to the image, in the order given."""
         first, last = self._first[row : row + 2].tolist()
         return [self._values[k] for k in range(first, last)]
 
     def rows_of(self, key: int | str) -> list[int]:
-        """The row of the image with an id, by `key_of` it; [] where the file does not list it."""
+        """The row of the image with an id, given by `key_of`; [] if the file does not list it."""
         return [row for row in self._ids.of(key) if key_of(self.image(row).id) == key]
 
     def row_of(self, dataset_dict: Mapping[str, Any]) -> int | None:
-        """The image of a dataset dict; None where the file does not list it.
+        """The image of a dataset dict; None if the file does not list it.
 
-        Found by `image_id` where that is an integer of the file's, else by the longest end of its path that
-        is an image's `file_name`, else by the file's name alone, in the end in any case and extension.
+        It is found by `image_id` if that is an integer in the file; else by the longest suffix of its path
+        that is an image's `file_name`; else by its base name alone, finally ignoring case and extension.
 
         Raises:
-            UserError: the image with this id is another file, or several have this name.
+            UserError: the image with this id is a different file, or several images have this name.
         """
         image_id = dataset_dict.get("image_id")
         path = slashes(str(dataset_dict["file_name"]))
@@ -108,7 +109,7 @@ class ImageIndex:
         base = posixpath.basename(path)
         like = {row: slashes(self.image(row).file_name) for row in self._stems.of(_stem(base))}
         like = {row: name for row, name in like.items() if _stem(name) == _stem(base)}
-        # In another case or with another extension only where nothing has the very name.
+        # With other case or another extension only if there is no exact match.
         named = {row: n for row, n in like.items() if posixpath.basename(n) == base} or like
         ends = [row for row, name in named.items() if f"/{path}".endswith(f"/{name}")]
         if ends:
@@ -121,7 +122,7 @@ class ImageIndex:
         return next(iter(named), None)
 
     def _check_name(self, image: Image, path: str) -> None:
-        """UserError where the image is another photo; another extension passes."""
+        """Raise UserError if the image is a different photo; the extension may differ."""
         there = slashes(image.file_name)
         if _stem(there) != _stem(path):
             raise UserError(
@@ -131,14 +132,14 @@ class ImageIndex:
 
 
 class Annotations(ImageIndex):
-    """What `read_annotations` read; its path may be ``[FORMAT:]PATH[#SPLIT]``, of another format.
+    """The result of `read_annotations`; its path may be ``[FORMAT:]PATH[#SPLIT]``, of another format.
 
     Attributes:
-        folder: that ``file_name`` is relative to, absolute ones aside; None where a json does not say.
-        digest: of the labels' bytes, hexadecimal.
-        categories: in the order of their ids; none in files for regions alone.
-        labelled: whether the file has annotations at all, as those of test sets have not.
-        notes: what was left out or mended.
+        folder: folder that relative ``file_name`` values refer to; None if a json does not say.
+        digest: hexadecimal digest of the labels' bytes.
+        categories: sorted by id; empty for files with regions only.
+        labelled: whether the file has annotations at all; those of test sets have none.
+        notes: what was left out or repaired.
     """
 
     def __init__(self, reader: Reader) -> None:
@@ -149,7 +150,7 @@ class Annotations(ImageIndex):
         self.notes = tuple(reader.notes())
 
     def __getitem__(self, row: int) -> tuple[Image, list[Instance]]:
-        """An image, by its place in the order of the ids, and its instances in the file's order."""
+        """An image, by its index in the order of ids, and its instances in the file's order."""
         if not 0 <= row < len(self):
             raise IndexError(row)
         return self.image(row), [Instance(*values) for values in self.values(row)]
@@ -157,14 +158,15 @@ class Annotations(ImageIndex):
     def class_ids(
         self, mapping: Mapping[int, int] | None = None, first: int | None = None
     ) -> dict[int, int]:
-        """The model's class number -> category id: as Detectron2's loaders have it.
+        """Map the model's class indices to category ids, as Detectron2's loaders do.
 
         Args:
-            mapping: category id -> class number, where it is registered; by default categories are counted.
-            first: the id of class 0 where ids are counted from it, as LVIS's; None for the order of the ids.
+            mapping: category id -> class index, as registered; by default, categories are numbered in order.
+            first: id of class 0 if class indices are ids minus an offset, as in LVIS; None to number classes
+                by sorted ids.
 
         Raises:
-            AnnotationError: no categories, or the mapping has others.
+            AnnotationError: there are no categories, or they differ from those of the mapping.
         """
         ids = [category.id for category in self.categories]
         if not ids:
@@ -185,13 +187,13 @@ class Annotations(ImageIndex):
         return (self[row] for row in range(len(self)))
 
     def find(self, dataset_dict: Mapping[str, Any]) -> tuple[Image, list[Instance]] | None:
-        """The image of a dataset dict, with its instances; as `row_of`."""
+        """The image of a dataset dict with its instances; see `row_of`."""
         row = self.row_of(dataset_dict)
         return None if row is None else self[row]
 
 
 class _Packed:
-    """Pickled values one after another in one array, which forked processes share."""
+    """Pickled values concatenated in one array, which forked processes share."""
 
     def __init__(self, parts: Sequence[bytes]) -> None:
         self._bytes = np.frombuffer(b"".join(parts), np.uint8)
@@ -205,7 +207,7 @@ class _Packed:
 
 
 class _Places:
-    """Where values stand in a sequence, by hashes of them: two arrays, whatever the values are."""
+    """Positions of values in a sequence, by their hashes: two arrays, whatever the values are."""
 
     def __init__(self, values: Sequence[int | str]) -> None:
         hashes = np.array([_hash(value) for value in values], np.uint64)
@@ -213,7 +215,7 @@ class _Places:
         self._hashes = hashes[self._rows]
 
     def of(self, value: int | str) -> list[int]:
-        """Places of a value; of another one too, once in 10^18 pairs."""
+        """Positions of a value; of a colliding one too, about once in 10^18 pairs."""
         wanted = np.uint64(_hash(value))
         first, last = (int(self._hashes.searchsorted(wanted, side)) for side in ("left", "right"))
         return self._rows[first:last].tolist()
@@ -224,36 +226,36 @@ def _hash(value: int | str) -> int:
 
 
 def _stem(name: str) -> str:
-    """By which file names of two systems are the same: without folders, extension, and case."""
+    """The part of a file name that is comparable across systems: no folders, no extension, case-folded."""
     return posixpath.splitext(posixpath.basename(name))[0].casefold()
 
 
 def joined(folder: str, name: str) -> str:
-    """A file's name in a folder; an address stands for itself."""
+    """Join a file name to a folder; a URL is returned unchanged."""
     return name if "://" in name else os.path.join(folder, name)
 
 
 def read_annotations(path: str, name: str | None = None) -> Annotations:
-    """Reads and checks labels; once, as long as they do not change.
+    """Read and validate labels; cached as long as the files do not change.
 
-    What is left out or mended is counted in one warning for each reason.
+    Entries that are left out or repaired are reported in one warning per reason.
 
     Args:
         path: a json in COCO's format, which may be remote; or ``[FORMAT:]PATH[#SPLIT]``, any data set that
             `recognise` knows. ``~`` is expanded.
-        name: the registered dataset that a json belongs to, for the message where it is absent.
+        name: the registered dataset that a json belongs to, for the error message if it is missing.
 
     Raises:
-        UserError: no such file, or a data set without boxes or masks.
-        AnnotationError: not complete JSON, not in the format, or contents that contradict themselves or of
-            which too much has no reading; names file, entry, field and value.
+        UserError: the file does not exist, or the data set has no boxes or masks.
+        AnnotationError: the file is not complete JSON, not in the format, contradictory, or has too many
+            unreadable entries; the message names file, entry, field and value.
     """
     path = located(path, name)
     return _read(path, stamp_of(path))
 
 
 def stamp_of(path: str) -> tuple[int, int] | None:
-    """By which a change shows: of a local file, or of the folders of a data set and its files but images."""
+    """A value that changes with a local file, or with a data set's folders and its non-image files."""
     address = address_of(path)
     if address.format is None or "://" in path:
         status = os.stat(path) if os.path.isfile(path) else None
@@ -269,24 +271,24 @@ def stamp_of(path: str) -> tuple[int, int] | None:
 def _changed(path: str) -> int:
     try:
         return os.stat(path).st_mtime_ns
-    except OSError:  # a link to nowhere
+    except OSError:  # a dangling link
         return 0
 
 
 def forget_annotations() -> None:
-    """Frees the files that were read, but for what somebody holds; asked for again, they are read again."""
+    """Free the cached files, except those still referenced; they are read again on the next request."""
     for forget in FORGETTING:
         forget()
 
 
 def read_images(path: str) -> list[Image]:
-    """The images of a data set alone, whatever its annotations are, in the file's order.
+    """Read only a data set's images, whatever its annotations are, in the file's order.
 
-    Of other formats than COCO's `file_name` is where the image lies.
+    For formats other than COCO's, `file_name` is the image's path.
 
     Raises:
-        UserError and AnnotationError, as `read_annotations`; but sizes that cannot be read are 0, and where
-            there is no id the file's name is it.
+        UserError and AnnotationError: as in `read_annotations`; but unreadable sizes are 0, and a missing id
+            is replaced by the file name.
     """
     path = located(path)
     reader = Reader(path, images_only=True)
@@ -300,10 +302,11 @@ def read_images(path: str) -> list[Image]:
 def check_instances(
     entries: Sequence[Mapping[str, Any]], size: tuple[int, int], place: str
 ) -> list[Instance | None]:
-    """Annotations of one image of (H, W) pixels that a dataset's own loader made, with boxes XYWH.
+    """Check annotations, with XYWH boxes, made by a dataset's own loader for an image of (H, W) pixels.
 
     Returns:
-        each as the reader of files gives it; None for those without a reading or an area, with a warning.
+        each instance as the file reader gives it; None, with a warning, for unreadable ones or those without
+        an area.
     """
     checked: list[Instance | None] = []
     for k, entry in enumerate(entries):
@@ -321,9 +324,9 @@ def check_instances(
 
 
 def located(path: str, name: str | None = None) -> str:
-    """The json, or ``FORMAT:PATH[#SPLIT]`` of another data set.
+    """Resolve a path to the json, or to ``FORMAT:PATH[#SPLIT]`` for another data set.
 
-    Args and errors as `read_annotations`.
+    Arguments and errors are those of `read_annotations`.
     """
     address = address_of(path)
     if name is not None or address.path.lower().endswith(".json"):
@@ -352,5 +355,5 @@ def _read(path: str, stamp: tuple[int, int] | None) -> Annotations:
     return Annotations(reader)
 
 
-#: What `forget_annotations` calls.
+#: Functions that `forget_annotations` calls.
 FORGETTING: list[Callable[[], None]] = [_read.cache_clear]

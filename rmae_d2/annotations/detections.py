@@ -1,4 +1,4 @@
-"""COCO's results format: a list of what a detector found, each with an image's id and a score."""
+"""COCO's results format: a list of detections, each with an image id and a score."""
 
 import json
 import math
@@ -22,20 +22,20 @@ from .values import identifier, number, shown
 
 
 class Detection(NamedTuple):
-    """A detection as it stands in the file, but for its score."""
+    """A detection as stored in the file, except for its validated score."""
 
     score: float
     bbox: Any
-    segmentation: Any  #: of some kind, or nothing where the detector gives boxes only
+    segmentation: Any  #: in any form, or empty if the detector gives boxes only
 
 
 class Detections(ImageIndex):
-    """What `read_detections` read.
+    """The result of `read_detections`.
 
     Attributes:
-        digest: of the file's bytes and those of the list of images, hexadecimal.
-        images_json: that list, None where the results alone tell which images there are.
-        count: detections that have the score; `masked`, how many of these have a segmentation.
+        digest: hexadecimal digest of the file's bytes and of the image list's.
+        images_json: the image list; None if the results alone define the images.
+        count: number of detections that reach the score; `masked`, how many of them have a segmentation.
     """
 
     def __init__(self, digest: str, reader: "_DetectionReader") -> None:
@@ -44,11 +44,11 @@ class Detections(ImageIndex):
         self.count, self.masked = len(reader.packed), reader.masked
 
     def find(self, dataset_dict: Mapping[str, Any]) -> tuple[Image, list[Detection]] | None:
-        """The image of a dataset dict, and its detections by falling score; None where it is not known.
+        """The image of a dataset dict and its detections by decreasing score; None if it is unknown.
 
-        With a list of images as `Annotations.find`. Without, ids are compared alone: they are those of the
-        data set, or paths below its folder, with or without extension, or the number that such a path is. A
-        file's name alone would do for frames of any video.
+        With an image list, this works like `Annotations.find`. Without one, only ids are compared: ids of the
+        data set, paths below its folder, with or without extension, or a path that is a number. A base
+        name alone would match frames of any video.
         """
         row = self.row_of(dataset_dict) if self.images_json else self._row_by_id(dataset_dict)
         if row is None:
@@ -68,9 +68,9 @@ class Detections(ImageIndex):
         return next((row for key in keys for row in self.rows_of(key)), None)
 
     def read(self, detection: Detection, size: tuple[int, int]) -> Instance:
-        """A detection in an image of (H, W) pixels, checked as an annotation is.
+        """Validate a detection in an image of (H, W) pixels like an annotation.
 
-        UserError: it has no reading, as a mask of another size.
+        UserError: it is invalid, e.g. because its mask has another size.
         """
         try:
             return instance_of(detection._asdict(), size, lambda _: None)
@@ -80,18 +80,18 @@ class Detections(ImageIndex):
 
 
 def read_detections(path: str, images_json: str | None, min_score: float) -> Detections:
-    """Reads and checks a file of results; masks and boxes when it is their image's turn, at its size.
+    """Read and validate a results file; masks and boxes are validated later, given their image's size.
 
     Args:
         path: the file; may be remote, ``~`` is expanded.
-        images_json: a file in COCO's format, or what else `read_images` takes, whose images have the ids of
-            the results; None where these are ids or paths of the data set.
+        images_json: a file in COCO's format, or anything else that `read_images` accepts, whose images have
+            the ids of the results; None if these are ids or paths of the data set.
         min_score: detections below it are left out.
 
     Raises:
-        UserError: no such file, or none of its detections has the score.
-        AnnotationError: it is in another format, of other images, or more than one entry in ten has no
-            reading.
+        UserError: the file does not exist, or no detection reaches the score.
+        AnnotationError: the file is in another format, is for other images, or more than one entry in ten is
+            unreadable.
     """
     path = os.path.expanduser(path)
     if not is_file(path):
@@ -153,7 +153,7 @@ class _DetectionReader(Reader):
         return None
 
     def check(self) -> None:
-        """AnnotationError and UserError: nothing of it is left."""
+        """Raise AnnotationError or UserError if nothing is left of the file."""
         if self._highest == -math.inf:
             what = f" in an image of {self.images_json}" if self.images_json else ""
             raise self.error(

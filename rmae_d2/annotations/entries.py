@@ -1,4 +1,4 @@
-"""Single entries of COCO's and LVIS's annotation files, from what people wrote to checked values."""
+"""Parse single entries of COCO and LVIS annotation files into validated values."""
 
 import math
 import re
@@ -9,31 +9,31 @@ from ..errors import UserError
 from .segmentation import Mask, box_of, compressed, read_mask
 from .values import flag, identifier, integer, number, parsed, shown
 
-#: Pixels: sides and areas whose masks pycocotools and a machine's memory can hold.
+#: In pixels: the largest sides and areas whose masks pycocotools and a machine's memory can hold.
 _LONGEST_SIDE, _LARGEST_AREA = 10**6, 2**31 - 1
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,15}")
 
-#: Called with what was mended, once for each entry.
+#: Called with a description of what was repaired, once per entry.
 Note = Callable[[str], None]
 
 
 class Unreadable(Exception):  # noqa: N818
-    """A field of an entry that has no reading; its args are the field's name and what is wrong with it."""
+    """A field of an entry that cannot be read; the args are its name and what is wrong with it."""
 
 
 class Image(NamedTuple):
-    """An entry of ``images``; height and width in pixels are 0 where they cannot be read."""
+    """An entry of ``images``; height and width in pixels are 0 if unreadable."""
 
     id: int | str
-    file_name: str  #: as it stands in the file; of LVIS the last two parts of ``coco_url``
+    file_name: str  #: as in the file; for LVIS, the last two parts of ``coco_url``
     height: int
     width: int
-    neg_category_ids: tuple[int, ...] | None = None  #: LVIS, as the next; None where absent
+    neg_category_ids: tuple[int, ...] | None = None  #: LVIS, like the next; None if absent
     not_exhaustive_category_ids: tuple[int, ...] | None = None
 
 
 class Category(NamedTuple):
-    """An entry of ``categories``; the frequency is LVIS's."""
+    """An entry of ``categories``; ``frequency`` exists in LVIS only."""
 
     id: int
     name: str
@@ -44,25 +44,25 @@ class Instance(NamedTuple):
     """An entry of ``annotations``."""
 
     id: Any  #: for messages only
-    category_id: int  #: -1 where the entry has none
+    category_id: int  #: -1 if the entry has none
     box: tuple[
         float, float, float, float
     ]  #: x, y, width, height in pixels, the latter two positive
     area: float  #: square pixels
     iscrowd: bool
-    ignore: bool  #: of LVIS's rules, which refuse it
+    ignore: bool  #: must be false under LVIS's rules
     mask: Mask | None  #: see `read_mask`
 
 
 def key_of(identity: int | str) -> int | str:
-    """By which two ids are the same, "7" and 7 among them."""
+    """A key that is equal for equal ids, such as "7" and 7."""
     if isinstance(identity, str) and _INTEGER.fullmatch(identity):
         return int(identity)
     return identity
 
 
 def label_of(section: str, entry: Mapping[str, Any], place: int) -> str:
-    """How messages name an entry: by its id, or by its place in the list."""
+    """How messages refer to an entry: by its id, or by its position in the list."""
     if entry.get("id") is None:
         return f"entry {place} of {section!r}"
     kind = "category" if section == "categories" else section[:-1]
@@ -70,10 +70,10 @@ def label_of(section: str, entry: Mapping[str, Any], place: int) -> str:
 
 
 def image_of(entry: Mapping[str, Any]) -> tuple[Image, Unreadable | None]:
-    """An image; with height and width 0, and why, where its size or LVIS's lists have no reading.
+    """Parse an image; if its size or LVIS's lists are unreadable, its size is 0, and the reason is returned.
 
     Raises:
-        Unreadable: id or file name.
+        Unreadable: the id or file name.
     """
     identity, name = _field(entry, "id", identifier), _file_name(entry)
     try:
@@ -92,7 +92,7 @@ def image_of(entry: Mapping[str, Any]) -> tuple[Image, Unreadable | None]:
 
 
 def category_of(entry: Mapping[str, Any]) -> Category:
-    """A category. Raises Unreadable for an id that is not a number, or no name."""
+    """Parse a category. Raises Unreadable if the id is not a number or there is no name."""
     name = entry.get("name")
     if not isinstance(name, str | int | float) or isinstance(name, bool) or name == "":
         raise Unreadable("name", f"{shown(name)} is not text")
@@ -100,10 +100,10 @@ def category_of(entry: Mapping[str, Any]) -> Category:
 
 
 def instance_of(entry: Mapping[str, Any], size: tuple[int, int], note: Note) -> Instance:
-    """An annotation of an image of (H, W) pixels; its box has no area where neither bbox nor mask give one.
+    """Parse an annotation of an image of (H, W) pixels; without usable bbox and mask, its box has no area.
 
     Raises:
-        Unreadable: a field without which the object cannot be known, and which has no reading.
+        Unreadable: a field that is needed to identify the object.
     """
     category = -1 if entry.get("category_id") is None else _field(entry, "category_id", integer)
     crowd, ignored = (_field(entry, key, flag) for key in ("iscrowd", "ignore"))
@@ -137,7 +137,7 @@ def _file_name(entry: Mapping[str, Any]) -> str:
 
 
 def _category_ids(entry: Mapping[str, Any], key: str) -> tuple[int, ...] | None:
-    """LVIS's lists of categories: null is an empty one, None stands for no such field."""
+    """Parse one of LVIS's lists of categories: null is an empty list, None means there is no such field."""
     if key not in entry:
         return None
     try:
@@ -149,13 +149,13 @@ def _category_ids(entry: Mapping[str, Any], key: str) -> tuple[int, ...] | None:
 def _box(
     entry: Mapping[str, Any], mask: Mask | None, size: tuple[int, int], note: Note
 ) -> tuple[float, float, float, float]:
-    """The box, or that of the mask where it has no reading or no area."""
+    """The box, or that of the mask if the box is unreadable or has no area."""
     value, side = entry.get("bbox"), max(size)
     problem = ""
     listed = parsed(value)
     try:
         if isinstance(listed, list) and len(listed) == 1:
-            listed = parsed(listed[0])  # one list too many around it
+            listed = parsed(listed[0])  # nested in one list too many
         x, y, width, height = (number(part) for part in listed)
         if mask is None:
             x, y, width, height = _upright(entry, (x, y, width, height))
@@ -181,10 +181,10 @@ def _box(
 def _upright(
     entry: Mapping[str, Any], box: tuple[float, float, float, float]
 ) -> tuple[float, float, float, float]:
-    """The box around one that CVAT has turned around its centre, by degrees in an attribute.
+    """The box around a rotated one from CVAT, which stores degrees around the centre in an attribute.
 
     Raises:
-        ValueError: degrees that are not numbers.
+        ValueError: the angle is not a number.
     """
     attributes = entry.get("attributes")
     degrees = attributes.get("rotation") if isinstance(attributes, dict) else None
@@ -203,7 +203,7 @@ def _area(
     size: tuple[int, int],
     note: Note,
 ) -> float:
-    """The area that decides on an object's size in evaluation."""
+    """The area that determines an object's size class in evaluation."""
     try:
         area = number(entry.get("area"))
     except ValueError:

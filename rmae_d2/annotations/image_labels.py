@@ -1,4 +1,4 @@
-"""Labels that give each image one class and nothing else, such as iNaturalist's, or those of shards."""
+"""Labels that give each image a single class, such as iNaturalist's or those of shards."""
 
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -10,21 +10,21 @@ from .values import integer, shown
 
 
 class ImageLabels(NamedTuple):
-    """What `read_image_labels` read."""
+    """The result of `read_image_labels`."""
 
-    categories: tuple[Category, ...]  #: in the order of their ids, which numbers the classes
-    images: list[tuple[Image, int]]  #: each with its class number, in the file's order
+    categories: tuple[Category, ...]  #: sorted by id, which determines the class indices
+    images: list[tuple[Image, int]]  #: each with its class index, in the file's order
 
 
 def read_image_labels(path: str, name: str | None = None) -> ImageLabels:
-    """Reads and checks such labels; once, as long as they do not change.
+    """Read and validate image labels; cached as long as the files do not change.
 
-    Of other formats than COCO's ``file_name`` is where the image lies.
+    For formats other than COCO's, ``file_name`` is the image's path.
 
-    Images without a class are left out, like all else with a warning. Their sizes are not needed. Boxes
-    are not looked at: several of one class are one label.
+    Images without a class are left out with a warning, like all problems. Their sizes are not needed. Boxes
+    are ignored: several of one class count as one label.
 
-    Args and errors as `read_annotations`; AnnotationError also for an image of two classes.
+    Arguments and errors are those of `read_annotations`; AnnotationError also for an image with two classes.
     """
     path = located(path, name)
     return _read(path, stamp_of(path))

@@ -1,4 +1,4 @@
-"""JSON read value by value: an annotation file as Python objects takes many times its size in memory."""
+"""Read JSON value by value: as Python objects, an annotation file takes many times its size in memory."""
 
 import json
 import re
@@ -10,10 +10,10 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 class Cursor:
-    """A place in a JSON text.
+    """A position in a JSON text.
 
-    Its methods raise `json.JSONDecodeError` for what is not JSON, IndexError where the text ends early,
-    RecursionError for deep nesting, and ValueError for a number of thousands of digits.
+    Its methods raise `json.JSONDecodeError` for invalid JSON, IndexError if the text ends early,
+    RecursionError for deep nesting, and ValueError for numbers with thousands of digits.
     """
 
     def __init__(self, text: str) -> None:
@@ -23,13 +23,13 @@ class Cursor:
 
     @property
     def character(self) -> str:
-        """The first one of the next value."""
+        """The first character of the next value."""
         return self._text[self.position]
 
     def sections(self) -> Iterator[str]:
-        """Keys of the object that comes next, down to the end of the text.
+        """Yield the keys of the object that comes next, which must extend to the end of the text.
 
-        Whoever iterates moves past each key's value, by `value`, `values` or `skip`.
+        The caller must move past each key's value, with `value`, `values` or `skip`.
         """
         for _ in self._members("{", "}"):
             key = self.value()
@@ -38,23 +38,23 @@ class Cursor:
         self.end()
 
     def end(self) -> None:
-        """Nothing may come next."""
+        """Check that nothing follows."""
         if self.position < len(self._text):
             raise json.JSONDecodeError("Extra data", self._text, self.position)
 
     def values(self) -> Iterator[Any]:
-        """Elements of the list that comes next."""
+        """Yield the elements of the list that comes next."""
         for _ in self._members("[", "]"):
             yield self.value()
 
     def value(self) -> Any:
-        """The next value, whole."""
+        """Read the next value as a whole."""
         value, self.position = _DECODER.raw_decode(self._text, self.position)
         self._skip_space()
         return value
 
     def skip(self) -> None:
-        """Moves past the next value, of a list element by element."""
+        """Move past the next value; lists are skipped element by element."""
         if self.character == "[":
             for _ in self.values():
                 pass

@@ -1,4 +1,4 @@
-"""Data sets that are not where they should be: where that is, and how to get them."""
+"""Missing data sets: where they should be, and how to get them."""
 
 import os
 from collections.abc import Collection, Sequence
@@ -7,7 +7,7 @@ from ..errors import UserError, did_you_mean
 
 _COCO = "http://images.cocodataset.org"
 _SCENES = ("rmae-d2 scenes --output DIR/scenes",)
-#: Where to get a registered data set, by the longest beginning of its name.
+#: Where to get a registered data set, by the longest matching prefix of its name.
 _SOURCES: dict[str, Sequence[str]] = {
     **{
         f"coco_{year}_{split}": (
@@ -62,13 +62,13 @@ _SOURCES: dict[str, Sequence[str]] = {
 
 
 def missing_dataset(name: str, places: Sequence[str], own: str, detail: str = "") -> UserError:
-    """The error to raise where a registered data set is not there.
+    """The error to raise if a registered data set does not exist.
 
     Args:
         name: registered name.
-        places: the absent files or folders.
-        own: the overrides that name own data instead.
-        detail: what else is known, such as another error's message.
+        places: the missing files or folders.
+        own: the overrides that select the user's own data instead.
+        detail: further information, such as another error's message.
     """
     variable = os.environ.get("DETECTRON2_DATASETS", "(not set, so ./datasets)")
     where = [*(os.path.abspath(place) for place in places), *([f"({detail})"] if detail else ())]
@@ -88,6 +88,6 @@ def missing_dataset(name: str, places: Sequence[str], own: str, detail: str = ""
 
 
 def unknown_dataset(name: str, known: Collection[str], own: str = "dataset.json") -> UserError:
-    """The error to raise where no data set is registered under a name."""
+    """The error to raise if no data set is registered under a name."""
     hint = did_you_mean(name, known, f"for own data set {own}")
     return UserError(f"no dataset is registered as {name!r}: {hint}")

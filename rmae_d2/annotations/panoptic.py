@@ -11,16 +11,18 @@ from .values import shown
 
 
 class PanopticImage(NamedTuple):
-    """An image, and the name of the PNG of its segments within their folder."""
+    """An image, and the file name of the PNG with its segments."""
 
     image: Image
     png: str
 
 
 def read_panoptic(path: str, name: str | None = None) -> list[PanopticImage]:
-    """Reads and checks a panoptic json; images without segments are left out, like all else with a warning.
+    """Read and validate a panoptic json.
 
-    Args and errors as `read_annotations`.
+    Images without segments are left out with a warning, like all problems.
+
+    Arguments and errors are those of `read_annotations`.
     """
     path = located(path, name)
     reader = _PanopticReader(path)

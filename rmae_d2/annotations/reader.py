@@ -1,4 +1,4 @@
-"""The entries of one data set as they come, and what they say of each other."""
+"""Take in the entries of one data set one by one, and cross-check them."""
 
 import json
 import logging
@@ -30,14 +30,14 @@ from .values import identifier, shown
 
 logger = logging.getLogger(__name__)
 
-#: One in so many entries may be unreadable; with more, the file is damaged or means something else.
+#: At most one in this many entries may be unreadable; beyond that, the file is damaged or of another kind.
 _ONE_IN = 10
 _SECTIONS = ("images", "categories", "annotations")
 _ENDS = {"{": "}", "[": "]"}
 
 
 class Noted(NamedTuple):
-    """Why so many entries were left out or mended, with some of them."""
+    """Why a number of entries were left out or repaired, with examples."""
 
     reason: str
     entries: int
@@ -48,16 +48,16 @@ class Noted(NamedTuple):
 
 
 def slashes(name: str) -> str:
-    """A file name with forward slashes and no ``./``."""
+    """Normalize a file name to forward slashes without ``./``."""
     return posixpath.normpath(name.replace("\\", "/"))
 
 
 class Reader:
-    """Takes the entries of one file, and knows what they say of each other."""
+    """Takes the entries of one file and checks their references to each other."""
 
-    #: Whether an image is left out whose size cannot be read.
+    #: Whether images whose size cannot be read are left out.
     needs_sizes = True
-    #: What the file begins with, and in words.
+    #: The first character of the file, and its layout in words.
     begins, layout = "{", "an object of 'images', 'annotations' and 'categories'"
 
     def __init__(self, path: str, images_only: bool = False) -> None:
@@ -69,25 +69,25 @@ class Reader:
         self._found: list[str] = []  # sections
         self.images: dict[Any, Image] = {}  # by key_of
         self.categories: dict[int, Category] = {}
-        self.owners: list[Any] = []  # of each packed instance its image's key
+        self.owners: list[Any] = []  # for each packed instance, its image's key
         self.packed: list[bytes] = []
         self.labelled = False
         self._segmented = self._masked = 0
-        self._contents: dict[Any, int] = {}  # of each annotation's id
-        self._first_use: dict[int, str] = {}  # of each category
+        self._contents: dict[Any, int] = {}  # by annotation id
+        self._first_use: dict[int, str] = {}  # by category
         self._noted: dict[str, list[Any]] = {}
-        self._by_file: dict[Any, Any] = {}  # of each image's name and size its key
-        self._same: dict[Any, Any] = {}  # of an image that is there under another id that one's key
-        self._objects: dict[Any, set[int]] = {}  # of the latter contents without ids
+        self._by_file: dict[Any, Any] = {}  # an image's name and size -> its key
+        self._same: dict[Any, Any] = {}  # key of a duplicate image -> key of the first one
+        self._objects: dict[Any, set[int]] = {}  # of such first images, contents without ids
         self._reach = 0.0  # of boxes, in pixels from the corner
         self._between = False  # whether a box begins or ends between two pixels
 
     def notes(self) -> list[Noted]:
-        """What was left out or mended."""
+        """What was left out or repaired."""
         return [Noted(reason, len(of), examples(of)) for reason, of in self._noted.items()]
 
     def log_notes(self) -> None:
-        """One warning for each reason."""
+        """Log one warning per reason."""
         for note in self.notes():
             logger.warning("%s: %s", self.path, note)
 
@@ -100,7 +100,7 @@ class Reader:
     # ------------------------------------------------------------------ layout
 
     def read_all(self) -> None:
-        """Takes what is at the path, a json or a data set in another format.
+        """Read what is at the path, a json or a data set in another format.
 
         Raises:
             UserError and AnnotationError: see `read_annotations`.
@@ -127,7 +127,7 @@ class Reader:
             raise self.error("has no image")
 
     def read(self, raw: bytes) -> None:
-        """Takes a file's sections; images before annotations, wherever they stand.
+        """Read a json's sections; images before annotations, whatever their order in the file.
 
         Raises:
             AnnotationError: see `read_annotations`.
@@ -173,7 +173,7 @@ class Reader:
         if cursor.character != "[":
             value = cursor.value()
             if value is None and section == "annotations":
-                return  # as in the files of test sets
+                return  # as in test sets' files
             raise self.error(f"is not in COCO's format: {section!r} is {shown(value)}, not a list")
         self.labelled |= section == "annotations"
         self._entries(section, cursor.values())
@@ -183,7 +183,7 @@ class Reader:
             "images": self._image,
             "categories": self._category,
             "annotations": self._annotation,
-            "detections": self._annotation,  # of `detections.py`
+            "detections": self._annotation,  # from `detections.py`
         }
         place, unreadable = -1, []
         for place, entry in enumerate(entries):
@@ -208,7 +208,7 @@ class Reader:
             self.note(label, f"{section} that cannot be read, left out ({first})")
 
     def check(self) -> None:
-        """Leaves out images without a size. AnnotationError: what only the whole file shows to be wrong."""
+        """Drop images without a size. AnnotationError: problems that only the whole file reveals."""
         if self.needs_sizes:
             self.images = {key: image for key, image in self.images.items() if image.height}
         unknown = [k for k in self._first_use if k not in self.categories]
@@ -262,7 +262,7 @@ class Reader:
         return problem if self.needs_sizes and not self._images_only else None
 
     def _find_same(self, image: Image) -> None:
-        """An image whose file is there under another id is that one; so are its objects."""
+        """Merge an image with an earlier one that has the same file but another id; likewise its objects."""
         key = key_of(image.id)
         first = self._by_file.setdefault((slashes(image.file_name), *image[2:4]), key)
         if first != key:
@@ -303,7 +303,7 @@ class Reader:
             return None
         self._segmented += bool(entry.get("segmentation"))
         try:
-            # In other formats box and area follow from what there is, as a rule.
+            # In other formats, box and area are normally derived from other values.
             note = partial(self.note, name) if self._is_json else _unsaid
             instance = instance_of(entry, (image.height, image.width), note)
         except Unreadable as error:
@@ -333,7 +333,7 @@ class Reader:
         return None
 
     def _image_of(self, entry: dict[str, Any], name: Any) -> Image | None:
-        """The listed image of an annotation; None, which is counted. ValueError: its id has no reading."""
+        """The listed image of an annotation; None, with a note, if not listed. ValueError: unreadable id."""
         key = key_of(identifier(entry.get("image_id")))
         image = self.images.get(self._same.get(key, key))
         if image is None:
@@ -341,7 +341,7 @@ class Reader:
         return image
 
     def _is_repeated(self, identity: Any, content: int) -> bool:
-        """Whether an earlier annotation is the same; one that has its id alone is another object."""
+        """Whether an earlier annotation is identical; one that shares only the id is another object."""
         name = identity if isinstance(identity, int | str) else repr(identity)
         if identity is None or name not in self._contents:
             self._contents[name] = content
@@ -353,7 +353,7 @@ class Reader:
         return False
 
     def _broken(self, text: str, error: Exception) -> str:
-        """What is wrong with a text that is not JSON, or begins otherwise."""
+        """Describe what is wrong with a text that is not JSON or has the wrong beginning."""
         start, end = text[:1000].strip()[:1], text[-1000:].strip()[-1:]
         if start and start in '{["-0123456789tfn' and start != self.begins:
             return (
@@ -368,4 +368,4 @@ class Reader:
 
 
 def _unsaid(reason: str) -> None:
-    """For what needs no word."""
+    """Discard notes about things that need no mention."""

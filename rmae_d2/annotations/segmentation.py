@@ -1,9 +1,9 @@
-"""COCO's segmentations, polygons or run lengths, in the two forms that COCO's own tools take.
+"""COCO's segmentations, polygons or run lengths, in the two forms that COCO's own tools accept.
 
 Run counts are lengths of runs in column-major order, background first, that fill the mask exactly.
-pycocotools 2.0.11 decodes counts that end early into uninitialised memory, never returns from some
-damaged strings, and fills the memory for a polygon with NaN or very large coordinates: nothing reaches it
-but through `read_mask`.
+pycocotools 2.0.11 decodes counts that end early into uninitialized memory, hangs on some damaged strings,
+and fills the memory for polygons with NaN or very large coordinates: therefore everything reaches it only
+through `read_mask`.
 """
 
 import ast
@@ -20,30 +20,30 @@ from ..errors import UserError
 from .values import integer, number, parsed, shown
 
 Ints = NDArray[np.int64]
-#: Polygons [x0, y0, x1, y1, ...] of three points or more, or ``{"size": [H, W], "counts": bytes}``.
+#: Polygons [x0, y0, x1, y1, ...] with three points or more, or ``{"size": [H, W], "counts": bytes}``.
 Mask: TypeAlias = list[list[float]] | dict[str, Any]
 
 _SHORTEST_POLYGON = 6  # three points; pycocotools takes four numbers for a box
 _LONGEST_COUNT = 12  # characters of a compressed count: 60 bits
 _LONGEST_OUTLINE = 2e7  # pixels
-_BYTES = "b'", 'b"'  # how Python prints them
+_BYTES = "b'", 'b"'  # as printed by Python
 
 
 def read_mask(segmentation: Any, size: tuple[int, int]) -> Mask | None:
-    """A segmentation of an image of (H, W) pixels as Detectron2, pycocotools and faster-coco-eval take it.
+    """Read a segmentation in an image of (H, W) pixels for Detectron2, pycocotools and faster-coco-eval.
 
     Args:
-        segmentation: polygons `[[x0, y0, x1, y1, ...], ...]`; run lengths `{"size", "counts"}` with counts
-            as a list of numbers, or compressed as text or bytes. Read too: one polygon that is not in a list,
-            points as [x, y] pairs, a list of run lengths (their union), numbers as text, and all of it as
-            JSON text.
+        segmentation: polygons `[[x0, y0, x1, y1, ...], ...]`; or run lengths `{"size", "counts"}` with
+            counts as a list of numbers, or compressed as text or bytes. Also accepted: a polygon that is not
+            nested in a list, points as [x, y] pairs, a list of run lengths (their union), numbers as text,
+            and all of it as JSON text.
 
     Returns:
-        polygons (float, those of three points or more) or compressed run lengths; None where there is no
-        segmentation, no polygon of three points, or no pixel in the run lengths.
+        polygons (floats; only those with three points or more) or compressed run lengths; None if there is no
+        segmentation, no polygon with three points, or no pixel in the run lengths.
 
     Raises:
-        UserError: what is wrong, a clause whose subject is the segmentation.
+        UserError: what is wrong, as a clause whose subject is the segmentation.
     """
     found = parsed(segmentation)
     if found is None or (isinstance(found, str | list | Mapping) and not found):
@@ -59,9 +59,9 @@ def read_mask(segmentation: Any, size: tuple[int, int]) -> Mask | None:
 
 
 def run_counts(segmentation: Any, size: tuple[int, int]) -> Ints | None:
-    """Run counts of one segmentation of an image of (H, W) pixels; polygons as by pycocotools' `annToMask`.
+    """Run counts of a segmentation in an image of (H, W) pixels; polygons as in pycocotools' `annToMask`.
 
-    Args and errors as `read_mask`; None also where there is no pixel in the polygons.
+    Arguments and errors are those of `read_mask`; None also if the polygons contain no pixel.
     """
     mask = read_mask(segmentation, size)
     if mask is None:
@@ -71,7 +71,7 @@ def run_counts(segmentation: Any, size: tuple[int, int]) -> Ints | None:
 
 
 def compressed(mask: Mask, size: tuple[int, int]) -> dict[str, Any]:
-    """What `read_mask` gave as run lengths that pycocotools decodes, `{"size", "counts": bytes}`."""
+    """Convert a mask from `read_mask` to run lengths for pycocotools, `{"size", "counts": bytes}`."""
     if isinstance(mask, dict):
         return mask
     from pycocotools import mask as mask_util
@@ -81,7 +81,7 @@ def compressed(mask: Mask, size: tuple[int, int]) -> dict[str, Any]:
 
 
 def box_of(mask: Mask, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """(x, y, width, height) of what `read_mask` gave: its points' extent, or its pixels'."""
+    """(x, y, width, height) of a mask from `read_mask`: the extent of its points, or of its pixels."""
     if isinstance(mask, list):
         x, y = (list(chain(*(polygon[axis::2] for polygon in mask))) for axis in (0, 1))
         return min(x), min(y), max(x) - min(x), max(y) - min(y)
@@ -92,24 +92,24 @@ def box_of(mask: Mask, size: tuple[int, int]) -> tuple[float, float, float, floa
 
 
 def _nested(found: list[Any]) -> list[Any]:
-    """Polygons in a list, whichever of the usual nestings they came in."""
+    """Normalize the usual nestings of polygons to a list of polygons."""
     if not any(isinstance(part, list | str) for part in found):
-        return [found]  # one polygon's numbers
+        return [found]  # the numbers of one polygon
     if all(isinstance(part, str) for part in found) and not any(
         isinstance(parsed(part), list) for part in found
     ):
-        return [found]  # one polygon's numbers, as text
+        return [found]  # the numbers of one polygon, as text
     pairs = [part for part in found if isinstance(part, list) and len(part) == 2]
     if len(pairs) == len(found) >= 3 and not any(isinstance(x, list) for x in chain(*found)):
-        return [found]  # one polygon's points
+        return [found]  # the points of one polygon
     return found
 
 
 def _polygon(polygon: Any, size: tuple[int, int]) -> list[float] | None:
-    """The numbers of a polygon, checked; None of fewer than three points, which have no area."""
+    """The validated numbers of a polygon; None for fewer than three points, which have no area."""
     polygon = parsed(polygon)
     if isinstance(polygon, list) and len(polygon) == 1 and isinstance(polygon[0], list):
-        polygon = polygon[0]  # one list too many around it
+        polygon = polygon[0]  # nested in one list too many
     try:
         points = array("d", polygon)
     except (TypeError, OverflowError):
@@ -118,14 +118,14 @@ def _polygon(polygon: Any, size: tuple[int, int]) -> list[float] | None:
         raise UserError(f"has a polygon of {len(points)} numbers, not x and y for each point")
     if len(points) < _SHORTEST_POLYGON:
         return None
-    # Real annotations stray a few pixels over the border.
+    # Real annotations exceed the border by a few pixels.
     side = max(size)
     if not math.isfinite(sum(points)) or min(points) < -side or max(points) > 2 * side:
         stray = next((x for x in points if not -side <= x <= 2 * side), sum(points))
         raise UserError(
             f"has a polygon with the coordinate {shown(stray)}, in an image of {size[1]}x{size[0]} pixels"
         )
-    # pycocotools needs memory for each pixel of the outline, and no object's passes all pixels many times.
+    # pycocotools needs memory for each outline pixel; no real object's outline visits all pixels many times.
     longest = min(8 * (size[0] * size[1] + 4 * side), _LONGEST_OUTLINE)
     if 3 * side * len(points) > longest and (length := _outline(points)) > longest:
         raise UserError(
@@ -140,7 +140,7 @@ def _outline(points: "array[float]") -> float:
 
 
 def _numbers(polygon: Any) -> list[float]:
-    """Those of a polygon that is not a plain list of numbers: text, or points as pairs."""
+    """The numbers of a polygon that is not a plain list of numbers: text, or points as pairs."""
     if not isinstance(polygon, list):
         raise UserError(f"has a polygon {shown(polygon)}, which is not a list of numbers")
     pairs = bool(polygon) and all(isinstance(point, list) and len(point) == 2 for point in polygon)
@@ -151,7 +151,7 @@ def _numbers(polygon: Any) -> list[float]:
 
 
 def _compressed(parts: Sequence[Ints], size: tuple[int, int]) -> dict[str, Any] | None:
-    """The union of some masks of checked run counts; None where it has no pixel."""
+    """The union of masks with validated run counts; None if it has no pixel."""
     from pycocotools import mask as mask_util
 
     rles = mask_util.frPyObjects(
@@ -188,7 +188,7 @@ def _rle_counts(rle: Mapping[str, Any], size: tuple[int, int]) -> Ints:
 
 
 def _check_rle_size(found: Any, size: tuple[int, int]) -> None:
-    """Run lengths without a size are taken for the image's, as which they have to add up."""
+    """Check the size; run lengths without one are assumed to have the image's, and must add up to it."""
     if found is None:
         return
     try:
@@ -211,9 +211,9 @@ def _counted(counts: list[Any]) -> Ints:
 
 
 def _decompressed(text: str | bytes) -> Ints:
-    """Counts of COCO's string: base-32 digits from 48 on, low digits first, bit 32 = more follow.
+    """Decode COCO's string of counts: base-32 digits offset by 48, low digits first, bit 32 = more follow.
 
-    From the fourth on, a number is the difference from the count two before it.
+    From the fourth on, each number is the difference from the count two before it.
     """
     raw = text.encode("ascii", "replace") if isinstance(text, str) else text
     digits = np.frombuffer(raw, np.uint8).astype(np.int64) - 48
@@ -227,7 +227,7 @@ def _decompressed(text: str | bytes) -> Ints:
     place = 5 * (np.arange(len(digits)) - np.repeat(first, length))
     numbers = np.add.reduceat((digits & 31) << place, first)
     numbers -= np.where(digits[last] & 16, 1 << 5 * length, 0)
-    # Sums of damaged numbers may wrap around; they are then out of range or of another total.
+    # Sums of damaged numbers may wrap around; they are then out of range or have another total.
     numbers[1::2] = np.cumsum(numbers[1::2])
     numbers[2::2] = np.cumsum(numbers[2::2])
     return numbers

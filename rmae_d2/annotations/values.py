@@ -1,7 +1,7 @@
-"""Single values of annotation files as people's tools write them: numbers as text, flags as words.
+"""Parse single values of annotation files as written by common tools: numbers as text, flags as words.
 
-What has one reading is read; anything else raises `ValueError`, which the reader of the file turns into an
-answer that names file, entry and field.
+Values with one possible meaning are read; anything else raises `ValueError`, which the file's reader turns
+into a message that names file, entry and field.
 """
 
 import json
@@ -9,7 +9,7 @@ import math
 import re
 from typing import Any
 
-#: Of ids: what a float or a text holds exactly, and numpy's int64 too.
+#: Limit for ids: what a float, a text and numpy's int64 all hold exactly.
 _LARGEST = 2**53
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,15})(\.0*)?")
 _FLAGS = {"0": False, "false": False, "no": False, "": False, "1": True, "true": True, "yes": True}
@@ -17,7 +17,7 @@ _SHOWN = 60
 
 
 def shown(value: Any) -> str:
-    """A value in quotes as JSON has it, cut where it is long: '99' is a number, '"99"' a text."""
+    """A value quoted in JSON notation, truncated if long: '99' is a number, '"99"' a text."""
     try:
         text = json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):
@@ -26,7 +26,7 @@ def shown(value: Any) -> str:
 
 
 def integer(value: Any) -> int:
-    """``7``, ``7.0``, ``"7"`` and ``"7.0"`` as 7. No booleans."""
+    """Parse ``7``, ``7.0``, ``"7"`` and ``"7.0"`` as 7. No booleans."""
     if type(value) is int and -_LARGEST <= value <= _LARGEST:
         return value
     if isinstance(value, float) and value.is_integer() and abs(value) <= _LARGEST:
@@ -37,7 +37,7 @@ def integer(value: Any) -> int:
 
 
 def number(value: Any) -> float:
-    """A finite number, also as text. No booleans."""
+    """Parse a finite number, also from text. No booleans."""
     if isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
             found = float(value)
@@ -49,7 +49,7 @@ def number(value: Any) -> float:
 
 
 def flag(value: Any) -> bool:
-    """``0`` and ``1``, booleans, their texts; nothing at all is false."""
+    """Parse ``0``, ``1``, booleans and their texts; a missing value is false."""
     if value is None or isinstance(value, bool):
         return bool(value)
     if isinstance(value, int | float) and value in (0, 1):
@@ -60,7 +60,7 @@ def flag(value: Any) -> bool:
 
 
 def identifier(value: Any) -> int | str:
-    """An id: a whole number, also as float; or text, as it stands."""
+    """Parse an id: an integer, also as a float; or text, unchanged."""
     if isinstance(value, str) and value:
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -69,7 +69,7 @@ def identifier(value: Any) -> int | str:
 
 
 def parsed(value: Any) -> Any:
-    """What a text holds as JSON, for lists and objects that were written as text; else the value itself."""
+    """Decode a text that holds a JSON list or object; other values are returned unchanged."""
     if isinstance(value, str) and value.strip()[:1] in ("[", "{"):
         try:
             return json.loads(value)

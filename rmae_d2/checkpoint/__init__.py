@@ -1,4 +1,4 @@
-"""Reading and writing weights, ours and other projects'."""
+"""Reading and writing weights, our own and those of other projects."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
-"""Where in a file the weights are: in which of its dicts, behind which beginning of all their names.
+"""Find the weights in a file: in which of its dicts, and behind which common prefix of their names.
 
-They are found by what they are, a ViT of a known kind, whatever the dicts around it are called.
+They are found by content, as a ViT of a known kind, whatever the dicts around it are called.
 """
 
 import re
@@ -21,7 +21,7 @@ _KNOWN = (
     "MMPretrain and Detectron2, and rmae_d2"
 )
 _HF_POSITIONS = "embeddings.position_embeddings"
-# What the network behind which all other names begin has in each kind.
+# In each kind, the tensor name that marks the end of a common prefix.
 _MM_PATCHES = "patch_embed.projection.weight"
 _ANCHORS = ("patch_embed.proj.weight", _MM_PATCHES, _HF_POSITIONS)
 _MAX_DEPTH = 8
@@ -35,10 +35,10 @@ class Found:
     """Weights of a known kind.
 
     Attributes:
-        key: the dicts they are in and the beginning of their names, joined by dots; "" for neither.
+        key: the dicts that hold them and the prefix of their names, joined by dots; "" for neither.
         kind: see `load_weights`.
-        tensors: by their names without that beginning.
-        others: names of what else is in their dict.
+        tensors: by their names without the prefix.
+        others: names of everything else in their dict.
     """
 
     key: str
@@ -48,19 +48,22 @@ class Found:
 
 
 def choose(content: Any, source: str, key: str | None = None) -> tuple[Found, list[Found]]:
-    """The weights that count, and the others of a file.
+    """Choose the weights to use among those in a file.
 
     A teacher or average comes first, then what is under ``model``, ``state_dict``, ``module`` or ``net``,
-    then anything else, last a student. A training checkpoint of ours gives its ``model``, which its run has
-    evaluated.
+    then anything else, and a student last. One of our training checkpoints gives its ``model``, the weights
+    that its run evaluated.
 
     Args:
         content: what the file holds.
         source: its name, for messages.
-        key: of `Found`, or the beginning of one, to choose otherwise.
+        key: a `Found.key`, or the beginning of one, that overrides this order.
+
+    Returns:
+        the chosen weights, and the others.
 
     Raises:
-        CheckpointError: where nothing is of a known kind, or two are as good.
+        CheckpointError: nothing is of a known kind, or two candidates rank equally.
     """
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{source}: holds a {type(content).__name__}, not named tensors")
@@ -118,7 +121,7 @@ def _find(content: Mapping[Any, Any]) -> Iterator[Found]:
 def _dicts_of_tensors(
     node: Mapping[Any, Any], path: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], StateDict, list[str]]]:
-    """Where each dict is, its tensors, and the keys of those whose key is not text."""
+    """Yield the path of each dict, its tensors, and the keys of tensors whose key is not text."""
     tensors = {k: v for k, v in node.items() if isinstance(v, Tensor)}
     if tensors:
         named = {k: v for k, v in tensors.items() if isinstance(k, str)}
@@ -130,7 +133,7 @@ def _dicts_of_tensors(
 
 
 def _prefixes(names: StateDict) -> list[str]:
-    """The beginnings of names behind which a network may be, the shortest first."""
+    """The prefixes of names behind which a network may be, shortest first."""
     found = set()
     for name in names:
         before, encoder, _ = name.partition(ENCODER)
@@ -142,7 +145,7 @@ def _prefixes(names: StateDict) -> list[str]:
 
 
 def recognise(state_dict: StateDict) -> str | None:
-    """The kind of a state dict by its keys, or None; see `load_weights`."""
+    """The kind of a state dict, judged by its keys, or None; see `load_weights`."""
     keys = state_dict.keys()
     if any(k.startswith(ENCODER) for k in keys):
         ours = f"{ENCODER}cls_token" in keys or any(k.startswith(REGIONS) for k in keys)
@@ -164,7 +167,7 @@ def recognise(state_dict: StateDict) -> str | None:
 
 
 def _describe(content: Mapping[Any, Any]) -> str:
-    """What a file holds, for somebody who looks for weights in it."""
+    """Describe what a file holds, for somebody looking for weights in it."""
     lines = []
     for path, named, unnamed in _dicts_of_tensors(content):
         names = [*named, *unnamed]

@@ -1,15 +1,15 @@
-"""Weights of one project as another's, with an account of every tensor.
+"""Convert weights from one project's format to another's, accounting for every tensor.
 
-Every tensor of the input ends up in one of four lists, and every tensor that the target has and the input has
-not in a fifth:
+Every tensor of the input ends up in one of the first three lists; every tensor that the target has but the
+input lacks is refused or new:
 
-  copied          bit for bit, but for position embeddings, which may be resized, layers that a LayerScale is
-                  folded into, and where half precision is asked for
-  not taken       parts the target has not by design: its network is the same without them, or the reason says
-                  what differs
-  refused         no place in the target, or of the wrong shape; an encoder tensor that is missing. Leaving
-                  these out would change what the network computes, so nothing is written
-  new by design   of the target, and not in the input
+  copied          bit for bit, except for position embeddings, which may be resized, layers that a LayerScale
+                  is folded into, and half precision on request
+  not taken       parts that the target lacks by design: its network is the same without them, or the reason
+                  says what differs
+  refused         no place in the target, or the wrong shape; or a missing encoder tensor. Leaving these out
+                  would change what the network computes, so nothing is written
+  new by design   in the target, but not in the input
 """
 
 import importlib.metadata
@@ -46,7 +46,7 @@ _CLS_TOKEN = ENCODER + "cls_token"
 _NORM = (ENCODER + "norm.weight", ENCODER + "norm.bias")
 _REL_POS = re.compile(r"\.attn\.rel_pos_[hw]$")
 _OF_VITDET = re.compile(r"^backbone\.net\.blocks\.\d+\.(attn\.rel_pos_[hw]$|residual\.)")
-# Parts of models of ours that have a cls token in their ViT.
+# Parts of our models that have a cls token in their ViT.
 _OF_TRANSFER = re.compile(
     r"^(backbone\.(?!net\.)|proposal_generator\.|roi_heads\.|sem_seg_head\.|head\.|fc_norm\.)"
 )
@@ -66,8 +66,8 @@ _WITH_CLS_ROW = ("rmae_d2", "rmae_reference", "mae", "hf_vitmae", "moco_v3")
 class Conversion:
     """The outcome: tensors under the target's names, and what became of each.
 
-    ``copied`` and ``new`` hold names of the target, ``not_taken`` and ``refused`` names of the input (of ours
-    where a tensor is missing); all but ``copied`` with the reason. ``grid`` is None where it is unknown.
+    ``copied`` and ``new`` hold names of the target, ``not_taken`` and ``refused`` names of the input (or our
+    names for missing tensors); all but ``copied`` map to a reason. ``grid`` is None if unknown.
     """
 
     source: str
@@ -75,7 +75,7 @@ class Conversion:
     target: str
     network: str = ""
     grid: Grid | None = None
-    rounded: float | None = None  #: by how much at most, where in half precision
+    rounded: float | None = None  #: largest rounding error, if in half precision
     tensors: StateDict = field(default_factory=dict)
     copied: list[str] = field(default_factory=list)
     resized: dict[str, str] = field(default_factory=dict)
@@ -110,28 +110,28 @@ def convert(
     transformers: int | None = None,
     half: bool = False,
 ) -> Conversion:
-    """Translates weights; writes nothing.
+    """Convert weights; writes nothing.
 
     Args:
-        weights: anything that `rmae_d2.checkpoint.load_weights` takes.
+        weights: anything that `rmae_d2.checkpoint.load_weights` accepts.
         to: ``"detectron2"`` (the backbone only), ``"mae"`` (the official names), ``"rmae"`` (ours),
             ``"timm"``, ``"huggingface"`` (ViTMAE and ViT), ``"dinov2"`` (Hugging Face's Dinov2),
             ``"mmpretrain"`` or ``"mmsegmentation"``.
-        grid: (Gh, Gw) that the position embeddings shall have; as they are by default.
-        img_size: (H, W) in pixels, the same said otherwise.
-        drop: shell patterns (``*.rel_pos_h``) of input names to leave out knowingly.
-        fill: make up a cls token (normal, std 0.02, fixed seed) and a final norm (identity) where the target
-            has them and the input has not, so that the file can be trained further.
-        transformers: whose names, for Hugging Face's: 4 (and the hub's) or 5, which reads both; None for the
-            version that is installed, else 4.
-        half: floats as float16, half of the file's size; ``load_state_dict`` makes them float32 again,
-            ``from_pretrained`` of transformers 5 with ``dtype=torch.float32``.
+        grid: (Gh, Gw) to resize the position embeddings to; unchanged by default.
+        img_size: (H, W) in pixels, an alternative to ``grid``.
+        drop: shell patterns (``*.rel_pos_h``) of input names to leave out deliberately.
+        fill: create a cls token (normal, std 0.02, fixed seed) and a final norm (identity) if the target
+            has them but the input does not, so that the file can be trained further.
+        transformers: major version that determines Hugging Face names: 4 (also the hub's), or 5, which reads
+            both; None for the installed version, or 4 if there is none.
+        half: store floats as float16, half the file size; ``load_state_dict`` converts them back to float32,
+            as does ``from_pretrained`` of transformers 5 with ``dtype=torch.float32``.
 
     Returns:
-        the conversion; look at its ``refused`` before its ``tensors``.
+        the conversion; check its ``refused`` before using its ``tensors``.
 
     Raises:
-        CheckpointError: where the input is not weights of a known kind, or a request can't be met.
+        CheckpointError: the input is not weights of a known kind, or a request cannot be met.
     """
     if to not in TARGETS:
         raise CheckpointError(f"unknown target {to!r}: one of {', '.join(TARGETS)}")
@@ -148,7 +148,7 @@ def convert(
     given = {key: value for key, value in given.items() if key not in out.not_taken}
     names = our_names(kind, given)
     out.not_taken |= {key: _NEVER_TAKEN[kind] for key in given if key not in names}
-    # One of q, k and v speaks for all three.
+    # One of q, k and v stands for all three.
     theirs = {name: key for key, name in reversed(names.items())}
     taken = {}
     ours, left_out = translate(kind, given, source)
@@ -171,12 +171,12 @@ def convert(
     if half:
         _halve(out)
     if out.refused:
-        out.tensors.clear()  # half a network is of no use
+        out.tensors.clear()  # half a network is useless
     return out
 
 
 def _leave_out(out: Conversion, name: str, tensor: Tensor) -> str | None:
-    """Why a tensor of ours has no place in the target by design; None where it has, or should have."""
+    """Why one of our tensors has no place in the target by design; None if it has one, or should."""
     target = TARGETS[out.target]
     if name.startswith(ENCODER):
         if not target.cls_token and name in (_CLS_TOKEN, *_NORM):
@@ -200,7 +200,7 @@ def _leave_out(out: Conversion, name: str, tensor: Tensor) -> str | None:
 
 
 def _fill(out: Conversion, taken: StateDict) -> None:
-    """Makes up the cls token and the final norm."""
+    """Create the cls token and the final norm."""
     like = taken.get(_POS_EMBED)
     if like is None or not TARGETS[out.target].cls_token:
         return
@@ -216,7 +216,7 @@ def _fill(out: Conversion, taken: StateDict) -> None:
 
 
 def _add_parts_of_dinov2(out: Conversion, taken: StateDict) -> None:
-    """LayerScale and a mask token, of numbers that leave the features as they are."""
+    """Add LayerScale and a mask token with values that leave the features unchanged."""
     like = taken[_POS_EMBED]
     dim = like.shape[-1]
     mask_token = ENCODER + "mask_token"
@@ -230,8 +230,8 @@ def _add_parts_of_dinov2(out: Conversion, taken: StateDict) -> None:
 
 
 def _cls_rows(kind: str, taken: StateDict) -> int:
-    """Cls rows of the encoder's table."""
-    without = kind == "hf_vitmae" and _CLS_TOKEN not in taken  # as I-JEPA's
+    """Number of cls rows in the encoder's position embedding."""
+    without = kind == "hf_vitmae" and _CLS_TOKEN not in taken  # as in I-JEPA
     if (kind in _WITH_CLS_ROW and not without) or _POS_EMBED not in taken:
         return 1
     try:
@@ -241,10 +241,10 @@ def _cls_rows(kind: str, taken: StateDict) -> int:
 
 
 def _check(out: Conversion, taken: StateDict, theirs: dict[str, str], cls_rows: int) -> None:
-    """Takes out and refuses what the target's network has no place for, and finds what it has besides."""
+    """Remove and refuse what has no place in the target's network, and find what it has in addition."""
     if _POS_EMBED in taken:
         length = taken[_POS_EMBED].shape[1] - cls_rows
-    else:  # by the decoder's table where the encoder's is missing, which is refused below
+    else:  # from the decoder's table if the encoder's is missing, which is refused below
         table = taken.get(DECODER + "pos_embed")
         length = 1 if table is None or table.dim() != 3 else table.shape[1] - 1
     try:
@@ -264,7 +264,7 @@ def _check(out: Conversion, taken: StateDict, theirs: dict[str, str], cls_rows: 
 
 
 def _problem(out: Conversion, name: str, tensor: Tensor, shapes: Shapes, length: int) -> str | None:
-    """Why a tensor can't be taken, or None."""
+    """Why a tensor cannot be taken, or None."""
     whole = TARGETS[out.target].whole
     shape = tuple(tensor.shape)
     if name in shapes:
@@ -276,7 +276,7 @@ def _problem(out: Conversion, name: str, tensor: Tensor, shapes: Shapes, length:
             f"relative positions, which {whole} has not: its features would differ; "
             "--drop '*.rel_pos_?' leaves them out all the same"
         )
-    if out.kind == "rmae_d2" and name.startswith(REGIONS):  # from us to us, whichever variant
+    if out.kind == "rmae_d2" and name.startswith(REGIONS):  # ours to ours, whatever the variant
         rows = (length, 1 + length)
         fits = not name.endswith("pos_embed") or (len(shape) == 3 and shape[1] in rows)
         return None if fits else f"is {shape}, for {length} patches"
@@ -306,7 +306,7 @@ def _find_missing(out: Conversion, taken: StateDict, shapes: Shapes) -> None:
 def _fit_tables(
     out: Conversion, taken: StateDict, cls_rows: int, grid: Grid | None, img_size: Grid | None
 ) -> None:
-    """Gives the position embeddings the grid and the cls row that the target wants."""
+    """Give the position embeddings the target's grid and cls row."""
     target = TARGETS[out.target]
     try:
         out.grid, _ = grid_of_table(taken[_POS_EMBED], (cls_rows,))
@@ -327,7 +327,7 @@ def _fit_tables(
     for name in [name for name in taken if name.endswith("pos_embed")]:
         before = after = taken[name].shape[1] - length
         if name == _POS_EMBED:
-            # Without a cls token a timm ViT has no row for it either (class_token=False).
+            # A timm ViT without a cls token has no row for it either (class_token=False).
             after = int(_CLS_TOKEN in taken) if target.name == "timm" else 1
         changes = []
         if new != old:
@@ -335,7 +335,7 @@ def _fit_tables(
         if before != after:
             changes.append("a cls row of zeros added" if after else "its cls row left out")
         if changes:
-            any_grid = (1, 1)  # for a table of unknown shape whose patches stay as they are
+            any_grid = (1, 1)  # for a table of unknown shape whose patches remain unchanged
             taken[name] = resample_table(
                 taken[name], (old or any_grid, before), (new or any_grid, after)
             )
@@ -347,7 +347,7 @@ def _by(grid: Grid | None) -> str:
 
 
 def _name(out: Conversion, taken: StateDict, transformers: int) -> None:
-    """Gives tensors and lists the target's names."""
+    """Rename tensors and list entries to the target's names."""
     hugging_face = TARGETS[out.target].hugging_face
     # Without a decoder it is a ViTMAEModel or Dinov2Model, whose names have no prefix.
     bare = not any(name.startswith(DECODER) for name in taken)
@@ -374,7 +374,7 @@ def _name(out: Conversion, taken: StateDict, transformers: int) -> None:
 
 
 def _halve(out: Conversion) -> None:
-    """Rounds all floats to float16; refuses those that it cannot hold."""
+    """Round all floats to float16; refuse tensors that it cannot represent."""
     out.rounded = 0.0
     for name, tensor in out.tensors.items():
         if tensor.is_floating_point() and tensor.numel():
@@ -393,7 +393,7 @@ def _transformers_version() -> int:
 
 
 def _grouped(names: Mapping[str, str]) -> list[str]:
-    """Lines by reason; one for weight and bias of the same layer in all blocks."""
+    """Lines grouped by reason; weight and bias of the same layer in all blocks share an entry."""
     reasons: dict[str, Counter[str]] = {}
     for name, why in names.items():
         layer = re.sub(r"\.(weight|bias)$", "", re.sub(r"\.\d+\.", ".N.", name))

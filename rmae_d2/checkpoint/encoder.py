@@ -1,4 +1,4 @@
-"""Networks of the size that weights are for: names and shapes of their tensors, a ViT built and loaded."""
+"""Networks of the size that weights imply: tensor names and shapes, and building and loading a ViT."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -22,13 +22,13 @@ Shapes = dict[str, tuple[int, ...]]
 _NORM = ("norm.weight", "norm.bias")
 _REL_POS = re.compile(r"blocks\.(\d+)\.attn\.rel_pos_h$")
 _HEADS = {size["embed_dim"]: size["num_heads"] for size in VIT_SIZES.values()}
-# MoCo v3's ViT-S has heads of 32 instead of 64 channels.
+# MoCo v3's ViT-S has heads with 32 instead of 64 channels.
 _MOCO_SMALL = (384, 12)
 
 
 @dataclass(frozen=True)
 class EncoderSize:
-    """All that it takes to build a ViT."""
+    """Everything needed to build a ViT."""
 
     grid: tuple[int, int]  #: (Gh, Gw) of the position embedding
     patch_size: int
@@ -38,22 +38,22 @@ class EncoderSize:
     num_heads: int
     mlp_ratio: float
     cls_token: bool  #: without one, or with relative positions, the net is the transfer backbone
-    cls_row: bool  #: whether the position embedding has a row for it all the same
+    cls_row: bool  #: whether the position embedding has a row for it regardless
     norm: bool  #: whether there is a final norm
-    window: int  #: side in patches of the windows of ``windowed`` blocks
+    window: int  #: side, in patches, of the windows of ``windowed`` blocks
     windowed: tuple[int, ...]
-    rel_grid: int  #: side in patches that relative positions are for; 0 for none
+    rel_grid: int  #: side, in patches, of the grid of the relative positions; 0 for none
 
     @property
     def img_size(self) -> tuple[int, int]:
-        """(H, W) in pixels that the position embedding is for."""
+        """(H, W) in pixels of the position embedding's grid."""
         return self.grid[0] * self.patch_size, self.grid[1] * self.patch_size
 
     def __str__(self) -> str:
         return f"ViT of {self.depth} blocks, width {self.embed_dim}, patches of {self.patch_size}"
 
     def build(self, seed: int = 0) -> MaskedViT | ViT:
-        """The network with random weights; torch's generator is left as it was."""
+        """Build the network with random weights, without changing torch's global generator."""
         names = ("patch_size", "in_chans", "embed_dim", "depth", "num_heads", "mlp_ratio")
         sizes: dict[str, Any] = {name: getattr(self, name) for name in names}
         with torch.random.fork_rng(devices=[]):
@@ -81,23 +81,24 @@ def load_encoder(
     num_heads: int | None = None,
     window: tuple[int, Collection[int]] | None = None,
 ) -> tuple[EncoderSize, MaskedViT | ViT, str]:
-    """Builds the ViT that a file holds, its size read off its tensors.
+    """Build the ViT that a file holds, with its size derived from its tensors.
 
-    With a cls token it is the encoder of pre-training (also of a classifier, without its head), or with
-    relative positions a segmentation backbone; else Detectron2's backbone, where blocks whose relative
-    positions are for a smaller grid attend within windows of that grid.
+    With a cls token, this is the encoder from pre-training (or of a classifier, without its head) or, with
+    relative positions, a segmentation backbone. Otherwise it is Detectron2's backbone, in which blocks whose
+    relative positions cover a smaller grid attend within windows of that size.
 
     Args:
-        weights: anything that `load_weights` takes.
-        num_heads: which no tensor tells; None for that of the plain ViT of this width, 64 channels per head.
-        window: side in patches, and the blocks with windows; None for what the file tells.
+        weights: anything that `load_weights` accepts.
+        num_heads: cannot be derived from tensors; None for that of the plain ViT of this width, 64 channels
+            per head.
+        window: side in patches, and the blocks with windows; None to derive both from the file.
 
     Returns:
-        the size, the net in evaluation mode, the kind of file as `load_weights` names it.
+        the size, the net in evaluation mode, and the kind of file as named by `load_weights`.
 
     Raises:
-        CheckpointError: for a file that is missing or incomplete, or a ViT that is not plain: layer scale,
-            register tokens, convolutions.
+        CheckpointError: the file is missing or incomplete, or its ViT is not plain: layer scale, register
+            tokens, convolutions.
     """
     kind, ours = load_weights(weights)
     source = weights if isinstance(weights, str) else "the given state dict"
@@ -108,7 +109,7 @@ def load_encoder(
         raise CheckpointError(f"{source}: {error}") from error
     net = size.build()
     left_out = {"cls_token", *_NORM} - net.state_dict().keys()
-    try:  # what else is left over, or missing, would change the features silently
+    try:  # anything else left over or missing would silently change the features
         net.load_state_dict({name: own[name] for name in own if name not in left_out})
     except RuntimeError as error:
         raise CheckpointError(f"{source}: not a plain ViT, or incomplete: {error}") from error
@@ -161,7 +162,7 @@ def _heads(kind: str, dim: int) -> int:
 
 
 def _windows(own: Mapping[str, Tensor]) -> tuple[int, tuple[int, ...], int]:
-    """Side of the windows, blocks with windows, side of the whole grid, by the relative positions."""
+    """Window side, windowed blocks and side of the whole grid, derived from the relative positions."""
     found = {name: _REL_POS.match(name) for name in own}
     sides = {int(m[1]): (len(own[name]) + 1) // 2 for name, m in found.items() if m}
     if not sides:
@@ -173,15 +174,15 @@ def _windows(own: Mapping[str, Tensor]) -> tuple[int, tuple[int, ...], int]:
 
 
 def expected_shapes(weights: StateDict, num_patches: int, regions: bool) -> Shapes:
-    """The pixel encoder's tensors, its table with one cls row; the decoder's and the region branch's, if any.
+    """Expected shapes: the pixel encoder, its table with one cls row; decoder and region branch, if present.
 
     Args:
-        weights: under our names; all sizes are read off them.
+        weights: under our names; all sizes are derived from them.
         num_patches: L.
-        regions: whether the region branch is one of the reference's (length variant), else it is left out.
+        regions: whether the region branch is the reference's (length variant); if not, it is left out.
 
     Raises:
-        CheckpointError: where they hold no pixel encoder.
+        CheckpointError: the weights contain no pixel encoder.
     """
     sizes = encoder_sizes(weights)
     patch = sizes["patch_size"]
@@ -210,10 +211,10 @@ def expected_shapes(weights: StateDict, num_patches: int, regions: bool) -> Shap
 
 
 def encoder_sizes(weights: StateDict) -> dict[str, Any]:
-    """Arguments of the pixel encoder's `MaskedViT` that its tensors tell: not the heads.
+    """Arguments of the pixel encoder's `MaskedViT` that its tensors reveal: all but the number of heads.
 
     Raises:
-        CheckpointError: where there is none, or it embeds no square patches.
+        CheckpointError: there is no encoder, or its patches are not square.
     """
     kernel = weights.get(ENCODER + "patch_embed.proj.weight")
     if kernel is None:
@@ -231,13 +232,13 @@ def encoder_sizes(weights: StateDict) -> dict[str, Any]:
         "in_chans": kernel.shape[1],
         "embed_dim": dim,
         "depth": _count(weights, ENCODER + "blocks"),
-        # Half a unit more, for int(dim * ratio) must not round down.
+        # Half a unit more, because int(dim * ratio) must not round down.
         "mlp_ratio": (len(hidden) + 0.5) / dim if hidden is not None else 4.0,
     }
 
 
 def _count(names: Iterable[str], stem: str) -> int:
-    """One more than the highest number after ``stem.``, so that a gap shows as missing tensors."""
+    """One more than the highest index after ``stem.``, so that gaps show up as missing tensors."""
     found = (re.match(rf"{re.escape(stem)}\.(\d+)\.", name) for name in names)
     return max((int(match[1]) + 1 for match in found if match), default=0)
 

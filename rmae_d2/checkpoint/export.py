@@ -1,4 +1,4 @@
-"""Converted weights as files."""
+"""Save converted weights as files."""
 
 import os
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ from .names import MASKING
 from .source import local_path
 from .weight_file import CHECKSUM, atomic_save, checksum
 
-#: Of a run, beside its weights.
+#: A run's config, stored beside its weights.
 CONFIG = "config.yaml"
 
 _ENDINGS = (".pth", ".pt", ".bin", ".safetensors")
-# Who loads these targets' files, and reads no safetensors.
+# Targets whose files are loaded by software that cannot read safetensors.
 _PICKLE_ONLY = {
     "detectron2": "Detectron2",
     "mmpretrain": "MMEngine",
@@ -30,21 +30,21 @@ _PICKLE_ONLY = {
 
 
 def save_conversion(conversion: Conversion, path: str, force: bool = False) -> list[Path]:
-    """Writes converted weights the way the target's own files are.
+    """Write converted weights in the layout of the target's own files.
 
-    ``{"model": ...}`` for MAE and RMAE, the bare tensors for timm, Hugging Face, MMPretrain and
-    MMSegmentation. For Detectron2 ``{"model": ..., "matching_heuristics": True}`` with bare ViT names
+    That is ``{"model": ...}`` for MAE and RMAE, and the bare tensors for timm, Hugging Face, MMPretrain and
+    MMSegmentation. For Detectron2 it is ``{"model": ..., "matching_heuristics": True}`` with bare ViT names
     (``blocks.0...``), which its own checkpointer matches by suffix without a query string.
 
-    A whole RMAE gets its run's config.yaml beside it where the input has one, so that all that loads a run
-    loads this one. Absolute paths in it become null, and ``train.output_dir`` output/ and the
+    A whole RMAE is accompanied by its run's config.yaml, if the input has one, so that everything that loads
+    a run can load it. Absolute paths in it become null, and ``train.output_dir`` becomes output/ plus the
     folder's name.
 
     Returns:
         the files written.
 
     Raises:
-        CheckpointError: where tensors are refused, a file is there, or it can't be written.
+        CheckpointError: tensors are refused, the file already exists, or it cannot be written.
     """
     if conversion.refused:
         name, why = next(iter(conversion.refused.items()))
@@ -80,7 +80,7 @@ def _write(conversion: Conversion, path: str) -> None:
 
 
 def write_safetensors(tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    """Writes tensors, each with memory of its own, and their checksum."""
+    """Write tensors, each with its own memory, and their checksum."""
     try:
         from safetensors.torch import save
     except ImportError as error:
@@ -97,23 +97,23 @@ def write_safetensors(tensors: Mapping[str, Tensor], path: str | Path) -> None:
 
 
 def _config_to_carry(conversion: Conversion, path: str) -> tuple[Path, Path] | None:
-    """The config.yaml of the run that a whole converted model is of, and its place beside that model.
+    """The config.yaml of the run that a whole converted model belongs to, and its place beside that model.
 
-    None where there is none, where it lies there already, and where it names a part that was not taken.
+    None if there is none, if it is already in place, or if it names a part that was not taken.
     """
     whole = not any(name.startswith(MASKING) for name in conversion.not_taken)
     if (conversion.kind, conversion.target) != ("rmae_d2", "rmae") or not whole or "://" in path:
         return None
     try:
         theirs = local_path(conversion.source).absolute().parent / CONFIG
-    except CheckpointError:  # a state dict
+    except CheckpointError:  # it is a state dict
         return None
     ours = Path(path).absolute().parent / CONFIG
     return (theirs, ours) if theirs.is_file() and theirs != ours else None
 
 
 def _without_places(value: Any) -> Any:
-    """A config without the absolute paths of the machine that its run was made on: null in their place."""
+    """Replace the absolute paths in a config, which belong to its run's machine, with null."""
     if isinstance(value, dict):
         return {key: _without_places(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -122,7 +122,7 @@ def _without_places(value: Any) -> Any:
 
 
 def write_config(cfg: DictConfig, path: Path) -> None:
-    """Writes a run's config for others: without absolute paths, its output folder named as the file's."""
+    """Write a run's config for sharing: without absolute paths, the output folder named after the file's."""
     plain = _without_places(OmegaConf.to_container(cfg))
     if "output_dir" in plain.get("train", {}):
         plain["train"]["output_dir"] = f"output/{path.parent.name}"  # other keys refer to it
@@ -130,7 +130,7 @@ def write_config(cfg: DictConfig, path: Path) -> None:
 
 
 def check_output(path: str, target: str, force: bool = False) -> None:
-    """Refuses a path that no file can be written to, before the work is done."""
+    """Refuse an impossible output path before any work is done."""
     if not path.endswith(_ENDINGS):
         raise CheckpointError(f"{path}: an output ends in {', '.join(_ENDINGS)}")
     if target in _PICKLE_ONLY and path.endswith(".safetensors"):
@@ -144,17 +144,17 @@ def check_output(path: str, target: str, force: bool = False) -> None:
 
 
 def export_backbone(weights: str | Mapping[str, Any], path: str) -> list[str]:
-    """Writes the pixel encoder for a plain Detectron2 ViTDet, over a file that may be there.
+    """Write the pixel encoder for a plain Detectron2 ViTDet, overwriting any existing file.
 
-    The final norm is left out: its name would match a norm of ViTDet's pyramid; so is the cls token, which
-    ViTDet has not. Detectron2's ViT has a square position embedding, so that of a wide image is resampled
-    to the square of as many patches.
+    The final norm is left out, because its name would match a norm of ViTDet's pyramid; so is the cls token,
+    which ViTDet lacks. Detectron2's ViT has a square position embedding, so one for wide images is resampled
+    to the square with about as many patches.
 
     Returns:
         the names written.
 
     Raises:
-        CheckpointError: where the encoder is incomplete or of another kind, or can't be written.
+        CheckpointError: the encoder is incomplete or of another kind, or the file cannot be written.
     """
     conversion = convert(weights, "detectron2")
     grid = conversion.grid

@@ -1,4 +1,4 @@
-"""Weights of other projects under our names: recognised by their keys, then translated key by key."""
+"""Read weights of other projects under our names: recognize them by their keys, then translate each key."""
 
 import logging
 import re
@@ -19,33 +19,33 @@ from .weight_file import is_finite
 
 logger = logging.getLogger(__name__)
 
-# Ours of rmae_d2 0.1: q, k and v in one tensor, in cross-attention too.
+# Names from rmae_d2 0.1: q, k and v in one tensor, in cross-attention too.
 _OLD_ATTENTION = re.compile(
     r"^(region_branch\.decoder\.\d+\.)(self_attn|cross_attn)\.(in_proj_|out_proj\.)(weight|bias)$"
 )
 
 
 def load_weights(path_or_state_dict: str | Mapping[str, Any]) -> tuple[str, StateDict]:
-    """Reads weights in any known format.
+    """Read weights in any known format.
 
     Args:
-        path_or_state_dict: a file (``.pth``, ``.pt``, ``.bin``, ``.safetensors``, Detectron2's ``.pkl``, an
-            index of shards), a folder with one of the usual names in it or one that an FSDP run saved, an
-            address or a name of the hub (`source`), what such a file holds, or a plain state dict.
-            Of a file with several weights, ``FILE?key=NAME`` takes those under a name, see
+        path_or_state_dict: a file (``.pth``, ``.pt``, ``.bin``, ``.safetensors``, Detectron2's ``.pkl``, a
+            shard index), a folder that holds a file with one of the usual names or was saved by an FSDP run,
+            a URL or hub name (`source`), the content of such a file, or a plain state dict.
+            For a file with several sets of weights, ``FILE?key=NAME`` selects one, see
             `choose`.
 
     Returns:
         the kind, one of ``"rmae_d2"``, ``"rmae_reference"``, ``"mae"``, ``"timm"``, ``"hf_vitmae"`` (any
-        ViT of Hugging Face), ``"moco_v3"``, ``"mmpretrain"``, ``"detectron2"``, and the state dict under our
-        names, its encoder a plain ViT (`plain`). An encoder-only MAE file, DINO's, DINOv2's, DeiT's
-        and I-JEPA's have timm's keys and are called so. Of MoCo v3's training checkpoints the base encoder
+        ViT of Hugging Face), ``"moco_v3"``, ``"mmpretrain"``, ``"detectron2"``; and the state dict under our
+        names, its encoder a plain ViT (`plain`). Encoder-only MAE files and those of DINO, DINOv2, DeiT and
+        I-JEPA have timm's keys and count as timm's. From MoCo v3's training checkpoints, the base encoder
         is taken. A classifier comes with its head, for
         `Classifier`.
 
     Raises:
-        CheckpointError: for a missing or broken file or unknown keys, a ViT that no plain one is equal to, or
-            numbers that are not finite.
+        CheckpointError: the file is missing or broken, its keys are unknown, its ViT has no plain equivalent,
+            or it contains non-finite numbers.
     """
     found = read_weights(path_or_state_dict)
     source = path_or_state_dict if isinstance(path_or_state_dict, str) else "the given state dict"
@@ -59,7 +59,7 @@ def load_weights(path_or_state_dict: str | Mapping[str, Any]) -> tuple[str, Stat
 
 
 def read_weights(path_or_state_dict: str | Mapping[str, Any]) -> Found:
-    """Weights under the file's own names, of ours of 0.1 under the present; see `load_weights`."""
+    """Weights under the file's own names (updated for those of version 0.1); see `load_weights`."""
     key = None
     content, source = path_or_state_dict, "the given state dict"
     if isinstance(path_or_state_dict, str):
@@ -67,7 +67,7 @@ def read_weights(path_or_state_dict: str | Mapping[str, Any]) -> Found:
         content = read_checkpoint(source)
         key = parse_source(source).key
     found, besides = choose(content, source, key)
-    if besides:  # which may surprise, unless one was named
+    if besides:  # may be a surprise, unless one was named
         logger.log(
             logging.WARNING if key is None else logging.INFO,
             "%s: taking the weights under %s; there are others, under %s, which 'FILE?key=NAME' takes",
@@ -103,11 +103,11 @@ def _with_present_names(state_dict: StateDict) -> StateDict:
 
 
 def translate(kind: str, state_dict: StateDict, source: str) -> tuple[StateDict, dict[str, str]]:
-    """A state dict of a known kind under our names, and by our names why some have no place with us.
+    """Translate a state dict of a known kind to our names; also return, by our name, why tensors are dropped.
 
     Raises:
-        CheckpointError: where it is incomplete or contradicts itself, has numbers that are not finite, or is
-            of a ViT that no plain one is equal to.
+        CheckpointError: it is incomplete or contradictory, contains non-finite numbers, or its ViT has no
+            plain equivalent.
     """
     sources: dict[str, list[str]] = {}
     for key, name in our_names(kind, state_dict).items():
@@ -132,7 +132,7 @@ def translate(kind: str, state_dict: StateDict, source: str) -> tuple[StateDict,
         raise CheckpointError(
             f"{source}: {sources[f'{ENCODER}pos_embed'][0]} is {tuple(table.shape)}, not (1, rows, width)"
         )
-    # The reference keeps a row for a cls token that the region encoder has not.
+    # The reference keeps a row for a cls token, which the region encoder lacks.
     pos_embed = "region_branch.encoder.pos_embed"
     if kind == "rmae_reference" and pos_embed in out:
         out[pos_embed] = out[pos_embed][:, 1:]
@@ -140,10 +140,10 @@ def translate(kind: str, state_dict: StateDict, source: str) -> tuple[StateDict,
 
 
 def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
-    """Refuses weights that are NaN or infinite.
+    """Refuse weights that are NaN or infinite.
 
     Raises:
-        CheckpointError: naming the tensors.
+        CheckpointError: names the tensors.
     """
     bad = [name for name, tensor in tensors.items() if not is_finite(tensor)]
     if bad:
@@ -156,7 +156,7 @@ def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
 
 
 def _flat_table(name: str, tensor: Tensor) -> Tensor:
-    """A position embedding of square images that is (1, side, side, D), as SAM's, as (1, rows, D)."""
+    """Reshape a square position embedding of shape (1, side, side, D), such as SAM's, to (1, rows, D)."""
     if name.endswith("pos_embed") and tensor.dim() == 4 and tensor.shape[1] == tensor.shape[2]:
         return tensor.flatten(1, 2)
     return tensor

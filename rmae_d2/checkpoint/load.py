@@ -1,4 +1,4 @@
-"""Putting weights into a model, and saying exactly what happened to every tensor."""
+"""Load weights into a model and report exactly what happened to every tensor."""
 
 import logging
 import re
@@ -22,16 +22,16 @@ _NEW_IN_TRANSFER = re.compile(r"\.rel_pos_[hw]$")
 _CLS_TOKEN = f"{ENCODER}cls_token"
 _POS_EMBED = f"{ENCODER}pos_embed"
 _PATCH_EMBED = f"{ENCODER}patch_embed.proj.weight"
-# What differs between a classifier and its encoder, or between two ways of pooling.
+# Tensors that differ between a classifier and its encoder, or between two ways of pooling.
 _CLASSIFIER = re.compile(r"(head|fc_norm|backbone\.net\.norm)\.")
 
 
 @dataclass
 class LoadReport:
-    """What became of the tensors, by their names in the model (``unused``, in the file).
+    """What became of the tensors, by their names in the model (``unused``: in the file).
 
-    ``resampled`` says what was done to position embeddings for another grid, and to a patch embedding for
-    patches of another size or number of channels.
+    ``resampled`` says how position embeddings were adapted to another grid, and the patch embedding to
+    another patch size or number of channels.
     """
 
     source: str
@@ -62,26 +62,26 @@ class LoadReport:
 def load_pretrained(
     model: nn.Module, weights: str | Mapping[str, Any], require_all: bool = False
 ) -> LoadReport:
-    """Loads an encoder, or a whole model, by exact names, and logs a report.
+    """Load an encoder or a whole model by exact names, and log a report.
 
-    A classifier that is to be trained begins with the file's head only where that has as many classes and the
-    same norm before it; else its head is new.
+    A classifier about to be trained keeps the file's head only if it has the same number of classes and the
+    same norm before it; otherwise its head is new.
 
     Args:
         model: an ``RMAE``, or any Detectron2 model whose ViT is ``backbone.net``.
-        weights: anything that `load_weights` takes.
-        require_all: every tensor of the model must come from the file, as for evaluation.
+        weights: anything that `load_weights` accepts.
+        require_all: require every tensor of the model to come from the file, as for evaluation.
 
     Returns:
-        the report, where ``refused`` is empty.
+        the report, whose ``refused`` is empty.
 
     Raises:
-        CheckpointError: where an encoder tensor of the model is missing in the file or of another shape, or
-            the file's encoder holds what the model's has not. The model is left as it was.
+        CheckpointError: an encoder tensor of the model is missing from the file or has another shape, or
+            the file's encoder has tensors that the model's lacks. The model is left unchanged.
 
-    A position embedding for another grid is resampled, bicubic, and so is a patch embedding for another patch
-    size, so that an enlarged image gets the response of the image (FlexiViT, section 3.4); one for another
-    number of channels is repeated or summed over them.
+    A position embedding for another grid is resampled with bicubic interpolation. A patch embedding for
+    another patch size is resampled so that an enlarged image gets the response of the original image
+    (FlexiViT, section 3.4); for another number of channels it is repeated or summed over them.
     """
     kind, state_dict = load_weights(weights)
     source = weights if isinstance(weights, str) else "state dict"
@@ -110,7 +110,7 @@ def load_pretrained(
         elif key == _PATCH_EMBED and other_patches:
             update[key], report.resampled[key] = _fit_patch_embed(state_dict[key], tensor.shape)
         elif other_patches and key.startswith((DECODER, REGIONS)):
-            report.new.append(key)  # what these predict, or embed, are patches too
+            report.new.append(key)  # these predict or embed patches, too
             report.unused.append(key)
         else:
             report.refused.append(
@@ -132,14 +132,14 @@ def load_pretrained(
         )
     try:
         model.load_state_dict(update, strict=False)
-    except RuntimeError as error:  # a part of the model that looks at more than shapes
+    except RuntimeError as error:  # some parts of the model check more than shapes
         raise CheckpointError(f"{source} does not fit this model: {error}") from error
     logger.info(str(report))
     return report
 
 
 def _foreign_head(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
-    """The file's classification head, where it is of other classes, or read features behind another norm."""
+    """The file's classification head, if it is for other classes or expects another norm before it."""
     if not _classifier_keys(own):
         return []
     names = [name for name in weights if name.startswith("head.") and name in own]
@@ -170,7 +170,7 @@ def _remedy(
 
 
 def _classifier_keys(weights: Mapping[str, Tensor]) -> str:
-    """The form of a `Classifier`, as config keys; "" for none."""
+    """The variant of a `Classifier`, as config keys; "" for none."""
     for mode, name in (("linear", "head.1.weight"), ("finetune", "head.weight")):
         if name in weights:
             pool = "mean" if "fc_norm.weight" in weights else "cls"
@@ -181,9 +181,9 @@ def _classifier_keys(weights: Mapping[str, Tensor]) -> str:
 
 
 def _changes_encoder(key: str) -> bool:
-    """Whether leaving this tensor out would change the encoder's features silently.
+    """Whether leaving this tensor out would silently change the encoder's features.
 
-    Not so the cls token and final norm that ViTDet drops, nor its relative positions in pre-training.
+    This excludes the cls token and final norm that ViTDet drops, and its relative positions in pre-training.
     """
     inner = key.removeprefix(ENCODER)
     if inner == key or inner in ("cls_token", "norm.weight", "norm.bias"):
@@ -192,20 +192,20 @@ def _changes_encoder(key: str) -> bool:
 
 
 def _on_other_grid(key: str, source: Tensor, model: nn.Module) -> bool:
-    """Whether a position embedding of the right length is of another grid: 2x8 patches are as many as 4x4."""
+    """Whether a position embedding of the right length is for another grid: 2x8 and 4x4 have equal length."""
     known = sincos_grid(source) if key.endswith("pos_embed") else None
     return known is not None and known != _grid_of_model(source, model)
 
 
 def _is_table_for(own: Tensor, source: Tensor) -> bool:
-    """Whether a position embedding can be one of the model's, but for its grid."""
+    """Whether a position embedding fits the model's except for its grid."""
     return source.dim() == 3 and len(source) == 1 and source.shape[2] == own.shape[2]
 
 
 def _fit_table(
     table: Tensor, theirs: tuple[Grid, int], own: Tensor, model: nn.Module
 ) -> tuple[Tensor, str]:
-    """A position embedding of the model's grid and cls rows, and what was done to it."""
+    """Fit a position embedding to the model's grid and cls rows; also return what was done to it."""
     ours = _grid_of_model(own, model)
     (old, old_rows), (new, new_rows) = theirs, ours
     antialias = not _enlarged_in_transfer(old, new, model)
@@ -220,7 +220,7 @@ def _fit_table(
 
 
 def _of_other_patches(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> bool:
-    """Whether only the patches' size, or their channels, keep a patch embedding from being the model's."""
+    """Whether only patch size or number of channels distinguishes the patch embedding from the model's."""
     ours, theirs = (tensors.get(_PATCH_EMBED) for tensors in (own, weights))
     if ours is None or theirs is None or theirs.dim() != 4:
         return False
@@ -228,7 +228,7 @@ def _of_other_patches(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) 
 
 
 def _fit_patch_embed(kernel: Tensor, shape: Sequence[int]) -> tuple[Tensor, str]:
-    """A patch embedding for the model's patches, (D, C, P, P), and what was done to it."""
+    """Fit a patch embedding to the model's patches, (D, C, P, P); also return what was done to it."""
     _, channels, *size = shape
     done = []
     kernel = kernel.float()
@@ -244,7 +244,7 @@ def _fit_patch_embed(kernel: Tensor, shape: Sequence[int]) -> tuple[Tensor, str]
 
 
 def _with_channels(kernel: Tensor, channels: int) -> Tensor:
-    """Channels in turn, all scaled so that responses keep their size, as timm does; one gets their sum."""
+    """Repeat channels cyclically, scaled to keep the size of responses, as timm does; one gets their sum."""
     if channels == 1:
         return kernel.sum(1, keepdim=True)
     given = kernel.shape[1]
@@ -265,9 +265,9 @@ def _grid_of_model(table: Tensor, model: nn.Module) -> tuple[Grid, int]:
 
 
 def _enlarged_in_transfer(old: Grid, new: Grid, model: nn.Module) -> bool:
-    """Whether a table grows in the transfer backbone.
+    """Whether a table is enlarged for the transfer backbone.
 
-    It then becomes what that backbone, and mmsegmentation's recipe, make of it without antialias.
+    It is then resized without antialiasing, as that backbone itself and mmsegmentation's recipe do.
     """
     return (
         isinstance(model.get_submodule("backbone.net"), ViT)
@@ -277,7 +277,7 @@ def _enlarged_in_transfer(old: Grid, new: Grid, model: nn.Module) -> bool:
 
 
 def _summary(names: list[str]) -> str:
-    """Names by their first two components, with counts."""
+    """Names grouped by their first components, with counts."""
     groups: dict[str, int] = {}
     for name in names:
         name = name.partition(":")[0]

@@ -1,7 +1,7 @@
-"""What each project calls the tensors that are ours: tables of beginnings, read in both directions.
+"""What each project calls the tensors that we have too: tables of name prefixes, used in both directions.
 
-With us the pixel encoder is ``backbone.net.*``, the MAE decoder ``pixel_decoder.*``, R-MAE's branch
-``region_branch.*``, a classifier's head ``head.*`` and, behind mean pooling, ``fc_norm.*``.
+We call the pixel encoder ``backbone.net.*``, the MAE decoder ``pixel_decoder.*``, R-MAE's branch
+``region_branch.*``, a classifier's head ``head.*`` and its norm after mean pooling ``fc_norm.*``.
 """
 
 import re
@@ -14,8 +14,8 @@ REGIONS = "region_branch."
 REGIONS_TO_PIXELS = "region_to_pixel."
 MASKING = "masking."
 
-#: Our beginning of a name, then theirs; the first that fits counts. Of Hugging Face's the first is that of
-#: the hub and of transformers up to 4, the second that of 5, where it differs; others are read only.
+#: Our prefix of a name, then theirs; the first match wins. For Hugging Face, the first is that of the hub and
+#: of transformers up to 4, the second that of 5 if it differs; further ones are only read.
 Table = tuple[tuple[str, ...], ...]
 
 _MAE: Table = ((f"{DECODER}mask_token", "mask_token"), (DECODER, "decoder_"), (ENCODER, ""))
@@ -37,7 +37,7 @@ _HF: Table = (
     (f"{ENCODER}blocks.", "vit.encoder.layer.", "vit.layers."),
     (f"{DECODER}mask_token", "decoder.mask_token"),
     (f"{DECODER}blocks.", "decoder.decoder_layers."),
-    # transformers 5 loads the one and saves the other.
+    # transformers 5 loads the former and saves the latter.
     (f"{DECODER}blocks.", "decoder.decoder_encoder.layer."),
     (DECODER, "decoder.decoder_"),
     ("head.", "classifier."),
@@ -62,7 +62,7 @@ _DINOV2: Table = (
     *_HF,
 )
 _DINOV2_BLOCK: Table = (("norm", "norm"), ("mlp.", "mlp."), *_HF_BLOCK)
-#: MMPretrain's, then MMSegmentation's where they differ: its attention is torch's.
+#: MMPretrain's, then MMSegmentation's if they differ: its attention is torch's.
 _MM: Table = (
     (f"{ENCODER}patch_embed.proj.", "patch_embed.projection."),
     (f"{ENCODER}norm.", "ln1."),
@@ -81,25 +81,25 @@ _MM_BLOCK: Table = (
     ("ls2.gamma", "ffn.gamma2.weight"),
 )
 _BLOCK = re.compile(r"(.*\bblocks\.\d+\.)(.+)")
-# Layers of any ViT by timm's names, of those that ours has not too.
+# Layers of any ViT under timm's names, including those that ours lacks.
 _OF_VIT = re.compile(r"patch_embed\.|norm_pre\.|blocks\.|norm\.")
-# A block's number within its group: DINOv2's training checkpoints have both.
+# A block's index within its group: DINOv2's training checkpoints have both.
 _GROUP = re.compile(r"^blocks\.\d+\.(?=\d+\.)")
-# SAM's convolutions behind its ViT.
+# SAM's convolutions after its ViT.
 _SAM_NECK = re.compile(r"^neck\.\d+\.")
 # MoCo v3's training checkpoints: the encoder that its authors transfer, without its projector.
 _MOCO = re.compile(r"^base_encoder\.(?!head\.)")
-# The last block of the reference's region decoder, our expansion block, by a layer that it alone has.
+# The last block of the reference's region decoder, our expansion block, identified by its unique layer.
 _REFERENCE_EXPANSION = re.compile(r"^(region_dec_blocks\.\d+\.)proj\.weight$")
-# What the tokens get beside their positions; registers have many names.
+# What tokens get besides their positions; registers go by many names.
 _HF_EMBEDDINGS = re.compile(r"^(vit\.)?embeddings\.")
-# A layer that classifiers leave out too, and what only masked training of such a ViT uses.
+# A layer that classifiers omit too, and what only masked training of such a ViT uses.
 _HF_UNUSED = re.compile(r"^(vit\.)?(pooler\.|embeddings\.mask_token$)")
 
 
 @dataclass(frozen=True)
 class Target:
-    """One project's form of the weights: what it is called, and which parts it takes."""
+    """The format of a project's weights: its names, and the parts it accepts."""
 
     name: str  #: as on the command line
     whole: str  #: what its model is called, for messages
@@ -107,7 +107,7 @@ class Target:
     decoder: bool = False
     regions: bool = False
     square: bool = False  #: position embeddings of square grids only
-    hugging_face: bool = False  #: q, k and v are three tensors, and names differ by version
+    hugging_face: bool = False  #: q, k and v are three tensors, and names depend on the version
 
 
 TARGETS = {
@@ -123,7 +123,7 @@ TARGETS = {
         Target("mmsegmentation", "MMSegmentation's VisionTransformer"),
     )
 }
-# What targets call whole tensors and those within a block; others as MAE.
+# Names of whole tensors and of those within a block; other targets use MAE's.
 _WRITTEN = {
     "huggingface": (_HF, _HF_BLOCK),
     "dinov2": (_DINOV2, _DINOV2_BLOCK),
@@ -133,12 +133,12 @@ _WRITTEN = {
 
 
 def our_names(kind: str, keys: Iterable[str]) -> dict[str, str]:
-    """What each tensor of a file is called with us.
+    """Map the names of a file's tensors to ours.
 
-    The q, k and v of Hugging Face share one name. Left out are its pooler, the mask token of a ViT without
-    decoder, and all of MoCo v3's but the base encoder. A name that no table knows is the pixel encoder's
-    where it is one of its own parameters, such as register tokens, whatever they are called; else it stays as
-    it is, as those of timm's heads, which are ours, and of SAM's neck.
+    Hugging Face's q, k and v share one name. Left out are its pooler, the mask token of a ViT without a
+    decoder, and everything of MoCo v3 but the base encoder. A name in no table belongs to the pixel encoder
+    if it is one of its direct parameters, such as register tokens, whatever they are called; otherwise it is
+    kept, as with timm's heads, which have our names, and SAM's neck.
     """
     keys = list(keys)
     if kind == "rmae_d2" or (kind == "detectron2" and any(k.startswith(ENCODER) for k in keys)):
@@ -166,9 +166,9 @@ def our_names(kind: str, keys: Iterable[str]) -> dict[str, str]:
 
 
 def target_name(target: str, key: str, transformers: int = 4) -> str:
-    """What a tensor of ours is called in a target; ``transformers`` is the major version, 4 or 5.
+    """Map one of our names to a target's; ``transformers`` is the major version, 4 or 5.
 
-    The q, k and v of Hugging Face come in as ``attn.{query,key,value}``.
+    For Hugging Face, q, k and v are passed as ``attn.{query,key,value}``.
     """
     if target == "rmae":
         return key
@@ -203,13 +203,13 @@ def _from_mm(key: str) -> str:
     block = _BLOCK.match(name)
     if block is not None:
         return block[1] + _ours(block[2], _MM_BLOCK)
-    # Beside the ViT are heads, which keep their names.
+    # Besides the ViT there are heads, which keep their names.
     return key if "." in key and not _OF_VIT.match(name.removeprefix(ENCODER)) else name
 
 
 def _from_hugging_face(key: str) -> str:
     name = _ours(key, _HF)
-    if name == key:  # a ViTMAEModel's, which have no prefix
+    if name == key:  # from a ViTMAEModel, whose names have no prefix
         name = _ours(f"vit.{key}", _HF).removeprefix("vit.")
     block = _BLOCK.match(name)
     if block is None:

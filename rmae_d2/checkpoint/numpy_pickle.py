@@ -1,8 +1,8 @@
-"""Arrays and scalars of numpy in pickles, read without running anything that these name.
+"""Read numpy arrays and scalars from pickles without running anything that these name.
 
-Detectron2's model zoo files are such pickles; checkpoints of torch hold some. An unpickler calls whatever a
-file asks for. This one knows a handful of names, and for each of them a stand-in of ours: neither numpy's
-constructors nor its ``__setstate__`` see the file's data before types and sizes are checked.
+Detectron2's model zoo files are such pickles, and some torch checkpoints contain them. An unpickler calls
+whatever a file asks for. This one knows only a few names and replaces each with a stand-in of ours: neither
+numpy's constructors nor its ``__setstate__`` see the file's data before types and sizes are checked.
 """
 
 import math
@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# kind and size of the numbers that torch has too
+# Kinds and sizes of the numbers that torch has too.
 _TYPES = {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"}
 
 
 def load_numpy_pickle(file: BinaryIO) -> Any:
-    """The content of a pickle of numpy arrays, with every array a tensor.
+    """Load a pickle of numpy arrays, with every array as a tensor.
 
     Raises:
-        pickle.UnpicklingError: where the file names anything but arrays, as ``GLOBAL module.name``, or is
+        pickle.UnpicklingError: the file names anything but arrays, reported as ``GLOBAL module.name``, or is
             broken.
     """
     return to_tensors(_Unpickler(file, encoding="latin1").load())
@@ -51,7 +51,7 @@ class _Type:
 
 
 class _Array:
-    """Stands in for ``numpy.ndarray``: empty until its state comes."""
+    """Stands in for ``numpy.ndarray``: empty until its state arrives."""
 
     def __init__(self, *_: Any) -> None:
         self.tensor: Tensor | None = None
@@ -82,7 +82,7 @@ _NUMPY: dict[str, Callable[..., Any]] = {
     "multiarray.scalar": _scalar,
     "numeric._frombuffer": _from_buffer,
 }
-#: By module and name; numpy 2 renamed the module, and writes the new name.
+#: By module and name; numpy 2 renamed the module and writes the new name.
 STAND_INS: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Type,
@@ -108,7 +108,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def to_tensors(content: Any) -> Any:
-    """Content in which every array of a pickle has become a tensor; dicts and lists are changed in place."""
+    """Replace every array from a pickle with a tensor; dicts and lists are changed in place."""
     if isinstance(content, _Array):
         if content.tensor is None:
             raise pickle.UnpicklingError("an array without its numbers")

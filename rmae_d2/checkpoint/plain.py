@@ -1,8 +1,8 @@
-"""ViTs that are plain but for a few tensors, as plain ones; and what keeps others from being one.
+"""Convert almost-plain ViTs to plain ones, and detect the parts that make this impossible.
 
     LayerScale               folded into the linear layer before it: the same features
-    no row for the cls token in the position embeddings, no bias: zeros in their place, the same features
-    register tokens, a distillation token: left out, with a warning, for the features change
+    no row for the cls token in the position embeddings, no bias: zeros instead, the same features
+    register tokens, a distillation token: left out with a warning, because the features change
 
 All names here are ours, without ``backbone.net.``.
 """
@@ -16,9 +16,9 @@ from torch import Tensor
 from ..errors import CheckpointError
 from .positions import sincos_grid, square_grid
 
-#: Why a tensor is not among the plain ViT's, where the features are the same without it.
+#: Why a tensor is not part of the plain ViT, if the features are the same without it.
 FOLDED = "LayerScale, folded into the linear layer before it: the features stay the same"
-#: And where they are not.
+#: And if they are not.
 TOKENS_LEFT_OUT = (
     "tokens beside the patches that this ViT has no place for: the patches were trained to attend to them, "
     "so features differ from the original's until the model is trained further"
@@ -29,7 +29,7 @@ _SCALED = {"1": "attn.proj", "2": "mlp.fc2"}
 _REGISTERS = ("register_tokens", "reg_token", "storage_tokens")
 _DISTILLATION = ("dist_token", "distillation_token")
 
-# By names, ours and the projects' own, the parts that features depend on and this ViT has not.
+# By names, ours and other projects', the parts that features depend on and this ViT lacks.
 _FOREIGN = (
     (
         re.compile(r"(^|\.)rope\w*\.|\.inv_freq$|\.periods$"),
@@ -50,7 +50,7 @@ _NO_TABLE = (
     "no table of position embeddings: rotary ones (RoPE), as DINOv3, or relative ones, as BEiT"
 )
 _TOWER = "the names of Hugging Face's CLIP or SigLIP; timm's copy of SigLIP is read"
-# Without a table of positions these tell a ViT of another kind from a plain one that is incomplete.
+# Without a position table, these distinguish a ViT of another kind from an incomplete plain one.
 _OF_LATER_VITS = re.compile(
     r"(^|\.)(gamma_1|reg(ister)?_tokens?|storage_tokens|embeddings\.cls_token)$"
 )
@@ -61,7 +61,7 @@ _REMEDY = (
 
 
 def foreign_part(names: Iterable[str]) -> str | None:
-    """What a file's names show that this ViT has not, as the end of "its ViT has"; None for nothing."""
+    """What a file's names show that this ViT lacks, as the end of "its ViT has"; None for nothing."""
     names = list(names)
     for pattern, what in _FOREIGN:
         if any(pattern.search(name) for name in names):
@@ -84,19 +84,19 @@ def refusal(source: str, part: str) -> CheckpointError:
 def make_plain(
     encoder: Mapping[str, Tensor], source: str, of_timm: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a plain ViT with the same features, as far as there is one.
+    """The tensors of a plain ViT with the same features, as far as possible.
 
     Args:
         encoder: tensors by our names, without ``backbone.net.``.
-        source: where they are from, for messages.
-        of_timm: whether a row for the cls token, and biases of queries, keys and values, may be absent by
-            design; in other projects' files they are then missing.
+        source: their origin, for messages.
+        of_timm: whether the cls token's row and the biases of queries, keys and values may be absent by
+            design; in files of other projects, they count as missing.
 
     Returns:
-        the tensors (what was scaled is float32), and by name why others are left out.
+        the tensors (rescaled ones are float32), and, by name, why others are left out.
 
     Raises:
-        CheckpointError: where the ViT has parts that this one has not.
+        CheckpointError: the ViT has parts that a plain one lacks.
     """
     part = foreign_part(encoder) or _gated(encoder)
     if part is not None:
@@ -116,7 +116,7 @@ def make_plain(
 
 
 def _gated(encoder: Mapping[str, Tensor]) -> str | None:
-    """In timm both halves of a gated MLP are one tensor, by names like any other's."""
+    """Detect a gated MLP: timm stores both halves in one tensor with an ordinary name."""
     up, down = (encoder.get(f"blocks.0.mlp.{name}.weight") for name in ("fc1", "fc2"))
     if up is None or down is None or up.dim() != 2 or down.dim() != 2:
         return None
@@ -124,7 +124,7 @@ def _gated(encoder: Mapping[str, Tensor]) -> str | None:
 
 
 def _fold(out: dict[str, Tensor], name: str, gamma: Tensor, source: str) -> None:
-    """Multiplies the output of the layer that a LayerScale follows."""
+    """Scale the output of the layer that a LayerScale follows."""
     block, *which = _SCALE.match(name).groups()  # type: ignore[union-attr]
     layer = block + _SCALED[next(filter(None, which))]
     weight = out.get(f"{layer}.weight")
@@ -141,18 +141,18 @@ def _fold(out: dict[str, Tensor], name: str, gamma: Tensor, source: str) -> None
 
 
 def _fit_rows(out: dict[str, Tensor], distillation: bool, of_timm: bool) -> None:
-    """One row of the position embeddings for the cls token, none for a distillation token after it."""
+    """Leave one position-embedding row for the cls token and none for a distillation token after it."""
     table = out.get("pos_embed")
     if table is None or table.dim() != 3 or "cls_token" not in out:
         return
     if distillation:
         out["pos_embed"] = torch.cat([table[:, :1], table[:, 2:]], dim=1)
-    elif of_timm and square_grid(table, (0,)) and not sincos_grid(table, (1,)):  # as DeiT-III's
+    elif of_timm and square_grid(table, (0,)) and not sincos_grid(table, (1,)):  # e.g. DeiT-III
         out["pos_embed"] = torch.cat([torch.zeros_like(table[:, :1]), table], dim=1)
 
 
 def _add_biases(out: dict[str, Tensor]) -> None:
-    """Zeros for the biases of queries, keys and values, where no block has any."""
+    """Add zero biases for queries, keys and values if no block has any."""
     weights = [name for name in out if re.fullmatch(r"blocks\.\d+\.attn\.qkv\.weight", name)]
     biases = [name.replace(".weight", ".bias") for name in weights]
     if not any(bias in out for bias in biases):

@@ -1,6 +1,6 @@
-"""Position embeddings whose grid nobody recorded: reading it off, and moving to another.
+"""Position embeddings of unrecorded grids: infer the grid, and resample to another.
 
-A table is (1, [1 +] Gh * Gw, D): a row for the cls token where there is one, then the patches in raster
+A table is (1, [1 +] Gh * Gw, D): a row for the cls token, if there is one, then the patches in raster
 order.
 """
 
@@ -17,14 +17,14 @@ Grid = tuple[int, int]
 
 
 def grid_of_table(table: Tensor, cls_rows: Sequence[int] = (1, 0)) -> tuple[Grid, int]:
-    """Grid and number of cls rows of a position embedding.
+    """Infer the grid and number of cls rows of a position embedding.
 
-    A sine-cosine table tells its own (3x5 patches and a cls token are 16 rows, which is no 4x4); a learned
-    one is taken to be square.
+    A sine-cosine table determines its own grid (3x5 patches and a cls token are 16 rows, but not 4x4); a
+    learned one is assumed to be square.
 
     Args:
         table: (1, rows, D).
-        cls_rows: the numbers of cls rows that are possible, the likelier first.
+        cls_rows: possible numbers of cls rows, the likelier first.
     """
     known = sincos_grid(table, cls_rows) or square_grid(table, cls_rows)
     if known is None:
@@ -46,7 +46,7 @@ def square_grid(table: Tensor, cls_rows: Sequence[int] = (1, 0)) -> tuple[Grid, 
 
 
 def sincos_grid(table: Tensor, cls_rows: Sequence[int] = (1, 0)) -> tuple[Grid, int] | None:
-    """Grid and cls rows of a fixed sine-cosine table, or None where it is not one."""
+    """Grid and cls rows of a fixed sine-cosine table, or None if it is not one."""
     _, rows, dim = table.shape
     if dim % 4:
         return None
@@ -66,10 +66,10 @@ def sincos_grid(table: Tensor, cls_rows: Sequence[int] = (1, 0)) -> tuple[Grid, 
 def resample_table(
     table: Tensor, old: tuple[Grid, int], new: tuple[Grid, int], antialias: bool = True
 ) -> Tensor:
-    """Bicubic resampling from one grid and number of cls rows to others; a new cls row is zeros.
+    """Resample a table bicubically from one grid and number of cls rows to others; a new cls row is zeros.
 
-    Where the grids are equal the rows stay bit for bit. ``antialias`` as of torch's ``interpolate``, whose
-    cubic is another one without.
+    If the grids are equal, the rows are unchanged bit for bit. ``antialias`` is that of torch's
+    ``interpolate``, which uses a different cubic without it.
     """
     (old_grid, old_prefix), (new_grid, new_prefix) = old, new
     out = table[:, old_prefix:]

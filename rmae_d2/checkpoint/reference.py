@@ -1,4 +1,4 @@
-"""The network that a configuration of the reference code (facebookresearch/r-mae) describes."""
+"""Build the network that a configuration of the reference code (facebookresearch/r-mae) describes."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from ..modeling import RMAE, build_parts
 
 
 def build_from_reference(config: dict[str, Any]) -> RMAE:
-    """Builds our network for reference weights.
+    """Build our network for reference weights.
 
     Args:
         config: the reference's model parameters: ``img_size``, ``embed_dim``, ``depth``, ``num_heads``,
@@ -16,7 +16,7 @@ def build_from_reference(config: dict[str, Any]) -> RMAE:
             ``region_loss_weight``, ``mae_loss_weight``; ``patch_size`` (16) and ``in_chans`` (3).
 
     Raises:
-        KeyError: where a needed entry is missing.
+        KeyError: a required entry is missing.
     """
     pixel_decoder = None
     if config.get("use_mae_loss", True):

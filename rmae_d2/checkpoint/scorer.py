@@ -1,4 +1,4 @@
-"""Weights for masking policies: the frozen ViT they look into, a generator that was trained before."""
+"""Weights for masking policies: the frozen ViT whose attention they use, and a trained generator."""
 
 from torch import nn
 
@@ -12,14 +12,14 @@ _GENERATOR = ".generator."
 
 
 def load_scorer(net: MaskedViT, weights: str, block: int = -1) -> FrozenViT:
-    """A frozen ViT whose attention a masking policy uses.
+    """Load a frozen ViT whose attention a masking policy uses.
 
-    Where a model is built to be counted only (meta device, fake tensors), no file is read.
+    If a model is only built to be counted (meta device, fake tensors), no file is read.
 
     Args:
-        net: of the size of the file's encoder; a position embedding of another grid is resized.
-        weights: any file of `load_weights`: ours, MAE's, timm's, DINO's ViT.
-        block: whose attention is used; the last in AutoMAE.
+        net: has the size of the file's encoder; a position embedding for another grid is resized.
+        weights: any file that `load_weights` reads: ours, MAE's, timm's, DINO's ViT.
+        block: block whose attention is used; the last one in AutoMAE.
     """
     if has_values(net):
         if not weights:
@@ -39,7 +39,7 @@ def load_scorer(net: MaskedViT, weights: str, block: int = -1) -> FrozenViT:
 
 
 def load_generator(generator: MaskGenerator, weights: str) -> MaskGenerator:
-    """A generator as an earlier run left it, for the two-stage baseline; as it is where it has no values.
+    """Load a generator from an earlier run, for the two-stage baseline; unchanged if it has no values.
 
     ``weights`` is a checkpoint of a run with `LearnedMasking`.
     """

@@ -3,9 +3,9 @@
 model_0000999/
   __0_0.distcp ...   the processes' shards of all sharded tensors
   .metadata          which part of which tensor is where
-  state.pth          all else; what tensors there are; sizes and SHA-256 of the other files
+  state.pth          everything else; the list of tensors; sizes and SHA-256 of the other files
 
-Any number of processes reads what another number has written, one process alone the whole tensors too.
+Any number of processes can read what another number wrote; a single process can also read whole tensors.
 """
 
 import contextlib
@@ -33,17 +33,17 @@ _STATE = "state.pth"
 
 
 def save_sharded(content: dict[str, Any], path: str) -> None:
-    """Writes nested dicts whose sharded tensors are DTensors; all processes together.
+    """Write nested dicts whose sharded tensors are DTensors; called by all processes together.
 
-    As with a single file, nothing half written ever stands under the final name: the folder is written under
-    a temporary one, flushed to the disk, then renamed. Plain tensors are those of the main process.
+    As with a single file, nothing half-written ever has the final name: the folder is written under a
+    temporary name, flushed to disk, then renamed. Plain tensors are taken from the main process.
 
     Args:
         content: the same keys in every process.
-        path: of the folder, on storage that all processes share. What stands there is replaced.
+        path: the folder, on storage shared by all processes. Anything already there is replaced.
 
     Raises:
-        CheckpointError: in all processes, where it could not be written.
+        CheckpointError: in all processes, if it could not be written.
     """
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.api import CheckpointException
@@ -76,13 +76,13 @@ def save_sharded(content: dict[str, Any], path: str) -> None:
 
 
 def read_checkpoint(path: str) -> Any:
-    """What weights hold that are one file, several with an index, or a folder of `save_sharded`.
+    """Read weights stored as one file, several with an index, or a folder from `save_sharded`.
 
     Args:
-        path: in any of the ways of `source`.
+        path: in any form that `source` accepts.
 
     Raises:
-        CheckpointError: where they are missing or damaged.
+        CheckpointError: the weights are missing or damaged.
     """
     local = local_path(path)
     if local.is_dir():
@@ -102,14 +102,14 @@ def read_checkpoint(path: str) -> Any:
 
 
 def read_sharded(path: str, mesh: Any = None) -> dict[str, Any]:
-    """What `save_sharded` wrote.
+    """Read what `save_sharded` wrote.
 
     Args:
         mesh: a one-dimensional device mesh: all its processes read together, each its own shards, on the
             mesh's device. None: this process reads whole tensors, on the CPU.
 
     Raises:
-        CheckpointError: where files are missing or damaged; in all processes of the mesh.
+        CheckpointError: files are missing or damaged; raised in all processes of the mesh.
     """
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.api import CheckpointException
@@ -129,7 +129,7 @@ def read_sharded(path: str, mesh: Any = None) -> dict[str, Any]:
     if mesh is None and "no_dist" in inspect.signature(dcp.load).parameters:  # not in torch 2.6
         options["no_dist"] = True
     try:
-        with warnings.catch_warnings():  # that one process reads alone is meant
+        with warnings.catch_warnings():  # reading in one process alone is intended
             warnings.filterwarnings("ignore", "torch.distributed is disabled")
             dcp.load(tensors, checkpoint_id=path, **options)
     except (CheckpointException, OSError, RuntimeError, EOFError) as failure:
@@ -148,7 +148,7 @@ def read_sharded(path: str, mesh: Any = None) -> dict[str, Any]:
 
 
 def remove_checkpoint(path: Path) -> None:
-    """Deletes a checkpoint, folder or file; a folder first loses its name, for deleting it takes a while."""
+    """Delete a checkpoint, folder or file; a folder is first renamed, because deleting it takes a while."""
     if not path.is_dir():
         path.unlink(missing_ok=True)
         return
@@ -165,7 +165,7 @@ def _without_shards(
     shards: dict[str, Tensor],
     facts: dict[str, dict[str, Any]],
 ) -> dict[Any, Any]:
-    """A copy of nested dicts without their DTensors, which go into ``shards``, described in ``facts``."""
+    """Copy nested dicts without their DTensors, which go into ``shards``, described in ``facts``."""
     from torch.distributed.tensor import DTensor
 
     kept: dict[Any, Any] = {}
@@ -191,7 +191,7 @@ def _empty(fact: dict[str, Any], mesh: Any) -> Tensor:
 
 
 def _files_of_all(folder: Path) -> dict[str, int]:
-    """Names and sizes of the files that the processes see; the main one must see all."""
+    """Names and sizes of the files that the processes see; the main process must see them all."""
     seen = comm.all_gather({file.name: file.stat().st_size for file in folder.iterdir()})
     missing = {name for files in seen for name in files} - set(seen[0])
     if missing:
@@ -203,7 +203,7 @@ def _files_of_all(folder: Path) -> dict[str, int]:
 
 
 def _own_files(folder: Path) -> list[Path]:
-    """Those that this process has written; the main one, besides, what is of all."""
+    """The files that this process wrote; for the main process, also the common ones."""
     files = [(file, re.match(r"__(\d+)_", file.name)) for file in folder.iterdir()]
     rank = comm.get_rank()
     return [file for file, match in files if (int(match[1]) if match else 0) == rank]
@@ -211,14 +211,14 @@ def _own_files(folder: Path) -> list[Path]:
 
 def _move_into_place(temporary: Path, path: Path) -> None:
     _flush(temporary)
-    if path.exists():  # a run that was set back passes here again
+    if path.exists():  # after a run was set back to an earlier checkpoint
         remove_checkpoint(path)
     os.replace(temporary, path)
     _flush(path.parent)
 
 
 def _flush(folder: Path) -> None:
-    """Puts the names in a folder on the disk; where folders can't be opened (Windows), nothing."""
+    """Flush a folder's entries to disk; does nothing where folders cannot be opened (Windows)."""
     with contextlib.suppress(PermissionError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -228,9 +228,9 @@ def _flush(folder: Path) -> None:
 
 
 def _checked_state(path: str, alone: bool) -> dict[str, Any]:
-    """``state.pth`` of a folder in which all files are there and as they were.
+    """Load ``state.pth`` of a folder after checking that all files are present and unchanged.
 
-    Unless alone, the processes share the files out among them to hash them.
+    Unless alone, the processes divide the files among themselves for hashing.
     """
     if not os.path.isfile(os.path.join(path, _STATE)):
         raise CheckpointError(
@@ -264,12 +264,12 @@ def _checked_state(path: str, alone: bool) -> dict[str, Any]:
 
 @functools.lru_cache
 def _group() -> Any:
-    """Processes that plan together, on the CPU: NCCL would send their pickled plans through the GPUs."""
+    """The processes planning together, on the CPU: NCCL would send their pickled plans through the GPUs."""
     return dist.new_group(backend="gloo") if dist.get_backend() == "nccl" else dist.group.WORLD
 
 
 def _raise_together(error: BaseException | None, path: str) -> None:
-    """Raises in all processes where one has failed to write."""
+    """Raise in all processes if one of them failed to write."""
     if error is not None and not isinstance(error, CheckpointError):
         error = CheckpointError(
             f"{path}: could not be written ({_first_line(error)}); {free_space(path)}. {ROOM}"
@@ -283,14 +283,14 @@ def _raise_together(error: BaseException | None, path: str) -> None:
 
 
 def _agree(error: BaseException | None) -> None:
-    """Raises the first process's error in all of them."""
+    """Raise the first process's error in all of them."""
     messages = [m for m in comm.all_gather(None if error is None else str(error)) if m]
     if messages:
         raise CheckpointError(messages[0]) from error
 
 
 def _first_line(error: BaseException) -> str:
-    """What went wrong in one process, where torch tells of all with their tracebacks."""
+    """The error of one process, where torch reports those of all with their tracebacks."""
     failures = getattr(error, "failures", None)
     if failures:
         error = next(iter(failures.values()))[0]

@@ -1,12 +1,13 @@
-"""Where weights are: here, at a web address, or by a name of the Hugging Face hub; fetched once.
+"""Locate weights: local, at a web address, or by a Hugging Face hub name; downloaded once.
 
-    FILE or FOLDER                   of this machine
-    https://HOST/FILE                into iopath's cache, in a folder for each host
-    hf://ORG/NAME[/FILE][@REVISION]  of the Hugging Face hub, into its cache; without FILE, the usual names
+    FILE or FOLDER                   on this machine
+    https://HOST/FILE                into iopath's cache, in one folder per host
+    hf://ORG/NAME[/FILE][@REVISION]  from the Hugging Face hub, into its cache; without FILE, the usual names
     timm://MODEL                     the weights that timm has for a model, from the hub
-    rmae-d2://NAME                   those that come with the package
+    rmae-d2://NAME                   weights shipped with the package
 
-Behind each may stand ``?key=NAME``, which weights of several in a file, and ``#sha256=HEX``, of the file.
+Each may be followed by ``?key=NAME``, to select among several weights in a file, and ``#sha256=HEX``, the
+file's hash.
 """
 
 import os
@@ -26,7 +27,7 @@ from .weight_file import file_hash
 
 register_names(PathManager)
 
-#: What weights are called in a folder or repository, whole or in shards: the first of these that is there.
+#: Names of weights in a folder or repository, whole or in shards: the first one present is used.
 USUAL_FILES = (
     "model_final.pth",
     "model.safetensors",
@@ -36,18 +37,18 @@ USUAL_FILES = (
 )
 _TIMM, _WEB = "timm://", ("https://", "http://")
 _HASH = re.compile(r"#sha256=([^#]*)$")
-# Of a query that is ours; Detectron2's says how to match names, which ours needs no help for.
+# The parts of a query that we consume; Detectron2's says how to match names, which we need no help for.
 _OURS = ("key", "matching_heuristics")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A weight file as it is named.
+    """The parsed name of a weight file.
 
     Attributes:
-        address: without what stands behind it.
-        key: see `choose`; None without.
-        sha256: that the file must have; None without.
+        address: without the suffixes.
+        key: see `choose`; None if not given.
+        sha256: hash that the file must have; None if not given.
     """
 
     address: str
@@ -56,15 +57,15 @@ class Source:
 
     @property
     def is_remote(self) -> bool:
-        """Whether it is somebody else's, fetched over a network."""
+        """Whether it is somebody else's file, fetched over a network."""
         return "://" in self.address and not self.address.startswith(PREFIX)
 
 
 def parse_source(weights: str) -> Source:
-    """Takes ``?key=NAME`` and ``#sha256=HEX`` off; the rest of a web address's query stays.
+    """Split off ``?key=NAME`` and ``#sha256=HEX``; the rest of a web address's query stays.
 
     Raises:
-        CheckpointError: a hash that is none.
+        CheckpointError: the hash is malformed.
     """
     sha256 = _HASH.search(weights)
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256[1]):
@@ -81,16 +82,16 @@ def parse_source(weights: str) -> Source:
 def local_path(
     weights: str, *, beside: Sequence[str] = (), hub: Mapping[str, Any] | None = None
 ) -> Path:
-    """Where weights lie on this machine, once fetched where they are remote.
+    """The local path of weights, downloading them first if they are remote.
 
     Args:
-        weights: as `rmae_d2.checkpoint.load_weights` takes them. Of a folder with one of
-            ``USUAL_FILES`` in it, it is that file.
-        beside: other files of a repository of the hub that are fetched too, where it has them.
+        weights: as `rmae_d2.checkpoint.load_weights` takes them. For a folder that contains one of
+            ``USUAL_FILES``, the result is that file.
+        beside: other files of a hub repository to download as well, if it has them.
         hub: of huggingface_hub's ``hf_hub_download``: token, cache_dir, local_files_only, ...
 
     Raises:
-        CheckpointError: there is no such file or folder, it can't be fetched, or has another hash.
+        CheckpointError: there is no such file or folder, it cannot be downloaded, or its hash differs.
     """
     source = parse_source(weights)
     address = source.address
@@ -124,7 +125,7 @@ def _check_hash(path: Path, source: Source) -> None:
 
 
 def _from_web(address: str) -> Path:
-    """Into a cache for each host, for iopath tells files of two hosts by their path alone."""
+    """Download into one cache per host, because iopath distinguishes files of two hosts by path alone."""
     from iopath.common.file_io import HTTPURLHandler, get_cache_dir
 
     host = urlsplit(address).netloc.replace(":", "_")
@@ -139,13 +140,13 @@ def _from_web(address: str) -> Path:
 
 
 def _timm_repository(address: str) -> str:
-    """The repository on the hub, and the file where it has a name of its own, of a timm model."""
+    """A timm model's repository on the hub, with the file if its name is not the usual one."""
     import timm
 
     name = address.removeprefix(_TIMM)
     try:
         config = timm.models.get_pretrained_cfg(name)
-    except RuntimeError:  # no such model, or no such weights of it
+    except RuntimeError:  # no such model, or the model has no such weights
         config = None
     repository = getattr(config, "hf_hub_id", None)
     if not repository:
@@ -162,7 +163,7 @@ def shards_of(index: Path) -> list[Path]:
     """The files beside an index that hold its tensors.
 
     Raises:
-        CheckpointError: for one that is missing or elsewhere, or no index.
+        CheckpointError: a file is missing or elsewhere, or the index is not one.
     """
     files = [index.parent / name for name in shard_names(index)]
     missing = [file.name for file in files if not file.is_file()]

@@ -1,4 +1,4 @@
-"""Weight files: written whole, and read without running what they hold."""
+"""Weight files: written atomically, and read without executing their content."""
 
 import argparse
 import hashlib
@@ -15,16 +15,16 @@ from ..errors import CheckpointError, UserError
 from ..files import atomic_file, free_space
 from .numpy_pickle import STAND_INS, load_numpy_pickle, to_tensors
 
-#: In a safetensors file's metadata.
+#: Key in a safetensors file's metadata.
 CHECKSUM = "rmae_d2.sha256"
 
-#: What to do where a checkpoint could not be written.
+#: What to do if a checkpoint could not be written.
 ROOM = (
     "Earlier checkpoints are untouched: make room, or lower train.checkpointer.max_to_keep, then continue "
     "with --resume"
 )
 
-# MAE's own files hold their command line, many training checkpoints scores that are numpy's.
+# MAE's own files contain their command line, and many training checkpoints contain numpy scalars.
 _ALLOWED: list[Any] = [
     argparse.Namespace,
     *((stand_in, ".".join(name)) for name, stand_in in STAND_INS.items()),
@@ -35,32 +35,32 @@ def atomic_save(content: Any, path: str) -> None:
     """``torch.save`` that never leaves half a file under its final name; see `atomic_file`.
 
     Raises:
-        CheckpointError: where the disk is full or not writable.
+        CheckpointError: the disk is full or not writable.
     """
     try:
         with atomic_file(path) as file:
             torch.save(content, file)
     except UserError as error:
-        lost = isinstance(error.__cause__, FileNotFoundError)  # no matter of room
+        lost = isinstance(error.__cause__, FileNotFoundError)  # not a matter of space
         remedy = "Earlier checkpoints are untouched: continue with --resume" if lost else ROOM
         raise CheckpointError(f"{error}. {remedy}") from error
-    except RuntimeError as error:  # in which torch wraps what the disk says
+    except RuntimeError as error:  # torch's wrapper around disk errors
         room = f"{free_space(path)}. {ROOM}"
         raise CheckpointError(f"{path}: could not be written ({error!s:.120}); {room}") from error
 
 
 def read_file(local: str, path: str = "") -> Any:
-    """The content of one weight file, loaded without running code from it.
+    """Load the content of one weight file without running code from it.
 
-    Where it has checksums they are compared: those of its parts in a zip, which ``torch.load`` passes over,
-    ours in a safetensors file.
+    Checksums are verified if present: those of the parts of a zip, which ``torch.load`` ignores, and ours in
+    a safetensors file.
 
     Args:
         local: the file.
-        path: what messages call it, where that is something else.
+        path: its name in messages, if different.
 
     Raises:
-        CheckpointError: for a file that is absent, damaged, or something else.
+        CheckpointError: the file is missing, damaged, or not a weight file.
     """
     path = path or local
     try:
@@ -97,11 +97,11 @@ def read_file(local: str, path: str = "") -> Any:
 
 
 class _DamageError(Exception):
-    """A checksum that does not fit."""
+    """A checksum that does not match."""
 
 
 def _refuse_what_is_none(path: str, local: str) -> None:
-    """Names what people find in place of weights."""
+    """Report by name the things that people find in place of weights."""
     with open(local, "rb") as file:
         beginning = file.read(200).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if beginning.startswith(b"version https://git-lfs"):
@@ -121,7 +121,7 @@ def _check_zip(local: str) -> None:
         parts = archive.infolist()
         # torch can be told to write none: then all are 0.
         bad = archive.testzip() if any(part.CRC for part in parts) else None
-    # A part marked as a folder, which no checksum covers, torch takes for numbers without reading any.
+    # torch takes a part marked as a folder, which no checksum covers, for numbers without reading any.
     folders = [p.filename for p in parts if p.external_attr & 0x10 and not p.is_dir()]
     if bad or folders:
         raise _DamageError(f"its part {bad or folders[0]} is not what was written (checksum)")
@@ -139,7 +139,7 @@ def _read_safetensors(local: str) -> dict[str, Tensor]:
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, types, shapes and numbers, which a safetensors file of ours has as ``CHECKSUM``."""
+    """SHA-256 of names, types, shapes and numbers, which our safetensors files store as ``CHECKSUM``."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
@@ -161,7 +161,7 @@ def is_finite(tensor: Tensor) -> bool:
     """Whether no number is NaN or infinite; True for a tensor without values."""
     if tensor.is_meta or not (tensor.is_floating_point() or tensor.is_complex()):
         return True
-    # Types of one byte have no isfinite.
+    # One-byte types have no isfinite.
     return bool((tensor.float() if tensor.element_size() == 1 else tensor).isfinite().all())
 
 

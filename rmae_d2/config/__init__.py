@@ -1,6 +1,6 @@
-"""Configs: found, loaded, overridden, saved; and where 0.1 had what they name.
+"""Find, load, override and save configs, and resolve names that have moved since 0.1.
 
-What reads them is imported at its first use: a command that only looks for a file needs none of it.
+The modules that read configs are imported on first use: a command that only looks for a file needs none.
 """
 
 from importlib import import_module

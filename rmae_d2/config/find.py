@@ -1,4 +1,4 @@
-"""Where config files are. Imports nothing of size, so that a misspelt name is told at once."""
+"""Find config files. Imports nothing heavy, so that a misspelt name is reported at once."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from ..errors import UserError, did_you_mean
 
 
 def config_root() -> Path:
-    """The folder of configs: in the installed package, else the repository's `configs/`."""
+    """The folder of configs: the one in the installed package, else the repository's `configs/`."""
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "configs", package.parent / "configs"):
         if folder.is_dir():
@@ -15,15 +15,15 @@ def config_root() -> Path:
 
 
 def find_config(path: str | Path) -> str:
-    """The file that a command line means: a .py config, a saved config.yaml, or anything remote.
+    """Resolve a path from the command line: a .py config, a saved config.yaml, or anything remote.
 
-    "configs/pretrain/x.py" and "pretrain/x.py" also work from a folder other than the repository,
-    by falling back to `config_root()`; an existing file always comes first.
+    "configs/pretrain/x.py" and "pretrain/x.py" also work outside the repository, by falling back to
+    `config_root()`; an existing file always takes precedence.
 
     Raises:
-        UserError: no such file; the message has the nearest names.
+        UserError: the file does not exist; the message lists the closest names.
     """
-    if "://" in str(path) or Path(path).is_file():  # PathManager opens remote ones
+    if "://" in str(path) or Path(path).is_file():  # PathManager opens remote files
         return str(path)
     relative = Path(path)
     parts = relative.parts[1:] if relative.parts[:1] == ("configs",) else relative.parts
@@ -35,6 +35,6 @@ def find_config(path: str | Path) -> str:
 
 
 def available() -> list[str]:
-    """The names below `config_root()`."""
+    """The names of all configs below `config_root()`."""
     root = config_root()
     return sorted(p.relative_to(root).as_posix() for p in root.rglob("*.py"))

@@ -1,4 +1,4 @@
-"""Find, load and save LazyConfig files; `overrides.py` changes them from the command line."""
+"""Find, load and save LazyConfig files; `overrides.py` applies command-line changes to them."""
 
 import logging
 import tempfile
@@ -24,7 +24,7 @@ def get_config(name: str) -> DictConfig:
         name: path below `config_root()`, e.g. "pretrain/rmae_vitb.py".
 
     Raises:
-        UserError: no such config; the message has the nearest and all available names.
+        UserError: no such config; the message lists the closest and all available names.
     """
     path = config_root() / name
     if not path.is_file():
@@ -38,7 +38,8 @@ def load_config(path: str | Path) -> DictConfig:
     """Load the file named on the command line, a .py config or a saved config.yaml.
 
     Raises:
-        UserError: no such file (see `find_config`, which looks in the package too), or not YAML or text.
+        UserError: there is no such file (see `find_config`, which also searches the package), or it is
+            neither YAML nor text.
     """
     found = find_config(path)
     if found != str(path):
@@ -53,10 +54,11 @@ def load_config(path: str | Path) -> DictConfig:
 
 
 def save_config(cfg: DictConfig, path: str | Path) -> None:
-    """Write a config as YAML that `load_config` reads again.
+    """Write a config as YAML that `load_config` can read back.
 
     Raises:
-        UserError: a "???" is left, the file would not read back, e.g. for a lambda, or the disk is full.
+        UserError: a "???" remains, the file could not be read back (e.g. because of a lambda), or the disk
+            is full.
     """
     remedy = "use functools.partial of, or LazyCall on, a function that can be imported, no lambda"
     with tempfile.TemporaryDirectory() as folder:
@@ -68,7 +70,7 @@ def save_config(cfg: DictConfig, path: str | Path) -> None:
         except OmegaConfBaseException as error:  # a "???" without a value, a reference to nothing
             reason = str(error).splitlines()[0]
             raise UserError(f"{path} cannot be written: {reason}") from error
-        except Exception as error:  # whatever yaml's constructors raise
+        except Exception as error:  # whatever YAML constructors raise
             reason = " ".join(str(error).split())
             raise UserError(f"{path} cannot be read back ({reason}): {remedy}") from error
     if lost:

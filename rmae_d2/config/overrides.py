@@ -1,7 +1,7 @@
 """Strict overrides of a LazyConfig from the command line.
 
-Detectron2's own `LazyConfig.apply_overrides` creates keys it does not know and takes values of any
-type, so that `trian.max_iter=3` trains the default schedule without a word. Here both are errors.
+Detectron2's own `LazyConfig.apply_overrides` creates unknown keys and accepts values of any type, so
+`trian.max_iter=3` silently trains the default schedule. Here, both are errors.
 """
 
 import collections.abc
@@ -24,23 +24,23 @@ from .ranges import check_ranges
 
 Node = DictConfig | ListConfig
 _SCALARS: dict[Any, str] = {bool: "bool", int: "int", float: "float", str: "str"}
-_CLEARABLE = {"null", "str", "list", "dict", "object", "scalar"}  # kinds of keys that take null
+_CLEARABLE = {"null", "str", "list", "dict", "object", "scalar"}  # kinds of keys that accept null
 
 
 def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """Apply "a.b.c=value" overrides in order, refusing unknown keys and wrong types.
 
-    Known are the keys of the config, list elements by index, and below a `_target_` also the
-    keyword parameters of what it names. A value is YAML as OmegaConf reads it (1e-4 is a float) and
-    must be of the type of what it replaces; text keys take it literally, and where text or a part may stand,
-    only a value in brackets is not text ("holiday: 2017" is). null switches a part off,
-    "{a: 1}" changes these keys of a part, "{_target_: x.Y, a: 1}" puts another part in its place.
+    Known keys are those of the config, list elements by index and, below a `_target_`, also the keyword
+    parameters of its callable. A value is YAML as OmegaConf reads it (1e-4 is a float) and must have the
+    type of the value it replaces. Text keys take it literally; where either text or a part is allowed, only
+    a value in brackets is not text ("holiday: 2017" is). null switches a part off, "{a: 1}" changes these
+    keys of a part, and "{_target_: x.Y, a: 1}" replaces the part.
 
     Returns:
         A changed copy.
 
     Raises:
-        UserError: with one line for each bad override, or each number of the config that is out of its range.
+        UserError: with one line per bad override, or per number in the config that is out of range.
     """
     cfg = copy.deepcopy(cfg)
     errors = []
@@ -50,7 +50,7 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
             _override(cfg, name, _parse(raw), raw)
         except UserError as error:
             errors.append(str(error))
-        except OmegaConfBaseException as error:  # a reference that is malformed or goes nowhere
+        except OmegaConfBaseException as error:  # a malformed or dangling reference
             errors.append(f"{text}: {str(error).splitlines()[0]}")
     if errors:
         raise UserError("\n".join(errors))
@@ -59,10 +59,10 @@ def apply_overrides(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
 
 class _NotYaml(str):
-    """A value that is not YAML: good for text keys only, where it is taken literally."""
+    """A value that is not YAML: allowed for text keys only, where it is taken literally."""
 
 
-_UNKNOWN = object()  # read from a key that has no value yet, or whose reference does not resolve
+_UNKNOWN = object()  # the value of a key that is unset or whose reference does not resolve
 
 
 def join_spaced(overrides: Sequence[str]) -> list[str]:
@@ -81,7 +81,7 @@ def join_spaced(overrides: Sequence[str]) -> list[str]:
 
 
 def split_override(text: str) -> tuple[str, str]:
-    """Key and value of an override, indices in the key as ``.0``; UserError where it is none."""
+    """Split an override into key and value, with indices in the key as ``.0``; UserError if malformed."""
     name, equals, raw = (part.strip() for part in text.partition("="))
     if text.startswith("-") or not (name and equals):
         raise UserError(f"{text}: overrides are key=value, and flags go before them")
@@ -97,7 +97,7 @@ def _parse(raw: str) -> Any:
 
 
 def _override(cfg: DictConfig, name: str, value: Any, raw: str | None) -> None:
-    """Set one key; `raw` is the value as text, where it was given as text."""
+    """Set one key; `raw` is the value's text, if it was given as text."""
     found = _find(cfg, name)
     if found is None:
         raise UserError(f"{name}: unknown key; {did_you_mean(name, known_keys(cfg))}")
@@ -110,7 +110,7 @@ def _override(cfg: DictConfig, name: str, value: Any, raw: str | None) -> None:
     kinds = _kinds(node, key, current)
     in_brackets = raw is None or raw[:1] in ("{", "[")
     if isinstance(value, Mapping | list) and not in_brackets and kinds & {"str", "any"}:
-        value = raw  # YAML would read a colon, or a dash at the start
+        value = raw  # YAML would interpret a colon, or a leading dash
     if isinstance(value, Mapping) and kinds & {"dict", "object", "any"}:
         _override_part(cfg, name, value, node, key, current)
         return
@@ -129,7 +129,7 @@ def _override(cfg: DictConfig, name: str, value: Any, raw: str | None) -> None:
 def _override_part(
     cfg: DictConfig, name: str, value: Mapping[Any, Any], node: Node, key: Any, current: Any
 ) -> None:
-    """Merge a mapping into a part, or put another part in its place where it has a `_target_`."""
+    """Merge a mapping into a part, or replace the part if the mapping has a `_target_`."""
     _check_targets(name, value)
     if "_target_" in value:
         _set(node, key, {"_target_": value["_target_"]})
@@ -163,12 +163,12 @@ def _own_keys(node: Node) -> list[Any]:
 
 
 def _children(node: Node) -> dict[str, Any]:
-    """What may be set below a node, by name: its keys and its `_target_`'s parameters."""
+    """What can be set below a node, by name: its keys and its `_target_`'s parameters."""
     return {str(key): key for key in (*_parameters(node), *_own_keys(node))}
 
 
 def _read(node: Node, key: Any) -> Any:
-    """The value of a key, references resolved; None where it is "???"."""
+    """The value of a key, with references resolved; None if it is "???"."""
     if OmegaConf.is_missing(node, key):
         return None
     try:
@@ -178,7 +178,7 @@ def _read(node: Node, key: Any) -> Any:
 
 
 def _branch(node: Node, key: Any) -> Node | None:
-    """The node held at a key itself; what lies behind a reference is overridden where it stands."""
+    """The node stored at a key itself; what a reference points to is overridden at its own key."""
     value = _read(node, key)
     if not isinstance(value, Node) or OmegaConf.is_interpolation(node, key):
         return None
@@ -186,7 +186,7 @@ def _branch(node: Node, key: Any) -> Node | None:
 
 
 def _find(node: Node, name: str) -> tuple[Node, Any] | None:
-    """The node and key that a dotted name means, also where keys themselves contain dots."""
+    """The node and key that a dotted name refers to, even if keys themselves contain dots."""
     for text, key in _children(node).items():
         if name == text:
             return node, key
@@ -198,14 +198,14 @@ def _find(node: Node, name: str) -> tuple[Node, Any] | None:
 
 
 def known_keys(cfg: DictConfig) -> set[str]:
-    """All dotted names that an override may set."""
+    """All dotted names that an override can set."""
     return {name for name, _ in _walk(cfg)}
 
 
 def lost_targets(content: Any, name: str = "") -> list[str]:
-    """The parts of a config's plain dicts and lists whose `_target_` is not there to be imported.
+    """The parts of a config's plain dicts and lists whose `_target_` cannot be imported.
 
-    A lambda, once saved, is one.
+    A saved lambda is one example.
     """
     lost = []
     if isinstance(content, list):
@@ -219,7 +219,7 @@ def lost_targets(content: Any, name: str = "") -> list[str]:
 
 
 def _walk(node: Node, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every known key with its value."""
+    """Yield every known key with its value."""
     for text, key in _children(node).items():
         yield prefix + text, _read(node, key)
         if (branch := _branch(node, key)) is not None:
@@ -243,7 +243,7 @@ def _parameters(node: Node) -> Mapping[str, inspect.Parameter]:
         return {}
     try:
         signature = inspect.signature(target)
-        with contextlib.suppress(Exception):  # annotations may name what only type checkers import
+        with contextlib.suppress(Exception):  # annotations may need type-checking imports
             signature = inspect.signature(target, eval_str=True)
     except (TypeError, ValueError):  # builtins without one
         return {}
@@ -252,7 +252,7 @@ def _parameters(node: Node) -> Mapping[str, inspect.Parameter]:
 
 
 def _check_targets(name: str, value: Any) -> None:
-    """Raise UserError where a `_target_` in a new value is nothing that can be called."""
+    """Raise UserError if a `_target_` in a new value is not callable."""
     if isinstance(value, Mapping):
         if "_target_" in value and _locate(value["_target_"]) is None:
             raise UserError(
@@ -270,7 +270,7 @@ def _check_targets(name: str, value: Any) -> None:
 
 
 def _kinds(node: Node, key: Any, current: Any) -> set[str]:
-    """What a key accepts: the type of its value, and what a `_target_` declares for it."""
+    """The kinds of value that a key accepts: that of its current value, and what its `_target_` declares."""
     parameter = _parameters(node).get(key)
     declared = _kinds_of_parameter(parameter) if parameter else {"any"}
     if key not in _own_keys(node):
@@ -318,7 +318,7 @@ def _kinds_of_annotation(annotation: Any) -> set[str]:
 
 
 def _convert(value: Any, raw: str | None, kinds: set[str], current: Any) -> Any:
-    """The value as one of `kinds`; TypeError where it is none of them."""
+    """Convert the value to one of `kinds`; TypeError if it is none of them."""
     plain = not isinstance(value, _NotYaml) and raw != ""
     if plain and "any" in kinds:
         return value
@@ -349,7 +349,7 @@ def _convert(value: Any, raw: str | None, kinds: set[str], current: Any) -> Any:
 
 
 def _element_kinds(current: Any) -> set[str]:
-    """What a list's elements accept: anything, unless those there are of one type or numbers."""
+    """The kinds that a list's elements accept: any, unless the current ones share a type or are numbers."""
     if not isinstance(current, ListConfig):
         return {"any"}
     kinds = set().union(*(_kinds_of_value(_read(current, i)) for i in range(len(current))))

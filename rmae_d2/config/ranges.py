@@ -1,4 +1,4 @@
-"""The ranges of numbers, of configs and of command lines. Imports nothing of size."""
+"""Valid ranges of numbers in configs and on command lines. Imports nothing heavy."""
 
 import math
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from ..errors import UserError
 
 @dataclass(frozen=True)
 class Range:
-    """Finite numbers from ``least`` to ``most``, which an open end leaves out."""
+    """Finite numbers from ``least`` to ``most``; an open end is excluded."""
 
     least: float = -math.inf
     most: float = math.inf
@@ -44,8 +44,8 @@ PROPER_SHARE = Range(0, 1, open_below=True, open_above=True)
 BELOW_ONE = Range(0, 1, open_above=True)
 UP_TO_ONE = Range(0, 1, open_below=True)
 
-#: By the end of a key, in words of a config; the first pattern that fits counts. What only its own class
-#: can judge, such as a layer counted from the end, is not here.
+#: Patterns for the end of a config key; the first match wins. Values that only their own class can check,
+#: such as a layer counted from the end, are not listed here.
 _OF_KEYS = {
     COUNT: """
         train.max_iter train.grad_accum train.log_period
@@ -78,10 +78,10 @@ _PATTERNS = {f"*.{key}": range_ for range_, keys in _OF_KEYS.items() for key in 
 
 
 def check_ranges(content: Any) -> None:
-    """Looks at all numbers of a config's plain dicts and lists.
+    """Check all numbers in a config's plain dicts and lists.
 
     Raises:
-        UserError: with one line for each that is out of its range.
+        UserError: with one line per number that is out of range.
     """
     if errors := [
         f"{name}={value}: {range_}"
@@ -92,18 +92,18 @@ def check_ranges(content: Any) -> None:
 
 
 def range_of(name: str) -> Range | None:
-    """The range of the numbers at a dotted name, or in the list there."""
+    """The range of the number, or of the numbers in the list, at a dotted name."""
     return next((r for pattern, r in _PATTERNS.items() if fnmatchcase(f".{name}", pattern)), None)
 
 
 def _ranged(content: Any, name: str = "") -> Iterator[tuple[str, float, Range]]:
-    """Name, value and range of every number that has one."""
+    """Yield name, value and range of every number that has one."""
     if isinstance(content, dict):
         for key, child in content.items():
             yield from _ranged(child, f"{name}.{key}" if name else str(key))
     elif isinstance(content, list | tuple):
         for i, child in enumerate(content):
-            # An element's numbers are the list's; its parts have names of their own.
+            # Numbers in a list belong to the list's name; its parts have names of their own.
             yield from _ranged(child, f"{name}.{i}" if isinstance(child, dict) else name)
     elif type(content) in (int, float) and (range_ := range_of(name)) is not None:
         yield name, content, range_

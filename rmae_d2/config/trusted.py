@@ -1,7 +1,7 @@
-"""Configs from other people: read only where building the model runs nothing but networks' code.
+"""Configs from other people: loaded only if building the model runs nothing but network code.
 
-``load_config`` imports and calls whatever a config names, as a run's owner wants it. A config that came with
-weights from a hub is somebody else's.
+``load_config`` imports and calls whatever a config names, which is what the owner of a run wants. A config
+that came with weights from a hub was written by somebody else.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..files import read_text
 from .load import load_config
 
-#: Where classes and functions that a model is made of are defined.
+#: Where the classes and functions that make up models are defined.
 _HOMES = ("rmae_d2.modeling.", "detectron2.modeling.", "detectron2.layers.", "torch.nn.")
 _ALSO = {
     "functools.partial",
@@ -27,10 +27,10 @@ _TAG = "tag:yaml.org,2002:python/"
 
 
 def load_trusted_config(path: str | Path) -> DictConfig:
-    """A saved config.yaml whose tags and ``model`` name nothing but parts of networks.
+    """Load a saved config.yaml whose tags and ``model`` name nothing but parts of networks.
 
     Raises:
-        UserError: it names something else, or is not a config of ours; nothing that it names has been run.
+        UserError: it names anything else, or is not one of our configs; nothing it names has been run.
     """
     text = read_text(path)
     try:
@@ -58,13 +58,13 @@ def _is_part(name: str) -> bool:
         return True
     if not name.startswith(_HOMES):
         return False
-    # What a module imports has a name in it, too: torch.nn.functional.warnings.sys.
+    # A module's own imports are reachable through it, too: torch.nn.functional.warnings.sys.
     found = locate(name)
     return callable(found) and f"{getattr(found, '__module__', '')}.".startswith(_HOMES)
 
 
 def _tagged(root: Any) -> set[str]:
-    """What the Python tags of a YAML document name; a tag that does not name one is itself in it."""
+    """The names in a YAML document's Python tags; a tag that names nothing is included as it is."""
     names, seen, left = set(), set(), [root]
     while left:
         node = left.pop()
@@ -83,7 +83,7 @@ def _tagged(root: Any) -> set[str]:
 
 
 def _targets(value: Any) -> set[str]:
-    """What the ``_target_`` of a plain value's parts name."""
+    """The names in all ``_target_`` entries of a plain value."""
     if isinstance(value, list | tuple):
         return set().union(*map(_targets, value))
     if not isinstance(value, dict):

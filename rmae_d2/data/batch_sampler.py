@@ -1,4 +1,4 @@
-"""Which positions of the stream make which micro-batch, and which comes next. Letters: see `loader`."""
+"""Assign positions of the stream to micro-batches, and find the next one. Letters: see `loader`."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -11,9 +11,9 @@ from ..errors import UserError
 
 @dataclass(frozen=True)
 class StreamBatchSampler:
-    """The positions of one process's micro-batches, from optimizer step ``start_iter`` on, endless.
+    """Endless positions of one process's micro-batches, from optimizer step ``start_iter`` on.
 
-    At step t, accumulation step a, rank r gets t*B + (a*W + r)*m + j for j = 0 ... m - 1.
+    At step t and accumulation step a, rank r gets t*B + (a*W + r)*m + j for j = 0 ... m - 1.
 
     Raises:
         UserError: B is not a positive multiple of W * A.
@@ -39,21 +39,21 @@ class StreamBatchSampler:
 
     @property
     def micro_batch_size(self) -> int:
-        """Images a micro-batch, m."""
+        """Images per micro-batch, m."""
         return self.total_batch_size // (self.world_size * self.grad_accum)
 
     def __iter__(self) -> Iterator[list[int]]:
         return map(self._batch, itertools.count(self.start_iter * self.grad_accum))
 
     def _batch(self, number: int) -> list[int]:
-        """Micro-batches of this process are counted from the first step on."""
+        """The micro-batch of this process with a number, counted from the first step on."""
         step, accumulation = divmod(number, self.grad_accum)
         share = accumulation * self.world_size + self.rank
         first = step * self.total_batch_size + share * self.micro_batch_size
         return list(range(first, first + self.micro_batch_size))
 
     def following(self, batch: Sequence[int]) -> list[int]:
-        """The micro-batch that the worker which loads this one gets next; workers take turns."""
+        """The micro-batch that the worker loading this one gets next; workers take turns."""
         step, place = divmod(batch[0], self.total_batch_size)
         accumulation = place // self.micro_batch_size // self.world_size
         worker = get_worker_info()

@@ -1,4 +1,4 @@
-"""How often the federated loss takes a class as a negative (LVIS; Detectron2's ``use_fed_loss``)."""
+"""How often the federated loss samples a class as a negative (LVIS; Detectron2's ``use_fed_loss``)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,16 +14,17 @@ from .datasets import json_facts
 
 @dataclass(frozen=True)
 class FederatedClassWeights:
-    """A class's weight: the number of training images that show it, to a power (ViTDet, appendix A.2).
+    """Class weights: the number of training images that show a class, to a power (ViTDet, appendix A.2).
 
     For ``FastRCNNOutputLayers(get_fed_loss_cls_weights=...)``, which calls it without arguments. Unlike the
-    lambda in Detectron2's configs it can be saved as yaml, and takes own data. A class without an image
-    weighs as one with a single image, for the loss draws among those of positive weight.
+    lambda in Detectron2's configs, it can be saved as YAML and supports the user's own data. A class without
+    images is weighted like one with a single image, because the loss only samples classes with positive
+    weight.
 
     Args:
-        names: registered datasets; the first one's metadata ``class_image_count``, or its json, has the
-            numbers. Used where there is no json.
-        json: own data, as `detection_dataset` takes them.
+        names: registered datasets; the counts come from the first one's metadata ``class_image_count``, or
+            its json. Used if no json is given.
+        json: the user's own data, as for `detection_dataset`.
         power: 0.5 in ViTDet's LVIS recipe.
     """
 
@@ -32,7 +33,7 @@ class FederatedClassWeights:
     power: float = 0.5
 
     def __call__(self) -> Tensor:
-        """The weights, float32 (classes,); UserError where the images per class are not known."""
+        """The weights, float32 (classes,); UserError if the images per class are not known."""
         counts = (
             self._registered_counts() if self.json is None else json_facts(self.json).image_counts
         )

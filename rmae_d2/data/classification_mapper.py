@@ -1,4 +1,4 @@
-"""From a dataset dict of a labelled photo to the sample that a classifier takes."""
+"""Map a labelled photo's dataset dict to the sample that a classifier takes."""
 
 import logging
 from collections.abc import Sequence
@@ -24,8 +24,8 @@ class ClassificationDatasetMapper:
     """Reads and augments one labelled image.
 
     Random choices come from the global generators of Python, numpy and torch, which our loaders seed for
-    each sample. What needs normalised pixels or a whole batch (erasing, mixing) the model does:
-    `Classifier`.
+    each sample. Augmentations that need normalized pixels or a whole batch (erasing, mixing) happen in the
+    model: `Classifier`.
     """
 
     collate = staticmethod(Batch.of)
@@ -35,10 +35,10 @@ class ClassificationDatasetMapper:
         logger.info("augmentations: %s", self.augmentations)
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        """Adds ``image`` uint8 (3, h, w) RGB, and ``height`` and ``width`` of the file's image, to a dict.
+        """Add ``image`` uint8 (3, h, w) RGB, and ``height`` and ``width`` of the file's image, to a dict.
 
         Raises:
-            ImageReadError: the file gives no image.
+            ImageReadError: the file cannot be read as an image.
         """
         image = read_image(dataset_dict["file_name"])
         augmented = T.AugInput(image)
@@ -52,13 +52,13 @@ class ClassificationDatasetMapper:
 
 
 class ResizeCenterCrop(T.Augmentation):
-    """Resizes (bicubic) until the output is a share of the shorter side, then cuts it from the middle.
+    """Resizes (bicubic) until the output covers a given share of the shorter side, then crops the centre.
 
     224 of 256 pixels is how ImageNet accuracy is measured.
     """
 
     def __init__(self, size: int | Sequence[int] = 224, crop_share: float = 224 / 256) -> None:
-        """Takes (h, w) of the output in pixels, or one side of a square, and its share in (0, 1]."""
+        """Takes the output's (h, w) in pixels, or the side of a square, and its share in (0, 1]."""
         super().__init__()
         if not 0 < crop_share <= 1:
             raise UserError(f"crop_share={crop_share} must be above 0 and at most 1")
@@ -69,7 +69,7 @@ class ResizeCenterCrop(T.Augmentation):
         """The resize and the crop for an (H, W) or (H, W, C) image."""
         height, width = image.shape[:2]
         crop_h, crop_w = self.size
-        # Sides are rounded down, and the crop's place to the nearest even, as torchvision does.
+        # As in torchvision, sides are rounded down, and the crop's position is rounded half to even.
         least_h, least_w = int(crop_h / self.crop_share), int(crop_w / self.crop_share)
         if height * least_w <= width * least_h:
             new_h, new_w = least_h, int(least_h * width / height)
@@ -85,9 +85,9 @@ class ResizeCenterCrop(T.Augmentation):
 
 
 class RandAugment(T.Augmentation):
-    """timm's RandAugment (Cubuk et al., 2020): a few random operations on colours and shape.
+    """timm's RandAugment (Cubuk et al., 2020): a few random operations on colours and geometry.
 
-    For pictures alone: it does not say where a point went.
+    For images only: it cannot map coordinates.
     """
 
     def __init__(
@@ -95,15 +95,15 @@ class RandAugment(T.Augmentation):
         policy: str = "rand-m9-mstd0.5-inc1",
         pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
     ) -> None:
-        """Takes a policy in timm's words, and the colour of what moves in from outside, RGB 0-255.
+        """Takes a policy in timm's notation, and the RGB colour, 0-255, that fills in from outside.
 
-        The default has magnitude 9 of 10 with a deviation of 0.5, all operations getting stronger with it,
-        two an image and each done with probability 0.5.
+        The default has magnitude 9 of 10 with a deviation of 0.5, operations that all get stronger with the
+        magnitude, and two operations per image, each applied with probability 0.5.
         """
         super().__init__()
         try:
             rand_augment_transform(policy, {})
-        except Exception as error:  # timm asserts, indexes and converts its way through the words
+        except Exception as error:  # timm's parser may assert, or fail on an index or a conversion
             raise UserError(
                 f"policy={policy!r} is none of timm's RandAugment: as rand-m9-mstd0.5-inc1, a magnitude (m), "
                 "its deviation (mstd), number of operations (n), and inc1 for those that get stronger"
@@ -112,7 +112,7 @@ class RandAugment(T.Augmentation):
         self.pixel_mean = tuple(pixel_mean)
 
     def get_transform(self, image: NDArray[Any]) -> "_PictureTransform":
-        """The operations, to be drawn when they are applied."""
+        """The operations, drawn at random when they are applied."""
         hyperparameters = {
             "translate_const": int(0.45 * min(image.shape[:2])),  # the largest shift, pixels
             "img_mean": tuple(min(255, round(value)) for value in self.pixel_mean),
@@ -126,9 +126,9 @@ class RandAugment(T.Augmentation):
 
 
 def _posterize(image: Image.Image, bits: int, **_unused: Any) -> Image.Image:
-    """timm's, but black at 0 bits, which magnitude 10 asks for (one image in 700 of the default policy).
+    """Like timm's, but black at 0 bits, as implied by magnitude 10 (1 in 700 images of the default policy).
 
-    That is what Pillow made of it until it refused it: timm 1.0.31 with Pillow 13.0 stops the run there.
+    Pillow produced black, too, until it refused 0 bits: timm 1.0.31 with Pillow 13.0 stops the run there.
     """
     return posterize(image, bits) if bits else Image.new(image.mode, image.size)
 
@@ -140,10 +140,10 @@ class _PictureTransform(T.Transform):
     operation: _TimmRandAugment
 
     def apply_image(self, img: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """An (H, W, 3) uint8 RGB image, changed."""
+        """Apply it to an (H, W, 3) uint8 RGB image."""
         picture = Image.fromarray(np.ascontiguousarray(img))
         return np.array(self.operation(picture))
 
     def apply_coords(self, coords: NDArray[Any]) -> NDArray[Any]:
-        """Unknown: NotImplementedError."""
+        """Not supported: NotImplementedError."""
         raise NotImplementedError("RandAugment is for pictures alone, not for boxes or masks")

@@ -1,6 +1,6 @@
-"""Encoded images before a mapper asks for them: read ahead by threads, or kept in memory since last time.
+"""Encoded images available before a mapper asks for them: read ahead by threads, or cached in memory.
 
-Neither changes a sample: mappers find the bytes that they would have read.
+Neither changes a sample: mappers get the same bytes that they would have read.
 """
 
 import mmap
@@ -23,14 +23,14 @@ _CLAIMED = -1
 
 
 class RamCache:
-    """Encoded images in memory that this process shares with those that it forks, as a loader's workers are.
+    """Encoded images in memory shared between this process and those it forks, such as a loader's workers.
 
-    Anonymous shared memory: it is taken when it is filled, and needs no room in /dev/shm, which containers
-    keep small. What was put there stays; once it is full, other images are read as without it.
+    Uses anonymous shared memory: it is allocated as it is filled, and needs no room in /dev/shm, which is
+    small in containers. Nothing is evicted; once it is full, further images are read without caching.
 
     Args:
-        images: of the data set, which are known by their indices.
-        limit: bytes.
+        images: number of images in the data set; they are identified by index.
+        limit: size in bytes.
     """
 
     def __init__(self, images: int, limit: int) -> None:
@@ -41,14 +41,14 @@ class RamCache:
         self._lock = multiprocessing.Lock()
 
     def get(self, index: int) -> bytes | None:
-        """An image; None where it is not there."""
-        with self._lock:  # whose release also makes the content seen that was copied without it
+        """A cached image; None if absent."""
+        with self._lock:  # its release also makes visible the content that was copied without it
             start, size = int(self._starts[index]), int(self._sizes[index])
             self._counts[_HITS if size > 0 else _MISSES] += 1
         return self._memory[start : start + size] if size > 0 else None
 
     def put(self, index: int, content: bytes) -> None:
-        """Keeps an image, where there is room and nobody has put it there."""
+        """Store an image, if there is room and it is not stored yet."""
         with self._lock:
             start = int(self._counts[_BYTES])
             if self._sizes[index] or not content:
@@ -78,10 +78,10 @@ class RamCache:
 
 
 def free_memory() -> int:
-    """Bytes that this machine, or the container, has left.
+    """Bytes of memory still available on this machine or in this container.
 
     Raises:
-        UserError: not on Linux.
+        UserError: the system is not Linux.
     """
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -102,13 +102,13 @@ def free_memory() -> int:
 
 
 class EncodedImages:
-    """Where a stream's mapper finds images.
+    """Provides a stream's mapper with encoded images.
 
     Args:
-        sample_of: index and dataset dict of a position of the stream.
-        following: of a batch's positions, those of the batch that the same process loads next.
-        cache: None for none.
-        ahead: images that are read ahead, by as many threads.
+        sample_of: maps a stream position to index and dataset dict.
+        following: maps a batch's positions to those of the batch that the same process loads next.
+        cache: None for no cache.
+        ahead: number of images to read ahead, with as many threads.
     """
 
     def __init__(
@@ -121,24 +121,24 @@ class EncodedImages:
         self._sample_of, self._following = sample_of, following
         self._cache, self._ahead = cache, ahead
         self._batch: Sequence[int] = ()
-        self._pool: tuple[int, ThreadPoolExecutor] | None = None  # threads are one process's
+        self._pool: tuple[int, ThreadPoolExecutor] | None = None  # threads belong to one process
         self._coming: dict[int, Future[bytes]] = {}
 
     def begin(self, batch: Sequence[int]) -> None:
-        """Says which positions are loaded now."""
+        """Set the positions that are being loaded now."""
         self._batch = batch
 
     @contextmanager
     def ready(
         self, index: int, dataset_dict: Mapping[str, Any], position: int | None
     ) -> Iterator[None]:
-        """Inside, the image of a dataset dict is at hand, unless it cannot be read: then readers say why.
+        """Context in which a dataset dict's image is available; if it is unreadable, readers say why.
 
         Args:
-            position: in the stream, from which on images are read ahead; None for another image.
+            position: position in the stream from which on images are read ahead; None for other images.
 
         Raises:
-            RemoteError: a store or server that does not answer.
+            RemoteError: a store or server does not respond.
         """
         path = dataset_dict.get("file_name")
         if not isinstance(path, str):
@@ -164,7 +164,7 @@ class EncodedImages:
         return content
 
     def _look_ahead(self, position: int) -> Future[bytes] | None:
-        """Begins to read what comes after a position; that one's image."""
+        """Start reading what follows a position; return the image at the position itself."""
         if not self._ahead or position not in self._batch:
             return None
         if self._pool is None or self._pool[0] != os.getpid():

@@ -1,4 +1,4 @@
-"""From a photo as people have it (any mode, any bit depth, turned by EXIF, or broken) to a random crop.
+"""From image files of any mode, bit depth and EXIF orientation to random crops.
 
 Letters: H W pixels of the input, h w of the output, N channels or masks.
 """
@@ -19,7 +19,7 @@ from ..errors import UserError
 from ..listing import IMAGE_EXTENSIONS
 from ..photos.reading import MACHINE_ERRNOS, Photo, read_image
 
-#: Crops that are drawn before the middle is taken.
+#: Number of random crops tried before the centre is taken.
 _TRIES = 10
 
 __all__ = [
@@ -35,10 +35,10 @@ __all__ = [
 
 
 class RandomResizedCrop(T.Augmentation):
-    """Crop of random area and shape, resized to one size: MAE's augmentation besides the flip.
+    """Crop of random area and aspect ratio, resized to a fixed size: MAE's augmentation besides the flip.
 
-    Drawn by torchvision from torch's global generator: up to 10 tries, then the largest centre crop of an
-    allowed shape, as in the reference code.
+    Drawn as in torchvision from torch's global generator: up to 10 tries, then the largest centre crop with
+    an allowed aspect ratio, as in the reference code.
     """
 
     def __init__(
@@ -47,8 +47,10 @@ class RandomResizedCrop(T.Augmentation):
         scale: Sequence[float] = (0.2, 1.0),
         ratio: Sequence[float] = (3 / 4, 4 / 3),
     ) -> None:
-        """Takes (h, w) of the output in pixels, or one side of a square; the smallest and largest share of
-        the image's area, and width / height. UserError: a range is empty or a size is not positive.
+        """Takes the output size, and the ranges of area and aspect ratio (width / height).
+
+        The output is (h, w) in pixels or the side of a square; the area is relative to the image's.
+        UserError: a range is empty or a size is not positive.
         """
         super().__init__()
         self.size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
@@ -63,15 +65,15 @@ class RandomResizedCrop(T.Augmentation):
         self._log_ratio: list[float] = torch.log(torch.tensor(self.ratio)).tolist()
 
     def get_transform(self, image: NDArray[Any]) -> "CropResizeTransform":
-        """Draws one crop for an (H, W) or (H, W, C) image."""
+        """Draw one crop for an (H, W) or (H, W, C) image."""
         height, width = image.shape[:2]
         top, left, crop_h, crop_w = self._draw(height, width)
         return CropResizeTransform(left, top, crop_w, crop_h, *self.size, width, height)
 
     def _draw(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """The numbers of torchvision's ``RandomResizedCrop.get_params``, from the same generator.
+        """Draw the same numbers as torchvision's ``RandomResizedCrop.get_params``, from the same generator.
 
-        That one makes two tensors more for each crop, which takes longer than all the rest of it.
+        torchvision creates two additional tensors per crop, which takes longer than everything else.
         """
         for _ in range(_TRIES):
             area = height * width * torch.empty(1).uniform_(*self.scale).item()
@@ -91,9 +93,9 @@ class RandomResizedCrop(T.Augmentation):
 
 @dataclass(repr=False, eq=False)
 class CropResizeTransform(T.Transform):
-    """Crop, then resize: bicubic with antialias for images, nearest for labels and masks.
+    """Crop, then resize: antialiased bicubic for images, nearest neighbour for labels and masks.
 
-    Takes pixels: the crop's left top corner and size, the output's size, the input's.
+    The fields, in pixels, are the crop's top left corner and size, the output's size and the input's.
     """
 
     x0: int
@@ -106,18 +108,19 @@ class CropResizeTransform(T.Transform):
     orig_h: int
 
     def apply_image(self, img: NDArray[Any]) -> NDArray[Any]:
-        """Crops and resizes an (H, W) or (H, W, N) image, uint8 or float, by antialiased bicubic.
+        """Crop and resize an (H, W) or (H, W, N) image, uint8 or float, by antialiased bicubic interpolation.
 
-        torch's native uint8 kernel is 5 times faster than Pillow's and gives its picture, to 2 levels: width
-        first, rounded to 8 bits, then height, as Pillow up to 12 has it, and so all published models of these
-        methods. Pillow 13 begins with the height where that is less work, as in many crops that are narrower
-        than tall, and so rounds other numbers: up to 13 levels were seen in photos, 31 in noise.
+        torch's native uint8 kernel is 5 times faster than Pillow's and gives the same picture to within 2
+        levels: width first, rounded to 8 bits, then height, like Pillow up to 12 and therefore all published
+        models of these methods. Pillow 13 begins with the height if that is less work, as in many crops that
+        are narrower than tall, and so rounds other numbers: differences of up to 13 levels were seen in
+        photos, 31 in noise.
 
-        Floats may overshoot the input's range. The array returned need not be contiguous.
+        Floats may overshoot the input's range. The returned array need not be contiguous.
         """
         self._check(img.shape)
         crop = img[self.y0 : self.y0 + self.crop_h, self.x0 : self.x0 + self.crop_w]
-        if not crop.flags.writeable or min(crop.strides) < 0:  # torch cannot look at such arrays
+        if not crop.flags.writeable or min(crop.strides) < 0:  # torch cannot wrap such arrays
             crop = crop.copy()
         pixels = torch.from_numpy(crop)
         planes = pixels.permute(2, 0, 1)[None] if crop.ndim == 3 else pixels[None, None]
@@ -127,12 +130,12 @@ class CropResizeTransform(T.Transform):
         return out
 
     def apply_photo(self, photo: Photo) -> NDArray[np.uint8]:
-        """Crops and resizes a photo, (new_h, new_w, 3), of which no more is decoded than that takes.
+        """Crop and resize a photo, (new_h, new_w, 3), decoding no more of it than needed.
 
-        A JPEG is decoded at the smallest of 1, 1/2, 1/4 and 1/8 of its size at which the crop has the
-        output's pixels: libjpeg then leaves out the fine waves, and Pillow resizes what is left. The
-        picture differs from that of the whole image, by 2 levels on average where the crop has just the
-        output's pixels, 0.8 where it has twice as many along each side; at edges by 10 to 30.
+        A JPEG is decoded at the smallest of 1, 1/2, 1/4 and 1/8 of its size at which the crop has at least
+        the output's pixels: libjpeg then skips high frequencies, and Pillow resizes the rest. The result
+        differs from that of the full image: by 2 levels on average if the crop has just the output's pixels,
+        by 0.8 if it has twice as many along each side, and by 10 to 30 at edges.
         """
         fits = (
             d for d in (8, 4, 2) if d * self.new_w <= self.crop_w and d * self.new_h <= self.crop_h
@@ -148,21 +151,21 @@ class CropResizeTransform(T.Transform):
         return np.asarray(small.resize(size, Image.Resampling.BICUBIC, box=box))
 
     def apply_segmentation(self, segmentation: NDArray[Any]) -> NDArray[Any]:
-        """Crops and resizes (H, W) or (H, W, N) labels or masks of any type, by nearest neighbour.
+        """Crop and resize (H, W) or (H, W, N) labels or masks of any type by nearest neighbour.
 
-        Picks the pixels that ``torch.nn.functional.interpolate(mode="nearest")`` picks.
+        Picks the same pixels as ``torch.nn.functional.interpolate(mode="nearest")``.
         """
         rows, columns = self.label_indices(segmentation.shape)
         return segmentation[rows].take(columns, axis=1)
 
     def label_indices(self, shape: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Rows (new_h,) and columns (new_w,) that ``apply_segmentation`` takes of such labels."""
+        """The rows (new_h,) and columns (new_w,) of the labels that ``apply_segmentation`` picks."""
         self._check(shape)
         rows, columns = _nearest(self.crop_h, self.new_h), _nearest(self.crop_w, self.new_w)
         return self.y0 + rows, self.x0 + columns
 
     def apply_coords(self, coords: NDArray[Any]) -> NDArray[Any]:
-        """Maps (n, 2) points (x, y) of the input to the output; they may fall outside."""
+        """Map (n, 2) points (x, y) of the input to the output; they may fall outside."""
         factor = np.asarray([self.new_w / self.crop_w, self.new_h / self.crop_h])
         return (coords - np.asarray([self.x0, self.y0])) * factor
 
@@ -175,35 +178,35 @@ class CropResizeTransform(T.Transform):
 
 
 def _nearest(old: int, new: int) -> NDArray[np.int64]:
-    """Which of ``old`` pixels in a row each of ``new`` ones is, (new,), by torch's nearest interpolation."""
+    """Source indices among ``old`` pixels for ``new`` ones, (new,), by torch's nearest interpolation."""
     scale = np.float32(old) / np.float32(new)
     return np.minimum((np.arange(new, dtype=np.float32) * scale).astype(np.int64), old - 1)
 
 
 class PhotoInput(T.AugInput):
-    """A photo that augmentations are applied to, decoded as far as they need it.
+    """A photo that augmentations are applied to, decoded only as far as needed.
 
     Attributes:
         image: a Photo before the first transform, then an array (h, w, 3).
     """
 
-    #: Those that look at the image's shape alone.
+    #: Augmentations that look only at the image's shape.
     BLIND = (RandomResizedCrop, T.RandomFlip)
 
     def __init__(
         self, photo: Photo, augmentations: T.AugmentationList, exact: bool = False
     ) -> None:
-        """Takes the photo and what will be applied; decodes the whole where that may look at its pixels.
+        """Takes the photo and its augmentations; decodes it in full if one of them may look at its pixels.
 
         Args:
-            exact: decode the whole in any case.
+            exact: always decode in full.
         """
         blind = all(type(augmentation) in self.BLIND for augmentation in augmentations.augs)
         self.image: Any = photo if blind and not exact else np.asarray(photo)
         self.boxes = self.sem_seg = None
 
     def transform(self, tfm: T.Transform) -> None:
-        """Applies a transform to the image."""
+        """Apply a transform to the image."""
         if isinstance(self.image, Photo) and type(tfm) is CropResizeTransform:
             self.image = tfm.apply_photo(self.image)
         else:
@@ -213,12 +216,12 @@ class PhotoInput(T.AugInput):
 def label_indices(
     transforms: T.Transform, size: Sequence[int]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-    """What a transform, or a list of some, does to labels of (H, W), as the rows and columns it takes.
+    """Express the effect of a transform, or of a list, on (H, W) labels as the rows and columns it picks.
 
     Returns:
         rows (h,) and columns (w,) such that ``labels[rows][:, columns]`` is
-        ``transforms.apply_segmentation(labels)``, errors included; None where one of the transforms is none
-        of CropResizeTransform, HFlipTransform and NoOpTransform, of which alone this is known.
+        ``transforms.apply_segmentation(labels)``, with the same errors; None if there is any transform other
+        than CropResizeTransform, HFlipTransform and NoOpTransform, the only ones for which this is known.
     """
     rows, columns = np.arange(size[0], dtype=np.int64), np.arange(size[1], dtype=np.int64)
     for transform in getattr(transforms, "transforms", [transforms]):

@@ -1,16 +1,16 @@
 """Loaders whose every sample is a function of (seed, position in the training stream).
 
 The stream is an endless sequence of positions p = 0, 1, 2, ...; epoch p // N shows each of the N images
-once (or as often as repeat factors say, an epoch then having other than N positions), in an order drawn from
-(seed, epoch), and all random choices for position p are drawn from (seed, p). Optimizer step t takes
-positions t*B ... (t+1)*B - 1, whichever processes, accumulation steps and workers share them. So a resumed
+once (or as often as repeat factors say, in which case an epoch does not have N positions), in an order drawn
+from (seed, epoch), and all random choices for position p are drawn from (seed, p). Optimizer step t takes
+positions t*B ... (t+1)*B - 1, however processes, accumulation steps and workers share them. So a resumed
 run continues bit for bit, and other numbers of GPUs see the same global batches.
 
-Letters: N images, B images an optimizer step, W processes, r rank, A accumulation steps, m = B / (W * A)
+Letters: N images, B images per optimizer step, W processes, r rank, A accumulation steps, m = B / (W * A)
 images per micro-batch, t optimizer step, a accumulation step, p position.
 
-What a batch is the mapper says: its ``collate`` makes one of m samples, in the worker, such as a
-`Batch`; of a mapper without, as Detectron2's are, it is their list.
+The mapper defines what a batch is: its ``collate`` combines m samples, in the worker, into e.g. a `Batch`;
+for a mapper without one, such as Detectron2's, the batch is the list of samples.
 """
 
 import atexit
@@ -55,23 +55,23 @@ Sample = dict[str, Any]
 Mapper = Callable[[Sample], Sample | None]
 AnyBatch = Batch | list[Sample]
 
-#: Images that each worker reads ahead where they lie at the other end of a network.
+#: Number of images that each worker reads ahead if they are accessed over a network.
 _READ_AHEAD = 8
 
-#: How many images in a row may be unreadable, and how many a mapper may refuse by returning None.
+#: Number of consecutive images that may be unreadable, or that a mapper may refuse by returning None.
 MAX_UNREADABLE, MAX_REFUSED = 10, 1000
 _UNREADABLE = (ImageReadError, SizeMismatchError, OSError, Image.DecompressionBombError)
 
-# Keeps the draws for orders and for samples apart.
+# Separates the random draws for orders from those for samples.
 _ORDER, _SAMPLE = 0, 1
 
 
 @contextmanager
 def seeded(*key: int) -> Iterator[np.random.SeedSequence]:
-    """Seeds the global generators of Python, numpy and torch (CPU) from a key of non-negative ints.
+    """Seed the global generators of Python, numpy and torch (CPU) from a key of non-negative ints.
 
-    Outside of loader workers the generators continue afterwards where they were, so that loading in the main
-    process leaves the model's randomness alone. Yields the seed sequence, for further draws.
+    Outside loader workers, the generators' previous states are restored afterwards, so that loading in the
+    main process does not affect the model's randomness. Yields the seed sequence, for further draws.
     """
     sequence = np.random.SeedSequence(key)
     words = sequence.generate_state(8)
@@ -91,7 +91,7 @@ def seeded(*key: int) -> Iterator[np.random.SeedSequence]:
 
 
 class _Mapped(Dataset[Any]):
-    """A data set through a mapper, a batch at a time; a worker's error comes in place of its batch."""
+    """A mapped data set, one batch at a time; a worker's error is returned in place of its batch."""
 
     def __init__(
         self, dataset: Sequence[Sample] | Dataset[Sample], mapper: Mapper, seed: int
@@ -103,7 +103,7 @@ class _Mapped(Dataset[Any]):
             raise UserError("the data set is empty: there is nothing to load")
         if seed < 0:
             raise UserError(f"seed={seed} must be 0 or more: samples are a function of it")
-        # Else one shared block of memory, as in Detectron2; packed images have theirs.
+        # Otherwise one shared block of memory, as in Detectron2; packed images have their own.
         if not isinstance(dataset, Dataset | PackedImages):
             dataset = DatasetFromList(list(dataset), copy=False)
         self._dataset = dataset
@@ -115,8 +115,8 @@ class _Mapped(Dataset[Any]):
         try:
             return self.collate([self[place] for place in places])
         except Exception as error:
-            # PyTorch raises another of its class, in whose message, a whole traceback, one that says how to
-            # mend a file would drown. Unpickled, ours is the error itself, its cause the traceback.
+            # PyTorch would raise a new error of the same class whose message is a whole traceback, burying
+            # advice on how to fix a file. Unpickled, ours is the error itself, with the traceback as cause.
             if get_worker_info() is None or not _survives_pickling(error):
                 raise
             return ExceptionWithTraceback(error, error.__traceback__)
@@ -131,7 +131,7 @@ def _survives_pickling(error: Exception) -> bool:
 
 
 class StreamDataset(_Mapped):
-    """The endless stream: ``dataset[p]`` is the sample of position p, for any p >= 0."""
+    """The endless stream: ``dataset[p]`` is the sample at position p, for any p >= 0."""
 
     def __init__(
         self,
@@ -140,21 +140,21 @@ class StreamDataset(_Mapped):
         seed: int,
         repeated: RepeatedOrder | None = None,
     ) -> None:
-        """Takes any Detectron2 mapper; it may return None to refuse an image, and have a ``collate``.
+        """Takes any Detectron2 mapper; it may return None to refuse an image, and may have a ``collate``.
 
-        With ``repeated`` orders images appear more than once an epoch.
+        With ``repeated``, images can appear more than once per epoch.
         """
         super().__init__(dataset, mapper, seed)
         self._repeated = repeated
         self.size = repeated.length if repeated else self.num_images
-        self._orders: dict[int, NDArray[np.int64]] = {}  # of an epoch, 8 N bytes
+        self._orders: dict[int, NDArray[np.int64]] = {}  # by epoch, 8 N bytes each
         self.encoded: EncodedImages | None = None
 
     def index(self, position: int) -> int:
-        """The index of the image that stands at a position."""
+        """The index of the image at a position."""
         epoch, offset = divmod(position, self.size)
         if epoch not in self._orders:
-            # Reading ahead meets the next epoch while this one goes on.
+            # Reading ahead reaches the next epoch before the current one has ended.
             self._orders = {
                 k: v for k, v in self._orders.items() if k == epoch - 1 and self.encoded
             }
@@ -165,7 +165,7 @@ class StreamDataset(_Mapped):
         return int(self._orders[epoch][offset])
 
     def dict_at(self, position: int) -> tuple[int, Sample]:
-        """The image that stands at a position: its index, and what the data set says of it."""
+        """The image at a position: its index and dataset dict."""
         index = self.index(position)
         return index, self._dataset[index]
 
@@ -175,13 +175,13 @@ class StreamDataset(_Mapped):
         return super().__getitems__(places)
 
     def __getitem__(self, position: int) -> Sample:
-        """The sample of a position.
+        """The sample at a position.
 
         An unreadable image is replaced by another, drawn from (seed, position, attempt). The sample
         then has a key ``skipped``, a list of (file, reason).
 
         Raises:
-            UserError: the image and its replacements could not be read.
+            UserError: neither the image nor its replacements could be read.
         """
         index = self.index(position)
         skipped: list[tuple[str, str]] = []
@@ -223,21 +223,21 @@ def _listed(skipped: Iterable[tuple[str, str]]) -> str:
 
 
 def _batches(dataset: _Mapped, device: torch.device | None, **options: Any) -> Iterator[AnyBatch]:
-    """A DataLoader's batches; its workers end with the iterator, with an error, and with the process.
+    """Yield a DataLoader's batches; its workers end with the iterator, on an error, and with the process.
 
-    Workers ignore SIGTERM, by which PyTorch and multiprocessing end a worker that did not listen, and at exit
-    wait for it: so they are told in time, and killed where they still do not listen.
+    Workers ignore SIGTERM, with which PyTorch and multiprocessing end workers that do not respond, waiting
+    for them at exit: so they are told to stop in time, and killed if they still do not respond.
     """
     loader = DataLoader(
         dataset,
         collate_fn=_as_it_is,
         worker_init_fn=_init_worker,
-        generator=torch.Generator(),  # else each iterator draws from the model's generator
+        generator=torch.Generator(),  # otherwise each iterator draws from the model's generator
         **options,
     )
     with blocked(SAVING):
         batches = iter(loader)
-    # The main process runs atexit; one that multiprocessing started, its own finalizers only.
+    # The main process runs atexit; one started by multiprocessing runs only its own finalizers.
     end = multiprocessing.util.Finalize(None, _end_workers, (batches,), exitpriority=100)
     atexit.register(end)
     try:
@@ -265,10 +265,10 @@ def _end_workers(batches: Any) -> None:
 
 
 def prefetched(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
-    """Batches on a device: one is copied ahead, on a stream of its own, while the device computes.
+    """Move batches to a device: one is copied ahead, on its own stream, while the device computes.
 
-    Copies overlap where batches come in pinned memory. On the CPU batches are only taken one ahead. An error
-    in place of a batch keeps it.
+    Copies overlap with computation if batches are in pinned memory. On the CPU, batches are only fetched one
+    ahead. An error in place of a batch stays in its place.
     """
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
     ready = None
@@ -276,7 +276,7 @@ def prefetched(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
         if stream is not None:
             computing = torch.cuda.current_stream(device)
             computing.wait_stream(stream)
-            # The next copy may get the memory of a batch that a step, though queued, has not read yet.
+            # The next copy may reuse the memory of a batch that a queued step has not read yet.
             stream.wait_stream(computing)
         with torch.cuda.stream(stream):
             copied = _on_device(batch, device)
@@ -297,10 +297,10 @@ def _on_device(batch: Any, device: torch.device) -> Any:
 
 
 def _init_worker(_worker_id: int) -> None:
-    for number in SAVING:  # sent to the process group, they are for the main process
+    for number in SAVING:  # sent to the process group, but meant for the main process
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
-    gc.freeze()  # what the fork brought along, finalizers included, is the main process's to collect
+    gc.freeze()  # objects inherited by the fork, finalizers included, are the main process's to collect
     if "cv2" in sys.modules:  # its thread pool does not survive a fork
         sys.modules["cv2"].setNumThreads(0)
 
@@ -309,11 +309,11 @@ class TrainLoader:
     """Endless iterable of this process's micro-batches of m samples.
 
     Attributes:
-        dataset_size: images in the data set.
-        epoch_size: positions of an epoch.
+        dataset_size: number of images in the data set.
+        epoch_size: number of positions in an epoch.
         total_batch_size: B.
         micro_batch_size: m.
-        cache: of encoded images; None for none.
+        cache: cache of encoded images; None for no cache.
     """
 
     def __init__(
@@ -323,7 +323,7 @@ class TrainLoader:
         cache: RamCache | None = None,
         **options: Any,
     ) -> None:
-        """Joins a stream and the positions to take from it; options are the DataLoader's."""
+        """Combines a stream and the positions to take from it; options are the DataLoader's."""
         self._stream, self._sampler, self._options = stream, sampler, options
         self.cache = cache
         self.dataset_size, self.epoch_size = stream.num_images, stream.size
@@ -331,19 +331,19 @@ class TrainLoader:
         self.micro_batch_size = sampler.micro_batch_size
 
     def start(self, iteration: int, device: torch.device | None = None) -> Iterator[AnyBatch]:
-        """A fresh iterator, with its own workers, that begins at an optimizer step.
+        """A new iterator, with its own workers, that begins at an optimizer step.
 
-        With a device the tensors of batches arrive there, copied one batch ahead.
+        With a device, batches are moved there, one batch ahead.
         """
         positions = replace(self._sampler, start_iter=iteration)
-        # An endless sampler has no length, which DataLoader needs for len() only.
+        # An endless sampler has no length, which DataLoader needs only for len().
         return _batches(self._stream, device, batch_sampler=positions, **self._options)
 
     def __iter__(self) -> Iterator[AnyBatch]:
         return self.start(0)
 
     def preview(self, count: int) -> AnyBatch:
-        """The first samples of the stream, loaded here and now: the same in every run, to look at."""
+        """Load the first samples of the stream in this process: the same in every run, for display."""
         return self._stream.collate([self._stream[position] for position in range(count)])
 
 
@@ -362,29 +362,29 @@ def build_train_loader(
     cache_bytes: int | None = None,
     read_ahead: int | None = None,
 ) -> TrainLoader:
-    """The training loader, for pre-training and fine-tuning alike.
+    """Build the training loader, for pre-training and fine-tuning alike.
 
     Args:
         dataset: dataset dicts, or a map-style data set of them.
         mapper: any Detectron2 mapper.
-        total_batch_size: B, images an optimizer step over all processes and accumulation steps.
+        total_batch_size: B, images per optimizer step over all processes and accumulation steps.
         num_workers: worker processes of this process; 0 loads in the main process.
-        seed: 0 or more; with the position it determines every sample.
+        seed: 0 or more; together with the position it determines every sample.
         grad_accum: A; A consecutive micro-batches make one optimizer step.
         prefetch_factor: micro-batches that each worker prepares ahead.
-        pin_memory: None pins where there is a CUDA device.
-        repeat_threshold: images whose rarest class is in a smaller share of the images are repeated,
+        pin_memory: None pins memory if there is a CUDA device.
+        repeat_threshold: repeat images whose rarest class occurs in a smaller fraction of the images,
             see `category_repeat_factors`; None for no repeats.
-        cache: ``ram`` keeps encoded images in memory from their first reading on, for all workers of this
-            process; None leaves that to the system.
-        cache_bytes: of them at most; None for half of the memory that is free, divided by the run's processes
-            on this machine.
+        cache: ``ram`` keeps encoded images in memory once read, for all workers of this process; None leaves
+            caching to the system.
+        cache_bytes: largest size of the cache; None for half of the free memory, divided by the number of
+            the run's processes on this machine.
         read_ahead: images that each worker reads while it decodes others, with as many threads; None for 8
-            where images lie at the other end of a network, 0 of files.
+            if images are accessed over a network and 0 for files.
 
     Raises:
-        UserError: an empty data set, a negative seed, a batch that does not divide, or another cache.
-        TypeError: an iterable data set.
+        UserError: the data set is empty, the seed negative, the batch not divisible, or the cache unknown.
+        TypeError: the data set is iterable.
     """
     world, rank = comm.get_world_size(), comm.get_rank()
     sampler = StreamBatchSampler(total_batch_size, world, rank, grad_accum)
@@ -456,15 +456,16 @@ def build_eval_loader(
     num_workers: int = 4,
     seed: int = 0,
 ) -> EvalLoader:
-    """The evaluation loader: every image once, in order, shared among processes as Detectron2 does.
+    """Build the evaluation loader: every image once, in order, distributed over processes as in Detectron2.
 
-    Crops and masks are functions of (seed, image index), so that evaluation losses can be compared. Serves
-    Detectron2's ``inference_on_dataset`` as ``build_detection_test_loader`` does. Unreadable images raise.
+    Crops and masks are functions of (seed, image index), so that evaluation losses are comparable. It can be
+    passed to Detectron2's ``inference_on_dataset`` like a loader from ``build_detection_test_loader``.
+    Unreadable images raise an error.
 
     Args:
         dataset: dataset dicts, or a map-style data set of them.
         mapper: any Detectron2 mapper.
-        batch_size: images per batch of one process; the last batch may be smaller.
+        batch_size: images per batch and process; the last batch may be smaller.
         num_workers: worker processes of this process; 0 loads in the main process.
         seed: 0 or more.
     """
@@ -472,9 +473,9 @@ def build_eval_loader(
 
 
 class SkipCounter:
-    """Counts the distinct images that this process could not read, and ends the run when they are too many.
+    """Counts the distinct images that this process could not read, and ends the run if there are too many.
 
-    Over some epochs every process meets every bad image.
+    Over several epochs, every process encounters every bad image.
     """
 
     def __init__(
@@ -491,7 +492,7 @@ class SkipCounter:
         return len(self.reasons)
 
     def add(self, facts: Sequence[Sample]) -> None:
-        """Reads ``skipped`` in what is known of images; warns of new files, later ever rarer."""
+        """Record ``skipped`` in images' facts; warn about new files, with decreasing frequency."""
         for file, reason in (skip for of_image in facts for skip in of_image.get("skipped", ())):
             if file in self.reasons:
                 continue
@@ -503,10 +504,10 @@ class SkipCounter:
                 )
 
     def check(self) -> None:
-        """Call once an iteration.
+        """Check the limit; call it once per iteration.
 
         Raises:
-            UserError: past the limit; names the first files and their reasons.
+            UserError: the limit is exceeded; names the first files and their reasons.
         """
         if self.count > self.limit:
             raise UserError(

@@ -1,4 +1,4 @@
-"""From a dataset dict to a pre-training sample: an image, K of its regions as bits, a mask seed."""
+"""Map a dataset dict to a pre-training sample: an image, K of its regions as bits, a mask seed."""
 
 import copy
 import logging
@@ -49,33 +49,33 @@ class RegionDatasetMapper:
         exact_decode: bool = False,
         all_bands: bool = False,
     ) -> None:
-        """Sets what happens to an image.
+        """Configures the mapping.
 
         Args:
-            augmentations: applied to the image and, the same, to its regions.
+            augmentations: applied to the image and identically to its regions.
             regions: source, called with the dataset dict and the whole image; None for MAE.
             num_regions: K, regions per sample (8 in the paper).
-            replacement: draw each region among all of them, so that one may come twice, which the paper's
-                words allow; the published code does not.
+            replacement: draw each region from all of them, so that one may occur twice, which the paper's
+                wording allows; the published code does not.
             min_patches: drop regions that touch fewer patches of the crop; 2 is the reference code's
                 ``filter_small_patches``, 0 and 1 keep all.
             visible_foreground_only: drop regions without a pixel in a visible patch of this sample's region
-                mask, the reference code's ``random_fg``. That must be a function of the seed: the mask shared
-                by both branches where it is uniformly random, or with ``IndependentMasking`` the region
+                mask, the reference code's ``random_fg``. The mask must be a function of the seed: a
+                uniformly random mask shared by both branches, or, with ``IndependentMasking``, the region
                 branch's own.
             patch_size: side of the model's patches; used by the two options above.
-            mask_ratio: the model's share of hidden patches, beta_I; this and the two below are used by
+            mask_ratio: the model's fraction of hidden patches, beta_I; this and the two below are used by
                 visible_foreground_only.
-            region_mask_ratio: that of region patches, beta_R; None for the pixels' own ratio.
-            masking: the model's masking policy: its class or that one's dotted name; None for the default.
-            exact_decode: decode whole images where less would do for a crop, see
+            region_mask_ratio: fraction of hidden region patches, beta_R; None for the pixels' ratio.
+            masking: the model's masking policy: its class or the dotted name of it; None for the default.
+            exact_decode: decode images in full even if less would do for a crop, see
                 `apply_photo`.
-            all_bands: images as their files have them, of any number of channels and any depth, see
-                `read_bands`; not as 8-bit RGB.
+            all_bands: read images as stored, with any number of channels and any depth, see `read_bands`,
+                instead of as 8-bit RGB.
 
         Raises:
-            UserError: ``num_regions`` is not positive, or visible_foreground_only meets a policy whose masks
-                are not a function of the seed, or a mask that hides all.
+            UserError: ``num_regions`` is not positive, or visible_foreground_only is combined with a policy
+                whose masks are not a function of the seed, or with a mask that hides everything.
         """
         if num_regions < 1:
             raise UserError(
@@ -112,27 +112,27 @@ class RegionDatasetMapper:
         return other
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        """Reads and augments one image, and draws K of its regions.
+        """Read and augment one image, and draw K of its regions.
 
-        Where there are fewer than K, all of them, repeated and shuffled; empty masks where there is none.
+        If there are fewer than K, all are used, repeated and shuffled; if there are none, masks are empty.
 
         Args:
-            dataset_dict: ``file_name``, and what the region source needs. Not copied: a source must
-                leave it as it is.
+            dataset_dict: ``file_name``, and what the region source needs. It is not copied, so a source must
+                not modify it.
 
         Returns:
             ``image`` uint8 (3, h, w) RGB, or all bands, uint8 or float32 (C, h, w); ``mask_seed``, an int
             in [0, 2**63); ``file_name``; ``image_id``; ``height`` and ``width`` of the file's image; and,
-            with a source, ``num_regions`` K and ``regions``, uint8 (ceil(K / 8), h, w), bit k % 8 of plane
-            k // 8 being region k.
+            with a source, ``num_regions`` K and ``regions``, uint8 (ceil(K / 8), h, w), in which bit k % 8 of
+            plane k // 8 is region k.
 
         Raises:
-            ImageReadError: the file gives no image.
-            UserError: the source gave regions of another size than the image.
+            ImageReadError: the file cannot be read as an image.
+            UserError: the source's regions and the image differ in size.
         """
         photo = Photo(dataset_dict["file_name"], self.all_bands)
         mask_seed = int(np.random.randint(0, 2**63 - 1, dtype=np.int64))
-        # A source that looks at the pixels wants the whole, which is then decoded once for both.
+        # A source that looks at the pixels needs the full image, which is then decoded once for both.
         whole = self.exact_decode or not (self.regions is None or is_blind(self.regions))
         aug_input = PhotoInput(photo, self.augmentations, exact=whole)
         transforms = self.augmentations(aug_input)
@@ -153,7 +153,7 @@ class RegionDatasetMapper:
                 f"regions of {dataset_dict['file_name']} are {record.size} pixels (height, width), the image "
                 f"is {size}: make its regions again"
             )
-        # Where it is known what the transforms do to labels, the pixels of the crop alone are decoded.
+        # If the transforms' effect on labels is known, only the crop's pixels are decoded.
         indices = label_indices(transforms, size)
         if indices is None:
             record = record.map_planes(transforms.apply_segmentation)
@@ -171,7 +171,7 @@ class RegionDatasetMapper:
         return sample
 
     def _draw(self, candidates: NDArray[np.int64]) -> NDArray[np.int64]:
-        """K of them, in an order by chance."""
+        """Draw K of them, in random order."""
         if self.replacement:
             return np.random.choice(candidates, self.num_regions)
         repeats = -(-self.num_regions // candidates.size)
@@ -180,7 +180,7 @@ class RegionDatasetMapper:
     def _may_be_drawn(
         self, record: RegionRecord, indices: NDArray[np.int64], mask_seed: int
     ) -> NDArray[np.bool_]:
-        """Of indices into ``record.regions()``, by ``min_patches`` and ``visible_foreground_only``."""
+        """Mask over indices into ``record.regions()``, by ``min_patches`` and ``visible_foreground_only``."""
         covered = record.coverage(indices, self.patch_size)
         keep = covered.sum(axis=1) >= self.min_patches
         if self.order is not None:
@@ -192,10 +192,10 @@ class RegionDatasetMapper:
 
 
 def _order_of(masking: Any) -> Callable[[Tensor, int], Tensor]:
-    """Of seeds and a number of patches, in which order the region branch sees region patches.
+    """The function from seeds and a number of patches to the order in which region patches become visible.
 
     Raises:
-        UserError: for a policy whose order is not a function of these alone.
+        UserError: the policy's order is not a function of these alone.
     """
     policy = locate(masking) if isinstance(masking, str) else masking or RandomMasking
     order: Callable[[Tensor, int], Tensor] | None = getattr(policy, "order_by_seed", None)

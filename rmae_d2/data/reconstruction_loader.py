@@ -1,4 +1,4 @@
-"""The evaluation loader of pre-training: every image once, or once with each of several region sources."""
+"""The evaluation loader for pre-training: every image once, or once for each of several region sources."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +13,7 @@ from .mappers import RegionDatasetMapper, RegionSource
 
 
 class SeveralSourcesLoader:
-    """Several evaluation loaders one after another; ``region_source`` in a sample names its loader."""
+    """Several evaluation loaders in sequence; ``region_source`` in a sample names its loader."""
 
     def __init__(self, loaders: Mapping[str, EvalLoader]) -> None:
         self.loaders = dict(loaders)
@@ -37,19 +37,19 @@ def build_reconstruction_loader(
     num_workers: int = 4,
     seed: int = 0,
 ) -> EvalLoader | SeveralSourcesLoader:
-    """`build_eval_loader`, and the same images with other regions for a report on these.
+    """`build_eval_loader`, with the same images repeated for further region sources to report on.
 
-    Crops, flips and masks are the same with all sources.
+    Crops, flips and masks are the same for all sources.
 
     Args:
         dataset: dataset dicts, or a map-style data set of them.
-        mapper: with the source that training has, or another.
+        mapper: with the source used in training, or another one.
         also: further sources. Their samples have ``region_source``, the name of the source in its
-            ``params``, such as ``instances``; those of the mapper's own source have the empty name.
-        batch_size, num_workers, seed: as of `build_eval_loader`.
+            ``params``, such as ``instances``; for the mapper's own source it is empty.
+        batch_size, num_workers, seed: as in `build_eval_loader`.
 
     Raises:
-        UserError: for two further sources of one name, and for any where the mapper has none.
+        UserError: two further sources have the same name, or the mapper has no source.
     """
     options: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "seed": seed}
     own = build_eval_loader(dataset, mapper, **options)

@@ -1,7 +1,7 @@
-"""Repeat-factor sampling (LVIS, appendix B.2) for a stream that is addressed by position.
+"""Repeat-factor sampling (LVIS, appendix B.2) for a stream addressed by position.
 
-Images with rare classes appear more than once an epoch. Detectron2's sampler rounds every image's
-factor at random, so its epochs differ in length and a position has no epoch. Here every epoch has
+Images with rare classes appear more than once per epoch. Detectron2's sampler rounds every image's
+factor at random, so its epochs differ in length and a position has no epoch. Here, every epoch has
 the same length, and an image still appears as often as its factor says on average.
 """
 
@@ -21,9 +21,9 @@ logger = logging.getLogger(__name__)
 def category_repeat_factors(
     dataset_dicts: Sequence[dict[str, Any]], threshold: float
 ) -> NDArray[np.float64]:
-    """How often each of N images should appear an epoch: max(1, sqrt(threshold / f)), float64 (N,).
+    """How often each of N images should appear per epoch: max(1, sqrt(threshold / f)), float64 (N,).
 
-    f is the share of images that show the image's rarest class, as in Detectron2 (threshold 0.001 for LVIS).
+    f is the fraction of images with the image's rarest class, as in Detectron2 (threshold 0.001 for LVIS).
     """
     if threshold <= 0:
         raise UserError(f"repeat_threshold={threshold} must be positive; for no repeats, null")
@@ -40,14 +40,14 @@ def category_repeat_factors(
 
 
 class RepeatedOrder:
-    """Orders of epochs in which image i appears factor[i] times on average.
+    """Epoch orders in which image i appears factor[i] times on average.
 
-    The whole part of a factor always counts. Fractions are drawn by systematic sampling: one random offset u,
-    image i once more where its cumulated fraction plus u passes a whole number. So each image's chance is its
-    fraction, and the number drawn, with which an epoch has ``length`` positions, is the same in every epoch.
+    The integer part of a factor always counts. Fractional parts are drawn by systematic sampling: with one
+    random offset u, image i is added once more if its cumulated fraction plus u passes an integer. So each
+    image's probability is its fraction, and the number drawn, and with it an epoch's ``length``, is constant.
 
-    Factors (N,) are 0 or more; their fractions are scaled, by less than 1 / their sum, to add up to a whole
-    number.
+    Factors (N,) are 0 or more; their fractions are scaled, by less than 1 / their sum, to add up to an
+    integer.
     """
 
     def __init__(self, factors: NDArray[np.float64]) -> None:
@@ -61,11 +61,11 @@ class RepeatedOrder:
             raise UserError("the repeat factors leave no image in an epoch")
 
     def draw(self, generator: np.random.Generator) -> NDArray[np.int64]:
-        """Image indices of one epoch, shuffled, int64 (length,)."""
-        # Cumulated in a random order, else neighbours in the data set would exclude each other.
+        """The shuffled image indices of one epoch, int64 (length,)."""
+        # Cumulated in random order, otherwise neighbours in the data set would exclude each other.
         images = generator.permutation(len(self._whole))
         cumulated = np.cumsum(self._fractions[images])
-        cumulated[-1] = self._extra  # exactly, whatever rounding did
+        cumulated[-1] = self._extra  # exactly, despite rounding errors
         steps = np.floor(cumulated + generator.random())
         counts = self._whole.copy()
         counts[images] += np.diff(steps, prepend=0.0).astype(np.int64)

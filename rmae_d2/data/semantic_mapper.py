@@ -1,4 +1,4 @@
-"""From a dataset dict to a sample of semantic segmentation."""
+"""Map a dataset dict to a semantic segmentation sample."""
 
 import logging
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ from .images import Photo
 
 logger = logging.getLogger(__name__)
 
-#: What padding looks like: ImageNet's mean, nearly 0 once normalised.
+#: Padding colour: ImageNet's mean, nearly 0 after normalization.
 _FILL = (124, 116, 104)
 
 
 class SemanticDatasetMapper:
     """Makes the sample that `SlidingSemanticSegmentor` takes.
 
-    Labels are read from the files as they are published: those of ADE20K's official release are 0 for no
-    class and 1 to 150, and become 255 and 0 to 149 here.
+    Labels are read from the files as published: in ADE20K's official release, 0 means no class and classes
+    are 1 to 150; here these become 255 and 0 to 149.
     """
 
     def __init__(
@@ -34,15 +34,15 @@ class SemanticDatasetMapper:
         pad_to: int | None = None,
         all_bands: bool = False,
     ) -> None:
-        """Sets what happens to an image.
+        """Configures the mapping.
 
         Args:
-            is_train: with labels, augmented like the image; else without.
+            is_train: include labels, augmented like the image.
             augmentations: applied to the image and, in training, its labels.
-            pad_to: in training, side to which smaller crops are filled up at the right and bottom: the image
+            pad_to: in training, side to which smaller crops are padded at the right and bottom: the image
                 with the mean colour, the labels with 255. None for no padding.
-            all_bands: images as their files have them, of any number of channels and any depth, see
-                `read_bands`; not as 8-bit RGB.
+            all_bands: read images as stored, with any number of channels and any depth, see `read_bands`,
+                instead of as 8-bit RGB.
         """
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
@@ -53,25 +53,25 @@ class SemanticDatasetMapper:
         )
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any] | None:
-        """Reads and augments one image.
+        """Read and augment one image.
 
         Args:
-            dataset_dict: of `semantic_dataset`; left as it is.
+            dataset_dict: from `semantic_dataset`; it is not modified.
 
         Returns:
             its keys; ``image`` uint8 (3, h, w) RGB, or all bands, float32 (C, h, w); ``height`` and
-            ``width`` of the file's image; in training ``sem_seg`` uint8 (h, w), class numbers and 255; else
-            ``original``, the image before augmentation, where that has another size. None, in training,
-            for a crop without any label.
+            ``width`` of the file's image; in training ``sem_seg`` uint8 (h, w), class indices and 255; else
+            ``original``, the image before augmentation, if that has another size. None, in training, for a
+            crop without any label.
 
         Raises:
             ImageReadError: image or labels cannot be read.
-            AnnotationError: labels that are out of range or of another size than the image.
+            AnnotationError: labels are out of range or differ in size from the image.
         """
         image = np.asarray(Photo(dataset_dict["file_name"], self.all_bands))
         if (
             self.all_bands
-        ):  # Detectron2 resizes bytes by Pillow, which knows but few numbers of channels
+        ):  # Detectron2 resizes bytes with Pillow, which supports only a few numbers of channels
             image = image.astype(np.float32)
         sample = {**dataset_dict, "height": image.shape[0], "width": image.shape[1]}
         if not self.is_train:

@@ -1,4 +1,4 @@
-"""Augmentations of semantic segmentation that Detectron2's core has not, or has slowly."""
+"""Semantic segmentation augmentations that Detectron2's core lacks or implements slowly."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +15,10 @@ _TRIES = 10
 
 
 class LimitedClassCrop(T.Augmentation):
-    """A random crop in which no class has more than a share of the labelled pixels.
+    """A random crop in which no class exceeds a given share of the labelled pixels.
 
     The rule of mmsegmentation's ``cat_max_ratio`` and Detectron2's ``RandomCrop_CategoryAreaConstraint``: up
-    to 10 crops are drawn, the last is taken if none is good.
+    to 10 crops are drawn, and the last one is used if none qualifies.
     """
 
     def __init__(self, size: int, max_share: float = 0.75) -> None:
@@ -30,7 +30,7 @@ class LimitedClassCrop(T.Augmentation):
         self.max_share = max_share
 
     def get_transform(self, image: NDArray[Any], sem_seg: NDArray[np.uint8]) -> T.CropTransform:
-        """Draws one crop for an image and its labels, (H, W) uint8."""
+        """Draw one crop for an image and its labels, (H, W) uint8."""
         height, width = image.shape[:2]
         h, w = min(height, self.size), min(width, self.size)
         for _ in range(_TRIES):
@@ -44,15 +44,16 @@ class LimitedClassCrop(T.Augmentation):
 
 
 class PhotometricDistortion(T.Augmentation):
-    """Random brightness, contrast, saturation and hue, each every other time (SSD, section 2.2).
+    """Random brightness, contrast, saturation and hue, each with probability 1/2 (SSD, section 2.2).
 
-    Brightness moves by up to 32 of 255, contrast and saturation are scaled by 0.5 to 1.5; contrast comes
-    before or after the colours. Images of other bands than uint8 RGB stay as they are.
+    Brightness is shifted by up to 32 of 255, contrast and saturation are scaled by 0.5 to 1.5; contrast comes
+    before or after the colours. Images other than uint8 RGB are left unchanged.
     """
 
     def __init__(self, hue: float = 18.0) -> None:
-        """Takes the degrees by which hue turns at most. mmsegmentation's ``hue_delta=18`` is 36 degrees, for
-        OpenCV has a circle of 180 units.
+        """Takes the largest hue rotation in degrees.
+
+        mmsegmentation's ``hue_delta=18`` means 36 degrees, because OpenCV's hue circle has 180 units.
         """
         super().__init__()
         if not 0 <= hue <= 180:
@@ -60,7 +61,7 @@ class PhotometricDistortion(T.Augmentation):
         self.hue = float(hue)
 
     def get_transform(self, image: NDArray[Any]) -> T.Transform:
-        """Draws one distortion."""
+        """Draw one distortion."""
         if image.dtype != np.uint8 or image.shape[2:] != (3,):
             return T.NoOpTransform()
         chosen = np.random.randint(2, size=5).astype(bool)
@@ -78,11 +79,11 @@ class PhotometricDistortion(T.Augmentation):
 
 @dataclass(repr=False, eq=False)
 class PhotometricTransform(T.Transform):
-    """A fixed change of colours; places and labels stay."""
+    """A fixed change of colours; coordinates and labels are unchanged."""
 
     brightness: float = 0.0  #: added to all values, of 255
-    contrast: float = 1.0  #: factor of all values
-    saturation: float = 1.0  #: factor of HSV's S
+    contrast: float = 1.0  #: factor for all values
+    saturation: float = 1.0  #: factor for HSV's S
     hue: float = 0.0  #: degrees
     contrast_first: bool = True  #: before saturation and hue, else after
 
@@ -102,11 +103,11 @@ class PhotometricTransform(T.Transform):
         return img if self.contrast_first else contrasted.take(img)
 
     def apply_segmentation(self, segmentation: NDArray[Any]) -> NDArray[Any]:
-        """Labels as they are."""
+        """Return labels unchanged."""
         return segmentation
 
     def apply_coords(self, coords: NDArray[Any]) -> NDArray[Any]:
-        """Points as they are."""
+        """Return points unchanged."""
         return coords
 
 

@@ -1,4 +1,4 @@
-"""Uploads are decoded in processes of their own, which can be ended: some small files take minutes."""
+"""Decode uploads in separate processes that can be killed: some small files take minutes."""
 
 import json
 import subprocess
@@ -12,16 +12,16 @@ from .requests import RefusedError, decode_image
 
 DECODE_SECONDS = 15.0
 
-# Not through multiprocessing, which would run a user's own script again.
+# Not through multiprocessing, which would run the user's own script again.
 _CODE = "import sys; sys.path[:] = {!r}; from rmae_d2.demo.decoder import main; main({})"
 
 
 class Decoder:
-    """`decode_image` of an upload, in a new process; any number of threads may call it.
+    """Runs `decode_image` on an upload in a new process; thread-safe.
 
     Args:
-        max_pixels: of an image.
-        seconds: after which a process is ended.
+        max_pixels: limit for an image.
+        seconds: time after which a process is killed.
     """
 
     def __init__(self, max_pixels: int, seconds: float = DECODE_SECONDS) -> None:
@@ -31,13 +31,13 @@ class Decoder:
         self._closed = False
 
     def __call__(self, data: Any) -> NDArray[np.uint8]:
-        """Takes bytes or a bytearray. RefusedError: as ``decode_image``, or it takes too long."""
+        """Decode bytes or a bytearray. RefusedError: as for ``decode_image``, or on a timeout."""
         with subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the server, which then closes this
+            start_new_session=True,  # Ctrl-C reaches only the server, which then closes this
         ) as process:
             self._running.add(process)
             output = None if self._closed else self._exchange(process, data)
@@ -49,13 +49,13 @@ class Decoder:
         return _unpacked(output)
 
     def close(self) -> None:
-        """Ends all that is being decoded."""
+        """Kill all decoding processes."""
         self._closed = True
         for process in list(self._running):
             process.kill()
 
     def _exchange(self, process: subprocess.Popen[bytes], data: Any) -> bytes | None:
-        """The process's answer; None where it is late. Nothing holds the data after that."""
+        """The process's answer; None on a timeout. Nothing holds the data afterwards."""
         try:
             return process.communicate(data, self._seconds)[0]
         except subprocess.TimeoutExpired:
@@ -64,7 +64,7 @@ class Decoder:
 
 def _unpacked(output: bytes) -> NDArray[np.uint8]:
     head, found, pixels = output.partition(b"\n")
-    if not found:  # as where the system ends it, for memory
+    if not found:  # e.g. the system killed it for lack of memory
         raise RefusedError(503, "The server could not decode this image. Save it smaller.")
     said = json.loads(head)
     if "refused" in said:
@@ -73,7 +73,7 @@ def _unpacked(output: bytes) -> NDArray[np.uint8]:
 
 
 def main(max_pixels: int) -> None:
-    """What the process does: an upload from stdin to a line of JSON and pixels on stdout."""
+    """Entry point of the process: an upload on stdin becomes a line of JSON and pixels on stdout."""
     pixels = None
     try:
         pixels = decode_image(sys.stdin.buffer.read(), max_pixels)

@@ -1,4 +1,4 @@
-"""Images to begin with: photographs of the scikit-image wheel and a rendered scene, or the user's own."""
+"""Example images: photographs from the scikit-image wheel and rendered scenes, or the user's own."""
 
 import io
 import sys
@@ -23,16 +23,16 @@ _THUMBNAIL = (144, 108)
 
 @dataclass(frozen=True)
 class Example:
-    """An image that the page offers."""
+    """An image offered by the page."""
 
     name: str  # shown below its thumbnail
-    credit: str  # licence and author, where known
-    data: bytes  # the file, of a format that uploads may have
+    credit: str  # licence and author, if known
+    data: bytes  # the file, in a format accepted for uploads
     thumbnail: bytes  # JPEG
 
 
 def default_examples() -> list[Example]:
-    """Found on every machine, without a network."""
+    """Examples available on every machine without a network."""
     examples = [
         _example(Path(name).stem, PHOTOS[name][1], photo_path(name).read_bytes())
         for name in _DEFAULTS
@@ -45,7 +45,7 @@ def default_examples() -> list[Example]:
 
 
 def examples_from(given: Sequence[str], limits: Limits) -> list[Example]:
-    """Examples from files, folders, lists and COCO jsons, the first ``MOST`` of them."""
+    """Load the first ``MOST`` examples from files, folders, lists and COCO jsons."""
     inputs = list_inputs(given)
     if len(inputs) > MOST:
         print(f"--examples: the first {MOST} of {len(inputs)} images", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP with a time limit that it does not have."""
+"""uvicorn's HTTP protocol with a time limit that it lacks."""
 
 import asyncio
 from typing import Any
@@ -10,9 +10,9 @@ HEADER_SECONDS = 20.0
 
 
 class TimedProtocol(H11Protocol):
-    """Closes a connection whose request has not told its headers in time, however slowly it tells them.
+    """Closes a connection whose request headers are not complete in time, however slowly they arrive.
 
-    After an answer uvicorn's own limit of idle connections counts, until the next request begins.
+    After a response, uvicorn's own limit for idle connections applies until the next request begins.
     """
 
     header_seconds = HEADER_SECONDS

@@ -1,4 +1,4 @@
-"""What users send, images and marks: limited, checked, and not saved; nothing is assumed of it."""
+"""User input, images and marks: limited, validated and never saved; nothing about it is trusted."""
 
 import asyncio
 import io
@@ -15,45 +15,45 @@ from PIL import Image, UnidentifiedImageError
 
 from ..pixels import upright_rgb
 
-#: Pillow's decoders that may see an upload. Browsers show all three; the other formats stay unreachable.
+#: Pillow's decoders that uploads may reach. Browsers show all three formats; all others stay unreachable.
 FORMATS = ("PNG", "JPEG", "WEBP")
 
 MEGA = 1_000_000
 MIN_SIDE = 8
 
-#: Of a JPEG; progressive ones have ten or so. Each costs a pass over the whole image, whatever it holds.
+#: Limit for a JPEG; progressive ones have about ten. Each scan costs a pass over the whole image.
 MAX_SCANS = 100
 
 UPLOAD_SECONDS = 120.0
 
 BUSY = "The server is busy with other users: try again in a moment."
 
-# A browser that is still sending does not read the answer: so much more than the limit is read and dropped.
+# A browser that is still sending does not read the answer: up to this multiple of the limit is dropped.
 _DRAINED = 3
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one user may ask of the server."""
+    """What a user may ask of the server."""
 
     upload_bytes: int = 20 * MEGA
     pixels: int = 25 * MEGA
     regions: int = 8
-    kept_images: int = 64  # of all users; the one unused for longest goes
+    kept_images: int = 64  # of all users; the least recently used one is dropped
 
     @property
     def held_bytes(self) -> int:
-        """Of all requests together that are being received or wait to be read."""
+        """Limit for all requests together that are being received or wait to be read."""
         return 10 * max(self.upload_bytes, MAX_BYTES)
 
 
 class RefusedError(Exception):
-    """A request that is not carried out.
+    """A request that is refused.
 
     Args:
-        status: HTTP's.
-        message: what the user is told: one or two sentences with the remedy.
-        code: what the page acts upon, such as ``gone``; otherwise empty.
+        status: HTTP status.
+        message: what the user is told: one or two sentences, with the remedy.
+        code: what the page reacts to, such as ``gone``; otherwise empty.
     """
 
     def __init__(self, status: int, message: str, code: str = "") -> None:
@@ -67,11 +67,11 @@ class RefusedError(Exception):
 
 
 class Bodies:
-    """The bodies of all requests, as far as they are in memory.
+    """The request bodies currently in memory.
 
     Args:
-        most: bytes of all together.
-        seconds: that one may take to arrive.
+        most: limit in bytes for all of them together.
+        seconds: time limit for receiving one.
     """
 
     def __init__(self, most: int, seconds: float = UPLOAD_SECONDS) -> None:
@@ -81,18 +81,18 @@ class Bodies:
 
     @asynccontextmanager
     async def read(self, chunks: AsyncIterable[bytes], limit: int) -> AsyncIterator[bytearray]:
-        """A body, counted as it arrives: no header is believed. It is empty after the block.
+        """Receive a body, counted as it arrives: no header is trusted. It is emptied after the block.
 
-        Whoever still refers to it then, such as the traceback of an error, keeps no memory.
+        Leftover references to it, such as an error's traceback, therefore hold no memory.
 
         Raises:
-            RefusedError: it is too large (413) or slow (408), or there is no room for it (503).
+            RefusedError: the body is too large (413) or slow (408), or there is no room for it (503).
         """
         body = bytearray()
         try:
             try:
                 await asyncio.wait_for(self._fill(body, chunks, limit), self._seconds)
-            except asyncio.TimeoutError:  # Python 3.10 has two
+            except asyncio.TimeoutError:  # Python 3.10 has two TimeoutErrors
                 text = f"The upload took more than {self._seconds:g} seconds."
                 raise RefusedError(408, text) from None
             yield body
@@ -119,16 +119,16 @@ class Bodies:
 
     def _drop(self, body: bytearray) -> None:
         self.held -= len(body)
-        with suppress(BufferError):  # a decoder still reads it: the server is being closed
+        with suppress(BufferError):  # a decoder is still reading it: the server is shutting down
             body.clear()
 
 
 def decode_image(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
-    """An upload as upright RGB, see `rmae_d2.data.read_image`.
+    """Decode an upload as upright RGB, see `rmae_d2.data.read_image`.
 
     Raises:
-        RefusedError: no PNG, JPEG or WebP (415), too many pixels (413), too few, too many scans, or damaged
-            (422).
+        RefusedError: not a PNG, JPEG or WebP (415), too many pixels (413), too few, too many scans, or
+            damaged (422).
     """
     too_many = (
         "This image has {} megapixels: at most "
@@ -153,7 +153,7 @@ def decode_image(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     except UnidentifiedImageError:
         known = "PNG, JPEG and WebP are accepted, whatever the file's name"
         raise RefusedError(415, f"This file is not an image: {known}.") from None
-    except Image.DecompressionBombError:  # Pillow's own limit lies above: it does not tell the size
+    except Image.DecompressionBombError:  # Pillow's own, higher limit: it does not give the size
         raise RefusedError(413, too_many.format("hundreds of")) from None
     except MemoryError:
         text = "There is no memory left for this image. Save it smaller."
@@ -163,7 +163,7 @@ def decode_image(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
         raise RefusedError(422, f"This image is damaged or cut short ({reason}).") from error
 
 
-#: Far above what the largest grid with all regions marked needs.
+#: Far more than the largest grid with all regions marked needs.
 MAX_BYTES = 2_000_000
 MAX_NAME = 200
 
@@ -173,13 +173,13 @@ Place = tuple[float, float]
 
 @dataclass(frozen=True)
 class Marks:
-    """Patches (row, column) of one region: part of it, and not part of it."""
+    """Marked patches (row, column) of one region: inside it, and outside it."""
 
     positive: tuple[Patch, ...]
     negative: tuple[Patch, ...]
     places: Mapping[
         Patch, Place
-    ]  # (y, x) in [0, 1) of those that were pointed into; the others count whole
+    ]  # (y, x) in [0, 1) of patches that were clicked at a point; the others count as a whole
     box: tuple[Patch, Patch] | None = None  # first and last patch of a box around it
 
 
@@ -188,20 +188,20 @@ class Query:
     """Regions to predict."""
 
     regions: tuple[Marks, ...]
-    threshold: float  # probability from which on a pixel belongs to the mask
-    chosen: int | None  # the region to write, an index of regions; None for all
-    name: str  # of the image's file, as the user's machine calls it; only ever repeated
+    threshold: float  # lowest probability at which a pixel belongs to the mask
+    chosen: int | None  # index of the region to write; None for all
+    name: str  # the image's file name on the user's machine; only ever echoed
 
 
 def parse_query(body: bytes | bytearray, grid: tuple[int, int], max_regions: int) -> Query:
-    """Reads ``{"regions": [{"positive": [[row, column], ...], "negative": [...]}], "threshold": 0.5}``.
+    """Parse ``{"regions": [{"positive": [[row, column], ...], "negative": [...]}], "threshold": 0.5}``.
 
-    A patch may be ``[row, column, y, x]`` with the place in it that was pointed at, y and x from 0 to less
-    than 1. A region may have a ``"box"``, its first and last patch, which its mask is kept to.
-    ``"chosen"`` and ``"name"`` may be there too, see `Query`.
+    A patch may be ``[row, column, y, x]``, with the clicked position in it, y and x from 0 to less than 1.
+    A region may have a ``"box"``, its first and last patch, which limits its mask.
+    ``"chosen"`` and ``"name"`` are optional, see `Query`.
 
     Raises:
-        RefusedError: 400 for what is not a JSON object, 422 for values; the text names the value.
+        RefusedError: 400 if it is not a JSON object, 422 for invalid values; the text names the value.
     """
     try:
         decoded = json.loads(body)
@@ -213,7 +213,7 @@ def parse_query(body: bytes | bytearray, grid: tuple[int, int], max_regions: int
     _need(several, f"regions must be a list of 1 to {max_regions} regions.")
     regions = tuple(_marks(region, number, grid) for number, region in enumerate(given, 1))
     threshold = fields.get("threshold", 0.5)
-    number = type(threshold) in (int, float) and 0 < threshold < 1  # nan neither
+    number = type(threshold) in (int, float) and 0 < threshold < 1  # excludes nan
     _need(number, "threshold must be a number between 0 and 1.")
     chosen, last = fields.get("chosen"), len(regions) - 1
     known = chosen is None or (type(chosen) is int and 0 <= chosen <= last)
@@ -262,13 +262,13 @@ def _marks(value: Any, number: int, grid: tuple[int, int]) -> Marks:
 
 
 def _without_places(value: Any, what: str, places: dict[Patch, Place]) -> Any:
-    """The patches alone; those that have a place are noted with it."""
+    """The bare patches; those with a position are recorded in ``places``."""
     if not isinstance(value, list):
         return value
     patches = []
     for item in value:
         if isinstance(item, list) and len(item) == 4:
-            inside = all(type(x) in (int, float) and 0 <= x < 1 for x in item[2:])  # nan neither
+            inside = all(type(x) in (int, float) and 0 <= x < 1 for x in item[2:])  # excludes nan
             _need(inside, f"{what}: a place in a patch is y and x from 0 to less than 1.")
             item, place = item[:2], (float(item[2]), float(item[3]))
             if [type(x) for x in item] == [int, int]:

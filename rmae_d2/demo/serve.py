@@ -29,19 +29,19 @@ def run_demo(
     device: str = "auto",
     limits: Limits | None = None,
 ) -> None:
-    """Serves the page until Ctrl-C.
+    """Serve the page until Ctrl-C.
 
     Args:
         weights, config_file, mask_ratio, resolution, device: see
             `from_files`.
-        host: address to listen at. Anything but this machine's own is reached by others.
+        host: address to listen on. Others can reach any address but this machine's own loopback.
         port: 0 for a free one.
-        examples: images, folders, lists or COCO jsons; none for the package's own.
-        limits: of every user; None for the defaults.
+        examples: images, folders, lists or COCO jsons; if empty, the package's own.
+        limits: limits for every user; None for the defaults.
 
     Raises:
-        UserError: packages of the extra are missing, a value that can't be, a bad example.
-        CheckpointError: weights that are missing or do not fit.
+        UserError: packages of the extra are missing, a value is invalid, or an example is unusable.
+        CheckpointError: the weights are missing or do not fit.
     """
     for package in ("starlette", "uvicorn"):
         needed(package, "demo", "the interactive demo")
@@ -66,7 +66,7 @@ def run_demo(
 
 
 def names_of(host: str) -> tuple[str, ...]:
-    """The names under which browsers may reach the server; any, with a warning, where others can."""
+    """The names under which browsers may reach the server; any, with a warning, if others can reach it."""
     try:
         ours = ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -82,7 +82,7 @@ def names_of(host: str) -> tuple[str, ...]:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket that listens already, so that a taken port is known before the model is read."""
+    """A listening socket, so that a taken port is reported before the model is read."""
     v6 = ":" in host
     family = socket.AF_INET6 if v6 else socket.AF_INET
     both = v6 and socket.has_dualstack_ipv6()
@@ -96,7 +96,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _serve(app: "ASGIApp", listener: socket.socket) -> None:
-    """Runs uvicorn until a signal ends it, open connections or not."""
+    """Run uvicorn until a signal ends it, even with open connections."""
     import uvicorn
 
     from .protocol import TimedProtocol

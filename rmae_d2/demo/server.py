@@ -42,7 +42,7 @@ from .requests import BUSY, MAX_BYTES, Bodies, Limits, Query, RefusedError, pars
 from .sessions import OpenImage, OpenImages
 
 HEADERS = {
-    # Nothing from elsewhere, no inline scripts or styles; pictures also from the page's own memory.
+    # Nothing from other origins, no inline scripts or styles; pictures may also come from the page's memory.
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -54,9 +54,9 @@ HEADERS = {
 
 
 class SameOriginOnly:
-    """Adds the headers to every answer and refuses what other pages' scripts and forms send.
+    """Adds the headers to every response and refuses requests from scripts and forms of other pages.
 
-    Browsers name the page's origin with every POST, and no page can change it. Programs such as curl send
+    Browsers send the page's origin with every POST, and no page can change it. Programs such as curl send
     none; they are served.
     """
 
@@ -83,7 +83,7 @@ class SameOriginOnly:
         refusal = JSONResponse({"error": "This request comes from another web page."}, 403)
         try:
             await (refusal if foreign else self.app)(scope, receive, send_with_headers)
-        except asyncio.CancelledError:  # the server ends, which is not an error of a request
+        except asyncio.CancelledError:  # the server is shutting down, which is not a request error
             if not begun:
                 closed = JSONResponse({"error": "The server was closed.", "code": ""}, 503)
                 await closed(scope, receive, send_with_headers)
@@ -95,25 +95,25 @@ def _is_foreign(headers: Headers) -> bool:
     origin = headers.get("origin")
     if origin is None:
         return False
-    try:  # only the host: a proxy in front may well have turned http into https
+    try:  # only the host: a proxy in front may have turned http into https
         return urlsplit(origin).netloc.lower() != headers.get("host", "").lower()
-    except ValueError:  # it is not an address
+    except ValueError:  # not a URL
         return True
 
 
 PAGE = Path(__file__).parent / "page"
 MASK_RATIOS = (0.0, 0.5, 0.75, 0.9)
 _MOST_WAITING = 64
-_MOST_OPENING = 3  # images between their file and the model: 75 MB each as pixels
+_MOST_OPENING = 3  # images between upload and model: 75 MB each as pixels
 
 T = TypeVar("T")
 
 
 class Demo:
-    """The routes' functions and what they share.
+    """The route handlers and their shared state.
 
     Args:
-        predictor: its ``mask_ratio`` is the one that the page begins with.
+        predictor: its ``mask_ratio`` is the page's initial one.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class Demo:
         self.examples = examples
         self.limits = limits
         self.mask_ratios = sorted({*MASK_RATIOS, predictor.mask_ratio})
-        # One model, one thread, always the same: torch makes a team of its own for each that calls it.
+        # One model, always the same thread: torch creates a thread team for every thread that calls it.
         self._model_thread = ThreadPoolExecutor(1, "model")
         self._file_threads = ThreadPoolExecutor(2, "files")
         self._decode_threads = ThreadPoolExecutor(2, "images")
@@ -135,7 +135,7 @@ class Demo:
 
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        """Ends the threads with the server; what waits is dropped."""
+        """End the threads with the server, dropping waiting work."""
         yield
         for threads in (self._model_thread, self._file_threads, self._decode_threads):
             threads.shutdown(wait=False, cancel_futures=True)
@@ -182,7 +182,7 @@ class Demo:
 
     async def file(self, request: Request) -> Response:
         image, query = await self._query(request)
-        name = request.scope["path"].rpartition("/")[2]  # request.url fails at some Host headers
+        name = request.scope["path"].rpartition("/")[2]  # request.url fails for some Host headers
         found = sessions.full_size(self.predictor, image, query)
         arguments = (found, image.embedding.image_size, query)
         body = await self._run(self._model_thread, sessions.FILES[name], *arguments)
@@ -194,7 +194,7 @@ class Demo:
             return image, parse_query(body, image.embedding.grid, self.limits.regions)
 
     async def _run(self, threads: ThreadPoolExecutor, work: Callable[..., T], *given: Any) -> T:
-        """Work away from the event loop, so that the server goes on answering others."""
+        """Run work off the event loop, so that the server keeps answering others."""
         if self._waiting >= _MOST_WAITING:
             raise RefusedError(503, BUSY, "busy")
         self._waiting += 1
@@ -219,7 +219,7 @@ class Demo:
 
 
 def pack_prediction(prediction: RegionPrediction) -> bytes:
-    """What the page draws, compressed with gzip.
+    """Serialize what the page draws, compressed with gzip.
 
     Returns:
         a line of JSON, ``{"width", "height", "doubts": [K]}``; then K planes of height * width bytes,
@@ -237,14 +237,14 @@ def build_app(
     limits: Limits | None = None,
     allowed_hosts: Sequence[str] = ("localhost", "127.0.0.1", "[::1]"),
 ) -> SameOriginOnly:
-    """The demo as an ASGI application, for any server.
+    """Build the demo as an ASGI application, for any server.
 
     Args:
-        allowed_hosts: names under which browsers may reach it; ``["*"]`` for any. Only own names keep
-            other people's pages from reaching a local server by a name that they let point here.
+        allowed_hosts: host names under which browsers may reach it; ``["*"]`` for any. Listing only your own
+            names keeps other people's pages from reaching a local server through a name that they point here.
     """
     demo = Demo(predictor, examples, limits or Limits())
-    mimetypes.add_type("text/javascript", ".js")  # not so on every Windows, and browsers insist
+    mimetypes.add_type("text/javascript", ".js")  # not set on every Windows; browsers insist on it
     key = "/api/images/{key}"
     routes = [
         Route("/api/info", demo.info),
@@ -268,7 +268,7 @@ def build_app(
         lifespan=demo.lifespan,
     )
     app.state.demo = demo
-    return SameOriginOnly(app)  # around Starlette's own answers to errors, too
+    return SameOriginOnly(app)  # wraps Starlette's own error responses, too
 
 
 async def _refused(_: Request, error: Exception) -> Response:
@@ -277,7 +277,7 @@ async def _refused(_: Request, error: Exception) -> Response:
 
 
 async def _gone(_: Request, error: Exception) -> Response:
-    """Nobody reads it: the tab was closed."""
+    """The client has disconnected: the tab was closed, so nobody reads this response."""
     return Response(status_code=400)
 
 

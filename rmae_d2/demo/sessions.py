@@ -1,4 +1,4 @@
-"""One model for all users: what is known of each opened image, predictions from it, and files of them."""
+"""One model for all users: the state of each opened image, predictions from it, and result files."""
 
 import io
 import json
@@ -16,7 +16,7 @@ from ..inference.region_prompt import RegionPrediction, RegionPrompt, RegionProm
 from ..inference.region_views import ImageEmbedding
 from .requests import Marks, Query, RefusedError
 
-#: Longest side of the probabilities that the page draws; the model's own maps are coarser still.
+#: Longest side of the probabilities drawn by the page; the model's own maps are coarser still.
 DISPLAY_SIDE = 768
 
 
@@ -24,22 +24,22 @@ DISPLAY_SIDE = 768
 class OpenImage:
     """An encoded image of one user. Its pixels are not kept."""
 
-    key: str  # names it in requests; none can guess it, so none reaches another's image
+    key: str  # names it in requests; unguessable, so that no user reaches another's image
     embedding: ImageEmbedding
 
     @property
     def display_size(self) -> tuple[int, int]:
-        """(H, W) of what the page is sent: the image's, or reduced to ``DISPLAY_SIDE``."""
+        """(H, W) of what is sent to the page: the image's size, or reduced to ``DISPLAY_SIDE``."""
         height, width = self.embedding.image_size
         scale = min(1.0, DISPLAY_SIDE / max(height, width))
         return max(round(height * scale), 1), max(round(width * scale), 1)
 
 
 class OpenImages:
-    """The images used last, of all users together; for one thread, the server's.
+    """The most recently used images of all users; for use by the server's thread only.
 
     Args:
-        capacity: where there are more, the one unused for longest goes.
+        capacity: beyond this number, the least recently used image is dropped.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -47,7 +47,7 @@ class OpenImages:
         self._images: OrderedDict[str, OpenImage] = OrderedDict()
 
     def add(self, embedding: ImageEmbedding) -> OpenImage:
-        """Keeps an image under a new key."""
+        """Store an image under a new key."""
         image = OpenImage(secrets.token_urlsafe(24), embedding)
         self._images[image.key] = image
         while len(self._images) > self._capacity:
@@ -62,7 +62,7 @@ class OpenImages:
 
 
 def display(predictor: RegionPromptPredictor, image: OpenImage, query: Query) -> RegionPrediction:
-    """All regions at the display's size."""
+    """Predict all regions at display size."""
     reduced = replace(image.embedding, image_size=image.display_size)
     return _predict(predictor, reduced, query.regions, query.threshold)
 
@@ -70,7 +70,7 @@ def display(predictor: RegionPromptPredictor, image: OpenImage, query: Query) ->
 def full_size(
     predictor: RegionPromptPredictor, image: OpenImage, query: Query
 ) -> Iterator[RegionPrediction]:
-    """The chosen region or all, one after the other: at the image's size all take much memory."""
+    """Predict the chosen region or all, one by one: at full size, all together take much memory."""
     chosen = query.regions if query.chosen is None else [query.regions[query.chosen]]
     for region in chosen:
         yield _predict(predictor, image.embedding, [region], query.threshold)
@@ -111,7 +111,7 @@ def _prompt(
 
 
 def describe_model(predictor: RegionPromptPredictor) -> str:
-    """One line for the page: how large the model is and what it looks at; honest where it is small."""
+    """One line for the page: the model's size and input, with a warning if it is small."""
     net = predictor.model.backbone.net
     millions = sum(p.numel() for p in net.parameters()) / 1e6
     shown = float(f"{millions:.2g}")
@@ -121,16 +121,16 @@ def describe_model(predictor: RegionPromptPredictor) -> str:
 
 
 def mask_png(found: Iterator[RegionPrediction], size: tuple[int, int], query: Query) -> bytes:
-    """The chosen region: 255 in the mask, 0 elsewhere."""
+    """Write the chosen region as a PNG: 255 in the mask, 0 elsewhere."""
     if query.chosen is None:
         raise RefusedError(422, "chosen must name the region of the mask.")
     return _png(next(found).masks[0].astype(np.uint8) * np.uint8(255))
 
 
 def label_png(found: Iterator[RegionPrediction], size: tuple[int, int], query: Query) -> bytes:
-    """All regions in one image: 1 for the first, 2 for the second ..., 0 for none.
+    """Write all regions into one PNG: 1 for the first, 2 for the second ..., 0 for none.
 
-    Where masks overlap, the region of the higher probability has the pixel.
+    Where masks overlap, the pixel goes to the region with the higher probability.
     """
     labels = np.zeros(size, np.uint8)
     highest = np.zeros(size, np.float32)
@@ -142,10 +142,10 @@ def label_png(found: Iterator[RegionPrediction], size: tuple[int, int], query: Q
 
 
 def coco_json(found: Iterator[RegionPrediction], size: tuple[int, int], query: Query) -> bytes:
-    """Regions as a data set in COCO's format that ``pycocotools.coco.COCO`` opens.
+    """Write regions as a COCO-format data set that ``pycocotools.coco.COCO`` opens.
 
-    Segmentations are compressed run lengths. Beside COCO's own keys each annotation has its ``score`` and,
-    where there is one, ``doubt``, see `RegionPrediction`.
+    Segmentations are compressed run lengths. Besides COCO's own keys, each annotation has its ``score`` and,
+    if there is one, its ``doubt``; see `RegionPrediction`.
     """
     annotations = []
     for number, prediction in enumerate(found, 1):
@@ -174,7 +174,7 @@ def coco_json(found: Iterator[RegionPrediction], size: tuple[int, int], query: Q
     return json.dumps(content, indent=1).encode()
 
 
-#: What makes a file of an image's predictions, their size (H, W) and what was asked.
+#: Functions that make a file from an image's predictions, their size (H, W) and the query.
 FILES = {"mask.png": mask_png, "labels.png": label_png, "regions.json": coco_json}
 
 

@@ -1,4 +1,4 @@
-"""The weights of the best evaluation, kept; and a run's end where evaluations no longer get better."""
+"""Keep the weights of the best evaluation, and end a run whose evaluations no longer improve."""
 
 import logging
 import math
@@ -24,19 +24,19 @@ FILE = "model_best.pth"
 
 
 class NoLongerBetter(SystemExit):
-    """A run that has written its model_final.pth and ends, for it no longer gets better."""
+    """Raised when a run ends early for lack of improvement, after writing its model_final.pth."""
 
 
 class KeepBest(HookBase):
-    """Keeps the best evaluation's weights in ``model_best.pth``; the last of a run's hooks.
+    """Keeps the best evaluation's weights in ``model_best.pth``; must be the last of a run's hooks.
 
-    What was best before a resume is read from the run's events.
+    On a resume, the best value so far is read from the run's events.
 
     Args:
-        metric: of the results, such as ``bbox/AP``; higher is better, unless its last part begins with
-            "loss", or a "-" stands before it.
-        patience: evaluations that may pass without a better one before the run ends; 0 for any number.
-        parts: of the config, whose evaluations there are.
+        metric: a result's name, such as ``bbox/AP``; higher is better, unless its last part begins with
+            "loss" or it is prefixed with "-".
+        patience: number of evaluations without improvement after which the run ends; 0 for no limit.
+        parts: the parts of the config whose data are evaluated on.
         checkpoint: writes model_final.pth.
         events: of the run.
     """
@@ -57,12 +57,12 @@ class KeepBest(HookBase):
         self.checkpoint = checkpoint
         self.events = events
         self.best: tuple[float, int] | None = None  # value and iteration
-        self.passed = 0  # evaluations since
+        self.passed = 0  # evaluations since then
         self._parts = set(parts)
         self._seen: dict[str, None] = {}  # names in the order of the results
 
     def restore(self, start: int) -> None:
-        """Takes up what evaluations before iteration ``start`` gave, as the run's events have it."""
+        """Restore the state from evaluations before iteration ``start``, as recorded in the run's events."""
         if start and (self.folder / FILE).is_file():
             for iteration, value in results(read_run(self.folder)[0]).get(self.metric, ()):
                 if iteration < start:
@@ -75,23 +75,23 @@ class KeepBest(HookBase):
 
     @property
     def story(self) -> str:
-        """What was best, in words."""
+        """The best result so far, in words."""
         if self.best is None:
             return f"no evaluation gave {self.metric}"
         value, iteration = self.best
         return f"the best {self.metric} is {value:.4g}, after iteration {iteration}"
 
     def consider(self, part: str, given: dict[str, Any], plain: nn.Module, iteration: int) -> None:
-        """Looks at an evaluation; all processes call it alike, inside of ``whole``.
+        """Process an evaluation; called identically by all processes, within ``whole``.
 
         Args:
-            part: of the config, whose evaluation it is.
-            given: the results by task; empty but on the main process.
+            part: the part of the config that was evaluated.
+            given: results by task; empty except on the main process.
             plain: the model with all its weights.
-            iteration: after which it was evaluated.
+            iteration: iteration after which it was evaluated.
 
         Raises:
-            UserError: none of the evaluations has the metric.
+            UserError: none of the evaluations reports the metric.
         """
         message = self._consider(part, given, plain, iteration) if given else None
         found = comm.all_gather((message, self.best, self.passed))
@@ -102,7 +102,7 @@ class KeepBest(HookBase):
     def _consider(
         self, part: str, given: dict[str, Any], plain: nn.Module, iteration: int
     ) -> str | None:
-        """Keeps the weights if they are better; what is wrong with the metric."""
+        """Keep the weights if they are better; return what is wrong with the metric, if anything."""
         values = flatten_results_dict(given)
         self._seen.update(dict.fromkeys(values))
         self._parts.discard(part)
@@ -122,7 +122,7 @@ class KeepBest(HookBase):
         return None
 
     def _note(self, value: float, iteration: int) -> bool:
-        """Counts an evaluation; whether it is the best so far."""
+        """Count an evaluation; return whether it is the best so far."""
         better = not math.isnan(value) and (
             self.best is None or self.sign * value > self.sign * self.best[0]
         )
@@ -132,7 +132,7 @@ class KeepBest(HookBase):
         return better
 
     def after_step(self) -> None:
-        """Ends the run where patience has run out."""
+        """End the run if patience has run out."""
         if self.is_over and self.trainer.iter + 1 < self.trainer.max_iter:
             self.checkpoint.save(FINAL)
             comm.synchronize()
@@ -144,11 +144,11 @@ class KeepBest(HookBase):
 
 
 def check_keep_best(cfg: DictConfig, parts: Collection[str]) -> None:
-    """UserError where ``train.keep_best`` or ``train.patience`` has nothing to compare.
+    """Raise UserError if ``train.keep_best`` or ``train.patience`` has nothing to compare.
 
     Args:
         cfg: of the run.
-        parts: of the config, whose data are evaluated on.
+        parts: the parts of the config whose data are evaluated on.
     """
     metric, patience = cfg.train.get("keep_best", ""), cfg.train.get("patience", 0)
     if patience and not metric:

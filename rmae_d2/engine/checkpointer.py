@@ -1,12 +1,12 @@
-"""Checkpoints of a run: whole or not there, and found again.
+"""A run's checkpoints: written atomically, and found again.
 
 output_dir/
-  model_0000999.pth   model, trainer (iteration, optimizer, loss scale), ema; iteration counts from 0
-  model_0000999/      the same of an FSDP run, see rmae_d2.checkpoint.sharded
-  model_final.pth     the same, after the last step, whole in any case
-  last_checkpoint     the newest one's name, as Detectron2 has it
+  model_0000999.pth   model, trainer (iteration, optimizer, loss scale), ema; iterations count from 0
+  model_0000999/      the same for an FSDP run, see rmae_d2.checkpoint.sharded
+  model_final.pth     the same, after the last step; always a single file
+  last_checkpoint     the newest one's name, as in Detectron2
 
-Any of them resumes any run, whatever the number of processes and ``train.parallel``.
+Each of them can resume any run, whatever the number of processes and ``train.parallel``.
 """
 
 import logging
@@ -32,10 +32,10 @@ _NUMBERED = re.compile(r"^model_(\d{7,})(\.pth)?$")
 
 
 class Checkpointer:
-    """Saves and restores a run; all processes call it alike.
+    """Saves and restores a run; called identically by all processes.
 
     Args:
-        model: maybe wrapped in DDP, or sharded by FSDP.
+        model: possibly wrapped in DDP or sharded by FSDP.
         folder: the run's output folder.
         parts: further objects with ``state_dict`` and ``load_state_dict``, saved under their names.
     """
@@ -46,12 +46,12 @@ class Checkpointer:
         self.parts = parts
 
     def save(self, name: str, iteration: int) -> Path:
-        """Writes ``name.pth``, of an FSDP run the folder ``name``, and marks it as the last.
+        """Write ``name.pth``, or the folder ``name`` for an FSDP run, and mark it as the last.
 
-        ``model_final`` is one file in any case.
+        ``model_final`` is always a single file.
 
         Raises:
-            CheckpointError: where the disk is full; what was there before stays.
+            CheckpointError: the disk is full; what was there before is kept.
         """
         main = comm.is_main_process()
         sharded = is_sharded(self.model)
@@ -80,9 +80,10 @@ class Checkpointer:
             ) from error
 
     def prune(self, keep: int, iteration: int) -> None:
-        """Deletes the numbered checkpoints up to ``iteration`` but the ``keep`` newest; 0 keeps all.
+        """Delete numbered checkpoints up to ``iteration`` except for the ``keep`` newest; 0 keeps all.
 
-        Whoever wrote them. Later ones, from which a run was set back or which are broken, are left alone.
+        It does not matter who wrote them. Later ones, broken or left behind when the run was set back, are
+        kept.
         """
         if keep > 0 and comm.is_main_process():
             past = [p for p in self.numbered() if _number(p) <= iteration]
@@ -90,7 +91,7 @@ class Checkpointer:
                 remove_checkpoint(path)
 
     def sweep(self) -> None:
-        """Deletes what is unfinished of a run that was killed while it saved, nothing that is written now."""
+        """Delete partial files left by a run killed while saving, but nothing that is being written now."""
         for pattern in ("*.pth.*tmp*", "model_*.tmp", "last_checkpoint.*tmp*"):
             for path in self.folder.glob(pattern):
                 if not is_being_written(path):
@@ -103,16 +104,16 @@ class Checkpointer:
         return sorted(found, key=_number, reverse=True)
 
     def candidates(self) -> list[Path]:
-        """Where a run may continue from, in order of preference: the marked one, then the newest."""
+        """Checkpoints to continue from, in order of preference: the marked one, then newest first."""
         name = self._marked()
         marked = [self.folder / name] if name else []
         final = self.folder / f"{FINAL}.pth"
-        # A run that was prolonged has numbered checkpoints after its model_final.
+        # An extended run has numbered checkpoints after its model_final.
         rest = sorted([final, *self.numbered()], key=_age) if final.exists() else self.numbered()
         return list(dict.fromkeys(p for p in [*marked, *rest] if _is_checkpoint(p)))
 
     def _marked(self) -> str | None:
-        """The name in last_checkpoint, where it is one of a checkpoint in this folder."""
+        """The name in last_checkpoint, if it is that of a checkpoint in this folder."""
         try:
             with open(self.folder / "last_checkpoint", "rb") as file:
                 text = file.read(_LONGEST_NAME + 1).decode().strip()
@@ -128,13 +129,13 @@ class Checkpointer:
         return None
 
     def resume(self) -> tuple[Path, int] | None:
-        """Restores the newest complete checkpoint.
+        """Restore the newest complete checkpoint.
 
         Returns:
-            the checkpoint and the iteration to continue with; None where the folder holds no checkpoint.
+            the checkpoint and the iteration to continue with; None if the folder holds no checkpoint.
 
         Raises:
-            CheckpointError: where checkpoints are there, but none is whole or fits.
+            CheckpointError: there are checkpoints, but none is complete and fits.
         """
         candidates = self.candidates()
         self._check_same([path.name for path in candidates])
@@ -155,7 +156,7 @@ class Checkpointer:
         return None
 
     def _check_same(self, names: list[str]) -> None:
-        """Refuses to continue, on several machines, from what one of them alone has."""
+        """Refuse to continue on several machines from checkpoints that only one of them has."""
         found = comm.all_gather(names)
         if any(other != names for other in found):
             lists = "; ".join(", ".join(some) or "none" for some in found)
@@ -165,10 +166,10 @@ class Checkpointer:
             )
 
     def _read(self, path: Path) -> dict[str, Any]:
-        """A checkpoint's content, whole or, where this run is sharded and it is too, in shards.
+        """Read a checkpoint's content: whole, or in shards if both this run and the checkpoint are sharded.
 
         Raises:
-            CheckpointError: in all processes, where one can't read it, or it holds NaN or infinite weights.
+            CheckpointError: in all processes, if one cannot read it or finds NaN or infinite weights.
         """
         content: dict[str, Any] = {}
         message = None
@@ -210,14 +211,14 @@ class Checkpointer:
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether a folder has checkpoints, or a word of some."""
+    """Whether a folder contains checkpoints or traces of them."""
     certain = (folder / "last_checkpoint", folder / f"{FINAL}.pth")
     numbered = (p for p in folder.glob("model_*") if _NUMBERED.match(p.name))
     return any(p.exists() for p in certain) or any(map(_is_checkpoint, numbered))
 
 
 def _check_content(path: Path, content: Any) -> None:
-    """Refuses what is not a checkpoint of a run, and what nobody should train on."""
+    """Refuse content that is not a run's checkpoint or that must not be trained on."""
     if not isinstance(content, dict) or not isinstance(content.get("iteration"), int):
         raise CheckpointError(f"{path}: holds no state of a run")
     for name in ("model", "ema"):
@@ -228,13 +229,13 @@ def _check_content(path: Path, content: Any) -> None:
 
 
 def _is_name(text: str) -> bool:
-    """Whether text names a file in a folder, not one elsewhere."""
+    """Whether a text names a file in a folder rather than one elsewhere."""
     fits = 0 < len(text.encode()) <= _LONGEST_NAME
     return fits and text.isprintable() and Path(text).name == text
 
 
 def _is_checkpoint(path: Path) -> bool:
-    """A file has an ending, a folder a number only."""
+    """A checkpoint file has an extension; a checkpoint folder is only numbered."""
     return path.is_file() if path.suffix else path.is_dir() and bool(_NUMBERED.match(path.name))
 
 

@@ -1,4 +1,4 @@
-"""What happens around a step: learning rate, checkpoints, signals, averages, pictures."""
+"""Training hooks: learning rate, checkpoints, signals, averages, pictures."""
 
 import logging
 import os
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class LRSchedule(HookBase):
-    """Sets the learning rate of the coming step: a function of the iteration alone, no state to resume."""
+    """Sets the learning rate of the next step from the iteration alone, so there is no state to resume."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, multiplier: ParamScheduler) -> None:
         self.optimizer = optimizer
@@ -39,16 +39,16 @@ class LRSchedule(HookBase):
         factor = self.multiplier(self.trainer.iter / self.trainer.max_iter)
         for group, base in zip(self.optimizer.param_groups, self.base, strict=True):
             group["lr"] = base * factor
-        # The rate most parameters have, as Detectron2's hook reports it.
+        # The rate that most parameters have, as Detectron2's hook reports it.
         lr = max(g["lr"] for g in self.optimizer.param_groups)
         self.trainer.storage.put_scalar("lr", lr, smoothing_hint=False)
 
 
 class CollapseWarning(HookBase):
-    """Says once that a mask generator has collapsed: that it proposes the same few patches over and over.
+    """Warns once if a mask generator has collapsed, i.e. keeps proposing the same few patches.
 
     Args:
-        floor: of ``mask_entropy``, a share of the largest; see `LearnedMasking`.
+        floor: threshold for ``mask_entropy``, a fraction of the maximum; see `LearnedMasking`.
     """
 
     def __init__(self, floor: float) -> None:
@@ -56,7 +56,7 @@ class CollapseWarning(HookBase):
         self._warned = False
 
     def after_step(self) -> None:
-        """Looks at the value that a logged step has left."""
+        """Check the value from the last logged step."""
         entropy, iteration = self.trainer.storage.latest().get("mask_entropy", (1.0, -1))
         if entropy >= self.floor or self._warned:
             return
@@ -90,7 +90,7 @@ class PeriodicCheckpoint(HookBase):
             self.save(f"model_{self.trainer.iter:07d}")
 
     def save(self, name: str) -> None:
-        """Saves now; on all ranks, for all must agree that the weights are sound."""
+        """Save now; called on all ranks, because all must agree that the weights are finite."""
         self.trainer.check_finite()
         path = self.checkpointer.save(name, self.trainer.iter)
         self.checkpointer.prune(self.max_to_keep, self.trainer.iter)
@@ -100,7 +100,7 @@ class PeriodicCheckpoint(HookBase):
 
 
 class StoppedBySignal(SystemExit):
-    """A run that has saved and ends, for a signal asked it to; the exit code is 0."""
+    """Raised when a run has saved and ends because of a signal; the exit code is 0."""
 
     def __init__(self, number: int, iteration: int) -> None:
         super().__init__(0)
@@ -109,18 +109,18 @@ class StoppedBySignal(SystemExit):
 
 
 def say_how_to_end_at_once() -> None:
-    """Answers ctrl-C; from a signal handler, which may have interrupted a print."""
+    """Acknowledge ctrl-C; safe in a signal handler that may have interrupted a print."""
     os.write(
         2, b"\nsaving after the running step, then ending; ctrl-C again ends at once, unsaved\n"
     )
 
 
 class SaveOnSignal(HookBase):
-    """SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 save a checkpoint after the running step and end the run cleanly.
+    """On SIGTERM, SIGINT, SIGUSR1 or SIGUSR2, saves after the current step and ends the run cleanly.
 
-    Every rank may get the signal at another step, so the ranks ask each other every ``poll_period`` steps.
-    A second SIGINT, ctrl-C's, ends a process that is alone at once; of several their launcher does so. Where
-    SIGINT is ignored, it stays so.
+    Ranks may receive the signal at different steps, so they synchronize every ``poll_period`` steps.
+    A second SIGINT (ctrl-C) ends a single process at once; for several processes, their launcher does so. If
+    SIGINT is ignored, it remains ignored.
     """
 
     def __init__(self, checkpoint: PeriodicCheckpoint, poll_period: int = 10) -> None:
@@ -161,10 +161,10 @@ class SaveOnSignal(HookBase):
 
 
 class WriteMetrics(PeriodicWriter):
-    """Detectron2's hook, but a run that ends early closes its files without another line.
+    """Detectron2's hook, except that a run that ends early closes its files without writing another line.
 
-    Detectron2 would estimate an end from no time passed, and fail in place of the real error. Images that
-    could not be read become events.
+    Detectron2 would estimate the remaining time from zero elapsed time and fail, hiding the real error.
+    Unreadable images are recorded as events.
     """
 
     def __init__(self, writers: list[MetricWriter], period: int, events: EventWriter) -> None:
@@ -182,7 +182,7 @@ class WriteMetrics(PeriodicWriter):
             super().after_train()
             return
         for writer in self._writers:
-            with suppress(OSError):  # a full disk has been reported by then
+            with suppress(OSError):  # a full disk has been reported by now
                 writer.close()
 
     def _note_skipped(self) -> None:
@@ -196,10 +196,12 @@ class WriteMetrics(PeriodicWriter):
 
 
 class NoteCache(HookBase):
-    """The event ``cache`` and a line, after 1, 2, 4, 8 ... epochs and at the end: what the memory is worth.
+    """Reports how useful the image cache is, after 1, 2, 4, ... epochs and at the end.
+
+    Writes the event ``cache`` and a log line.
 
     Args:
-        loader: with a cache.
+        loader: a loader with a cache.
         events: of the run.
     """
 
@@ -231,7 +233,7 @@ class NoteCache(HookBase):
 
 
 class Evaluate(EvalHook):
-    """Detectron2's hook, but a run whose last step failed is not evaluated."""
+    """Detectron2's hook, except that a run whose last step failed is not evaluated."""
 
     def after_train(self) -> None:
         if self.trainer.iter >= self.trainer.max_iter:
@@ -239,13 +241,13 @@ class Evaluate(EvalHook):
 
 
 class EMA:
-    """Exponential moving average of a model's parameters, on its device and sharded as they are.
+    """Exponential moving average of a model's parameters, on the same device and sharded like them.
 
     The first update is a copy.
 
     Attributes:
-        averaged: the average, by the parameters' names.
-        updates: how many there were.
+        averaged: the average, by parameter name.
+        updates: number of updates so far.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -258,7 +260,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Takes the parameters as they are now into the average."""
+        """Update the average with the current parameters."""
         averaged = [local(value) for value in self.averaged.values()]
         current = [local(param) for param in self._params]
         if self.updates == 0:
@@ -268,21 +270,21 @@ class EMA:
         self.updates += 1
 
     def weights(self) -> dict[str, Any]:
-        """The model's state dict with averages in place of its parameters; its buffers are the model's."""
+        """The model's state dict with averages in place of parameters; buffers are the model's own."""
         return {**self.source.state_dict(), **self.averaged}
 
     def state_dict(self) -> dict[str, Any]:
-        """Under the names of torch's ``AveragedModel``."""
+        """The state, with the names used by torch's ``AveragedModel``."""
         weights = {f"module.{name}": value for name, value in self.weights().items()}
         return {"n_averaged": torch.tensor(self.updates), **weights}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores the average.
+        """Restore the average.
 
         Raises:
-            KeyError: for a parameter that is not in it.
-            RuntimeError: for one of another shape.
+            KeyError: a parameter is missing.
+            RuntimeError: a parameter has another shape.
         """
         weights = {name: state[f"module.{name}"] for name in self.averaged}
         for name, value in as_sharded(weights, self.averaged).items():
@@ -306,18 +308,18 @@ class EMAHook(HookBase):
 
 
 class Pictures(HookBase):
-    """Draws reconstructions of the same few samples, for TensorBoard, at the end as a file.
+    """Draws reconstructions of the same few samples, for TensorBoard and finally as a file.
 
-    Of the first two samples, some pictures over the whole run are kept in ``samples`` beside that file, as
-    `samples` says. The main process draws; of an FSDP model the others must
-    have the hook too.
+    For the first two samples, pictures from the whole run are kept in ``samples`` beside that file, as
+    described in `samples`. The main process draws; for an FSDP model the other processes need the hook as
+    well.
 
     Args:
-        model: an RMAE, maybe wrapped or sharded.
-        samples: called once, at the start, for what to draw.
-        draw: from samples and the model's outputs to an RGB image (H, W, 3) uint8.
-        period: iterations between two pictures.
-        path: of the picture after the last iteration.
+        model: an RMAE, possibly wrapped or sharded.
+        samples: called once, at the start, to get the samples to draw.
+        draw: maps samples and the model's outputs to an RGB image (H, W, 3) uint8.
+        period: iterations between pictures.
+        path: file for the picture after the last iteration.
     """
 
     ROWS_KEPT = 2
@@ -340,7 +342,7 @@ class Pictures(HookBase):
         if not comm.is_main_process():
             return
         self.samples = self.make_samples()
-        # At 0, what is there is of a run that ended before it saved anything to continue from.
+        # At iteration 0, existing samples are from a run that ended before saving anything to resume from.
         sweep_samples(self.path.parent, anew=self.trainer.start_iter == 0)
 
     def after_step(self) -> None:
@@ -349,7 +351,7 @@ class Pictures(HookBase):
         if done % self.period and not last:
             return
         with whole(self.model) as model:
-            if not comm.is_main_process():  # it only helps to gather weights
+            if not comm.is_main_process():  # only needed to gather weights
                 return
             outputs = self._outputs(model)
         image = self.draw(list(self.samples), outputs)
@@ -366,7 +368,7 @@ class Pictures(HookBase):
         image = self.draw(list(self.samples)[few], outputs[few])
         try:
             keep_sample(self.path.parent, image, done, self.period)
-        except OSError as error:  # a picture less is no reason to end a run
+        except OSError as error:  # a missing picture is no reason to end a run
             logger.warning("the picture after %d iterations could not be kept: %s", done, error)
 
     def _outputs(self, model: nn.Module) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Every process of a run, however it was started; and one line that says what went wrong."""
+"""Set up every process of a run, however it was started, and report failures in one line."""
 
 import argparse
 import json
@@ -32,13 +32,13 @@ from ..signals import SAVING
 from .hooks import say_how_to_end_at_once
 from .ring import EndedBySignal, Ring
 
-#: What torchrun puts into the environment of every process.
+#: The environment variables that torchrun sets in every process.
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
-#: Beside these, in the processes that ``--num-gpus`` starts: who did it.
+#: Set in addition, in processes started by ``--num-gpus``: what started them.
 _LAUNCHER = "RMAE_D2_LAUNCHER"
 
-#: The file in which torchrun, or ``--num-gpus``, looks for why a process has failed.
+#: The file in which torchrun and ``--num-gpus`` look for the reason why a process failed.
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 
 Main = Callable[[argparse.Namespace], Any]
@@ -46,14 +46,14 @@ Main = Callable[[argparse.Namespace], Any]
 
 @dataclass(frozen=True)
 class Start:
-    """A process that a launcher started as one of several.
+    """A process started by a launcher as one of several.
 
     Args:
-        launcher: its name, for people.
-        rank: of this process, from 0 to ``world_size`` - 1; ranks of a machine follow each other.
-        local_rank: among those of this machine, of which there are ``local_size``.
+        launcher: its name, for messages.
+        rank: rank of this process, from 0 to ``world_size`` - 1; ranks on one machine are consecutive.
+        local_rank: rank among the ``local_size`` processes on this machine.
         address: host of rank 0.
-        port: on that host, where the processes find each other.
+        port: on that host, for the rendezvous of the processes.
     """
 
     launcher: str
@@ -74,19 +74,19 @@ class Start:
 
 
 def launch_training(main: Main, args: argparse.Namespace) -> None:
-    """Runs ``main`` in every process of a run, however that was started; see `how_started`.
+    """Run ``main`` in every process of a run, however it was started; see `how_started`.
 
-    Alone, it runs here; with ``--num-gpus`` or ``--num-machines``, in processes that PyTorch's elastic
-    launcher starts; under torchrun, srun or submitit, here again, as one of their ranks. Of several, one that
-    fails or is lost ends all, see `ring`. SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 reach all, which save
-    and end.
+    A single process runs here; with ``--num-gpus`` or ``--num-machines``, PyTorch's elastic launcher starts
+    the processes; under torchrun, srun or submitit, this process is already one of the ranks. If one of
+    several ranks fails or is lost, all of them end, see `ring`. SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 reach
+    all ranks, which save and end.
 
     Args:
         main: run in every process.
-        args: of Detectron2's ``default_argument_parser``.
+        args: from Detectron2's ``default_argument_parser``.
 
     Raises:
-        SystemExit: with the message of the error that ended the run, the first of all processes.
+        SystemExit: with the message of the error that ended the run, the first among all processes.
     """
     try:
         start = how_started()
@@ -94,7 +94,7 @@ def launch_training(main: Main, args: argparse.Namespace) -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     if wants_cpu(args.opts):
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # of child processes too
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # also for child processes
     if start is None and max(args.num_gpus, 1) * args.num_machines > 1:
         _start_ranks(main, args)
     elif start is not None and start.world_size > 1:
@@ -109,7 +109,7 @@ def launch_training(main: Main, args: argparse.Namespace) -> None:
 
 
 def _start_ranks(main: Main, args: argparse.Namespace) -> None:
-    """This machine's ranks, which join each other as those of torchrun do, and signals passed on to them."""
+    """Start this machine's ranks, which find each other as under torchrun, and forward signals to them."""
     if not hasattr(signal, "pthread_sigmask"):
         sys.exit(
             "error: several processes train together on Linux and macOS only; leave out --num-gpus"
@@ -123,7 +123,7 @@ def _start_ranks(main: Main, args: argparse.Namespace) -> None:
         )
     size = max(args.num_gpus, 1)
     first = args.machine_rank * size
-    # Warnings of processes that end would come after what these have said themselves.
+    # Warnings about processes that end would come after the processes' own messages.
     for name in ("torch.distributed.elastic", "torch.multiprocessing.spawn"):
         logging.getLogger(name).addHandler(logging.NullHandler())
         logging.getLogger(name).propagate = False
@@ -134,7 +134,7 @@ def _start_ranks(main: Main, args: argparse.Namespace) -> None:
         envs[i][_LAUNCHER] = "--num-gpus and --num-machines"
     before = signal.getsignal(signal.SIGINT)
     with tempfile.TemporaryDirectory(prefix="rmae_d2_") as folder:
-        # Ctrl-C reaches the whole group; the ranks inherit the block until they can do something about it.
+        # Ctrl-C reaches the whole group; the ranks inherit the block until they can handle it.
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         ranks = start_processes(
             "rank",
@@ -145,7 +145,7 @@ def _start_ranks(main: Main, args: argparse.Namespace) -> None:
             start_method="spawn",
         )
         for number in SAVING:
-            signal.signal(number, _forward)  # elastic's own handler allows 30 s for the saving
+            signal.signal(number, _forward)  # elastic's own handler allows only 30 s for saving
         signal.signal(signal.SIGINT, before if before is signal.SIG_IGN else _interrupt)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         try:
@@ -164,7 +164,7 @@ def _start_ranks(main: Main, args: argparse.Namespace) -> None:
 
 
 def _run_rank(main: Main, args: argparse.Namespace) -> None:
-    """Runs ``main`` in a process that is one of several, joined with the others."""
+    """Run ``main`` in a process that is one of several, joined with the others."""
     start = how_started()
     assert start is not None
     use_cuda = torch.cuda.is_available() and not wants_cpu(args.opts)
@@ -207,7 +207,7 @@ def _run_rank(main: Main, args: argparse.Namespace) -> None:
 
 
 def _report(message: str) -> None:
-    """Shows it here, or has ``--num-gpus`` do so when all have ended; torchrun shows it once more."""
+    """Show the message here, or let ``--num-gpus`` do so once all have ended; torchrun repeats it."""
     if _ERROR_FILE in os.environ:
         with open(os.environ[_ERROR_FILE], "w") as file:
             json.dump({"message": message, "timestamp": int(time.time())}, file)
@@ -229,14 +229,14 @@ def _forward(number: int, frame: FrameType | None) -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Ctrl-C: the ranks are to save and end."""
+    """First Ctrl-C: let the ranks save and end."""
     signal.signal(signal.SIGINT, _kill)
     say_how_to_end_at_once()
     _forward(signal.SIGTERM, frame)
 
 
 def _kill(number: int, frame: FrameType | None) -> None:
-    """Ctrl-C for the second time."""
+    """Second Ctrl-C."""
     for child in active_children():
         child.kill()
     _exit_interrupted()
@@ -254,14 +254,14 @@ def _free_port() -> int:
 
 
 def how_started(env: Mapping[str, str] = os.environ) -> Start | None:
-    """Reads the environment that launchers leave.
+    """Determine from the environment how a launcher started this process.
 
     Returns:
-        None where this process is alone, or is to start others itself. A shell of Slurm's counts as alone,
-        and so does a step with one task: only ``srun`` with several tasks makes ranks of them.
+        None if this process is alone or will start the others itself. A Slurm shell counts as alone, and so
+        does a step with one task: only ``srun`` with several tasks makes ranks of them.
 
     Raises:
-        UserError: where the environment contradicts itself.
+        UserError: the environment is contradictory.
     """
     if "RANK" in env and "WORLD_SIZE" in env:
         return _torchrun(env)
@@ -275,10 +275,10 @@ def how_started(env: Mapping[str, str] = os.environ) -> Start | None:
 
 
 def check_flags(start: Start | None, args: argparse.Namespace) -> None:
-    """Compares the launcher's flags with how the process was started, and with the machine.
+    """Check the launch flags against how the process was started and against the machine.
 
     Raises:
-        UserError: where they contradict each other.
+        UserError: they are contradictory.
     """
     if start is not None and (args.num_gpus, args.num_machines, args.machine_rank) != (1, 1, 0):
         raise UserError(
@@ -299,7 +299,7 @@ def check_flags(start: Start | None, args: argparse.Namespace) -> None:
     if on_cpu:
         return
     local_size, gpus = start.local_size if start else args.num_gpus, torch.cuda.device_count()
-    # Slurm may show each task its own GPU only.
+    # Slurm may show each task only its own GPU.
     if local_size > gpus and not (start is not None and gpus == 1 and "SLURM_PROCID" in os.environ):
         what = f"{start.launcher}: {local_size} processes" if start else f"--num-gpus {local_size}"
         raise UserError(
@@ -309,13 +309,13 @@ def check_flags(start: Start | None, args: argparse.Namespace) -> None:
 
 
 def wants_cpu(opts: list[str]) -> bool:
-    """Whether the overrides ask for the CPU."""
+    """Whether the overrides request the CPU."""
     devices = [opt.partition("=")[2] for opt in opts if opt.startswith("train.device=")]
     return bool(devices) and devices[-1] == "cpu"
 
 
 def describe_start() -> str:
-    """For the first line of the log; in a process that has joined its group."""
+    """For the first line of the log; call it in a process that has joined its group."""
     start = how_started()
     if start is None:
         return "started alone"
@@ -339,9 +339,9 @@ def _torchrun(env: Mapping[str, str]) -> Start | None:
 
 
 def _slurm_tasks(env: Mapping[str, str]) -> int:
-    """Tasks of this ``srun`` step; 1 outside of one.
+    """Number of tasks in this ``srun`` step; 1 outside of one.
 
-    The shells of ``sbatch`` and ``salloc`` have SLURM_PROCID and SLURM_NTASKS as well, of the whole job.
+    The shells of ``sbatch`` and ``salloc`` also have SLURM_PROCID and SLURM_NTASKS, for the whole job.
     """
     step = any(f"SLURM_STEP_{name}" in env for name in ("ID", "NODELIST", "NUM_TASKS"))
     if not step or "SLURM_PROCID" not in env:
@@ -360,7 +360,7 @@ def _srun(env: Mapping[str, str]) -> Start:
     port = int(env.get("MASTER_PORT") or _port(job))
     rank, local_rank = int(env["SLURM_PROCID"]), int(env["SLURM_LOCALID"])
     number = _slurm_tasks(env)
-    # "2(x3)"; where Slurm does not say, all tasks are on this machine
+    # "2(x3)"; if Slurm does not say, all tasks are on this machine
     text = env.get("SLURM_STEP_TASKS_PER_NODE") or env.get("SLURM_TASKS_PER_NODE") or str(number)
     match = re.fullmatch(r"(\d+)(\(x\d+\))?", text)
     if match is None:
@@ -371,7 +371,7 @@ def _srun(env: Mapping[str, str]) -> Start:
 
 
 def first_host(nodes: str) -> str:
-    """The first host of Slurm's ``rack[1-2]n[07-09,12],other``."""
+    """The first host in Slurm's notation, ``rack[1-2]n[07-09,12],other``."""
     match = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes.strip())
     if match is None:
         raise UserError(f"SLURM_STEP_NODELIST={nodes!r} names no host: set MASTER_ADDR")
@@ -379,5 +379,5 @@ def first_host(nodes: str) -> str:
 
 
 def _port(number: int) -> int:
-    """Below the ports that systems hand out themselves, another one for each job."""
+    """A port below those that systems assign themselves, different for each job."""
     return 10_000 + number % 20_000

@@ -1,4 +1,4 @@
-"""What a run asks of this machine beyond what it has, said once as the run begins."""
+"""Mismatches between what a run requests and what this machine has, reported once at the start."""
 
 import os
 
@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 
 def machine_notes(cfg: DictConfig, device: torch.device) -> list[str]:
-    """One line for each thing that is other, or slower, than was asked for; the device is this process's."""
+    """One line for everything that differs from or is slower than requested; the device is this process's."""
     notes = []
     if device.type == "cpu":
         why = "as train.device says" if cfg.train.device == "cpu" else "for torch finds no GPU here"
@@ -16,7 +16,7 @@ def machine_notes(cfg: DictConfig, device: torch.device) -> list[str]:
             slow = f"; {cfg.train.precision} is slow there, train.precision=fp32 mostly faster"
         if slow or cfg.train.device != "cpu":
             notes.append(f"training on the CPU, {why}{slow}")
-    affinity = getattr(os, "sched_getaffinity", None)  # not every system tells
+    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     workers = cfg.dataloader.train.get("num_workers", 0)
     if workers > cores:

@@ -1,6 +1,6 @@
-"""Several processes train one model: each has a copy of it (DDP) or a share of it (FSDP2).
+"""Train one model in several processes: each has a copy of it (DDP) or a shard of it (FSDP2).
 
-What differs between the two is here: wrapping, accumulation, gradient norms, whole weights.
+Everything that differs between the two is here: wrapping, accumulation, gradient norms, full weights.
 """
 
 import atexit
@@ -29,32 +29,32 @@ logger = logging.getLogger(__name__)
 
 PARALLEL = ("ddp", "fsdp")
 BLOCKS = (Block, DetectionBlock, CrossAttentionBlock)
-#: A block with a smaller share of the weights is gathered with the rest of the model: each gathering takes
-#: its time, however little there is.
+#: A block with a smaller share of the weights is gathered with the rest of the model: every gathering takes
+#: some time, however little there is to gather.
 SMALLEST_SHARE = 1 / 500
 
 
 @dataclass
 class _Unsharded:
-    """An FSDP model's attribute ``unsharded``: a copy of it as it was before, without weights."""
+    """An FSDP model's attribute ``unsharded``: a copy from before sharding, without weights."""
 
     model: nn.Module
 
 
 def parallelize(model: nn.Module, train: DictConfig, device: torch.device) -> nn.Module:
-    """Makes a model one for all processes; its optimizer is built afterwards.
+    """Prepare a model for training in all processes; its optimizer must be built afterwards.
 
-    Weights and buffers become those of the main process. ``fsdp`` shards transformer blocks one by one and
-    the rest together, in place, and works in one process too; with ``precision=bf16`` blocks are gathered
-    in bf16, while shards, their gradients' sums and the optimizer's state are fp32.
+    Weights and buffers are taken from the main process. ``fsdp`` shards transformer blocks one by one and
+    the rest together, in place, and also works in a single process; with ``precision=bf16``, blocks are
+    gathered in bf16, while shards, gradient reductions and the optimizer's state are fp32.
 
     Args:
         model: on its device.
-        train: the node of a config: ``parallel``, ``ddp`` (arguments of DDP) and ``precision``.
+        train: a config node with ``parallel``, ``ddp`` (arguments of DDP) and ``precision``.
         device: of this process.
 
     Raises:
-        UserError: for an unknown kind, and what FSDP cannot do.
+        UserError: the kind is unknown, or FSDP does not support the settings.
     """
     kind = train.get("parallel", "ddp")
     if kind not in PARALLEL:
@@ -62,9 +62,9 @@ def parallelize(model: nn.Module, train: DictConfig, device: torch.device) -> nn
     if kind == "fsdp":
         return _shard(model, train.precision, device)
     options = dict(train.ddp)
-    # Not the local rank, Detectron2's choice: Slurm may show each process its own GPU only.
+    # Not the local rank, as in Detectron2: Slurm may show each process only its own GPU.
     options["device_ids"] = None if device.type == "cpu" else [device.index]
-    # Of one-channel convolutions only, whose two layouts are the same memory.
+    # Concerns only one-channel convolutions, whose two layouts are the same memory.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     return create_ddp_model(model, **options)
 
@@ -83,7 +83,7 @@ def _shard(model: nn.Module, precision: str, device: torch.device) -> nn.Module:
             dist.broadcast(tensor, src=0)
     model.unsharded = _Unsharded(_without_weights(model))  # type: ignore[assignment]
     # Autocast decides what is computed in bf16, as in DDP; blocks are only gathered in it. Not on a CPU,
-    # whose layer norm takes no bf16 weights for fp32 activations.
+    # whose layer norm does not accept bf16 weights for fp32 activations.
     gathered = torch.bfloat16 if precision == "bf16" and device.type == "cuda" else None
     policy = MixedPrecisionPolicy(
         param_dtype=gathered, reduce_dtype=torch.float32, cast_forward_inputs=False
@@ -101,7 +101,7 @@ def _shard(model: nn.Module, precision: str, device: torch.device) -> nn.Module:
 
 
 def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Refuses an optimizer that needs whole matrices where a model is sharded.
+    """Refuse an optimizer that needs whole matrices if the model is sharded.
 
     Raises:
         UserError: for LARS and Muon.
@@ -115,7 +115,7 @@ def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 
 def _ensure_process_group(device: torch.device) -> None:
-    """FSDP needs a group of one process too, which nobody has made for a run that is alone."""
+    """Create the group of one process that FSDP needs even in a run that is alone."""
     if dist.is_initialized():
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
@@ -148,25 +148,25 @@ def _without_weights(model: nn.Module) -> nn.Module:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model within DDP; an FSDP model is itself, with DTensors for parameters."""
+    """The model inside DDP; an FSDP model is returned as it is, with DTensors for parameters."""
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether a model is FSDP's."""
+    """Whether a model is sharded by FSDP."""
     return hasattr(unwrap(model), "unsharded")
 
 
 @contextmanager
 def whole(model: nn.Module, write: bool = False) -> Iterator[nn.Module]:
-    """A plain model with all weights, to evaluate, look into, load or export; all processes enter together.
+    """Provide a plain model with all weights, to evaluate, inspect, load or export; entered by all processes.
 
-    Of an FSDP model it is a copy, gathered for as long as the context lasts: inside, processes do not wait
-    for each other, and need not do the same. Otherwise it is the model itself.
+    For an FSDP model it is a copy, gathered while the context lasts: inside, processes do not wait for each
+    other and may do different things. Otherwise it is the model itself.
 
     Args:
-        model: as `parallelize` made it.
-        write: weights changed inside are the model's afterwards; the same in all processes.
+        model: as returned by `parallelize`.
+        write: whether weights changed inside are copied back; they must be the same in all processes.
     """
     model = unwrap(model)
     if not is_sharded(model):
@@ -186,9 +186,9 @@ def whole(model: nn.Module, write: bool = False) -> Iterator[nn.Module]:
 
 
 def gradient_sync(model: nn.Module, sync: bool) -> AbstractContextManager[Any]:
-    """Context of a forward and backward pass: whether gradients are summed over processes in it.
+    """Context for a forward and backward pass: whether gradients are reduced over processes in it.
 
-    Without, they add up in each process until a pass with.
+    If not, they accumulate in each process until a pass that reduces them.
     """
     if is_sharded(model):
         model.set_requires_gradient_sync(sync)  # type: ignore[operator]
@@ -198,16 +198,16 @@ def gradient_sync(model: nn.Module, sync: bool) -> AbstractContextManager[Any]:
 
 
 def clip_gradients(params: Iterable[nn.Parameter], limit: float) -> Tensor:
-    """Scales gradients so that their common norm is at most ``limit``; does not wait for the device.
+    """Scale gradients so that their total norm is at most ``limit``, without waiting for the device.
 
     Returns:
-        the norm before, over all shards, a plain 0-d tensor, the same in all processes.
+        the norm before scaling, over all shards, as a plain 0-d tensor, the same in all processes.
     """
     params = list(params)
     mesh = next((mesh_of_tensor(p) for p in params), None)
     if mesh is None:
         return nn.utils.clip_grad_norm_(params, limit)
-    # DTensors' own arithmetic gives the same, parameter by parameter and much slower.
+    # DTensor arithmetic gives the same result parameter by parameter, but much more slowly.
     grads = [grad for grad in (local(p.grad) for p in params if p.grad is not None) if grad.numel()]
     square = torch.zeros((), device=mesh.device_type)
     if grads:
@@ -220,7 +220,7 @@ def clip_gradients(params: Iterable[nn.Parameter], limit: float) -> Tensor:
 
 
 def local(tensor: Any) -> Tensor:
-    """This process's part of a sharded tensor, the same memory; another tensor as it is."""
+    """This process's part of a sharded tensor, sharing its memory; other tensors are returned as they are."""
     if mesh_of_tensor(tensor) is None:
         return tensor
     with torch.no_grad():
@@ -235,18 +235,18 @@ def mesh_of(model: nn.Module) -> Any:
 
 
 def mesh_of_tensor(tensor: Any) -> Any:
-    """The device mesh of a DTensor; None for another."""
+    """The device mesh of a DTensor; None for other tensors."""
     return getattr(tensor, "device_mesh", None)
 
 
 def gathered_on_main(tree: Any) -> Any:
-    """Nested dicts with whole tensors in the host's memory in place of shards; all processes together.
+    """Replace shards in nested dicts by whole tensors in host memory; called by all processes together.
 
     Args:
         tree: the same keys in every process.
 
     Returns:
-        the whole on the main process; elsewhere without the sharded tensors' values (None).
+        everything on the main process; elsewhere, the sharded tensors' values are None.
     """
     if isinstance(tree, dict):
         return {key: gathered_on_main(value) for key, value in tree.items()}
@@ -257,7 +257,7 @@ def gathered_on_main(tree: Any) -> Any:
 
 
 def _gathered(tensor: Any) -> Any:
-    """The whole tensor, a copy."""
+    """The whole tensor, as a copy."""
     mesh = mesh_of_tensor(tensor)
     with torch.no_grad():
         full = tensor if mesh is None else tensor.full_tensor()
@@ -265,12 +265,12 @@ def _gathered(tensor: Any) -> Any:
 
 
 def as_sharded(state: dict[str, Any], like: dict[str, Any]) -> dict[str, Any]:
-    """Tensors sharded as those of the same name are; nothing is sent.
+    """Shard tensors like those of the same name; nothing is communicated.
 
     Args:
-        state: whole tensors, the same in every process. What is sharded, is not a tensor, or has another
-            shape stays as it is.
-        like: by name, tensors or DTensors.
+        state: whole tensors, the same in every process. Anything already sharded, not a tensor or of another
+            shape is left as it is.
+        like: tensors or DTensors, by name.
     """
     return {name: _as_sharded(value, like.get(name)) for name, value in state.items()}
 
@@ -296,11 +296,11 @@ def _as_sharded(value: Any, like: Any) -> Any:
 
 
 def optimizer_as_sharded(state: dict[str, Any], params: list[Any]) -> dict[str, Any]:
-    """An optimizer's state dict with moments sharded as their parameters are.
+    """An optimizer's state dict with moments sharded like their parameters.
 
     Args:
-        state: of ``optimizer.state_dict()``.
-        params: the optimizer's, in the order of its groups.
+        state: from ``optimizer.state_dict()``.
+        params: the optimizer's parameters, in the order of its groups.
     """
     moments = {
         index: {name: _as_sharded(value, params[index]) for name, value in values.items()}

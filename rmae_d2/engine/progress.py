@@ -1,4 +1,4 @@
-"""The line that a run prints every so often, and traces of single steps."""
+"""The progress line that a run prints periodically, and traces of single steps."""
 
 import datetime
 import logging
@@ -18,10 +18,10 @@ from .throughput import Peak
 
 logger = logging.getLogger(__name__)
 
-#: Share of its time that a run may wait for images before it says so.
+#: Fraction of its time that a run may wait for images before a warning.
 DATA_WAIT_LIMIT = 0.1
 
-# What a masking policy reports beside its losses, where it does; see LearnedMasking.
+# What a masking policy may report besides its losses; see LearnedMasking.
 _OF_MASKING = (
     "discriminator_accuracy",
     "mask_entropy",
@@ -32,16 +32,16 @@ _OF_MASKING = (
 
 
 class StepWriter(MetricWriter):
-    """The event ``step`` of each logged step, and a line of it for people.
+    """Writes the event ``step`` for each logged step, and a human-readable line.
 
     The line has iteration, time left, losses, images per second, MFU, waiting for data, rate and memory. The
-    values are those of metrics.json and TensorBoard, evaluations apart, which have events of their own.
+    values are those of metrics.json and TensorBoard, except evaluations, which have their own events.
 
     Args:
         events: of the run.
         max_iter: of the run.
         evaluated: results so far, by task; names that begin with a task are left out.
-        peak: what MFU is a share of.
+        peak: reference for MFU.
     """
 
     def __init__(
@@ -58,13 +58,13 @@ class StepWriter(MetricWriter):
         self._last = -1
 
     def write(self) -> None:
-        """Writes what the storage has since the last call."""
+        """Write what was stored since the last call."""
         storage = get_event_storage()
         if "time" in storage.latest() and storage.iter < self.max_iter:
             seconds = storage.history("time").median(1000) * (self.max_iter - storage.iter - 1)
             storage.put_scalar("eta_seconds", seconds, smoothing_hint=False)
         steps: dict[int, dict[str, float]] = {}
-        # As Detectron2's JSONWriter has them.
+        # The same values as in Detectron2's JSONWriter.
         for name, (value, iteration) in storage.latest_with_smoothing_hint(20).items():
             if iteration > self._last and name.partition("/")[0] not in self.evaluated:
                 steps.setdefault(iteration, {})[name] = value
@@ -92,9 +92,9 @@ class StepWriter(MetricWriter):
 
 
 class WarnOfDataWait(HookBase):
-    """Says so, with the remedy, when the device waits for images; again after twice as many times.
+    """Warns, with the remedy, when the device waits for images; repeated after twice as many occurrences.
 
-    The first value holds the start of the loader's workers and does not count.
+    The first value includes the start of the loader's workers and is ignored.
 
     Args:
         num_workers: of the loader.
@@ -104,11 +104,11 @@ class WarnOfDataWait(HookBase):
     def __init__(self, num_workers: int, regions: bool = False) -> None:
         self.num_workers = num_workers
         self.regions = regions
-        self._seen = -1  # the iteration of the last value, of which the first is left out
+        self._seen = -1  # iteration of the last value, of which the first is ignored
         self._late = 0
 
     def after_step(self) -> None:
-        """Looks at the value that a logged step has left."""
+        """Check the value from the last logged step."""
         share, iteration = self.trainer.storage.latest().get("data_wait", (0.0, -1))
         if iteration == self._seen:
             return
@@ -127,12 +127,12 @@ class WarnOfDataWait(HookBase):
 
 
 class Profile(HookBase):
-    """``--profile``: a PyTorch profiler trace of a few steps, to open in https://ui.perfetto.dev.
+    """``--profile``: writes a PyTorch profiler trace of a few steps, to open in https://ui.perfetto.dev.
 
     Args:
-        folder: gets ``trace_rank0.json`` and so on.
-        wait: steps that are let pass, for they warm up; at least 1.
-        steps: in the trace.
+        folder: receives ``trace_rank0.json`` and so on.
+        wait: number of initial steps to skip as warm-up; at least 1.
+        steps: number of steps in the trace.
     """
 
     def __init__(self, folder: Path, wait: int = 5, steps: int = 3) -> None:

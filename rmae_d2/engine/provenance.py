@@ -1,4 +1,4 @@
-"""Which code a run is made by: for the first line of its log."""
+"""Identify the code behind a run, for the first line of its log."""
 
 import subprocess
 from pathlib import Path
@@ -7,13 +7,13 @@ from .. import __version__
 
 
 def describe_code() -> str:
-    """Version of this package and, where it lies in its git work tree, the commit; for people.
+    """This package's version and, in its git work tree, the commit; human-readable.
 
-    Such as ``rmae_d2 0.1.0, commit f87950fe98d8``, followed by ``-dirty`` where tracked files differ.
+    Such as ``rmae_d2 0.1.0, commit f87950fe98d8``, followed by ``-dirty`` if tracked files were changed.
     """
     root = Path(__file__).resolve().parents[2]
     said = f"rmae_d2 {__version__}"
-    if not (root / ".git").exists():  # installed, maybe below somebody else's work tree
+    if not (root / ".git").exists():  # installed, maybe below another work tree
         return said
     command = [
         "git",

@@ -1,14 +1,14 @@
-"""Ranks that watch each other: if one fails, is killed or hangs, all end, and all say what came first.
+"""Ranks that watch each other: if one fails, is killed or hangs, all end and report the first cause.
 
 PyTorch's elastic agents end the ranks of their own machine once one of them has ended. They tell other
-machines nothing, notice no rank that hangs, and ``srun`` has none. So each rank has two TCP connections, one
-from the rank before it and one to the rank after it. What comes through them:
+machines nothing and do not notice a rank that hangs, and ``srun`` has no agents. So each rank has two TCP
+connections, one from the rank before it and one to the rank after it. They carry:
 
-  a byte every two seconds   the rank before runs. Its timer's signal handler writes it, in C: a thread would
-                             stand still while the rank holds the interpreter's lock, and reading a large
-                             annotation file does so for minutes
+  a byte every two seconds   the rank before is running. Its timer's signal handler writes the byte, in C: a
+                             thread would be blocked while the rank holds the interpreter's lock, which takes
+                             minutes when a large annotation file is read
   JSON, then the end         the failure that ends the run; every rank passes it on, in both directions
-  ``bye``, then the end      the rank has ended in an orderly way
+  ``bye``, then the end      the rank has ended cleanly
   the end alone              the rank was killed
 """
 
@@ -36,22 +36,22 @@ from ..signals import SAVING
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two signs of life, and without any, after which a rank is given up.
+#: Seconds between two heartbeats, and without one, after which a rank is given up.
 BEAT, LIMIT = 2, 15
-#: Seconds for the cause of a failed collective, usually another rank's end, to become known.
+#: Seconds to wait for the cause of a failed collective, usually another rank's end, to become known.
 SETTLE_SECONDS = 8
 
-_BEATS = bytes(range(32))  # a beat is the number of a signal
+_BEATS = bytes(range(32))  # a heartbeat is the number of a signal
 _BYE = b"bye"
 
 
 class EndedBySignal(SystemExit):
-    """A signal that asks to end came while there was no training to stop in an orderly way."""
+    """A signal asked for the end while no training was running that could be stopped cleanly."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What ended a run: ``rank`` on ``host`` failed, or was ``lost``: killed, or silent for too long."""
+    """What ended a run: ``rank`` on ``host`` failed, or was ``lost``, i.e. killed or silent for too long."""
 
     rank: int
     host: str
@@ -63,12 +63,12 @@ class Failure:
 
 
 class Ring:
-    """One rank's part of it. From `join` to `leave`, the end of another rank ends this process.
+    """One rank's part of the ring. From `join` to `leave`, the end of another rank ends this process.
 
     Args:
         address: where other machines reach rank 0's.
         port: a port there.
-        report: shows a person the message of the failure that ended the run.
+        report: shows the user the message of the failure that ended the run.
     """
 
     def __init__(self, address: str, port: int, report: Callable[[str], None]) -> None:
@@ -81,10 +81,10 @@ class Ring:
         self._last_word = threading.Lock()
 
     def join(self) -> None:
-        """Connects this rank with its neighbours; in all main threads, once there is a process group.
+        """Connect this rank with its neighbours; called in all main threads, once a process group exists.
 
         Raises:
-            OSError: where a neighbour is out of reach.
+            OSError: a neighbour cannot be reached.
         """
         rank, size = comm.get_rank(), comm.get_world_size()
         dual = socket.has_dualstack_ipv6()
@@ -100,7 +100,7 @@ class Ring:
         self._before, self._after = before, after
         self._ranks = {before: (rank - 1) % size, after: (rank + 1) % size}
         self._hosts = [host for host, *_ in everyone]
-        # A loader's worker that outlives its rank would keep the connections open.
+        # A loader worker that outlives its rank would keep the connections open.
         os.register_at_fork(after_in_child=self._close)
         signal.signal(signal.SIGALRM, lambda *_: None)
         signal.siginterrupt(signal.SIGALRM, False)
@@ -109,7 +109,7 @@ class Ring:
         self._thread.start()
 
     def leave(self) -> None:
-        """Waits until every rank has come here, and takes this one out of the ring."""
+        """Wait until every rank gets here, then take this one out of the ring."""
         if dist.get_backend() == "nccl":
             dist.barrier(device_ids=[torch.cuda.current_device()])
         else:
@@ -121,12 +121,12 @@ class Ring:
         self._close()
 
     def fail(self, error: BaseException) -> NoReturn:
-        """Ends this rank because of an error, and all others, unless the error of one was its cause."""
-        # Agents send one to ranks whose neighbour has ended.
+        """End this rank and all others because of an error, unless another rank's error caused it."""
+        # Agents send a signal to ranks whose neighbour has ended.
         for number in SAVING:
             signal.signal(number, signal.SIG_IGN)
         if is_collective_failure(error) or isinstance(error, EndedBySignal):
-            time.sleep(SETTLE_SECONDS)  # the cause ends this process when it comes
+            time.sleep(SETTLE_SECONDS)  # the cause ends this process when it arrives
         if isinstance(error, KeyboardInterrupt):
             message = "interrupted from the keyboard"
         elif isinstance(error, (UserError, SystemExit)):
@@ -137,7 +137,7 @@ class Ring:
         self._end(Failure(comm.get_rank(), self.host, message))
 
     def _own_address(self) -> str:
-        """Of this machine in the network that leads to rank 0's."""
+        """This machine's address in the network that leads to rank 0's."""
         found = socket.getaddrinfo(self.address, self.port, type=socket.SOCK_DGRAM)
         family, kind, _, _, peer = found[0]
         with socket.socket(family, kind) as probe:
@@ -146,7 +146,7 @@ class Ring:
 
     def _watch(self) -> None:
         received = {self._before: b"", self._after: b""}
-        quiet = 0  # rounds, for a clock would go on while this process itself stands still
+        quiet = 0  # in rounds, because a clock would run on while this process is suspended
         with selectors.DefaultSelector() as selector:
             for neighbour in received:
                 selector.register(neighbour, selectors.EVENT_READ)
@@ -157,7 +157,7 @@ class Ring:
                     self._lose(self._before, f"no sign of life for {LIMIT} s")
                 for neighbour in [x for x in received if x in ready]:
                     data = b""
-                    with suppress(OSError):  # a reset is an end
+                    with suppress(OSError):  # a reset counts as the end
                         data = neighbour.recv(1 << 16)
                     received[neighbour] += data.translate(None, _BEATS)
                     if not data:
@@ -165,7 +165,7 @@ class Ring:
                         self._take_leave(neighbour, received[neighbour])
 
     def _take_leave(self, neighbour: socket.socket, words: bytes) -> None:
-        """Of a neighbour that has closed its connection, having said ``words``."""
+        """Handle a neighbour that has closed its connection after sending ``words``."""
         if not words:
             self._lose(neighbour, "its process is gone (killed, or out of memory?)")
         if words != _BYE:
@@ -176,7 +176,7 @@ class Ring:
         self._end(Failure(rank, self._hosts[rank], message, lost=True))
 
     def _end(self, failure: Failure) -> NoReturn:
-        # Main thread and ring may both come here; the first to do so ends the process.
+        # Both the main thread and the ring may get here; the first one ends the process.
         with self._last_word:
             try:
                 self._say(json.dumps(asdict(failure)).encode())
@@ -201,6 +201,6 @@ class Ring:
 
 
 def is_collective_failure(error: BaseException | None) -> bool:
-    """Whether the error is that of talking to other ranks, which usually follows from the end of one."""
+    """Whether an error concerns communication between ranks, which usually follows another rank's end."""
     named = any(name in str(error) for name in ("gloo", "NCCL", "c10d"))
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and named)

@@ -1,4 +1,4 @@
-"""A run's own events, around what its parts write: how it was started, what it logs, how it ended."""
+"""A run's own events, around those of its parts: how it was started, what it logs, how it ended."""
 
 import argparse
 import logging
@@ -28,12 +28,12 @@ _PACKAGES = ("torch", "torchvision", "detectron2", "numpy", "Pillow", "timm")
 
 
 class RunEvents:
-    """Writes ``start`` and ``versions`` on entering, warnings and errors while inside, ``end`` on leaving.
+    """Writes ``start`` and ``versions`` on entry, warnings and errors while inside, ``end`` on exit.
 
     Args:
         folder: ``train.output_dir``; only the main process writes there.
         args: of the command.
-        launched: how this process was started, for people.
+        launched: how this process was started, human-readable.
     """
 
     def __init__(self, folder: str, args: argparse.Namespace, launched: str) -> None:
@@ -67,11 +67,11 @@ class RunEvents:
             self.writer.write("end", outcome="stopped", text=text)
         elif error is not None:
             text = str(error) or _WORDS.get(type(error), "")
-            # An error in training stands in log.txt with its traceback; this says that it was the end.
+            # log.txt has an error in training with its traceback; this says that it ended the run.
             logger.error("the run ended", exc_info=(type(error), error, None), extra=_FILE_ONLY)
             self.writer.write("error", type=type(error).__name__, text=text)
             self.writer.write("end", outcome="failed")
-            return  # what ended the other ranks is still to be logged
+            return  # what ended the other ranks is yet to be logged
         else:
             outcome = "evaluated" if self.args.eval_only else "finished"
             self.writer.write("end", outcome=outcome)
@@ -79,7 +79,7 @@ class RunEvents:
 
 
 class _Handler(logging.Handler):
-    """Makes events of warnings and errors; exceptions are written when they end the run."""
+    """Turns warnings and errors into events; exceptions are written when they end the run."""
 
     def __init__(self, writer: EventWriter) -> None:
         super().__init__(logging.WARNING)
@@ -92,12 +92,12 @@ class _Handler(logging.Handler):
 
 
 def stop_listening() -> None:
-    """Nothing that is logged from here on becomes an event."""
+    """Stop turning log records into events."""
     _listen(None)
 
 
 def _listen(handler: _Handler | None) -> None:
-    """Makes this the one run that hears what is logged."""
+    """Make this the only run that receives log records."""
     for name in _LOGGERS:
         handlers = logging.getLogger(name).handlers
         handlers[:] = [h for h in handlers if not isinstance(h, _Handler)]
@@ -105,26 +105,26 @@ def _listen(handler: _Handler | None) -> None:
 
 
 def write_config(writer: EventWriter, cfg: DictConfig, base: DictConfig, file: str) -> None:
-    """Writes the event ``config``.
+    """Write the event ``config``.
 
     Args:
         writer: of the run.
-        cfg: what it runs.
-        base: what it was before it was changed.
-        file: which that was loaded from.
+        cfg: the config that is run.
+        base: the config before overrides.
+        file: the file that it was loaded from.
     """
     path, root = Path(file).resolve(), config_root()
     name = f"configs/{path.relative_to(root).as_posix()}" if path.is_relative_to(root) else file
     try:
         config = OmegaConf.to_container(cfg, resolve=True)
-    except OmegaConfBaseException:  # refers to nothing, which building it would have told
+    except OmegaConfBaseException:  # a dangling reference, which building would have reported
         config = OmegaConf.to_container(cfg)
     changed = _differences(OmegaConf.to_container(base), OmegaConf.to_container(cfg))
     writer.write("config", config=config, base=name, changed=changed)
 
 
 def _differences(base: Any, run: Any, key: str = "") -> dict[str, dict[str, Any]]:
-    """Dotted key -> values of ``base`` and ``run``, without that which has no such key."""
+    """Map dotted keys to the values of ``base`` and ``run``, leaving out the side that lacks the key."""
     if str(base) == str(run):  # copies of a functools.partial are not equal
         return {}
     sides = {n: v for n, v in {"base": base, "run": run}.items() if v is not _ABSENT}
@@ -142,18 +142,18 @@ _ABSENT = object()
 
 
 def _children(value: Any) -> dict[str, Any]:
-    """By name; a list of plain values is one value."""
+    """Children by name; a list of plain values counts as one value."""
     if isinstance(value, list) and any(isinstance(v, dict | list) for v in value):
         value = dict(enumerate(value))
     return {str(k): v for k, v in value.items()} if isinstance(value, dict) else {}
 
 
 def describe_before(folder: Path, iteration: int) -> str:
-    """How the training that a start continues came to its end, for people.
+    """How the training that a start continues came to its end, human-readable.
 
     Args:
-        folder: the run's, in which this start has been written already.
-        iteration: the first of this start.
+        folder: the run's folder, in which this start has already been recorded.
+        iteration: the first iteration of this start.
     """
     events, _ = read_run(folder)
     trained = [s for s in split_starts(events)[:-1] if not is_evaluation(s[0])]
@@ -165,13 +165,13 @@ def describe_before(folder: Path, iteration: int) -> str:
 
 
 def is_evaluation(start: dict[str, Any]) -> bool:
-    """Whether a start, by its event, was one with ``--eval-only``."""
+    """Whether a start, given its event, was one with ``--eval-only``."""
     arguments = start.get("arguments")
     return isinstance(arguments, dict) and bool(arguments.get("eval_only"))
 
 
 def versions() -> dict[str, Any]:
-    """What computes: this package with its commit, Python, the packages that count, the GPUs."""
+    """Software and hardware: this package with its commit, Python, the relevant packages, the GPUs."""
     found = {
         "rmae_d2": describe_code().removeprefix("rmae_d2 "),
         "Python": platform.python_version(),
@@ -179,7 +179,7 @@ def versions() -> dict[str, Any]:
     for package in _PACKAGES:
         try:
             found[package] = version(package)
-        except PackageNotFoundError:  # on the path without being installed
+        except PackageNotFoundError:  # importable without being installed
             found[package] = "without a version"
     found["torch"] = torch.__version__  # with the kind of build
     for i in range(torch.cuda.device_count()):

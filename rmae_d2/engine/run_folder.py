@@ -1,8 +1,8 @@
-"""A run's folder: made, kept to one training at a time, and gone again where nothing came of it.
+"""A run's folder: created, restricted to one training at a time, and removed if nothing came of the run.
 
-``run.lock`` in it says which process trains there, where and since when. It is a plain file, which only one
-can create, and no lock of the system, which many network storages have not. A process of this machine is
-looked up; that of another is watched: while it lives it touches the file every ``BEAT`` seconds.
+Its ``run.lock`` says which process trains there, on which machine and since when. It is a plain file that
+only one process can create, not a system lock, which many network storages lack. A process on this machine is
+looked up; one on another machine is observed: while alive, it touches the file every ``BEAT`` seconds.
 """
 
 import contextlib
@@ -29,34 +29,34 @@ from .run_events import stop_listening
 logger = logging.getLogger(__name__)
 
 LOCK = "run.lock"
-#: Seconds between two touches, and without any, after which another machine's process counts as gone.
+#: Seconds between touches, and without one, after which another machine's process counts as dead.
 BEAT, LIMIT = 10.0, 60.0
 POLL = 1.0
 
 
 class RunFolder:
-    """What `claim` gives; ``keep`` it once the training has begun."""
+    """The result of `claim`; call ``keep`` once training has begun."""
 
     def __init__(self) -> None:
         self.begun = False
 
     def keep(self) -> None:
-        """From here on a failure leaves the folder."""
+        """From here on, a failure leaves the folder in place."""
         self.begun = True
 
 
 @contextlib.contextmanager
 def claim(folder: str, lock: bool) -> Iterator[RunFolder]:
-    """Makes the folder; all processes of a run together.
+    """Create the folder; called by all processes of a run together.
 
-    A block that fails before ``keep`` takes the folder away again, unless it was there before.
+    If the block fails before ``keep``, the folder is removed again, unless it existed before.
 
     Args:
         folder: ``train.output_dir``.
-        lock: whether to train there, for the time of the block.
+        lock: whether to lock the folder for training while the block runs.
 
     Raises:
-        UserError: in all processes, where another training is under way there.
+        UserError: in all processes, if another training is running there.
     """
     path = Path(folder).absolute()
     held = _Lock(path / LOCK) if lock and comm.is_main_process() else None
@@ -78,7 +78,7 @@ def claim(folder: str, lock: bool) -> Iterator[RunFolder]:
     try:
         yield run
     except BaseException:
-        others = not lock and (path / LOCK).exists()  # who have begun to train there
+        others = not lock and (path / LOCK).exists()  # another process has begun training there
         if made and not run.begun and not others:
             _take_back(made)
         raise
@@ -88,7 +88,7 @@ def claim(folder: str, lock: bool) -> Iterator[RunFolder]:
 
 
 def _make(path: Path) -> list[Path]:
-    """Makes a folder; those that were made for it, itself first, none where it was there."""
+    """Create a folder; return what was created for it, the folder first, or nothing if it existed."""
     absent = [p for p in (path, *path.parents) if not p.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -96,7 +96,7 @@ def _make(path: Path) -> list[Path]:
     except FileExistsError:
         if not path.is_dir():
             raise
-        return []  # also where another start was faster, whose folder it is then
+        return []  # also if another start was faster, which then owns the folder
     return absent
 
 
@@ -126,7 +126,7 @@ class _Lock:
     def acquire(self) -> None:
         while not self._create():
             found = self._read()
-            if not found:  # only just begun, or ended
+            if not found:  # only just being written, or just removed
                 time.sleep(POLL)
                 found = self._read()
             if found is not None:
@@ -137,14 +137,14 @@ class _Lock:
         threading.Thread(target=self._touch, name="lock", daemon=True).start()
 
     def _create(self) -> bool:
-        """Writes the lock where there is none, of several that try at once only one."""
+        """Write the lock if there is none; of several simultaneous attempts, only one succeeds."""
         try:
             with open(self.path, "xb") as file:
                 file.write(self._own)
         except FileExistsError:
             return False
         except OSError as error:
-            with contextlib.suppress(OSError):  # of a full disk
+            with contextlib.suppress(OSError):  # partial file on a full disk
                 self.path.unlink()
             folder = self.path.parent
             raise UserError(f"{folder}: nothing can be written there ({error!s:.120})") from error
@@ -181,7 +181,7 @@ class _Lock:
         return self._is_touched(found)
 
     def _is_touched(self, found: bytes) -> bool:
-        """Whether anybody touches the lock within the limit; false also where it goes, or becomes another."""
+        """Whether the lock is touched within the limit; False also if it disappears or is replaced."""
         begun, before = time.monotonic(), self._touched()
         while time.monotonic() - begun < LIMIT:
             time.sleep(POLL)
@@ -194,15 +194,15 @@ class _Lock:
 
     def _touched(self) -> int | None:
         try:
-            with open(self.path, "rb") as file:  # opening asks a network storage anew
+            with open(self.path, "rb") as file:  # opening makes a network storage refresh
                 return os.fstat(file.fileno()).st_mtime_ns
         except FileNotFoundError:
             return None
 
     def _take_away(self, found: bytes) -> None:
-        """Removes a lock that nobody holds.
+        """Remove a stale lock.
 
-        Of several that try, one at a time: else the slower one would remove what the faster one has written.
+        Only one process at a time may try: otherwise a slower one would remove a faster one's new lock.
         """
         turn = self.path.with_name(f"{LOCK}.{hashlib.sha256(found).hexdigest()[:8]}.tmp")
         begun = time.monotonic()
@@ -213,7 +213,7 @@ class _Lock:
             except FileExistsError:
                 if self._read() != found:
                     return
-                if time.monotonic() - begun > LIMIT:  # of a process that was killed here
+                if time.monotonic() - begun > LIMIT:  # left by a process that was killed here
                     turn.unlink(missing_ok=True)
                 time.sleep(POLL / 10)
         if self._read() == found:
@@ -224,14 +224,14 @@ class _Lock:
         try:
             with open(self.path, "rb") as file:
                 while not self._ended.wait(BEAT):
-                    with contextlib.suppress(OSError):  # storage that does not answer now
+                    with contextlib.suppress(OSError):  # storage that does not respond now
                         os.utime(file.fileno())
         except OSError:
             logger.warning("%s is gone: another training may begin in its folder", self.path)
 
 
 def _machine() -> str:
-    """A name that two machines, or containers that do not see each other's processes, never share."""
+    """A name never shared by two machines, or by containers that cannot see each other's processes."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())

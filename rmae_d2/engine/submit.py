@@ -1,4 +1,4 @@
-"""What ``rmae-d2 submit`` does: hands a training run to Slurm, and back to it when its time is up."""
+"""Implementation of ``rmae-d2 submit``: submit a training run to Slurm, requeue it when its time is up."""
 
 import argparse
 import os
@@ -15,7 +15,7 @@ from .hooks import StoppedBySignal
 from .launch import launch_training
 from .train import main, refuse_to_overwrite
 
-#: Of the requeues that submitit counts, those for time; a run of weeks needs more than its 3.
+#: Limit on the requeues for time that submitit counts; a run of weeks needs more than its default of 3.
 MAX_TIMEOUTS = 1000
 
 
@@ -23,28 +23,28 @@ class TrainingJob:
     """Runs in every task of a job; submitit pickles it, and calls ``checkpoint`` to requeue the job.
 
     Args:
-        args: what ``rmae-d2 train`` would have got.
+        args: the arguments that ``rmae-d2 train`` would have received.
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
 
     def __call__(self) -> None:
-        # Slurm itself starts a job again whose machine has failed, and from its first submission.
+        # After a node failure, Slurm itself restarts the job as it was first submitted.
         again = int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
         args = argparse.Namespace(**vars(self.args))
         args.resume = args.resume or again
         try:
             launch_training(main, args)
         except StoppedBySignal as stopped:
-            # Training has kept the signal from submitit until it had saved. Of SIGTERM (scancel) submitit
-            # takes no notice; after its own it has the first task requeue the job, and end.
+            # Training kept the signal from submitit until it had saved. submitit ignores SIGTERM (scancel);
+            # on its own signal it has the first task requeue the job, and ends.
             if stopped.number != signal.SIGINT:
                 signal.raise_signal(stopped.number)
             sys.exit(0)
 
     def checkpoint(self) -> Any:
-        """What is to run when the job starts again: the same with ``--resume``."""
+        """What runs when the job starts again: the same with ``--resume``."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(
@@ -53,7 +53,7 @@ class TrainingJob:
 
 
 def submit(args: argparse.Namespace) -> Any:
-    """Submits one job and prints its id and where it logs.
+    """Submit one job and print its id and where it logs.
 
     Args:
         args: of `rmae_d2.commands.submit`.
@@ -62,7 +62,7 @@ def submit(args: argparse.Namespace) -> Any:
         submitit's job.
 
     Raises:
-        UserError: for a configuration that would only fail in the queue.
+        UserError: a configuration that would only fail after waiting in the queue.
     """
     cfg = apply_overrides(load_config(args.config_file), args.opts)
     check_output(cfg.train.output_dir, folder=True, name="train.output_dir")
@@ -105,8 +105,8 @@ def _executor(args: argparse.Namespace, folder: Path) -> Any:
         timeout_min=args.time,
         slurm_partition=args.partition,
         slurm_signal_delay_s=args.save_before,
-        # Ranks of a machine follow each other; where one fails, one that hangs is killed; and a node that
-        # fails brings the job back.
+        # Ranks of a machine are consecutive; if one fails, those that hang are killed; and a failing node
+        # requeues the job.
         slurm_srun_args=["--distribution=block", "--kill-on-bad-exit=1"],
         slurm_additional_parameters={"requeue": True, **extra},
     )

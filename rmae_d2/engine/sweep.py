@@ -1,4 +1,4 @@
-"""The plan of ``rmae-d2 sweep``: a grid of overrides times seeds, a folder each, and what is left to do."""
+"""The plan of ``rmae-d2 sweep``: a grid of overrides times seeds, one folder each, and what remains to do."""
 
 import hashlib
 import itertools
@@ -17,10 +17,10 @@ from ..events import Event, last_iteration, outcome, read_run, split_starts
 from .checkpointer import FINAL, holds_run
 from .run_events import is_evaluation
 
-#: What the sweep itself sets.
+#: Keys that the sweep itself sets.
 _OWN = ("train.seed", "train.output_dir", "train.init_checkpoint")
 
-#: Keys that change where and how fast a run computes, not what; they may differ when it goes on.
+#: Keys that change where and how fast a run computes, but not what; they may differ when it is continued.
 _MACHINE = re.compile(
     r"train\.(device|log_period|vis_period|checkpointer\..*|activation_checkpointing|compile)"
     r"|.*\.(num_workers|prefetch_factor)"
@@ -29,13 +29,13 @@ _MACHINE = re.compile(
 
 @dataclass(frozen=True)
 class Stage:
-    """One training of a run: the first, or what ``--then`` names.
+    """One training of a run: the first, or the one given by ``--then``.
 
     Attributes:
         config_file: of its command.
-        overrides: of its command, but for the next two.
+        overrides: of its command, except for the next two.
         folder: ``train.output_dir``.
-        weights: ``train.init_checkpoint``, where another stage leaves them.
+        weights: ``train.init_checkpoint``, if another stage produces them.
     """
 
     config_file: str
@@ -45,23 +45,23 @@ class Stage:
 
     @property
     def opts(self) -> list[str]:
-        """All ``KEY=VALUE`` of its command."""
+        """All ``KEY=VALUE`` arguments of its command."""
         begin = [f"train.init_checkpoint={self.weights}"] if self.weights else []
         return [*self.overrides, *begin, f"train.output_dir={self.folder}"]
 
     @property
     def begun(self) -> bool:
-        """Whether it is one for ``--resume``."""
+        """Whether it needs ``--resume``."""
         return holds_run(self.folder)
 
     def words(self, num_gpus: int) -> list[str]:
-        """The command that starts it or goes on with it, after ``rmae-d2``."""
+        """The command that starts or continues it, after ``rmae-d2``."""
         many = ["--num-gpus", str(num_gpus)] if num_gpus != 1 else []
         resume = ["--resume"] if self.begun else []
         return ["train", "--config-file", self.config_file, *many, *resume, *self.opts]
 
     def ended(self) -> str:
-        """How its last start ended, as `outcome`; empty where it did not."""
+        """How its last start ended, as in `outcome`; empty if no end was recorded."""
         start = _last_training(read_run(self.folder)[0])
         return outcome(start) if start else ""
 
@@ -70,7 +70,7 @@ class Stage:
         return self.ended() == "finished"
 
     def check_same(self) -> None:
-        """UserError where the folder has been trained in with another config or other overrides."""
+        """Raise UserError if the folder was trained in with another config or other overrides."""
         events, _ = read_run(self.folder)
         start = _last_training(events)
         if start is None or last_iteration(events) is None:
@@ -91,7 +91,7 @@ class Stage:
 
 
 def _last_training(events: list[Event]) -> list[Event] | None:
-    """What a folder's last start of a training recorded."""
+    """The events of a folder's last start of a training."""
     starts = reversed(split_starts(events))
     return next((start for start in starts if not is_evaluation(start[0])), None)
 
@@ -101,8 +101,8 @@ class Run:
     """A point of the grid with one seed.
 
     Attributes:
-        values: of the swept keys, as text.
-        stages: that follow each other.
+        values: values of the swept keys, as text.
+        stages: its consecutive trainings.
     """
 
     values: Mapping[str, str]
@@ -111,7 +111,7 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """Of the last stage, whose metrics count."""
+        """The folder of the last stage, whose metrics count."""
         return self.stages[-1].folder
 
     @property
@@ -120,11 +120,11 @@ class Run:
 
     @property
     def left(self) -> list[Stage]:
-        """Its stages that have not finished, in their order."""
+        """Its unfinished stages, in order."""
         return [] if self.finished else [stage for stage in self.stages if not stage.finished]
 
     def line(self, num_gpus: int) -> str:
-        """What a shell runs to finish it."""
+        """The shell command that finishes it."""
         commands = (["rmae-d2", *stage.words(num_gpus)] for stage in self.left)
         return " && ".join(map(shlex.join, commands))
 
@@ -137,23 +137,23 @@ def plan(
     then: str | None = None,
     then_words: Sequence[str] = (),
 ) -> list[Run]:
-    """The runs of a sweep, all of them checked.
+    """Plan and check all runs of a sweep.
 
     Args:
-        words: overrides of the config, ``key=v1,v2`` for a key that is swept.
+        words: overrides of the config, ``key=v1,v2`` for a swept key.
         output: folder of the sweep.
-        seeds: runs per point, with ``train.seed`` counted from the config's.
-        then: config of a second stage, which begins with the weights that the first leaves.
+        seeds: runs per point, with ``train.seed`` counted from the config's value.
+        then: config of a second stage, which starts from the weights of the first.
         then_words: its overrides.
 
     Raises:
-        UserError: a config refuses the values of a point, a folder was trained in with others, or a key is
-            the sweep's own.
+        UserError: a config rejects the values of a point, a folder was trained in with other values, or a
+            key belongs to the sweep itself.
     """
     given: dict[str, list[str]] = {}
     for text in join_spaced(words):
         key, raw = split_override(text)
-        given.pop(key, None)  # the last counts, in its place
+        given.pop(key, None)  # the last one counts, at its own position
         given[key] = split_values(raw)
     first, second = _checked_configs(config_file, then, given, then_words)
     runs: list[Run] = []
@@ -166,7 +166,7 @@ def plan(
             errors += str(error).splitlines()
             continue
         fixed = [opt for opt in opts if not opt.startswith("train.seed=")]
-        # Side by side, for runs keep computed regions in the folder above theirs.
+        # Side by side, because runs keep computed regions in their parent folder.
         point = folder_name(values)
         for seed in range(base, base + seeds):
             own = (f"train.seed={seed}",)
@@ -185,7 +185,7 @@ def plan(
         raise UserError("\n".join(dict.fromkeys(errors)))
     places: dict[str, Run] = {}
     for run in runs:
-        other = places.setdefault(str(run.folder).casefold(), run)  # as some file systems have it
+        other = places.setdefault(str(run.folder).casefold(), run)  # for such file systems
         if other is not run:
             raise UserError(
                 f"{dict(other.values)} and {dict(run.values)} would share the folder {run.folder}: sweep one "
@@ -198,7 +198,7 @@ def plan(
 
 
 def _points(given: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
-    """The grid over the keys of several values, the last of them changing first."""
+    """The grid over the keys with several values, the last one varying fastest."""
     swept = {key: texts for key, texts in given.items() if len(texts) > 1}
     for key, texts in swept.items():
         if twice := {text for text in texts if texts.count(text) > 1}:
@@ -224,7 +224,7 @@ def _checked_configs(
 
 
 def split_values(text: str) -> list[str]:
-    """The values between commas; those in brackets, braces or quotes separate nothing."""
+    """Split values at commas, except for those in brackets, braces or quotes."""
     values, depth, quote = [""], 0, ""
     for character in text:
         if quote:
@@ -243,7 +243,7 @@ def split_values(text: str) -> list[str]:
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """The ends of dotted keys, as short as they differ; of a ``_target_`` that of its part."""
+    """Shorten dotted keys to the shortest endings that differ; a ``_target_`` is named after its part."""
     whole = {key: key.removesuffix("._target_") for key in keys}
     if len(set(whole.values())) < len(keys):
         whole = {key: key for key in keys}
@@ -257,7 +257,7 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
 
 
 def folder_name(values: Mapping[str, str]) -> str:
-    """A point's, such as ``mask_ratio_0.5``; with a checksum of values that no name can hold."""
+    """A point's folder name, such as ``mask_ratio_0.5``; with a checksum if values do not fit into a name."""
     names = short_names(list(values))
     text = "-".join(f"{names[key]}_{value}" for key, value in values.items())
     plain = re.sub(r"[^\w.+-]+", "_", text)[:100]
@@ -267,7 +267,7 @@ def folder_name(values: Mapping[str, str]) -> str:
 
 
 def _task(opts: Any, own: set[str]) -> dict[str, str]:
-    """What overrides say of the task, by key, without the sweep's own."""
+    """The overrides that define the task, by key, without those of the sweep itself."""
     pairs = (split_override(text) for text in join_spaced(list(map(str, opts))))
     return {k: v for k, v in pairs if k not in own and not _MACHINE.fullmatch(k)}
 

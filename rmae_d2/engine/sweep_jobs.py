@@ -1,4 +1,4 @@
-"""Where runs of a sweep run: in processes of this machine, as tasks of a Ray cluster, or as jobs of Slurm."""
+"""Run a sweep: in processes on this machine, as tasks on a Ray cluster, or as Slurm jobs."""
 
 import argparse
 import getpass
@@ -18,27 +18,27 @@ from .launch import wants_cpu
 from .submit import submit
 from .sweep import Run, Stage
 
-#: Called with a run when something has become of it, and with what: empty when it has finished.
+#: Called with a run and news about it; empty when the run has finished.
 Tell = Callable[[Run, str], None]
 
 _POLL = 0.1  # seconds
 _LONGEST = 300  # characters of a cause
-#: Of the environment, what runs on other machines are to have too.
+#: Prefixes of environment variables that runs on other machines receive too.
 _OURS = ("DETECTRON2_", "RMAE_D2_")
 
 
 def screen_of(stage: Stage) -> Path:
-    """The file beside its folder that takes what its last command printed."""
+    """The file beside a stage's folder that captures the output of its last command."""
     return stage.folder.with_name(f"{stage.folder.name}.txt")
 
 
 def run_here(runs: Sequence[Run], jobs: int, num_gpus: int, begin: Tell, end: Tell) -> None:
-    """Runs what is left of each, so many side by side, which have GPUs of their own.
+    """Run what is left of each run, ``jobs`` at a time, each with its own GPUs.
 
-    Ctrl-C has all save and end, then goes on to the caller; a second one ends them at once.
+    Ctrl-C makes all save and end, then propagates to the caller; a second one ends them at once.
 
     Raises:
-        UserError: this machine has not so many GPUs.
+        UserError: this machine does not have that many GPUs.
     """
     places = _places(runs, jobs, num_gpus)
     waiting = list(reversed(runs))
@@ -68,7 +68,7 @@ def run_here(runs: Sequence[Run], jobs: int, num_gpus: int, begin: Tell, end: Te
 
 
 class _Active:
-    """A run that is under way: the process of one stage after the other."""
+    """A run in progress: the process of one stage after the other."""
 
     def __init__(self, run: Run, num_gpus: int, environment: Mapping[str, str]) -> None:
         self.run = run
@@ -82,7 +82,7 @@ class _Active:
         self.process = start(self.left[0], self.num_gpus, self.environment)
 
     def ended(self) -> bool:
-        """Whether nothing more is to come; starts the next stage where one has finished."""
+        """Whether nothing more is to come; starts the next stage if one has finished."""
         code = self.process.poll()
         if code is None:
             return False
@@ -96,7 +96,7 @@ class _Active:
 
 
 def start(stage: Stage, num_gpus: int, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
-    """Starts the command of a stage, in this folder, with these variables too."""
+    """Start a stage's command in the current folder, with these environment variables added."""
     screen = screen_of(stage)
     make_folder(screen.parent)
     with open(screen, "wb") as file:
@@ -110,7 +110,7 @@ def start(stage: Stage, num_gpus: int, environment: Mapping[str, str]) -> "subpr
 
 
 def why_unfinished(stage: Stage, code: int) -> str:
-    """Why the process of a stage has ended before its time, in a line; empty where it has finished."""
+    """Why a stage's process ended early, in one line; empty if it has finished."""
     if stage.finished:
         return ""
     if code < 0:
@@ -120,13 +120,13 @@ def why_unfinished(stage: Stage, code: int) -> str:
     lines = screen_of(stage).read_text(errors="replace").strip().splitlines() or [
         f"exit code {code}"
     ]
-    # An error that users can set right may have several lines; a traceback has its message in the last.
+    # A user error may have several lines; a traceback has its message in the last one.
     first = max((i for i, line in enumerate(lines) if line.startswith("error: ")), default=-1)
     return " ".join(" ".join(lines[first:]).split()).removeprefix("error: ")[:_LONGEST]
 
 
 def _places(runs: Sequence[Run], jobs: int, num_gpus: int) -> list[Mapping[str, str]]:
-    """The variables of each of the processes side by side: its GPUs, or its share of the cores."""
+    """The environment variables of each parallel process: its GPUs, or its share of the cores."""
     if jobs == 1:
         return [{}]
     gpus = [] if _on_cpu(runs) else visible_gpus()
@@ -149,7 +149,7 @@ def _on_cpu(runs: Sequence[Run]) -> bool:
 def run_on_ray(
     runs: Sequence[Run], jobs: int | None, num_gpus: int, address: str, end: Tell
 ) -> None:
-    """Runs what is left of each as a task of a Ray cluster, which tries again where it loses a node.
+    """Run what is left of each run as a task on a Ray cluster, which retries after losing a node.
 
     All its nodes need rmae_d2, and the data and the sweep's folder at the same paths.
 
@@ -177,7 +177,7 @@ def run_on_ray(
 
 
 def _ray_task(run: Run, num_gpus: int, folder: str, environment: Mapping[str, str]) -> str:
-    """Runs on a node; why the run has not finished."""
+    """Runs on a node; returns why the run has not finished."""
     if os.path.isdir(folder):
         os.chdir(folder)  # paths may be relative
     for stage in run.left:
@@ -192,7 +192,7 @@ def _ray_task(run: Run, num_gpus: int, folder: str, environment: Mapping[str, st
 
 
 def submit_runs(runs: Sequence[Run], num_gpus: int, args: argparse.Namespace, end: Tell) -> None:
-    """Submits what is left of each and is not in Slurm's queue; a second stage waits there for the first.
+    """Submit what is left of each run and not yet in Slurm's queue; a second stage waits there for the first.
 
     Args:
         args: of a job, see `rmae_d2.commands.submit`; with ``cluster="local"`` each runs here, in turn.
@@ -231,7 +231,7 @@ def _job(stage: Stage, num_gpus: int, args: argparse.Namespace, before: str) -> 
 
 
 def _queued() -> set[str]:
-    """The ids of this user's jobs in Slurm's queue; none where there is no Slurm, which submitting tells."""
+    """The ids of this user's jobs in Slurm's queue; none without Slurm, which submitting will report."""
     command = ["squeue", "--noheader", "--format=%A", f"--user={getpass.getuser()}"]
     try:
         return set(subprocess.check_output(command, text=True).split())

@@ -1,4 +1,4 @@
-"""What the runs of a sweep measured: one table, one curve."""
+"""Results of a sweep's runs: a table and a curve."""
 
 import json
 import math
@@ -20,11 +20,11 @@ from .sweep import Run, short_names
 
 @dataclass(frozen=True)
 class Measured:
-    """A run and what it measured.
+    """A run and its measurements.
 
     Attributes:
-        last: the last value of everything, by name; empty where it has not finished.
-        cause: why it has not.
+        last: the last value of everything, by name; empty if it has not finished.
+        cause: why it has not finished.
     """
 
     run: Run
@@ -33,10 +33,10 @@ class Measured:
 
 
 def measure(run: Run, cause: str = "") -> Measured:
-    """Reads a run's folder.
+    """Read a run's folder.
 
     Args:
-        cause: why it has not finished, where that is known better than from there.
+        cause: why it has not finished, if known better than from the folder.
     """
     if not run.finished:
         at = next(stage for stage in run.stages if not stage.finished)
@@ -47,10 +47,10 @@ def measure(run: Run, cause: str = "") -> Measured:
 
 
 def choose_metric(measured: Sequence[Measured], name: str | None) -> str:
-    """The name of a metric; by default the main result of the runs' evaluator, else the total loss.
+    """Choose a metric; by default the main result of the runs' evaluator, else the total loss.
 
     Raises:
-        UserError: no run has it; names what there is.
+        UserError: no run has it; lists the available ones.
     """
     known = list(dict.fromkeys(name for one in measured for name in one.last))
     of_all = [
@@ -65,7 +65,7 @@ def choose_metric(measured: Sequence[Measured], name: str | None) -> str:
 
 
 def points_of(measured: Sequence[Measured]) -> list[list[Measured]]:
-    """Runs of one point together."""
+    """Group runs by point."""
     groups: dict[tuple[str, ...], list[Measured]] = {}
     for one in measured:
         groups.setdefault(tuple(one.run.values.values()), []).append(one)
@@ -73,7 +73,7 @@ def points_of(measured: Sequence[Measured]) -> list[list[Measured]]:
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
-    """NaN for a mean of nothing, and for the deviation (of a sample) of less than two."""
+    """Mean, NaN without values; and sample standard deviation, NaN for fewer than two."""
     mean = float(np.mean(values)) if values else math.nan
     return mean, float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
 
@@ -99,7 +99,7 @@ def results_table(measured: Sequence[Measured], metric: str) -> str:
 
 
 def _with_deviation(mean: float, deviation: float) -> str:
-    """Both to the second digit of the deviation."""
+    """Format both to the second digit of the deviation."""
     if not (math.isfinite(mean) and 0 < deviation < math.inf):
         return f"{mean:.4g}" if math.isnan(deviation) else f"{mean:.4g} ± {deviation:g}"
     digits = max(1 - math.floor(math.log10(deviation)), 0)
@@ -109,10 +109,10 @@ def _with_deviation(mean: float, deviation: float) -> str:
 def write_results(
     measured: Sequence[Measured], metric: str, output: Path, about: Mapping[str, Any]
 ) -> list[Path]:
-    """Writes sweep.md, sweep.json and, of a sweep of some key, sweep.png.
+    """Write sweep.md, sweep.json and, if any key is swept, sweep.png.
 
     Args:
-        about: what the sweep ran, for sweep.json; its ``command`` stands in sweep.md.
+        about: what the sweep ran, for sweep.json; its ``command`` appears in sweep.md.
 
     Returns:
         the files.
@@ -141,7 +141,7 @@ def write_results(
 
 
 def _draw(measured: Sequence[Measured], metric: str, path: Path) -> Path:
-    """Over the numeric key with the most values, else the first; a line for each choice of the others."""
+    """Plot over the numeric key with the most values, else the first; one line per choice of the others."""
     swept = list(measured[0].run.values)
     names = short_names(swept)
     texts = {key: list(dict.fromkeys(one.run.values[key] for one in measured)) for key in swept}

@@ -1,4 +1,4 @@
-"""What a run computes, what its device could compute, and settings that make the one approach the other."""
+"""Measure what a run computes and what its device can compute, and choose settings that narrow the gap."""
 
 import logging
 import time
@@ -17,13 +17,13 @@ from ..modeling.flops import count_flops
 
 logger = logging.getLogger(__name__)
 
-# Seconds of a matrix product that are timed well, and the side of matrices with which a GPU is at its best.
+# Seconds a matrix product must take to be timed well, and the matrix side at which a GPU is at its best.
 ENOUGH, LARGEST = 0.02, 8192
 
 
 @dataclass(frozen=True)
 class Peak:
-    """The most floating-point operations per second of a device, and where the number is from."""
+    """A device's peak floating-point operations per second, and the source of the number."""
 
     flops: float
     source: str
@@ -33,14 +33,14 @@ class Peak:
 
 
 def device_peak(device: torch.device, precision: str, tflops: float = 0.0) -> Peak:
-    """What MFU is measured against.
+    """The reference for MFU.
 
     Args:
         precision: of the matrix products, ``fp32``, ``bf16`` or ``fp16``.
-        tflops: somebody's number, the data sheet's say; 0 times matrix products here and now.
+        tflops: a given number, e.g. from the data sheet; 0 to time matrix products here and now.
 
     Raises:
-        UserError: for an unknown precision.
+        UserError: the precision is unknown.
     """
     if precision not in PRECISIONS:
         raise UserError(f"train.precision={precision!r}: one of {', '.join(PRECISIONS)}")
@@ -52,9 +52,10 @@ def device_peak(device: torch.device, precision: str, tflops: float = 0.0) -> Pe
 
 
 def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of large matrix products, the best of some.
+    """Operations per second of large matrix products, the best of several.
 
-    They grow until one takes long enough to be timed well, for devices differ by five orders of magnitude.
+    The size grows until a product takes long enough to be timed well: devices differ by five orders of
+    magnitude.
     """
     best, side = 0.0, 256
     while True:
@@ -66,8 +67,8 @@ def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _matmul_seconds(side: int, device: torch.device, dtype: torch.dtype) -> float:
-    # Of a generator of its own, for the model's random numbers are not to know that something was measured;
-    # and random, for GPUs are faster on constants.
+    # With its own generator, so that measuring does not affect the model's random numbers; and random,
+    # because GPUs are faster on constants.
     generator = torch.Generator(device).manual_seed(0)
     a = torch.randn(side, side, device=device, generator=generator).to(dtype)
     if device.type == "cuda":
@@ -80,14 +81,14 @@ def _matmul_seconds(side: int, device: torch.device, dtype: torch.dtype) -> floa
 
 
 def step_flops(model: nn.Module, samples: Iterable[dict[str, Any]]) -> float | None:
-    """Operations of a training step for one image: three times the forward pass's, as MFU counts them.
+    """Operations of a training step per image: three times those of the forward pass, as MFU counts them.
 
-    Multiplications and additions of matrix products, convolutions and attention, as two operations together;
-    a backward pass costs two forward ones; what activation checkpointing computes again does not count.
-    The forward pass is made once on the first two samples and leaves the model as it was.
+    Counts matrix products, convolutions and attention, with a multiplication and an addition as two
+    operations; a backward pass costs two forward passes; recomputation for activation checkpointing does not
+    count. The forward pass is run once on the first two samples and leaves the model unchanged.
 
     Returns:
-        None, with a warning, where the model cannot be counted.
+        None, with a warning, if the model's operations cannot be counted.
     """
     samples = list(islice(samples, 2))
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -104,9 +105,9 @@ def step_flops(model: nn.Module, samples: Iterable[dict[str, Any]]) -> float | N
 
 
 def tune_for(model: nn.Module, device: torch.device, precision: str) -> None:
-    """Chooses what is fastest on a device, where results agree but for rounding.
+    """Choose the fastest settings for a device, where results agree up to rounding.
 
-    In half precision on a CPU the backward pass of fused attention is slower than plain matrix products.
+    In half precision on a CPU, the backward pass of fused attention is slower than plain matrix products.
     """
     if device.type != "cpu" or precision == "fp32":
         return
@@ -128,14 +129,14 @@ def _cpu_has_half_precision() -> bool:
 
 
 def compile_model(model: nn.Module, by_block: bool) -> None:
-    """``train.compile``: kernels made for the model at its first step, which takes minutes.
+    """``train.compile``: compile the model's kernels at its first step, which takes minutes.
 
     Args:
-        by_block: each transformer block by itself rather than all of R-MAE's step in one piece; other models
-            are compiled by block in any case, for what is around their blocks changes shape with the images.
+        by_block: compile each transformer block by itself rather than all of R-MAE's step at once; other
+            models are always compiled by block, because shapes around their blocks vary with the images.
 
     Raises:
-        UserError: for a model without transformer blocks.
+        UserError: the model has no transformer blocks.
     """
     if isinstance(model, RMAE) and not by_block:
         model.compile()

@@ -1,8 +1,8 @@
-"""Experiment trackers, which show what run.jsonl has: Weights & Biases, MLflow.
+"""Experiment trackers that display what run.jsonl records: Weights & Biases, MLflow.
 
-Each has its own variables of the environment for where and under which project it keeps a run; without them
-the project is ``rmae_d2``, and the run has the name of its folder. ``--resume`` goes on with the same tracked
-run. A tracker that fails is left out from there on, with a warning: none ends a training.
+Where and under which project a tracker keeps a run is set through its own environment variables; by
+default, the project is ``rmae_d2``, and the run is named after its folder. ``--resume`` continues the same
+tracked run. If a tracker fails, it is dropped with a warning: none ends a training.
 """
 
 import logging
@@ -21,19 +21,19 @@ PROJECT = "rmae_d2"
 
 
 class Tracker(Protocol):
-    """One tracked run; anything may be raised by anything.
+    """One tracked run; any method may raise any exception.
 
     Attributes:
-        id: by which the run is found again.
+        id: identifies the run when resuming.
     """
 
     id: str
 
     def log(self, values: Mapping[str, float], iteration: int) -> None:
-        """Values of a training step or an evaluation."""
+        """Log values of a training step or an evaluation."""
 
     def finish(self, outcome: str) -> None:
-        """The end; ``finished``, ``stopped`` or ``failed``."""
+        """End the run; the outcome is ``finished``, ``stopped`` or ``failed``."""
 
 
 class WeightsAndBiases:
@@ -87,7 +87,7 @@ class MLflow:
         mlflow.end_run({"failed": "FAILED", "stopped": "KILLED"}.get(outcome, "FINISHED"))
 
 
-#: By the name of the package, which is that of the extra and of ``train.tracker`` too.
+#: By the name of the package, which is also that of the extra and of ``train.tracker``.
 TRACKERS: dict[str, Callable[[Path, Mapping[str, Any], str | None], Tracker]] = {
     "wandb": WeightsAndBiases,
     "mlflow": MLflow,
@@ -95,10 +95,10 @@ TRACKERS: dict[str, Callable[[Path, Mapping[str, Any], str | None], Tracker]] = 
 
 
 def check_trackers(text: str) -> list[str]:
-    """The trackers of ``train.tracker``: a name, several with commas between them, or "" for none.
+    """Parse ``train.tracker``: a name, several separated by commas, or "" for none.
 
     Raises:
-        UserError: a name that is none, or a package that is not installed.
+        UserError: a name is unknown, or a package is not installed.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
@@ -109,12 +109,12 @@ def check_trackers(text: str) -> list[str]:
 
 
 class TrackedEvents:
-    """Hands a run's events on to a tracker, from its config on.
+    """Passes a run's events on to a tracker, beginning with its config.
 
     Args:
-        name: of ``TRACKERS``.
-        folder: of the run, ``train.output_dir``.
-        events: to which it writes the tracked run's id, for a resume.
+        name: one of ``TRACKERS``.
+        folder: the run's ``train.output_dir``.
+        events: receives the tracked run's id, for a resume.
     """
 
     def __init__(self, name: str, folder: Path, events: EventWriter) -> None:
@@ -125,12 +125,12 @@ class TrackedEvents:
         self._gone = False
 
     def __call__(self, event: Event) -> None:
-        """Takes an event; whatever goes wrong is a warning, and the last that this tracker is asked for."""
+        """Handle an event; on any failure, warn and stop using the tracker."""
         if self._gone:
             return
         try:
             self._take(event)
-        except Exception as error:  # of somebody else's code, and no reason to stop
+        except Exception as error:  # third-party code, and no reason to stop
             self._gone = True  # before the warning, which is an event too
             what = f"{type(error).__name__}: {error!s:.300}"
             logger.warning(
@@ -157,7 +157,7 @@ class TrackedEvents:
             self._tracker.finish(str(event["outcome"]))
 
     def _id_before(self) -> str | None:
-        """Of an earlier start of the run that this one resumes."""
+        """The id from an earlier start of the run being resumed."""
         found = [e for e in read_run(self.folder)[0] if e["event"] == "tracker"]
         ids = [str(e["id"]) for e in found if e.get("name") == self.name and e.get("id")]
         return ids[-1] if ids else None

@@ -1,4 +1,4 @@
-"""What ``rmae-d2 train`` does: set up, train, evaluate."""
+"""Implementation of ``rmae-d2 train``: set up, train, evaluate."""
 
 import argparse
 import itertools
@@ -71,22 +71,22 @@ from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
-#: A test loader and the evaluator of what a model makes of it.
+#: A test loader and the evaluator for the model's outputs on it.
 Testing = tuple[Any, DatasetEvaluator]
 
-# Below it people did better by continuing from published weights (dinov2, MAE and lightly issue threads).
+# Below it, continuing from published weights worked better for users (dinov2, MAE and lightly issue threads).
 SMALL_DATASET = 50_000
 
 
 def main(args: argparse.Namespace) -> Any:
-    """Trains or evaluates; runs in every process.
+    """Train or evaluate; runs in every process.
 
     Args:
-        args: of Detectron2's ``default_argument_parser``: ``config_file``, ``opts``, ``resume``,
+        args: from Detectron2's ``default_argument_parser``: ``config_file``, ``opts``, ``resume``,
             ``eval_only``; ``profile`` writes a trace of some steps, see `Profile`.
 
     Returns:
-        evaluation results, where something was evaluated.
+        evaluation results, if anything was evaluated.
     """
     base = load_config(args.config_file)
     cfg = apply_overrides(base, args.opts)
@@ -108,10 +108,10 @@ def main(args: argparse.Namespace) -> Any:
 
 
 def _setup(cfg: DictConfig, args: argparse.Namespace) -> None:
-    """Loggers and seeds as Detectron2's ``default_setup`` has them.
+    """Set up loggers and seeds like Detectron2's ``default_setup``.
 
-    The environment goes to log.txt only. config.yaml is written when training begins, so that neither
-    an evaluation nor a resume that is refused changes it.
+    The environment goes only to log.txt. config.yaml is written when training begins, so that neither an
+    evaluation nor a refused resume changes it.
     """
     rank = comm.get_rank()
     os.makedirs(cfg.train.output_dir, exist_ok=True)
@@ -127,19 +127,19 @@ def _setup(cfg: DictConfig, args: argparse.Namespace) -> None:
 
 
 def _belongs_on_screen(record: logging.LogRecord) -> bool:
-    """Not the traceback of an error whose message, printed last, says all; log.txt has it.
+    """Keep a traceback off the screen if the error's message, printed last, says everything; log.txt has it.
 
-    Nor that of a collective operation, which mostly follows from an error elsewhere.
+    The same goes for that of a collective operation, which usually follows from an error elsewhere.
     """
     error = record.exc_info[1] if record.exc_info else None
     says_all = isinstance(error, UserError) or is_collective_failure(error)
-    # Detectron2 tells three lines of each loader about how it keeps its list.
+    # Detectron2 logs three lines per loader about how it stores its list.
     told = record.name == "detectron2.data.common" and record.levelno < logging.WARNING
     return not (says_all or told or getattr(record, "off_screen", False))
 
 
 def refuse_to_overwrite(output_dir: str) -> None:
-    """UserError where a run is there already."""
+    """Raise UserError if the folder already holds a run."""
     if comm.is_main_process() and holds_run(Path(output_dir)):
         raise UserError(
             f"{output_dir} already holds a run: add --resume (before the overrides) to continue it, or "
@@ -150,8 +150,8 @@ def refuse_to_overwrite(output_dir: str) -> None:
 def train(
     cfg: DictConfig, resume: bool, events: EventWriter, folder: RunFolder, profile: bool = False
 ) -> Any:
-    """Runs the training that a config describes; see `main`."""
-    # First: missing data must stop at once, those to evaluate on too.
+    """Run the training that a config describes; see `main`."""
+    # First: missing data must be reported at once, including those to evaluate on.
     with naming("dataloader.train"):
         loader: TrainLoader = instantiate(cfg.dataloader.train)
     testing = _testing(cfg) if cfg.train.eval_period > 0 else None
@@ -256,7 +256,7 @@ def train(
 
 
 def out_of_memory(cfg: DictConfig, micro_batch_size: int, error: BaseException) -> str:
-    """What to do where a step does not fit into a GPU's memory; names only what is not set already."""
+    """Advice for a step that does not fit into GPU memory; suggests only what is not set already."""
     accum = cfg.train.grad_accum
     remedies = [f"train.grad_accum={2 * accum}"] if micro_batch_size > 1 else []
     if not cfg.train.get("activation_checkpointing"):
@@ -279,7 +279,7 @@ def _begin(
     resume: bool,
     events: EventWriter,
 ) -> int:
-    """Restores or initialises the weights and writes config.yaml; returns the first iteration."""
+    """Restore or initialize the weights and write config.yaml; return the first iteration."""
     resumed = checkpointer.resume() if resume else None
     if resume and resumed is None:
         logger.warning(
@@ -321,7 +321,7 @@ def _watching(
     events: EventWriter,
     best: KeepBest | None,
 ) -> list[Any]:
-    """Hooks for people, on all ranks: evaluation and pictures."""
+    """Hooks for evaluation and pictures, on all ranks."""
     watching: list[Any] = []
 
     def watch(period: int, part: str, run: Callable[[nn.Module], Any]) -> None:
@@ -356,10 +356,10 @@ def _watching(
 
 
 def _evaluate_what_a_kill_left(evaluations: list[Evaluate], trainer: Trainer, end: int) -> None:
-    """Evaluates at the end of a run that was killed between its last step and its last evaluation."""
+    """Evaluate at the end of a run that was killed between its last step and its last evaluation."""
     found = [e for e in read_run(trainer.output_dir)[0] if e["event"] == "evaluation"]
     missing = sum(e.get("iteration") == end for e in found) < len(evaluations)
-    if not comm.all_gather(missing)[0]:  # only the main process surely sees the folder
+    if not comm.all_gather(missing)[0]:  # only the main process is sure to see the folder
         return
     trainer.iter = trainer.max_iter = end
     with EventStorage(end) as trainer.storage:
@@ -370,7 +370,7 @@ def _evaluate_what_a_kill_left(evaluations: list[Evaluate], trainer: Trainer, en
 
 
 def _evaluations(testing: Testing | None, knn: KNNEvaluation | KNNSegmentation | None) -> list[str]:
-    """Parts of the config whose data are evaluated on."""
+    """The parts of the config whose data are evaluated on."""
     parts = [] if testing is None else ["dataloader.test"]
     if knn is not None:
         parts.append(f"dataloader.knn.{'loader' if isinstance(knn, KNNEvaluation) else 'test'}")
@@ -378,7 +378,7 @@ def _evaluations(testing: Testing | None, knn: KNNEvaluation | KNNSegmentation |
 
 
 def _collapse_hooks(model: nn.Module) -> list[Any]:
-    """What a masking policy of R-MAE wants to have watched."""
+    """Hooks that monitor an R-MAE masking policy."""
     return [
         CollapseWarning(m.entropy_floor) for m in model.modules() if isinstance(m, LearnedMasking)
     ]
@@ -387,7 +387,7 @@ def _collapse_hooks(model: nn.Module) -> list[Any]:
 def _reporting(
     cfg: DictConfig, peak: Peak, evaluated: dict[str, Any], events: EventWriter
 ) -> list[Any]:
-    """Hooks that write numbers, on the main process; the last but one, for they read what others leave."""
+    """Hooks that write numbers, on the main process; second to last, because they read the others' values."""
     if not comm.is_main_process():
         return []
     folder = Path(cfg.train.output_dir)
@@ -409,7 +409,7 @@ def _reporting(
 def _draw_predictions(
     cfg: DictConfig, model: nn.Module, loader: TrainLoader, testing: Testing | None
 ) -> None:
-    """Writes ``predictions.png`` of a detector or segmentor: of test photos, without any of training ones."""
+    """Write a detector's or segmentor's ``predictions.png``: on test photos if any, else training photos."""
     if not {"roi_heads", "sem_seg_head"} & {*cfg.model}:
         return
     part = "dataloader.train" if testing is None else "dataloader.test"
@@ -423,16 +423,16 @@ def _draw_predictions(
             files = [str(sample["file_name"]) for sample in itertools.islice(batches, 4)]
             picture = draw_few_predictions(cfg, plain, files, part)
             save_picture(picture, Path(cfg.train.output_dir) / "predictions.png")
-        # A picture less is no reason to end a run.
+        # A missing picture is no reason to end a run.
         except (ValueError, OSError, KeyError, RuntimeError) as error:
             logger.warning("predictions could not be drawn: %s", error)
 
 
 def _finish(output_dir: str, encoder: dict[str, Any] | None) -> None:
-    """Writes what people take away from a finished run, and says where it is.
+    """Write the results of a finished run and report where they are.
 
     Args:
-        encoder: weights of a pre-trained model, its averages where it has them.
+        encoder: weights of a pre-trained model, averaged if available.
     """
     folder = Path(output_dir)
     made = {"checkpoint": folder / "model_final.pth", "log": folder / "log.txt"}
@@ -459,7 +459,7 @@ def _finish(output_dir: str, encoder: dict[str, Any] | None) -> None:
 
 
 def _testing(cfg: DictConfig) -> Testing | None:
-    """Test loader and evaluator, where the config has one."""
+    """Test loader and evaluator, if the config has them."""
     if "evaluator" not in cfg.dataloader:
         return None
     with naming("dataloader.test", "or train without evaluation: train.eval_period=0"):
@@ -467,7 +467,7 @@ def _testing(cfg: DictConfig) -> Testing | None:
 
 
 def _knn(cfg: DictConfig) -> KNNEvaluation | KNNSegmentation | None:
-    """The evaluation of features during pre-training, where the config asks for one."""
+    """The k-NN evaluation of features during pre-training, if the config requests one."""
     node = cfg.dataloader.get("knn")
     if node is None or not node.period:
         return None
@@ -486,7 +486,7 @@ def _check_activation_checkpointing(cfg: DictConfig, model: nn.Module) -> None:
 
 
 def evaluate(model: nn.Module, loader: Any, evaluator: DatasetEvaluator) -> Any:
-    """Runs an evaluator over a test loader."""
+    """Run an evaluator over a test loader."""
     results = inference_on_dataset(model, loader, evaluator)
     evaluator.reset()  # it outlives this evaluation; its predictions need not
     return results
@@ -499,9 +499,9 @@ def tell_results(
     events: EventWriter,
     iteration: int | None = None,
 ) -> None:
-    """Says what an evaluation gave, and on which data, and writes the event ``evaluation``.
+    """Log an evaluation's results and its data, and write the event ``evaluation``.
 
-    One sentence per task; of others than those of pre-training Detectron2's lines to copy, too.
+    One sentence per task; except for pre-training tasks, also Detectron2's lines for copying.
     """
     norm_pix_loss = getattr(unwrap(model), "norm_pix_loss", False)
     for task, metrics in results.items():
@@ -515,10 +515,10 @@ def tell_results(
 
 
 def evaluate_only(cfg: DictConfig, events: EventWriter) -> Any:
-    """Evaluates ``train.init_checkpoint``, every tensor of which must fit.
+    """Evaluate ``train.init_checkpoint``, every tensor of which must fit.
 
     Raises:
-        UserError: where the config has no evaluator or names no weights.
+        UserError: the config has no evaluator or names no weights.
     """
     if "evaluator" not in cfg.dataloader:
         raise UserError("--eval-only: this config has no dataloader.evaluator")
@@ -526,7 +526,7 @@ def evaluate_only(cfg: DictConfig, events: EventWriter) -> Any:
         raise UserError(
             "--eval-only needs weights: train.init_checkpoint=OUTPUT_DIR/model_final.pth"
         )
-    local_path(cfg.train.init_checkpoint)  # before the data, which takes longer
+    local_path(cfg.train.init_checkpoint)  # before the data, which take longer
     with naming("dataloader.test"):
         testing = instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
     model = instantiate(cfg.model).to(pick_device(cfg.train.device))

@@ -1,7 +1,7 @@
-"""One training loop for CPU and GPU, fp32, bf16 and fp16, accumulation and clipping.
+"""One training loop for CPU and GPU; fp32, bf16 and fp16; gradient accumulation and clipping.
 
 Nothing in a step waits for the device: losses and norms stay there until they are logged, and a non-finite
-value freezes the weights on the device itself, before the host knows.
+value freezes the weights on the device itself, before the host knows of it.
 """
 
 import json
@@ -41,18 +41,18 @@ class Trainer(TrainerBase):
     """Runs optimizer steps; everything periodic is a Detectron2 hook.
 
     Args:
-        model: an RMAE, or one that returns a dict of losses, as Detectron2's do; maybe wrapped in DDP or
-            sharded by FSDP.
-        batches: yields micro-batches, ``grad_accum`` of them a step.
-        optimizer: fused, where it is to leave the host alone; others make one device sync a step.
-        device: where the model is.
+        model: an RMAE, or a model that returns a dict of losses, like Detectron2's; possibly wrapped in DDP
+            or sharded by FSDP.
+        batches: yields micro-batches, ``grad_accum`` of them per step.
+        optimizer: should be fused so that the host never waits; others cause one device sync per step.
+        device: the model's device.
         precision: ``fp32``, ``bf16`` or ``fp16`` (autocast; fp16 with loss scaling).
-        clip_grad: largest total gradient norm; 0 for none. The norm is logged in any case.
+        clip_grad: largest total gradient norm; 0 for no clipping. The norm is always logged.
         seed: the random numbers of step i on rank r are a function of (seed, i, r).
-        log_period: steps between two logged values; each is the mean of the steps since the last.
-        output_dir: gets the record of a non-finite batch.
-        skip_counter: counts unreadable images, and ends the run past its threshold.
-        peak: of the device, to log the share of it that is used (MFU).
+        log_period: steps between logged values; each is the mean over the steps since the last.
+        output_dir: receives the record of a non-finite batch.
+        skip_counter: counts unreadable images, and ends the run when there are too many.
+        peak: of the device, to log the fraction of it that is used (MFU).
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Trainer(TrainerBase):
         self._flops_per_image: float | None = None
         self._params = [p for group in optimizer.param_groups for p in group["params"]]
         self._clip = clip_gradients if is_sharded(model) else nn.utils.clip_grad_norm_
-        # The first non-finite iteration, or -1: while it is set no update is applied.
+        # The first non-finite iteration, or -1: while it is set, no update is applied.
         self._bad_iter = torch.full((), -1, dtype=torch.int64, device=device)
         self._recent: deque[tuple[int, list[dict[str, Any]]]] = deque(maxlen=log_period)
         self._sums: dict[str, Tensor] = {}
@@ -102,12 +102,12 @@ class Trainer(TrainerBase):
         self._window_start = time.perf_counter()
 
     def run_step(self) -> None:
-        """One optimizer step over ``grad_accum`` micro-batches."""
+        """Run one optimizer step over ``grad_accum`` micro-batches."""
         losses: dict[str, Tensor] = {}
         scalars: dict[str, Tensor] = {}
         sources: list[dict[str, Any]] = []
         for micro in range(self.grad_accum):
-            # As another process would draw for it: accumulation equals more processes.
+            # The number another process would use: accumulation is equivalent to more processes.
             part = micro * comm.get_world_size() + comm.get_rank()
             batch = self._next_batch(sources)
             if self.iter == self.start_iter and micro == 0:
@@ -124,14 +124,14 @@ class Trainer(TrainerBase):
         losses["total_loss"] = torch.stack([v.float() for v in losses.values()]).sum()
         self._update(losses)
         self._collect({**losses, **scalars})
-        # A host that shares memory with the device learns of trouble at once, for nothing.
+        # A host that shares memory with the device can check at once, at no cost.
         if self.device.type == "cpu" or (self.iter + 1) % self.log_period == 0:
             self.check_finite()
         if (self.iter + 1) % self.log_period == 0 or self.iter + 1 == self.max_iter:
             self._log()
 
     def _begin_measuring(self, batch: AnyBatch) -> None:
-        """Counts the model's operations; what came before, the loader's start too, is not training time."""
+        """Count the model's operations; earlier time, such as the loader's start, is not training time."""
         if self.peak is not None:
             with whole(self.model) as plain:
                 self._flops_per_image = step_flops(plain, batch)
@@ -143,7 +143,7 @@ class Trainer(TrainerBase):
         batch = next(self.batches)
         self._data_time += time.perf_counter() - start
         if isinstance(self._plain, RMAE) and not isinstance(batch, Batch):
-            batch = Batch.of(batch)  # of a mapper that makes no batches
+            batch = Batch.of(batch)  # from a mapper that makes no batches
         facts = batch.facts if isinstance(batch, Batch) else batch
         self._images += len(facts)
         if self.skip_counter is not None:
@@ -155,7 +155,7 @@ class Trainer(TrainerBase):
     def _forward_backward(
         self, batch: AnyBatch, sync: bool
     ) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
-        """Losses, and scalars that the model has to report besides."""
+        """Losses, and additional scalars that the model reports."""
         scalars: Mapping[str, Tensor] = {}
         with nullcontext() if self.grad_accum == 1 else gradient_sync(self.model, sync):
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
@@ -166,8 +166,8 @@ class Trainer(TrainerBase):
                     losses = self.model(batch)
             loss = sum(losses.values()) / self.grad_accum
             if self.grad_scaler.is_enabled():
-                # GradScaler skips an update by itself when gradients are not finite; so in and after a bad
-                # step they are made so, until the host stops the run. A factor does, torch.where would not:
+                # GradScaler itself skips an update if gradients are not finite; so in and after a bad step
+                # they are made so, until the host stops the run. A factor does that; torch.where would not:
                 # its gradient is 0, and momentum would go on.
                 sound = (self._bad_iter < 0) & torch.isfinite(loss.detach())
                 loss = loss * torch.where(sound, 1.0, torch.nan)
@@ -191,7 +191,7 @@ class Trainer(TrainerBase):
             self.grad_scaler.step(self.optimizer)
             self.grad_scaler.update()
         elif getattr(self.optimizer, "_step_supports_amp_scaling", False):
-            # The fused kernels' own switch: they change nothing where found_inf is 1.
+            # The fused kernels' own switch: they change nothing if found_inf is 1.
             setattr(self.optimizer, "found_inf", (self._bad_iter >= 0).float())  # noqa: B010
             self.optimizer.step()
         elif self._bad_iter.item() < 0:
@@ -199,10 +199,10 @@ class Trainer(TrainerBase):
         self.optimizer.zero_grad(set_to_none=True)
 
     def check_finite(self) -> None:
-        """Waits for the device and stops the run on all ranks after a non-finite loss or gradient.
+        """Wait for the device and stop the run on all ranks after a non-finite loss or gradient.
 
         Raises:
-            UserError: naming the iteration and the file that lists the images of its batch.
+            UserError: names the iteration and the file that lists the images of its batch.
         """
         bad_iter = int(self._bad_iter.item())
         if bad_iter < 0:
@@ -213,7 +213,7 @@ class Trainer(TrainerBase):
             json.dump(
                 {"iteration": bad_iter, "images": images[0] if images else []}, file, indent=1
             )
-        comm.synchronize()  # the first rank to fail ends the others, which are to have written theirs
+        comm.synchronize()  # the first rank to fail ends the others, which must write theirs first
         raise UserError(
             f"loss or gradient not finite at iteration {bad_iter}. The weights are those before that step, "
             f"and no later checkpoint was written; the batch's images are listed in {path}. Usual causes: "
@@ -228,7 +228,7 @@ class Trainer(TrainerBase):
         self._steps += 1
 
     def _log(self) -> None:
-        """Writes the means since the last call to Detectron2's event storage; one device sync."""
+        """Write the means since the last call to Detectron2's event storage; one device sync."""
         means = torch.stack(list(self._sums.values())) / self._steps
         if comm.get_world_size() > 1:
             torch.distributed.all_reduce(means)
@@ -244,13 +244,13 @@ class Trainer(TrainerBase):
         if self.skip_counter is not None:
             self.skip_counter.check()
             scalars["skipped_images"] = self.skip_counter.count
-        # They are means already: a median over a window would hide steps, and restart with each resume.
+        # These are already means: a median over a window would hide steps, and restart at each resume.
         self.storage.put_scalars(**scalars, cur_iter=self.iter, smoothing_hint=False)
         self._sums, self._steps, self._images, self._data_time = {}, 0, 0, 0.0
         self._window_start = time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
-        """Iteration, optimizer and loss scale; all that a step depends on beside the weights."""
+        """Iteration, optimizer and loss scale: everything a step depends on besides the weights."""
         return {
             "iteration": self.iter,
             "optimizer": self.optimizer.state_dict(),
@@ -258,7 +258,7 @@ class Trainer(TrainerBase):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores moments and loss scale. Hyper-parameters are the configuration's, changed or not."""
+        """Restore moments and loss scale. Hyper-parameters are taken from the config, even if changed."""
         configured = [
             {k: v for k, v in group.items() if k != "params"}
             for group in self.optimizer.param_groups
@@ -271,9 +271,9 @@ class Trainer(TrainerBase):
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes that this process held so far: of the GPU's memory, or of the machine's.
+    """Peak memory held by this process so far, in bytes: of the GPU, or of the machine.
 
-    0 on Windows, which Python does not ask for it.
+    0 on Windows, where Python cannot query it.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
@@ -286,7 +286,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def seed_step(seed: int, iteration: int, part: int) -> None:
-    """Seeds Python, NumPy and torch, so that no step depends on history; `part` numbers micro-batches."""
+    """Seed Python, NumPy and torch, so that no step depends on history; `part` numbers micro-batches."""
     state = np.random.SeedSequence([seed, iteration, part]).generate_state(2)
     random.seed(int(state[0]))
     np.random.seed(int(state[0]))

@@ -1,10 +1,10 @@
-"""Handing a trained model on: as a folder that ``rmae_d2.load`` takes, or as a repository on a hub.
+"""Sharing a trained model: as a folder that ``rmae_d2.load`` accepts, or as a repository on a hub.
 
 ::
 
     model.safetensors  all tensors, with their checksum
-    config.yaml        the run's, without the absolute paths of its machine
-    config.json        by whose downloads a hub counts a model's
+    config.yaml        the run's config, without its machine's absolute paths
+    config.json        the file whose downloads a hub counts as the model's
     README.md          the model card, from the run's own events
 """
 

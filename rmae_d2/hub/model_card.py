@@ -1,4 +1,4 @@
-"""The model card of a trained model, from its run's own events: data, steps, results, command, versions."""
+"""A trained model's card, from its run's own events: data, steps, results, command, versions."""
 
 import json
 import math
@@ -26,11 +26,11 @@ _TASKS = {
 
 
 def model_card(model: nn.Module, cfg: DictConfig, folder: Path | None, name: str) -> str:
-    """Markdown with the hub's YAML in front. Folders of the training's machine are left out.
+    """Write the card as Markdown with the hub's YAML header. Folders of the training machine are left out.
 
     Args:
-        cfg: whose ``model`` builds the model.
-        folder: of its run; what has no run.jsonl has a card that says so.
+        cfg: its ``model`` builds the model.
+        folder: of the model's run; without a run.jsonl, the card says so.
         name: for the title.
     """
     run = _run_of(cfg, folder)
@@ -84,7 +84,7 @@ def _network(model: nn.Module) -> str:
 
 
 def _training(run: Run) -> Iterator[tuple[str, str]]:
-    """Facts, by their names."""
+    """Facts as (name, value) pairs."""
     yield "data", _data(run.get("dataloader.train.dataset"))
     yield "steps", f"{run.done or 'not recorded'} of {run.max_iter or 'no recorded number'}"
     yield "batch", str(run.get("dataloader.train.total_batch_size") or "not recorded")
@@ -101,7 +101,7 @@ def _training(run: Run) -> Iterator[tuple[str, str]]:
 
 
 def _data(node: Any) -> str:
-    """A data set's node in a line, without what is not set."""
+    """Describe a data set's config node in one line, leaving out unset values."""
     if not isinstance(node, dict):
         return "not recorded"
     plain = {
@@ -111,7 +111,7 @@ def _data(node: Any) -> str:
 
 
 def _results(run: Run) -> str:
-    """The last value of each result."""
+    """A table with the last value of each result."""
     rows = []
     for name, points in sorted(run.results.items()):
         at, value = points[-1]
@@ -129,7 +129,7 @@ def _command(start: Start) -> str:
 
 
 def _without_folder(text: str) -> str:
-    """A text in which absolute paths, after =, a blank or a bracket, are their last names."""
+    """Reduce absolute paths after =, a space or a bracket to their last component."""
     words = text.replace("=", "= ").replace("[", "[ ").replace(",", " ,").split(" ")
     kept = [os.path.basename(w.rstrip("/")) if w.startswith("/") else w for w in words]
     return " ".join(kept).replace("= ", "=").replace("[ ", "[").replace(" ,", ",")

@@ -1,4 +1,4 @@
-"""A model's folder, and its way to the hub."""
+"""Save a model as a folder and upload it to the hub."""
 
 import shutil
 from pathlib import Path
@@ -15,7 +15,7 @@ from ..modeling.hub import HubModel
 from ..shipped import FILE
 from .model_card import model_card
 
-#: By whose downloads a hub counts a model's; nothing reads it.
+#: The file whose downloads a hub counts as the model's; nothing reads it.
 COUNTED = "config.json"
 
 Model = nn.Module | str | Path
@@ -24,22 +24,22 @@ Model = nn.Module | str | Path
 def save_pretrained(
     model_or_run: Model, folder: str | Path, *, config: DictConfig | None = None
 ) -> list[Path]:
-    """Writes a model as a folder that `rmae_d2.load` and all commands take.
+    """Write a model as a folder that `rmae_d2.load` and all commands accept.
 
         rmae_d2.save_pretrained("output/detector", "detector")
         rmae_d2.save_pretrained(model, "mine", config=cfg)
 
     Args:
-        model_or_run: a model, or whatever ``load`` takes, such as a run's folder.
+        model_or_run: a model, or whatever ``load`` accepts, such as a run's folder.
         folder: files of an earlier model in it are replaced.
-        config: whose ``model`` builds this model; None for that which it was loaded with.
+        config: its ``model`` builds this model; None for the config that the model was loaded with.
 
     Returns:
         the files written.
 
     Raises:
-        UserError: a model without a config, or a folder that can't be written to.
-        CheckpointError: as ``load``.
+        UserError: the model has no config, or the folder cannot be written to.
+        CheckpointError: as in ``load``.
     """
     model = model_or_run
     if not isinstance(model, nn.Module):
@@ -71,23 +71,24 @@ def save_pretrained(
 def push_to_hub(
     model_or_run: Model, repo_id: str, *, config: DictConfig | None = None, **hub: Any
 ) -> str:
-    """Saves a model as `save_pretrained` does, and uploads it in one commit.
+    """Save a model like `save_pretrained` and upload it in one commit.
 
     Args:
-        repo_id: ``org/name``; made where it is not there.
-        hub: of huggingface_hub's ``ModelHubMixin.push_to_hub``: private, token, branch, commit_message ...
+        repo_id: ``org/name``; created if it does not exist.
+        hub: options of huggingface_hub's ``ModelHubMixin.push_to_hub``: private, token, branch,
+            commit_message, ...
 
     Returns:
-        the commit's address.
+        the URL of the commit.
     """
     model = model_or_run
     if not isinstance(model, nn.Module):
-        model = load(model, device="cpu")  # before a repository is made
+        model = load(model, device="cpu")  # before a repository is created
     return _Pushed(model, config).push_to_hub(repo_id, **hub)
 
 
 class _Pushed(HubModel):
-    """Any model as the mixin wants it."""
+    """Adapts any model to the mixin."""
 
     def __init__(self, model: nn.Module, settings: DictConfig | None) -> None:
         self.model, self.settings = model, settings

@@ -1,1 +1,1 @@
-"""What a data set holds, before anything trains on it."""
+"""Inspect a data set before training on it."""

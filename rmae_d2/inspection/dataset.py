@@ -1,4 +1,4 @@
-"""What a data set holds, and all that training would stumble over later."""
+"""Inspect a data set: its contents, and every problem that training would run into later."""
 
 import logging
 import os
@@ -28,7 +28,7 @@ _SHOWN_SIZES = 5
 
 
 class Finding(NamedTuple):
-    """Something that images or objects have in common."""
+    """A property shared by a number of images or objects."""
 
     what: str
     times: int
@@ -37,16 +37,16 @@ class Finding(NamedTuple):
 
 
 class Inspection(NamedTuple):
-    """What `inspect_dataset` found."""
+    """The result of `inspect_dataset`."""
 
     title: str
     lines: list[str]  #: sentences
     tables: list[str]  #: Markdown
-    wrong: list[Finding]  #: what training stops at, or loses
-    odd: list[Finding]  #: what it takes
-    files: list[str]  #: those that can be read
+    wrong: list[Finding]  #: problems that stop training or make it drop data
+    odd: list[Finding]  #: oddities that training accepts
+    files: list[str]  #: the readable ones
     annotations: Annotations | None
-    rows: Mapping[str, int]  #: file -> its place in the annotations
+    rows: Mapping[str, int]  #: file -> its index in the annotations
 
     def __str__(self) -> str:
         parts = [self.title, *self.lines, *(f"\n{text}" for text in self.tables)]
@@ -70,17 +70,17 @@ def inspect_dataset(
     sample: int = 1000,
     workers: int | None = None,
 ) -> Inspection:
-    """Decodes every image of a data set, and compares its labels with them.
+    """Decode every image of a data set and check its labels against the images.
 
     Args:
         what: ``[FORMAT:]PATH[#SPLIT]``, see `recognise`, or the name of a registered data set.
-        image_root: folder of a json's images, where it is not found by itself.
-        statistics: measure the channels' mean and standard deviation.
-        sample: of so many images, evenly spread.
+        image_root: folder of a json's images, if it cannot be found automatically.
+        statistics: measure the mean and standard deviation of each channel.
+        sample: number of images to measure, evenly spaced.
         workers: threads; by default one per core.
 
     Raises:
-        UserError and AnnotationError: there is no such data set, or its labels cannot be used at all.
+        UserError and AnnotationError: the data set does not exist, or its labels cannot be used at all.
     """
     logger.info("reading %s", what)
     annotations, labels, files, title = _read(what, image_root)
@@ -130,7 +130,7 @@ def inspect_dataset(
 def _read(
     what: str, image_root: str | None
 ) -> tuple[Annotations | None, ImageLabels | None, list[str], str]:
-    """Boxes and masks, or a class per image, or neither; the files; and a title."""
+    """Boxes and masks, or one class per image, or neither; the files; and a title."""
     if what in DatasetCatalog and not os.path.exists(what):
         metadata = MetadataCatalog.get(what)
         if metadata.get("evaluator_type") not in ("coco", "lvis"):
@@ -157,7 +157,7 @@ def _names(dicts: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _of_files(good: Sequence[PhotoFacts], count: int) -> list[str]:
-    """Sentences about number and size."""
+    """Sentences about the number and sizes of images."""
     if not good:
         return [f"{count} images, none of which can be read"]
     sizes = Counter(fact.size for fact in good)
@@ -184,6 +184,6 @@ def _told(what: str, bad: Sequence[PhotoFacts]) -> list[Finding]:
 
 
 def _shortest(names: Sequence[str]) -> list[str]:
-    """Paths without what is common to all."""
+    """Paths without their common beginning."""
     start = os.path.commonpath([os.path.dirname(os.path.abspath(n)) for n in names]) + os.sep
     return [os.path.abspath(name).removeprefix(start) for name in names]

@@ -1,4 +1,4 @@
-"""Images that are there more than once: the same file, or nearly the same picture."""
+"""Duplicate images: identical files, or nearly identical pictures."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -8,17 +8,17 @@ from numpy.typing import NDArray
 
 from .photos import THUMBNAIL, PhotoFacts
 
-#: Of 64 bits of a difference hash, how many may differ; one of four bands of 16 is then the same.
+#: Bits of the 64-bit difference hash that may differ; at least one of its four 16-bit bands is then equal.
 _BITS = 3
 _BANDS = 4
-#: Grey levels: how far thumbnails of one picture differ on average, and what is too even to say.
+#: Grey levels: the mean difference allowed between thumbnails, and the spread of a uniform image.
 _LEVELS, _EVEN = 6.0, 3.0
-#: A band that more images share says nothing of them.
+#: A band shared by more images than this is not informative.
 _MOST = 2000
 
 
 def same_files(facts: Sequence[PhotoFacts]) -> list[list[str]]:
-    """Groups of files with the same bytes."""
+    """Group files with identical bytes."""
     groups = defaultdict(list)
     for fact in facts:
         if not fact.error:
@@ -27,10 +27,11 @@ def same_files(facts: Sequence[PhotoFacts]) -> list[list[str]]:
 
 
 def alike(facts: Sequence[PhotoFacts]) -> list[list[str]]:
-    """Groups of different files that show nearly the same picture: scaled, say, or compressed again.
+    """Group different files that show nearly the same picture, e.g. rescaled or recompressed.
 
-    By a difference hash (whether a grey level is above its right neighbour's, on 8 x 8 places) of which at
-    most 3 of 64 bits differ, and by the grey levels themselves. Even pictures are left out.
+    Pictures match if their difference hashes (whether each grey level exceeds its right neighbour's, at
+    8 x 8 positions) differ in at most 3 of 64 bits and the grey levels themselves are close. Uniform images
+    are left out.
     """
     known = [fact for fact in {f.digest: f for f in facts if not f.error}.values()]
     grey = np.array([np.frombuffer(f.thumbnail, np.uint8) for f in known], np.float32)
@@ -51,7 +52,7 @@ def alike(facts: Sequence[PhotoFacts]) -> list[list[str]]:
 
 
 def _sharing(band: NDArray[np.uint8]) -> Iterable[NDArray[np.int64]]:
-    """Of rows, those that are equal, where there are several and not too many."""
+    """Yield the indices of equal rows, for groups of several rows but not too many."""
     _, inverse = np.unique(band, axis=0, return_inverse=True)
     order = np.argsort(inverse.ravel(), kind="stable")
     for members in np.split(order, np.cumsum(np.bincount(inverse.ravel()))[:-1]):
@@ -60,7 +61,7 @@ def _sharing(band: NDArray[np.uint8]) -> Iterable[NDArray[np.int64]]:
 
 
 class _Groups:
-    """Numbers that belong together."""
+    """Disjoint sets of numbers (union-find)."""
 
     def __init__(self, count: int) -> None:
         self._above = list(range(count))

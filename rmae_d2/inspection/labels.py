@@ -1,4 +1,4 @@
-"""What boxes and masks say of a data set's images, and where they do not fit them."""
+"""Statistics of a data set's boxes and masks, and the places where they do not fit the images."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,26 +15,26 @@ from ..tables import table
 from .photos import PhotoFacts
 
 _LISTED = 40
-#: Pixels: as far beyond its image a box may reach, for the sake of rounding.
+#: Pixels by which a box may reach beyond its image, to allow for rounding.
 _BEYOND = 1.0
 
 
 class LabelFacts(NamedTuple):
-    """Findings, each a sentence's beginning with the objects or images that it holds for."""
+    """Findings, each the beginning of a sentence, with the objects or images it applies to."""
 
     lines: list[str]  #: counts
     classes: str  #: a Markdown table
-    wrong: Mapping[str, list[str]]  #: what training loses or stops at
-    odd: Mapping[str, list[str]]  #: what it takes
-    at: Mapping[str, str]  #: finding -> the first image that it holds for
+    wrong: Mapping[str, list[str]]  #: problems that stop training or make it drop data
+    odd: Mapping[str, list[str]]  #: oddities that training accepts
+    at: Mapping[str, str]  #: finding -> the first image it applies to
 
 
 def look_at_labels(annotations: Annotations, photos: Mapping[int, PhotoFacts]) -> LabelFacts:
-    """Counts objects and compares them with the images.
+    """Count objects and check them against the images.
 
     Args:
-        annotations: as read, without what has no reading.
-        photos: by the image's place in the annotations.
+        annotations: annotations as read, without unreadable ones.
+        photos: by the image's index in the annotations.
     """
     kinds: Counter[str] = Counter()
     objects: Counter[int] = Counter()
@@ -75,7 +75,7 @@ def look_at_labels(annotations: Annotations, photos: Mapping[int, PhotoFacts]) -
 
 
 class _Findings:
-    """What does not fit, by what it is."""
+    """Mismatches, grouped by kind."""
 
     def __init__(self) -> None:
         self.wrong: dict[str, list[str]] = {}
@@ -87,7 +87,7 @@ class _Findings:
         self.at.setdefault(what, file_name)
 
     def compare_sizes(self, image: Image, photo: PhotoFacts) -> None:
-        """Whether labels have the size of their photo."""
+        """Check whether labels have the size of their photo."""
         said = (image.height, image.width)
         if photo.error or photo.size == said:
             return
@@ -101,7 +101,7 @@ class _Findings:
         self._add(self.wrong, "labels do not fit their photo", which, photo.file_name)
 
     def compare_places(self, image: Image, instance: Instance, file_name: str) -> None:
-        """Whether an object lies within its image, and has pixels."""
+        """Check whether an object lies within its image and its mask has pixels."""
         x, y, width, height = instance.box
         which = f"annotation {instance.id} of {image.file_name}"
         if min(x + width, y + height) <= 0 or x >= image.width or y >= image.height:
@@ -121,7 +121,7 @@ def _area(instance: Instance, size: tuple[int, int]) -> int:
 
 
 def by_folder(file_names: Sequence[str], root: str) -> str:
-    """How many images of a folder lie in which of its sub-folders, as classes do; "" where none has any."""
+    """A table of how many images each sub-folder (often a class) holds; "" if there are no sub-folders."""
     prefix = root.rstrip("/") + "/"
     counts = Counter(
         name.removeprefix(prefix).rpartition("/")[0] for name in file_names if "://" not in name
@@ -133,7 +133,7 @@ def by_folder(file_names: Sequence[str], root: str) -> str:
 
 
 def class_counts(labels: ImageLabels) -> str:
-    """How many images each class has."""
+    """A table of how many images each class has."""
     counts = Counter(number for _, number in labels.images)
     rows = [(c.name, c.id, counts[k]) for k, c in enumerate(labels.categories)]
     rows.sort(key=lambda row: -row[2])
@@ -141,7 +141,7 @@ def class_counts(labels: ImageLabels) -> str:
 
 
 def _first(headers: Sequence[str], rows: Sequence[Sequence[Any]], what: str) -> str:
-    """A table of the first rows, and how many more there are; "" of none."""
+    """A table of the first rows and a note of how many more there are; "" if there are none."""
     if not rows:
         return ""
     text = table(headers, rows[:_LISTED])

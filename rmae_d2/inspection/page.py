@@ -1,4 +1,4 @@
-"""A page with what was found of a data set, and pictures of it."""
+"""An HTML page with the findings about a data set and pictures from it."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -20,20 +20,20 @@ from ..report.html import jpeg_uri, write_page
 from ..visualization.predictions import draw_instances
 from .dataset import Finding, Inspection
 
-#: Of pictures, the longest side in pixels; of objects, as many as are drawn.
+#: The longest side of a picture in pixels, and the largest number of objects drawn.
 _SIDE, _OBJECTS = 480, 50
 
 
 def write_inspection(found: Inspection, path: Path, shown: int) -> None:
-    """Writes a page of its own, with images evenly spread over the data set and their labels drawn.
+    """Write a self-contained page with evenly spaced images of the data set and their labels.
 
     Args:
-        found: of `inspect_dataset`.
+        found: the result of `inspect_dataset`.
         path: file to write.
-        shown: how many images.
+        shown: number of images.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the page cannot be written.
     """
     files = found.files
     chosen = [files[k * len(files) // shown] for k in range(shown)] if len(files) > shown else files
@@ -55,7 +55,7 @@ def _with_pictures(found: Inspection, findings: Sequence[Finding]) -> Iterator[d
 
 
 def _picture(found: Inspection, name: str) -> dict[str, str] | None:
-    """An image with its labels; None where it cannot be read."""
+    """An image with its labels drawn; None if it cannot be read."""
     try:
         image = read_image(name)
     except ImageReadError:
@@ -82,7 +82,7 @@ def _picture(found: Inspection, name: str) -> dict[str, str] | None:
 def _drawn(
     image: NDArray[np.uint8], instances: Sequence[Instance], names: dict[int, str]
 ) -> NDArray[np.uint8]:
-    """Boxes, and masks where all have some; shrunk before, so that lines and letters fit."""
+    """Draw boxes, and masks if all objects have one, on a reduced image so that lines and letters fit."""
     if not instances:
         return image
     from pycocotools import mask as mask_util
@@ -115,7 +115,7 @@ def _uri(image: NDArray[np.uint8]) -> str:
 
 
 def _as_html(text: str) -> Markup:
-    """A Markdown table, with what stands below it."""
+    """Convert a Markdown table and the text below it to HTML."""
     lines = [line for line in text.splitlines() if line]
     rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in lines if line[0] == "|"]
     cells = Markup("").join(

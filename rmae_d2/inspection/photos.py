@@ -1,4 +1,4 @@
-"""What a data set's image files are: sizes, kinds, and whether they can be read at all.
+"""Examine a data set's image files: sizes, kinds, and whether they are readable at all.
 
 Letters: H W pixels, C channels.
 """
@@ -23,38 +23,38 @@ from ..pixels import kind_of
 
 logger = logging.getLogger(__name__)
 
-#: (rows, columns) of grey that tell one picture from another.
+#: (rows, columns) of the grey thumbnail that distinguishes pictures.
 THUMBNAIL = (8, 9)
-#: Pixels along the shorter side that a picture is known by.
+#: Pixels along the shorter side of the image that the thumbnail is made from.
 _LEAST = 4 * THUMBNAIL[1]
 _SECONDS_BETWEEN_LINES = 10
 
 
 class PhotoFacts(NamedTuple):
-    """What there is to know of one image file."""
+    """Facts about an image file."""
 
     file_name: str
-    error: str = ""  #: why it cannot be read; all that follows is then empty
+    error: str = ""  #: why it is unreadable; all other fields are then empty
     size: tuple[int, int] = (0, 0)  #: (H, W), upright
     kind: str = ""  #: such as "JPEG, RGB"
     num_bytes: int = 0
-    digest: bytes = b""  #: of the file
+    digest: bytes = b""  #: hash of the file
     thumbnail: bytes = b""  #: grey levels, row by row, see `THUMBNAIL`
-    #: (3, C): of each channel the number of values, their sum and the sum of their squares
+    #: (3, C): count, sum and sum of squares of each channel's values
     moments: NDArray[np.float64] | None = None
 
 
 def look_at(
     file_names: Sequence[str], measured: frozenset[str] = frozenset(), workers: int | None = None
 ) -> list[PhotoFacts]:
-    """Decodes images and says what they are, in their order; large JPEGs at a part of their size.
+    """Decode images and describe them, in order; large JPEGs are decoded at a reduced size.
 
     Args:
-        measured: of which images the moments are taken, too; these are decoded whole, with all bands.
+        measured: the images whose moments are also taken; these are decoded in full, with all bands.
         workers: threads; by default one per core.
 
     Raises:
-        OSError: trouble of the machine rather than of a file.
+        OSError: an error of the machine rather than of a file.
     """
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         facts = pool.map(lambda name: _look_at(name, name in measured), file_names)
@@ -62,7 +62,7 @@ def look_at(
 
 
 def _told(facts: Iterator[PhotoFacts], count: int) -> Iterator[PhotoFacts]:
-    """The same, with a line from time to time."""
+    """Pass the facts through and log progress from time to time."""
     last = time.monotonic()
     for number, fact in enumerate(facts, 1):
         yield fact
@@ -86,7 +86,7 @@ def _look_at(file_name: str, measure: bool) -> PhotoFacts:
 
 
 def _kind(raw: bytes, photo: Photo) -> str:
-    """See `kind_of`; of files that Pillow does not know, their bands."""
+    """Like `kind_of`; files that Pillow cannot read are described by their bands."""
     try:
         return kind_of(raw)
     except UnidentifiedImageError:
@@ -95,17 +95,17 @@ def _kind(raw: bytes, photo: Photo) -> str:
 
 
 def _small(photo: Photo) -> NDArray[np.uint8]:
-    """All of an image, in as few pixels as are quickly had and still show it."""
+    """The whole image, reduced to a size that is fast to decode and still recognizable."""
     divisors = (d for d in (8, 4, 2) if min(photo.shape[:2]) >= d * _LEAST)
     divisor = next(divisors, 1)
     return photo.at_scale(divisor) if photo.is_scalable and divisor > 1 else np.asarray(photo)
 
 
 def mean_and_std(facts: Sequence[PhotoFacts]) -> tuple[list[float], list[float]] | None:
-    """Mean and standard deviation of each channel, over the pixels of all that was measured.
+    """Mean and standard deviation of each channel, over the pixels of all measured images.
 
     Raises:
-        UserError: images of several numbers of channels.
+        UserError: the images differ in their number of channels.
     """
     measured = [fact for fact in facts if fact.moments is not None]
     if not measured:

@@ -1,1 +1,1 @@
-"""Photos as people have them: found, listed and read. Needs neither torch nor Detectron2."""
+"""Finding, listing and reading image files. Needs neither torch nor Detectron2."""

@@ -1,4 +1,4 @@
-"""Images of any number of channels and any depth: satellites' and microscopes' TIFFs, 16-bit PNGs.
+"""Images with any number of channels and any bit depth: satellite and microscopy TIFFs, 16-bit PNGs.
 
 Letters: H W pixels, C bands.
 """
@@ -15,11 +15,11 @@ from ..errors import UserError
 from ..extras import needed
 from ..pixels import exif_orientation, open_image, upright_rgb
 
-#: GDAL's tag for the value that stands for no data; TIFF's for how the image is to be turned.
+#: The tags for GDAL's nodata value and TIFF's orientation.
 _GDAL_NODATA, _ORIENTATION = 42113, 274
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG = b"\x89PNG"
-#: Shares of a band's values that a picture shows as black and as white.
+#: Quantiles of a band's values that a picture shows as black and as white.
 _DARKEST, _BRIGHTEST = 0.02, 0.98
 
 _TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
@@ -34,22 +34,22 @@ _TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
 
 
 def is_tiff(raw: bytes) -> bool:
-    """By the first bytes."""
+    """Check the first bytes."""
     return raw.startswith(_TIFF)
 
 
 def read_bands(raw: bytes) -> NDArray[Any]:
-    """All channels of an image file, as they are stored, upright.
+    """Read all channels of an image file as stored, upright.
 
-    A TIFF's bands are its samples per pixel, or its pages where these have one size. Of other formats: of PNG
-    the channels, else what Pillow makes of the file; palettes become RGB.
+    A TIFF's bands are its samples per pixel, or its pages if these all have the same size. A PNG's bands are
+    its channels; other formats give whatever Pillow reads. Palettes become RGB.
 
     Returns:
-        writable (H, W, C): uint8 where the file has 8 bits; else float32, with NaN where GDAL's tag in a TIFF
-        says that there are no data.
+        writable (H, W, C): uint8 for 8-bit data; otherwise float32, with NaN where the GDAL tag of a TIFF
+        marks missing data.
 
     Raises:
-        UserError: a package is missing, or values are complex.
+        UserError: a required package is missing, or the values are complex.
     """
     if is_tiff(raw):
         values = _of_tiff(raw)
@@ -69,7 +69,7 @@ def _of_tiff(raw: bytes) -> NDArray[Any]:
     with tifffile.TiffFile(io.BytesIO(raw)) as file:
         series = file.series[0]
         values = series.asarray()
-        # Rows and columns first, whatever else there is (samples, pages, channels, depths) as bands.
+        # Rows and columns first; all other axes (samples, pages, channels, depths) become bands.
         rows, columns = series.axes.index("Y"), series.axes.index("X")
         values = np.moveaxis(values, (rows, columns), (0, 1))
         values = values.reshape(*values.shape[:2], -1)
@@ -103,9 +103,9 @@ def _of_pillow(raw: bytes) -> NDArray[Any]:
 
 
 def as_bytes(bands_HWC: NDArray[Any]) -> NDArray[np.uint8]:
-    """Bands of any depth at 8 bits: of each, its 2nd to 98th percentile as 0 to 255; no data are 0.
+    """Convert bands of any depth to 8 bits: each band's 2nd to 98th percentile becomes 0 to 255.
 
-    Bytes stay as they are.
+    Missing data become 0. uint8 input is returned unchanged.
     """
     if bands_HWC.dtype == np.uint8:
         return bands_HWC
@@ -113,7 +113,7 @@ def as_bytes(bands_HWC: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def limits(bands_HWC: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The 2nd and the 98th percentile of each band, (C,); 0 and 1 for one without data."""
+    """The 2nd and 98th percentiles of each band, each (C,); 0 and 1 for a band without data."""
     low, high = np.zeros((2, bands_HWC.shape[-1]), np.float32)
     for band in range(bands_HWC.shape[-1]):
         values = bands_HWC[..., band]
@@ -127,20 +127,20 @@ def limits(bands_HWC: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.flo
 def shown_between(
     bands_HWC: NDArray[Any], low: NDArray[np.float32], high: NDArray[np.float32]
 ) -> NDArray[np.uint8]:
-    """Each band as bytes, 0 at its low and 255 at its high; no data are 0."""
+    """Scale each band to bytes, from 0 at ``low`` to 255 at ``high``; missing data become 0."""
     span = np.maximum(high - low, np.finfo(np.float32).tiny)
     shares = np.nan_to_num((bands_HWC - low) / span, nan=0.0)
     return np.rint(shares.clip(0, 1) * 255).astype(np.uint8)
 
 
 def three_of(count: int) -> list[int]:
-    """Which three bands of so many, from 0, a picture shows as red, green and blue.
+    """Choose the three of ``count`` bands, counted from 0, that a picture shows as red, green and blue.
 
-    The first three, or those that ``RMAE_D2_BANDS`` in the environment numbers from 1, such as ``4,3,2``; of
-    fewer than three the first, as grey.
+    These are the first three, or the ones that the environment variable ``RMAE_D2_BANDS`` lists, counted
+    from 1, such as ``4,3,2``. With fewer than three bands, the first one is shown as grey.
 
     Raises:
-        UserError: RMAE_D2_BANDS is something else, or names a band that there is not.
+        UserError: RMAE_D2_BANDS is malformed or names a band that does not exist.
     """
     said = os.environ.get("RMAE_D2_BANDS")
     if not said:
@@ -157,7 +157,7 @@ def three_of(count: int) -> list[int]:
 
 
 def picture_of(bands_HWC: NDArray[Any]) -> NDArray[np.uint8]:
-    """Three bands as a picture to look at, (H, W, 3); see `three_of` and `as_bytes`."""
+    """Render three bands as a picture, (H, W, 3); see `three_of` and `as_bytes`."""
     return np.ascontiguousarray(as_bytes(bands_HWC[..., three_of(bands_HWC.shape[-1])]))
 
 
@@ -170,7 +170,7 @@ def _package(name: str) -> Any:
 
 
 def moments_of(image_HWC: NDArray[Any]) -> NDArray[np.float64]:
-    """Of each channel the number of values that are data, their sum and the sum of their squares, (3, C)."""
+    """Count, sum and sum of squares of each channel's valid values, (3, C)."""
     values = image_HWC.astype(np.float64)
     known = np.isfinite(values)
     values = np.where(known, values, 0.0)
@@ -180,13 +180,13 @@ def moments_of(image_HWC: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def statistics_of(moments: Iterable[tuple[str, Any]]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel; 0 and 1 of one without data or with one value alone.
+    """Mean and standard deviation per channel; a channel without data has mean 0, one without spread has 1.
 
     Args:
-        moments: of files, by their names, see `moments_of`.
+        moments: pairs of a file name and the file's `moments_of`.
 
     Raises:
-        UserError: a file has another number of channels than the first.
+        UserError: a file has a different number of channels from the first one.
     """
     total: Any = None
     for name, part in moments:

@@ -1,7 +1,7 @@
-"""The files that a list or an annotation file names: where they are, however the names were written.
+"""Locate the files that a list or an annotation file names, however the names are written.
 
-Names come from other systems and machines: with backslashes, URL-encoded, absolute, in other case, without
-extension. One that is not there as it stands is taken for the one file that it can mean.
+The names come from other systems and machines: with backslashes, URL-encoded, absolute, in a different case,
+or without an extension. A name that does not exist as written is resolved if only one file can be meant.
 """
 
 import difflib
@@ -22,20 +22,20 @@ from ..remote import absolute, is_remote
 
 logger = logging.getLogger(__name__)
 
-#: Names that are looked for to find the folder of a json's images.
+#: How many names are tried when searching for a json's image folder.
 _TRIED = 16
 
 
 def image_files(path: str, names: Sequence[str], root: str | None) -> list[str]:
-    """The files of a json's images, in the order of their names; those not found as the names have them.
+    """Locate a json's images, in the order of their names; names that are not found are resolved.
 
     Args:
-        path: of the json.
-        names: as they stand in it. Addresses stand for themselves, unless a root is given.
-        root: folder that they are relative to; by default found near the json.
+        path: path of the json.
+        names: file names as written in the json. URLs stand for themselves, unless a root is given.
+        root: folder that the names are relative to; by default it is searched for near the json.
 
     Raises:
-        UserError: none of some names is in any folder that was tried.
+        UserError: none of a sample of the names exists in any of the folders tried.
     """
     if root is not None:
         root = os.path.expanduser(root)
@@ -51,7 +51,7 @@ def image_files(path: str, names: Sequence[str], root: str | None) -> list[str]:
         return files_in(place, names, path, addresses=root is not None)
     hits = [sum(os.path.exists(os.path.join(place, name)) for name in few) for place in candidates]
     if max(hits):
-        # Another copy of the data set, beside this one, may have a photo that has got lost here.
+        # A copy of the data set beside this one may hold a photo that is missing here.
         near = (place for place, n in zip(candidates, hits, strict=True) if 2 * n >= len(few))
         folder = next(near, candidates[hits.index(max(hits))])
     else:
@@ -63,11 +63,11 @@ def image_files(path: str, names: Sequence[str], root: str | None) -> list[str]:
 
 
 def files_in(folder: str, names: Sequence[str], path: str, *, addresses: bool = False) -> list[str]:
-    """Files of a folder; names that are not there stand for the one file that they can mean, said once.
+    """Paths of files in a folder; a missing name is resolved to the only file it can mean, logged once.
 
     Args:
-        path: of the file that has the names, for the log.
-        addresses: whether those of a network stand for files here, too.
+        path: the file that lists the names, for the log.
+        addresses: whether URLs, too, stand for files in the folder.
     """
     if "://" in folder:
         return [joined(folder, name) for name in names]
@@ -88,7 +88,7 @@ def files_in(folder: str, names: Sequence[str], path: str, *, addresses: bool = 
 
 
 class _Listing:
-    """Images below a folder, by what names from elsewhere have in common with theirs."""
+    """The images below a folder, indexed by the parts of a name that survive a move between systems."""
 
     def __init__(self, folder: str, deep: bool) -> None:
         files: list[str] = []
@@ -102,7 +102,7 @@ class _Listing:
             self._by_stem.setdefault(_stem(file), []).append(file)
 
     def meant_by(self, names: Sequence[str]) -> dict[str, str]:
-        """Of those names that can mean one file only, that file."""
+        """Map each name that can mean only one file to that file."""
         found = {name: self._meant_by(name) for name in names}
         return {name: file for name, file in found.items() if file is not None}
 
@@ -131,7 +131,7 @@ def _stem(name: str) -> str:
 
 
 def _common_end(name: str, file: str) -> tuple[int, int]:
-    """How many last components agree but for case, and in case too; the file's extension aside."""
+    """Count the trailing path components that agree ignoring case, and exactly; extensions are ignored."""
     name, file = (text[: len(text) - len(_image_extension(text))] for text in (name, file))
     counts = []
     for a, b in ((name.casefold(), file.casefold()), (name, file)):
@@ -154,7 +154,7 @@ def _nowhere(path: str, names: Sequence[str], candidates: Sequence[str]) -> User
 
 
 def _nearest(name: str, folders: Sequence[str]) -> str:
-    """A sentence with the file whose name is most like one that is not there; empty where none is like it."""
+    """A sentence naming the file most similar to a missing one; empty if none is similar."""
     files: dict[str, str] = {}
     for folder in folders:
         with suppress(OSError):
@@ -166,9 +166,9 @@ def _nearest(name: str, folders: Sequence[str]) -> str:
 
 
 def _candidate_folders(path: str) -> list[str]:
-    """Where a json's images may lie: beside it, or as COCO's beside its folder, then anywhere near.
+    """Folders that may hold a json's images: COCO's usual places first, then any nearby folder.
 
-    For annotations/instances_train2017.json COCO has train2017, others images/train2017 or images.
+    For annotations/instances_train2017.json, COCO has train2017; others have images/train2017 or images.
     """
     start, mark, inside = path.rpartition("://")
     here = os.path.dirname(inside) or os.curdir
@@ -188,7 +188,7 @@ def _candidate_folders(path: str) -> list[str]:
 
 
 def _absent(files: Sequence[str]) -> set[str]:
-    """Lists each folder once: a stat a file takes hours on NFS."""
+    """Find missing files. Lists each folder once: on NFS, one stat per file takes hours."""
     local = [file for file in files if "://" not in file]
     there: dict[str, set[str]] = {}
     for folder in {os.path.dirname(file) for file in local}:
@@ -200,14 +200,14 @@ def _absent(files: Sequence[str]) -> set[str]:
 def without_absent(
     dicts: list[dict[str, Any]], path: str, allow_missing: float | None
 ) -> list[dict[str, Any]]:
-    """Leaves out absent files, with a warning.
+    """Drop samples whose files are missing, with a warning.
 
     Args:
-        path: of what names them.
-        allow_missing: the share that may be absent; None keeps them all.
+        path: the file or folder that names them.
+        allow_missing: largest fraction that may be missing; None keeps all samples.
 
     Raises:
-        UserError: more than the share that is allowed to be absent.
+        UserError: a larger fraction is missing.
     """
     if allow_missing is None:
         return dicts

@@ -1,4 +1,4 @@
-"""The images that `rmae-d2 predict` is given, and what their results are called."""
+"""The input images of `rmae-d2 predict` and the names of their results."""
 
 import os
 from collections import Counter
@@ -13,38 +13,38 @@ from .sources import images_from
 
 
 class InputImage(NamedTuple):
-    """One image to predict."""
+    """An image to predict on."""
 
     path: str
-    image_id: Any  # of a COCO json its own, else a number from 1
-    picture: str  # name of its picture, with forward slashes; unique in lower case, too
-    size: tuple[int, int] | None  # (height, width) that the json says, where there is one
-    own_id: bool = False  # whether image_id is the data set's, not a number of ours
+    image_id: Any  # the COCO json's id, or a number counted from 1
+    picture: str  # name of its picture, with forward slashes; unique even ignoring case
+    size: tuple[int, int] | None  # (height, width) as given in the json, if any
+    own_id: bool = False  # whether image_id comes from the data set rather than from our count
 
     @property
     def dataset_dict(self) -> dict[str, Any]:
-        """For region sources: a json of regions would take a number of ours for an id of its own."""
+        """For region sources: a json of regions would mistake a number of ours for one of its image ids."""
         known = {"file_name": self.path}
         return {**known, "image_id": self.image_id} if self.own_id else known
 
     @property
     def label_image(self) -> str:
-        """Name of its labels, where a model gives some, in a folder of their own."""
+        """Name of its label image, in a separate folder, for models that predict labels."""
         return f"labels/{os.path.splitext(self.picture)[0]}.png"
 
 
 def list_inputs(given: Sequence[str], image_root: str | None = None) -> list[InputImage]:
-    """Lists images in a fixed order.
+    """List images in a fixed order.
 
     Args:
         given: image files, folders, .txt lists, COCO .jsons and other data sets; see
-            `sources.images_from`. A json that stands alone keeps its image ids; otherwise images are
+            `sources.images_from`. A json given alone keeps its image ids; otherwise images are
             numbered from 1.
-        image_root: folder of a json's images, where it is not found by itself.
+        image_root: folder of a json's images, if it cannot be found automatically.
 
     Raises:
-        UserError: a folder or list that is not there or has no image.
-        AnnotationError: a json that cannot be used.
+        UserError: a folder or list does not exist or contains no image.
+        AnnotationError: a json cannot be used.
     """
     dicts = [sample for path in given for sample in _samples(path, image_root)]
     own_ids = len(given) == 1 and address_of(given[0]).path.lower().endswith(".json")
@@ -69,7 +69,7 @@ def check_apart(
     pictures: bool,
     labels: bool = False,
 ) -> None:
-    """Refuses an output folder in which results would replace inputs or be taken for inputs later."""
+    """Refuse an output folder in which results would overwrite inputs or later be taken for inputs."""
     written = ["predictions.json", "images.json"]
     written += [image.picture for image in images] if pictures else []
     written += [image.label_image for image in images] if labels else []
@@ -95,17 +95,17 @@ def _samples(path: str, image_root: str | None) -> Sequence[dict[str, Any]]:
     if is_image and not os.path.isdir(expanded):
         return [{"file_name": expanded, "image_id": os.path.basename(path)}]
     try:
-        # Absent files are skipped and counted like those that cannot be read.
+        # Missing files are skipped and counted like unreadable ones.
         return images_from(path, image_root, allow_missing=1.0)
     except AnnotationError:
         raise
-    except UserError as error:  # pre-training's key has another name
+    except UserError as error:  # pre-training has a different key for it
         text = str(error).replace("dataset.image_root=/folder", "--image-root /folder")
         raise UserError(text) from None
 
 
 def _picture_names(dicts: Sequence[dict[str, Any]]) -> list[str]:
-    """The paths below the input folder or list with .jpg; those taken already are counted: a_2.jpg."""
+    """Paths relative to the input folder or list, ending in .jpg; duplicates are numbered: a_2.jpg."""
     names: list[str] = []
     taken: set[str] = set()
     tried: Counter[str] = Counter()

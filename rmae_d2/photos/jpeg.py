@@ -1,32 +1,32 @@
-"""What the head of a JPEG says, in a fraction of the time that Pillow takes to open one."""
+"""Read a JPEG's header in a fraction of the time Pillow takes to open the file."""
 
 import struct
 from typing import NamedTuple
 
 from PIL import ExifTags, Image
 
-#: How each begins.
+#: The first bytes of each.
 JPEG = b"\xff\xd8"
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/"
-#: Markers: baseline, extended and progressive frames by Huffman's code; the scan, behind which pixels follow.
+#: Markers: baseline, extended and progressive Huffman-coded frames; the scan, which precedes the pixels.
 _FRAMES, _SCAN, _APP1 = (0xC0, 0xC1, 0xC2), 0xDA, 0xE1
-#: Tables, application data and comments, which may stand before the scan.
+#: Tables, application data and comments, which may precede the scan.
 _SEGMENTS = {0xC4, 0xCC, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)}
 
 
 class JpegFacts(NamedTuple):
-    """Of a JPEG of 8 bits, grey or of three colours."""
+    """Facts about an 8-bit JPEG in grey or three colours."""
 
-    height: int  #: of the pixels as stored, like the width
+    height: int  #: of the pixels as stored, as is the width
     width: int
-    orientation: int  #: EXIF's, 1 where it says nothing
+    orientation: int  #: from EXIF; 1 if unspecified
 
 
 def jpeg_facts(jpeg: bytes) -> JpegFacts | None:
-    """Size and orientation by the segments before the pixels; None where Pillow has to look.
+    """Size and orientation from the segments before the pixels; None if Pillow has to decide.
 
-    That is of another form (lossless, arithmetic, 12 bits, CMYK, damaged), of more pixels than Pillow takes
-    without a word, and of XMP, in which an orientation may stand too.
+    That is the case for other kinds of JPEG (lossless, arithmetic, 12-bit, CMYK, damaged), for more pixels
+    than Pillow accepts without a warning, and for XMP metadata, which may also hold an orientation.
     """
     at, size, exif = len(JPEG), None, b""
     while at + 4 <= len(jpeg) and jpeg[at] == 0xFF:
@@ -54,7 +54,7 @@ def _most_pixels() -> float:
 
 
 def _orientation(segment: bytes) -> int:
-    """As Pillow reads it; 1 where a damaged block says nothing."""
+    """The orientation as Pillow reads it; 1 for a damaged block."""
     if not segment:
         return 1
     exif = Image.Exif()

@@ -1,4 +1,4 @@
-"""Label images: one channel whose values are class numbers, as people have them."""
+"""Label images: one channel whose values are class indices, in the variants found in practice."""
 
 import os
 from collections.abc import Iterable
@@ -13,33 +13,35 @@ from ..errors import AnnotationError, ImageReadError
 from ..files import check_file, opened
 from .reading import MACHINE_ERRNOS
 
-#: The label of pixels that belong to no class, in what models and evaluators are given.
+#: The label of pixels without a class, as models and evaluators receive it.
 IGNORE_LABEL = 255
 
-#: Of files that keep every value.
+#: Extensions of lossless formats.
 LABEL_EXTENSIONS = (".png", ".tif", ".tiff", ".bmp")
 
-#: More do not fit into 8 bits beside it.
+#: Larger numbers do not fit into 8 bits together with `IGNORE_LABEL`.
 MAX_CLASSES = 255
 
 
 def read_labels(path: str, num_classes: int, zero_is_ignored: bool = False) -> NDArray[np.uint8]:
-    """Reads the labels of one image.
+    """Read the labels of one image.
 
-    Of a palette image ("P", as PASCAL VOC's) the values are the labels and the colours only for viewers.
+    In a palette image (mode "P", such as PASCAL VOC's), the values are the labels; the colours are only for
+    viewers.
 
     Args:
-        path: a PNG or another lossless file of one channel, 1 to 16 bits.
+        path: a PNG or another lossless file with one channel of 1 to 16 bits.
         num_classes: C.
-        zero_is_ignored: the file has 0 for pixels without a class and 1 to C for the classes, as ADE20K's
-            official release; else classes are 0 to C - 1. 255 is without a class in both.
+        zero_is_ignored: whether 0 marks pixels without a class and the classes are 1 to C, as in ADE20K's
+            official release; otherwise, classes are 0 to C - 1. In both cases 255 means no class.
 
     Returns:
-        (H, W), writable: classes 0 to C - 1, and `IGNORE_LABEL`.
+        writable (H, W): classes 0 to C - 1, and `IGNORE_LABEL`.
 
     Raises:
-        ImageReadError: a file that gives no image.
-        AnnotationError: colours instead of labels, or a label out of range; names its value and place.
+        ImageReadError: the file cannot be read as an image.
+        AnnotationError: it holds colours instead of labels, or a label out of range; the message gives the
+            value and its position.
     """
     labels = _read(path)
     largest = num_classes if zero_is_ignored else num_classes - 1
@@ -64,12 +66,12 @@ def read_labels(path: str, num_classes: int, zero_is_ignored: bool = False) -> N
     return table.astype(np.uint8)[labels]
 
 
-#: How Pillow widens gray of few bits to 8, by its name for the file's pixels.
+#: Factors by which Pillow scales grey of fewer than 8 bits, by its name for the stored pixels.
 _WIDENED = {"L;2": 85, "L;4": 17}
 
 
 def _read(path: str) -> NDArray[Any]:
-    """Values as the file stores them, (H, W)."""
+    """The values as stored in the file, (H, W)."""
     try:
         check_file(path)
         with opened(path) as file, Image.open(file) as image:
@@ -95,19 +97,19 @@ def _read(path: str) -> NDArray[Any]:
 
 
 def _stored_mode(image: Image.Image) -> str:
-    """Pillow's name for the pixels of an opened file that is not loaded yet, such as "L;4"."""
+    """Pillow's name, such as "L;4", for the pixels of a file that is open but not yet loaded."""
     tiles: Any = getattr(image, "tile", None)
     how = tiles[0][3] if tiles else image.mode
     return str(how[0] if isinstance(how, tuple) else how)
 
 
 def is_label_mode(mode: str) -> bool:
-    """Whether Pillow's mode of an image is one channel of whole numbers, as label images have."""
+    """Whether Pillow's mode of an image means one channel of integers, as label images have."""
     return mode in ("L", "P", "1", "I") or mode.startswith("I;16")
 
 
 def label_files(folder: str, paths: Iterable[str]) -> list[str]:
-    """Those of some files below a folder that look like label images: lossless, one channel."""
+    """The given files below a folder that look like label images: lossless, one channel."""
     found = []
     for path in paths:
         if os.path.splitext(path)[1].lower() in LABEL_EXTENSIONS:

@@ -1,4 +1,4 @@
-"""A photo as people have it (any mode, any bit depth, turned by EXIF, or broken) as upright 8-bit RGB."""
+"""Read image files of any mode, bit depth and EXIF orientation as upright 8-bit RGB, or report the damage."""
 
 import errno
 import io
@@ -22,26 +22,26 @@ try:
 except ImportError:
     simplejpeg = None
 
-#: The machine's trouble, not the file's: hiding these behind another image would hide the cause.
+#: Errors of the machine, not of the file: substituting another image would hide the cause.
 MACHINE_ERRNOS = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 )
 
 
 class Photo:
-    """An image file that has been read, and is decoded as far as it is needed.
+    """An image file held in memory and decoded only as far as needed.
 
-    ``np.asarray(photo)`` is the whole of it, see `read_image`.
+    ``np.asarray(photo)`` is the full image; see `read_image`.
 
     Attributes:
-        shape: (H, W, 3) of the whole, upright; (H, W, C) with all bands.
+        shape: (H, W, 3) of the full upright image; (H, W, C) with all bands.
     """
 
     def __init__(self, path: str | Path, all_bands: bool = False) -> None:
-        """Reads a file; decodes what is not a JPEG, or none in the usual form. Raises as `read_image`.
+        """Read a file; anything but an ordinary JPEG is decoded at once. Raises the errors of `read_image`.
 
         Args:
-            all_bands: the whole is what `read_bands` gives, and ``shape`` (H, W, C).
+            all_bands: make the full image what `read_bands` returns, and ``shape`` (H, W, C).
         """
         self.path = str(path)
         self._jpeg: bytes | None = None
@@ -72,7 +72,7 @@ class Photo:
                     self._take(image)
 
     def _keep(self, jpeg: bytes) -> bool:
-        """Takes a JPEG as it is, if it is one of RGB or grey in the usual form."""
+        """Keep a JPEG undecoded if it is an ordinary RGB or grey one."""
         facts = jpeg_facts(jpeg)
         if facts is None:
             return False
@@ -95,23 +95,23 @@ class Photo:
         return self._whole.copy() if copy else self._whole
 
     def stored(self) -> NDArray[Any]:
-        """All bands of a file with other ones than a picture has; else the picture."""
+        """All bands as stored if they are not those of a picture; otherwise the RGB image."""
         return np.asarray(self) if self._bands is None else self._bands
 
     def for_regions(self) -> NDArray[np.uint8]:
-        """What region sources look at: uint8 (H, W, 3) RGB, or all bands of a file with other ones."""
+        """What region sources see: uint8 (H, W, 3) RGB, or all bands at 8 bits if it is not a picture."""
         return np.asarray(self) if self._bands is None else as_bytes(self._bands)
 
     @property
     def is_scalable(self) -> bool:
-        """Whether less than the whole can be decoded."""
+        """Whether it can be decoded at a reduced size."""
         return self._jpeg is not None and self._whole is None
 
     def at_scale(self, divisor: int) -> NDArray[np.uint8]:
-        """The whole of a JPEG at 1, 1/2, 1/4 or 1/8 of its size, as libjpeg decodes it: for far less work.
+        """Decode a JPEG at 1, 1/2, 1/4 or 1/8 of its size, which libjpeg does at far lower cost.
 
-        Pixel (y, x) stands for those of the whole from (divisor * y, divisor * x) on, divisor in number along
-        each side.
+        Pixel (y, x) stands for the ``divisor`` x ``divisor`` pixels of the full image that start at
+        (divisor * y, divisor * x).
 
         Returns:
             writable uint8 (ceil(H / divisor), ceil(W / divisor), 3) RGB, upright.
@@ -128,40 +128,41 @@ class Photo:
 
 
 def read_for_regions(path: str | Path) -> NDArray[np.uint8]:
-    """What region sources look at, (H, W, C); see `Photo.for_regions`, and `read_image`."""
+    """Read what region sources see, (H, W, C); see `Photo.for_regions` and `read_image`."""
     return Photo(path).for_regions()
 
 
 def read_image(path: str | Path) -> NDArray[np.uint8]:
-    """Reads an image file as 8-bit RGB, upright.
+    """Read an image file as 8-bit RGB, upright.
 
     EXIF orientation is applied. Grey is repeated to three channels; palettes, CMYK, YCbCr, LAB and HSV are
-    converted; transparency is laid over white, as viewers show it; of an animation the first frame is taken.
-    Of one channel of more than 8 bits or of floats, white is what the file says (TIFF's MaxSampleValue), else
-    the least of 1 (floats), 255, 4095 and 65535 that its pixels do not exceed, said once for each; or what
-    ``RMAE_D2_WHITE`` in the environment says, for all. Of a TIFF that Pillow does not know, of more bands or
-    bits, three bands are shown, see `picture_of`.
+    converted; transparency is composited over white, as viewers show it; animations give their first frame.
+    For one channel with more than 8 bits or floats, white is the value given by the file (TIFF's
+    MaxSampleValue), otherwise the smallest of 1 (floats), 255, 4095 and 65535 that no pixel exceeds, logged
+    once for each. The environment variable ``RMAE_D2_WHITE`` overrides this for all files. Of a TIFF that
+    Pillow cannot read because it has more bands or bits, three bands are shown; see `picture_of`.
 
     Args:
-        path: a local file, or whatever Detectron2's PathManager opens.
+        path: a local file, or anything that Detectron2's PathManager can open.
 
     Returns:
         a writable (H, W, 3) array, RGB, 0-255.
 
     Raises:
-        ImageReadError: missing, empty, truncated or damaged file, a FIFO or the like, something that is no
-            image, values that are negative, not finite or of no known range, more pixels than Pillow allows.
-        OSError: trouble of the machine rather than of the file (too many open files, disk full, ...).
+        ImageReadError: the file is missing, empty, truncated, damaged, not an image or not a regular file
+            (e.g. a FIFO); its values are negative, not finite or of unknown range; or it has more pixels
+            than Pillow allows.
+        OSError: an error of the machine rather than of the file (too many open files, disk full, ...).
     """
     return np.asarray(Photo(path))
 
 
 @contextmanager
 def _reading(path: str) -> Iterator[None]:
-    """Says of a file what is wrong with it."""
+    """Turn errors about a file into an `ImageReadError` that says what is wrong with it."""
     try:
         yield
-    except RemoteError:  # hiding it behind another image would hide the cause
+    except RemoteError:  # substituting another image would hide the cause
         raise
     except OSError as error:
         if error.errno in MACHINE_ERRNOS:
@@ -178,14 +179,14 @@ def _reading(path: str) -> Iterator[None]:
 
 
 def _by_simplejpeg(jpeg: bytes, shape: tuple[int, ...], divisor: int) -> NDArray[np.uint8] | None:
-    """Decodes a JPEG that is upright with simplejpeg (the extra ``fast``).
+    """Decode an upright JPEG with simplejpeg (the extra ``fast``).
 
-    Pillow has the same library, libjpeg-turbo, and settings, so the pixels are the same; it then copies them
-    three times, which is where the time goes.
+    Pillow uses the same library, libjpeg-turbo, with the same settings, so the pixels are identical; but
+    Pillow then copies them three times, which dominates the cost.
 
     Returns:
-        (h, w, 3) RGB, writable; None where Pillow has the word, so that a file that is not quite right is
-        treated the same with and without simplejpeg.
+        writable (h, w, 3) RGB; None if Pillow has to decide, so that slightly damaged files are treated the
+        same with and without simplejpeg.
     """
     if simplejpeg is None:
         return None

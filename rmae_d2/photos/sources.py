@@ -1,4 +1,4 @@
-"""Where photos come from: a folder, a text list, a COCO json, or a data set in another format."""
+"""List images from a folder, a text list, a COCO json, or a data set in another format."""
 
 import logging
 import os
@@ -31,29 +31,29 @@ def images_from(
     format: str | None = None,
     split: str | None = None,
 ) -> Sequence[dict[str, Any]]:
-    """Lists images without labels.
+    """List images without labels.
 
     Args:
-        root: one of a folder, also of an object store, searched with its sub-folders (links followed, hidden
-            files skipped); a
-            ``.txt`` list, one path per line, absolute or relative to the list's folder; empty lines and lines
-            that begin with ``#`` are skipped; a COCO-style ``.json``, of which ``images[].file_name`` (or
-            ``coco_url``) is used; or ``[FORMAT:]PATH[#SPLIT]``, a data set that `recognise` knows.
-            Of a folder with labels, neither of whose splits is named, all images are taken.
-        image_root: folder that the json's file names are relative to. Found by itself where the
-            json lies in it, beside it, or in an ``annotations`` folder beside it.
-        allow_missing: share of a list's files that may be absent; they are left out with a warning. None
+        root: one of: a folder, possibly in an object store, which is searched recursively (links are
+            followed, hidden files skipped); a ``.txt`` list, one path per line, absolute or relative to the
+            list's folder (empty lines and lines that begin with ``#`` are skipped); a COCO-style ``.json``,
+            of which ``images[].file_name`` (or ``coco_url``) is used; or ``[FORMAT:]PATH[#SPLIT]``, a data
+            set that `recognise` knows. Of a folder with labels, all images are used unless a format or split
+            is given.
+        image_root: folder that the json's file names are relative to. It is found automatically if it is
+            the json's own folder, beside the json, or beside an ``annotations`` folder that holds the json.
+        allow_missing: fraction of a list's files that may be missing; they are left out with a warning. None
             keeps them.
         format, split: see `address_of`.
 
     Returns:
-        dataset dicts in a fixed order (folders: sorted): ``file_name``; ``image_id``, the path relative to
-        the folder, the list's line or the json's id; ``height`` and ``width`` where the json has them. Of
-        a packed folder a `PackedImages`, with what was packed.
+        dataset dicts in a fixed order (sorted, for folders) with ``file_name``; ``image_id``, which is the
+        path relative to the folder, the list's line or the json's id; and ``height`` and ``width`` if the
+        json has them. A packed folder gives a `PackedImages` with what was packed.
 
     Raises:
-        UserError: nothing there, no image in it, too many of its files absent, or a list or json that is
-            not understood.
+        UserError: the path does not exist or contains no image, too many of its files are missing, or the
+            list or json cannot be parsed.
     """
     address = address_of(root, format, split)
     found, path = recognise(address), address.path
@@ -83,7 +83,7 @@ def images_from(
 
 
 def from_folder(folder: str) -> list[dict[str, Any]]:
-    """Those of a folder and its sub-folders, sorted; see `images_from`."""
+    """Images in a folder and its sub-folders, sorted; see `images_from`."""
     paths = _below_in_store(folder) if is_remote(folder) else files_below(folder)[0]
     if not paths:
         raise UserError(
@@ -99,14 +99,14 @@ def from_folder(folder: str) -> list[dict[str, Any]]:
 
 
 def _below_in_store(folder: str) -> list[str]:
-    """As `files_below` has them."""
+    """The counterpart of `files_below` for an object store."""
     return [
         name for name in remote.files_below(folder) if is_image(name) and "/." not in f"/{name}"
     ]
 
 
 def _labels_beside(folder: str, paths: Sequence[str]) -> set[str]:
-    """Label images that lie beside their photos, with their names but for the extension."""
+    """Label images that lie beside their photos and share their names except for the extension."""
     by_stem: dict[str, list[str]] = {}
     for path in paths:
         by_stem.setdefault(os.path.splitext(path)[0], []).append(path)

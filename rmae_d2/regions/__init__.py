@@ -1,6 +1,6 @@
-"""Region maps as data: sources, records, their cache and their store. Needs numpy only; never Detectron2.
+"""Region maps as data: sources, records, their cache and their store. Needs only numpy; never Detectron2.
 
-The function `felzenszwalb` stays in its module, whose name it would hide here.
+The function `felzenszwalb` stays in its module, whose name it would otherwise hide here.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""How the package compiles with numba. Importing this module needs numba."""
+"""How the package compiles with numba. Importing this module requires numba."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -9,11 +9,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def compiled(function: F, inline: str = "never") -> F:
-    """Compile at the first call, for threads without Python's lock, and keep the code on disk.
+    """Compile at the first call, releasing Python's lock for threads, and cache the code on disk.
 
-    Where neither the function's folder, nor the user's cache folder, nor NUMBA_CACHE_DIR may be
-    written, numba refuses to cache; each process then compiles for itself. It notices a change of the
-    function's own file only, so a compiled function calls none of another file.
+    If neither the function's folder, nor the user's cache folder, nor NUMBA_CACHE_DIR is writable, numba
+    refuses to cache; each process then compiles for itself. numba only notices changes in the function's own
+    file, so a compiled function must not call one from another file.
     """
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "inline": inline}
     try:
@@ -24,5 +24,5 @@ def compiled(function: F, inline: str = "never") -> F:
 
 
 def inlined(function: F) -> F:
-    """As `compiled`, for what inner loops call: a true call counts references to its arrays."""
+    """Like `compiled`, for functions called in inner loops: a real call counts references to its arrays."""
     return compiled(function, inline="always")

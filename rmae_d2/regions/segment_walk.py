@@ -1,8 +1,9 @@
-"""The image draws a region's edge: a walk over its small segments, from seeds and a prior.
+"""Refine a region's edge to the image: a random walk over small segments, from seeds and a prior.
 
-Felzenszwalb and Huttenlocher's segments are nodes, neighbours are tied by the length of their common border
-and the likeness of their colours, and seeds and a prior spread over these ties: Grady's random walker with
-priors (CVPR 2005) on segments in place of pixels. Letters: h w pixels of the segments' map, n segments.
+Felzenszwalb and Huttenlocher's segments are nodes; neighbours are connected with a weight from the length of
+their common border and the similarity of their colours; and seeds and a prior spread over these edges:
+Grady's random walker with priors (CVPR 2005) on segments in place of pixels. Letters: h w pixels of the
+segment map, n segments.
 """
 
 from dataclasses import dataclass
@@ -16,27 +17,27 @@ from scipy.sparse.linalg import spsolve
 
 from .sources.felzenszwalb import felzenszwalb
 
-#: Longest side of the segments' map; larger images are reduced.
+#: Longest side of the segment map; larger images are reduced.
 LONGEST_SIDE = 384
 
-#: Prior of a segment of which nothing is known.
+#: Prior for a segment about which nothing is known.
 UNINFORMED = 0.2
 
 # Chosen on 60 objects of the rendered scenes' training split, see docs/interactive.md.
-_SCALE = 25  # of the segments, and the least pixels of one
-_COLOUR = 80.0  # difference of mean values, 0 to 255 a channel, at which a tie is 1/e
-_LEAST_TIE = 0.01  # of a pixel of border, whatever the colours
-_PRIOR_WEIGHT = 0.01  # of a pixel of a segment
+_SCALE = 25  # of the segments, and their minimum size in pixels
+_COLOUR = 80.0  # difference of mean values, 0 to 255 per channel, at which a weight is 1/e
+_LEAST_TIE = 0.01  # per pixel of border, whatever the colours
+_PRIOR_WEIGHT = 0.01  # per pixel of a segment
 
 
 @dataclass(frozen=True)
 class SegmentGraph:
-    """Small segments of an image and how strongly neighbours hold together.
+    """Small segments of an image and the strength of the connections between neighbours.
 
     Args:
         labels: int64 (h, w), 0..n-1.
         areas: float64 (n,), pixels.
-        laplacian: sparse (n, n), of the graph whose weights are the ties.
+        laplacian: sparse (n, n), of the graph with these weights.
     """
 
     labels: NDArray[np.int64]
@@ -44,12 +45,12 @@ class SegmentGraph:
     laplacian: csr_matrix
 
     def means(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Of values (h, w) over each segment, (n,)."""
+        """Means of values (h, w) over each segment, (n,)."""
         return _means(self.labels, values, self.areas)
 
 
 def segment_graph(image_HWC: NDArray[np.uint8]) -> SegmentGraph:
-    """The graph of an image uint8 (H, W, C), of at most ``LONGEST_SIDE`` pixels per side."""
+    """Build the graph of an image uint8 (H, W, C), reduced to at most ``LONGEST_SIDE`` pixels per side."""
     image = _reduced(image_HWC)
     labels = felzenszwalb(image, [_SCALE])[0].astype(np.int64)
     areas = np.bincount(labels.ravel()).astype(np.float64)
@@ -74,13 +75,14 @@ def walk(
 ) -> NDArray[np.float64]:
     """Probabilities of a region's pixels, (h, w) in [0, 1].
 
-    A segment with seeds of one kind is that, one with seeds of both is divided: each of its pixels goes with
-    the nearest seed in it. The others minimise the squared differences between neighbours, by their tie, and
-    those to the prior, by area.
+    A segment with seeds of one kind gets their value; one with both kinds is divided: each of its pixels
+    follows the nearest seed in it. The others minimize the squared differences between neighbours, weighted
+    by their connection, and to the prior, weighted by area.
 
     Args:
-        prior: (n,), of each segment, in [0, 1].
-        seeds: (h, w), 1 in the region, 0 outside it, -1 not known.
+        graph: the image's segments.
+        prior: (n,), for each segment, in [0, 1].
+        seeds: (h, w), 1 in the region, 0 outside it, -1 unknown.
     """
     n = len(graph.areas)
     inside = np.bincount(graph.labels[seeds == 1], minlength=n) > 0
@@ -99,7 +101,7 @@ def walk(
 
 
 def place_seeds(seeds: NDArray[np.int8], size: tuple[int, ...]) -> NDArray[np.int8]:
-    """Seeds (H, W), see `walk`, on a map of another size, none lost: of both kinds, 1 wins."""
+    """Transfer seeds (H, W), see `walk`, to a map of another size, losing none; on conflicts, 1 wins."""
     placed = np.full(size, -1, np.int8)
     for value in (0, 1):
         rows, columns = np.nonzero(seeds == value)
@@ -108,7 +110,7 @@ def place_seeds(seeds: NDArray[np.int8], size: tuple[int, ...]) -> NDArray[np.in
 
 
 def divide(map_: NDArray, segment: NDArray[np.bool_], seeds: NDArray[np.int8]) -> None:
-    """Sets a segment's pixels of a map, in place, to the nearest seed in the segment, 1 or 0; all (h, w)."""
+    """Set a segment's pixels in a map, in place, to its nearest seed, 1 or 0; all arguments are (h, w)."""
     (box,) = find_objects(segment.astype(np.int8))
     own = np.where(segment[box], seeds[box], -1)
     nearest = distance_transform_edt(own < 0, return_distances=False, return_indices=True)
@@ -116,7 +118,7 @@ def divide(map_: NDArray, segment: NDArray[np.bool_], seeds: NDArray[np.int8]) -
 
 
 def _reduced(image_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Averaged down to ``LONGEST_SIDE``, if it is larger."""
+    """Average down to ``LONGEST_SIDE``, if larger."""
     height, width, channels = image_HWC.shape
     factor = LONGEST_SIDE / max(height, width)
     if factor >= 1:

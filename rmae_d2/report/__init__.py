@@ -1,1 +1,1 @@
-"""One HTML page about a run."""
+"""A one-page HTML report on a run."""

@@ -1,4 +1,4 @@
-"""Curves as SVG to stand inside an HTML page: its text, and its colours in light and dark."""
+"""Draw curves as SVG for embedding in an HTML page, with its fonts and its light and dark colours."""
 
 import io
 import math
@@ -14,24 +14,24 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from ..events import Point
 
-#: Points of a curve that are drawn one by one; of more, means with the range they lie in.
+#: Curves with at most this many points are drawn in full; longer ones as means with a min-max band.
 MAX_POINTS = 300
 
-#: Colours that the page defines, as --c0 to --c7.
+#: The page defines these colours as --c0 to --c7.
 NUM_COLOURS = 8
 
-#: From here on values are gaps, as those that are not finite; axes of such numbers overflow.
+#: Values from here on are gaps, like those that are not finite: axes for such numbers overflow.
 _HUGE = 1e100
 
-# Matplotlib knows no CSS: it draws in colours that are found again in what it wrote.
+# Matplotlib knows no CSS: it draws in marker colours, which are then replaced in the SVG.
 _TEXT, _GRID = "#010203", "#010204"
 _LINES = [f"#01030{i}" for i in range(NUM_COLOURS)]
 
 _STYLE: Any = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "rmae_d2",  # or names of clip paths differ each time
+    "svg.hashsalt": "rmae_d2",  # otherwise the names of clip paths differ each time
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # matplotlib's own, to measure with
+    "font.sans-serif": ["DejaVu Sans"],  # shipped with matplotlib, for measuring text
     "text.parse_math": False,  # names of values are not formulas
     "font.size": 9,
     "text.color": _TEXT,
@@ -48,7 +48,7 @@ _STYLE: Any = {
 }
 
 
-#: Label and points of a line; values that are not finite leave gaps.
+#: Label and points of a line; non-finite values leave gaps.
 Curve = tuple[str, Sequence[Point]]
 
 
@@ -59,17 +59,17 @@ def draw_chart(
     legend: bool = False,
     may_be_log: bool = False,
 ) -> str:
-    """Draws curves over iterations.
+    """Draw curves over iterations.
 
     Args:
-        curves: at least one; in the order of the page's colours.
-        name: of the chart, for the ids in it and for those who do not see it; letters, digits, dashes.
-        size: width and height in inches, of which the page keeps the ratio.
-        legend: whether to say which curve is which.
-        may_be_log: whether to draw values over several orders of magnitude on a logarithmic axis.
+        curves: at least one; they take the page's colours in order.
+        name: the chart's name, for its ids and for screen readers; letters, digits and dashes.
+        size: width and height in inches; the page keeps the ratio.
+        legend: whether to show which curve is which.
+        may_be_log: whether values spanning several orders of magnitude get a logarithmic axis.
 
     Returns:
-        an ``<svg>`` element; the same for the same values.
+        an ``<svg>`` element; equal values give identical output.
     """
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=size)
@@ -90,7 +90,7 @@ def draw_chart(
         log = axes.get_yscale() == "log"
         labels = [f"{tick:g}" for tick in ticks] if log else tick_labels(ticks)
         axes.set_yticks(ticks, labels)
-        # Room for the numbers, in inches; to have it computed takes as long as the rest.
+        # Room for the numbers, in inches; computing it takes as long as everything else.
         (width, height) = size
         room = {
             "left": (0.2 + 0.08 * max(map(len, labels), default=0)) / width,
@@ -106,7 +106,7 @@ def draw_chart(
 
 
 def tick_labels(ticks: Sequence[float]) -> list[str]:
-    """Each number by itself, without an offset or a factor for all, in as few digits as tell it exactly."""
+    """Format each tick by itself, without a shared offset or factor, in as few digits as identify it."""
     largest = max(map(abs, ticks), default=0.0)
     plain = largest == 0 or 1e-3 <= largest < 1e6
     close = 1e-3 * min((abs(b - a) for a, b in pairwise(ticks)), default=largest)
@@ -122,9 +122,9 @@ def tick_labels(ticks: Sequence[float]) -> list[str]:
 def thin(
     points: Sequence[Point], limit: int = MAX_POINTS
 ) -> list[tuple[float, float, float, float]]:
-    """At most ``limit`` of (iteration, mean, lowest, highest), of equally many points each.
+    """Reduce a curve to at most ``limit`` equal bins of (iteration, mean, lowest, highest).
 
-    Points that are not finite, or huge, are left out of means; a bin of such alone is a gap, NaN.
+    Points that are not finite, or huge, are excluded from means; a bin with only such points is a gap, NaN.
     """
     per_bin = -(-len(points) // limit)
     bins = [points[i : i + per_bin] for i in range(0, len(points), max(per_bin, 1))]
@@ -149,7 +149,7 @@ def _draw(axes: matplotlib.axes.Axes, curve: Curve, index: int) -> None:
 
 
 def _for_page(svg: str, name: str) -> str:
-    """The element alone, sized by the page; ids unique in the page, not in a picture only."""
+    """Extract the bare element, to be sized by the page, with ids that are unique in the page."""
     svg = re.sub(r"<metadata>.*?</metadata>\s*|<style.*?</style>\s*", "", svg, flags=re.DOTALL)
     head, body = re.split(r"(?<=>)", svg[svg.index("<svg") :], maxsplit=1)
     box = re.search(r'viewBox="[^"]*"', head)

@@ -1,4 +1,4 @@
-"""Pages of one file, which hold their style and pictures and load nothing."""
+"""Single-file pages that contain their own style and pictures and load nothing."""
 
 import base64
 import io
@@ -14,9 +14,9 @@ from ..files import atomic_file, make_folder
 
 
 def write_page(path: Path, template: Path, content: Mapping[str, Any]) -> None:
-    """Writes what a template of Jinja makes of a content, in a new folder where need be. Texts are escaped.
+    """Render a Jinja template to a file, creating its folder if needed. Text is escaped.
 
-    The template may include ``head.html``, which takes the content's ``title``.
+    The template may include ``head.html``, which uses the content's ``title``.
 
     Raises:
         UserError: the page cannot be written.
@@ -32,14 +32,15 @@ def write_page(path: Path, template: Path, content: Mapping[str, Any]) -> None:
     style = Markup((here / "style.css").read_text(encoding="utf-8"))
     html = jinja.get_template(template.name).render(style=style, **content)
     make_folder(path.parent)
-    with atomic_file(path) as file:  # in place of a link, not through it
+    with atomic_file(path) as file:  # replaces a link instead of following it
         file.write(html.encode(errors="replace"))
 
 
 def jpeg_uri(image: Image.Image) -> str:
-    """A picture as a ``data:`` address.
+    """Encode a picture as a ``data:`` URL.
 
-    Photographs take a fifth of a PNG's size so. Without subsampling of colours, for the edges of regions.
+    For photographs, JPEG takes a fifth of the size of PNG. Chroma is not subsampled, which keeps the edges
+    of regions sharp.
     """
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=85, subsampling=0, optimize=True)

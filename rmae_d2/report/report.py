@@ -1,6 +1,6 @@
-"""One HTML file about a run, which opens from disk and needs nothing beside it: ``rmae-d2 report``.
+"""A single HTML file about a run that opens from disk and needs nothing else: ``rmae-d2 report``.
 
-All of it comes from the run's folder, and of that nothing is executed. The same files give the same bytes.
+All of it comes from the run's folder, and nothing in it is executed. The same files give the same bytes.
 """
 
 import json
@@ -24,7 +24,7 @@ from .charts import MAX_POINTS, draw_chart
 from .html import jpeg_uri, write_page
 from .run_record import Run, Start, begins_with, find_transfers, read_folder
 
-#: What values of a training step mean, in the order of the page; others come after them by name.
+#: Meaning of the values of a training step, in page order; the others follow, sorted by name.
 _MEANINGS = {
     "lr": "learning rate",
     "grad_norm": "norm of the gradient",
@@ -40,19 +40,19 @@ _MEANINGS = {
     "time": "seconds per iteration",
 }
 
-#: Said otherwise on the page, or of no use after the run.
+#: Values that the page shows elsewhere or that are of no use after the run.
 _LEFT_OUT = {"eta_seconds", "data_time", "rank_data_time", "total_loss"}
 
-#: Ends the names of what the evaluation has without a model.
+#: Suffix of evaluation results that need no model.
 _BASELINE = "_nearest"
 
-_MAX_PIXELS = 50_000_000  # of a picture that is opened
+_MAX_PIXELS = 50_000_000  # of a picture to be opened
 _MAX_CHARTS = 24
-_MAX_CURVES = 12  # of one chart
+_MAX_CURVES = 12  # per chart
 _MAX_LINES = 50  # of warnings, and of images that could not be read
 _ABSENT = "not recorded"
 
-#: A path, in quotes with spaces in it too.
+#: A path; in quotes, it may contain spaces.
 _PATH = re.compile(
     r"""(['"])(?:/|[A-Za-z]:\\)[^'"\n]+\1"""
     r"""|(?:file://|(?<![\w/.:~<…-]))(?:/[^\s'"`,;()<>|/]|[A-Za-z]:\\)[^\s'"`,;()<>|]*"""
@@ -62,12 +62,12 @@ _PATH = re.compile(
 def write_report(
     folder: str | Path, transfers: Sequence[str | Path] = (), output: str | Path | None = None
 ) -> Path:
-    """Writes the page of a run.
+    """Write a run's page.
 
     Args:
         folder: the run's ``train.output_dir``.
-        transfers: folders of runs that began with its weights; those beside it are found.
-        output: where to; without, ``report.html`` in the run's folder.
+        transfers: folders of runs initialized from its weights; sibling folders are found automatically.
+        output: file to write; by default ``report.html`` in the run's folder.
 
     Raises:
         UserError: one of the folders is not a run, or the page cannot be written.
@@ -86,7 +86,7 @@ def write_report(
 
 
 def _content(run: Run, others: Sequence[Run]) -> dict[str, Any]:
-    """What the template shows."""
+    """The values shown by the template."""
     pictures, broken = embed_pictures(run.folder)
     warned = list(_warnings(run).items())[:_MAX_LINES]
     skipped = {str(e.get("file")): str(e.get("reason")) for e in _all(run, "skipped")}
@@ -125,7 +125,7 @@ def _content(run: Run, others: Sequence[Run]) -> dict[str, Any]:
 
 
 def shorten_paths(text: str) -> str:
-    """A text without the folders of a machine: absolute paths become their last part, such as ``…/x.jpg``."""
+    """Remove a machine's folders from a text: absolute paths become their last part, e.g. ``…/x.jpg``."""
 
     def last(match: re.Match[str]) -> str:
         quote = match[1] or ""
@@ -140,19 +140,19 @@ def _all(run: Run, kind: str) -> list[Event]:
 
 
 def _last_said(starts: Sequence[Start], kind: str) -> Event:
-    """The last event of a kind; empty where no start has one."""
+    """The last event of a kind; empty if no start has one."""
     return next((said for start in reversed(starts) if (said := start.said(kind))), {})
 
 
 def _warnings(run: Run) -> Counter[str]:
-    """How often each was given; those that differ in numbers only are one."""
+    """Count each warning; texts that differ only in numbers count as the same one."""
     texts = [str(event.get("text", "")).partition("\n")[0] for event in _all(run, "warning")]
     first: dict[str, str] = {}
     return Counter(first.setdefault(re.sub(r"\d+", "0", text), text) for text in texts)
 
 
 def _changed(config: Event) -> list[tuple[str, str | None, str | None]]:
-    """Key and values of what differs from the base; None where one of the two has no such key."""
+    """Key and values of every difference from the base config; None on the side that lacks the key."""
     rows = config.get("changed")
     found = rows.items() if isinstance(rows, dict) else ()
     return [(key, _shown(values, "base"), _shown(values, "run")) for key, values in found]
@@ -174,7 +174,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     facts += [(f"{n}, last", _number(run.scalars[n][-1][1])) for n in _losses(run)[:4]]
     facts += [(n, _beside_baseline(run, n)) for n in HEADLINES if n in run.results]
     if seconds := sum(start.seconds for start in run.trained or run.starts):
-        # The events of a run that 0.1 began start with a resume.
+        # The events of a run begun with version 0.1 start with a resume.
         first = run.trained[0].said("resume").get("iteration") if run.trained else None
         name = f"wall time from iteration {first}" if first else "wall time"
         facts.append((name, _duration(seconds)))
@@ -192,7 +192,7 @@ def _beside_baseline(run: Run, name: str) -> str:
 
 
 def _size(run: Run) -> str:
-    """Of the encoder."""
+    """Describe the encoder's size."""
     names = ("embed_dim", "depth", "patch_size", "img_size")
     width, depth, patch, side = (run.get(f"model.backbone.net.{name}") for name in names)
     if not all(isinstance(value, int) for value in (width, depth, patch)):
@@ -202,7 +202,7 @@ def _size(run: Run) -> str:
 
 
 def _command(start: Start) -> str:
-    """The command line of a start, put together from its arguments."""
+    """Reconstruct the command line of a start from its arguments."""
     given = start.arguments
     if not given:
         return _ABSENT
@@ -222,7 +222,7 @@ def _quoted(text: str) -> str:
 
 
 def _losses(run: Run) -> list[str]:
-    """Names of what is minimised, the sum first."""
+    """Names of the losses, the total first."""
     names = [n for n in run.scalars if "loss" in n and "/" not in n]
     return sorted(names, key=lambda name: (name != "total_loss", name))
 
@@ -238,7 +238,7 @@ def _loss_charts(run: Run) -> list[Any]:
 
 
 def _scalar_charts(run: Run) -> list[Any]:
-    """Values of training steps that change."""
+    """Charts of training-step values that vary."""
     left = [n for n in _plain_scalars(run) if len({y for _, y in run.scalars[n]}) > 1]
     order = [n for n in _MEANINGS if n in left] + sorted(n for n in left if n not in _MEANINGS)
     return [_chart(run.scalars, [name], "scalar") for name in order[:_MAX_CHARTS]]
@@ -255,7 +255,7 @@ def _plain_scalars(run: Run) -> list[str]:
 
 
 def _is_of_one_class(name: str) -> bool:
-    """Whether a result is that of one class, such as ``sem_seg/IoU-grass``."""
+    """Whether a result belongs to a single class, such as ``sem_seg/IoU-grass``."""
     return "-" in name.rpartition("/")[2]
 
 
@@ -265,7 +265,7 @@ def _headlines_first(names: Iterable[str]) -> list[str]:
 
 
 def _evaluation_charts(run: Run) -> list[Any]:
-    """Results that were measured more than once; with those of a baseline, which have a name like theirs."""
+    """Charts of results measured more than once, together with the baseline of the same name, if any."""
     often = _headlines_first(n for n, points in run.results.items() if len(points) > 1)
     beside = {n + _BASELINE for n in often}
     groups = [[n, *({n + _BASELINE} & {*often})] for n in often if n not in beside]
@@ -273,7 +273,7 @@ def _evaluation_charts(run: Run) -> list[Any]:
 
 
 def _chart(scalars: dict[str, list[Point]], names: Sequence[str], group: str) -> tuple[str, Any]:
-    """Caption and SVG, which escapes its own texts; of several values with a legend."""
+    """Caption and SVG, which escapes its own text; several values get a legend."""
     meaning = f": {_MEANINGS[names[0]]}" if names[0] in _MEANINGS else ""
     last = ", ".join(_number(scalars[name][-1][1]) for name in names)
     label = re.sub(r"[^A-Za-z0-9]+", "-", f"{group}-{names[0]}")
@@ -283,7 +283,7 @@ def _chart(scalars: dict[str, list[Point]], names: Sequence[str], group: str) ->
 
 
 def _rows(run: Run, one_class: bool) -> list[dict[str, str]]:
-    """A line a result: first, last, lowest, highest, and when the last was."""
+    """One row per result: first, last, lowest, highest, and the iteration of the last."""
     rows = []
     for name in sorted(n for n in run.results if _is_of_one_class(n) == one_class):
         points = run.results[name]
@@ -303,7 +303,7 @@ def _rows(run: Run, one_class: bool) -> list[dict[str, str]]:
 
 
 def _transfers(run: Run, others: Iterable[Run]) -> list[dict[str, Any]]:
-    """A table a task: its columns are results, its rows runs."""
+    """One table per task, with results as columns and runs as rows."""
     tables: dict[str, list[Run]] = defaultdict(list)
     for other in others:
         tables[other.kind].append(other)
@@ -311,7 +311,7 @@ def _transfers(run: Run, others: Iterable[Run]) -> list[dict[str, Any]]:
     for kind, runs in sorted(tables.items()):
         names = _headlines_first({name for other in runs for name in other.results})[:8]
         rows = [_transfer_row(run, other, names) for other in runs]
-        # One task's names all begin alike.
+        # All result names of a task share a prefix.
         tasks = {name.rpartition("/")[0] for name in names}
         metrics = [n.rpartition("/")[2] if len(tasks) == 1 else n for n in names]
         shown.append({"kind": kind, "metrics": metrics, "rows": rows})
@@ -334,7 +334,7 @@ def _transfer_row(run: Run, other: Run, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _environment(run: Run) -> list[tuple[str, str]]:
-    """Of the last start that tells."""
+    """The environment of the last start that recorded it."""
     found = _last_said(run.starts, "versions").get("versions")
     setup = _last_said(run.trained, "setup")
     rows = found.items() if isinstance(found, dict) else [("versions", _ABSENT)]
@@ -378,9 +378,9 @@ def _duration(seconds: float) -> str:
 
 
 def embed_pictures(run: Path) -> tuple[list[dict[str, str]], list[str]]:
-    """The pictures a run kept, and its last: ``caption`` and ``uri``; what could not be read, a line each."""
+    """The run's stored and last pictures, as ``caption`` and ``uri``; and a line for each unreadable one."""
     kept = kept_samples(run)
-    # The hook keeps fewer; whoever put more there gets them thinned evenly, the last included.
+    # The hook keeps fewer; if someone added more, they are thinned evenly, keeping the last.
     step = -(-len(kept) // (MAX_SAMPLES + 2)) or 1
     chosen = [(f"after {n:,} iterations", kept[n]) for n in list(kept)[::-1][::step][::-1]]
     final = run / "reconstruction.png"

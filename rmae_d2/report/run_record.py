@@ -1,4 +1,4 @@
-"""A run as its folder tells it: what it trained, how far it came, what was measured."""
+"""Read a run from its folder: what was trained, how far it got, what was measured."""
 
 import os
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..events import Event, Point
 from ..files import leads_out
 
-_MAX_BYTES = 1 << 20  # of a config
+_MAX_BYTES = 1 << 20  # size limit of a config
 
 _DETECTORS = {"GeneralizedRCNN", "PanopticFPN", "RetinaNet"}
 _OTHERS = {
@@ -27,12 +27,12 @@ _OTHERS = {
 
 @dataclass(frozen=True)
 class Start:
-    """One start of a run: the first, or one with ``--resume``, or an evaluation."""
+    """One start of a run: the first one, a ``--resume``, or an evaluation."""
 
     events: list[Event]  # the first is ``start``
 
     def said(self, kind: str) -> Event:
-        """The last event of a kind; empty where there is none."""
+        """The last event of a kind; empty if there is none."""
         return next((event for event in reversed(self.events) if event["event"] == kind), {})
 
     @property
@@ -46,7 +46,7 @@ class Start:
 
     @property
     def overrides(self) -> list[str]:
-        """``KEY=VALUE`` of its command."""
+        """The ``KEY=VALUE`` arguments of its command."""
         opts = self.arguments.get("opts")
         return [str(opt) for opt in opts] if isinstance(opts, list) else []
 
@@ -75,13 +75,13 @@ def _moment(event: Event) -> datetime | None:
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder, read."""
+    """The contents of a run's folder."""
 
     folder: Path  # resolved
     events: list[Event]
-    config: dict[str, Any] | None  # plain values; None where none can be read
+    config: dict[str, Any] | None  # plain values; None if unreadable
     config_text: str | None  # as YAML
-    problems: list[str]  # what could not be read, in a line each
+    problems: list[str]  # what could not be read, one line each
 
     @property
     def name(self) -> str:
@@ -89,7 +89,7 @@ class Run:
 
     @cached_property
     def starts(self) -> list[Start]:
-        """All, in their order; of 0.1 none."""
+        """All starts in order; none for a run of version 0.1."""
         return [Start(events) for events in run_events.split_starts(self.events)]
 
     @property
@@ -97,14 +97,14 @@ class Run:
         return [start for start in self.starts if not start.is_evaluation]
 
     def get(self, key: str) -> Any:
-        """A value of the config by its dotted key; None where there is none."""
+        """A config value by its dotted key; None if absent."""
         node: Any = self.config
         for name in key.split("."):
             node = node.get(name) if isinstance(node, dict) else None
         return node
 
     def target(self, part: str) -> str:
-        """The last name of a part's ``_target_``; empty where it has none."""
+        """The last component of a part's ``_target_``; empty if it has none."""
         return str(self.get(f"{part}._target_") or "").rpartition(".")[2]
 
     @property
@@ -114,13 +114,13 @@ class Run:
 
     @cached_property
     def done(self) -> int | None:
-        """How many iterations it trained, as far as it says; None for an evaluation alone."""
+        """Number of iterations trained, as far as recorded; None for an evaluation alone."""
         last = run_events.last_iteration(self.events)
         return None if last is None else last + 1
 
     @property
     def init_checkpoint(self) -> str:
-        """The weights that it began with; empty for random ones."""
+        """The weights it was initialized from; empty for random ones."""
         return str(self.get("train.init_checkpoint") or "")
 
     @cached_property
@@ -129,12 +129,12 @@ class Run:
 
     @cached_property
     def results(self) -> dict[str, list[Point]]:
-        """Evaluations over iterations; those without training are at iteration NaN."""
+        """Evaluation results over iterations; without training, the iteration is NaN."""
         return run_events.results(self.events)
 
     @cached_property
     def measured_on(self) -> dict[str, list[str]]:
-        """The data sets of each result, in the order of the evaluations; 0.1 did not name them."""
+        """The data sets of each result, in the order of the evaluations; version 0.1 did not record them."""
         found: dict[str, list[str]] = {}
         for event in self.events:
             data, measured = event.get("data"), event.get("results")
@@ -161,7 +161,7 @@ class Run:
 
     @property
     def kind(self) -> str:
-        """What it trained: the method, or the task it was transferred to."""
+        """What was trained: the method, or the task it was transferred to."""
         target = self.target("model")
         if target in _DETECTORS:
             cascade = "Cascade " if "Cascade" in self.target("model.roi_heads") else ""
@@ -188,10 +188,10 @@ class Run:
 
 
 def read_folder(folder: str | Path) -> Run:
-    """Reads what there is of a run in its ``train.output_dir``.
+    """Read whatever exists of a run in its ``train.output_dir``.
 
     Raises:
-        UserError: there is nothing of a run.
+        UserError: the folder holds nothing of a run.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -221,7 +221,7 @@ def read_folder(folder: str | Path) -> Run:
 
 
 def find_transfers(run: Run) -> list[Path]:
-    """Folders beside a run's that hold a run which began with weights of that run."""
+    """Sibling folders that hold a run initialized from this run's weights."""
     found = []
     for folder in sorted(run.folder.parent.iterdir()):
         try:
@@ -233,7 +233,7 @@ def find_transfers(run: Run) -> list[Path]:
 
 
 def begins_with(other: Run, run: Run) -> bool:
-    """Whether a run's ``train.init_checkpoint`` lies in the folder of another, here or where that ran."""
+    """Whether a run's ``train.init_checkpoint`` lies in another run's folder, here or where that run ran."""
     if not other.init_checkpoint:
         return False
     folder = os.path.dirname(other.init_checkpoint.partition("?")[0])
@@ -243,17 +243,17 @@ def begins_with(other: Run, run: Run) -> bool:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Reads ``!!python/...`` as text: LazyConfig's own reader would import and call what they name."""
+    """Reads ``!!python/...`` tags as text: LazyConfig's own reader would import and call what they name."""
 
 
 _PlainLoader.add_multi_constructor("tag:yaml.org,2002:python/", lambda loader, tag, node: tag)
 
 
 def read_config(path: Path, run: Path) -> tuple[dict[str, Any] | None, str | None]:
-    """Values and text of a run's config.yaml, of which nothing is executed; where there is none, two Nones.
+    """Read values and text of a run's config.yaml without executing anything; two Nones if there is none.
 
     Raises:
-        UserError: for a file that is not a config, too large for one, or a link out of the run's folder.
+        UserError: the file is not a config, is too large for one, or is a link out of the run's folder.
     """
     if not path.is_file():
         return None, None
@@ -273,13 +273,13 @@ def read_config(path: Path, run: Path) -> tuple[dict[str, Any] | None, str | Non
 
 _MAX_DEPTH = 50
 _MAX_BITS = (
-    1024  # of integers; those that are longer are not floats, and beyond some not even a text
+    1024  # limit for integers; longer ones do not fit a float, and very long ones not even a string
 )
 _ODD = f"integers of more than {_MAX_BITS} bits or nests of more than {_MAX_DEPTH} levels"
 
 
 def _tamed(value: Any, depth: int = 0, known: dict[int, Any] | None = None) -> Any:
-    """A value in which what nothing can be done with is named instead; shared parts, as YAML has, stay so."""
+    """Replace unusable values with a description; parts shared through YAML aliases stay shared."""
     known = {} if known is None else known
     if isinstance(value, int) and value.bit_length() > _MAX_BITS:
         return f"an integer of {value.bit_length()} bits"
@@ -288,7 +288,7 @@ def _tamed(value: Any, depth: int = 0, known: dict[int, Any] | None = None) -> A
     if depth > _MAX_DEPTH:
         return f"a nest of more than {_MAX_DEPTH} levels"
     if id(value) not in known:
-        known[id(value)] = "a part of itself"  # until it is known
+        known[id(value)] = "a part of itself"  # until the result is known
         if isinstance(value, dict):
             result: Any = {key: _tamed(inner, depth + 1, known) for key, inner in value.items()}
         else:

@@ -1,4 +1,4 @@
-"""Optimizers: learning rates that follow the batch or the depth, and which parameters decay."""
+"""Optimizers: learning rates scaled by batch size or depth, and which parameters decay."""
 
 from .lars import lars_params, scaled_lars
 from .muon import scaled_muon

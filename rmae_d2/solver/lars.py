@@ -1,4 +1,4 @@
-"""LARS as MAE's linear probe uses it (MAE, table 10; You, Gitman, Ginsburg, 2017), by way of timm's."""
+"""LARS as in MAE's linear probing (MAE, table 10; You, Gitman, Ginsburg, 2017), based on timm's."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ from .optimizer import scaled_rate
 def lars_params(model: nn.Module) -> list[dict[str, Any]]:
     """Trainable parameters in two groups for `scaled_lars`.
 
-    Matrices take steps in proportion to their own norm; biases and norms take plain momentum steps and are
-    not decayed.
+    Matrices take steps proportional to their own norm; biases and norms take plain momentum steps without
+    weight decay.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     matrices, vectors = ([p for p in trained if (p.ndim > 1) == many] for many in (True, False))
@@ -31,13 +31,13 @@ def scaled_lars(
     weight_decay: float = 0.0,
     trust_coefficient: float = 0.001,
 ) -> Lars:
-    """LARS under the linear rule.
+    """LARS with the linear scaling rule.
 
     Args:
-        params: of `lars_params`.
+        params: parameter groups from `lars_params`.
         base_lr: learning rate for 256 images.
         batch_size: images per optimizer step, over all processes and accumulation steps.
-        trust_coefficient: eta, the length of a step of rate 1 as a share of the weights' norm.
+        trust_coefficient: eta, the length of a step at rate 1 as a fraction of the norm of the weights.
     """
     lr = scaled_rate(base_lr, batch_size)
     # No eps: a gradient of zero has a trust ratio of 1 anyway.

@@ -1,4 +1,4 @@
-"""Optimizers whose learning rate follows the batch, or the depth of a parameter."""
+"""Optimizers whose learning rate scales with the batch size or with a parameter's depth."""
 
 import logging
 import re
@@ -20,18 +20,18 @@ logger = logging.getLogger(__name__)
 
 
 def build_optimizer(node: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer that a config describes, of a model's parameters; the config stays as it is.
+    """Build the optimizer that a config describes for a model's parameters; the config is not changed.
 
     Args:
-        node: ``cfg.optimizer``, whose ``params`` describe a function from ``model`` and other arguments to
-            parameter groups.
+        node: ``cfg.optimizer``, whose ``params`` describe a function that maps ``model`` and other arguments
+            to parameter groups.
     """
     optimizer: torch.optim.Optimizer = _call(node, params=_call(node.params, model=model))
     return optimizer
 
 
 def _call(node: DictConfig, **given: Any) -> Any:
-    """What ``instantiate`` does, with some arguments that are in no config."""
+    """Like ``instantiate``, but with some arguments that are not in the config."""
     names = node.keys() - {"_target_", *given}
     others = {str(name): _plain(instantiate(node[name])) for name in names}
     target = node._target_
@@ -39,17 +39,17 @@ def _call(node: DictConfig, **given: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Lists and dicts in place of a config's, which an optimizer would keep, and a checkpoint cannot hold."""
+    """Convert config nodes to plain lists and dicts: an optimizer would keep them, a checkpoint cannot."""
     return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
 def linear_rate(base_lr: float, batch_size: int) -> float:
-    """The linear rule: the learning rate of a batch, ``base_lr`` being that of 256 images (MAE, A.1)."""
+    """The linear scaling rule: the learning rate for a batch, given ``base_lr`` for 256 images (MAE, A.1)."""
     return base_lr * batch_size / 256
 
 
 def scaled_rate(base_lr: float, batch_size: int) -> float:
-    """`linear_rate`, told in the log."""
+    """`linear_rate`, with a line in the log."""
     lr = linear_rate(base_lr, batch_size)
     text = "learning rate: base %g per 256 images, actual %g for batches of %d"
     logger.info(text, base_lr, lr, batch_size)
@@ -64,10 +64,10 @@ def scaled_adamw(
     weight_decay: float = 0.05,
     eps: float = 1e-8,
 ) -> torch.optim.AdamW:
-    """AdamW under the linear rule (MAE, appendix A).
+    """AdamW with the linear scaling rule (MAE, appendix A).
 
     Args:
-        params: parameter groups; one may have an ``lr_factor``, by which its rate is multiplied.
+        params: parameter groups; a group may have an ``lr_factor``, which multiplies its learning rate.
         base_lr: learning rate for 256 images.
         batch_size: images per optimizer step, over all processes and accumulation steps.
     """
@@ -79,7 +79,7 @@ def scaled_adamw(
 
 
 def with_own_rates(params: list[dict[str, Any]], lr: float) -> list[dict[str, Any]]:
-    """Parameter groups whose ``lr_factor``, where they have one, has become a rate of their own."""
+    """Replace each group's ``lr_factor``, if it has one, with a learning rate."""
     return [
         {**{k: v for k, v in group.items() if k != "lr_factor"}, "lr": lr * group["lr_factor"]}
         if "lr_factor" in group
@@ -91,14 +91,14 @@ def with_own_rates(params: list[dict[str, Any]], lr: float) -> list[dict[str, An
 def adversarial_params(
     model: nn.Module, discriminator: Mapping[str, Any], **options: Any
 ) -> list[dict[str, Any]]:
-    """Parameter groups of AutoMAE: the mask discriminator's optimizer is a group of its own.
+    """Parameter groups for AutoMAE, with a separate group for the mask discriminator.
 
-    AdamW treats each parameter by itself, by the numbers of its group, so a group is what a second optimizer
-    object would be, and is saved, resumed, sharded and frozen with the rest. The published discriminator has
-    Adam, which is AdamW without weight decay, at the autoencoder's rate and schedule.
+    AdamW updates each parameter independently, with the settings of its group, so a group is equivalent to a
+    second optimizer, and it is saved, resumed, sharded and frozen with the rest. The published discriminator
+    uses Adam, i.e. AdamW without weight decay, with the autoencoder's learning rate and schedule.
 
     Args:
-        model: one without a mask discriminator has no such group.
+        model: without a mask discriminator, there is no such group.
         discriminator: ``betas``, ``weight_decay`` or ``eps`` of the group, and ``lr_factor``, its learning
             rate as a multiple of the others'.
         options: of Detectron2's ``get_default_optimizer_params``, for the other parameters.
@@ -123,24 +123,25 @@ def adversarial_params(
 class LayerDecay:
     """Learning-rate factor of a parameter by its depth in the backbone (ViTDet, appendix A.2).
 
-    What Detectron2's ``get_vit_lr_decay_rate`` says, and for what its ViT has not: tokens (cls, register) lie
-    beside the position embedding, for that is where they enter. Everything behind the blocks has factor 1,
-    a final norm too, as in MAE's fine-tuning; so have residual convolutions, which no pre-training knows.
+    Follows Detectron2's ``get_vit_lr_decay_rate`` and extends it to what its ViT lacks: tokens (cls,
+    register) count with the position embedding, because that is where they enter. Everything after the
+    blocks has factor 1, including a final norm, as in MAE's fine-tuning; so do residual convolutions, which
+    are never pre-trained.
 
     Args:
         lr_decay_rate: factor from one layer to the one before.
-        num_layers: blocks of the backbone.
+        num_layers: number of blocks in the backbone.
     """
 
     lr_decay_rate: float
     num_layers: int
 
     def __call__(self, name: str) -> float:
-        """The factor of a parameter, by its full name in the model."""
+        """The factor for a parameter, given its full name in the model."""
         return self.lr_decay_rate ** (self.num_layers + 1 - self.layer(name))
 
     def layer(self, name: str) -> int:
-        """0 for embeddings, n + 1 for block n, ``num_layers`` + 1 for all else."""
+        """0 for embeddings, n + 1 for block n, ``num_layers`` + 1 for everything else."""
         if name.startswith("backbone."):
             block = _BLOCK.match(name)
             if block and ".residual." not in name:
@@ -161,18 +162,18 @@ def layer_decayed_params(
     weight_decay_norm: float | None = 0.0,
     overrides: Mapping[str, Mapping[str, float]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Parameter groups for fine-tuning a pre-trained ViT: learning rates fall towards the input.
+    """Parameter groups for fine-tuning a pre-trained ViT, with learning rates that fall towards the input.
 
-    ViTDet's values: rate 0.7 (B), 0.8 (L) and 0.9 (H); ViTDet-H, unlike the defaults, decays norms and
+    ViTDet uses rate 0.7 (B), 0.8 (L) and 0.9 (H); unlike the defaults here, ViTDet-H decays norms and
     pos_embed (``weight_decay_norm=None, overrides={}``).
 
     Args:
-        model: its ViT is, or is within, ``backbone``.
-        base_lr: of heads and pyramid.
+        model: its ViT is ``backbone`` or part of it.
+        base_lr: for the heads and the feature pyramid.
         lr_decay_rate: see `LayerDecay`.
-        weight_decay_norm: of normalisation layers; None for the optimizer's own.
-        overrides: learning rate or weight decay by the last part of a parameter's name; None for no weight
-            decay of ``pos_embed``.
+        weight_decay_norm: for normalization layers; None for the optimizer's own value.
+        overrides: learning rate or weight decay by the last part of a parameter's name; None excludes
+            ``pos_embed`` from weight decay.
     """
     blocks = {int(m[1]) for name, _ in model.named_parameters() if (m := _BLOCK.match(name))}
     if not blocks:
@@ -187,7 +188,7 @@ def layer_decayed_params(
         base_lr=base_lr,
         weight_decay_norm=weight_decay_norm,
         lr_factor_func=LayerDecay(lr_decay_rate, num_layers=max(blocks) + 1),
-        # A copy, for Detectron2 writes into it.
+        # A copy, because Detectron2 modifies it.
         overrides={name: dict(values) for name, values in overrides.items()},
     )
     return groups

@@ -1,1 +1,1 @@
-"""Data sets in other people's layouts, each read as the entries of a COCO json; see `recognise`."""
+"""Data sets in other formats, each read as the entries of a COCO json; see `recognise`."""

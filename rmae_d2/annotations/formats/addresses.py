@@ -1,4 +1,4 @@
-"""Where a data set lies, in one text, so that whatever takes a path takes format and split, too."""
+"""A data set's location as one string, so that anything that takes a path also takes format and split."""
 
 import os
 from collections.abc import Iterable
@@ -8,13 +8,13 @@ from ...errors import UserError, did_you_mean
 from ...files import exists
 from ...remote import is_remote
 
-#: Formats by the names that ``format=`` takes.
+#: Formats, by the names that ``format=`` accepts.
 NAMES = (
     *("images", "list", "packed", "coco", "yolo", "voc", "labelme"),
     *("imagefolder", "parquet", "webdataset"),
 )
 
-#: Of single files that stand for a data set.
+#: Extensions of single files that stand for a data set.
 FILE_EXTENSIONS = (".txt", ".json", ".yaml", ".yml", ".data", ".parquet", ".tar")
 
 _ALIASES = {
@@ -25,11 +25,11 @@ _ALIASES = {
 
 
 class Address(NamedTuple):
-    """A place; as a text, by `str`, ``[FORMAT:]PATH[#SPLIT]``."""
+    """A parsed location; `str` gives ``[FORMAT:]PATH[#SPLIT]``."""
 
-    path: str  #: ``~`` expanded
-    format: str | None = None  #: one of `NAMES`; None to recognise it
-    split: str | None = None  #: None for all there are
+    path: str  #: with ``~`` expanded
+    format: str | None = None  #: one of `NAMES`; None to detect it
+    split: str | None = None  #: None for all splits
 
     def __str__(self) -> str:
         start = f"{self.format}:" if self.format else ""
@@ -39,13 +39,13 @@ class Address(NamedTuple):
 def address_of(
     text: str | os.PathLike[str], format: str | None = None, split: str | None = None
 ) -> Address:
-    """What a text says; a file of that very name goes before.
+    """Parse a location; an existing file with exactly that name takes precedence.
 
     Args:
-        format, split: said beside it; they go before those in the text.
+        format, split: override those in the text.
 
     Raises:
-        UserError: a format that is none.
+        UserError: the format is unknown.
     """
     path = os.path.expanduser(os.fspath(text))
     said_format = said_split = None
@@ -63,22 +63,22 @@ def address_of(
 
 
 def split_named(name: str) -> str:
-    """By which two names of a split are the same: "valid" and "validation" are "val"."""
+    """Normalize a split's name: "valid" and "validation" become "val"."""
     return _ALIASES.get(name.casefold(), name.casefold())
 
 
 def split_folders(path: str) -> dict[str, str]:
-    """Sub-folders of a local folder that name a split: the split's own name -> the folder's."""
+    """Sub-folders of a local folder that name a split: normalized split name -> folder name."""
     if is_remote(path):
         return {}
     return splits_in(sorted(entry.name for entry in os.scandir(path) if entry.is_dir()))
 
 
 def folder_of_split(path: str, split: str | None) -> str:
-    """The sub-folder of a split, "val" for "validation"; without a split the folder itself.
+    """The sub-folder of a split, e.g. "val" for "validation"; without a split, the folder itself.
 
     Raises:
-        UserError: it has none of that name.
+        UserError: there is no such sub-folder.
     """
     if split is None or os.path.isdir(os.path.join(path, split)):
         return os.path.join(path, split or "").rstrip("/") or "/"
@@ -89,5 +89,5 @@ def folder_of_split(path: str, split: str | None) -> str:
 
 
 def splits_in(names: Iterable[str]) -> dict[str, str]:
-    """Of names of files or folders those that name a split: the split's own name -> the name."""
+    """The file or folder names that name a split: normalized split name -> given name."""
     return {_ALIASES[name.casefold()]: name for name in names if name.casefold() in _ALIASES}

@@ -1,4 +1,4 @@
-"""COCO's and LVIS's jsons as they lie in folders: COCO's own, Roboflow's, CVAT's, Label Studio's exports."""
+"""COCO and LVIS jsons in their usual folders: COCO's own, and Roboflow, CVAT and Label Studio exports."""
 
 import os
 import re
@@ -17,7 +17,7 @@ _KEYS = {b"info", b"licenses", b"license", b"images", b"annotations", b"categori
 
 
 def why(path: str) -> str:
-    """By what a folder is recognised, or a file; "" where it is something else."""
+    """What identifies a folder or file as this format; "" if it is not."""
     if not os.path.isdir(path):
         return ".json" if path.lower().endswith(".json") else ""
     found = [os.path.relpath(file, path) for files in _by_split(path).values() for file in files]
@@ -30,10 +30,10 @@ def splits(path: str) -> list[str]:
 
 
 def json_of(path: str, split: str | None) -> str:
-    """The json of a split, or the only one there is.
+    """The json of a split, or the only one.
 
     Raises:
-        UserError: none, or several, and how to choose one.
+        UserError: there is none, or there are several; says how to choose one.
     """
     if not os.path.isdir(path):
         if split is not None:
@@ -55,7 +55,7 @@ def json_of(path: str, split: str | None) -> str:
 
 
 def _by_split(path: str) -> Mapping[str, list[str]]:
-    """The files of each split; of several the instances, where one is called so."""
+    """The files of each split; if there are several, those named "instances" are preferred."""
     found: dict[str, list[str]] = {}
     parts = split_folders(path)
     for folder in ("", "annotations", *parts.values()):
@@ -73,7 +73,7 @@ def _by_split(path: str) -> Mapping[str, list[str]]:
 
 
 def _split_of(name: str) -> str:
-    """Of instances_train2017.json train, of instances_default.json default, of result.json result."""
+    """The split in a file name: train for instances_train2017.json, default for instances_default.json."""
     stem = os.path.splitext(name)[0].split("_")[-1]
     return split_named(re.sub(r"\d+$", "", stem) or stem)
 

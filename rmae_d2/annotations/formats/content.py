@@ -1,4 +1,4 @@
-"""What every format is read as: the entries of a COCO json one by one, and the files they come from."""
+"""The common form of all formats: the entries of a COCO json one by one, and the files they come from."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,17 +10,17 @@ from typing import Any, NamedTuple
 from ...files import decode_text, read_bytes
 from ...pixels import upright_size
 
-# Headers read at once: storage over a network answers each after a while, but many together.
+# Headers read in parallel: network storage has high latency but serves many requests at once.
 _READERS = 16
 
 Entry = Mapping[str, Any]
 
 
 class Broken(dict[str, Any]):
-    """An entry that its format's reader cannot make anything of: its ``id``, and what is wrong.
+    """An entry that its format's reader could not parse: its ``id``, and what is wrong.
 
     Attributes:
-        field, what: a clause whose subject is the field.
+        field, what: together a clause, with the field as its subject.
     """
 
     def __init__(self, identity: str, field: str, what: str) -> None:
@@ -29,11 +29,11 @@ class Broken(dict[str, Any]):
 
 
 class Sources:
-    """The files that say what is on a data set's images, as they are read; and what was left out of them.
+    """The label files of a data set as they are read, and notes about what was left out.
 
     Attributes:
-        folder: the data set's.
-        notes: reason -> entries that it holds for.
+        folder: the data set's folder.
+        notes: reason -> entries that it applies to.
     """
 
     def __init__(self, folder: str) -> None:
@@ -42,22 +42,22 @@ class Sources:
         self._digest = blake2b(digest_size=16)
 
     def raw(self, path: str) -> bytes:
-        """A file's content. UserError and OSError as `read_bytes`."""
+        """A file's bytes. UserError and OSError as in `read_bytes`."""
         raw = read_bytes(path)
         self.add(path, raw)
         return raw
 
     def add(self, path: str, raw: bytes) -> None:
-        """Takes what was read of a file into the digest."""
+        """Add a file's content to the digest."""
         self._digest.update(f"{self.name(path)}\0{len(raw)}\0".encode())
         self._digest.update(raw)
 
     def text(self, path: str) -> str:
-        """A file's text. UserError: it has none."""
+        """A file's text. UserError: it is not text."""
         return decode_text(self.raw(path), path)
 
     def name(self, path: str) -> str:
-        """A file's path from the folder on, with forward slashes; of one outside of it the whole."""
+        """A file's path relative to the folder, with forward slashes; the full path if it lies outside."""
         relative = os.path.relpath(path, self.folder)
         return PurePath(path if relative.startswith(os.pardir) else relative).as_posix()
 
@@ -66,12 +66,12 @@ class Sources:
 
     @property
     def digest(self) -> str:
-        """Of all files read so far, hexadecimal."""
+        """Hexadecimal digest of all files read so far."""
         return self._digest.hexdigest()
 
 
 class Content(NamedTuple):
-    """A data set, or a split of one. Each of the three is walked through once, in this order."""
+    """A data set, or a split of one. Each of the three iterables is consumed once, in this order."""
 
     sources: Sources
     categories: Iterable[Entry]
@@ -82,11 +82,11 @@ class Content(NamedTuple):
 
 
 def image_sizes(paths: Sequence[str]) -> list[tuple[int, int] | None]:
-    """(height, width) of images as readers see them, by their headers alone; None of what is not an image."""
+    """Upright (height, width) of images, from their headers alone; None for files that are not images."""
     with ThreadPoolExecutor(_READERS) as pool:
         return list(pool.map(upright_size, paths))
 
 
 def sized(entry: Entry, size: tuple[int, int] | None) -> Entry:
-    """An image's entry with its size, where it is known."""
+    """Add the size to an image's entry, if it is known."""
     return entry if size is None else {**entry, "height": size[0], "width": size[1]}

@@ -1,8 +1,8 @@
-"""Folders of Hugging Face's ``datasets``: Parquet with the images in it, or images beside a metadata file.
+"""Folders for Hugging Face ``datasets``: Parquet files with images, or images beside a metadata file.
 
 Source: the documentation of ``datasets`` ("Create an image dataset"). ``label`` is the image's class;
 ``objects`` has ``bbox``, [x, y, width, height] in pixels, and ``categories``, ``category`` or ``label``.
-Names of classes are those in the Parquet file's schema; without, text stands for itself and numbers too.
+Class names are taken from the Parquet file's schema; without it, class names and numbers are used as given.
 """
 
 import csv
@@ -32,35 +32,35 @@ _SHARD = re.compile(r"^(.+?)-\d{5}-of-\d{5}")
 
 
 class _Row(NamedTuple):
-    name: str  # of the image, its id
-    file: str  # where it is
+    name: str  # the image's id
+    file: str  # where the image is
     values: Mapping[str, Any]
-    chosen: bool  # whether it is of the split that is wanted
+    chosen: bool  # whether it belongs to the requested split
 
 
 # ---------------------------------------------------------------------------------- Parquet
 
 
 def why_parquet(path: str) -> str:
-    """By what a folder or file is recognised; "" where it is something else."""
+    """What identifies a folder or file as this format; "" if it is not."""
     name = next((name for names in _tables(path).values() for name in names), "")
     try:
         return name if name and _image_column(_schema(os.path.join(path, name))) else ""
-    except UserError as error:  # without pyarrow nobody knows
+    except UserError as error:  # cannot tell without pyarrow
         return f"{name}, ({error})"
 
 
 def splits_parquet(path: str) -> list[str]:
-    """Names of the splits, after which the files are called or their folders."""
+    """Names of the splits, from the names of files or their folders."""
     return list(_tables(path))
 
 
 def read_parquet(path: str, split: str | None, images_only: bool) -> Content:
-    """A data set, or a split of one.
+    """Read a data set, or a split of one.
 
     Raises:
-        AnnotationError: a file without a column of images, or damaged.
-        UserError: no such split, or pyarrow is missing.
+        AnnotationError: a file has no image column, or is damaged.
+        UserError: there is no such split, or pyarrow is missing.
     """
     tables = _tables(path)
     if split is not None and split_named(split) not in tables:
@@ -88,7 +88,7 @@ def read_parquet(path: str, split: str | None, images_only: bool) -> Content:
 
 
 def _tables(path: str) -> dict[str, list[str]]:
-    """Of each split its files, relative paths in the order of their names; "all" for what names no split."""
+    """The files of each split, as sorted relative paths; "all" for files that name no split."""
     if not os.path.isdir(path):
         return {"all": [os.path.basename(path)]} if path.lower().endswith(".parquet") else {}
     found: dict[str, list[str]] = {}
@@ -110,7 +110,7 @@ def _files_in(path: str) -> list[str]:
 
 
 def _split_of(name: PurePath) -> str:
-    """Train of train-00000-of-00002-abc.parquet, of train.parquet and of train/0000.parquet."""
+    """A file's split: train for train-00000-of-00002-abc.parquet, train.parquet and train/0000.parquet."""
     match = _SHARD.match(name.name)
     stem = split_named(match[1] if match else name.stem)
     parts = splits_in([stem, *name.parts[:-1]])
@@ -129,7 +129,7 @@ def _schema(file: str) -> Any:
 
 
 def _values(file: str, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of some columns; of none, as many empty rows as there are."""
+    """The rows of some columns; without columns, the right number of empty rows."""
     table = parquet().ParquetFile(file)
     if not columns:
         return [{} for _ in range(table.metadata.num_rows)]
@@ -138,7 +138,7 @@ def _values(file: str, columns: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _features(schema: Any) -> Mapping[str, Any]:
-    """What ``datasets`` says of the columns."""
+    """The description of the columns by ``datasets``."""
     raw = (schema.metadata or {}).get(b"huggingface", b"{}")
     try:
         features = json.loads(raw)["info"]["features"]
@@ -148,7 +148,7 @@ def _features(schema: Any) -> Mapping[str, Any]:
 
 
 def _image_column(schema: Any) -> str | None:
-    """The column of images: as the schema says, or a struct with ``bytes``."""
+    """The image column: as declared in the schema, or a struct with ``bytes``."""
     for name, feature in _features(schema).items():
         if isinstance(feature, dict) and feature.get("_type") == "Image":
             return str(name)
@@ -176,7 +176,7 @@ def _class_names(feature: Any) -> list[str]:
 
 
 def why_metadata(path: str) -> str:
-    """By what a folder is recognised; "" where it is something else."""
+    """What identifies a folder as this format; "" if it is not."""
     if not os.path.isdir(path):
         return ""
     return next((name for names in _metadata(path).values() for name in names), "")
@@ -188,11 +188,11 @@ def splits_metadata(path: str) -> list[str]:
 
 
 def read_metadata(path: str, split: str | None, images_only: bool) -> Content:
-    """A data set, or a split of one.
+    """Read a data set, or a split of one.
 
     Raises:
-        AnnotationError: a metadata file without file names, or that cannot be read.
-        UserError: no such split, or pyarrow is missing.
+        AnnotationError: a metadata file has no file names, or cannot be read.
+        UserError: there is no such split, or pyarrow is missing.
     """
     files = _metadata(path)
     if split is not None and split_named(split) not in files:
@@ -247,7 +247,7 @@ def _metadata_rows(sources: Sources, file: str) -> list[dict[str, Any]]:
 def _content(
     sources: Sources, rows: Sequence[_Row], names: Sequence[str], images_only: bool
 ) -> Content:
-    """Of the rows that were chosen; classes are those of all rows, so that all splits number them alike."""
+    """The content of the chosen rows; classes come from all rows, so that all splits number them alike."""
     chosen = [row for row in rows if row.chosen]
     if images_only:
         return Content(sources, (), map(_image, chosen), ())
@@ -275,7 +275,7 @@ def _content(
 
 
 def _image(row: _Row) -> Entry:
-    """A width and height that the row has are believed."""
+    """An image entry; a width and height given in the row are trusted."""
     given = {key: row.values[key] for key in ("height", "width") if row.values.get(key) is not None}
     place = row.file if "://" in row.file else row.name
     return {"id": row.name, "file_name": place, **(given if len(given) == 2 else {})}
@@ -288,7 +288,7 @@ def _label(row: _Row) -> Iterator[Entry]:
 
 
 def _objects(row: _Row) -> Iterator[Entry]:
-    """A dict of lists, or a list of dicts; in a csv as JSON text."""
+    """Objects as a dict of lists or a list of dicts; in a csv, as JSON text."""
     objects = parsed(row.values.get("objects"))
     if isinstance(objects, list) and all(isinstance(each, dict) for each in objects):
         listed = objects
@@ -314,7 +314,7 @@ def _objects(row: _Row) -> Iterator[Entry]:
 
 
 def _class(value: Any) -> Any:
-    """A number, or text that is none."""
+    """An integer, or the text if it is not one."""
     try:
         return integer(value)
     except ValueError:
@@ -322,7 +322,7 @@ def _class(value: Any) -> Any:
 
 
 def _numbers(classes: Collection[Any], names: Sequence[str]) -> dict[Any, tuple[int, str]]:
-    """Of each class, as it is written, number and name: as named, or numbers as they are, or sorted."""
+    """Map each class as written to its number and name: from the names, from integers as given, or sorted."""
     if names:
         pairs = list(enumerate(names))
         return {**{k: (k, name) for k, name in pairs}, **{name: (k, name) for k, name in pairs}}

@@ -1,7 +1,7 @@
 """labelme's json files, one per image: polygons, rectangles, circles and masks.
 
-Shapes of one label and one ``group_id`` are parts of one object. A rectangle is a box without a mask; points
-and lines have no area and are left out. Sizes are those of the upright image, as labelme shows it.
+Shapes with the same label and ``group_id`` are parts of one object. A rectangle is a box without a mask;
+points and lines have no area and are left out. Sizes are those of the upright image, as shown by labelme.
 """
 
 import base64
@@ -26,15 +26,15 @@ from .matching import Images
 
 LOOKED_FOR = "labelme's json files, with imagePath and shapes, one per image"
 
-#: How much of how many files is looked at to recognise them.
+#: How many bytes of how many files are checked to recognize the format.
 _HEAD, _TRIED = 4096, 8
-#: Corners of a circle drawn as a polygon.
+#: Corners of the polygon that approximates a circle.
 _CORNERS = 64
 _WITHOUT_AREA = ("point", "line", "linestrip", "points")
 
 
 def why(path: str) -> str:
-    """By what a folder is recognised; "" where it is something else."""
+    """What identifies a folder as this format; "" if it is not."""
     if not os.path.isdir(path):
         return ""
     for folder in ("", *split_folders(path).values()):
@@ -52,11 +52,11 @@ def splits(path: str) -> list[str]:
 
 
 def read(path: str, split: str | None, images_only: bool) -> Content:
-    """A data set, or a split of one; classes are numbered by their names in sorted order, over all splits.
+    """Read a data set, or a split of one; classes are numbered in sorted order of names, over all splits.
 
     Raises:
-        AnnotationError: a json file that is not labelme's.
-        UserError: no such split.
+        AnnotationError: a json file is not labelme's.
+        UserError: there is no such split.
     """
     sources, parts = Sources(path), split_folders(path)
     if split is not None and split_named(split) not in parts:
@@ -97,7 +97,7 @@ def read(path: str, split: str | None, images_only: bool) -> Content:
 
 
 def _is_labelme(file: str) -> bool:
-    """By the keys that it begins with; what is in it shows when it is read."""
+    """Check the keys at the beginning; the rest is validated on reading."""
     try:
         with open(file, "rb") as opened:
             head = opened.read(_HEAD)
@@ -107,7 +107,7 @@ def _is_labelme(file: str) -> bool:
 
 
 def _content(sources: Sources, name: str) -> Mapping[str, Any] | None:
-    """A file's values but for the image in it; None where it is not labelme's."""
+    """A file's values without the embedded image; None if it is not labelme's."""
     path = os.path.join(sources.folder, name)
     try:
         content = json.loads(sources.text(path))
@@ -125,7 +125,7 @@ def _content(sources: Sources, name: str) -> Mapping[str, Any] | None:
 
 
 def _size(content: Mapping[str, Any]) -> tuple[int, int] | None:
-    """(height, width); None where it is to be had from the image only, as with old versions."""
+    """(height, width); None if only the image has it, as with old versions."""
     try:
         height, width = (integer(content.get(f"image{side}")) for side in ("Height", "Width"))
     except ValueError:
@@ -143,7 +143,7 @@ class _Part(NamedTuple):
 
 
 def _label(shape: Any) -> str | None:
-    """The class of a shape that has an area; None of others."""
+    """The class of a shape that has an area; None for other shapes."""
     if not isinstance(shape, dict) or shape.get("shape_type") in _WITHOUT_AREA:
         return None
     label = str(shape.get("label") or "")
@@ -187,7 +187,7 @@ def _annotations(
 
 
 def _union(parts: Sequence[_Part], size: tuple[int, int]) -> list[Any]:
-    """Polygons, or run lengths where one part is a mask."""
+    """Combine parts: polygons, or run lengths if any part is a mask."""
     polygons = [part.polygon for part in parts if part.polygon is not None]
     masks = [part.mask for part in parts if part.mask is not None]
     drawn = read_mask(polygons, size) if masks else None
@@ -195,8 +195,8 @@ def _union(parts: Sequence[_Part], size: tuple[int, int]) -> list[Any]:
 
 
 def _part(shape: Mapping[str, Any], size: tuple[int, int]) -> _Part:
-    """A shape on an image of (H, W) pixels. ValueError: what is wrong with it."""
-    kind = shape.get("shape_type") or "polygon"  # old versions had no other
+    """Parse a shape in an image of (H, W) pixels. ValueError: says what is wrong with it."""
+    kind = shape.get("shape_type") or "polygon"  # the only kind in old versions
     try:
         points = [(number(x), number(y)) for x, y in shape.get("points") or ()]
     except (TypeError, ValueError) as error:
@@ -226,10 +226,10 @@ def _circle(centre: tuple[float, float], edge: tuple[float, float]) -> list[tupl
 
 
 def _mask(text: str, corner: tuple[int, int], size: tuple[int, int]) -> dict[str, Any]:
-    """A PNG in base64 whose first pixel is the corner (x, y), as run lengths of the image.
+    """Convert a base64 PNG whose first pixel is at the corner (x, y) to run lengths of the image.
 
     Raises:
-        ValueError: it is none, or reaches beyond the image.
+        ValueError: it is not a PNG, or extends beyond the image.
     """
     from pycocotools import mask as mask_util
 

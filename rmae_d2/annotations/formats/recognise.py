@@ -1,4 +1,4 @@
-"""Which format a data set is in."""
+"""Detect the format of a data set."""
 
 import logging
 import os
@@ -22,11 +22,11 @@ class Format(NamedTuple):
 
     title: str
     looked_for: str
-    why: Callable[[str], str]  #: by what a path is recognised; "" where it is something else
-    splits: Callable[[str], list[str]]  #: names of its splits, where it has some
-    #: path, split, whether images alone are wanted; None: it has no labels, or those of a COCO json
+    why: Callable[[str], str]  #: what identifies a path as this format; "" if it is not
+    splits: Callable[[str], list[str]]  #: names of its splits, if it has any
+    #: takes path, split and whether only images are wanted; None: no labels, or those of a COCO json
     read: Callable[[str, str | None, bool], Content] | None
-    #: whether photos are plain files in its folder and no other images are, so that all below can be taken
+    #: whether its folder contains photos as plain files and no other images, so that all can be used
     photos_only: bool
 
 
@@ -49,7 +49,7 @@ def _no_splits(path: str) -> list[str]:
     return []
 
 
-#: By the names of `NAMES`, in the order in which they are tried.
+#: By the names in `NAMES`, in the order in which they are tried.
 FORMATS = {
     "list": Format(
         "a list of images", "a .txt, one path per line", _is_list, _no_splits, None, False
@@ -105,14 +105,14 @@ FORMATS = {
 }
 
 
-#: What each format is recognised by, a line each.
+#: What each format is recognized by, one line each.
 LOOKED_FOR = "\n".join(f"  {name:12}{format.looked_for}" for name, format in FORMATS.items())
 
 
 class Recognised(NamedTuple):
-    """What a path was taken for."""
+    """What a path was recognized as."""
 
-    name: str  #: of `FORMATS`
+    name: str  #: one of `FORMATS`
     address: Address  #: with that format
 
     @property
@@ -121,10 +121,10 @@ class Recognised(NamedTuple):
 
 
 def recognise(address: Address) -> Recognised:
-    """Which format a data set is in: by its files, or as the address says. Logged once for each path.
+    """Determine a data set's format: from its files, or as given in the address. Logged once per path.
 
     Raises:
-        UserError: there is nothing, or nothing that is known; says what was looked for.
+        UserError: nothing is there, or nothing recognizable; says what was looked for.
     """
     path = address.path
     if not exists(path):
@@ -143,7 +143,7 @@ def recognise(address: Address) -> Recognised:
 
 
 def splits_of(address: Address) -> list[str]:
-    """Names of the splits of a data set, as `recognise` takes it and with its errors; a json has none."""
+    """Names of a data set's splits; arguments and errors as in `recognise`; a json has none."""
     if address.path.lower().endswith(".json"):
         return []
     found = recognise(address)

@@ -1,9 +1,9 @@
-"""Pascal VOC's xml files, one per image: boxes, and polygons where a tool has added them.
+"""Pascal VOC's xml files, one per image: boxes, and polygons if a tool has added them.
 
-In the official layout (``Annotations``, ``JPEGImages``, ``ImageSets``), in folders ``train``, ``valid`` and
-``test`` (Roboflow), or beside the images (LabelImg). VOC counts pixels from 1, so that a box from 1 to W
-covers an image of W pixels: 1 is taken off xmin and ymin, as Detectron2 does. Where any of these is 0 or a
-fraction, as in CVAT's, all count from 0.
+Supported layouts are the official one (``Annotations``, ``JPEGImages``, ``ImageSets``), folders ``train``,
+``valid`` and ``test`` (Roboflow), and files beside the images (LabelImg). VOC counts pixels from 1, so a box
+from 1 to W covers an image of W pixels: 1 is subtracted from xmin and ymin, as in Detectron2. If any of these
+is 0 or a fraction, as in CVAT exports, all count from 0.
 """
 
 import os
@@ -30,11 +30,11 @@ _IMAGE_FOLDER = "JPEGImages"
 class _File(NamedTuple):
     image: str  # relative to the folder
     size: tuple[int, int] | None  # (height, width)
-    objects: list[Entry]  # with their class's name as category_id
+    objects: list[Entry]  # with the class name as category_id
 
 
 def why(path: str) -> str:
-    """By what a folder is recognised; "" where it is something else."""
+    """What identifies a folder as this format; "" if it is not."""
     if not os.path.isdir(path):
         return ""
     for folder in ("Annotations", "", *split_folders(path).values()):
@@ -47,16 +47,16 @@ def why(path: str) -> str:
 
 
 def splits(path: str) -> list[str]:
-    """Names of the splits that have a list in ImageSets, else of those that have a folder."""
+    """Names of the splits with a list in ImageSets, else of those with a folder."""
     return list(_image_sets(path) or split_folders(path))
 
 
 def read(path: str, split: str | None, images_only: bool) -> Content:
-    """A data set, or a split of one; classes are numbered by their names in sorted order, over all splits.
+    """Read a data set, or a split of one; classes are numbered in sorted order of names, over all splits.
 
     Raises:
-        AnnotationError: a file that is not an annotation, or of which one cannot tell what it belongs to.
-        UserError: no such split.
+        AnnotationError: a file is not an annotation, or does not say what it belongs to.
+        UserError: there is no such split.
     """
     sources = Sources(path)
     images, others = files_below(path)
@@ -101,7 +101,7 @@ def _object(
 
 
 def _image_sets(path: str) -> dict[str, str]:
-    """Lists of images in ImageSets: split -> file; those of single classes, class_split.txt, aside."""
+    """Image lists in ImageSets: split -> file; lists for single classes, class_split.txt, are ignored."""
     for kind in ("Main", "Segmentation", "Layout", ""):
         folder = os.path.join(path, "ImageSets", kind)
         if os.path.isdir(folder):
@@ -115,7 +115,7 @@ def _image_sets(path: str) -> dict[str, str]:
 
 
 def _of_split(sources: Sources, split: str | None, names: Sequence[str]) -> list[str]:
-    """Those xml files that are of a split."""
+    """The xml files that belong to a split."""
     if split is None:
         return list(names)
     wanted, path = split_named(split), sources.folder
@@ -136,7 +136,7 @@ def _of_split(sources: Sources, split: str | None, names: Sequence[str]) -> list
 
 
 def _stem_in_set(name: str) -> str:
-    """A file's name as a list has it: CVAT's have the folders below Annotations."""
+    """A file's name as in a list: CVAT's lists include the folders below Annotations."""
     return PurePath(name).with_suffix("").as_posix().removeprefix("Annotations/")
 
 
@@ -151,7 +151,7 @@ def _is_voc(file: str) -> bool:
 
 
 def _tree(text: str, path: str) -> ElementTree.Element:
-    if "<!ENTITY" in text:  # of which a few lines can fill the memory
+    if "<!ENTITY" in text:  # a few lines of them can fill the memory
         raise AnnotationError(f"{path} declares entities, which no annotation needs: take them out")
     try:
         return ElementTree.fromstring(text.lstrip())
@@ -177,7 +177,7 @@ def _read(sources: Sources, name: str, images: Images) -> _File:
 
 
 def _size(tree: ElementTree.Element) -> tuple[int, int] | None:
-    """(height, width); None where it is to be had from the image only."""
+    """(height, width); None if only the image has it."""
     try:
         height, width = (int(number(tree.findtext(f"size/{side}"))) for side in ("height", "width"))
     except ValueError:
@@ -186,7 +186,7 @@ def _size(tree: ElementTree.Element) -> tuple[int, int] | None:
 
 
 def _entry(element: ElementTree.Element, identity: str, sources: Sources) -> Entry | None:
-    """An object with its class's name, and whether its corner counts from 1; None where it has no class."""
+    """An object with its class name and the corner that tells if it counts from 1; None without a class."""
     name = (element.findtext("name") or "").strip()
     if not name:
         sources.note(identity, "objects without a name, left out")
@@ -211,7 +211,7 @@ def _entry(element: ElementTree.Element, identity: str, sources: Sources) -> Ent
 
 
 def _points(polygon: ElementTree.Element) -> Iterator[Any]:
-    """x1, y1, x2, y2 ... as Roboflow has them, or <pt><x/><y/></pt> as LabelMe's web site."""
+    """Coordinates from x1, y1, x2, y2 ... (Roboflow) or <pt><x/><y/></pt> (LabelMe's website)."""
     for point in polygon.iter("pt"):
         yield from (point.findtext("x"), point.findtext("y"))
     k = 1
@@ -221,7 +221,7 @@ def _points(polygon: ElementTree.Element) -> Iterator[Any]:
 
 
 def _upright(element: ElementTree.Element) -> dict[str, Any]:
-    """The box around a turned one of roLabelImg: centre, sides, angle in radians."""
+    """The box around a rotated box of roLabelImg: centre, sides, angle in radians."""
     try:
         x, y, width, height, angle = (
             number(element.findtext(key)) for key in ("cx", "cy", "w", "h", "angle")

@@ -1,7 +1,7 @@
-"""WebDataset's shards: tars in which files of one name, but for the extension, are one sample.
+"""WebDataset shards: tars in which files with the same name except for the extension form one sample.
 
-``.cls`` holds the image's class, a number. Images are read where they stand in the tar, which may not be
-compressed. A shard's members are found by walking over its headers.
+``.cls`` holds the image's class, a number. Images are read in place from the tar, which must not be
+compressed. A shard's members are found by scanning its headers.
 """
 
 import os
@@ -20,7 +20,7 @@ from .content import Broken, Content, Entry, Sources
 
 LOOKED_FOR = "*.tar with images in them, in it or in folders of splits"
 
-#: Members that are looked at to recognise a shard.
+#: Number of members checked to recognize a shard.
 _TRIED = 8
 _LONGEST_LABEL = 20
 _MOST_CLASSES = 10**6
@@ -29,11 +29,11 @@ _MOST_CLASSES = 10**6
 class _Sample(NamedTuple):
     name: str  # shard/key.extension
     file: str
-    label: str | None  # what .cls holds
+    label: str | None  # content of the .cls file
 
 
 def why(path: str) -> str:
-    """By what a folder or file is recognised; "" where it is something else."""
+    """What identifies a folder or file as this format; "" if it is not."""
     shards = [name for names in _shards(path).values() for name in names]
     if not shards or (os.path.isdir(path) and any(map(is_image, os.listdir(path)))):
         return ""
@@ -47,16 +47,16 @@ def why(path: str) -> str:
 
 
 def splits(path: str) -> list[str]:
-    """Names of the splits, after which the shards are called or their folders."""
+    """Names of the splits, from the names of shards or their folders."""
     return list(_shards(path))
 
 
 def read(path: str, split: str | None, images_only: bool) -> Content:
-    """A data set, or a split of one.
+    """Read a data set, or a split of one.
 
     Raises:
-        AnnotationError: a shard that is not a complete tar.
-        UserError: no such split.
+        AnnotationError: a shard is not a complete tar.
+        UserError: there is no such split.
     """
     shards = _shards(path)
     if split is not None and split_named(split) not in shards:
@@ -90,7 +90,7 @@ def _label(sample: _Sample) -> Entry:
 
 
 def _shards(path: str) -> dict[str, list[str]]:
-    """Of each split its files, relative paths in the order of their names; "all" for what names no split."""
+    """The files of each split, as sorted relative paths; "all" for files that name no split."""
     if not os.path.isdir(path):
         return {"all": [os.path.basename(path)]} if path.lower().endswith(".tar") else {}
     found: dict[str, list[str]] = {}
@@ -104,7 +104,7 @@ def _shards(path: str) -> dict[str, list[str]]:
 
 
 def _samples(file: str, shard: str) -> Iterator[_Sample]:
-    """The samples of a shard that have an image, in their order."""
+    """The samples of a shard that have an image, in order."""
     images: dict[str, tuple[str, str]] = {}
     labels: dict[str, str] = {}
     try:
@@ -115,7 +115,7 @@ def _samples(file: str, shard: str) -> Iterator[_Sample]:
                     continue
                 key, _, extension = path.name.partition(".")
                 key = (path.parent / key).as_posix()
-                if is_image(path.name):  # of several the first
+                if is_image(path.name):  # the first, if there are several
                     place = tar_member(file, member.offset_data, member.size)
                     images.setdefault(key, (f"{shard}/{member.name}", place))
                 elif extension.lower() == "cls" and (content := tar.extractfile(member)):

@@ -1,8 +1,8 @@
-"""YOLO's label files, one beside each image: boxes and polygons in shares of the image's sides.
+"""YOLO's label files, one per image: boxes and polygons as fractions of the image's sides.
 
-Source: Ultralytics' and Darknet's documentation. A ``data.yaml`` (``path``, ``train``, ``val``, ``test``,
-``names``, ``nc``, ``kpt_shape``), Darknet's ``obj.data``, or Label Studio's ``classes.txt`` beside ``images``
-and ``labels`` says where the images are.
+Source: Ultralytics' and Darknet's documentation. The images are located through a ``data.yaml`` (``path``,
+``train``, ``val``, ``test``, ``names``, ``nc``, ``kpt_shape``), Darknet's ``obj.data``, or Label Studio's
+``classes.txt`` beside ``images`` and ``labels``.
 """
 
 import os
@@ -26,20 +26,20 @@ LOOKED_FOR = (
 _SPLITS = ("train", "val", "test")
 _YAML = (".yaml", ".yml")
 _CLASS_LISTS = ("classes.txt", "obj.names", "_darknet.labels")
-#: Shares beyond the image's border that are rounding, as Ultralytics has it.
+#: Fraction by which coordinates may exceed the image through rounding, as in Ultralytics.
 _STRAY = 0.01
 
 
 class _Layout(NamedTuple):
-    file: str  # that says it
-    folder: str  # that its paths are relative to
+    file: str  # the file that describes the layout
+    folder: str  # the folder that its paths are relative to
     names: Mapping[int, str]
-    places: Mapping[str, Sequence[str]]  # of each split: folders and lists of images, as written
-    keypoints: int  # numbers after a box
+    places: Mapping[str, Sequence[str]]  # for each split: folders and image lists, as written
+    keypoints: int  # count of numbers after a box
 
 
 def why(path: str) -> str:
-    """By what a file or folder is recognised; "" where it is something else."""
+    """What identifies a file or folder as this format; "" if it is not."""
     return os.path.basename(found) if (found := _describing(path)) else ""
 
 
@@ -49,11 +49,11 @@ def splits(path: str) -> list[str]:
 
 
 def read(path: str, split: str | None, images_only: bool) -> Content:
-    """A data set, or a split of one.
+    """Read a data set, or a split of one.
 
     Raises:
-        AnnotationError: classes that contradict themselves, or no label file at all.
-        UserError: a place that a split names is not there.
+        AnnotationError: the classes are contradictory, or there is no label file at all.
+        UserError: a path named by a split does not exist.
     """
     sources = Sources(_folder(path))
     layout = _layout(sources, path)
@@ -186,10 +186,10 @@ def _keypoints(file: str, content: Mapping[str, Any]) -> int:
 
 
 def _resolve(folder: str, place: str, file: str, key: str) -> str:
-    """What a path means here: as it stands, without the ``../`` of Roboflow's, or by its end.
+    """Resolve a path: as written, without the ``../`` of Roboflow's, or by its trailing components.
 
     Raises:
-        UserError: nothing of that name.
+        UserError: there is no such file or folder.
     """
     parts = [part for part in place.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     tries = [place, *("/".join(parts[k:]) for k in range(len(parts)))]
@@ -203,7 +203,7 @@ def _resolve(folder: str, place: str, file: str, key: str) -> str:
 
 
 def _images(layout: _Layout, split: str | None) -> list[str]:
-    """The image files of a split, or of all splits that are there, each once."""
+    """The image files of a split, or of all available splits, each once."""
     if split is not None and split_named(split) not in layout.places:
         raise UserError(f"{layout.file} has no split {split}: it has {', '.join(layout.places)}")
     files: dict[str, None] = {}
@@ -217,7 +217,7 @@ def _images(layout: _Layout, split: str | None) -> list[str]:
             except UserError as error:
                 if split is not None:
                     raise
-                missing = error  # as often of test images that are not handed out
+                missing = error  # e.g. test images, which are often not distributed
     if not files:
         raise missing or AnnotationError(f"{layout.file} names no image")
     return list(files)
@@ -237,14 +237,14 @@ def _images_at(layout: _Layout, place: str, split: str) -> list[str]:
 
 
 def _by_end(folder: str, line: str) -> str:
-    """A path of another machine by its end, as Darknet's ``data/obj_train_data/a.jpg``; else as it stands."""
+    """Resolve another machine's path by its end, e.g. Darknet's ``data/obj_train_data/a.jpg``; else as is."""
     parts = line.strip("/").split("/")
     tries = [os.path.join(folder, *parts[k:]) for k in range(len(parts))]
     return os.path.normpath(next(filter(os.path.exists, tries), os.path.join(folder, line)))
 
 
 def _label_files(layout: _Layout, images: Sequence[str]) -> dict[str, str]:
-    """Of each image that has one its label file: in ``labels`` for ``images``, else beside it."""
+    """Map images to their label files, if any: in ``labels`` for ``images``, else beside the image."""
     there: dict[str, set[str]] = {}
     found = {}
     for image in images:
@@ -279,7 +279,7 @@ def _tried(image: str) -> Iterator[str]:
 def _annotations(
     sources: Sources, label: str, image: str, size: tuple[int, int], keypoints: int
 ) -> Iterator[Entry]:
-    """The objects of a label file, for an image of (H, W) pixels."""
+    """The objects in a label file, for an image of (H, W) pixels."""
     seen = set()
     name = sources.name(label)
     for row, line in enumerate(sources.text(label).splitlines(), 1):
@@ -298,7 +298,7 @@ def _annotations(
 
 
 def _object(words: Sequence[str], size: tuple[int, int], keypoints: int) -> dict[str, Any]:
-    """Class, box and mask of a line. ValueError: what is wrong with it."""
+    """Parse the class, box and mask in a line. ValueError: says what is wrong with it."""
     try:
         category, *numbers = integer(words[0]), *map(number, words[1:])
     except ValueError as error:

@@ -15,7 +15,7 @@ from ..scenes.render import THING_CLASSES
 
 
 def register_all(root: str) -> None:
-    """Registers the datasets that are not registered yet; nothing needs to exist on disk.
+    """Register the datasets that are not yet registered; nothing needs to exist on disk.
 
     Args:
         root: folder of all datasets, the one that Detectron2's own datasets use.
@@ -36,7 +36,7 @@ def register_all(root: str) -> None:
 
 
 def _register_images(name: str, folder: str, json_file: str | None = None) -> None:
-    """Images without labels: those that a COCO json names, else all of a folder."""
+    """Register images without labels: those listed in a COCO json, or all in a folder."""
     if name not in DatasetCatalog:
         DatasetCatalog.register(name, lambda: images_from(json_file or folder, folder))
         MetadataCatalog.get(name).set(image_root=folder)
@@ -49,7 +49,7 @@ def _register_fine_grained(name: str, folder: str, read: Callable[[str], Listing
 
 
 def _register_scenes(name: str, root: str, split: str) -> None:
-    """The rendered demo dataset: instances; NAME_panoptic, COCO's segments; NAME_semantic, label images."""
+    """Register the demo dataset: instances; NAME_panoptic, COCO's segments; NAME_semantic, label images."""
     if name not in DatasetCatalog:
         images = os.path.join(root, split)
         annotations = os.path.join(root, "annotations", f"instances_{split}.json")
@@ -73,5 +73,5 @@ def _register_scenes(name: str, root: str, split: str) -> None:
         )
 
 
-path_manager()  # from now on it opens our addresses, too
+path_manager()  # enables it to open our addresses, too
 register_all(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))

@@ -1,4 +1,4 @@
-"""Datasets of detection for configs: registered ones by name, own ones by a json and a folder."""
+"""Detection datasets for configs: registered ones by name, the user's own by a json and a folder."""
 
 import logging
 import os
@@ -33,26 +33,26 @@ from ...photos.image_files import image_files, without_absent
 
 logger = logging.getLogger(__name__)
 
-#: Images whose size is compared with the json's when a dataset is loaded.
+#: Number of images whose sizes are compared with the json's when a dataset is loaded.
 _SIZES_CHECKED = 64
 
-# Headers read at once: storage over a network answers each after a while, but many together.
+# Headers read in parallel: network storage has high latency but serves many requests at once.
 _READERS = 16
 
 #: Fields of LVIS's images that its loader passes on.
 _OF_LVIS = ("neg_category_ids", "not_exhaustive_category_ids")
 
-#: Detectron2's functions that register a json whose loader is theirs.
+#: Detectron2's functions that register a json with a loader of their own.
 _DETECTRON2_LOADERS = ("register_coco_instances", "register_lvis_instances")
 
 
 class JsonFacts(NamedTuple):
-    """What a config has to know of a json."""
+    """What a config must know about a json."""
 
     classes: tuple[str, ...]  #: in the model's order
-    image_counts: tuple[int, ...]  #: of each class, the images that show it
+    image_counts: tuple[int, ...]  #: for each class, the number of images that show it
     has_masks: bool
-    has_rle: bool  #: crowds, which nobody learns from, aside
+    has_rle: bool  #: not counting crowds, which are not used for training
 
 
 def detection_dataset(
@@ -68,34 +68,34 @@ def detection_dataset(
     format: str | None = None,
     split: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Images with annotated instances, as Detectron2's mappers take them.
+    """Images with annotated instances, in the form that Detectron2's mappers take.
 
-    Left out, with counts and examples in the log: what `read_annotations` leaves out, where masks are wanted
-    also instances without any, images whose file is absent and, with filter_empty, images on which nothing is
-    left but crowds.
+    The following are left out, with counts and examples in the log: whatever `read_annotations` leaves out;
+    if masks are used, instances without one; images whose file is missing; and, with filter_empty, images
+    with nothing but crowds left.
 
     Args:
-        names: registered datasets, concatenated; used where there is no json.
-        json: own data in COCO's format. Its classes are numbered in the order of their ids, gaps closed.
+        names: registered datasets, concatenated; used if no json is given.
+        json: the user's own data in COCO's format. Classes are numbered by sorted ids, without gaps.
             The dataset is registered under `own_dataset_name`.
-        root: folder of the json's images, by default found near the json; without a json own data in any
-            format that `recognise` knows.
-        filter_empty: for training.
-        masks: False leaves masks out, True insists on them; by default they are there if the data have any.
-        allow_missing: share of the images whose files may be absent.
-        fraction: few labels: the share of the images to take, of those that are not left out, see
+        root: folder of the json's images, by default searched for near the json; without a json, the user's
+            own data in any format that `recognise` knows.
+        filter_empty: leave out images without objects, for training.
+        masks: False leaves masks out, True requires them; by default they are used if the data have any.
+        allow_missing: fraction of the images whose files may be missing.
+        fraction: for training with few labels: the fraction to use of the images not left out, see
             `take_fraction`; None for all.
-        fraction_seed: another one takes other images. It is not the training's seed.
-        format: of own data, one of `NAMES`; by default recognised.
-        split: of own data, such as ``train``; by default all of them.
+        fraction_seed: another seed selects other images. It is not the training seed.
+        format: format of the user's own data, one of `NAMES`; detected by default.
+        split: split of the user's own data, such as ``train``; by default all splits.
 
     Returns:
-        dataset dicts in the order of the image ids, of each dataset.
+        dataset dicts, per dataset in the order of image ids.
 
     Raises:
-        UserError: json or images are not there, and how to get them; a name that is not registered, names
-            whose classes differ, or a fraction that takes no image.
-        AnnotationError: the json cannot be used, sizes differ from the images', or nothing is left.
+        UserError: the json or images do not exist (says how to get them), a name is not registered, the
+            classes of several names differ, or the fraction selects no image.
+        AnnotationError: the json cannot be used, its sizes differ from the images', or nothing is left.
     """
     json, root = own_labels(json, root, format, split)
     if json is not None:
@@ -121,7 +121,7 @@ def detection_dataset(
 
 
 def own_dataset_name(json: str) -> str:
-    """The name in Detectron2's catalogs of own data: their address, with an absolute path."""
+    """The user's own data's name in Detectron2's catalogs: their address, with an absolute path."""
     address = address_of(json)
     return str(address._replace(path=absolute(address.path)))
 
@@ -129,9 +129,9 @@ def own_dataset_name(json: str) -> str:
 def own_labels(
     json: str | None, root: str | None, format: str | None = None, split: str | None = None
 ) -> tuple[str | None, str | None]:
-    """Own data as one text, ``[FORMAT:]PATH[#SPLIT]``, and the folder of a json's images; twice None for none.
+    """The user's data as one string, ``[FORMAT:]PATH[#SPLIT]``, and a json's image folder; or two Nones.
 
-    Args and errors as `detection_dataset`.
+    Arguments and errors are those of `detection_dataset`.
     """
     if json is None and root is None:
         return None, None
@@ -141,7 +141,7 @@ def own_labels(
 
 
 def json_facts(json: str) -> JsonFacts:
-    """What own data hold; read once as long as they do not change. For errors see `read_annotations`."""
+    """Facts about the user's own data, cached while they do not change. Errors as in `read_annotations`."""
     path = located(json)
     return _facts(path, stamp_of(path))
 
@@ -163,7 +163,7 @@ def _facts(path: str, stamp: tuple[int, int] | None) -> JsonFacts:
 
 
 def check_same_classes(train_json: str, test_json: str) -> None:
-    """Refuses, naming them, classes of a test set that are numbered in another way than those of training."""
+    """Refuse test classes that are numbered differently from the training classes, and name them."""
     train, test = json_facts(train_json).classes, json_facts(test_json).classes
     if train != test:
         differing = [f"{k}: {a} / {b}" for k, (a, b) in enumerate(zip(train, test)) if a != b]  # noqa: B905
@@ -175,7 +175,7 @@ def check_same_classes(train_json: str, test_json: str) -> None:
 
 
 def check_same_registered(key: str, names: Sequence[str]) -> None:
-    """Refuses to concatenate datasets whose metadata differ in ``thing_classes`` or ``stuff_classes``, the key."""
+    """Refuse to concatenate datasets with different ``key``, i.e. ``thing_classes`` or ``stuff_classes``."""
     first, *others = names
     expected = MetadataCatalog.get(first).get(key)
     for name in others:
@@ -194,7 +194,7 @@ def _load_own(json: str, root: str | None) -> list[dict[str, Any]]:
 def _samples(
     annotations: Annotations, classes: dict[int, int], root: str | None
 ) -> list[dict[str, Any]]:
-    """Dataset dicts of a json, in the order of the image ids."""
+    """A json's dataset dicts, in the order of image ids."""
     numbers = {identifier: number for number, identifier in classes.items()}
     files = files_of(annotations, root)
     return [
@@ -211,7 +211,7 @@ def _samples(
 
 
 def files_of(annotations: Annotations, root: str | None) -> list[str]:
-    """The image files of labels, in their order. UserError: they are nowhere, or a root that is not wanted."""
+    """The image files of labels, in order. UserError: they cannot be found, or a root is not applicable."""
     names = [image.file_name for image, _ in annotations]
     if annotations.folder is not None:
         if root is not None:
@@ -221,7 +221,7 @@ def files_of(annotations: Annotations, root: str | None) -> list[str]:
         return [joined(annotations.folder, name) for name in names]
     try:
         return image_files(annotations.path, names, root)
-    except UserError as error:  # pre-training's key has another name
+    except UserError as error:  # pre-training has a different key for it
         raise UserError(str(error).replace("dataset.image_root", "dataset.root")) from None
 
 
@@ -236,7 +236,7 @@ def _instance(instance: Instance, number: int) -> dict[str, Any]:
 
 
 def _register(json: str, root: str | None) -> None:
-    """Under its path, so that whoever draws or evaluates finds the names of the classes."""
+    """Register it under its path, so that drawing and evaluation can find the class names."""
     name = own_dataset_name(json)
     for catalog in (DatasetCatalog, MetadataCatalog):
         if name in catalog:
@@ -267,7 +267,7 @@ def _load_named(name: str, allow_missing: float) -> list[dict[str, Any]]:
 
 
 def _load_registered(name: str, json_file: str, image_root: str | None) -> list[dict[str, Any]]:
-    """What Detectron2's own loader makes of a json, and like it into the metadata; but checked."""
+    """Load a json like Detectron2's own loader, also filling the metadata, but with validation."""
     metadata = MetadataCatalog.get(name)
     annotations = read_annotations(json_file, name)
     of_lvis = metadata.get("evaluator_type") == "lvis"
@@ -281,7 +281,7 @@ def _load_registered(name: str, json_file: str, image_root: str | None) -> list[
 
 
 def _checked(dicts: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    """What a loader of somebody's own made, without annotations that cannot be read."""
+    """The output of a custom loader, without annotations that cannot be read."""
     checked = []
     for sample in dicts:
         kept = list(sample.get("annotations", []))
@@ -289,7 +289,7 @@ def _checked(dicts: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
         if None in size:
             size = upright_size(sample["file_name"]) or size
         upright = all(a["bbox_mode"] in (BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for a in kept)
-        if kept and upright and None not in size:  # not of rotated boxes, which no json has
+        if kept and upright and None not in size:  # not for rotated boxes, which no json has
             entries = [_plain(annotation) for annotation in kept]
             found = check_instances(entries, size, f"{name}, {sample['file_name']}")
             kept = [
@@ -304,7 +304,7 @@ def _checked(dicts: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
 def _mended(
     annotation: dict[str, Any], entry: dict[str, Any], instance: Instance
 ) -> dict[str, Any]:
-    """An annotation with the mask that was read, and with that mask's box where its own has no reading."""
+    """An annotation with the validated mask, and with the mask's box if its own was unreadable."""
     mended = dict(annotation)
     if entry["bbox"] != list(instance.box):
         mended |= {"bbox": list(instance.box), "bbox_mode": BoxMode.XYWH_ABS}
@@ -312,7 +312,7 @@ def _mended(
 
 
 def _plain(annotation: dict[str, Any]) -> dict[str, Any]:
-    """An annotation with a box XYWH and lists instead of arrays, as in a json."""
+    """An annotation with an XYWH box and lists instead of arrays, as in a json."""
     box, mask = np.asarray(annotation["bbox"]), annotation.get("segmentation")
     if box.shape == (4,) and annotation["bbox_mode"] == BoxMode.XYXY_ABS:
         box = np.concatenate((box[:2], box[2:] - box[:2]))
@@ -322,9 +322,9 @@ def _plain(annotation: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of_their_sizes(dicts: list[dict[str, Any]], source: str) -> list[dict[str, Any]]:
-    """Compares the sizes of a few images, spread over the dataset, with what the annotations say.
+    """Compare the sizes of a few images, spread over the dataset, with those in the annotations.
 
-    Where some were annotated on a JPEG's pixels as stored, without EXIF's turn, all such are read so.
+    If some were annotated on a JPEG's stored pixels, ignoring EXIF, all such images are read like that.
     """
     few = dicts[:: -(-len(dicts) // _SIZES_CHECKED) or 1]
     few = [sample for sample in few if "height" in sample and "://" not in sample["file_name"]]
@@ -357,7 +357,7 @@ def _of_their_sizes(dicts: list[dict[str, Any]], source: str) -> list[dict[str, 
 
 
 def _is_stored(sample: dict[str, Any]) -> bool:
-    """Whether the annotations have the size of a turned JPEG's pixels as stored, and not of the photo."""
+    """Whether the annotations have the size of a JPEG's stored pixels rather than of the upright photo."""
     if "height" not in sample or sample["height"] == sample["width"] or "://" in sample["file_name"]:
         return False
     return stored_size(sample["file_name"]) == (sample["height"], sample["width"])
@@ -366,7 +366,7 @@ def _is_stored(sample: dict[str, Any]) -> bool:
 def _with_usable_annotations(
     dicts: list[dict[str, Any]], source: str, masks: bool | None
 ) -> list[dict[str, Any]]:
-    """Without instances that have no mask, where masks are wanted."""
+    """Leave out instances without a mask if masks are used."""
     has_masks = any("segmentation" in a for sample in dicts for a in sample["annotations"])
     if masks and not has_masks:
         raise AnnotationError(f"{source} has boxes only, and dataset.masks=true insists on masks")
@@ -397,7 +397,7 @@ def _with_usable_annotations(
 
 
 def _without_empty(dicts: list[dict[str, Any]], source: str) -> list[dict[str, Any]]:
-    """Without images on which does not existhing to learn: no annotation, or crowds only."""
+    """Leave out images with nothing to learn: no annotation, or crowds only."""
     kept = [s for s in dicts if any(not a.get("iscrowd") for a in s["annotations"])]
     bare = sum(not sample["annotations"] for sample in dicts)
     crowds = len(dicts) - len(kept) - bare

@@ -1,4 +1,4 @@
-"""Fine-grained classification as it is released: CUB-200-2011, Stanford Cars, iNaturalist 2017 to 2019."""
+"""Fine-grained classification as released: CUB-200-2011, Stanford Cars, iNaturalist 2017 to 2019."""
 
 import os
 import posixpath
@@ -16,28 +16,28 @@ from ...errors import AnnotationError, UserError, examples
 from ...files import NotAFileError, check_file, read_text
 from ...photos.image_files import without_absent
 
-#: Overrides that name own data in place of these.
+#: Overrides that select the user's own data instead of these.
 OWN_CLASSES = "dataset.root=/photos with /photos/train/<class>/*.jpg and /photos/val/<class>/*.jpg"
 
 _AGAIN = "Unpack the release again"
 
 
 class Listing(NamedTuple):
-    """What the files of a release say of one split."""
+    """What a release's files say about one split."""
 
-    source: str  #: the file that names the images
-    folder: str  #: which their paths are relative to
-    images: list[tuple[str, int]]  #: path and class number, from 0, in the file's order
-    classes: tuple[str, ...]  #: names in the order of their numbers
+    source: str  #: the file that lists the images
+    folder: str  #: folder that their paths are relative to
+    images: list[tuple[str, int]]  #: path and class index, from 0, in the file's order
+    classes: tuple[str, ...]  #: names in the order of their indices
 
 
 @dataclass(frozen=True)
 class FineGrained:
-    """A data set of Detectron2's catalog; called, it lists the images with their classes.
+    """A data set in Detectron2's catalog; calling it lists the images with their classes.
 
     Args:
-        name: that it is registered under.
-        read: of the readers below, with root and split.
+        name: its registered name.
+        read: one of the readers below, with root and split bound.
     """
 
     name: str
@@ -48,16 +48,16 @@ class FineGrained:
         return self.load()[0]
 
     def load(self) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
-        """Dataset dicts (``file_name``; ``image_id``, the path as the release has it; ``label``), and classes.
+        """Dataset dicts (``file_name``; ``image_id``, the path in the release; ``label``), and classes.
 
-        Images whose file is absent are left out with a warning, one in a hundred at most.
+        Images whose file is missing are left out with a warning, at most one in a hundred.
 
         Returns:
-            dicts in the order of the release's list, and the names of the classes by their numbers.
+            dicts in the order of the release's list, and the class names in the order of their indices.
 
         Raises:
-            UserError: files are absent, and where to get them.
-            AnnotationError: a file of another structure, or files that contradict each other.
+            UserError: files are missing; says where to get them.
+            AnnotationError: a file has another structure, or files contradict each other.
         """
         listing = self.read(self.name)
         dicts = [
@@ -71,12 +71,12 @@ class FineGrained:
 
 
 def read_cub(root: str, split: str, name: str) -> Listing:
-    """``CUB_200_2011/``: images.txt, image_class_labels.txt, train_test_split.txt, classes.txt, images/.
+    """Read ``CUB_200_2011/``: images.txt, image_class_labels.txt, train_test_split.txt, classes.txt, images/.
 
     Args:
         root: that folder.
         split: ``train`` or ``test``.
-        name: registered, for the message where something is absent.
+        name: registered name, for the message if something is missing.
     """
     folder = os.path.join(root, "images")
     files = [
@@ -110,7 +110,7 @@ def read_cub(root: str, split: str, name: str) -> Listing:
 
 
 def _table(path: str) -> dict[int, str]:
-    """A text file of lines with a number and a value."""
+    """Read a text file with a number and a value per line."""
     found: dict[int, str] = {}
     for place, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
@@ -132,14 +132,14 @@ def _table(path: str) -> dict[int, str]:
 
 
 def read_cars(root: str, split: str, name: str) -> Listing:
-    """``stanford_cars/``: cars_train/, cars_test/, devkit/cars_meta.mat and cars_train_annos.mat.
+    """Read ``stanford_cars/``: cars_train/, cars_test/, devkit/cars_meta.mat and cars_train_annos.mat.
 
-    ``cars_test_annos_withlabels.mat`` may lie in ``stanford_cars`` or in ``devkit``.
+    ``cars_test_annos_withlabels.mat`` may be in ``stanford_cars`` or in ``devkit``.
 
     Args:
         root: that folder.
         split: ``train`` or ``test``.
-        name: registered, for the message where something is absent.
+        name: registered name, for the message if something is missing.
     """
     devkit, folder = os.path.join(root, "devkit"), os.path.join(root, f"cars_{split}")
     meta, source = (os.path.join(devkit, f"cars_{part}.mat") for part in ("meta", "train_annos"))
@@ -167,7 +167,7 @@ def read_cars(root: str, split: str, name: str) -> Listing:
 
 
 def _variable(path: str, variable: str) -> Any:
-    """A vector of a .mat file."""
+    """Read a vector from a .mat file."""
     from scipy.io import loadmat
 
     again = "Take the file of Stanford Cars' development kit"
@@ -194,7 +194,7 @@ def _variable(path: str, variable: str) -> Any:
 
 
 def _item(value: Any) -> Any:
-    """The one element of an array, or the value itself."""
+    """The only element of an array, or the value itself."""
     array = np.asarray(value)
     return array.item() if array.size == 1 else value
 
@@ -210,16 +210,16 @@ def _text(value: Any, path: str, field: str) -> str:
 
 
 def read_inaturalist(root: str, year: int, split: str, name: str) -> Listing:
-    """``inaturalist_YEAR/``: trainYEAR.json, valYEAR.json, and the folder of images that they name.
+    """Read ``inaturalist_YEAR/``: trainYEAR.json, valYEAR.json, and the image folder that they name.
 
-    That is ``train_val_images`` of 2017 and ``train_valYEAR`` of 2018 and 2019, with
-    SUPERCATEGORY/CATEGORY/FILE in it. Categories number the classes in the order of their ids.
+    The folder is ``train_val_images`` for 2017 and ``train_valYEAR`` for 2018 and 2019, and contains
+    SUPERCATEGORY/CATEGORY/FILE. Classes are numbered by sorted category ids.
 
     Args:
         root: that folder.
-        year: of the competition.
+        year: year of the competition.
         split: ``train`` or ``val``.
-        name: registered, for the message where something is absent.
+        name: registered name, for the message if something is missing.
     """
     source = os.path.join(root, f"{split}{year}.json")
     _check_there(name, [root, source])
@@ -249,7 +249,7 @@ def _class_number(value: Any, numbers: Mapping[int, int], where: str, of_classes
 
 
 def _checked(listing: Listing) -> Listing:
-    """With forward slashes. AnnotationError: no image, one outside of its folder, or one that appears twice."""
+    """Normalize slashes. AnnotationError: no image, or one outside the folder or listed twice."""
     if not listing.images:
         raise AnnotationError(f"{listing.source} names no image of this split. {_AGAIN}")
     seen = set()

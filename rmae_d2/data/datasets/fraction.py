@@ -1,4 +1,4 @@
-"""Few labels: a share of a data set's images, the same on every machine and in every process."""
+"""Few labels: select a fraction of a data set's images, the same on every machine and in every process."""
 
 import hashlib
 import logging
@@ -17,25 +17,25 @@ _Dicts = list[dict[str, Any]]
 def take_fraction(
     dicts: _Dicts, fraction: float | None, seed: int, source: str, *, per_class: bool = False
 ) -> _Dicts:
-    """Keeps a share of the images, by the SHA-256 of seed and image id.
+    """Keep a fraction of the images, selected by the SHA-256 of seed and image id.
 
-    The choice depends on ids, seed and fraction alone, not on where or in which order the files lie; what a
-    smaller fraction keeps a larger one of the same seed keeps too. An id that is the file's path counts from
-    the folder that all images have in common.
+    The selection depends only on ids, seed and fraction, not on the location or order of files. A larger
+    fraction with the same seed includes a smaller one's images. An id that is the file's path is taken
+    relative to the folder common to all images.
 
     Args:
-        dicts: dataset dicts with an ``image_id``, and a ``label`` where ``per_class``.
+        dicts: dataset dicts with an ``image_id``, and a ``label`` if ``per_class``.
         fraction: in (0, 1]; None for all images.
-        seed: another one, another choice.
-        source: what the data are called, for the log and messages.
-        per_class: keep round(fraction * its images), and at least one image, of each class; else
+        seed: another seed gives another selection.
+        source: name of the data, for the log and messages.
+        per_class: keep round(fraction * its images), and at least one image, of each class; otherwise
             round(fraction * all images), whatever they show.
 
     Returns:
-        those kept, in their order.
+        the images kept, in the original order.
 
     Raises:
-        UserError: another fraction, or one that keeps no image.
+        UserError: the fraction is out of range, or keeps no image.
     """
     if fraction is None:
         return dicts
@@ -64,7 +64,7 @@ def take_fraction(
 
 
 def _names(dicts: _Dicts) -> list[str]:
-    """By which images are told from each other on every machine."""
+    """Names that identify the images, the same on every machine."""
     files = [str(sample["file_name"]) for sample in dicts]
     ids = [str(sample.get("image_id", file)) for sample, file in zip(dicts, files, strict=True)]
     folders = [
@@ -81,7 +81,7 @@ def _rank(seed: int, name: str) -> bytes:
 
 
 def _spread(dicts: _Dicts, taken: _Dicts) -> str:
-    """How many images of a class were taken, in words."""
+    """Describe how many images per class were taken."""
     counts = dict.fromkeys((sample["label"] for sample in dicts), 0)
     for sample in taken:
         counts[sample["label"]] += 1

@@ -1,6 +1,6 @@
-"""Labelled photos: registered by name, folders like ImageNet's, ``root/{train,val}/<class>/*.jpg``, or shards.
+"""Labelled photos: registered by name, in folders like ``root/{train,val}/<class>/*.jpg``, or in shards.
 
-Folders need nothing else: class numbers are the places of their names in sorted order, as in torchvision.
+Folders need nothing else: class indices are the positions of their names in sorted order, as in torchvision.
 """
 
 import logging
@@ -25,11 +25,11 @@ from ...listing import IMAGE_EXTENSIONS, files_below, is_image
 
 logger = logging.getLogger(__name__)
 
-#: Formats that say each image's class themselves.
+#: Formats that contain each image's class.
 _WITH_LABELS = ("parquet", "imagefolder", "webdataset")
-# Folders listed at once: storage over a network answers each after a while, but many together.
+# Folders listed in parallel: network storage has high latency but serves many requests at once.
 _LISTERS = 16
-# What is below a class's folder: images, and other visible files; relative, forward slashes.
+# The contents of a class folder: images, and other visible files; relative paths, forward slashes.
 _ClassFolder = tuple[list[str], list[str]]
 
 
@@ -47,25 +47,27 @@ def classification_dataset(
     split_key: str = "split",
     format: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Lists images with their classes.
+    """List images with their classes.
 
-    Folders are listed, no file is opened: a file that cannot be read shows when it is its turn. Hidden files
-    are skipped, folders within a class's folder searched, other files than images left out with a warning.
+    Folders are listed without opening files, so an unreadable file is only noticed when it is loaded. Hidden
+    files are skipped, folders within a class folder are searched, and files other than images are left out
+    with a warning.
 
     Args:
-        root: folder of the splits; None for ``names``, or without these ``imagenet`` below
+        root: folder of the splits; None for ``names``, or, without these, ``imagenet`` below
             ``$DETECTRON2_DATASETS`` (or ``./datasets``).
-        split: folder below ``root``; "" or None where the class folders lie in ``root`` itself.
-        names: registered datasets, concatenated, such as ``cub_200_train``; used where there is no root.
-        classes_from: the split whose folders number the classes, where it is there; else ``split`` itself.
-        num_classes: of the model, to be compared with what is there; None for no comparison.
-        per_class: take so many images of each class at most, the first in sorted order; None for all.
-        fraction: few labels: the share of the images to take, see `take_fraction`; None for all.
-        fraction_seed: another one takes other images. It is not the training's seed.
-        fraction_per_class: take that share of each class, but one image at least; False for the share of all
-            images, whatever their classes.
+        split: folder below ``root``; "" or None if the class folders are in ``root`` itself.
+        names: registered datasets, concatenated, such as ``cub_200_train``; used if no root is given.
+        classes_from: the split whose folders number the classes, if it exists; otherwise ``split`` itself.
+        num_classes: the model's number, to be checked against the data; None for no check.
+        per_class: use at most this many images per class, the first in sorted order; None for all.
+        fraction: for training with few labels: the fraction of the images to use, see `take_fraction`; None
+            for all.
+        fraction_seed: another seed selects other images. It is not the training seed.
+        fraction_per_class: use that fraction of each class, but at least one image; False for the fraction of
+            all images, whatever their classes.
         split_key: what the config calls ``split``, for messages.
-        format: of ``root``, one of `NAMES`; by default recognised. Parquet, imagefolder and WebDataset
+        format: format of ``root``, one of `NAMES`; detected by default. Parquet, imagefolder and WebDataset
             have labels of their own, whatever their folders; all others are class folders.
 
     Returns:
@@ -73,10 +75,10 @@ def classification_dataset(
         ``label``, an int from 0.
 
     Raises:
-        UserError: what is missing, where it was looked for, how to get it; names of which one is not
-            registered, or whose classes differ; another number of classes than the model's, a ``per_class``
-            below 1 or beside a fraction, or a fraction that takes no image.
-        AnnotationError: classes that the training images have not, or files of a registered dataset that
+        UserError: something is missing (says what, where it was expected and how to get it); a name is not
+            registered, or the classes of several names differ; the number of classes is not the model's;
+            ``per_class`` is below 1 or combined with a fraction; or the fraction selects no image.
+        AnnotationError: there are classes that the training images lack, or files of a registered dataset
             cannot be used.
     """
     if per_class is not None and (not isinstance(per_class, int) or per_class < 1):
@@ -103,7 +105,7 @@ def classification_dataset(
 
 
 def _first(dicts: list[dict[str, Any]], per_class: int) -> list[dict[str, Any]]:
-    """So many images of each class at most."""
+    """At most ``per_class`` images of each class."""
     counts: Counter[int] = Counter()
     kept = []
     for sample in dicts:
@@ -116,7 +118,7 @@ def _first(dicts: list[dict[str, Any]], per_class: int) -> list[dict[str, Any]]:
 def _of_labels(
     root: str | Path | None, split: str | None, format: str | None = None
 ) -> tuple[list[dict[str, Any]], list[str], str] | None:
-    """Dataset dicts and classes of a data set that has labels of its own, and its name; None for folders."""
+    """Dataset dicts, classes and name of a data set that has its own labels; None for class folders."""
     if root is None:
         return None
     address = address_of(root, format)
@@ -140,7 +142,7 @@ def _of_folders(
     num_classes: int | None,
     split_key: str,
 ) -> tuple[list[dict[str, Any]], str]:
-    """Dataset dicts, and the folder whose they are."""
+    """Dataset dicts, and the folder they come from."""
     folder = _split_folder(root, split)
     own = _class_names(folder, split_key)
     names = _numbering(root, split, classes_from, own)
@@ -200,7 +202,7 @@ def _fine_grained(name: str) -> FineGrained:
 def class_names(
     root: str | Path | None = None, split: str = "train", names: Sequence[str] | str = ()
 ) -> list[str]:
-    """Names of the classes in the order of their numbers; args and errors as `classification_dataset`."""
+    """Class names in the order of their indices; arguments and errors as in `classification_dataset`."""
     if root is None and names:
         name = names if isinstance(names, str) else names[0]
         return list(_fine_grained(name).read(name).classes)
@@ -217,16 +219,16 @@ def knn_dataset(
     bank_per_class: int | None = None,
     query_per_class: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Images for `KNNEvaluator`: those that vote, then those that are asked.
+    """Images for `KNNEvaluator`: first those that vote, then the queries.
 
     Args:
         bank_split: folder of the images that vote; "" or None for ``root`` itself.
-        query_split: folder of the images whose classes are predicted; None to ask each voter about the
+        query_split: folder of the images whose classes are predicted; None to predict each voter from the
             others instead (leave one out), for folders without a second split.
-        bank_per_class, query_per_class: at most so many of a class; None for all.
+        bank_per_class, query_per_class: largest number of images per class; None for all.
 
     Returns:
-        dicts of `classification_dataset`, whose errors and root these are, with ``bank``, a bool.
+        dicts from `classification_dataset`, which also defines root and the errors, with ``bank``, a bool.
     """
     listed = [("bank_split", bank_split, bank_per_class)]
     if query_split is not None:
@@ -251,7 +253,7 @@ def _split_folder(root: str | Path | None, split: str) -> str:
 
 
 def _class_names(folder: str, split_key: str = "split") -> list[str]:
-    """Sorted names of the folders in a folder, which must have some."""
+    """Sorted names of a folder's sub-folders; there must be at least one."""
     if not os.path.isdir(folder):
         raise UserError(_missing_message(folder, "there is no such folder", split_key))
     try:
@@ -295,7 +297,7 @@ def _missing_message(folder: str, detail: str, split_key: str) -> str:
 
 
 def _numbering(root: str | Path | None, split: str, classes_from: str, own: list[str]) -> list[str]:
-    """All classes in the order of their numbers: those of the training images, which must have all."""
+    """All classes in the order of their indices: those of the training images, which must include all."""
     reference = _split_folder(root, classes_from)
     if split == classes_from:
         return own
@@ -322,7 +324,7 @@ def _refuse(error: OSError) -> None:
 def _check_contents(
     folder: str, names: list[str], listed: dict[str, _ClassFolder], trained: bool
 ) -> None:
-    """Warns of files that are not images, and of classes without any; these end a training."""
+    """Warn about files that are not images and about classes without any, which are an error in training."""
     empty = [name for name in names if name not in listed or not listed[name][0]]
     if len(empty) == len(names):
         raise UserError(

@@ -1,4 +1,4 @@
-"""Photos without labels, to pre-train on: own ones in any format, or a dataset's name."""
+"""Unlabelled photos for pre-training: the user's own in any format, or a dataset's name."""
 
 import hashlib
 import logging
@@ -22,7 +22,7 @@ from ...photos.sources import from_folder, images_from
 
 logger = logging.getLogger(__name__)
 
-#: Datasets whose images are one whole folder: listing it takes seconds, parsing COCO's json a minute and 2 GB.
+#: Datasets that use a whole image folder: listing it takes seconds, parsing COCO's json a minute and 2 GB.
 _WHOLE_FOLDERS = {
     *("coco_2017_train", "coco_2017_val", "coco_2017_unlabeled"),
     *("imagenet_1k_train", "imagenet_1k_val", "scenes_train", "scenes_val"),
@@ -30,7 +30,7 @@ _WHOLE_FOLDERS = {
 
 _OWN = "dataset.root=/photos (a folder, .txt list, COCO .json ..., see docs/labels.md)"
 
-#: One image of so many is held out for evaluation, and no more than the other number.
+#: One in this many images is held out for evaluation, up to the second number.
 _HELD_OUT_SHARE, _HELD_OUT_MOST = 10, 1000
 
 
@@ -43,24 +43,24 @@ def pretrain_dataset(
     format: str | None = None,
     split: str | None = None,
 ) -> Sequence[dict[str, Any]]:
-    """The images to pre-train on.
+    """List the images to pre-train on.
 
-    COCO, ImageNet and scenes are listed from their image folders: no annotation is needed or read.
-    Other registered datasets come as registered, annotations included.
+    COCO, ImageNet and scenes are listed from their image folders: no annotations are needed or read. Other
+    registered datasets are used as registered, including annotations.
 
     Args:
-        names: names in Detectron2's catalog; the sets are concatenated.
-        root: own images instead of names, see `images_from`; as ``image_root``.
-        held_out: True for the images kept for evaluation, False for the others, None for all. Kept are a
-            tenth, at most 1000, at least one: those whose ids have the smallest SHA-256.
-        format, split: of own images, see `images_from`.
+        names: names in Detectron2's catalog; the datasets are concatenated.
+        root: the user's own images instead of names, see `images_from`; likewise ``image_root``.
+        held_out: True for the images reserved for evaluation, False for the others, None for all. A tenth is
+            reserved, at most 1000, at least one: the images whose ids have the smallest SHA-256.
+        format, split: for the user's own images, see `images_from`.
 
     Returns:
-        dataset dicts. With several names whose image ids collide, ids become ``name/id``.
+        dataset dicts. If image ids of several names collide, ids become ``name/id``.
 
     Raises:
-        UserError: what is missing, where it was looked for, how to get it, what to try instead; a name that
-            is not registered (names the nearest ones), or an unreadable list.
+        UserError: something is missing (says what, where it was expected, how to get it, and alternatives); a
+            name is not registered (lists the closest ones); or a list is unreadable.
     """
     if root is not None:
         dicts = images_from(root, image_root, format=format, split=split)
@@ -86,7 +86,7 @@ def pretrain_dataset(
 
 
 def _held_out(dicts: Sequence[dict[str, Any]], source: str) -> NDArray[np.bool_]:
-    """Which images are held out, (N,): by their ids, wherever they lie. Keeps 8 bytes of each id's SHA-256."""
+    """Mask of held-out images, (N,): chosen by 8 bytes of each id's SHA-256, wherever the files are."""
     if isinstance(dicts, PackedImages):
         ids = dicts.keys()
     else:

@@ -1,4 +1,4 @@
-"""Semantic segmentation for configs: ADE20K and registered datasets by name, own ones by two folders."""
+"""Semantic segmentation for configs: ADE20K and registered datasets by name, own data by two folders."""
 
 import logging
 import os
@@ -22,7 +22,7 @@ from ...errors import UserError, AnnotationError
 
 logger = logging.getLogger(__name__)
 
-#: Labels that are read and checked when a dataset is listed, spread over it.
+#: Number of label images read and checked when a dataset is listed, spread over it.
 _LABELS_CHECKED = 32
 
 _ADE20K = "ade20k_sem_seg_"
@@ -40,32 +40,34 @@ def semantic_dataset(
     fraction: float | None = None,
     fraction_seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Images with a label image each.
+    """List images with their label images.
 
     ``ade20k_sem_seg_train`` and ``_val`` are read from the official release, ``ADEChallengeData2016/
-    {images,annotations}/{training,validation}``, or from what Detectron2's script makes of it,
-    ``annotations_detectron2``, where only that is there.
+    {images,annotations}/{training,validation}``, or from the output of Detectron2's script,
+    ``annotations_detectron2``, if only that exists.
 
     Args:
-        names: registered datasets, concatenated; used where there are no ``images``.
-        images: own data: a folder of images, searched with its sub-folders.
-        labels: own data: a folder of label images (see `read_labels`) with the images' names, but for
-            the extension, in the same sub-folders.
-        num_classes: C; needed for own data, compared with a registered dataset's.
-        zero_is_ignored: own data: 0 is not a class, classes are 1 to C.
-        allow_missing: share of the images that may have no label image; they are left out with a warning.
-        fraction: few labels: the share of the images to take, see `take_fraction`; None for all.
-        fraction_seed: another one takes other images. It is not the training's seed.
+        names: registered datasets, concatenated; used if no ``images`` are given.
+        images: the user's own data: a folder of images, searched recursively.
+        labels: the user's own data: a folder of label images (see `read_labels`) with the same names as the
+            images, except for the extension, in the same sub-folders.
+        num_classes: C; required for the user's own data, checked against a registered dataset's.
+        zero_is_ignored: for the user's own data: 0 is not a class, and classes are 1 to C.
+        allow_missing: fraction of the images that may lack a label image; they are left out with a warning.
+        fraction: for training with few labels: the fraction of the images to use, see `take_fraction`; None
+            for all.
+        fraction_seed: another seed selects other images. It is not the training seed.
 
     Returns:
         dataset dicts: ``file_name``, ``sem_seg_file_name``, ``image_id``, ``num_classes``,
         ``zero_is_ignored``. Labels are still those of the files; mapper and evaluator shift them.
 
     Raises:
-        UserError: folders or files that are not there, and how to get them; a name that is not registered,
-            names whose classes differ, arguments that do not belong together, or a fraction that takes no
+        UserError: folders or files do not exist (says how to get them), a name is not registered, the
+            classes of several names differ, arguments do not belong together, or the fraction selects no
             image.
-        AnnotationError: a few labels are read: out of range, colours, or of another size than the image.
+        AnnotationError: one of the few labels that are checked is out of range, in colour, or of another
+            size than its image.
     """
     if images is not None:
         if labels is None or num_classes is None:
@@ -106,10 +108,10 @@ def semantic_classes(
     num_classes: int | None = None,
     zero_is_ignored: bool = False,
 ) -> tuple[str, ...]:
-    """Names of the classes of `semantic_dataset`, in their order.
+    """Names of the classes of `semantic_dataset`, in order.
 
-    Own data's are the values in their label files: "0" to "C - 1", "1" to "C" with zero_is_ignored. UserError:
-    a name that is not registered, or a dataset without semantic labels.
+    For the user's own data, they are the values in the label files: "0" to "C - 1", or "1" to "C" with
+    zero_is_ignored. UserError: a name is not registered, or a dataset has no semantic labels.
     """
     if images is not None:
         if num_classes is None:
@@ -127,9 +129,9 @@ def semantic_classes(
 def first_label(
     names: Sequence[str] | str = (), images: str | None = None, zero_is_ignored: bool = False
 ) -> int:
-    """What label files of `semantic_dataset` have for class 0: 1 where 0 is not a class, else 0.
+    """The value of class 0 in the label files of `semantic_dataset`: 1 if 0 is not a class, else 0.
 
-    ADE20K's are those of the official release, 1, unless only Detectron2's converted folder is there.
+    For ADE20K it is that of the official release, 1, unless only Detectron2's converted folder exists.
     """
     if images is not None:
         return int(zero_is_ignored)
@@ -184,7 +186,7 @@ def _load_named(name: str, allow_missing: float) -> list[dict[str, Any]]:
 
 
 def _ade20k_labels(name: str) -> tuple[str, bool]:
-    """The folder of labels, and whether it is the official release, whose 0 is not a class."""
+    """The folder of labels, and whether it is the official release's, whose 0 is not a class."""
     metadata = MetadataCatalog.get(name)
     split = Path(metadata.image_root).name
     official = str(Path(metadata.image_root).parents[1] / "annotations" / split)
@@ -197,7 +199,7 @@ def _ade20k_labels(name: str) -> tuple[str, bool]:
 
 
 def _pairs(images: str, labels: str, allow_missing: float) -> list[dict[str, Any]]:
-    """Images and the label images of the same relative names."""
+    """Pair images with the label images of the same relative names."""
     for folder, key in ((images, "images"), (labels, "labels")):
         if not os.path.isdir(folder):
             raise UserError(
@@ -245,7 +247,7 @@ def _pairs(images: str, labels: str, allow_missing: float) -> list[dict[str, Any
 
 
 def _check_few(dicts: list[dict[str, Any]], source: str) -> None:
-    """Reads a few label images, spread over the dataset, for their sizes and classes."""
+    """Check the sizes and classes of a few label images, spread over the dataset."""
     few = dicts[:: -(-len(dicts) // _LABELS_CHECKED)]
     few = [sample for sample in few if "://" not in sample["sem_seg_file_name"]]
     found: set[int] = set()
@@ -282,7 +284,7 @@ def _check_few(dicts: list[dict[str, Any]], source: str) -> None:
 def check_label_size(
     sample: dict[str, Any], image_size: Sequence[int], label_size: Sequence[int]
 ) -> None:
-    """Refuses labels of another (height, width) than their image, EXIF's turn applied: AnnotationError."""
+    """Raise AnnotationError if labels and the upright image differ in (height, width)."""
     if tuple(image_size[:2]) != tuple(label_size[:2]):
         raise AnnotationError(
             f"{sample['sem_seg_file_name']} is {label_size[0]}x{label_size[1]} (height x width), its image "

@@ -1,4 +1,4 @@
-"""Configs made to fit their data: number of classes, masks or boxes only, what to evaluate on."""
+"""Adapt configs to their data: number of classes, masks or boxes only, what to evaluate on."""
 
 from .own_data import adapt_to_data
 

@@ -1,4 +1,4 @@
-"""Configs made to fit images of many bands: the model's channels, and their mean and standard deviation."""
+"""Adapt configs to images with many bands: the model's channels, and their mean and standard deviation."""
 
 import logging
 from collections.abc import Sequence
@@ -13,25 +13,25 @@ from ...photos.reading import Photo
 
 logger = logging.getLogger(__name__)
 
-#: Images, evenly spread over the data, that mean and deviation are measured on.
+#: Number of images, evenly spaced, on which mean and deviation are measured.
 _MEASURED = 64
 _CHANNELS = "model.backbone.net.in_chans"
 _STATISTICS = ("model.pixel_mean", "model.pixel_std")
-#: What is set here.
+#: The keys set here.
 KEYS = (_CHANNELS, *_STATISTICS)
 
 
 def adapt_bands(cfg: DictConfig, given: Sequence[str] = ()) -> None:
-    """Gives the model of a config, which is changed, the channels of the images that it will train on.
+    """Set a config's model, in place, to the number of channels of its training images.
 
-    Only with ``dataloader.train.mapper.all_bands=true``. Mean and standard deviation are measured; no data,
-    NaN, count for nothing. Where a model of other than three channels has statistics for all, it stays.
+    Only with ``dataloader.train.mapper.all_bands=true``. Mean and standard deviation are measured; missing
+    data, NaN, are ignored. A model with other than three channels and statistics for all is left unchanged.
 
     Args:
-        given: keys that the user has set, and that stay.
+        given: keys set by the user, which are kept.
 
     Raises:
-        UserError: an image has other bands than the first, or ``in_chans`` is set to another number.
+        UserError: an image has other bands than the first one, or ``in_chans`` is set to another number.
     """
     if not OmegaConf.select(cfg, "dataloader.train.mapper.all_bands"):
         return

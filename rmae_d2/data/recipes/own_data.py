@@ -1,4 +1,4 @@
-"""Configs made to fit their data: number of classes, masks or boxes only, what to evaluate on."""
+"""Adapt configs to their data: number of classes, masks or boxes only, what to evaluate on."""
 
 import copy
 import logging
@@ -38,40 +38,41 @@ _Node = DictConfig | None
 def adapt_to_data(
     cfg: DictConfig, overrides: Sequence[str] = (), *, eval_only: bool = False
 ) -> DictConfig:
-    """Changes what follows from the data that ``dataloader.{train,test}.dataset`` name.
+    """Change everything that follows from the data in ``dataloader.{train,test}.dataset``.
 
-    Every number of classes in the model becomes the data's (with eval_only the test data's): those of a
-    ``json`` or registered name (``detection_dataset``), ``dataset.num_classes`` or a registered name's
-    (``semantic_dataset``), the class folders below an own ``root`` or a registered name's
+    Every number of classes in the model is set to that of the data (with eval_only, the test data): of a
+    ``json`` or registered name (``detection_dataset``), ``dataset.num_classes`` or a registered name's number
+    (``semantic_dataset``), the class folders below the user's own ``root`` or a registered name's classes
     (``classification_dataset``).
 
-    Detection data without masks, and ``dataset.masks=false``, make a model without mask head (with eval_only:
-    test data without masks, or training data that the config still names). RLE masks are loaded as bitmasks.
+    Detection data without masks, or ``dataset.masks=false``, result in a model without a mask head (with
+    eval_only: test data without masks, or training data that the config still names). RLE masks are loaded as
+    bitmasks.
 
-    With ``mapper.all_bands`` the model gets the images' channels, see `adapt_bands`.
+    With ``mapper.all_bands``, the model gets the images' number of channels, see `adapt_bands`.
 
-    Where test and training data have other classes, own test data are an error; without them the config's
-    own test data are not meant, and evaluation is switched off, with a warning (of classification that is an
-    error too).
+    If test and training data have different classes, this is an error for the user's own test data; otherwise
+    the config's default test data do not apply, and evaluation is switched off with a warning (for
+    classification, this is an error as well).
 
-    Unless test data are given too, evaluation of a classifier that trains on a registered name is on the test
-    or validation part of that name, and that of pre-training follows the training data: of own photos, or
-    names that an override gives, it takes the validation part of that name, else a share that training leaves
-    out (``pretrain_dataset(held_out=...)``).
+    Unless test data are given too, a classifier that trains on a registered name is evaluated on the test or
+    validation part of that name, and evaluation in pre-training follows the training data: for the user's own
+    photos, or names given by an override, it uses the validation part of that name, or else a fraction held
+    out from training (``pretrain_dataset(held_out=...)``).
 
     Args:
-        cfg: with overrides applied. One without such a dataset is returned as it is.
-        overrides: those of the command line, which may not contradict the data.
+        cfg: with overrides applied. A config without such a dataset is returned unchanged.
+        overrides: those from the command line, which must not contradict the data.
         eval_only: only the test data will be used.
 
     Returns:
-        a changed copy, which may be saved: it needs no second adaptation, nor minds one.
+        a changed copy that may be saved: adapting it again is unnecessary and has no effect.
 
     Raises:
-        UserError: an override of a number of classes contradicts the data; own labels to train on come
-            without a number; those for training and test differ; a json or a folder is not there; or
-            eval_only, and the test data are not those that belong to the training data.
-        AnnotationError: a json cannot be used, or those for training and test differ in their classes.
+        UserError: an override of a number of classes contradicts the data; the user's own training labels
+            come without a number; the numbers for training and test differ; a json or folder does not exist;
+            or, with eval_only, the test data do not belong to the training data.
+        AnnotationError: a json cannot be used, or the training and test jsons differ in their classes.
     """
     for dataset, adapt in (
         (detection_dataset, _adapt_detection),
@@ -91,7 +92,7 @@ def adapt_to_data(
 
 
 def dataset_node(cfg: DictConfig, split: str, function: Callable[..., Any]) -> DictConfig | None:
-    """``dataloader.SPLIT.dataset`` where it is a call of the function."""
+    """``dataloader.SPLIT.dataset``, if it is a call of the function."""
     node = OmegaConf.select(cfg, f"dataloader.{split}.dataset")
     if not isinstance(node, DictConfig) or "_target_" not in node:
         return None
@@ -100,21 +101,21 @@ def dataset_node(cfg: DictConfig, split: str, function: Callable[..., Any]) -> D
 
 
 def _names_of(data: DictConfig) -> tuple[str, ...]:
-    """The registered datasets that a dataset node names."""
+    """The registered datasets named in a dataset node."""
     names = data.get("names") or ()
     return (names,) if isinstance(names, str) else tuple(names)
 
 
 def _name(data: DictConfig) -> str:
-    """For messages: the own data, or the registered names."""
+    """The user's own data or the registered names, for messages."""
     own = data.get("json") or data.get("images") or data.get("root")
     return str(own or ", ".join(_names_of(data)))
 
 
 def _registered_classes(data: DictConfig, key: str) -> tuple[str, ...] | None:
-    """Of the first registered name; None where they are known only once it is loaded."""
+    """Classes of the first registered name; None if they are unknown until it is loaded."""
     first = next(iter(_names_of(data)), "")
-    # Not MetadataCatalog.get, which would make metadata for any name.
+    # Not MetadataCatalog.get, which would create metadata for any name.
     classes = MetadataCatalog.get(first).get(key) if first in MetadataCatalog else None
     return None if classes is None else tuple(classes)
 
@@ -122,10 +123,10 @@ def _registered_classes(data: DictConfig, key: str) -> tuple[str, ...] | None:
 def set_num_classes(
     cfg: DictConfig, count: int, source: str, overrides: Sequence[str] = ()
 ) -> None:
-    """Makes every number of classes in ``cfg.model``, which is changed, that of the data.
+    """Set every number of classes in ``cfg.model``, in place, to that of the data.
 
     Raises:
-        UserError: one of the overrides of the command line says another number.
+        UserError: a command-line override gives another number.
     """
     for key, before in _numbers_of_classes(cfg):
         if before == count:
@@ -140,7 +141,7 @@ def set_num_classes(
 
 
 def _without_evaluation(cfg: DictConfig, train: str, test: str, remedy: str) -> None:
-    """Switches evaluation off, with a warning of the data and the keys that name other test data."""
+    """Switch evaluation off, with a warning that names the data and the keys for other test data."""
     if cfg.train.eval_period > 0:
         logger.warning(
             "NO EVALUATION: %s has other classes than %s, on which this run trains. To evaluate set %s, "
@@ -151,7 +152,7 @@ def _without_evaluation(cfg: DictConfig, train: str, test: str, remedy: str) -> 
 
 
 def _numbers_of_classes(cfg: DictConfig) -> list[tuple[str, int]]:
-    """Full names and values of the model's keys ``num_classes``; not of those that refer to another key."""
+    """Full names and values of the model's ``num_classes`` keys, except those that refer to another key."""
     found: list[tuple[str, int]] = []
     waiting: list[tuple[str, Any]] = [("model", OmegaConf.to_container(cfg.model, resolve=False))]
     while waiting:
@@ -173,11 +174,11 @@ def _sets(override: str, key: str) -> bool:
 
 @contextmanager
 def naming(part: str, otherwise: str = "") -> Iterator[None]:
-    """Errors of the data of a config's part, in which ``dataset.KEY`` gets its full name.
+    """Expand ``dataset.KEY`` to its full name in errors about the data of a part of the config.
 
     Args:
         part: such as ``dataloader.test``.
-        otherwise: what else would help, to end the message with.
+        otherwise: an alternative remedy, appended to the message.
     """
     try:
         yield
@@ -189,13 +190,13 @@ def naming(part: str, otherwise: str = "") -> Iterator[None]:
 
 
 def data_name(cfg: DictConfig, part: str) -> str:
-    """What the data of a config's part are called where results are told.
+    """The name of a config part's data, for reporting results.
 
     Args:
         part: such as ``dataloader.test``.
 
     Returns:
-        own data as they were given, or registered names; "" for what says neither.
+        the user's own data as given, or registered names; "" if there are neither.
     """
     data = OmegaConf.select(cfg, f"{part}.dataset")
     if not isinstance(data, DictConfig):
@@ -221,7 +222,7 @@ def _adapt_pretraining(
     if test.get("root") is not None or not (own or _named(overrides, "train")):
         return
     if _named(overrides, "test"):
-        train.held_out = None  # decided, for whoever adapts the saved config
+        train.held_out = None  # decided, for a later adaptation of the saved config
         return
     names = _names_of(train)
     validation = "" if own or not names else re.sub("_train$", "_val", names[0])
@@ -247,7 +248,7 @@ def _adapt_pretraining(
 
 
 def _named(overrides: Sequence[str], split: str) -> bool:
-    """Whether the command line says which images are those of a split."""
+    """Whether the command line specifies the images of a split."""
     keys = [f"dataloader.{split}.dataset.{key}" for key in ("names", "root")]
     return any(_sets(override, key) for override in overrides for key in keys)
 
@@ -271,18 +272,18 @@ def _adapt_detection(
     shown = [node for node in (train, test) if node is not None] if eval_only else [data]
     bare = [_name(node) for node in shown if not _has_masks(node)]
     if test is not None and not _has_masks(test):
-        test.masks = False  # else its loader recommends a model without mask head
+        test.masks = False  # otherwise its loader recommends a model without mask head
     if bare:
         _drop_masks(cfg, bare[0])
     elif data.get("json") and json_facts(data.json).has_rle:
-        # Detectron2's mapper fails on an RLE where polygons are expected; polygons it draws where need be.
+        # Detectron2's mapper fails on RLE where it expects polygons; polygons it rasterizes if needed.
         mapper = OmegaConf.select(cfg, "dataloader.train.mapper") or {}
         if mapper.get("use_instance_mask"):
             mapper["instance_mask_format"] = "bitmask"
 
 
 def _settle_own_data(train: _Node, test: _Node, overrides: Sequence[str], eval_only: bool) -> None:
-    """Makes own data one text, ``json``, with their split; evaluation follows those for training."""
+    """Merge the user's data and their split into one string, ``json``; evaluation follows training data."""
     for node, split in ((train, "train"), (test, "val")):
         if node is None or not _is_own_detection(node):
             continue
@@ -302,7 +303,7 @@ def _settle_own_data(train: _Node, test: _Node, overrides: Sequence[str], eval_o
 
 
 def _follow(test: _Node, address: Address, splits: Sequence[str], overrides: Sequence[str]) -> None:
-    """Without test data evaluates on the first of the training data's splits."""
+    """Without test data, evaluate on the first of the training data's splits."""
     if test is None or not splits or _is_own_detection(test) or _named(overrides, "test"):
         return
     test.json = located(str(address._replace(split=splits[0])))
@@ -318,25 +319,25 @@ def _is_there(json: str) -> bool:
 
 
 def _classes(data: DictConfig) -> tuple[str, ...] | None:
-    """In the model's order; None where they are not known yet."""
+    """Classes in the model's order; None if they are not known yet."""
     if data.get("json"):
         return json_facts(data.json).classes
     return _registered_classes(data, "thing_classes")
 
 
 def _has_masks(data: DictConfig) -> bool:
-    """Whether masks are to be had, and wanted; registered datasets are taken to have them."""
+    """Whether masks are available and wanted; registered datasets are assumed to have them."""
     if data.get("masks") is False:
         return False
     json = data.get("json")
-    # With eval_only the json for training need not be there.
+    # With eval_only, the training json need not exist.
     return not json or not _is_there(json) or json_facts(json).has_masks
 
 
 def _check_classes(cfg: DictConfig, train: DictConfig, test: DictConfig, eval_only: bool) -> None:
-    """Own data whose classes differ are refused; the config's own test data are then not evaluated on."""
+    """Refuse the user's own data if classes differ; the config's default test data are then not used."""
     json = train.get("json")
-    # With eval_only a json for training that is no longer there says nothing, and names are not meant.
+    # With eval_only, a training json that no longer exists says nothing, and names do not apply.
     if eval_only and not (json and _is_there(json)):
         return
     classes, tested = _classes(train), _classes(test)
@@ -359,7 +360,7 @@ def _check_classes(cfg: DictConfig, train: DictConfig, test: DictConfig, eval_on
 
 
 def _drop_masks(cfg: DictConfig, source: str) -> None:
-    """Boxes only, from the loaders to the model."""
+    """Use boxes only, from the loaders to the model."""
     logger.warning(
         "BOXES ONLY: %s has no masks, or none are wanted: the model has no mask head", source
     )
@@ -377,13 +378,13 @@ def _drop_masks(cfg: DictConfig, source: str) -> None:
 
 
 def _fit_federated_loss(cfg: DictConfig, data: DictConfig, classes: Sequence[str] | None) -> None:
-    """LVIS's recipes on other data: class weights of those, and no more classes per batch than there are."""
+    """Fit LVIS recipes to other data: class weights from these, and at most as many classes per batch."""
     heads = OmegaConf.select(cfg, "model.roi_heads") or {}
     for predictor in [heads.get("box_predictor"), *(heads.get("box_predictors") or ())]:
         if predictor is None or not predictor.get("use_fed_loss"):
             continue
         weights = predictor.get("get_fed_loss_cls_weights")
-        # In training they refer to the training data already.
+        # In training, they already refer to the training data.
         if isinstance(weights, DictConfig) and weights.get("json") != data.get("json"):
             weights.json = data.json
         if classes is not None and predictor.get("fed_loss_num_classes", 50) > len(classes):
@@ -404,7 +405,7 @@ def _adapt_semantic(
         count = _known_number(other)
     if count is None:
         count = lead.get("num_classes")
-        # Own data to train on need a number: the recipe's would be that of its own dataset.
+        # The user's own training data need a number: the recipe's would be that of its own dataset.
         borrowed = _is_own(lead) and count is not None and count == _registered_number(lead)
         keys = [key for key, _ in _numbers_of_classes(cfg)]
         if borrowed and not eval_only and not any(_sets(o, key) for o in overrides for key in keys):
@@ -440,7 +441,7 @@ def _adapt_semantic(
 
 
 def follow_own_labels(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """For prediction: the number of classes that own data of a ``semantic_dataset`` have, in the model."""
+    """For prediction: set the model to the number of classes of the user's ``semantic_dataset``."""
     for split in ("test", "train"):
         data = dataset_node(cfg, split, semantic_dataset)
         if data is not None and _is_own(data) and (count := _known_number(data)) is not None:
@@ -453,7 +454,7 @@ def _is_own(data: DictConfig) -> bool:
 
 
 def _known_number(data: DictConfig) -> int | None:
-    """What the data have by themselves: own data's literal number, or the count of registered names."""
+    """The number defined by the data: the literal one of the user's own data, or that of registered names."""
     if _is_own(data):
         raw: Any = OmegaConf.to_container(data, resolve=False)
         return raw["num_classes"] if isinstance(raw.get("num_classes"), int) else None
@@ -476,11 +477,11 @@ def _adapt_classification(
     if train is not None and test is not None:
         _test_on_other_split(train, test)
     if train is not None and test is not None and _labels_of(train) != _labels_of(test):
-        # What is not used need not be there.
+        # Data that are not used need not exist.
         compared = "evaluator" in cfg.dataloader and cfg.train.eval_period > 0
         if eval_only:
             compared = train.get("root") is not None and os.path.isdir(_class_folder(train))
-        # Names give classes their numbers, so both must have the same.
+        # Names give classes their indices, so both must have the same names.
         trained, tested = (
             (_class_list(train, "train"), _class_list(test, "test")) if compared else ([], [])
         )
@@ -498,13 +499,13 @@ def _adapt_classification(
 
 
 def _labels_of(data: DictConfig) -> tuple[str | None, tuple[str, ...]]:
-    """Own root, or registered names, as in ``classification_dataset``; neither is ImageNet."""
+    """The user's own root, or registered names, as in ``classification_dataset``; neither means ImageNet."""
     root = data.get("root")
     return root, () if root is not None else _names_of(data)
 
 
 def _test_on_other_split(train: DictConfig, test: DictConfig) -> None:
-    """Where training has names and testing nothing: on the test or validation split of the first name."""
+    """If training uses names and testing none, test on the first name's test or validation split."""
     if not _labels_of(train)[1] or _labels_of(test) != (None, ()):
         return
     name = _names_of(train)[0]
@@ -531,7 +532,7 @@ def _numbering_split(data: DictConfig) -> str:
 
 
 def _class_folder(data: DictConfig) -> str:
-    """For messages."""
+    """The folder or names, for messages."""
     if names := _labels_of(data)[1]:
         return ", ".join(names)
     return os.path.join(str(data.get("root") or "imagenet"), _numbering_split(data)).rstrip("/")

@@ -1,8 +1,8 @@
-"""Single objects cut from the rendered scenes, as a labelled folder: what linear probes and k-NN run on.
+"""Single objects cut from the rendered scenes, as a labelled folder for linear probes and k-NN.
 
 Under the output folder::
 
-    crops.json                              what it was made with; its presence means complete
+    crops.json                              how it was made; its presence means it is complete
     train/<class>/000000_3.jpg  val/...     square crops, JPEG, quality 95; named image_annotation
 """
 
@@ -24,32 +24,32 @@ from .render import THING_CLASSES
 
 logger = logging.getLogger(__name__)
 
-#: Smallest side of a crop, pixels.
+#: Smallest side of a crop, in pixels.
 _MIN_SIDE = 32
-#: Largest share that other objects may have of all object pixels in a crop.
+#: Largest share of a crop's object pixels that may belong to other objects.
 _MAX_OTHERS = 1 / 3
 _JPEG_QUALITY = 95
 _CROPS_STAMP = "crops.json"
 
 
 def write_crops(scenes: str | os.PathLike[str], output: str | os.PathLike[str]) -> dict[str, int]:
-    """Cuts single objects from scenes that `write_scenes` made.
+    """Cut single objects from scenes made by `write_scenes`.
 
-    A crop is the square around the box of the object's visible pixels, with the background that is there. It
-    moves inwards at the image's edge and is as large as the image's shorter side at most. Left out are
-    objects below 32 pixels, and those beside which other objects have more than a third of the crop's object
-    pixels. Nothing is resized. Objects of training scenes come into ``train/``, of validation scenes into
-    ``val/``. The files depend on the scenes only.
+    A crop is the square around the box of the object's visible pixels, including background. At the image's
+    edge it is moved inwards, and it is at most as large as the image's shorter side. Objects below 32 pixels
+    are left out, and so are those where more than a third of the crop's object pixels belong to other
+    objects. Nothing is resized. Objects from training scenes go into ``train/``, those from validation
+    scenes into ``val/``. The files depend only on the scenes.
 
     Args:
         scenes: folder of the scenes.
-        output: folder to make; it may exist if it is empty or holds the crops of the same scenes.
+        output: folder to create; it may exist if it is empty or holds the crops of the same scenes.
 
     Returns:
-        the number of crops of each split; empty if they were there already.
+        the number of crops per split; empty if they existed already.
 
     Raises:
-        UserError: ``scenes`` holds no complete scenes, or ``output`` something else.
+        UserError: ``scenes`` holds no complete scenes, or ``output`` holds something else.
     """
     source, root = Path(scenes), Path(output)
     if not (source / STAMP).is_file():
@@ -98,13 +98,13 @@ def _write_split(source: Path, folder: Path, split: str) -> int:
 def single_objects(
     annotations: list[dict[str, Any]], height: int, width: int
 ) -> Iterator[tuple[int, tuple[int, int, int, int]]]:
-    """The objects of an image of height x width that can be cut out alone.
+    """The objects in a height x width image that can be cropped individually.
 
     Args:
-        annotations: COCO's, of all objects of the image, with compressed run lengths and disjoint masks.
+        annotations: COCO's, for all objects of the image, with compressed run lengths and disjoint masks.
 
     Yields:
-        place in ``annotations``, and the crop (left, top, right, bottom), pixels within the image.
+        index in ``annotations``, and the crop (left, top, right, bottom) in pixels within the image.
     """
     masks: list[NDArray[np.uint8]] = [mask_util.decode(a["segmentation"]) for a in annotations]
     occupied = np.sum(masks, axis=0) if masks else np.zeros((height, width))

@@ -2,12 +2,12 @@
 
 Under the output folder::
 
-    scenes.json                             what it was made with; its presence means complete
+    scenes.json                             how it was made; its presence means it is complete
     train/000000.jpg ...  val/...           JPEG, quality 90
     annotations/instances_{train,val}.json  compressed RLE masks of the visible pixels (load as bitmasks)
     annotations/panoptic_{train,val}.json   with panoptic_{train,val}/000000.png
     stuff_{train,val}/000000.png            uint8, index into THING_CLASSES + STUFF_CLASSES (255 = ignore,
-                                            which no pixel is)
+                                            which does not occur)
 """
 
 import json
@@ -41,7 +41,7 @@ from .render import (  # noqa: F401  (imported from here in 0.1)
 
 logger = logging.getLogger(__name__)
 
-VERSION = "1"  # raise it whenever the same (seed, index) gives other pixels
+VERSION = "1"  # increase it whenever the same (seed, index) gives other pixels
 SPLITS = ("train", "val")
 STAMP = "scenes.json"
 _JPEG_QUALITY = 90
@@ -50,7 +50,7 @@ Segments = list[dict[str, Any]]
 
 
 def panoptic_metadata() -> dict[str, Any]:
-    """What Detectron2's MetadataCatalog wants for the panoptic and semantic forms of the dataset.
+    """Metadata for Detectron2's MetadataCatalog for the dataset's panoptic and semantic forms.
 
     Semantic classes are contiguous over things and stuff, as in its `coco_2017_*_panoptic` standard form.
     """
@@ -71,8 +71,8 @@ def panoptic_metadata() -> dict[str, Any]:
 def panoptic_of(scene: Scene) -> tuple[NDArray[np.int32], Segments]:
     """The panoptic form of a scene.
 
-    (H, W) segment ids from 1 (things first, nearest object first, then stuff), and for each segment id COCO's
-    `segments_info` entry.
+    (H, W) segment ids from 1 (things first, nearest object first, then stuff), and COCO's `segments_info`
+    entry for each segment id.
     """
     parts = list(zip(scene.masks, scene.category_ids, strict=True))
     free = ~scene.masks.any(axis=0)
@@ -94,24 +94,24 @@ def write_scenes(
     seed: int = 0,
     workers: int | None = None,
 ) -> bool:
-    """Renders the dataset into `output`, unless it is there already.
+    """Render the dataset into `output`, unless it already exists.
 
-    Everything is written into a hidden folder beside `output` that takes its name at the end, so an
+    Everything is written into a hidden folder beside `output` that is renamed at the end, so an
     interrupted run never leaves something that looks complete. The files do not depend on `workers`.
 
     Args:
-        output: Folder to make; it may exist if it is empty or holds this very dataset.
+        output: Folder to create; it may exist if it is empty or holds this very dataset.
         num_train: Images in the training split.
         num_val: Images in the validation split, whose scenes have the indices that follow.
         seed: Non-negative; another seed gives another dataset.
         workers: Processes; all usable cores by default, at most 16.
 
     Returns:
-        True if it rendered, False if everything was there already.
+        True if it was rendered, False if everything existed already.
 
     Raises:
         UserError: A number is out of range; `output` holds something else, or these scenes with files
-            missing; the scikit-image installed lacks the photographs.
+            missing; the installed scikit-image lacks the photographs.
     """
     if num_train < 1 or num_val < 1:
         raise UserError(
@@ -139,12 +139,12 @@ def write_scenes(
 
 
 def _already_there(root: Path, stamp: dict[str, Any]) -> bool:
-    """True if `root` holds the dataset of the stamp, False if there is nothing yet, else an error."""
+    """True if `root` holds the stamp's dataset, False if it is empty or absent; otherwise an error."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     remedy = "choose another output folder, or delete this one first"
     found: Any = None
-    with suppress(OSError, ValueError):  # absent or unreadable: somebody else's folder
+    with suppress(OSError, ValueError):  # missing or unreadable: some other folder
         found = json.loads((root / STAMP).read_text())
     if not isinstance(found, dict) or not stamp.keys() <= found.keys():
         raise UserError(f"{root} already holds something that is not a scenes dataset: {remedy}")
@@ -165,7 +165,7 @@ def _already_there(root: Path, stamp: dict[str, Any]) -> bool:
 
 @contextmanager
 def atomic_folder(root: Path) -> Iterator[Path]:
-    """A new folder beside `root` that becomes `root` when the block ends well, and goes when it does not."""
+    """A new folder beside `root` that is renamed to `root` if the block succeeds, and removed if it fails."""
     root = root.absolute()
     prefix = f".{root.name}.incomplete-"
     for left in root.parent.glob(f"{prefix}*"):
@@ -174,7 +174,7 @@ def atomic_folder(root: Path) -> Iterator[Path]:
         )
     folder = root.parent / f"{prefix}{os.getpid()}"
     if folder.exists():
-        shutil.rmtree(folder)  # of a killed run that had this process's number
+        shutil.rmtree(folder)  # left by a killed run with the same process id
     try:
         folder.mkdir(parents=True)
     except OSError as error:
@@ -182,7 +182,7 @@ def atomic_folder(root: Path) -> Iterator[Path]:
     try:
         yield folder
         try:
-            os.replace(folder, root)  # an empty folder may be replaced, a full one not
+            os.replace(folder, root)  # works if `root` is empty, fails if not
         except OSError as error:
             raise UserError(
                 f"{root} was filled by another process meanwhile; run again to check it ({error})"
@@ -192,7 +192,7 @@ def atomic_folder(root: Path) -> Iterator[Path]:
 
 
 def _write_split(root: Path, split: str, first: int, number: int, seed: int, workers: int) -> None:
-    """Renders scenes first, first + 1 ... as one split and writes its json files."""
+    """Render scenes first, first + 1 ... as one split and write its json files."""
     for folder in (split, f"panoptic_{split}", f"stuff_{split}", "annotations"):
         (root / folder).mkdir(exist_ok=True)
     things = [c for c in CATEGORIES if c["isthing"]]
@@ -203,7 +203,7 @@ def _write_split(root: Path, split: str, first: int, number: int, seed: int, wor
     start = time.monotonic()
     for image, objects, segmentation in _records(root, split, first, number, workers, seed):
         images.append(image)
-        for record in objects:  # ids from 1: pycocotools takes a match with annotation 0 for none
+        for record in objects:  # ids from 1: pycocotools treats a match with annotation 0 as none
             annotations.append({"id": len(annotations) + 1, **record})
         segmentations.append(segmentation)
         if len(images) * 10 // number > (len(images) - 1) * 10 // number:
@@ -225,12 +225,12 @@ def _write_split(root: Path, split: str, first: int, number: int, seed: int, wor
 def _records(
     root: Path, split: str, first: int, number: int, workers: int, seed: int
 ) -> Iterator[Any]:
-    """The records of the split's images, in order, however many processes make them."""
+    """The records of the split's images, in order, however many processes create them."""
     task = partial(_write_image, root, split, seed, first)
     if workers == 1:
         yield from map(task, range(number))
         return
-    # Like PyTorch's loaders, fork where the system can: a spawned worker imports all of PyTorch first.
+    # Like PyTorch's loaders, fork if possible: a spawned worker imports all of PyTorch first.
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
     pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context(method))
     try:
@@ -242,7 +242,7 @@ def _records(
 def _write_image(
     root: Path, split: str, seed: int, first: int, number: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]:
-    """Renders image `number` of a split, writes its three files, returns its three json records."""
+    """Render image `number` of a split, write its three files, return its three json records."""
     scene = render_scene(seed, first + number)
     stem = f"{number:06d}"
     Image.fromarray(scene.image).save(root / split / f"{stem}.jpg", quality=_JPEG_QUALITY)
@@ -267,6 +267,6 @@ def _write_image(
 
 
 def _extent(rle: dict[str, Any]) -> dict[str, Any]:
-    """COCO's entries on a mask; its box is tight [x, y, width, height]."""
+    """COCO's entries derived from a mask; the box is tight, [x, y, width, height]."""
     box = [int(side) for side in mask_util.toBbox(rle)]
     return {"area": int(mask_util.area(rle)), "bbox": box, "iscrowd": 0}

@@ -1,8 +1,8 @@
 """Renders one image of the embedded "scenes" dataset, with the exact mask of every object.
 
 A scene is a pure function of (seed, index): photographs from the scikit-image wheel make the background and
-the textures, objects of `scene_shapes.SHAPES` stand before it, posed, lit from one side and overlapping.
-Letters: H W pixels, N objects. Frame: x right, y down, pixels.
+the textures; objects from `scene_shapes.SHAPES` stand in front of it, posed, lit from one side and
+overlapping. Letters: H W pixels, N objects. Frame: x right, y down, in pixels.
 """
 
 from colorsys import hsv_to_rgb
@@ -21,8 +21,8 @@ from .shapes import SHAPES, Points, Shape
 
 Floats = NDArray[np.float32]
 
-# Photographs that the wheel itself carries (none that pooch would download), with their licences as
-# scikit-image states them: file -> (stuff class, licence and author).
+# Photographs contained in the wheel itself (none that pooch would download), with their licences as
+# stated by scikit-image: file -> (stuff class, licence and author).
 PHOTOS: dict[str, tuple[str, str]] = {
     "astronaut.png": ("photograph", "public domain, NASA"),
     "chelsea.png": ("photograph", "CC0, Stefan van der Walt"),
@@ -34,9 +34,9 @@ PHOTOS: dict[str, tuple[str, str]] = {
     "gravel.png": ("gravel", "CC0, cc0textures.com"),
     "brick.png": ("brick", "CC0, cc0textures.com"),
 }
-GROUNDS = ("grass.png", "gravel.png", "brick.png")  # grey textures that lie well as a floor
+GROUNDS = ("grass.png", "gravel.png", "brick.png")  # grey textures that suit a floor
 BACKDROPS = tuple(name for name in PHOTOS if name not in GROUNDS)
-_TINTS = {  # the grey textures get one of these colours, as values for their mean grey
+_TINTS = {  # colours for the grey textures, as the values of their mean grey
     "grass.png": ((0.36, 0.50, 0.20), (0.45, 0.52, 0.24), (0.55, 0.50, 0.28)),
     "gravel.png": ((0.52, 0.48, 0.44), (0.60, 0.50, 0.38), (0.45, 0.47, 0.52)),
     "brick.png": ((0.60, 0.32, 0.25), (0.62, 0.52, 0.42), (0.46, 0.44, 0.44)),
@@ -52,12 +52,12 @@ SIZES: tuple[tuple[int, int], ...] = (
 
 SUPERSAMPLING = 4  # outlines are drawn at four times the resolution: 16 levels of coverage
 MIN_VISIBLE_AREA = 24  # pixels
-_MIN_VISIBLE_FRACTION = 0.3  # of the object's own area; a more hidden object is placed elsewhere
-_PLACEMENTS = 12  # places tried before an object is left out
+_MIN_VISIBLE_FRACTION = 0.3  # of the object's own area; an object hidden further is moved elsewhere
+_PLACEMENTS = 12  # positions tried before an object is left out
 
 
 def _category(number: int, name: str, group: str, isthing: int) -> dict[str, Any]:
-    # Colours for the catalog, hues a golden section apart.
+    # Colours for the catalog, with hues a golden section apart.
     color = hsv_to_rgb(0.61803 * number % 1.0, 0.75, 0.9 - 0.2 * (number % 2))
     of = {"id": number + 1, "name": name, "supercategory": group, "isthing": isthing}
     return {**of, "color": [int(255 * channel) for channel in color]}
@@ -85,7 +85,7 @@ class Scene:
     background_ids: NDArray[
         np.uint8
     ]  #: (H, W), ids of `CATEGORIES` (stuff), also behind the objects
-    photos: tuple[str, ...]  #: files of the wheel that the background shows
+    photos: tuple[str, ...]  #: files of the wheel that appear in the background
 
     def semantic(self) -> NDArray[np.uint8]:
         """(H, W) contiguous class of every pixel: `THING_CLASSES`, then `STUFF_CLASSES`; none is ignored."""
@@ -96,13 +96,13 @@ class Scene:
 
 
 def render_scene(seed: int, index: int) -> Scene:
-    """Renders scene `index`, 0 or more, of the stream that a `seed`, 0 or more, names. Pure.
+    """Render scene `index` (0 or more) of the stream given by `seed` (0 or more). Pure.
 
-    3 to 8 objects are tried. One that finds no place where it shows is left out, so every object in
+    Between 3 and 8 objects are tried. One without a place where it is visible is left out, so every object in
     the picture is annotated.
 
     Raises:
-        UserError: The scikit-image installed lacks one of the photographs.
+        UserError: The installed scikit-image lacks one of the photographs.
     """
     rng = np.random.default_rng((seed, index))
     height, width = SIZES[int(rng.integers(len(SIZES)))]
@@ -130,7 +130,7 @@ def render_scene(seed: int, index: int) -> Scene:
 
 
 def photo_path(name: str) -> Path:
-    """Where the scikit-image wheel keeps one of `PHOTOS`; UserError where the one installed lacks it."""
+    """The path of one of `PHOTOS` in the scikit-image wheel; UserError if the installed one lacks it."""
     path = Path(skimage.__file__).parent / "data" / name
     if not path.is_file():
         raise UserError(
@@ -148,7 +148,7 @@ def _photo(name: str) -> Image.Image:
 
 @cache
 def _tile(name: str) -> Image.Image:
-    """A ground texture mirrored to twice its size, so that a floor finds enough of it."""
+    """A ground texture mirrored to twice its size, to be large enough for a floor."""
     grey = np.asarray(_photo(name))
     wide = np.concatenate([grey, grey[:, ::-1]], axis=1)
     return Image.fromarray(np.concatenate([wide, wide[::-1]], axis=0))
@@ -159,7 +159,7 @@ def _floats(image: Image.Image) -> Floats:
 
 
 def _tinted(rng: np.random.Generator, name: str, pixels: Floats) -> Floats:
-    """Gives a grey texture a colour, and everything a slightly different white balance."""
+    """Give a grey texture a colour, and everything a slightly different white balance."""
     if name in _TINTS:
         tint = _TINTS[name][int(rng.integers(len(_TINTS[name])))]
         pixels = pixels / pixels.mean() * np.array(tint, dtype=np.float32)
@@ -168,7 +168,7 @@ def _tinted(rng: np.random.Generator, name: str, pixels: Floats) -> Floats:
 
 
 def _view(rng: np.random.Generator, name: str, height: int, width: int) -> Floats:
-    """A random crop of a photograph at the size asked for, slightly out of focus."""
+    """A random crop of a photograph at the given size, slightly out of focus."""
     photo = _photo(name)
     scale = min(photo.width / width, photo.height / height) * rng.uniform(0.55, 1.0)
     w, h = width * scale, height * scale
@@ -182,7 +182,7 @@ def _view(rng: np.random.Generator, name: str, height: int, width: int) -> Float
 
 
 def _floor(rng: np.random.Generator, name: str, height: int, width: int) -> Floats:
-    """A ground texture seen in perspective: twice to three times as dense at the far (upper) edge."""
+    """A ground texture in perspective: two to three times as dense at the far (upper) edge."""
     tile = _tile(name)
     dense = rng.uniform(2.0, 3.0)
     near = min(rng.uniform(0.7, 1.3), tile.width / (width * dense))  # texture pixels per pixel
@@ -242,7 +242,7 @@ class _Sprite:
         return whole
 
     def overlap(self, height: int, width: int, dx: int = 0, dy: int = 0) -> tuple[Any, Any]:
-        """Slices of the picture and of the sprite that lie on each other."""
+        """Slices of the picture and of the sprite that overlap."""
         h, w = self.alpha.shape
         x, y = self.x + dx, self.y + dy
         x0, y0 = min(max(0, x), width), min(max(0, y), height)
@@ -253,13 +253,13 @@ class _Sprite:
 def _arrange(
     rng: np.random.Generator, count: int, height: int, width: int, light: Points
 ) -> tuple[list[_Sprite], list[NDArray[np.bool_]]]:
-    """Places objects from the nearest to the farthest, each where enough of it shows.
+    """Place objects from nearest to farthest, each where enough of it is visible.
 
-    Nothing placed later changes what is visible of an earlier one, so the masks are final at once.
+    Later objects do not change what is visible of earlier ones, so the masks are final at once.
     """
     side = float(np.sqrt(height * width))
     sizes = side * np.exp(rng.uniform(np.log(0.2), np.log(0.56), count))
-    # Smaller things tend to stand in front, where they hide less; noise keeps the order from being a rule.
+    # Smaller objects tend to stand in front, where they hide less; noise keeps this from being a rule.
     order = np.argsort(sizes * np.exp(rng.normal(0.0, 0.35, count)))
     taken = np.zeros((height, width), dtype=bool)
     placed: list[_Sprite] = []
@@ -282,11 +282,11 @@ def _place(
     taken: NDArray[np.bool_],
     wants_room: bool,
 ) -> NDArray[np.bool_] | None:
-    """Sets the sprite's x and y and returns its visible pixels (H, W), or None where it finds no place.
+    """Set the sprite's x and y and return its visible pixels (H, W), or None if it finds no place.
 
-    Airborne things are rather put into the upper part of the picture, others into the lower. With wants_room
-    the place with most of the object visible is taken, else the first that shows enough beside `taken`, the
-    pixels of nearer objects.
+    Airborne objects tend to be placed in the upper part of the picture, others in the lower. With
+    wants_room, the place with most of the object visible is used, otherwise the first with enough visible
+    beside `taken`, the pixels of nearer objects.
     """
     height, width = taken.shape
     needed = max(MIN_VISIBLE_AREA, _MIN_VISIBLE_FRACTION * int((sprite.alpha >= 0.5).sum()))
@@ -310,7 +310,7 @@ def _place(
 def _pose(
     rng: np.random.Generator, shape: Shape, outlines: list[Points], size: float
 ) -> list[Points]:
-    """Recentres the outlines, scales them to `size` pixels and turns, stretches and tilts them."""
+    """Recentre the outlines, scale them to `size` pixels, and rotate, stretch and tilt them."""
     every = np.concatenate(outlines)
     low, high = every.min(0), every.max(0)
     extent = high - low
@@ -332,13 +332,13 @@ def _pose(
 def _draw(
     rng: np.random.Generator, shape: Shape, category_id: int, size: float, light: Points
 ) -> _Sprite:
-    """Rasterises one new instance: flat paint first, then texture and light."""
+    """Rasterize one new instance: flat paint first, then texture and light."""
     parts = shape.build(rng)
     outlines = _pose(rng, shape, [part.outline for part in parts], size)
     every = np.concatenate(outlines)
     origin = np.floor(every.min(0)) - 2
     w, h = (int(v) for v in np.ceil(every.max(0) - origin) + 2)
-    # Two pictures take every polygon: the paint, and (texture strength, height, coverage).
+    # Two pictures receive every polygon: the paint, and (texture strength, height, coverage).
     paint = Image.new("RGB", (w * SUPERSAMPLING, h * SUPERSAMPLING))
     relief = Image.new("RGB", paint.size)
     draw_paint, draw_relief = ImageDraw.Draw(paint), ImageDraw.Draw(relief)
@@ -349,14 +349,14 @@ def _draw(
         draw_relief.polygon(flat, fill=(round(255 * part.texture), round(255 * part.height), 255))
     color = _floats(paint.reduce(SUPERSAMPLING))
     strength, height, alpha = np.moveaxis(_floats(relief.reduce(SUPERSAMPLING)), -1, 0)
-    inside = np.maximum(alpha, 1.0 / 256.0)  # colours are premultiplied by the coverage until here
+    inside = np.maximum(alpha, 1.0 / 256.0)  # colours are premultiplied by coverage up to here
     color = color / inside[:, :, None]
     color = color * _texture(rng, h, w, strength / inside) * _shading(alpha, height, size, light)
     return _Sprite(np.clip(color, 0.0, 1.0), alpha, category_id, size)
 
 
 def _texture(rng: np.random.Generator, h: int, w: int, strength: Floats) -> Floats:
-    """(h, w, 3) factors around 1 from a turned crop of a photograph, weighted by `strength` (h, w)."""
+    """(h, w, 3) factors around 1 from a rotated crop of a photograph, weighted by `strength` (h, w)."""
     names = tuple(PHOTOS)
     photo = _photo(names[int(rng.integers(len(names)))])
     reach = float(np.hypot(h, w))
@@ -389,7 +389,7 @@ def _shading(alpha: Floats, height: Floats, size: float, light: Points) -> Float
 
 
 def _cast_shadow(image: Floats, sprite: _Sprite, light: Points, darkness: float) -> None:
-    """Darkens the picture (H, W, 3) behind the sprite, away from the light, in place."""
+    """Darken the picture (H, W, 3) behind the sprite, away from the light, in place."""
     height, width = image.shape[:2]
     dx, dy = (int(round(-v * (2.0 + 0.05 * sprite.size))) for v in light)
     cast = sprite.canvas(height, width, dx, dy)
@@ -398,7 +398,7 @@ def _cast_shadow(image: Floats, sprite: _Sprite, light: Points, darkness: float)
 
 
 def _paste(image: Floats, sprite: _Sprite) -> None:
-    """Lays the sprite over the picture (H, W, 3), in place."""
+    """Composite the sprite over the picture (H, W, 3), in place."""
     target, source = sprite.overlap(*image.shape[:2])
     alpha = sprite.alpha[source][:, :, None]
     image[target] += (sprite.color[source] - image[target]) * alpha

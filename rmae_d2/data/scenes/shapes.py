@@ -2,7 +2,7 @@
 
 Every category is a function that draws the parameters of one instance (proportions, articulation, colours)
 and returns its parts in painter's order. Local frame: x right, y down, about one unit from the centre to
-the edge; `render.py` recentres, poses and rasterises them.
+the edge; `render.py` recentres, poses and rasterizes them.
 """
 
 import colorsys
@@ -33,15 +33,15 @@ class Shape:
     name: str
     supercategory: str
     build: Callable[[np.random.Generator], list[Part]]  #: draws one instance
-    max_rotation: float  #: either way, degrees
-    airborne: bool = False  #: found in the upper part of a picture
+    max_rotation: float  #: in either direction, degrees
+    airborne: bool = False  #: appears in the upper part of a picture
 
 
 # --- geometry
 
 
 def ellipse(cx: float, cy: float, rx: float, ry: float, angle: float = 0.0) -> Points:
-    """Ellipse with its first axis turned by `angle` radians, as (40, 2) points."""
+    """Ellipse with its first axis rotated by `angle` radians, as (40, 2) points."""
     t = np.linspace(0.0, 2.0 * np.pi, 40, endpoint=False)
     x, y = rx * np.cos(t), ry * np.sin(t)
     c, s = np.cos(angle), np.sin(angle)
@@ -62,22 +62,22 @@ def _catmull_rom(p0: Points, p1: Points, p2: Points, p3: Points, steps: int) -> 
 
 
 def smooth(*points: Sequence[float]) -> Points:
-    """Closed Catmull-Rom curve through the points, 8 steps a span."""
+    """Closed Catmull-Rom curve through the points, 8 steps per span."""
     p = polygon(*points)
     return _catmull_rom(np.roll(p, 1, 0), p, np.roll(p, -1, 0), np.roll(p, -2, 0), 8)
 
 
 def curve(*points: Sequence[float]) -> Points:
-    """Open Catmull-Rom curve from the first point to the last, 8 steps a span."""
+    """Open Catmull-Rom curve from the first point to the last, 8 steps per span."""
     p = polygon(*points)
     q = np.concatenate([2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]])
     return np.concatenate([_catmull_rom(q[:-3], q[1:-2], q[2:-1], q[3:], 8), p[-1:]])
 
 
 def stroke(points: Sequence[Sequence[float]], width: ArrayLike, curved: bool = True) -> Points:
-    """Ribbon along a centre line, through which a Catmull-Rom curve runs when `curved`.
+    """Ribbon along a centre line, which is a Catmull-Rom curve if `curved`.
 
-    The full width is one number, or two for a ribbon that tapers from the first to the last.
+    The full width is one number, or two for a ribbon that tapers from first to last.
     """
     p = curve(*points) if curved else polygon(*points)
     tangent = np.gradient(p, axis=0)
@@ -89,7 +89,7 @@ def stroke(points: Sequence[Sequence[float]], width: ArrayLike, curved: bool = T
 
 
 def box(x0: float, y0: float, x1: float, y1: float, corner: float = 0.0) -> Points:
-    """Rectangle, its corners cut by `corner`."""
+    """Rectangle with its corners cut by `corner`."""
     if corner == 0.0:
         return polygon((x0, y0), (x1, y0), (x1, y1), (x0, y1))
     c = corner
@@ -127,13 +127,13 @@ def vivid(rng: np.random.Generator) -> Color:
 
 
 def shaded(color: Color, factor: float) -> Color:
-    """The colour made darker (factor < 1) or lighter (> 1)."""
+    """The colour darkened (factor < 1) or lightened (> 1)."""
     r, g, b = (min(1.0, c * factor) for c in color)
     return r, g, b
 
 
 # --- objects
-# Outlines are tables: a line holds as many points as fit.
+# Outlines are tables, with as many points per line as fit.
 # fmt: off
 
 

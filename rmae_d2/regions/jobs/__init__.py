@@ -1,1 +1,1 @@
-"""Making and verifying a region store, shard by shard, on one machine or many."""
+"""Make and verify a region store, shard by shard, on one machine or many."""

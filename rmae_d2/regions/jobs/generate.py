@@ -1,10 +1,10 @@
-"""Making a region store, shard by shard, and verifying what was made.
+"""Make a region store, shard by shard, and verify the result.
 
-`generate_shard(manifest, i, ...)` is what every engine runs: local processes, a task of a Slurm
-array, a Ray cluster. It is a pure function of the manifest and the image files, and may be killed
-and repeated anywhere, any number of times. Beside the files of `manifest.py` and `shards.py` lies
+`generate_shard(manifest, i, ...)` is what every engine runs: local processes, a task in a Slurm array, a Ray
+cluster. It is a pure function of the manifest and the image files, and may be killed and repeated anywhere,
+any number of times. In addition to the files of `manifest.py` and `shards.py` there is
 
-    failures-00042.json    only where images of a shard gave no record: file and reason
+    failures-00042.json    only if images of a shard gave no record: file and reason
 """
 
 import io
@@ -41,13 +41,13 @@ from ..store.shards import (
 from ..store.store import digest_file, read_file
 from .manifest import Manifest, describe_difference, describe_trouble
 
-#: From a file's path to its image, uint8 (H, W, C). Raises OSError or MemoryError for trouble of the
-#: machine and anything else for a file that is not an image (as `rmae_d2.data.read_image`).
+#: Maps a file's path to its image, uint8 (H, W, C). Raises OSError or MemoryError for problems of the
+#: machine and anything else for a file that is not an image (as `rmae_d2.data.read_image` does).
 ReadImage = Callable[[str], NDArray[np.uint8]]
-#: Called once an image, with the bytes of its record, 0 for a failure.
+#: Called once per image, with the size of its record in bytes, 0 for a failure.
 Report = Callable[[int], None]
 
-#: What a source raises for one image that it cannot do; all else is trouble of machine or source.
+#: What a source raises for an image that it cannot process; all else is a problem of machine or source.
 _IMAGE_ERRORS = (ValueError, LookupError, ArithmeticError, FileNotFoundError)
 
 
@@ -67,12 +67,18 @@ def generate_shard(
     read_image: ReadImage,
     report: Report = lambda num_bytes: None,
 ) -> tuple[Failure, ...]:
-    """Make one shard of a store; returns its failures. The same bytes whoever runs it.
+    """Make one shard of a store. The result is the same bytes, whoever runs it.
 
     An image that cannot be read, or that the source refuses with a ValueError, LookupError,
-    ArithmeticError or FileNotFoundError, is recorded in the shard's failures file; one that only the
-    source refuses is packed all the same. UserError: trouble of the machine (disk full, out of memory)
-    or of the source; nothing of the shard is left.
+    ArithmeticError or FileNotFoundError, is recorded in the shard's failures file; if only the source
+    refuses it, it is packed nevertheless.
+
+    Returns:
+        the shard's failures.
+
+    Raises:
+        UserError: a problem of the machine (disk full, out of memory) or of the source; nothing of the shard
+            is left.
     """
     source = None if manifest.params == NO_REGIONS else _source_of(manifest)
     failures = []
@@ -91,7 +97,7 @@ def generate_shard(
             if refused:
                 failures.append(Failure(str(image_id), name, refused))
             report(num_bytes)
-        # Before the shard appears: a whole shard always has its failures beside it.
+        # Before the shard appears, so that a complete shard always has its failures beside it.
         _write_failures(Path(folder, failures_name(number)), failures)
     return tuple(failures)
 
@@ -105,7 +111,7 @@ def _add(
     *,
     packed: bool,
 ) -> tuple[int, str]:
-    """Adds an image's record, and the image to a packed shard; their bytes, and why there is none."""
+    """Add an image's record, and the image to a packed shard; return byte count and reason for no record."""
     image, record, refused = None, b"", ""
     try:
         image = _read(path, read_image)
@@ -124,14 +130,14 @@ def _add(
 
 
 def _extension(path: str, content: bytes) -> str:
-    """By which readers of tars know an image's format."""
+    """The file extension from which tar readers recognize an image's format."""
     if is_image(path):
         return os.path.splitext(path)[1][1:].lower()
     try:
         with open_image(io.BytesIO(content)) as image:
             name = (image.format or "img").lower()
     except OSError:
-        name = "tiff"  # which Pillow does not know all of
+        name = "tiff"  # some of which Pillow does not know
     return {"jpeg": "jpg", "mpo": "jpg", "jpeg2000": "jp2"}.get(name, name[:4])
 
 
@@ -141,7 +147,7 @@ def failures_name(number: int) -> str:
 
 
 def read_failures(folder: str | os.PathLike[str], number: int) -> tuple[Failure, ...]:
-    """The failures of a shard, none where it has no such file; UserError where it is damaged."""
+    """The failures of a shard, none if it has no such file; UserError if the file is damaged."""
     path = Path(folder, failures_name(number))
     try:
         check_file(path)
@@ -157,10 +163,10 @@ def read_failures(folder: str | os.PathLike[str], number: int) -> tuple[Failure,
 
 @dataclass(frozen=True)
 class Problem:
-    """Something in a store that is not as it should be."""
+    """A defect in a store."""
 
     shard: int
-    what: str  # is wrong, naming key and file where it is about one image
+    what: str  # what is wrong; names key and file if it concerns one image
 
 
 def verify_shard(
@@ -188,7 +194,7 @@ def verify_shard(
                 if what:
                     problems.append(Problem(number, f"{key} ({path}): {what}"))
                 report(int(index.sizes[row]))
-            next(contents, None)  # what the tar ends with
+            next(contents, None)  # the end of the tar
     except FileNotFoundError as error:
         problems.append(Problem(number, f"{error.filename} is missing"))
     except NotAFileError as error:
@@ -201,7 +207,7 @@ def verify_shard(
 
 
 def _checked_index(part: Manifest, number: int, folder: str | os.PathLike[str]) -> ShardIndex:
-    """A shard's index; StoreError where it is damaged or not of the manifest's images."""
+    """A shard's index; StoreError if it is damaged or not for the manifest's images."""
     idx = os.path.join(folder, shard_files(number)[1])
     index = read_index(idx, number)
     check_same(part.header, index.header, idx)
@@ -223,7 +229,7 @@ def _checked_index(part: Manifest, number: int, folder: str | os.PathLike[str]) 
 
 
 def _contents(file: IO[bytes], index: ShardIndex, number: int) -> Iterator[tuple[int, bytes]]:
-    """Where a tar's members begin, and what they hold; StoreError: not as a `ShardWriter` makes it."""
+    """Yield start and content of a tar's members; StoreError: it is not as a `ShardWriter` makes it."""
     for before, size in layout(index, number):
         if file.read(len(before)) != before:
             raise StoreError(f"{file.name} is damaged outside of its records")
@@ -241,7 +247,7 @@ def _check_row(
     path: str,
     read_image: ReadImage,
 ) -> str | None:
-    """What is wrong with an image, its record or their places in a tar; None where all is well."""
+    """What is wrong with an image, its record or their positions in a tar; None if everything is correct."""
     image_digest = index.image_digests[row].tobytes()
     if image and index.images:
         place, content = image
@@ -257,7 +263,7 @@ def _check_row(
 def _check_record(
     record: bytes, path: str, image_digest: bytes, read_image: ReadImage
 ) -> str | None:
-    """What is wrong with a record, where there is one, or its image; None where all is well."""
+    """What is wrong with an image or its record, if there is one; None if everything is correct."""
     try:
         size = RegionRecord.from_bytes(record).size if record else None
     except StoreError as error:
@@ -291,7 +297,7 @@ def _source_of(manifest: Manifest) -> Callable[..., Any]:
 
 
 class _BadImageError(Exception):
-    """An image gives no record; the text is the reason."""
+    """An image that gives no record; the text is the reason."""
 
 
 def _read(path: str, read_image: ReadImage) -> NDArray[np.uint8]:
@@ -329,7 +335,7 @@ def _make_record(
 
 
 def _reason(error: Exception) -> str:
-    """The text of an error, without what changes from run to run."""
+    """The text of an error, without parts that change from run to run."""
     text = getattr(error, "reason", None)
     text = text if isinstance(text, str) else f"{type(error).__name__}: {error}"
     return re.sub(r" at 0x[0-9a-fA-F]+", "", text)

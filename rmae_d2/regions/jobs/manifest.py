@@ -21,19 +21,19 @@ from ..store.shards import ShardHeader, digest, params_hash
 MANIFEST = "manifest.json"
 IMAGES_PER_SHARD = 1000
 _MANIFEST_FORMAT = 1
-# Files that are looked at together: storage over a network answers each after a while, but many at once.
+# Files stat'ed in parallel: network storage has high latency but serves many requests at once.
 _LOOKERS, _BATCH = 16, 1000
 
 
 def images_per_shard(num_images: int, workers: int) -> int:
-    """How many images a shard of a new store has: so few that every worker gets one, at most 1000."""
+    """Number of images per shard of a new store: at most 1000, and so few that every worker gets a shard."""
     return min(IMAGES_PER_SHARD, max(1, -(-num_images // max(workers, 1))))
 
 
 def starts_by_bytes(files: Sequence[str], max_bytes: int) -> list[int]:
-    """Where each shard of a packed store begins, for at most `max_bytes` of images in it, or one image.
+    """The first image of each shard of a packed store: at most `max_bytes` of images per shard, or one image.
 
-    A function of the files' sizes alone; those that are not there have none, and fail when their turn comes.
+    A function of the file sizes alone; missing files count as empty, and fail when their turn comes.
     """
     batches = [files[i : i + _BATCH] for i in range(0, len(files), _BATCH)]
     starts, room, position = [0], max_bytes, 0
@@ -68,17 +68,17 @@ def _size(file: str) -> int:
 class Manifest:
     """Everything that a store's bytes depend on, besides the bytes of the image files.
 
-    The hash is of parameters, images and division into shards, not of `root` nor of arguments of the
-    source that regions do not depend on; so a moved data set goes on.
+    The hash covers parameters, images and division into shards, but not `root` or arguments of the
+    source that do not affect regions; so a store can be continued after its data set was moved.
     """
 
     source: SourceSpec
     params: Mapping[str, Any]  # of the source
-    #: Of the store, or of the shards that `part` kept: (image id, file name relative to `root`).
+    #: Of the store, or of the shard selected by `part`: (image id, file name relative to `root`).
     images: Sequence[tuple[int | str, str]]
-    root: str  # folder of the files; empty where names are whole addresses
+    root: str  # folder of the files; empty if names are whole addresses
     num_images: int  # of the whole store
-    #: Positions in the store of each shard's first image; a range where all shards but the last have as
+    #: Positions in the store of each shard's first image; a range if all shards but the last have equally
     #: many images. A packed store is divided by bytes, so its starts are a list.
     starts: Sequence[int]
     hash: str
@@ -91,13 +91,17 @@ class Manifest:
         dataset_dicts: Iterable[Mapping[str, Any]],
         division: int | Sequence[int] = IMAGES_PER_SHARD,
     ) -> "Manifest":
-        """The manifest of a data set; builds the source once, for its parameters.
+        """Create the manifest of a data set; builds the source once, for its parameters.
 
         Args:
-            division: images per shard; or of a packed store, which has the images too, where shards start.
+            source: the region source.
+            dataset_dicts: the images, with `image_id` and `file_name`.
+            division: images per shard; or, for a packed store, which also contains the images, where shards
+                start.
 
-        UserError: no image, an `image_id` twice or neither int nor text, no positive shard size, or a
-        source that cannot be built.
+        Raises:
+            UserError: there are no images, an `image_id` is duplicated or neither int nor text, the shard
+                size is not positive, or the source cannot be built.
         """
         images, root = _images(dataset_dicts)
         starts = _starts(division, len(images))
@@ -106,7 +110,7 @@ class Manifest:
 
     @property
     def packed(self) -> bool:
-        """Whether the shards have the images too."""
+        """Whether the shards also contain the images."""
         return not isinstance(self.starts, range)
 
     @property
@@ -116,37 +120,37 @@ class Manifest:
 
     @property
     def num_shards(self) -> int:
-        """Shards of the whole store."""
+        """Number of shards in the whole store."""
         return len(self.starts)
 
     @property
     def header(self) -> ShardHeader:
-        """What stands in each shard."""
+        """The header of each shard."""
         return ShardHeader(self.params, self.num_shards, self.hash)
 
     def shard_size(self, number: int) -> int:
-        """Images of a shard."""
+        """Number of images in a shard."""
         if not 0 <= number < self.num_shards:
             raise IndexError(f"shard {number} of a manifest of {self.num_shards} shards")
         end = self.starts[number + 1] if number + 1 < self.num_shards else self.num_images
         return end - self.starts[number]
 
     def part(self, number: int) -> "Manifest":
-        """The same manifest with the images of one shard only: small enough to send around."""
+        """The same manifest with the images of one shard only: small enough to send to workers."""
         size, first = self.shard_size(number), self.starts[number]
         images = self.images[first - self.first : first - self.first + size]
         return replace(self, images=images, first=first)
 
     def path(self, name: str) -> str:
-        """Where a file lies."""
+        """The path of a file."""
         return os.path.join(self.root, name) if self.root else name
 
     def dataset_dicts(self) -> list[dict[str, Any]]:
-        """Its images as `create` takes them."""
+        """Its images, in the form that `create` takes."""
         return [{"image_id": id_, "file_name": self.path(name)} for id_, name in self.images]
 
     def moved(self, dataset_dicts: Iterable[Mapping[str, Any]]) -> "Manifest":
-        """The same manifest for the same data set elsewhere; UserError where it is another."""
+        """The same manifest for the same data set elsewhere; UserError if it is another data set."""
         images, root = _images(dataset_dicts)
         hash_ = _hash(self.params, self.starts, images)
         other = replace(self, images=images, root=root, num_images=len(images), hash=hash_)
@@ -158,7 +162,7 @@ class Manifest:
         return other
 
     def to_text(self) -> str:
-        """JSON, one image per line; the same bytes whoever makes it."""
+        """JSON, one image per line; the same bytes whoever writes it."""
         head = {
             "format": _MANIFEST_FORMAT,
             "source": {"target": self.source.target, "arguments": dict(self.source.arguments)},
@@ -174,7 +178,7 @@ class Manifest:
 
     @classmethod
     def from_text(cls, text: str, file: str) -> "Manifest":
-        """Undo `to_text`; UserError, naming `file`, where it is none, damaged or of another format."""
+        """Undo `to_text`; UserError, naming `file`, if it is not a manifest, damaged or in another format."""
         try:
             content = json.loads(text)
             if content["format"] != _MANIFEST_FORMAT:
@@ -213,7 +217,7 @@ class Manifest:
 
 
 def load_manifest(folder: str | os.PathLike[str]) -> Manifest | None:
-    """The manifest of a store's folder, None where there is none."""
+    """The manifest in a store's folder, None if there is none."""
     path = Path(folder, MANIFEST)
     try:
         check_file(path)
@@ -226,10 +230,12 @@ def load_manifest(folder: str | os.PathLike[str]) -> Manifest | None:
 
 
 def save_manifest(manifest: Manifest, folder: str | os.PathLike[str]) -> None:
-    """Write a store's manifest unless an equal one is there; makes the folder.
+    """Write a store's manifest unless an equal one exists; creates the folder.
 
-    Any number of processes may do so at once: one of them writes, the others compare. UserError: the
-    folder cannot be written, or holds a store of something else, and of what.
+    Any number of processes may do so at once: one of them writes, the others compare.
+
+    Raises:
+        UserError: the folder cannot be written to, or holds a different store; says how it differs.
     """
     path = Path(folder, MANIFEST)
     found = load_manifest(folder)
@@ -275,7 +281,7 @@ def describe_trouble(error: BaseException) -> str:
 
 
 def _images(dataset_dicts: Iterable[Mapping[str, Any]]) -> tuple[list[tuple[int | str, str]], str]:
-    """Ids with names below a root, and the root."""
+    """Ids with names relative to a root, and the root."""
     pairs = [(d["image_id"], str(d["file_name"])) for d in dataset_dicts]
     if not pairs:
         raise UserError("the data set has no image")
@@ -297,7 +303,7 @@ def _check_ids(pairs: Iterable[tuple[Any, str]]) -> None:
 
 
 def _relative(names: Sequence[str]) -> tuple[str, list[str]]:
-    """The folder common to all files, and their names below it."""
+    """The folder common to all files, and their names relative to it."""
     if any("://" in name for name in names):
         return "", list(names)
     paths = [os.path.abspath(name) for name in names]
@@ -307,7 +313,7 @@ def _relative(names: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _starts(division: Any, count: int) -> Sequence[int]:
-    """Of `count` images; UserError where the division is none."""
+    """The shard starts for `count` images; UserError if the division is invalid."""
     if type(division) is int and division > 0:
         return range(0, count, division)
     starts = list(division) if isinstance(division, Sequence) else []

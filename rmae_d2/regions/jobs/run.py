@@ -1,8 +1,8 @@
-"""Making and verifying a region store: what `rmae-d2 regions` runs.
+"""Make and verify a region store: what `rmae-d2 regions` runs.
 
-Shards that are there are left alone, so the same command goes on after anything that ended it, and
-any number of them may work on one folder at once. This process, a pool of processes and a Ray
-cluster run the same function: the stores are equal byte for byte.
+Existing shards are left alone, so the same command continues after any interruption, and any number of
+processes may work on one folder at once. This process, a process pool and a Ray cluster run the same
+function: the stores are equal byte for byte.
 """
 
 import inspect
@@ -52,11 +52,11 @@ logger = logging.getLogger(__name__)
 MAX_FAILURES = 0.1
 _DRAFT_SECONDS = 3600.0
 
-#: `generate_shard` or `verify_shard` with all but manifest, number and report given; picklable.
+#: `generate_shard` or `verify_shard` with everything but manifest, number and report bound; picklable.
 Work = Callable[..., Any]
 #: Called with the images, bytes and failures that this run has counted so far.
 Show = Callable[[Sequence[int]], None]
-#: The numbers of shards and what their work returned, each as soon as it ends.
+#: Shard numbers and the results of their work, each as soon as it ends.
 Results = Iterator[tuple[int, Any]]
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -74,11 +74,11 @@ class Engine:
 
     Attributes:
         name: "local" or "ray".
-        workers: processes; 0 for none but this one, where a debugger reaches the source; None for
-            one per core, or one per GPU where the source uses one. With Ray the most tasks at a time,
-            and the processes of a cluster that is started here.
-        ray_address: "auto" for the cluster that runs on this machine, "local" to start one for
-            this run, else the address of one. All its nodes need rmae_d2, and images and store at
+        workers: number of processes; 0 to use only this one, where a debugger can reach the source; None
+            for one per core, or one per GPU if the source uses one. With Ray, the largest number of
+            concurrent tasks, and the number of processes of a cluster started here.
+        ray_address: "auto" for the cluster running on this machine, "local" to start one for
+            this run, or the address of one. All its nodes need rmae_d2, and images and store at
             the same paths.
     """
 
@@ -91,7 +91,7 @@ class Engine:
             raise UserError(f"--workers {self.workers} must not be negative")
 
     def num_workers(self, gpus: Sequence[str | None] = ()) -> int:
-        """How many work at a time, as far as this machine can tell; ``gpus``: see `gpus_of`."""
+        """Number of concurrent workers, as far as this machine can tell; ``gpus``: see `gpus_of`."""
         if self.workers is not None:
             return max(self.workers, 1)
         # This process may have fewer cores than the machine; not every system tells.
@@ -101,12 +101,12 @@ class Engine:
 
 @dataclass(frozen=True)
 class Summary:
-    """How a store stands after a run."""
+    """The state of a store after a run."""
 
-    failures: Sequence[Failure]  # of all shards of the run's share, whenever they were made
+    failures: Sequence[Failure]  # of all shards in the run's share, whenever they were made
     suspicious: Mapping[int, int]  # shards with too many failures to be chance: how many
-    num_there: int  # shards of the whole store
-    complete: bool  # the whole store is there
+    num_there: int  # existing shards of the whole store
+    complete: bool  # whether the whole store exists
 
 
 def make_regions(
@@ -119,19 +119,20 @@ def make_regions(
     retry_failures: bool = False,
     max_failures: float = MAX_FAILURES,
 ) -> Summary:
-    """Make what is missing of a store, and its merged index once all of it is there.
+    """Make what is missing of a store, and its merged index once everything exists.
 
     Args:
         manifest: of the store.
-        folder: of the store; made where missing.
+        folder: of the store; created if missing.
         engine: where shards are made.
         read_image: picklable.
         share: (i, n) makes the shards s with s % n == i.
         retry_failures: whether shards with failures are made again.
-        max_failures: share of a full shard's images whose failure is taken for chance; of all images where
-            there are no more than a shard of the usual size has.
+        max_failures: fraction of a full shard's images whose failure counts as chance; of all images if
+            there are no more than in a shard of the usual size.
 
-    UserError: the folder cannot be used or is of another store, or trouble of machine or source.
+    Raises:
+        UserError: the folder cannot be used or holds another store, or machine or source have a problem.
     """
     save_manifest(manifest, folder)
     sweep_drafts(folder)
@@ -170,7 +171,7 @@ def make_regions(
         for number, found in failures.items()
         if len(found) > limit or len(found) == manifest.shard_size(number)
     }
-    # Shards of a small data set are small, as many as there are workers: it is judged as one.
+    # Shards of a small data set are small, one per worker: it is judged as a whole.
     if total <= IMAGES_PER_SHARD and sum(map(len, failures.values())) <= max_failures * total:
         suspicious = {}
     return Summary(sum(failures.values(), ()), suspicious, num_there, complete)
@@ -184,7 +185,7 @@ def verify_regions(
     *,
     share: tuple[int, int] = (0, 1),
 ) -> list[Problem]:
-    """Check every record of a store against its digest and its image; arguments as above."""
+    """Check every record of a store against its digest and its image; arguments as in `make_regions`."""
     numbers = _share(manifest, share)
     work = partial(verify_shard, folder=os.path.abspath(folder), read_image=read_image)
     with progress(sum(map(manifest.shard_size, numbers))) as show:
@@ -193,9 +194,9 @@ def verify_regions(
 
 
 def gpus_of(spec: SourceSpec) -> list[str | None]:
-    """CUDA_VISIBLE_DEVICES of the workers of a source with an argument `device`, [] of one on CPUs.
+    """CUDA_VISIBLE_DEVICES for each worker if the source has an argument `device`; [] for sources on CPUs.
 
-    Left out, or "cuda", it means the one GPU that each worker sees; "cuda:1" is taken as it is.
+    If omitted or "cuda", the argument means the one GPU that each worker sees; "cuda:1" is used as it is.
     """
     if "device" not in inspect.signature(spec.load()).parameters:
         return []
@@ -215,7 +216,7 @@ def visible_gpus() -> list[str]:
 
 
 def sweep_drafts(folder: str) -> None:
-    """Remove drafts that nobody has written to for an hour: a living run does after each image."""
+    """Remove drafts untouched for an hour: a running job writes to its draft after each image."""
     for draft in filter(Path.is_file, Path(folder).glob("*.tmp")):
         with suppress(FileNotFoundError):  # another run was faster
             old = time.time() - draft.stat().st_mtime > _DRAFT_SECONDS
@@ -232,7 +233,7 @@ def _share(manifest: Manifest, share: tuple[int, int]) -> list[int]:
 
 
 class _LogLines(io.StringIO):
-    """Takes what a bar draws as lines of the log."""
+    """Turns the output of a progress bar into log lines."""
 
     def write(self, text: str) -> int:
         if text.strip():
@@ -242,7 +243,7 @@ class _LogLines(io.StringIO):
 
 @contextmanager
 def progress(total: int, done: int = 0) -> Iterator[Show]:
-    """Show images of a `total`, `done` of them before: a bar on a terminal, else lines of the log."""
+    """Show progress out of `total` images, `done` of them earlier: a bar on a terminal, else log lines."""
     options: dict[str, Any] = {"total": total, "initial": done, "unit": "img", "smoothing": 0.05}
     if sys.stderr.isatty():
         options |= {"dynamic_ncols": True}
@@ -273,9 +274,10 @@ def run_shards(
     show: Show,
     gpus: Sequence[str | None] = (),
 ) -> Results:
-    """Do the work of shards, at least one, wherever the engine says; `gpus`: see `gpus_of`.
+    """Process one or more shards, wherever the engine says; `gpus`: see `gpus_of`.
 
-    UserError: one that the work raised, a worker died, or there is no such cluster.
+    Raises:
+        UserError: the work raised one, a worker died, or there is no such cluster.
     """
     if engine.name == "ray":
         yield from _run_ray(work, manifest, numbers, engine, show, bool(gpus))
@@ -301,15 +303,15 @@ def _run_pool(
     show: Show,
     gpus: Sequence[str | None],
 ) -> Results:
-    """Shards in worker processes of one thread each, which end when this one does, however it ends.
+    """Process shards in single-threaded worker processes, which end when this one does, however it ends.
 
-    Forks of a server that has imported all, but inherits nothing: so CUDA works in them.
+    They are forked from a server that has everything imported but inherits nothing, so CUDA works in them.
     """
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     if method == "forkserver":
         context.set_forkserver_preload([__name__])
-    counts = context.RawArray("q", 3 * len(numbers))  # of each shard; written by its worker only
+    counts = context.RawArray("q", 3 * len(numbers))  # per shard; written only by its worker
     places = context.SimpleQueue()
     for i in range(workers):
         places.put(gpus[i % len(gpus)])
@@ -337,7 +339,7 @@ def _run_pool(
 
 
 def _begin_worker(lifeline: Connection, places: Any, counts: Any) -> None:
-    """Make a process per worker, until the other end of the lifeline closes."""
+    """Initialize a worker process, which lives until the other end of the lifeline closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C reaches the parent, which then stops us
     signal.signal(signal.SIGTERM, _stop)
     gpu = places.get()
@@ -360,18 +362,18 @@ def _stop(number: int, frame: object) -> None:
     sys.exit(1)  # through `finally` and `with`, so that drafts are removed
 
 
-_counts: NDArray[np.int64]  # of a worker: those of all shards of the run
+_counts: NDArray[np.int64]  # in a worker: those of all shards of the run
 
 
 def _do_shard(work: Work, part: Manifest, number: int, row: int) -> Any:
     try:
         return work(part, number, report=partial(_count, _counts[row]))
     except SystemExit:
-        os._exit(1)  # the pool takes it for the error of a task
+        os._exit(1)  # otherwise the pool would take it for an error of the task
 
 
 def _count(counts: NDArray[np.int64], num_bytes: int) -> None:
-    """Add an image to counts of images, bytes and failures."""
+    """Add an image to the counts of images, bytes and failures."""
     counts += (1, num_bytes, num_bytes == 0)
 
 
@@ -381,7 +383,7 @@ def _table(counts: Any) -> NDArray[np.int64]:
 
 @contextmanager
 def _single_threaded() -> Iterator[None]:
-    """Processes started inside compute with one thread each: there is one per core already."""
+    """Processes started inside use one thread each, because there is one process per core already."""
     before = dict(os.environ)
     os.environ.update(dict.fromkeys(_THREADS, "1"))
     try:
@@ -395,7 +397,7 @@ def _single_threaded() -> Iterator[None]:
 def _run_ray(
     work: Work, manifest: Manifest, numbers: Sequence[int], engine: Engine, show: Show, gpu: bool
 ) -> Results:
-    """Shards as tasks of a Ray cluster, tried again where a worker or a node is lost."""
+    """Process shards as tasks on a Ray cluster, retrying after the loss of a worker or node."""
     ray = connect(engine)
     try:
         if gpu and not ray.cluster_resources().get("GPU"):
@@ -418,7 +420,7 @@ def _run_ray(
             show(counts.tolist())
             yield number, result[0]
     finally:
-        ray.shutdown()  # of a cluster that others started, it ends this run's tasks only
+        ray.shutdown()  # on a cluster started by others, this ends only this run's tasks
 
 
 def ray_calls(
@@ -428,20 +430,20 @@ def ray_calls(
     arguments: Callable[[int], tuple[Any, ...]],
     engine: Engine,
 ) -> Iterator[tuple[int, Any]]:
-    """Calls a task of Ray for each number, not more at once than the engine says.
+    """Call a Ray task for each number, limiting concurrency as the engine says.
 
     Args:
-        ray: what `connect` gave.
+        ray: the result of `connect`.
         task: a remote function.
-        arguments: of the call for a number.
+        arguments: gives the arguments of the call for a number.
 
     Yields:
-        number and what its call returned, or the RayError for which it was given up, as soon as it ends.
+        number and the result of its call, or the RayError after which Ray gave it up, as soon as it ends.
     """
     waiting = list(reversed(numbers))
     running: dict[Any, int] = {}
     while waiting or running:
-        # Twice the cores, so that none waits for the next task; the cluster may grow.
+        # Twice the number of cores, so that none waits for the next task; the cluster may grow.
         room = engine.workers or 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
         while waiting and len(running) < room:
             number = waiting.pop()
@@ -458,7 +460,7 @@ def ray_calls(
 
 
 def connect(engine: Engine) -> Any:
-    """Ray, joined to the engine's cluster; UserError where there is none."""
+    """Ray, connected to the engine's cluster; UserError if there is none."""
     ray = needed("ray", "ray", "the engine ray, on every node,")
     options: dict[str, Any] = {"address": engine.ray_address, "logging_level": logging.WARNING}
     if engine.ray_address == "local":
@@ -471,7 +473,7 @@ def connect(engine: Engine) -> Any:
     before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options)
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # its own ends this process at once
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # Ray's handler would exit at once
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise UserError(
             f"no Ray cluster at {engine.ray_address} ({error}): start one with `ray start --head`, "
@@ -483,7 +485,7 @@ def connect(engine: Engine) -> Any:
 def _ray_task(
     work: Work, part: Manifest, number: int, folder: str
 ) -> tuple[Any, NDArray[np.int64]]:
-    """Runs on a node; what the work returned, and counts of images, bytes and failures."""
+    """Runs on a node; returns the work's result, and counts of images, bytes and failures."""
     if os.path.isdir(folder):
         os.chdir(folder)  # a source's arguments may be relative paths
     counts = np.zeros(3, np.int64)

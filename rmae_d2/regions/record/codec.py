@@ -1,12 +1,12 @@
 """Bytes of region planes: run lengths inside a checked envelope.
 
-An envelope is little-endian: head `magic, version, header length, payload length`, crc32 of all
-the rest, a JSON header, a zlib payload. The payload of a record is one stream of raster-order runs
-for its label planes and one for its mask planes; a stream keeps run lengths (16 bits; a longer run is
-written as several), then values, each split into byte columns: 12 kB for a photo at three scales.
+An envelope is little-endian: head `magic, version, header length, payload length`, crc32 of everything
+else, a JSON header, a zlib payload. A record's payload is one stream of raster-order runs for its label
+planes and one for its mask planes; a stream contains run lengths (16 bits; a longer run is written as
+several), then values, each split into byte columns: 12 kB for a photo at three scales.
 
-Bytes are not trusted, a right checksum included: every size is compared with the limits below
-before memory is taken for it, and whatever does not fit together is a `StoreError`.
+Bytes are not trusted, even with a correct checksum: every size is compared with the limits below before
+memory is allocated for it, and any inconsistency is a `StoreError`.
 """
 
 import json
@@ -29,10 +29,10 @@ Labels = NDArray[np.unsignedinteger[Any]]
 FORMAT_VERSION = 1
 LABEL_DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.uint32))
 MAX_HEADER_BYTES = 2**20
-MAX_PLANE_BYTES = 2**30  # decoded, of all planes together: ten planes of 100 megapixels
+MAX_PLANE_BYTES = 2**30  # decoded, all planes together: ten planes of 100 megapixels
 MAX_PLANES = 2**12  # labels and masks together: 32,768 masks
-MAX_SIDE = 2**20  # pixels of height and of width
-MAX_RUNS = 2**26  # of all planes together: five planes of 12 megapixels, each pixel a run
+MAX_SIDE = 2**20  # height and width in pixels
+MAX_RUNS = 2**26  # all planes together: five planes of 12 megapixels in which each pixel is a run
 
 _MAGIC = b"RGNR"
 _HEAD = struct.Struct("<4sHIQ")  # magic, version, header length, payload length
@@ -44,13 +44,13 @@ _DTYPE_OF_NAME = {dtype.name: dtype for dtype in LABEL_DTYPES}
 
 @dataclass(frozen=True)
 class Header:
-    """What stands in front of the runs of a record; UserError beyond the limits of this module."""
+    """What precedes a record's runs; UserError beyond the limits of this module."""
 
     shape: tuple[int, int, int]  # (S, H, W) of the label planes; H and W are at least 1
     dtype: np.dtype[Any]  # of the labels
     num_masks: int  # M; the mask planes are uint8 (ceil(M / 8), H, W)
     ignore_label: int | None
-    runs: tuple[int, int]  # of the label planes and of the mask planes
+    runs: tuple[int, int]  # number of runs in the label planes and in the mask planes
     params: Mapping[str, Any]
 
     def __post_init__(self) -> None:
@@ -62,7 +62,7 @@ class Header:
             raise UserError(
                 f"{what}; up to {MAX_PLANES} planes with sides up to {MAX_SIDE} are held"
             )
-        # Without planes a size costs nothing here, but does as soon as somebody makes a mask.
+        # Without planes, a size costs nothing here, but does as soon as somebody makes a mask.
         if max(size, pixels) > MAX_PLANE_BYTES:
             raise UserError(f"{size} bytes of {what}; a record holds up to {MAX_PLANE_BYTES}")
         if sum(self.runs) > MAX_RUNS:
@@ -78,12 +78,12 @@ class Header:
 
     @property
     def label_bytes(self) -> int:
-        """Length of the label planes' run stream."""
+        """Length in bytes of the label planes' run stream."""
         return self.runs[0] * (2 + self.dtype.itemsize)
 
     @property
     def stream_bytes(self) -> int:
-        """Length of both run streams."""
+        """Length in bytes of both run streams."""
         return self.label_bytes + 3 * self.runs[1]
 
 
@@ -91,9 +91,10 @@ class Header:
 
 
 def seal(header: Header, streams: bytes) -> bytes:
-    """Envelope around a header and run streams; the opposite of `unseal` and `inflate`.
+    """Wrap a header and run streams in an envelope; the inverse of `unseal` and `inflate`.
 
-    UserError: the header holds something JSON cannot, or more than `MAX_HEADER_BYTES`.
+    Raises:
+        UserError: the header holds values that JSON cannot represent, or exceeds `MAX_HEADER_BYTES`.
     """
     fields = {name: getattr(header, name) for name in _FIELDS} | {"dtype": header.dtype.name}
     try:
@@ -109,7 +110,7 @@ def seal(header: Header, streams: bytes) -> bytes:
 
 
 def unseal(data: bytes) -> tuple[Header, memoryview]:
-    """Header and compressed payload of an envelope whose checksum is right, else StoreError."""
+    """Header and compressed payload of an envelope; StoreError if its checksum is wrong."""
     start = _HEAD.size + _CRC.size
     if data[:4] != _MAGIC[: len(data)]:
         raise StoreError(f"not a region record: starts with {data[:4]!r}, not {_MAGIC!r}")
@@ -132,9 +133,9 @@ def unseal(data: bytes) -> tuple[Header, memoryview]:
 
 
 def inflate(header: Header, payload: memoryview) -> tuple[Bytes, Bytes]:
-    """Run streams of the label planes and of the mask planes, uint8, read-only; else StoreError.
+    """Decompress the run streams of label and mask planes, uint8, read-only; StoreError if inconsistent.
 
-    Takes memory for as many bytes as the header announces, whatever the payload would give.
+    Uses only as much memory as the header announces, whatever the payload would decompress to.
     """
     inflater = zlib.decompressobj()
     try:
@@ -192,7 +193,7 @@ def _refuse(constant: str) -> NoReturn:
 
 
 def encode_runs(planes: Labels) -> tuple[bytes, int]:
-    """Byte columns of the run lengths and values of planes in raster order, and their number."""
+    """Encode planes in raster order as byte columns of run lengths and values; also return the run count."""
     flat = planes.ravel()
     if not flat.size:
         return b"", 0
@@ -207,7 +208,7 @@ def encode_runs(planes: Labels) -> tuple[bytes, int]:
 
 
 def decode_runs(stream: Bytes, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Labels:
-    """Undo `encode_runs`; StoreError when the runs do not fill planes of this shape."""
+    """Undo `encode_runs`; StoreError if the runs do not fill planes of this shape."""
     count, rest = divmod(len(stream), 2 + dtype.itemsize)
     lengths = _from_columns(stream[: 2 * count], np.dtype(np.uint16))
     # Multiplied as Python integers, which do not overflow.
@@ -219,13 +220,13 @@ def decode_runs(stream: Bytes, shape: tuple[int, int, int], dtype: np.dtype[Any]
 def gather_runs(
     stream: Bytes, shape: tuple[int, int, int], dtype: np.dtype[Any], rows: Ints, columns: Ints
 ) -> tuple[Labels, Ints | None]:
-    """Planes at some rows and columns: `decode_runs(...)[:, rows][..., columns]`, its errors too.
+    """Decode planes at some rows and columns: `decode_runs(...)[:, rows][..., columns]`, with its errors.
 
     Rows (h,) lie within 0..H-1, columns (w,) within 0..W-1, in any order.
 
     Returns:
-        (S, h, w) planes, and int64 (S, 256), how many pixels of a plane have each value; None where
-        that did not fall out of the decoding.
+        (S, h, w) planes, and int64 (S, 256), the number of pixels with each value per plane; None if
+        decoding did not yield these counts.
     """
     if not shape[0]:
         return np.empty((0, len(rows), len(columns)), dtype), np.zeros((0, 256), np.int64)
@@ -241,7 +242,7 @@ def gather_runs(
 
 
 def warm_up() -> None:
-    """Compile or load what decodes crops, seconds the first time: before workers start, to inherit."""
+    """Compile or load the crop decoder, which takes seconds the first time; call before forking workers."""
     if (kernel := _numba_kernel()) is not None:
         kernel.warm_up()
 

@@ -1,4 +1,4 @@
-"""`codec.gather_runs` compiled by numba: runs straight into the pixels of a crop."""
+"""`codec.gather_runs` compiled by numba: decodes runs directly into the pixels of a crop."""
 
 import numpy as np
 
@@ -20,7 +20,7 @@ def gather_runs(
     planes: Bytes,
     histograms: Ints,
 ) -> int:
-    """Fills planes with the pixels at some rows and columns of run-coded uint8 planes.
+    """Fill planes with the pixels at some rows and columns of run-coded uint8 planes.
 
     Reads every run once, and writes only where a run meets a wanted row.
 
@@ -28,14 +28,14 @@ def gather_runs(
         stream: uint8 (3 * n,): low bytes of the run lengths, high bytes, values.
         height: H of the coded planes.
         width: W of the coded planes.
-        rows: (h,), within 0..H-1, never falling.
-        columns: (w,), within 0..W-1, never falling or never rising (as a flip makes them).
+        rows: (h,), within 0..H-1, non-decreasing.
+        columns: (w,), within 0..W-1, non-decreasing or non-increasing (after a flip).
         planes: uint8 (S, h, w), C-contiguous, written.
-        histograms: int64 (S, 256), zeros on entry; pixels of each value in each written plane.
+        histograms: int64 (S, 256), zeros on entry; receives the pixel count of each value per plane.
 
     Returns:
-        0; or `RUNS_DO_NOT_FILL`, where the runs are not S x H x W pixels; or `NOT_MONOTONE`, where
-        the indices have another order. Then planes and histograms hold nothing of use.
+        0; or `RUNS_DO_NOT_FILL`, if the runs are not S x H x W pixels; or `NOT_MONOTONE`, if the
+        indices have another order. In these cases, planes and histograms contain nothing useful.
     """
     count = len(stream) // 3
     low, high, values = stream[:count], stream[count : 2 * count], stream[2 * count :]
@@ -84,8 +84,8 @@ def gather_runs(
                 value = values[k]
                 b = target[np.uint64(min(end, row_end) - row_begin)]
                 histograms[s, np.uint64(value)] += copies * (b - a)
-                # Whole blocks are fastest: what they write beyond b, the next runs write again.
-                # Unsigned indices spare numba's counting from the end, which makes it 3 times slower.
+                # Whole blocks are fastest: what they write beyond b is overwritten by the next runs.
+                # Unsigned indices avoid numba's handling of negative ones, which is 3 times slower.
                 at = w - a if mirrored else _BLOCK + a
                 while True:
                     for t in range(_BLOCK):
@@ -107,7 +107,7 @@ def gather_runs(
 
 
 def warm_up() -> None:
-    """Compiles `gather_runs`, or loads it from numba's cache, for the types it is called with."""
+    """Compile `gather_runs`, or load it from numba's cache, for the types it is called with."""
     stream = np.frombuffer(b"\1\0\0", np.uint8)  # read-only, as inflated streams are
     index = np.zeros(1, np.int64)
     gather_runs(

@@ -1,4 +1,4 @@
-"""Boolean masks (K, H, W): packed eight to a byte plane, and which patches they touch."""
+"""Boolean masks (K, H, W): packed eight per byte plane, and which patches they touch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -46,13 +46,13 @@ def patch_coverage(masks_KHW: Bools, patch: int) -> Bools:
 
 
 def count_bits(bits: Bytes) -> Ints:
-    """Pixels of each packed mask, int64 (8 * planes,), from one byte histogram a plane."""
+    """Pixels of each packed mask, int64 (8 * planes,), from one byte histogram per plane."""
     histograms = [np.bincount(plane.ravel(), minlength=256) for plane in bits]
     return areas_of_histograms(np.array(histograms, np.int64).reshape(-1, 256))
 
 
 def areas_of_histograms(histograms: Ints) -> Ints:
-    """As `count_bits`, from the number of pixels of each byte value, int64 (planes, 256)."""
+    """Like `count_bits`, from the number of pixels with each byte value, int64 (planes, 256)."""
     areas: Ints = histograms @ _BITS_OF_VALUE
     return areas.ravel()
 
@@ -63,12 +63,12 @@ def describe(array: NDArray[Any]) -> str:
 
 
 def num_planes(num_masks: int) -> int:
-    """Byte planes that hold so many masks."""
+    """Number of byte planes needed for the masks."""
     return -(-num_masks // 8)
 
 
 def patch_grid(size: Sequence[int], patch: int) -> tuple[int, int]:
-    """(rows, columns) of patches in (H, W) pixels; ValueError when they do not divide."""
+    """(rows, columns) of patches in (H, W) pixels; UserError if the size is not divisible."""
     height, width = size
     if patch < 1 or height % patch or width % patch:
         raise UserError(f"{height}x{width} pixels do not divide into patches of {patch}")

@@ -1,8 +1,8 @@
 """One image's regions: partition planes and overlapping masks, their geometry and their bytes.
 
-Letters: S label planes (one per scale), M overlapping masks (8 to a byte plane), N regions present,
+Letters: S label planes (one per scale), M overlapping masks (8 per byte plane), N regions present,
 K chosen regions, H W pixels, L patches in raster order. Nothing here expands every region: a crop,
-flip or resize touches S + ceil(M / 8) planes, and `select` makes masks of the K regions asked for.
+flip or resize touches S + ceil(M / 8) planes, and `select` only makes masks of the K requested regions.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -40,7 +40,7 @@ from .masks import (
 
 @dataclass(frozen=True, eq=False)
 class RegionTable:
-    """The N distinct regions present in a record, planes in order, labels rising."""
+    """The N distinct regions present in a record, ordered by plane, then label."""
 
     plane: Ints  # (N,): 0..S-1 is a label plane, S means the overlapping masks
     label: Ints  # (N,): label in its plane, or index of the overlapping mask
@@ -52,13 +52,13 @@ class RegionTable:
 
 @dataclass(eq=False)
 class RegionRecord:
-    """Regions of one image (design contract 4); UserError: planes of another type or size."""
+    """The regions of one image; UserError if planes have another type or size."""
 
     labels: Labels  # uint8, uint16 or uint32 (S, H, W); each label of a plane is one region
     mask_bits: Bytes  # uint8 (ceil(M/8), H, W), overlapping masks as `pack_bits` lays them out
     num_masks: int = 0
     ignore_label: int | None = None  # pixels with it belong to no region of their label plane
-    #: How the regions were made; JSON types only, travels with the bytes.
+    #: How the regions were made; JSON types only, stored with the bytes.
     params: Mapping[str, Any] = field(default_factory=dict)
     _table: RegionTable | None = field(default=None, init=False, repr=False)
 
@@ -84,7 +84,7 @@ class RegionRecord:
         ignore_label: int | None = None,
         params: Mapping[str, Any] | None = None,
     ) -> "RegionRecord":
-        """Record of non-negative integer label planes (S, H, W), or of one plane (H, W)."""
+        """A record of non-negative integer label planes (S, H, W), or of one plane (H, W)."""
         labels = labels[None] if labels.ndim == 2 else labels
         bits = np.zeros((0, *labels.shape[1:]), np.uint8)
         return cls(narrow_labels(labels), bits, 0, ignore_label, params or {})
@@ -93,7 +93,7 @@ class RegionRecord:
     def from_masks(
         cls, masks_MHW: Bools, *, params: Mapping[str, Any] | None = None
     ) -> "RegionRecord":
-        """Record of overlapping bool masks (M, H, W)."""
+        """A record of overlapping bool masks (M, H, W)."""
         bits = pack_bits(masks_MHW)
         labels = np.zeros((0, *masks_MHW.shape[1:]), np.uint8)
         return cls(labels, bits, len(masks_MHW), None, params or {})
@@ -106,7 +106,7 @@ class RegionRecord:
     # ------------------------------------------------------------------ geometry
 
     def crop(self, y: int, x: int, h: int, w: int) -> "RegionRecord":
-        """The h x w window whose top left pixel is (y, x); a view, no pixel is copied."""
+        """The h x w window whose top left pixel is (y, x); a view, without copying pixels."""
         height, width = self.size
         if min(y, x) < 0 or min(h, w) < 1 or y + h > height or x + w > width:
             raise UserError(
@@ -116,11 +116,11 @@ class RegionRecord:
         return replace(self, labels=self.labels[window], mask_bits=self.mask_bits[window])
 
     def flip(self) -> "RegionRecord":
-        """Mirrored left to right; a view."""
+        """The record mirrored left to right; a view."""
         return replace(self, labels=self.labels[..., ::-1], mask_bits=self.mask_bits[..., ::-1])
 
     def resize(self, size: tuple[int, int]) -> "RegionRecord":
-        """Nearest neighbour to (H, W), the pixels `F.interpolate(mode="nearest")` takes."""
+        """Resize to (H, W) by nearest neighbour, picking pixels like `F.interpolate(mode="nearest")`."""
         if min(size) < 1:
             raise UserError(f"cannot resize a record to {size}")
         pairs = zip(self.size, size, strict=True)
@@ -129,22 +129,23 @@ class RegionRecord:
     def take(self, rows: ArrayLike, columns: ArrayLike) -> "RegionRecord":
         """The pixels at some rows and columns, in any order: crop, nearest resize and flip at once.
 
-        Pixel (i, j) of the result is pixel (rows[i], columns[j]) of this one. IndexError: no index, or
-        one outside.
+        Pixel (i, j) of the result is pixel (rows[i], columns[j]) of this record.
+
+        Raises:
+            IndexError: there are no indices, or one is out of range.
         """
         y, x = pixel_indices(rows, self.size[0]), pixel_indices(columns, self.size[1])
-        # Two `take`s are several times faster than one fancy index with both axes.
+        # Two `take`s are several times faster than one fancy index over both axes.
         labels = self.labels.take(y, axis=1).take(x, axis=2)
         bits = self.mask_bits.take(y, axis=1).take(x, axis=2)
         return replace(self, labels=labels, mask_bits=bits)
 
     def map_planes(self, fn: Callable[[Bytes], Bytes]) -> "RegionRecord":
-        """Apply a geometric operation that knows uint8 (H, W) planes only.
+        """Apply a geometric operation that supports only uint8 (H, W) planes.
 
-        A plane of wider labels goes through one byte at a time, so `fn`, such as Detectron2's
-        `Transform.apply_segmentation`, must copy pixels (nearest neighbour). What it fills in, as a
-        padding does, stands in every byte: 0 joins label 0 and no mask, 255 the largest label and
-        every mask.
+        A plane of wider labels is processed one byte at a time, so `fn`, such as Detectron2's
+        `Transform.apply_segmentation`, must copy pixels (nearest neighbour). A fill value, e.g. from
+        padding, is set in every byte: 0 becomes label 0 and no mask, 255 the largest label and every mask.
         """
         labels = [map_label_plane(plane, fn) for plane in self.labels]
         bits = [map_label_plane(plane, fn) for plane in self.mask_bits]
@@ -163,9 +164,9 @@ class RegionRecord:
     # ------------------------------------------------------------------- regions
 
     def regions(self) -> RegionTable:
-        """The regions present, counted once per record; `select` takes indices into this table.
+        """The regions present, computed once per record; `select` takes indices into this table.
 
-        A crop or resize is another record with another table: what left the picture is not in it.
+        A crop or resize is another record with its own table, without the regions that left the picture.
         """
         if self._table is None:
             counts = [count_labels(plane, self.ignore_label) for plane in self.labels]
@@ -173,9 +174,10 @@ class RegionRecord:
         return self._table
 
     def select(self, indices: ArrayLike) -> Bools:
-        """Masks, bool (K, H, W), of K regions given by their indices into `regions()`; any may repeat.
+        """Masks, bool (K, H, W), of K regions given by indices into `regions()`, which may repeat.
 
-        IndexError: an index outside the table.
+        Raises:
+            IndexError: an index is outside the table.
         """
         return unpack_bits(self.select_bits(indices), np.size(indices))
 
@@ -196,7 +198,7 @@ class RegionRecord:
         return bits
 
     def coverage(self, indices: ArrayLike, patch: int) -> Bools:
-        """Bool (K, L): whether region k has a pixel in patch l; `patch` pixels divide height and width."""
+        """Bool (K, L): whether region k has a pixel in patch l; `patch` must divide height and width."""
         grid_h, grid_w = patch_grid(self.size, patch)
         chosen = self._chosen(indices)
         covered = np.zeros((len(chosen), grid_h * grid_w), np.bool_)
@@ -226,7 +228,9 @@ class RegionRecord:
     def to_bytes(self) -> bytes:
         """The record as bytes (layout: `codec.py`), a pure function of the record.
 
-        UserError: `params` holds something JSON cannot, or the limits of `codec.py` are passed.
+        Raises:
+            UserError: `params` holds values that JSON cannot represent, or the limits of `codec.py` are
+                exceeded.
         """
         label_runs, label_count = encode_runs(self.labels)
         mask_runs, mask_count = encode_runs(self.mask_bits)
@@ -242,24 +246,26 @@ class RegionRecord:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "RegionRecord":
-        """Undo `to_bytes`. Safe for bytes of any origin: nothing in them is run.
+        """Undo `to_bytes`. Safe for bytes of any origin: nothing in them is executed.
 
-        StoreError: cut short, damaged, of another format version, or beyond `codec.py`'s limits.
+        Raises:
+            StoreError: the bytes are cut short, damaged, in another format version, or beyond `codec.py`'s
+                limits.
         """
         return EncodedRecord(data).decode()
 
 
 class EncodedRecord:
-    """A record still as bytes, from which a crop is decoded without the whole planes. Picklable.
+    """A record still in encoded form, from which a crop is decoded without the full planes. Picklable.
 
     Attributes:
-        data: as `RegionRecord.to_bytes` gives them.
+        data: bytes from `RegionRecord.to_bytes`.
         size: (H, W) in pixels.
         params: how the regions were made.
     """
 
     def __init__(self, data: bytes) -> None:
-        """Check envelope, checksum and header (StoreError); runs are looked at when decoded."""
+        """Check envelope, checksum and header (StoreError); runs are checked on decoding."""
         self.data = data
         self._header, self._payload = unseal(data)
         self.size = self._header.shape[1:]
@@ -269,7 +275,7 @@ class EncodedRecord:
         return EncodedRecord, (self.data,)
 
     def decode(self) -> RegionRecord:
-        """The whole record; StoreError where the runs do not fill the planes."""
+        """The whole record; StoreError if the runs do not fill the planes."""
         header = self._header
         label_stream, mask_stream = inflate(header, self._payload)
         labels = decode_runs(label_stream, header.shape, header.dtype)
@@ -277,10 +283,10 @@ class EncodedRecord:
         return RegionRecord(labels, bits, header.num_masks, header.ignore_label, header.params)
 
     def take(self, rows: ArrayLike, columns: ArrayLike) -> RegionRecord:
-        """Equals `decode().take(rows, columns)`, errors too, without the whole planes.
+        """Equal to `decode().take(rows, columns)`, including errors, without decoding the full planes.
 
-        Fast where numba is installed, labels stay below 256, rows do not fall, and columns do not
-        fall or do not rise: what crop, nearest resize and flip need.
+        It is fast if numba is installed, labels are below 256, rows are non-decreasing, and columns are
+        non-decreasing or non-increasing, as for crop, nearest resize and flip.
         """
         header = self._header
         y, x = pixel_indices(rows, self.size[0]), pixel_indices(columns, self.size[1])
@@ -313,10 +319,10 @@ def narrow_labels(labels: NDArray[np.integer[Any]]) -> Labels:
 
 
 def nearest_indices(length: int, new_length: int) -> Ints:
-    """For each of new_length pixels the one of length that nearest-neighbour resizing takes.
+    """For each of new_length pixels, the one of length that nearest-neighbour resizing picks.
 
-    torch's rule: floor(i * length / new_length), scale and product in float32; float64 picks other
-    pixels now and then.
+    torch's rule: floor(i * length / new_length), with scale and product in float32; float64 occasionally
+    picks other pixels.
     """
     step = np.float32(length) / np.float32(new_length)
     indices = np.floor(np.arange(new_length, dtype=np.float32) * step).astype(np.int64)
@@ -324,14 +330,14 @@ def nearest_indices(length: int, new_length: int) -> Ints:
 
 
 def resize_mask(mask: NDArray[np.bool_], size: tuple[int, ...]) -> NDArray[np.bool_]:
-    """A mask at another size, by nearest neighbour, as pre-training resizes region maps."""
+    """Resize a mask by nearest neighbour, as pre-training resizes region maps."""
     rows, columns = (nearest_indices(old, new) for old, new in zip(mask.shape, size, strict=True))
     resized: NDArray[np.bool_] = mask[rows].take(columns, axis=1)
     return resized
 
 
 def pixel_indices(indices: ArrayLike, length: int) -> Ints:
-    """Indices of rows or columns as a fresh int64 (n,) array; IndexError where they are none."""
+    """Row or column indices as a new int64 (n,) array; IndexError if they are invalid."""
     given = np.asarray(indices)
     if given.ndim != 1 or not given.size or given.dtype.kind not in "iu":
         raise IndexError(f"rows and columns must be non-empty 1-d integers, got {describe(given)}")
@@ -342,7 +348,7 @@ def pixel_indices(indices: ArrayLike, length: int) -> Ints:
 
 
 def map_label_plane(plane: Labels, fn: Callable[[Bytes], Bytes]) -> Labels:
-    """`fn` of a label plane, one byte of the labels at a time; see `RegionRecord.map_planes`."""
+    """Apply `fn` to a label plane, one byte of the labels at a time; see `RegionRecord.map_planes`."""
     parts = []
     for shift in range(0, 8 * plane.dtype.itemsize, 8):
         byte = fn(np.ascontiguousarray((plane >> shift).astype(np.uint8)))
@@ -354,7 +360,7 @@ def map_label_plane(plane: Labels, fn: Callable[[Bytes], Bytes]) -> Labels:
 
 
 def count_labels(plane: Labels, ignore_label: int | None) -> tuple[Ints, Ints]:
-    """Labels present but for the ignored one, rising, and the pixels of each; int64 (n,) both."""
+    """Labels present, without the ignored one, ascending, and the pixels of each; both int64 (n,)."""
     if plane.dtype.itemsize <= 2:
         return present(np.bincount(plane.ravel()), ignore_label)
     # A histogram over 32-bit labels could need gigabytes.
@@ -364,21 +370,21 @@ def count_labels(plane: Labels, ignore_label: int | None) -> tuple[Ints, Ints]:
 
 
 def present(histogram: Ints, ignore_label: int | None = None) -> tuple[Ints, Ints]:
-    """As `count_labels`, from the pixels of each label."""
+    """Like `count_labels`, from the pixels of each label."""
     label = np.flatnonzero(histogram)
     label = label[label != ignore_label]
     return label, histogram[label]
 
 
 def table_of(counts: Sequence[tuple[Ints, Ints]]) -> RegionTable:
-    """Table from labels and areas of each label plane, and of the masks."""
+    """Build a table from labels and areas of each label plane, and of the masks."""
     plane = np.repeat(np.arange(len(counts)), [len(area) for _, area in counts])
     label, area = (np.concatenate(column) for column in zip(*counts, strict=True))
     return RegionTable(plane, label, area)
 
 
 def label_coverage(plane: Labels, wanted: Ints, patch: int) -> Bools:
-    """Bool (K, L) for K labels of one plane; looks only where a run or a patch begins."""
+    """Bool (K, L) for K labels of one plane; checks only pixels where a run or a patch begins."""
     grid_w = plane.shape[1] // patch
     starts = np.ones(plane.shape, np.bool_)
     np.not_equal(plane[:, 1:], plane[:, :-1], out=starts[:, 1:])
@@ -397,7 +403,7 @@ def label_coverage(plane: Labels, wanted: Ints, patch: int) -> Bools:
 
 
 def largest_first(counts: Iterable[Ints], at_most: int | None = None) -> list[Ints]:
-    """The masks by falling area, then by position: the same for any order of the input."""
+    """The masks by decreasing area, then by position: the same for any order of the input."""
 
     def key(mask: Ints) -> tuple[int, bytes]:
         return -int(mask[1::2].sum()), mask.astype(">i8").tobytes()
@@ -408,11 +414,11 @@ def largest_first(counts: Iterable[Ints], at_most: int | None = None) -> list[In
 def record_of_counts(
     counts: Sequence[Ints], size: tuple[int, int], params: Mapping[str, Any]
 ) -> RegionRecord:
-    """Record of overlapping masks given by run counts; never holds them unpacked."""
+    """A record of overlapping masks given by run counts; never holds them unpacked."""
     height, width = size
     bits = np.empty((num_planes(len(counts)), height, width), np.uint8)
     for number, plane in enumerate(bits):
-        # A mask's bit changes at the ends of its runs; adding changes up gives eight masks at once.
+        # A mask's bit flips at the ends of its runs; accumulating the flips gives eight masks at once.
         changes = np.zeros(height * width + 1, np.uint8)
         for k, mask in enumerate(counts[8 * number : 8 * number + 8]):
             np.bitwise_xor.at(changes, np.cumsum(mask), np.uint8(1 << k))

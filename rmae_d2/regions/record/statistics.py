@@ -1,4 +1,4 @@
-"""What a set of region records holds, in the numbers that decide whether it suits pre-training."""
+"""Statistics of a set of region records that show whether it suits pre-training."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ...errors import UserError
 from .record import EncodedRecord, RegionRecord
 
-#: Edges of the area histogram, as shares of the image.
+#: Edges of the area histogram, as fractions of the image.
 AREA_EDGES = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 _BAR = 40
 
@@ -19,15 +19,15 @@ class RegionStatistics:
     """Statistics of N records."""
 
     sizes: NDArray[np.int64]  # (N,), bytes of each record
-    counts: NDArray[np.int64]  # (N,), regions of each whole image
-    #: (len(AREA_EDGES) - 1,), regions by share of their image; an area on an edge counts above it.
+    counts: NDArray[np.int64]  # (N,), regions in each whole image
+    #: (len(AREA_EDGES) - 1,), regions by fraction of their image; an area on an edge counts above it.
     areas: NDArray[np.int64]
-    crop_counts: NDArray[np.int64]  # (C,), regions of each random crop
-    num_regions: int  # K, what a crop should offer
+    crop_counts: NDArray[np.int64]  # (C,), regions in each random crop
+    num_regions: int  # K, the number that a crop should offer
 
     @property
     def few(self) -> float:
-        """Share of crops with fewer than K regions, which repeat some."""
+        """Fraction of crops with fewer than K regions, in which some are repeated."""
         return float(np.mean(self.crop_counts < self.num_regions))
 
     def __str__(self) -> str:
@@ -54,9 +54,9 @@ def measure(
     crops_per_image: int = 4,
     seed: int = 0,
 ) -> RegionStatistics:
-    """Statistics of records, one per image, and of MAE's random resized crops of them.
+    """Compute statistics of records, one per image, and of MAE's random resized crops of them.
 
-    `num_regions` is K, which pre-training takes of a crop; crops have MAE's scale 0.2-1, ratio
+    `num_regions` is K, the number that pre-training draws per crop; crops have MAE's scale 0.2-1, ratio
     3/4-4/3 and 224 x 224 pixels.
     """
     sizes, counts, crop_counts = [], [], []
@@ -79,7 +79,7 @@ def measure(
 
 
 def _count_in_crop(record: RegionRecord, generator: np.random.Generator) -> int:
-    """Regions of one random resized crop, drawn as torchvision draws it."""
+    """Number of regions in a random resized crop, drawn as in torchvision."""
     height, width = record.size
     crop_h, crop_w = height, width
     for _ in range(10):

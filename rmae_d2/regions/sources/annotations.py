@@ -1,6 +1,6 @@
 """Ground truth as regions: instance masks of COCO and LVIS, segments of COCO panoptic.
 
-Both are read while training; a store is possible but saves little.
+Both are read during training; a store is possible but saves little.
 """
 
 import logging
@@ -31,13 +31,13 @@ _PANOPTIC_REMEDY = "Give the folder of panoptic PNGs of this data set."
 
 
 class InstanceSource:
-    """Region source of instance masks, one overlapping mask per object, from COCO or LVIS.
+    """Region source for instance masks, one overlapping mask per object, from COCO or LVIS.
 
-    An image without annotations has a record of 0 masks. Annotations without a mask, and masks without a
-    pixel, give no region; neither do crowds by default, rough outlines of many objects.
+    An image without annotations has a record with 0 masks. Annotations without a mask and masks without a
+    pixel give no region; by default, neither do crowds, which are rough outlines of many objects.
 
     Attributes:
-        params: what the regions depend on, among it the digest of the json.
+        params: what the regions depend on, including the digest of the json.
     """
 
     blind = True  # to pixels, see blind.py
@@ -45,15 +45,15 @@ class InstanceSource:
     def __init__(
         self, json_file: str | os.PathLike[str] | None = None, include_crowd: bool = False
     ) -> None:
-        """Read and check the json; processes forked later share what is kept of it.
+        """Read and check the json; processes forked later share its contents.
 
         Args:
-            json_file: COCO or LVIS instance json, local or whatever Detectron2's PathManager opens.
-                None takes `annotations` of the dataset dicts, as Detectron2's datasets have them.
-            include_crowd: make regions of annotations with `iscrowd` too.
+            json_file: COCO or LVIS instance json, local or anything that Detectron2's PathManager can open.
+                None uses `annotations` in the dataset dicts, as in Detectron2's datasets.
+            include_crowd: also make regions of annotations with `iscrowd`.
 
         Raises:
-            UserError: no such file, or none of its annotations has a mask.
+            UserError: the file does not exist, or none of its annotations has a mask.
             AnnotationError: it cannot be used, see `read_annotations`.
         """
         self.include_crowd = bool(include_crowd)
@@ -74,9 +74,10 @@ class InstanceSource:
     def __call__(
         self, dataset_dict: Mapping[str, Any], image_HWC: NDArray[np.uint8]
     ) -> RegionRecord:
-        """Record of the masks of an image, uint8 (H, W, C).
+        """Make the record of an image's masks; the image is uint8 (H, W, C).
 
-        UserError: the image is not in the json or has another size there.
+        Raises:
+            UserError: the image is not in the json or has another size there.
         """
         size = (image_HWC.shape[0], image_HWC.shape[1])
         name = dataset_dict.get("file_name")
@@ -105,7 +106,7 @@ class InstanceSource:
 
 
 def _of_data_set(dataset_dict: Mapping[str, Any], size: tuple[int, int]) -> list[Instance]:
-    """The checked annotations of a dataset dict, for an image of (H, W) pixels."""
+    """The validated annotations of a dataset dict, for an image of (H, W) pixels."""
     name = dataset_dict.get("file_name")
     if (entries := dataset_dict.get("annotations")) is None:
         raise UserError(
@@ -120,7 +121,7 @@ def _of_data_set(dataset_dict: Mapping[str, Any], size: tuple[int, int]) -> list
 
 
 def _check_masks(annotations: Annotations, include_crowd: bool) -> None:
-    """Says how many masks there are; UserError where there is none."""
+    """Log how many masks there are; UserError if there are none."""
     masks = bare = crowds = images = 0
     for _, instances in annotations:
         of_image = [i.iscrowd for i in instances if i.mask is not None]
@@ -143,10 +144,10 @@ def _check_masks(annotations: Annotations, include_crowd: bool) -> None:
 
 
 class PanopticSource:
-    """Region source of COCO's panoptic segments: one label plane, a label a thing or stuff segment.
+    """Region source for COCO's panoptic segments: one label plane, with a label per thing or stuff segment.
 
     Labels count from 1 in the order in which segments appear in raster order; void is 0, the
-    record's `ignore_label`. Crowd segments are kept, as the segments of stuff are.
+    record's `ignore_label`. Crowd segments are kept, like stuff segments.
 
     Attributes:
         params: what the regions depend on besides the image and its panoptic file.
@@ -155,11 +156,14 @@ class PanopticSource:
     blind = True  # to pixels, see blind.py
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
-        """UserError: no such local folder.
+        """Sets the folder of segments.
 
         Args:
-            folder: of panoptic PNGs named as the images (`000000000009.png`), local or whatever
-                iopath's `g_pathmgr` opens. None takes `pan_seg_file_name` of the dataset dicts.
+            folder: panoptic PNGs named like the images (`000000000009.png`), local or anything that
+                iopath's `g_pathmgr` can open. None uses `pan_seg_file_name` in the dataset dicts.
+
+        Raises:
+            UserError: a local folder does not exist.
         """
         self.folder = None if folder is None else check_folder(folder, _PANOPTIC_REMEDY)
         self.params: dict[str, Any] = {"source": "panoptic"}
@@ -170,9 +174,11 @@ class PanopticSource:
     def __call__(
         self, dataset_dict: Mapping[str, Any], image_HWC: NDArray[np.uint8]
     ) -> RegionRecord:
-        """Record of the segments of an image, uint8 (H, W, C).
+        """Make the record of an image's segments; the image is uint8 (H, W, C).
 
-        FileNotFoundError: no file for the image. UserError: a damaged or other file, or another size.
+        Raises:
+            FileNotFoundError: there is no file for the image.
+            UserError: the file is damaged or of another kind, or has another size.
         """
         path = self._path(dataset_dict)
         ids = _read_segment_ids(path)
@@ -191,7 +197,7 @@ class PanopticSource:
 
 
 def _read_segment_ids(path: str) -> NDArray[np.int32]:
-    """Ids, int32 (H, W), of COCO's panoptic PNG: R + 256 G + 65536 B; 0 is void."""
+    """Ids, int32 (H, W), in COCO's panoptic PNG: R + 256 G + 65536 B; 0 is void."""
     from iopath.common.file_io import g_pathmgr
     from PIL import Image
 
@@ -201,7 +207,7 @@ def _read_segment_ids(path: str) -> NDArray[np.int32]:
             mode, pixels = image.mode, np.asarray(image)
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, SyntaxError) as error:  # Pillow's errors of damaged PNGs
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow's errors for damaged PNGs
         raise UserError(
             f"{path} is not a complete PNG ({error}): copy or unpack it again"
         ) from error
@@ -219,7 +225,7 @@ def _canonical_labels(ids_HW: NDArray[np.int32]) -> Labels:
     """Labels 1.. in the order in which ids appear in raster order, and 0 for id 0."""
     flat = ids_HW.ravel()
     starts = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
-    # Runs are a hundredth of the pixels, so sorting their ids takes little time.
+    # There are a hundred times fewer runs than pixels, so sorting their ids is fast.
     ids, first, run_of = np.unique(flat[starts], return_index=True, return_inverse=True)
     order = np.argsort(first[ids > 0])
     labels = np.zeros(len(ids), np.int64)

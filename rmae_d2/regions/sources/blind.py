@@ -1,7 +1,7 @@
-"""Region sources that need an image's shape alone, so that it need not be decoded for them.
+"""Region sources that need only an image's shape, so that the image need not be decoded for them.
 
-Such a source says so by an attribute ``blind``; it may get, in place of an array, anything that has a shape
-and becomes one by ``np.asarray``.
+Such a source declares this with an attribute ``blind``; instead of an array, it may receive anything that has
+a shape and can be converted by ``np.asarray``.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,14 +13,14 @@ from ..record.record import EncodedRecord, RegionRecord
 
 
 def is_blind(source: Callable[..., Any] | None) -> bool:
-    """Whether a source looks at no pixel."""
+    """Whether a source looks at no pixels."""
     return bool(getattr(source, "blind", False))
 
 
 def regions_of(
     source: Callable[..., Any], dataset_dict: Mapping[str, Any], image: Any
 ) -> RegionRecord | EncodedRecord:
-    """What a source gives for an image, which is decoded only for those that look at it."""
+    """Get a source's regions for an image, which is decoded only for sources that look at it."""
     regions: RegionRecord | EncodedRecord = source(
         dataset_dict, image if is_blind(source) else np.asarray(image)
     )

@@ -1,4 +1,4 @@
-"""Files that belong to images one by one: `<same relative path>.npy`, `.json` or `.png`."""
+"""Files that belong to individual images: `<same relative path>.npy`, `.json` or `.png`."""
 
 import os
 import posixpath
@@ -9,7 +9,7 @@ from ...errors import UserError
 
 
 def check_folder(folder: str | os.PathLike[str], remedy: str) -> str:
-    """The folder as text; a local one must exist, lest every image fail instead."""
+    """The folder as text; a local one must exist, otherwise every image would fail."""
     path = os.fspath(folder)
     if "://" not in path and not os.path.isdir(path):
         raise UserError(f"there is no folder {os.path.abspath(path)}. {remedy}")
@@ -53,7 +53,7 @@ def check_size(
     image: tuple[int, ...],
     remedy: str = "Make its regions again from this image.",
 ) -> None:
-    """UserError where a file's regions (H, W) are not of the size of the upright image (H, W, ...)."""
+    """Raise UserError if a file's regions (H, W) differ in size from the upright image (H, W, ...)."""
     size = image[:2]
     if found != size:
         turned = " The photo is turned by its EXIF orientation." if found[::-1] == size else ""

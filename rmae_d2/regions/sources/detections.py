@@ -1,4 +1,4 @@
-"""What a detector found as regions: COCO's results json, of any project that writes one."""
+"""A detector's output as regions: COCO's results json, from any project that writes one."""
 
 import logging
 import os
@@ -22,13 +22,13 @@ _SIZE = "Give what was detected in these very images, in their upright pixels wh
 
 
 class DetectionSource:
-    """Region source of a detector's masks: overlapping, the most certain first.
+    """Region source for a detector's masks: overlapping, the most confident first.
 
-    Detections without a segmentation are their boxes, filled. An image in which nothing has the score has a
-    record of 0 masks.
+    Detections without a segmentation become filled boxes. An image in which nothing reaches the score has a
+    record with 0 masks.
 
     Attributes:
-        params: what the regions depend on, among it a digest of the json.
+        params: what the regions depend on, including a digest of the json.
     """
 
     blind = True  # to pixels, see blind.py
@@ -40,19 +40,19 @@ class DetectionSource:
         min_score: float = 0.5,
         max_masks: int | None = 100,
     ) -> None:
-        """Read the json; processes forked later share what is kept of it.
+        """Read the json; processes forked later share its contents.
 
         Args:
-            json_file: a list of `{"image_id", "score", "segmentation" or "bbox"}`, as pycocotools' `loadRes`
-                takes it and Detectron2, MMDetection and others write it; local or remote.
-            images_json: a json in COCO's format that has the images' ids and file names, as the annotations
-                that the detector was tested with. None where the ids are those of the data set, or paths
-                below its folder (`clip1/0001.png` or `clip1/0001`), or numbers that are the files' names.
+            json_file: a list of `{"image_id", "score", "segmentation" or "bbox"}`, as accepted by
+                pycocotools' `loadRes` and written by Detectron2, MMDetection and others; local or remote.
+            images_json: a json in COCO's format with the images' ids and file names, such as the annotations
+                that the detector was tested on. None if the ids are those of the data set, paths below its
+                folder (`clip1/0001.png` or `clip1/0001`), or numbers that are the files' names.
             min_score: detections below it are left out.
-            max_masks: the most certain so many of an image are kept; None for all.
+            max_masks: largest number of masks per image, the most confident ones; None for all.
 
         Raises:
-            UserError: no such file, or nothing in it has the score.
+            UserError: the file does not exist, or nothing in it reaches the score.
             AnnotationError: it cannot be used, see `read_detections`.
         """
         self.min_score = float(min_score)
@@ -80,9 +80,10 @@ class DetectionSource:
     def __call__(
         self, dataset_dict: Mapping[str, Any], image_HWC: NDArray[np.uint8]
     ) -> RegionRecord:
-        """Record of the masks of an image, uint8 (H, W, C).
+        """Make the record of an image's masks; the image is uint8 (H, W, C).
 
-        UserError: the image is not in the json or has another size there, or a detection has no reading.
+        Raises:
+            UserError: the image is not in the json or has another size there, or a detection is unreadable.
         """
         size = (image_HWC.shape[0], image_HWC.shape[1])
         path, name = self.detections.path, dataset_dict.get("file_name")
@@ -115,7 +116,7 @@ class DetectionSource:
         return record_of_counts(counts, size, self.params)
 
     def _mask(self, detection: Detection, size: tuple[int, int]) -> Ints | None:
-        """Run counts of a detection's mask, else of its box; None without a pixel."""
+        """Run counts of a detection's mask, or else its box; None if it has no pixel."""
         instance = self.detections.read(detection, size)
         if detection.segmentation:
             return None if instance.mask is None else run_counts(instance.mask, size)

@@ -1,8 +1,8 @@
 """Felzenszwalb-Huttenlocher (FH) regions: the paper's region source.
 
-R-MAE takes scales 500, 1000 and 1500 on COCO and 1000 alone on ImageNet, with the minimum size of
-a segment equal to its scale and sigma 0.8, on the image as it is stored, before any crop.
-`fh_numba.py` (extra `fast`) gives scikit-image's partition 8 to 15 times faster, in a third of the memory.
+R-MAE uses scales 500, 1000 and 1500 on COCO and only 1000 on ImageNet, with the minimum segment size equal
+to the scale and sigma 0.8, on the image as stored, before any crop.
+`fh_numba.py` (extra `fast`) gives scikit-image's partition 8 to 15 times faster, with a third of the memory.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ..record.record import EncodedRecord, RegionRecord, narrow_labels
 logger = logging.getLogger(__name__)
 
 MAX_PIXELS = 4_000_000
-#: What computes the partition; the first one that is installed by default.
+#: Implementations of the partition; by default, the first one installed.
 IMPLEMENTATIONS = ("numba", "scikit-image")
 _BYTES_A_PIXEL = {"numba": 90, "scikit-image": 330}  # peaks, measured on colour photos
 _SECONDS = {"numba": 0.06, "scikit-image": 0.8}  # 640x480 photo, three scales, rounded
@@ -48,26 +48,26 @@ def felzenszwalb(
 ) -> Labels:
     """Partition an image at each scale, exactly as scikit-image does with min_size = scale.
 
-    Both implementations give the same partition of photographs; where edges weigh exactly the same,
-    as in drawn images, scikit-image's depends on the processor and ours does not.
+    Both implementations give the same partition of photographs; where edges have exactly equal weights, as in
+    drawings, scikit-image's result depends on the processor and ours does not.
 
-    scikit-image peaks at about 330 bytes per pixel, numba at about 90, in every worker. An image of more
+    scikit-image peaks at about 330 bytes per pixel, numba at about 90, in every worker. An image with more
     than `max_pixels` is therefore averaged down to that many, and its labels are enlarged by nearest
-    neighbour. Scale and minimum size stay, in pixels of the smaller image.
+    neighbour. Scale and minimum size remain the same, in pixels of the smaller image.
 
     Args:
         image_HWC: uint8 (H, W, C) or (H, W), any number of channels, any size from 1x1.
-        scales: FH scales on the 0..255 intensity scale; a larger one gives larger segments.
+        scales: FH scales for intensities 0..255; a larger one gives larger segments.
         sigma: Gaussian smoothing before segmentation, in pixels.
         max_pixels: largest image segmented at full size; None for no limit.
-        implementation: "numba", "scikit-image", or None for numba where it is installed.
+        implementation: "numba", "scikit-image", or None for numba if it is installed.
 
     Returns:
-        (S, H, W) labels, uint8, or uint16 and uint32 where needed: 0..n-1 in the order in which
+        (S, H, W) labels, uint8, or uint16 or uint32 if needed: 0..n-1 in the order in which
         segments appear in raster order.
 
     Raises:
-        UserError: arguments other than these, or numba was asked for and cannot be imported.
+        UserError: an argument is invalid, or numba was requested and cannot be imported.
     """
     implementation = resolve_implementation(implementation)
     if image_HWC.dtype != np.uint8 or image_HWC.ndim not in (2, 3) or 0 in image_HWC.shape:
@@ -90,7 +90,7 @@ def felzenszwalb(
 
 
 def resolve_implementation(name: str | None) -> str:
-    """The implementation that `name` stands for; UserError where unknown or numba is not importable."""
+    """Resolve the name of an implementation; UserError if it is unknown or numba cannot be imported."""
     if name not in (None, *IMPLEMENTATIONS):
         raise UserError(f"implementation={name!r} must be one of {IMPLEMENTATIONS} or None")
     if name == "scikit-image":
@@ -117,30 +117,30 @@ def _warn_slow(error: str) -> None:
 
 
 class RegionCache:
-    """Records of one region source under one folder, so that nobody has to precompute regions. Picklable.
+    """Caches a region source's records in a folder, so that regions need not be precomputed. Picklable.
 
-    An entry is found by what the regions depend on: pixels of the decoded image, parameters of the
-    source, format of the record. Any number of processes and machines may share a folder, whose trouble
-    costs time, never a run. An entry is, where `folder` is below the one given:
+    An entry is identified by what the regions depend on: pixels of the decoded image, parameters of the
+    source, record format. Any number of processes and machines may share a folder; problems with it cost
+    time, but never end a run. With `folder` below the given one, an entry is:
 
         folder = given/<hash of parameters and format>
         folder/<first two hex digits>/<hash of the image>.regions
     """
 
     def __init__(self, folder: str | os.PathLike[str], params: Mapping[str, Any]) -> None:
-        """To be made before worker processes start, which inherit the compiled decoder.
+        """Must be created before worker processes start, which inherit the compiled decoder.
 
         Args:
-            folder: shared by all sources, made with the first entry.
+            folder: may be shared by all sources; created with the first entry.
             params: everything besides the image that the regions depend on; JSON types.
         """
         text = json.dumps([FORMAT_VERSION, params], sort_keys=True)
         self.folder = Path(folder) / blake2b(text.encode(), digest_size=8).hexdigest()
-        self._failed: set[str] = set()  # of "read", "write": what was reported already
+        self._failed: set[str] = set()  # of "read", "write": what has been reported
         warm_up()
 
     def path(self, image_HWC: NDArray[np.uint8]) -> Path:
-        """File of the entry for an image."""
+        """The file of an image's entry."""
         digest = blake2b(repr((image_HWC.shape, image_HWC.dtype.str)).encode(), digest_size=16)
         digest.update(np.ascontiguousarray(image_HWC).data)
         name = digest.hexdigest()
@@ -149,11 +149,11 @@ class RegionCache:
     def get(
         self, image_HWC: NDArray[np.uint8], compute: Callable[[NDArray[np.uint8]], RegionRecord]
     ) -> RegionRecord | EncodedRecord:
-        """The record of a whole image, uint8 (H, W, C) or (H, W): from disk, else computed and written.
+        """The record of a whole image, uint8 (H, W, C) or (H, W): from disk, or computed and written.
 
-        An entry that is cut short, damaged or of another size is reported and replaced. A folder
-        that cannot be read or written is reported once a process; from the first failed write on,
-        records are computed without being kept. Errors of `compute` pass through.
+        An entry that is cut short, damaged or of another size is reported and replaced. A folder that
+        cannot be read or written is reported once per process; after the first failed write, records are
+        computed without being cached. Errors of `compute` propagate.
         """
         path = self.path(image_HWC)
         size = image_HWC.shape[:2]
@@ -187,8 +187,8 @@ class RegionCache:
     def _write(self, path: Path, record: RegionRecord) -> None:
         if "write" in self._failed:
             return
-        # Readers see a whole entry or none; writers of the same entry write the same bytes, so
-        # the last one wins. A power cut may leave a short file, which reading finds.
+        # Readers see a complete entry or none; writers of the same entry write the same bytes, so
+        # the last one wins. A power failure may leave a truncated file, which reading detects.
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_file(path, durable=False) as file:
@@ -208,10 +208,10 @@ class RegionCache:
 
 
 class FelzenszwalbSource:
-    """Region source of FH partitions, one label plane a scale. Picklable.
+    """Region source for FH partitions, one label plane per scale. Picklable.
 
     Attributes:
-        params: what the regions depend on; stands in each record and keys the cache.
+        params: what the regions depend on; stored in each record and part of the cache key.
     """
 
     def __init__(
@@ -222,9 +222,9 @@ class FelzenszwalbSource:
         max_pixels: int | None = MAX_PIXELS,
         implementation: str | None = None,
     ) -> None:
-        """Arguments are those of `felzenszwalb`. Compiles, so that workers forked later need not.
+        """Takes the arguments of `felzenszwalb`. Compiles, so that workers forked later need not.
 
-        `cache_dir` keeps records between epochs and runs; None computes each time.
+        `cache_dir` keeps records between epochs and runs; with None they are always recomputed.
         """
         self.scales = tuple(int(scale) for scale in scales)
         self.implementation = resolve_implementation(implementation)
@@ -233,7 +233,7 @@ class FelzenszwalbSource:
             "scales": list(self.scales),
             "sigma": float(sigma),
             "max_pixels": max_pixels,
-            # Part of what regions depend on, for partitions differ where edges weigh the same.
+            # Included because partitions differ where edges have equal weights.
             "implementation": self.implementation,
         }
         self.cache = None if cache_dir is None else RegionCache(cache_dir, self.params)
@@ -253,7 +253,7 @@ class FelzenszwalbSource:
     def __call__(
         self, dataset_dict: Mapping[str, Any], image_HWC: NDArray[np.uint8]
     ) -> RegionRecord | EncodedRecord:
-        """Record of the whole image, uint8 (H, W, C); `dataset_dict` plays no part."""
+        """Make the record of the whole image, uint8 (H, W, C); `dataset_dict` is not used."""
         if self.cache is None:
             return self._compute(image_HWC)
         return self.cache.get(image_HWC, self._compute)
@@ -275,7 +275,7 @@ def _partitions(
     from skimage.segmentation import felzenszwalb as by_skimage
 
     with warnings.catch_warnings():
-        # It warns that other than 3 channels are taken as channels, which is what we want.
+        # It warns that a third dimension other than 3 is treated as channels, which is what we want.
         warnings.filterwarnings("ignore", message=".*third dimension")
         return [by_skimage(image_HWC, scale, sigma, min_size=int(scale)) for scale in scales]
 
@@ -283,7 +283,7 @@ def _partitions(
 def _shrink(
     image_HWC: NDArray[np.uint8], max_pixels: int, implementation: str
 ) -> NDArray[np.uint8]:
-    """Area average down to at most `max_pixels`, keeping the aspect as far as whole pixels go."""
+    """Area-average down to at most `max_pixels`, keeping the aspect ratio up to whole pixels."""
     from PIL import Image  # scikit-image depends on it; its box filter works in uint8, in place
 
     global _warned_large

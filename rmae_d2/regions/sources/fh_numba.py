@@ -1,7 +1,7 @@
 """Felzenszwalb-Huttenlocher (FH) segmentation compiled by numba: exact, many scales at once.
 
-The method: "Efficient Graph-Based Image Segmentation", IJCV 2004. What scikit-image makes of it is
-reproduced to the last bit up to the order of equal edges: 8-neighbour grid, smoothing and edge
+The method: "Efficient Graph-Based Image Segmentation", IJCV 2004. scikit-image's implementation is
+reproduced to the last bit, up to the order of equal edges: 8-neighbour grid, smoothing and edge
 weights in float64, limits in float32, and a second pass over refused edges that dissolves segments
 below the minimum size. Equal edges keep the order of the grid (a stable sort), whereas
 scikit-image's order of them depends on the processor.
@@ -9,13 +9,13 @@ scikit-image's order of them depends on the processor.
 Why it is fast and small:
 
 - All scales share smoothing, weights and one sort.
-- An edge is 8 bytes: a code of its weight above, `pixel << 2 | direction` below. The code is the
-  float64 weight without its lower bits, so it sorts as the weight does. Where it cannot tell, the
-  weight is computed once more from the smoothed image.
-- Up to the first edge that a scale refuses, all larger scales merge the same segments. They go on
-  from there, without the edges that lie inside a segment by then.
+- An edge is 8 bytes: a code of its weight in the upper half, `pixel << 2 | direction` in the lower. The code
+  is the float64 weight without its lower bits, so it sorts like the weight. Where codes are equal, the weight
+  is recomputed from the smoothed image.
+- Up to the first edge that a scale refuses, all larger scales merge the same segments. They continue from
+  there, without the edges that are inside a segment by then.
 
-Arrays are made in Python and passed to the compiled loops. Importing this module needs numba.
+Arrays are created in Python and passed to the compiled loops. Importing this module requires numba.
 """
 
 from collections.abc import Sequence
@@ -33,17 +33,17 @@ Floats = NDArray[np.float64]
 Words = NDArray[np.uint32]
 Edges = NDArray[np.uint64]
 Ints = NDArray[np.int64]
-# (N,) each. The parent of a pixel, itself at the root of a segment; and kept at roots: pixels, the
-# edge that the segment was merged by last, and the weight from which on it refuses edges.
+# (N,) each. The parent of a pixel, itself at the root of a segment; and, stored at roots: the number of
+# pixels, the edge that last merged the segment, and the weight from which on it refuses edges.
 Forest = tuple[Words, Words, Words, NDArray[np.float32]]
 
-_MAX_PIXELS = 2**30  # an edge keeps its pixel in 30 bits
-_CUT = 27  # lower bits of a float64 that a code leaves out; 25 bits of the fraction stay
+_MAX_PIXELS = 2**30  # an edge stores its pixel in 30 bits
+_CUT = 27  # lower bits of a float64 that a code omits; 25 bits of the fraction remain
 _LEAST = np.uint64((1023 - 96) << (52 - _CUT))  # weights up to 2**-96 have code 0
 _ROUNDING = 1e-6  # relative, far above the errors of a code and of a float32 limit
 _PARTS = 64  # scattering into more than that misses the cache at every step
-_TOP_BITS = 12  # of a code: they tell an edge's part
-_DIGIT = 11  # bits that one sorting pass looks at; three passes cover a code
+_TOP_BITS = 12  # of a code: they determine an edge's part
+_DIGIT = 11  # bits per sorting pass; three passes cover a code
 _MASK = (1 << _DIGIT) - 1
 _SHORT = 48  # up to this many edges are sorted by insertion
 _NONE = np.uint32(0xFFFFFFFF)
@@ -52,8 +52,8 @@ _NONE = np.uint32(0xFFFFFFFF)
 def segment(image_HWC: NDArray[np.uint8], scales: Sequence[float], sigma: float) -> list[Labels]:
     """Partition an image at each scale, with a minimum size of int(scale) pixels: see `felzenszwalb`.
 
-    Needs at most about 105 bytes a pixel for three channels, and 8 more for each further channel. Of any
-    strides; UserError above 2**30 pixels. Gives one plane (H, W) a scale.
+    Needs at most about 105 bytes per pixel for three channels, and 8 more for each further channel. The image
+    may have any strides; UserError above 2**30 pixels. Returns one plane (H, W) per scale.
     """
     height, width = image_HWC.shape[:2]
     if height * width > _MAX_PIXELS:
@@ -61,7 +61,7 @@ def segment(image_HWC: NDArray[np.uint8], scales: Sequence[float], sigma: float)
             f"image of {width}x{height} pixels: implementation 'numba' takes at most "
             f"{_MAX_PIXELS}; set max_pixels, or take 'scikit-image'"
         )
-    # By direction (right, down, down-right, up-right): what a pixel is short of either end.
+    # By direction (right, down, down-right, up-right): offsets from a pixel to both ends of the edge.
     ends = np.array([[0, 0, 0, width], [1, width, width + 1, 1]], np.uint32)
     smooth_CHW = smooth(image_HWC, sigma)
     edges = _sort_edges(smooth_CHW, ends)
@@ -88,17 +88,17 @@ def segment(image_HWC: NDArray[np.uint8], scales: Sequence[float], sigma: float)
         _flatten(labels)
         _number(labels, work)
         planes[scale] = narrow_labels(labels.reshape(height, width))
-        del forest, labels, work, refused  # before the next scale takes as much again
+        del forest, labels, work, refused  # before the next scale allocates as much again
     return [planes[scale] for scale in scales]
 
 
 def warm_up() -> None:
-    """Compile everything, or load it from numba's cache, which takes seconds or half a second."""
+    """Compile everything, or load it from numba's cache; this takes seconds or half a second."""
     segment(np.zeros((2, 2, 1), np.uint8), (1, 2), 0.0)
 
 
 def smooth(image_HWC: NDArray[np.uint8], sigma: float) -> Floats:
-    """The image, uint8 of any strides, in 0..1 and smoothed by sigma pixels, float64 (C, H, W).
+    """Smooth an image, uint8 of any strides, scaled to 0..1, by sigma pixels; float64 (C, H, W).
 
     Equals `scipy.ndimage.gaussian_filter` with scipy's defaults (mirrored borders, cut off at four
     sigma) on the image divided by 255.
@@ -112,14 +112,14 @@ def smooth(image_HWC: NDArray[np.uint8], sigma: float) -> Floats:
     out_CHW = np.empty((channels, height, width))
     ring = np.empty((len(taps), width))
     line = np.empty(width + 2 * radius)
-    # A read-only array is another type to numba, for which it would compile once more.
+    # To numba, a read-only array is another type, for which it would compile again.
     _convolve(np.require(image_HWC, requirements=["C", "W"]), taps, ring, line, out_CHW)
     return out_CHW
 
 
 @inlined
 def _reflect(index: int, length: int) -> int:
-    """Index into a line that is continued by mirroring, its ends repeated."""
+    """Index into a line that is extended by mirroring, with its ends repeated."""
     index %= 2 * length
     return min(index, 2 * length - 1 - index)
 
@@ -128,17 +128,17 @@ def _reflect(index: int, length: int) -> int:
 def _convolve(
     image_HWC: NDArray[np.uint8], taps: Floats, ring: Floats, line: Floats, out_CHW: Floats
 ) -> None:
-    """Columns, then rows. Sums run from the outermost pair of taps inwards, as scipy's do.
+    """Convolve columns, then rows. Sums run from the outermost pair of taps inwards, as in scipy.
 
     Work space: `ring` (2 * radius + 1, W), the rows around the current one, and `line`
-    (W + 2 * radius,), one row continued on both sides.
+    (W + 2 * radius,), one row extended on both sides.
     """
     height, width, channels = image_HWC.shape
     count = len(taps)
     radius = count // 2
     for c in range(channels):
         for top in range(-2 * radius, height):
-            # Row y of the continued image lies in ring[(y + radius) % count]; this reads the last
+            # Row y of the extended image is in ring[(y + radius) % count]; this reads the last
             # one that output row `top` needs, whose first one is `top - radius`.
             row = ring[(top + 2 * radius) % count]
             source = image_HWC[_reflect(top + radius, height), :, c]
@@ -167,7 +167,7 @@ def _convolve(
 
 
 def _sort_edges(smooth_CHW: Floats, ends: Words) -> Edges:
-    """Edges from the lightest to the heaviest, equal ones in their order on the grid."""
+    """Edges from lightest to heaviest, equal ones in grid order."""
     _, height, width = smooth_CHW.shape
     right, down = height * (width - 1), (height - 1) * width
     codes = np.empty(right + down + 2 * (height - 1) * (width - 1), np.uint32)
@@ -225,7 +225,7 @@ def _count_top(codes: Words, counts: Ints) -> None:
 def _list_edges(
     codes: Words, height: int, width: int, part: NDArray[np.uint8], place: Ints, out: Edges
 ) -> None:
-    """Make the edges, each in the part of its weight, in the order of the grid."""
+    """Create the edges in grid order, each in the part of its weight."""
     i = 0
     for direction in range(4):
         dy, dx = (0 if direction == 0 else 1), (0 if direction == 1 else 1)
@@ -278,7 +278,7 @@ def _sort_run(run: Edges, spare: Edges, counts: Ints) -> None:
 
 @inlined
 def _exact_weight(edge: Any, smooth_CN: Floats, ends: Words) -> float:
-    """Float64 weight of an edge, the same to the bit as when it was coded."""
+    """Float64 weight of an edge, identical to the bit to when it was coded."""
     one = np.uint32(np.uint64(edge) >> np.uint64(2) & np.uint64(0x3FFFFFFF))
     direction = np.uint32(edge) & np.uint32(3)
     a, b = one + ends[0, direction], one + ends[1, direction]
@@ -291,7 +291,7 @@ def _exact_weight(edge: Any, smooth_CN: Floats, ends: Words) -> float:
 
 @compiled
 def _settle_equal(edges: Edges, spare: Edges, digits: Ints, smooth_CN: Floats, ends: Words) -> None:
-    """Put edges of equal code in order: for that they carry for a while what their code lacks."""
+    """Sort edges with equal codes; for this, they temporarily carry the bits that their code lacks."""
     low = np.uint64(0xFFFFFFFF)
     lacking = np.uint64((1 << _CUT) - 1)
     count = len(edges)
@@ -330,7 +330,7 @@ def _sort_short(edges: Edges, start: int, stop: int) -> None:
 
 @inlined
 def _find(parent: Words, node: Any) -> Any:
-    """Root of a node; halves the path on the way."""
+    """Find the root of a node, halving the path on the way."""
     above = parent[node]
     while above != node:
         top = parent[above]
@@ -342,7 +342,7 @@ def _find(parent: Words, node: Any) -> Any:
 
 @compiled
 def _set_limits(forest: Forest, scale: float, smooth_CN: Floats, ends: Words) -> None:
-    """The weight from which on a segment accepts no edge: its heaviest plus scale / size."""
+    """Set the weight from which on a segment accepts no edge: its heaviest plus scale / size."""
     parent, size, heaviest, limit = forest
     for node in range(len(parent)):
         if parent[node] == node:
@@ -356,7 +356,7 @@ def _set_limits(forest: Forest, scale: float, smooth_CN: Floats, ends: Words) ->
 def _merge(
     edges: Edges, forest: Forest, scale: float, smooth_CN: Floats, ends: Words, refused: Words
 ) -> tuple[int, int]:
-    """Merge along edges until all are seen or `refused` is full; numbers of edges seen and refused."""
+    """Merge along edges until all are seen or `refused` is full; return the numbers seen and refused."""
     parent, size, heaviest, limit = forest
     count = 0
     for i in range(len(edges)):
@@ -416,7 +416,7 @@ def _flatten(parent: Words) -> None:
 
 @compiled
 def _drop_inner(edges: Edges, parent: Words, ends: Words) -> int:
-    """Move the edges between different segments of a flat forest to the front; their number."""
+    """Move the edges between different segments of a flat forest to the front; return their number."""
     count = 0
     for i in range(len(edges)):
         edge = edges[i]

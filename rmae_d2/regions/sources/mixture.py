@@ -1,4 +1,4 @@
-"""Several region sources in one training run, one of them drawn for each sample."""
+"""Several region sources in one training run, with one drawn for each sample."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -15,12 +15,12 @@ Source = Callable[[Mapping[str, Any], NDArray[np.uint8]], RegionRecord | Encoded
 
 
 class MixtureOfSources:
-    """Region source that asks one of several sources, each as often as its weight says.
+    """Region source that delegates to one of several sources, chosen with given probabilities.
 
-    One number of numpy's global generator decides, which the loaders seed from (seed, position). An error
-    of the chosen source is not hidden by asking the next, which would shift the weights unnoticed: where
-    one source is to stand in for another, that is `StoredRegions` with a fallback.
-    It is no source for a store: make one of each source and mix those.
+    The choice uses one number from numpy's global generator, which the loaders seed from (seed, position). An
+    error of the chosen source is not hidden by trying the next one, which would silently shift the weights;
+    to let one source stand in for another, use `StoredRegions` with a fallback.
+    It is not a source for a store: make one store per source and mix those.
 
     Attributes:
         probabilities: of the sources, float64, sum 1.
@@ -29,7 +29,7 @@ class MixtureOfSources:
     """
 
     def __init__(self, sources: Sequence[Source], weights: Sequence[float] | None = None) -> None:
-        """`weights`: one a source, 0 or more, of a positive sum (else UserError); None for equal ones."""
+        """Takes a weight of 0 or more per source, not all 0 (else UserError); None for equal weights."""
         self.sources = list(sources)
         given = [1.0] * len(self.sources) if weights is None else [float(w) for w in weights]
         if not self.sources or len(given) != len(self.sources):
@@ -54,7 +54,7 @@ class MixtureOfSources:
     def __call__(
         self, dataset_dict: Mapping[str, Any], image_HWC: NDArray[np.uint8]
     ) -> RegionRecord | EncodedRecord:
-        """Record of the whole image, uint8 (H, W, C), by a source drawn at each call; its errors pass."""
+        """Make the record of the whole image, uint8 (H, W, C), with a source drawn at each call."""
         bounds = self.probabilities.cumsum()
         drawn = int(np.searchsorted(bounds, np.random.random_sample() * bounds[-1], side="right"))
         return regions_of(self.sources[drawn], dataset_dict, image_HWC)

@@ -1,4 +1,4 @@
-"""No regions: of images that are packed without."""
+"""No regions: for images packed without them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from ..store.shards import NO_REGIONS
 
 
 class NoRegions:
-    """Stands in a manifest for the source; nobody asks it for regions."""
+    """Takes the source's place in a manifest; it is never asked for regions."""
 
     params: Mapping[str, Any] = NO_REGIONS
 

@@ -1,8 +1,8 @@
-"""Region maps of the R-MAE reference code: one `.npy` an image, a uint8 stack of label planes.
+"""Region maps of the R-MAE reference code: one `.npy` per image, a uint8 stack of label planes.
 
-Its scripts write `<same relative path>.npy` with shape (S, H, W), one plane a scale of FH, cast to 8
-bits: with more than 256 segments a plane, labels have wrapped around and unrelated segments share one.
-That cannot be undone; segmenting anew (FelzenszwalbSource) keeps them apart.
+Its scripts write `<same relative path>.npy` with shape (S, H, W), one plane per FH scale, cast to 8
+bits: with more than 256 segments per plane, labels have wrapped around and unrelated segments share one.
+This cannot be undone; segmenting again (FelzenszwalbSource) keeps them apart.
 """
 
 import logging
@@ -25,9 +25,9 @@ _REMEDY = "Name the folder that the reference code's script wrote for this data 
 
 
 class NpySource:
-    """Region source of a folder of `.npy` label planes. Every label is a region, 0 too.
+    """Region source for a folder of `.npy` label planes. Every label is a region, including 0.
 
-    Files are memory-mapped: a crop of the record reads the rows that it needs.
+    Files are memory-mapped: a crop of the record reads only the rows that it needs.
 
     Attributes:
         params: what the regions depend on besides the image and its file.
@@ -36,9 +36,12 @@ class NpySource:
     blind = True  # to pixels, see blind.py
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        """The folder has the sub-folders of the images, or all files in one; UserError: no such folder.
+        """Takes a folder with the sub-folders of the images, or with all files in one.
 
-        It is local, or whatever iopath's `g_pathmgr` opens.
+        It is local, or anything that iopath's `g_pathmgr` can open.
+
+        Raises:
+            UserError: a local folder does not exist.
         """
         self.folder = check_folder(folder, _REMEDY)
         self.params: dict[str, Any] = {"source": "npy"}
@@ -50,10 +53,12 @@ class NpySource:
     def __call__(
         self, dataset_dict: Mapping[str, Any], image_HWC: NDArray[np.uint8]
     ) -> RegionRecord:
-        """Record of the label planes of an image, uint8 (H, W, C).
+        """Make the record of an image's label planes; the image is uint8 (H, W, C).
 
-        FileNotFoundError: no file for the image. UserError: a file that is damaged, of another size,
-        or of other contents than integer planes (S, H, W) or (H, W).
+        Raises:
+            FileNotFoundError: there is no file for the image.
+            UserError: the file is damaged, has another size, or holds something other than integer planes
+                (S, H, W) or (H, W).
         """
         path = find_companion(self.folder, dataset_dict, ".npy", _REMEDY)
         labels = _read_planes(path)
@@ -69,7 +74,7 @@ class NpySource:
 
 
 def _read_planes(path: str) -> Labels:
-    """Label planes (S, H, W) of a file, mapped where their dtype is a record's."""
+    """Label planes (S, H, W) in a file, memory-mapped if their dtype is one that records use."""
     again = "Write it again as an unsigned integer array of label planes (scales, height, width)"
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -1,11 +1,11 @@
-"""SAM's, SAM 2's and SAM 3's automatic masks as regions, by their networks in the `transformers` package.
+"""SAM, SAM 2 and SAM 3 automatic masks as regions, using their networks in the `transformers` package.
 
-A grid of points asks for masks; those that the network is unsure of, or that hinge on the threshold, are
-left out, and of those that are alike the best stays: the mask generation of SAM's paper (appendix B).
+A grid of points prompts for masks; masks with low predicted quality or stability are left out, and
+non-maximum suppression removes duplicates: the mask generation of SAM's paper (appendix B).
 transformers' own pipeline is not used: for SAM 2 and 3, which see a photo stretched to a square, release 5.23
 scales the points of both sides by the longer one, so that the lower quarter of a 4:3 photo gets none.
 
-One image takes a large network some seconds on a GPU, so make a store once (rmae-d2 regions), with one
+A large network takes several seconds per image on a GPU, so make a store once (rmae-d2 regions), with one
 process per GPU: several on one GPU are slower together than one.
 """
 
@@ -29,16 +29,16 @@ from ..record.masks import describe
 from ..record.record import RegionRecord, largest_first, record_of_counts
 from .sam_json import MAX_MASKS, check_max_masks
 
-#: Kinds of network that take points, by `model_type` of their config.json: those of the hub for video have
-#: the network for images in them.
+#: Kinds of network that accept points, by `model_type` in their config.json: the hub's models for video
+#: contain the network for images.
 KINDS = ("sam", "sam2", "sam2_video", "sam3_tracker", "sam3_video")
 _SUCH_AS = "such as facebook/sam2.1-hiera-small, facebook/sam3 or facebook/sam-vit-huge"
 
-# The first of these that is there, and all of the others.
+# The first of these that exists, and all of the others.
 _WEIGHTS = tuple(f"{n}{i}" for n in ("model.safetensors", "pytorch_model.bin") for i in ("", INDEX))
 _CONFIGS = ("config.json", "preprocessor_config.json", "processor_config.json")
 
-#: Of crops in the first layer, as a share of the shorter side: SAM's.
+#: Overlap of crops in the first layer, as a fraction of the shorter side, as in SAM.
 _OVERLAP = 512 / 1500
 
 _BY_THEIR_AUTHORS = (".pth", ".pt")
@@ -51,16 +51,15 @@ _SAME_WEIGHTS |= {
 
 
 class SamSource:
-    """Region source of SAM's automatic masks: overlapping, by falling area, then by position.
+    """Region source for SAM's automatic masks: overlapping, by decreasing area, then by position.
 
-    Picklable: the network is built when the first image comes, and neither it nor its weights
-    travel. A batch of points needs `points_per_batch` x 3 masks x 4 bytes per pixel several times
-    over, which `max_side` bounds.
+    Picklable: the network is built for the first image, and neither it nor its weights are pickled. A batch
+    of points needs several times `points_per_batch` x 3 masks x 4 bytes per pixel, which `max_side` limits.
 
     Attributes:
-        params: what the regions depend on, among it a digest of weights and config, wherever they lie.
-            Device and `points_per_batch` are not in it: they change rounding only, so a run that
-            ended for want of memory goes on with smaller batches.
+        params: what the regions depend on, including a digest of weights and config, wherever they are.
+            Device and `points_per_batch` are not included: they change only rounding, so a run that
+            ran out of memory can continue with smaller batches.
     """
 
     def __init__(
@@ -78,17 +77,17 @@ class SamSource:
     ) -> None:
         """Check settings and package (UserError), fetch the weights, and read them once, for their digest.
 
-        What is not explained here is as in SAM's automatic mask generator, defaults too; SAM 2's
+        Arguments not explained here are those of SAM's automatic mask generator, with its defaults; SAM 2's
         has pred_iou_thresh=0.8.
 
         Args:
-            model: a folder as transformers' `save_pretrained` writes it, or a name of the Hugging
-                Face hub, `ORG/NAME[@REVISION]`, with or without `hf://`.
-            device: such as "cuda:1" or "cpu"; None takes CUDA where there is one.
-            max_side: images with a longer side are segmented at this size, and their masks
-                enlarged by nearest neighbour. SAM itself sees 1024 pixels of the whole image, so
-                1024 loses sharpness of edges only. None for no limit.
-            max_masks: the largest so many masks are kept; None for all.
+            model: a folder written by transformers' `save_pretrained`, or a Hugging Face hub name,
+                `ORG/NAME[@REVISION]`, with or without `hf://`.
+            device: such as "cuda:1" or "cpu"; None uses CUDA if available.
+            max_side: images with a longer side are segmented at this size, and their masks are
+                enlarged by nearest neighbour. SAM itself sees the whole image at 1024 pixels, so
+                1024 only reduces the sharpness of edges. None for no limit.
+            max_masks: largest number of masks, keeping the largest ones; None for all.
         """
         if max_side is not None and max_side < 1:
             raise UserError(f"max_side={max_side} must be positive, or None for no limit")
@@ -134,10 +133,12 @@ class SamSource:
     def __call__(
         self, dataset_dict: Mapping[str, Any], image_HWC: NDArray[np.uint8]
     ) -> RegionRecord:
-        """Record of the masks of an image, uint8 RGB (H, W, 3); `dataset_dict` plays no part.
+        """Make the record of an image's masks; `dataset_dict` is not used. The image is uint8 RGB (H, W, 3).
 
-        UserError: no RGB image. RuntimeError: weights that are damaged or not those of the config.
-        MemoryError: the device has too little; says which settings to lower.
+        Raises:
+            UserError: it is not an RGB image.
+            RuntimeError: the weights are damaged or do not match the config.
+            MemoryError: the device has too little memory; says which settings to lower.
         """
         if image_HWC.dtype != np.uint8 or image_HWC.ndim != 3 or image_HWC.shape[2] != 3:
             raise UserError(f"SAM needs a uint8 RGB (H, W, 3) image, got {describe(image_HWC)}")
@@ -173,7 +174,7 @@ class SamSource:
         return np.asarray(small)
 
     def _build(self) -> tuple[Any, Any]:
-        """The network on its device, in evaluation mode and 32 bits, and its image processor."""
+        """The network on its device, in evaluation mode and float32, and its image processor."""
         import torch
         from transformers import AutoImageProcessor, AutoModelForMaskGeneration
 
@@ -184,8 +185,8 @@ class SamSource:
             )
             if missing := sorted(report["missing_keys"]):
                 raise ValueError(f"{len(missing)} tensors are missing, such as {missing[0]}")
-        except Exception as error:  # theirs for files that are not weights are of all kinds
-            raise RuntimeError(  # no ValueError: it is not the image that is to blame
+        except Exception as error:  # any kind may be raised for files that are not weights
+            raise RuntimeError(  # not ValueError: the image is not to blame
                 f"{self._folder} does not hold a whole network ({str(error).splitlines()[0]}): copy or "
                 "download it again"
             ) from error
@@ -193,7 +194,7 @@ class SamSource:
         return network.to(device).eval(), processor
 
     def _generate(self, image_HWC: NDArray[np.uint8]) -> list[dict[str, Any]]:
-        """Run lengths of the image's masks, `{"size", "counts"}`, the network's favourite first."""
+        """Run lengths of the image's masks, `{"size", "counts"}`, by decreasing predicted quality."""
         import torch
         from torchvision.ops import nms
 
@@ -211,9 +212,9 @@ class SamSource:
         return [masks[k] for k in kept]
 
     def _of_crop(self, image_HWC: NDArray[np.uint8], box: tuple[int, int, int, int]) -> Any:
-        """Yields masks as run lengths of the whole image, their scores and boxes, a batch of points each.
+        """Yield masks as run lengths of the whole image, their scores and boxes, one batch of points each.
 
-        Only what lies in `box`, x0, y0, x1, y1, is looked at; what ends where it does is left out.
+        Only `box`, x0, y0, x1, y1, is processed; masks that end at its border are left out.
         """
         import torch
 
@@ -224,7 +225,7 @@ class SamSource:
         given = given.to(network.device)
         pixels, padded = given["pixel_values"], given.get("reshaped_input_sizes")
         embeddings = network.get_image_embeddings(pixels)
-        # SAM fills its square up below or beside the photo, the others stretch the photo to it.
+        # SAM pads the photo to a square at the bottom or right; the others stretch the photo to it.
         high, wide = pixels.shape[-2:] if padded is None else padded[0].tolist()
         points = _grid(self.settings["points_per_side"]) * torch.tensor([wide, high])
         least = self.settings["pred_iou_thresh"], self.settings["stability_score_thresh"]
@@ -233,7 +234,7 @@ class SamSource:
             answer = network(
                 image_embeddings=embeddings, input_points=some[None, :, None], input_labels=labels
             )
-            sure = answer.iou_scores[0] > least[0]  # before masks are enlarged, which takes longest
+            sure = answer.iou_scores[0] > least[0]  # before masks are enlarged, the slowest step
             if not sure.any():
                 continue
             (logits,) = processor.post_process_masks(
@@ -247,7 +248,7 @@ class SamSource:
 
 
 def _crops(size: tuple[int, ...], layers: int) -> Iterator[tuple[int, int, int, int]]:
-    """x0, y0, x1, y1 of an image of (H, W) pixels, then of its overlapping parts: 2 x 2, then 4 x 4, ..."""
+    """Yield x0, y0, x1, y1 of an image of (H, W) pixels, then of its overlapping 2 x 2, 4 x 4, ... parts."""
     high, wide = size
     yield 0, 0, wide, high
     for parts in (2**layer for layer in range(1, layers + 1)):
@@ -259,7 +260,7 @@ def _crops(size: tuple[int, ...], layers: int) -> Iterator[tuple[int, int, int, 
 
 
 def _grid(side: int) -> Any:
-    """Points in the middles of side x side fields of [0, 1] x [0, 1], float (side * side, 2): x, y."""
+    """Centres of side x side cells of [0, 1] x [0, 1], float (side * side, 2): x, y."""
     import torch
 
     middles = (torch.arange(side) + 0.5) / side
@@ -267,7 +268,7 @@ def _grid(side: int) -> Any:
 
 
 def _find(model: str) -> Path:
-    """The folder with a model's files, fetched where it is one of the hub's."""
+    """The folder with a model's files, downloaded if it is on the hub."""
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder
@@ -287,7 +288,7 @@ def _find(model: str) -> Path:
 
 
 def _kind(folder: Path) -> str:
-    """Of a model, by its config.json; UserError where it is none that takes points."""
+    """The kind of a model, from its config.json; UserError if it does not accept points."""
     path = folder / "config.json"
     try:
         kind = json.loads(path.read_text(encoding="utf-8"))["model_type"]
@@ -305,7 +306,7 @@ def _kind(folder: Path) -> str:
 
 
 def _digest(folder: Path) -> str:
-    """Of all files that a model is made of; UserError where there are no weights, or not all of them."""
+    """Digest of all files of a model; UserError if its weights are missing or incomplete."""
     weights = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
     if weights is None:
         raise UserError(f"{folder} has none of {', '.join(_WEIGHTS)}: give a whole model's folder")

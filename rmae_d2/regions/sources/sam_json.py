@@ -1,4 +1,4 @@
-"""Masks that SAM made elsewhere: SA-1B's json files, or those of SAM's own command line."""
+"""Masks made by SAM elsewhere: SA-1B's json files, or those of SAM's own command line."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from ..record.masks import Ints
 from ..record.record import RegionRecord, largest_first, record_of_counts
 from .companions import check_folder, check_size, find_companion
 
-#: Masks kept of an image. SA-1B has about 100 an image, SAM's default settings rarely more.
+#: Number of masks kept per image. SA-1B has about 100 per image, SAM's default settings rarely more.
 MAX_MASKS = 256
 
 _REMEDY = "Name the folder of SAM's json files for this data set."
@@ -23,11 +23,11 @@ _SMALLER = "Masks are for the photo as SA-1B has it: where photos were made smal
 
 
 class SamJsonSource:
-    """Region source of overlapping masks from one json an image, named as the image.
+    """Region source for overlapping masks from one json per image, named like the image.
 
-    Takes SA-1B's files, `{"image": {...}, "annotations": [{"segmentation": ...}, ...]}`, and what
-    `amg.py --convert-to-rle` of segment-anything writes, a list of `{"segmentation": ...}`.
-    Masks are ordered by falling area, then by position, whatever their order in the file.
+    Accepts SA-1B's files, `{"image": {...}, "annotations": [{"segmentation": ...}, ...]}`, and the output of
+    `amg.py --convert-to-rle` of segment-anything, a list of `{"segmentation": ...}`.
+    Masks are ordered by decreasing area, then by position, whatever their order in the file.
 
     Attributes:
         params: what the regions depend on besides the image and its file.
@@ -36,7 +36,7 @@ class SamJsonSource:
     blind = True  # to pixels, see blind.py
 
     def __init__(self, folder: str | os.PathLike[str], max_masks: int | None = MAX_MASKS) -> None:
-        """The folder is as `NpySource` takes it; the largest `max_masks` are kept, None for all."""
+        """Takes a folder as in `NpySource`; the largest `max_masks` masks are kept, None for all."""
         self.folder = check_folder(folder, _REMEDY)
         self.max_masks = check_max_masks(max_masks)
         self.params: dict[str, Any] = {"source": "sam json", "max_masks": max_masks}
@@ -47,9 +47,11 @@ class SamJsonSource:
     def __call__(
         self, dataset_dict: Mapping[str, Any], image_HWC: NDArray[np.uint8]
     ) -> RegionRecord:
-        """Record of the masks of an image, uint8 (H, W, C).
+        """Make the record of an image's masks; the image is uint8 (H, W, C).
 
-        FileNotFoundError: no file for the image. UserError: a damaged file, other contents or size.
+        Raises:
+            FileNotFoundError: there is no file for the image.
+            UserError: the file is damaged, or has other contents or another size.
         """
         path = find_companion(self.folder, dataset_dict, ".json", _REMEDY)
         size = (image_HWC.shape[0], image_HWC.shape[1])
@@ -58,7 +60,7 @@ class SamJsonSource:
 
 
 def check_max_masks(max_masks: int | None) -> int | None:
-    """The value, if it is one."""
+    """Return the value if it is valid; otherwise raise UserError."""
     if max_masks is not None and max_masks < 1:
         raise UserError(f"max_masks={max_masks} must be positive, or None for all masks")
     return max_masks

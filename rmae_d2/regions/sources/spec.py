@@ -1,4 +1,4 @@
-"""Naming a region source and its arguments as text, so that any process can build the same one."""
+"""Describe a region source and its arguments as text, so that any process can build the same one."""
 
 import importlib
 import importlib.util
@@ -37,7 +37,7 @@ class SourceSpec:
 
     @classmethod
     def named(cls, name: str, arguments: Mapping[str, Any] | None = None) -> "SourceSpec":
-        """By a key of `SOURCES`, or by a target; UserError, with the nearest, where there is none."""
+        """Create a spec from a key of `SOURCES` or a target; UserError, with the closest name, if unknown."""
         target = SOURCES.get(name, name)
         place, _, class_name = target.rpartition(":")
         if not place or not class_name:
@@ -52,11 +52,11 @@ class SourceSpec:
         return spec
 
     def load(self) -> Callable[..., Any]:
-        """The class; UserError where there is no such module, file or class in it."""
+        """The class; UserError if the module or file does not exist or lacks the class."""
         place, _, class_name = self.target.rpartition(":")
         try:
             module = _load_file(place) if place.endswith(".py") else importlib.import_module(place)
-        except Exception as error:  # whatever the module's own code raises
+        except Exception as error:  # anything raised by the module's own code
             hint = "" if place.endswith(".py") else "; a file is named as path/to/file.py:Class"
             raise UserError(
                 f"the region source {self.target} cannot be imported "
@@ -71,11 +71,11 @@ class SourceSpec:
         return found  # type: ignore[no-any-return]
 
     def build(self) -> Callable[..., Any]:
-        """The source, built once a process: it may hold a network or a data set's annotations."""
+        """The source, built once per process: it may hold a network or a data set's annotations."""
         return _built(self.target, json.dumps(dict(self.arguments)))
 
     def params(self) -> dict[str, Any]:
-        """The source's `params`, as JSON gives them back; UserError where there are none."""
+        """The source's `params`, after a round trip through JSON; UserError if there are none."""
         params = getattr(self.build(), "params", None)
         try:
             if not isinstance(params, Mapping):
@@ -104,7 +104,7 @@ def _built(target: str, arguments: str) -> Callable[..., Any]:
 
 
 def _load_file(path: str) -> Any:
-    """The module in a file, loaded once, under a name by which its classes can be pickled."""
+    """The module in a file, loaded once, under a name that makes its classes picklable."""
     name = f"_region_source_{blake2b(path.encode(), digest_size=8).hexdigest()}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, path)

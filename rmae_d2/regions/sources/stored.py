@@ -24,30 +24,31 @@ Fallback = Callable[[Mapping[str, Any], NDArray[np.uint8]], RegionRecord | Encod
 
 _COMMAND = "rmae-d2 regions --dataset NAME (or --images FOLDER) --output DIR"
 _OPTION = "dataloader.train.mapper.regions.path"
-#: How many image files a process compares with those that the store was made of.
+#: Number of image files per process that are compared with those that the store was made of.
 FILES_CHECKED = 8
 
 
 class StoredRegions:
     """Region source: records of a store, and those of another source for images not in it.
 
-    An image is looked up by its `image_id`, then by its file's name, then, where that is a number,
-    by that number (COCO's 000000000139.jpg is image 139). The first few image files of a process
-    are compared with those of the store, since another data set's ids may be there too. Picklable.
+    An image is looked up by its `image_id`, then by its file's name, then, if that is a number, by that
+    number (COCO's 000000000139.jpg is image 139). The first few image files in a process are compared with
+    those of the store, because another data set's ids may be present too. Picklable.
 
     Attributes:
-        store: None where no path was given.
-        fallback: any region source; None where every image must be in the store.
-        params: of the store, or of the fallback where there is no store.
-        blind: whether no image is looked at but those that the store lacks.
+        store: None if no path was given.
+        fallback: any region source; None if every image must be in the store.
+        params: of the store, or of the fallback if there is no store.
+        blind: whether only images missing from the store are looked at.
     """
 
     def __init__(
         self, path: str | os.PathLike[str] | None = None, fallback: Fallback | None = None
     ) -> None:
-        """Opens the store, a folder, local or remote; without one, the fallback makes everything.
+        """Open the store, a folder, local or remote; without one, the fallback makes all regions.
 
-        StoreError: the store cannot be opened, or neither is given.
+        Raises:
+            StoreError: the store cannot be opened, or neither argument is given.
         """
         if path is None and fallback is None:
             raise StoreError(
@@ -59,7 +60,7 @@ class StoredRegions:
             self.store = None if path is None else RegionStore(path)
         except StoreError as error:
             raise StoreError(f"{_OPTION}={path}: {error}") from error
-        # Those that a store lacks are few.
+        # Few images are missing from a store.
         self.blind = self.store is not None or is_blind(fallback)
         warm_up()  # once here, so that workers forked later need not compile
         fallback_params = dict(getattr(fallback, "params", {}))
@@ -83,9 +84,10 @@ class StoredRegions:
     def __call__(
         self, dataset_dict: Mapping[str, Any], image_HWC: NDArray[np.uint8]
     ) -> RegionRecord | EncodedRecord:
-        """Record of the whole image, uint8 (H, W, C).
+        """Get the record of the whole image, uint8 (H, W, C).
 
-        StoreError: its record is damaged or of another size, or there is none and no fallback.
+        Raises:
+            StoreError: its record is damaged or has another size, or there is none and no fallback.
         """
         if self.store is None:
             assert self.fallback is not None
@@ -119,14 +121,14 @@ class StoredRegions:
         return record
 
     def _is_of(self, key: str, exact: bool, file_name: str) -> bool:
-        """Whether a key's record is this image's; compares file and store the first few times."""
+        """Whether a key's record is this image's; compares file and store for the first few images."""
         assert self.store is not None
         if self._checked >= FILES_CHECKED:
             return True
         self._checked += 1
         try:
             same = digest_file(file_name) == self.store.image_digest(key)
-        except OSError:  # nothing is known then; whoever reads the image will report it
+        except OSError:  # unknown then; whoever reads the image will report it
             return True
         if exact and not same:
             _log_once(
@@ -159,7 +161,7 @@ class StoredRegions:
         record = regions_of(self.fallback, dataset_dict, image_HWC)
         seconds = time.perf_counter() - start
         self._missing += 1
-        if self._missing & (self._missing - 1) == 0:  # ever more rarely
+        if self._missing & (self._missing - 1) == 0:  # with decreasing frequency
             logger.warning(
                 "%scomputed in %.2f s. %d images so far in process %d. The store: %s",
                 lacks, seconds, self._missing, os.getpid(), remedy,
@@ -194,7 +196,7 @@ def _keys(dataset_dict: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
     yield from keys.items()
 
 
-# A config makes its mapper twice, for training and for evaluation: one report is enough.
+# A config creates its mapper twice, for training and for evaluation: one report is enough.
 @functools.cache
 def _log_once(level: int, message: str) -> None:
     logger.log(level, "%s", message)

@@ -1,4 +1,4 @@
-"""Region records in indexed tar shards. In 0.1 a module, whose names stay."""
+"""Region records in indexed tar shards. This was a module in 0.1, whose names are kept."""
 
 from .store import RegionStore, write_index
 

@@ -1,14 +1,14 @@
 """One shard of a region store: a tar of records and, beside it, an index of the tar.
 
     regions-00042.tar       POSIX pax tar, members `<escaped key>.regions` in the order of writing
-    regions-00042.idx.npz   where each record lies, digests of records and images
+    regions-00042.idx.npz   where each record is, digests of records and images
 
-Both are pure functions of what was added: no clock, user or host stands in them. The tar begins
-with a pax global header whose `comment` is the shard's JSON (format, shard, params ...), so tar
-readers such as WebDataset's see nothing but records. The index is renamed into place last: a shard
-whose index is there is complete, and whatever a killed writer leaves is named *.tmp.
+Both are pure functions of what was added: they contain no time, user or host. The tar begins with a pax
+global header whose `comment` is the shard's JSON (format, shard, params ...), so tar readers such as
+WebDataset's see nothing but records. The index is renamed into place last: a shard with an index is
+complete, and a killed writer leaves only files named *.tmp.
 
-A packed shard has images too, each before its record, and says in its index where; see ../../packed.py.
+A packed shard also contains images, each before its record, and its index says where; see ../../packed.py.
 """
 
 import io
@@ -32,7 +32,7 @@ from .tar_members import BLOCK, SUFFIX, empty_folder, encode_key, global_header,
 
 DIGEST_SIZE = 16
 _COLUMNS = ("ends", "offsets", "sizes", "record_digests", "image_digests")
-#: Of a packed store whose images have no regions.
+#: For a packed store whose images have no regions.
 NO_REGIONS = {"source": "none"}
 REMEDY = "run rmae-d2 regions (or pack) again with the same options: it makes what is missing"
 
@@ -52,11 +52,11 @@ class ShardHeader:
     """What all shards of a store have in common."""
 
     params: Mapping[str, Any]  # of the region source; JSON types
-    num_shards: int  # of the whole store, made already or not
+    num_shards: int  # in the whole store, whether or not they exist already
     manifest: str = ""  # hash of the list of images; any text
 
     def to_json(self, number: int) -> str:
-        """The JSON that stands in shard `number`."""
+        """The JSON stored in shard `number`."""
         content = {
             "format": FORMAT_VERSION,
             "shard": number,
@@ -69,7 +69,7 @@ class ShardHeader:
 
     @classmethod
     def from_json(cls, text: str, number: int, file: str) -> "ShardHeader":
-        """Undo `to_json`; StoreError: not such JSON, of another format, or of another shard."""
+        """Undo `to_json`; StoreError: the JSON is something else, in another format, or of another shard."""
         try:
             content = json.loads(text)
             header = cls(content["params"], content["num_shards"], content["manifest"])
@@ -93,7 +93,7 @@ class ShardHeader:
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """Where the n records of a shard lie."""
+    """Where the n records of a shard are."""
 
     header: ShardHeader
     blob: bytes  # the keys' UTF-8 bytes, joined
@@ -103,14 +103,14 @@ class ShardIndex:
     record_digests: NDArray[np.uint8]  # (n, 16), see `digest`
     image_digests: NDArray[np.uint8]  # (n, 16), of the bytes of the image files
     tar_size: int
-    images: ImageColumns | None = None  # of a packed shard
+    images: ImageColumns | None = None  # for a packed shard
 
     def __len__(self) -> int:
         return len(self.ends)
 
     @property
     def has_record(self) -> NDArray[np.bool_]:
-        """(n,); images that are packed without a record have none."""
+        """(n,); False for images packed without a record."""
         return np.ones(len(self), bool) if self.images is None else self.sizes > 0
 
     def keys(self) -> Iterator[str]:
@@ -131,9 +131,9 @@ class ImageFile(NamedTuple):
 
 
 class ShardWriter:
-    """Writes one shard; a context manager, whose files appear when it ends without an exception.
+    """Writes one shard; a context manager, whose files appear if it ends without an exception.
 
-    Twins that write the same shard at once do no harm: they write the same bytes.
+    Concurrent writers of the same shard do no harm: they write the same bytes.
     """
 
     def __init__(
@@ -171,11 +171,11 @@ class ShardWriter:
                 self._tar.write((b"" if self._rows else empty_folder()) + bytes(2 * BLOCK))
                 index = encode_index(self._index(self._tar.tell()), self._number)
                 if idx.exists() and idx.read_bytes() != index:
-                    idx.unlink()  # the old index must never stand beside the new tar
+                    idx.unlink()  # the old index must never be beside the new tar
             with atomic_file(idx) as file:
                 file.write(index)
         except UserError as error:
-            # `write_index` of a twin swept our drafts away, which it does to a whole store only.
+            # Another process's `write_index` removed our drafts, which it only does in a complete store.
             swept = isinstance(error.__cause__, FileNotFoundError)
             if not swept or not has_shard(self._folder, self._number, self._header):
                 raise
@@ -185,9 +185,9 @@ class ShardWriter:
     def add(
         self, key: str, record: bytes, image_digest: bytes, image: ImageFile | None = None
     ) -> None:
-        """Appends a record of any key, with `digest` of its image file's bytes, else StoreError.
+        """Append a record under any new key, with `digest` of its image file's bytes; else StoreError.
 
-        A packed shard takes the image too, and then the record may be empty.
+        A packed shard also takes the image; the record may then be empty.
         """
         if self._tar is None:
             raise StoreError("ShardWriter.add works only within its with block")
@@ -210,7 +210,7 @@ class ShardWriter:
         self._rows.append((place, len(record), digest(record), image_digest))
 
     def _write_member(self, header: bytes, content: bytes) -> int:
-        """Where the content begins."""
+        """Write a member; return where its content begins."""
         assert self._tar is not None
         place = self._tar.tell() + len(header)
         self._tar.write(header + content + bytes(-len(content) % BLOCK))
@@ -232,10 +232,11 @@ class ShardWriter:
 
 
 def has_shard(folder: str | os.PathLike[str], number: int, header: ShardHeader) -> bool:
-    """Whether a shard is complete; False also where a damaged one must be made again.
+    """Whether a shard is complete; False also if it is damaged and must be made again.
 
-    StoreError where there is a shard, but of other parameters or of another list of images, or where
-    something else than a file has one of its names.
+    Raises:
+        StoreError: there is a shard, but with other parameters or another image list, or something other
+            than a file has one of its names.
     """
     tar, idx = (os.path.join(folder, name) for name in shard_files(number))
     _check_files((tar, idx), number)
@@ -257,7 +258,7 @@ def _check_files(paths: Iterable[str | Path], number: int) -> None:
 
 
 def check_same(header: ShardHeader, other: ShardHeader, file: str) -> None:
-    """Raise StoreError, naming `file`, where its header `other` is of another store."""
+    """Raise StoreError, naming `file`, if its header `other` belongs to another store."""
     if header.to_json(0) == other.to_json(0):
         return
     ours, theirs = (json.loads(h.to_json(0)) for h in (header, other))
@@ -272,7 +273,7 @@ def check_same(header: ShardHeader, other: ShardHeader, file: str) -> None:
 
 
 def encode_index(index: ShardIndex, number: int) -> bytes:
-    """Bytes of a shard's idx.npz, which `numpy.load` reads too."""
+    """Bytes of a shard's idx.npz, which `numpy.load` can read, too."""
     arrays: dict[str, NDArray[Any]] = {
         "header": np.frombuffer(index.header.to_json(number).encode(), np.uint8),
         "keys": np.frombuffer(index.blob, np.uint8),
@@ -285,23 +286,25 @@ def encode_index(index: ShardIndex, number: int) -> bytes:
         for name, array in arrays.items():
             member = io.BytesIO()
             np.lib.format.write_array(member, array, version=(1, 0), allow_pickle=False)
-            info = zipfile.ZipInfo(f"{name}.npy")  # dated 1980: np.savez may take the clock's time
+            info = zipfile.ZipInfo(f"{name}.npy")  # dated 1980: np.savez may use the current time
             info.create_system, info.external_attr = 3, 0o644 << 16
             archive.writestr(info, member.getvalue())
     return out.getvalue()
 
 
 def read_index(path: str, number: int) -> ShardIndex:
-    """Reads the idx.npz of shard `number`.
+    """Read the idx.npz of shard `number`.
 
-    StoreError: it is damaged, of another shard, or says what no writer would. OSError: it cannot be read.
+    Raises:
+        StoreError: it is damaged, of another shard, or has contents that no writer would produce.
+        OSError: it cannot be read.
     """
     check_file(path)
     data = Path(path).read_bytes()
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:  # zip has their checksums
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:  # the zip has their checksums
             if sum(member.file_size for member in arrays.zip.infolist()) > len(data):
-                raise UserError("its arrays are compressed")  # and may be of any size
+                raise UserError("its arrays are compressed")  # and may have any size
             header = ShardHeader.from_json(arrays["header"].tobytes().decode(), number, path)
             columns = {name: arrays[name] for name in _COLUMNS}
             size = int(arrays["tar_size"][0])
@@ -319,7 +322,7 @@ def read_index(path: str, number: int) -> ShardIndex:
 
 
 def _check_index(index: ShardIndex) -> None:
-    """UserError where it is not one that `encode_index` wrote; UnicodeDecodeError of a key."""
+    """UserError if `encode_index` cannot have written it; UnicodeDecodeError for an invalid key."""
     types = ["<u8"] * 3 + ["u1"] * 2
     if [getattr(index, name).dtype for name in _COLUMNS] != types:
         raise UserError("its arrays have other types")
@@ -330,7 +333,7 @@ def _check_index(index: ShardIndex) -> None:
         shapes != [(count,)] * 3 + [(count, DIGEST_SIZE)] * 2
         or (count and ends[-1] != len(index.blob))
         or (np.diff(ends, prepend=0) <= 0).any()
-        or (index.offsets > index.tar_size).any()  # each alone: the sum of two may overflow
+        or (index.offsets > index.tar_size).any()  # separately: the sum of two may overflow
         or (index.sizes > np.uint64(index.tar_size) - index.offsets).any()
     ):
         raise UserError("its arrays disagree")
@@ -346,7 +349,7 @@ def redo(number: int) -> str:
 
 
 def layout(index: ShardIndex, number: int) -> Iterator[tuple[bytes, int]]:
-    """What a tar has before each member's content, and how long that is; last what it ends with, and 0."""
+    """Yield what precedes each member's content in a tar, and the content's length; last the end, and 0."""
     before = global_header(index.header.to_json(number))
     for row, (key, held) in enumerate(zip(index.keys(), index.has_record, strict=True)):
         members = [(SUFFIX, int(index.sizes[row]))] if held else []

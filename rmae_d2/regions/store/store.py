@@ -1,16 +1,15 @@
-"""A folder of region records, read at random by key.
+"""A folder of region records with random access by key.
 
     regions-00042.tar, regions-00042.idx.npz    see shards.py
-    index.npy                                   where every key lies, for all processes at once
+    index.npy                                   where every key is, for all processes at once
 
-index.npy is a uint64 (4, 1 + S + N) array that is mapped into memory, so all processes of a machine
-share one copy. Column 0: format, S, N, crc32 of all other columns. S columns: number of the shard,
-bytes of its tar, crc32 of the end of its idx.npz, records. N columns in the order of the first row:
-blake2b-8 of the key, number of the shard, offset, size. It is made of the shards' own indexes and can
-always be made of them again.
+index.npy is a uint64 (4, 1 + S + N) array that is memory-mapped, so all processes on a machine share one
+copy. Column 0: format, S, N, crc32 of all other columns. S columns: shard number, bytes of its tar, crc32 of
+the end of its idx.npz, number of records. N columns, sorted by the first row: blake2b-8 of the key, shard
+number, offset, size. It is made from the shards' own indexes and can always be remade from them.
 
-The index finds a key by its hash, which may be another key's: what is found counts only if the
-header before the record is the one that this key has.
+The index finds a key by its hash, which may collide with another key's: a match counts only if the
+header before the record is that of this key.
 """
 
 import itertools
@@ -48,29 +47,29 @@ logger = logging.getLogger(__name__)
 
 INDEX_NAME = "index.npy"
 MAX_OPEN_SHARDS = 64
-_END = 1024  # bytes that hold the directory of an idx.npz
+_END = 1024  # bytes that contain the directory of an idx.npz
 
 Index = NDArray[np.uint64]
 
 
 class RegionStore:
-    """Random access to the records of a store. Picklable: copies open the folder for themselves.
+    """Random access to the records of a store. Picklable: copies reopen the folder.
 
-    A store that is still being made may be read: what its complete shards hold is there. Threads
+    A store that is still being made can be read: the contents of its complete shards are available. Threads
     and forked processes may share an object.
 
     Attributes:
-        folder: local, or a path (`s3://`) that a handler registered with Detectron2's (without
-            Detectron2: iopath's own) PathManager understands.
-        header: parameters of the source, number of shards, hash of the list of images.
+        folder: local, or a path (`s3://`) supported by a handler registered with Detectron2's PathManager
+            (without Detectron2: iopath's own).
+        header: parameters of the source, number of shards, hash of the image list.
         params: of the region source; JSON types.
-        num_shards: shards that the store will have.
-        present: shards that it has.
-        complete: whether all shards are there.
+        num_shards: number of shards that the store will have.
+        present: number of existing shards.
+        complete: whether all shards exist.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        """StoreError where there is no store, or a damaged one; names the file and what to do."""
+        """StoreError if there is no store, or a damaged one; names the file and what to do."""
         self.folder = os.path.expanduser(os.fspath(folder))
         self._open()
         if not self.complete:
@@ -111,7 +110,7 @@ class RegionStore:
         return isinstance(key, str) and self._find(key) is not None
 
     def get(self, key: str) -> bytes:
-        """The bytes of a record; KeyError if none, StoreError where a shard was damaged or removed."""
+        """The bytes of a record; KeyError if there is none, StoreError if a shard was damaged or removed."""
         return self._located(key)[2]
 
     def keys(self) -> Iterator[str]:
@@ -121,11 +120,11 @@ class RegionStore:
             yield from itertools.compress(shard.keys(), shard.has_record)
 
     def shard(self, number: int) -> ShardIndex:
-        """The index of one shard: keys, offsets, digests; StoreError where it is absent or damaged."""
+        """The index of one shard: keys, offsets, digests; StoreError if it is missing or damaged."""
         return self._read_index(self.folder, number)
 
     def image_digest(self, key: str) -> bytes:
-        """`shards.digest` of the image file whose regions stand under a key; KeyError if none."""
+        """`shards.digest` of the image file whose regions are stored under a key; KeyError if none."""
         tar, offset, _ = self._located(key)
         shard = self.shard(tar.number)
         rows = np.flatnonzero(shard.offsets == offset)
@@ -147,7 +146,7 @@ class RegionStore:
     def _find(self, key: str) -> "tuple[_TarFile, int, bytes] | None":
         if not key:
             return None
-        # As uint64: a Python int would turn the whole mapped row into float64.
+        # As uint64: a Python int would convert the whole mapped row to float64.
         wanted = np.frombuffer(_key_hash(key), np.uint64)[0]
         row = int(self._hashes.searchsorted(wanted))
         while row < len(self._hashes) and self._hashes[row] == wanted:
@@ -174,7 +173,7 @@ class RegionStore:
 class _TarFile:
     """An open tar of a shard. Reads are positioned, so forks and threads share it safely.
 
-    It closes when the last user lets go of it, never under a thread that reads.
+    It closes when its last user releases it, never while a thread is reading.
     """
 
     def __init__(self, folder: str, row: Index) -> None:
@@ -196,10 +195,10 @@ class _TarFile:
             os.close(self._handle)
 
     def read(self, offset: int, size: int) -> bytes:
-        """Exactly `size` bytes from `offset` on."""
+        """Read exactly `size` bytes from `offset` on."""
         data = b""
         try:
-            if 0 <= offset <= self.size - size:  # else a damaged size could ask for gigabytes
+            if 0 <= offset <= self.size - size:  # otherwise a damaged size could ask for gigabytes
                 data = _pread(self._handle, size, offset)
         except OSError as error:  # not an OSError: those of image files mean "take another image"
             raise StoreError(f"{self.path} cannot be read: {error}") from error
@@ -212,7 +211,7 @@ _seeking = threading.Lock()
 
 
 def _pread(handle: int, size: int, offset: int) -> bytes:
-    """``os.pread``, which Windows has not; threads there take turns."""
+    """``os.pread``, which Windows lacks; there, threads take turns."""
     if hasattr(os, "pread"):
         return os.pread(handle, size, offset)
     with _seeking:
@@ -221,12 +220,12 @@ def _pread(handle: int, size: int, offset: int) -> bytes:
 
 
 def write_index(folder: str | os.PathLike[str]) -> None:
-    """Merges the shards' indexes, once all are complete, and sweeps away what killed writers left.
+    """Merge the shards' indexes, once all are complete, and remove the drafts of killed writers.
 
-    The file is a function of the shards and appears at once.
+    The file is a function of the shards and appears atomically.
 
     Raises:
-        StoreError: a shard is absent or damaged, or a key stands in two shards.
+        StoreError: a shard is missing or damaged, or a key occurs in two shards.
     """
     folder = os.fspath(folder)
     index, header = _merge(folder)
@@ -245,7 +244,7 @@ def write_index(folder: str | os.PathLike[str]) -> None:
 
 
 def _load_index(folder: str) -> Index:
-    """index.npy where it is whole and of these shards, else the same made of the shards' indexes."""
+    """Load index.npy if it is intact and of these shards, else build the same from the shards' indexes."""
     try:
         path = local_path(os.path.join(folder, INDEX_NAME))
         index = _map_index(path)
@@ -275,7 +274,7 @@ def _map_index(path: str) -> Index:
         raise UserError(f"it is of format {version}, with {shards} shards, {keys} keys")
     if crc != _index_crc(index):
         raise UserError("it is damaged: its checksum does not match its contents")
-    # Out of order, or of other shards, a key would not be found and count as one that has no record.
+    # With the wrong order or shards, a key would not be found and would count as one without a record.
     (numbers, *_, counts), (hashes, places, *_) = np.split(index[:, 1:], [shards], axis=1)
     order = np.argsort(numbers)
     found = np.bincount(np.searchsorted(numbers[order], places), minlength=shards)
@@ -290,7 +289,7 @@ def _map_index(path: str) -> Index:
 
 
 def _index_crc(index: Index) -> int:
-    """Of all but column 0; reads at the speed of memory."""
+    """Checksum of everything but column 0; runs at the speed of memory."""
     crc = 0
     for row in index[:, 1:]:
         crc = zlib.crc32(row, crc)
@@ -298,7 +297,7 @@ def _index_crc(index: Index) -> int:
 
 
 def _check_matches(index: Index, folder: str) -> None:
-    """ValueError where the files of a local store are not those that the index was made of."""
+    """UserError if a local store's files are not those that the index was made from."""
     known = {int(n): (int(t), int(i)) for n, t, i, _ in index[:, 1 : 1 + int(index[1, 0])].T}
     numbers = shard_numbers(os.listdir(folder))
     if set(numbers) != set(known):
@@ -310,7 +309,7 @@ def _check_matches(index: Index, folder: str) -> None:
 
 
 def _end_crc(idx: str) -> int:
-    """Of the zip's directory, which has the checksum of every array: as good as of all arrays."""
+    """Checksum of the zip's directory, which contains every array's checksum: as good as of all arrays."""
     check_file(idx)
     with open(idx, "rb") as file:
         file.seek(-min(_END, file.seek(0, os.SEEK_END)), os.SEEK_END)
@@ -318,7 +317,7 @@ def _end_crc(idx: str) -> int:
 
 
 def _merge(folder: str) -> tuple[Index, ShardHeader]:
-    """The merged index of the shards there are, and what they have in common."""
+    """The merged index of the existing shards, and their common header."""
     numbers = shard_numbers(_names(folder))
     if not numbers:
         raise StoreError(
@@ -350,7 +349,7 @@ def _merge(folder: str) -> tuple[Index, ShardHeader]:
     order = np.argsort(keys[0], kind="stable")
     head = np.array([[FORMAT_VERSION], [len(numbers)], [len(order)], [0]], np.uint64)
     joined = np.concatenate([head, shards, keys[:, order]], axis=1)
-    index = np.ascontiguousarray(joined, "<u8")  # row by row, also when it was joined by columns
+    index = np.ascontiguousarray(joined, "<u8")  # row by row, even if it was joined by columns
     index[3, 0] = _index_crc(index)
     _check_unique(folder, index)
     return index, header
@@ -359,7 +358,7 @@ def _merge(folder: str) -> tuple[Index, ShardHeader]:
 def _check_unique(folder: str, index: Index) -> None:
     hashes, numbers = index[:2, 1 + int(index[1, 0]) :]
     same = np.flatnonzero(hashes[1:] == hashes[:-1])
-    # Different keys may share a hash; one shard has no key twice.
+    # Different keys may share a hash; no shard has a key twice.
     for one, other in {*zip(numbers[same].tolist(), numbers[same + 1].tolist(), strict=True)}:
         if one == other:
             continue
@@ -372,14 +371,14 @@ def _check_unique(folder: str, index: Index) -> None:
 
 
 def _check_tar_size(path: str, number: int, size: int, expected: int) -> None:
-    """Raise StoreError where a tar is not as long as its index says."""
+    """Raise StoreError if a tar's size differs from that in its index."""
     if size != expected:
         fault = "cut short" if size < expected else "not the one that was indexed"
         raise StoreError(f"{path} is {fault}: {size} bytes, not {expected}; {redo(number)}")
 
 
 def _shard_index(folder: str, number: int) -> ShardIndex:
-    """The index of one shard; StoreError where it is absent or damaged."""
+    """The index of one shard; StoreError if it is missing or damaged."""
     path = os.path.join(folder, shard_files(number)[1])
     try:
         return read_index(local_path(path), number)
@@ -388,7 +387,7 @@ def _shard_index(folder: str, number: int) -> ShardIndex:
 
 
 def _key_hash(key: str) -> bytes:
-    """The 8 bytes by which a key is found."""
+    """The 8 bytes by which a key is looked up."""
     return blake2b(encode_key(key), digest_size=8).digest()
 
 
@@ -396,7 +395,7 @@ def _key_hash(key: str) -> bytes:
 
 
 def local_path(path: str) -> str:
-    """A local copy of a file, of `s3://` and the like through iopath; FileNotFoundError if none."""
+    """A local copy of a file, from `s3://` and the like through iopath; FileNotFoundError if missing."""
     if not _is_remote(path):
         return path
     manager = _path_manager()
@@ -406,7 +405,7 @@ def local_path(path: str) -> str:
 
 
 def digest_file(path: str) -> bytes:
-    """Digest of a file's bytes, as stores keep it; remote addresses through iopath."""
+    """Digest of a file's bytes, as stored in stores; remote addresses are read through iopath."""
     return digest(read_file(path))
 
 
@@ -430,7 +429,7 @@ def _names(folder: str) -> list[str]:
 
 
 def _path_manager() -> Any:
-    # Handlers that users register go to Detectron2's own manager, if it is in use at all; this
+    # Handlers registered by users go to Detectron2's own manager, if it is in use at all; this
     # package must not import it.
     detectron2 = sys.modules.get("detectron2.utils.file_io")
     if detectron2 is not None:

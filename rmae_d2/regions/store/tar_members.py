@@ -16,14 +16,14 @@ _ODD_SLASHES = re.compile("^/+|//+|/+$")
 
 
 def encode_key(key: str) -> bytes:
-    """UTF-8 of a key; also of file names that are not valid text."""
+    """UTF-8 encoding of a key; also for file names that are not valid text."""
     return key.encode("utf-8", "surrogatepass")
 
 
 def escape_key(key: str) -> str:
     """A key as a tar member's name without its suffix; ASCII, relative, undone by `unescape_key`.
 
-    Percent-encodes dots too, because WebDataset ends a key at the first one, and slashes that make a
+    Also percent-encodes dots, because WebDataset ends a key at the first one, and slashes that make a
     path absolute or that file systems would drop.
     """
     if not key:
@@ -38,30 +38,30 @@ def unescape_key(name: str) -> str:
 
 
 def member_header(key: str, size: int, suffix: str = SUFFIX) -> bytes:
-    """What precedes a record, or an image, of `size` bytes in the tar: a function of these alone."""
+    """What precedes a record or image of `size` bytes in the tar: a function of the arguments alone."""
     if size > _MAX_SIZE:
         raise StoreError(
             f"{suffix[1:]} of {key!r} has {size} bytes, at most {_MAX_SIZE} fit in a tar"
         )
     name = (escape_key(key) + suffix).encode()
     header = _ustar(name[:100], size, b"0")
-    if len(name) > 100:  # it stands in a pax header of its own
+    if len(name) > 100:  # it goes into a pax header of its own
         return _pax(b"pax_header", b"x", b"path", name) + header
     return header
 
 
 def global_header(text: str) -> bytes:
-    """The header that a tar begins with: `text` as a comment that tar readers pass over."""
+    """The header that a tar begins with: `text` as a comment that tar readers skip."""
     return _pax(b"pax_global_header", b"g", b"comment", text.encode())
 
 
 def empty_folder() -> bytes:
-    """A member that holds nothing: Python's tarfile refuses a tar of a global header alone."""
+    """An empty member: Python's tarfile refuses a tar with only a global header."""
     return _ustar(b"empty/", 0, b"5")
 
 
 def _pax(name: bytes, kind: bytes, field: bytes, value: bytes) -> bytes:
-    """A pax header with one record, `length field=value`, whose length counts its own digits."""
+    """A pax header with one record, `length field=value`, whose length includes its own digits."""
     rest = b" " + field + b"=" + value + b"\n"
     length = len(rest)
     while length != len(rest) + len(str(length)):
