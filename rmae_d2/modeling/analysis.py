@@ -114,7 +114,11 @@ def _loss(model: RMAE, num_regions: int, batch: int) -> Tensor:
     images = torch.zeros(batch, net.in_chans, *net.img_size)
     regions = torch.zeros(batch, num_regions, *net.img_size, dtype=torch.bool)
     ids = torch.arange(net.num_patches).repeat(batch, 1)
-    return model.forward_tensors(images, regions, ids)["loss"]
+    visible = model.visible_patches()
+    found = model.reconstruct(
+        images, regions, (ids, ids), None, visible, model.num_predicted(visible)
+    )
+    return torch.stack([loss.mean() for name, loss in found.items() if "loss" in name]).sum()
 
 
 def saved_bytes(model: nn.Module, loss_of: Callable[[], Tensor]) -> int:

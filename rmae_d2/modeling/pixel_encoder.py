@@ -28,12 +28,17 @@ LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 
 def make_blocks(
-    dim: int, depth: int, num_heads: int, mlp_ratio: float = 4.0, drop_path_rate: float = 0.0
+    dim: int,
+    depth: int,
+    num_heads: int,
+    mlp_ratio: float = 4.0,
+    drop_path_rate: float = 0.0,
+    kind: type[Block] = Block,
 ) -> nn.ModuleList:
     """Builds ``depth`` pre-norm transformer blocks with MAE's initialisation (xavier-uniform Linears)."""
     rates = [drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
     blocks = nn.ModuleList(
-        Block(
+        kind(
             dim,
             num_heads,
             mlp_ratio=mlp_ratio,
@@ -47,11 +52,17 @@ def make_blocks(
     return blocks
 
 
-def run_blocks(blocks: nn.ModuleList, x_BLD: Tensor, recompute: bool) -> Tensor:
-    """Runs the blocks in sequence; ``recompute``: recompute activations in the backward pass."""
+def run_blocks(blocks: nn.ModuleList, x_BLD: Tensor, recompute: bool, *more: Any) -> Tensor:
+    """Runs the blocks in sequence; ``recompute``: recompute activations in the backward pass.
+
+    ``more``: further arguments of every block.
+    """
     recompute = recompute and torch.is_grad_enabled()
     for block in blocks:
-        x_BLD = checkpoint(block, x_BLD, use_reentrant=False) if recompute else block(x_BLD)
+        if recompute:
+            x_BLD = checkpoint(block, x_BLD, *more, use_reentrant=False)
+        else:
+            x_BLD = block(x_BLD, *more)
     return x_BLD
 
 

@@ -60,6 +60,9 @@ class RMAE(HubModel, nn.Module):
             beta_R, and then keeps a different prefix of the same patch order. If that is a pair, beta_R is
             drawn between the two for each training step (see `visible_choices`), and evaluation uses beta_I.
         masking: see `rmae_d2.modeling.masking.base`; None for random masking.
+        decode_ratio: fraction of the hidden patches of pixels and of regions that a training step predicts,
+            drawn anew for each; losses and gradients stay unbiased. Below 1 it needs a pixel decoder with
+            ``hidden_attention=False``. Not in the paper; evaluation predicts all.
         norm_pix_loss: predict pixels normalised per patch.
         pixel_weight, region_weight: weights of the two losses in their sum.
         background_weight: weight of background pixels in the region loss.
@@ -84,6 +87,7 @@ class RMAE(HubModel, nn.Module):
         region_branch: RegionBranch | SpatialRegionBranch | None = None,
         mask_ratio: float = 0.75,
         masking: MaskingPolicy | None = None,
+        decode_ratio: float = 1.0,
         norm_pix_loss: bool = True,
         pixel_weight: float = 1.0,
         region_weight: float = 1.0,
@@ -119,6 +123,16 @@ class RMAE(HubModel, nn.Module):
         if feeding not in FEEDINGS:
             raise UserError(f"feeding={feeding!r}: one of {', '.join(FEEDINGS)}")
         _check_region_ratio(region_ratio, feeding)
+        if not 0 < decode_ratio <= 1:
+            raise UserError(
+                f"decode_ratio={decode_ratio}: above 0, and at most 1 to predict all patches"
+            )
+        if decode_ratio < 1 and pixel_decoder is not None and pixel_decoder.hidden_attention:
+            raise UserError(
+                f"decode_ratio={decode_ratio} with a pixel decoder in which patches attend to hidden ones: "
+                "predictions would depend on which are left out. Set "
+                "model.pixel_decoder.hidden_attention=false"
+            )
         if region_dropout and isinstance(region_branch, ChannelRegionBranch):
             raise UserError(
                 "region_dropout=True with the channel variant, whose K is fixed: use another variant"
@@ -136,6 +150,7 @@ class RMAE(HubModel, nn.Module):
             init_linear(self.region_to_pixel)
         self.mask_ratio = mask_ratio
         self.masking = masking or RandomMasking()
+        self.decode_ratio = decode_ratio
         self.norm_pix_loss = norm_pix_loss
         self.pixel_weight = pixel_weight
         self.region_weight = region_weight
@@ -202,7 +217,7 @@ class RMAE(HubModel, nn.Module):
         if seeds is None:
             of_none = torch.zeros(len(batch), dtype=torch.int64)
             seeds = _random_seeds(len(batch)) if self.training else of_none
-        visible = self._num_visible(mask_ratio, seeds if self.training else None)
+        visible = self.visible_patches(mask_ratio, seeds if self.training else None)
         plan = self._mask(seeds, images, regions, visible[0], progress)
         if not self.training:
             outputs = self._outputs(images, regions, plan, visible, per_image=True)
@@ -214,8 +229,12 @@ class RMAE(HubModel, nn.Module):
             return [{name: value[i] for name, value in outputs.items()} for i in range(len(batch))]
         if self.region_dropout and regions is not None:
             regions = drop_regions(regions, seeds)
-        run = RMAE._reconstruct if self.compile_options is None else _compiled(self.compile_options)
-        found = {**run(self, images, regions, plan[:2], plan.gates, visible), **plan.losses}
+        run = RMAE.reconstruct if self.compile_options is None else _compiled(self.compile_options)
+        orders, predicted = plan[:2], None
+        if self.decode_ratio < 1:
+            orders, predicted = self._draw_predicted(plan, visible, seeds)
+        found = run(self, images, regions, orders, plan.gates, visible, predicted)
+        found = {**found, **plan.losses}
         weights = self._weights(plan)
         losses = {name: weights[name] * found[name].mean() for name in weights if name in found}
         if isinstance(batched_inputs, Batch):
@@ -243,7 +262,7 @@ class RMAE(HubModel, nn.Module):
             nothing is predicted, ``region_mask``; the masking policy's losses, if it was called and has any.
         """
         self._check_inputs(images_BCHW, regions_BKHW)
-        visible = self._num_visible()
+        visible = self.visible_patches()
         if ids_shuffle_BL is None:
             seeds = _random_seeds(len(images_BCHW))
             plan = self._mask(seeds, images_BCHW, regions_BKHW, visible[0])
@@ -273,7 +292,7 @@ class RMAE(HubModel, nn.Module):
         request = MaskRequest(seeds_B, grid, num_visible, images_BCHW, regions_BKHW, progress)
         return self.masking(request)
 
-    def _num_visible(
+    def visible_patches(
         self, mask_ratio: float | None = None, seeds_B: Tensor | None = None
     ) -> tuple[int, int]:
         """Numbers of visible pixel and region patches; a drawn beta_R depends on the step's seeds."""
@@ -284,30 +303,49 @@ class RMAE(HubModel, nn.Module):
             return visible, visible if seeds_B is None else drawn_visible(L, own, seeds_B)
         return visible, visible if own is None else num_visible(L, own, ends=True)
 
-    def _reconstruct(
+    def _draw_predicted(
+        self, plan: MaskPlan, visible: tuple[int, int], seeds_B: Tensor
+    ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+        """Orders in which those hidden patches come first that are predicted, and their numbers."""
+        orders = (
+            shuffle_hidden(plan.ids_shuffle, visible[0], seeds_B),
+            shuffle_hidden(plan.region_order, visible[1], seeds_B),
+        )
+        return orders, self.num_predicted(visible)
+
+    def num_predicted(self, visible: tuple[int, int]) -> tuple[int, int]:
+        """Numbers of hidden pixel and region patches that a training step predicts, at least one if any."""
+        hidden = [self.backbone.net.num_patches - seen for seen in visible]
+        pixels, regions = (min(n, max(1, round(n * self.decode_ratio))) for n in hidden)
+        return pixels, regions
+
+    def reconstruct(
         self,
         images_BCHW: Tensor,
         regions_BKHW: Tensor | None,
         orders_BL: tuple[Tensor, Tensor | None],
         gates_BL: Tensor | None,
         visible: tuple[int, int],
+        predicted: tuple[int, int] | None = None,
     ) -> dict[str, Tensor]:
         """Patchifies, masks, encodes and decodes; losses are (B,), predictions cover hidden patches only.
 
         ``orders_BL`` are the patch orders of pixels and regions (None: regions share the pixels' order), of
-        which the first ``visible`` patches are seen.
+        which the first ``visible`` patches are seen and the next ``predicted`` are predicted (None: all).
         """
         out: dict[str, Tensor] = {}
         context_BTD = None
         patches_BLX = patchify(images_BCHW, self.backbone.net.patch_size)
         order, region_order = orders_BL
-        visible_BV, hidden_BN = order[:, : visible[0]], order[:, visible[0] :]
+        last = order.shape[1] if predicted is None else visible[0] + predicted[0]
+        visible_BV, hidden_BN = order[:, : visible[0]], order[:, visible[0] : last]
         gates_BV = None if gates_BL is None else gates_BL.gather(1, visible_BV)
         tokens_BVD = self.backbone(patches_BLX, visible_BV, gates_BV)
         if self.region_branch is not None and regions_BKHW is not None:
             maps = patchify_regions(regions_BKHW, self.backbone.net.patch_size)
             region_order = order if region_order is None else region_order
-            shown, hidden = region_order[:, : visible[1]], region_order[:, visible[1] :]
+            last = order.shape[1] if predicted is None else visible[1] + predicted[1]
+            shown, hidden = region_order[:, : visible[1]], region_order[:, visible[1] : last]
             pixels_unseen = self.feeding == "region_to_pixel"
             shared_BVD = torch.zeros_like(tokens_BVD) if pixels_unseen else tokens_BVD
             logits, context_BTD = self.region_branch(shared_BVD, visible_BV, maps, shown, hidden)
@@ -335,7 +373,7 @@ class RMAE(HubModel, nn.Module):
         per_image: bool,
     ) -> dict[str, Tensor]:
         """`forward_tensors` for a given plan."""
-        found = self._reconstruct(images_BCHW, regions_BKHW, plan[:2], plan.gates, visible)
+        found = self.reconstruct(images_BCHW, regions_BKHW, plan[:2], plan.gates, visible)
         order, region_order = plan.ids_shuffle, plan.region_order
         L = order.shape[1]
         out = {"mask": mask_from_order(order, visible[0]), **plan.losses}
@@ -408,7 +446,7 @@ class RMAE(HubModel, nn.Module):
 @cache
 def _compiled(options: tuple[tuple[str, Any], ...]) -> Callable[..., dict[str, Tensor]]:
     """Compiles the function, not a bound method, so that a copied model computes with its own weights."""
-    return torch.compile(RMAE._reconstruct, dynamic=False, **dict(options))
+    return torch.compile(RMAE.reconstruct, dynamic=False, **dict(options))
 
 
 def drop_regions(regions_BKHW: Tensor, seeds_B: Tensor) -> Tensor:
@@ -420,6 +458,15 @@ def drop_regions(regions_BKHW: Tensor, seeds_B: Tensor) -> Tensor:
     K = regions_BKHW.shape[1]
     kept = 1 + int(hash_noise(seeds_B.sum()[None], 1)) % K
     return regions_BKHW[:, :kept]
+
+
+def shuffle_hidden(order_BL: Tensor, visible: int, seeds_B: Tensor) -> Tensor:
+    """Shuffles the hidden patches of an order, those after the first ``visible``, uniformly at random."""
+    hidden = order_BL[:, visible:]
+    # Not the noise from which masking draws its order: given which patches are hidden, it is not random.
+    noise = hash_noise(seeds_B.to(order_BL.device), order_BL.shape[1] + hidden.shape[1])
+    shuffled = hidden.gather(1, noise[:, order_BL.shape[1] :].argsort(dim=1))
+    return torch.cat([order_BL[:, :visible], shuffled], dim=1)
 
 
 #: Number of values that a drawn beta_R can take: few enough for ``torch.compile`` to specialise on each.
