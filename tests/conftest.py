@@ -89,7 +89,10 @@ def make_rmae():
         regions=TINY_REGIONS,
         **arguments,
     ):
+        names = ("use_act_checkpoint", "window_size", "window_block_indexes")
+        net = {name: arguments.pop(name) for name in names if name in arguments}
         parts = build_parts(
+            **net,
             img_size=img_size,
             patch_size=patch_size,
             in_chans=in_chans,

@@ -10,6 +10,7 @@
     rmae-d2 benchmark loader                 a data-loading worker, images per second and bytes per sample
     rmae-d2 benchmark index --images 10000 10000000     packed shards as the number of images grows
     rmae-d2 benchmark gpu --output output/gpu          all GPU tests and measurements, in ten minutes
+    rmae-d2 benchmark sizes --output sizes.png         cost of a step at 224, 448 and 1024 pixels
     rmae-d2 benchmark startup                startup cost of commands, in CPU seconds
 
 Variants take turns and the minimum over repetitions counts, because other work on the machine only ever adds
@@ -19,6 +20,7 @@ Without --images, the photographs in the scikit-image wheel are used, at 640x480
 
 import argparse
 from importlib import import_module
+from pathlib import Path
 
 from ..config.ranges import COUNT, NOT_NEGATIVE
 from . import options
@@ -55,6 +57,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--image", type=options.integer(COUNT), default=1024, help="side of the images, pixels")
     what = "cpu: CPU seconds of this process, for machines busy with other work"
     add("--clock", choices=CLOCKS, default="wall", help=what)
+
+    sizes = commands.add_parser("sizes", help="a step's cost against the side of the image")
+    add = sizes.add_argument
+    add("--arch", choices=SIZES, default="base", help="size of the ViT")
+    add("--sides", nargs="+", type=options.integer(COUNT), default=[224, 448, 1024])
+    what = "largest side that is timed (default %(default)s); multiply-adds and memory are of all"
+    add("--timed-up-to", type=options.integer(NOT_NEGATIVE), default=448, help=what, metavar="N")
+    add("--repeat", type=options.integer(COUNT), default=3)
+    add("--clock", choices=CLOCKS, default="wall")
+    add("--output", type=Path, metavar="PNG", help="chart to draw")
 
     regions = commands.add_parser("regions", help="FH's time and memory, records, whole datasets")
     loader = commands.add_parser("loader", help="a worker's images per second")

@@ -42,6 +42,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 from ..errors import ImageReadError, UserError
 from ..modeling.batch import Batch
 from ..packed import PackedImages
+from ..photos.reading import sharing_photos
 from ..remote import is_remote
 from ..signals import SAVING, blocked
 from .batch_sampler import StreamBatchSampler
@@ -139,20 +140,24 @@ class StreamDataset(_Mapped):
         mapper: Mapper,
         seed: int,
         repeated: RepeatedOrder | None = None,
+        views_per_image: int = 1,
     ) -> None:
         """Takes any Detectron2 mapper; it may return None to refuse an image, and may have a ``collate``.
 
-        With ``repeated``, images can appear more than once per epoch.
+        With ``repeated``, images can appear more than once per epoch. ``views_per_image`` positions in a row
+        show the same image.
         """
         super().__init__(dataset, mapper, seed)
         self._repeated = repeated
-        self.size = repeated.length if repeated else self.num_images
+        self._views = views_per_image
+        self._images = repeated.length if repeated else self.num_images
+        self.size = self._images * views_per_image
         self._orders: dict[int, NDArray[np.int64]] = {}  # by epoch, 8 N bytes each
         self.encoded: EncodedImages | None = None
 
     def index(self, position: int) -> int:
         """The index of the image at a position."""
-        epoch, offset = divmod(position, self.size)
+        epoch, offset = divmod(position // self._views, self._images)
         if epoch not in self._orders:
             # Reading ahead reaches the next epoch before the current one has ended.
             self._orders = {
@@ -160,7 +165,7 @@ class StreamDataset(_Mapped):
             }
             generator = np.random.default_rng([self._seed, _ORDER, epoch])
             repeated = self._repeated
-            order = repeated.draw(generator) if repeated else generator.permutation(self.size)
+            order = repeated.draw(generator) if repeated else generator.permutation(self._images)
             self._orders[epoch] = order
         return int(self._orders[epoch][offset])
 
@@ -192,7 +197,8 @@ class StreamDataset(_Mapped):
                     index = int(generator.integers(self.num_images))
                 dataset_dict = self._dataset[index]
                 try:
-                    with self._encoded(index, dataset_dict, None if attempt else position):
+                    encoded = self._encoded(index, dataset_dict, None if attempt else position)
+                    with encoded, sharing_photos() if self._views > 1 else nullcontext():
                         sample = self._mapper(dataset_dict)
                 except _UNREADABLE as error:
                     if isinstance(error, OSError) and error.errno in MACHINE_ERRNOS:
@@ -361,6 +367,7 @@ def build_train_loader(
     cache: str | None = None,
     cache_bytes: int | None = None,
     read_ahead: int | None = None,
+    views_per_image: int = 1,
 ) -> TrainLoader:
     """Build the training loader, for pre-training and fine-tuning alike.
 
@@ -381,19 +388,28 @@ def build_train_loader(
             the run's processes on this machine.
         read_ahead: images that each worker reads while it decodes others, with as many threads; None for 8
             if images are accessed over a network and 0 for files.
+        views_per_image: crops that are taken of an image in a row, which a mapper that opens images with
+            `open_photo` decodes only once, in full; all are in one batch. An epoch has as many times more
+            positions.
 
     Raises:
-        UserError: the data set is empty, the seed negative, the batch not divisible, or the cache unknown.
+        UserError: the data set is empty, the seed negative, the batch not divisible, by ``views_per_image``
+            either, or the cache unknown.
         TypeError: the data set is iterable.
     """
     world, rank = comm.get_world_size(), comm.get_rank()
     sampler = StreamBatchSampler(total_batch_size, world, rank, grad_accum)
+    if views_per_image < 1 or sampler.micro_batch_size % views_per_image:
+        raise UserError(
+            f"views_per_image={views_per_image} does not divide the {sampler.micro_batch_size} images that a "
+            "process takes at once: set another dataloader.train.views_per_image or total_batch_size"
+        )
     repeated = None
     if repeat_threshold is not None:
         dicts = [dataset[i] for i in range(len(dataset))]  # type: ignore[arg-type]
         repeated = RepeatedOrder(category_repeat_factors(dicts, repeat_threshold))
         logger.info("repeat factors: %d images make epochs of %d", len(dicts), repeated.length)
-    stream = StreamDataset(dataset, mapper, seed, repeated)
+    stream = StreamDataset(dataset, mapper, seed, repeated, views_per_image)
     if read_ahead is None:
         read_ahead = _READ_AHEAD if is_remote(str(dataset[0].get("file_name"))) else 0
     kept = _ram_cache(cache, stream.num_images, cache_bytes)

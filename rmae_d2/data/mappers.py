@@ -16,8 +16,9 @@ from ..errors import UserError
 from ..modeling.batch import Batch
 from ..modeling.masking.base import RandomMasking
 from ..noise import num_visible
+from ..photos.reading import open_photo
 from ..regions import EncodedRecord, RegionRecord, is_blind, regions_of
-from .images import Photo, PhotoInput, label_indices
+from .images import PhotoInput, label_indices
 
 logger = logging.getLogger(__name__)
 
@@ -130,10 +131,11 @@ class RegionDatasetMapper:
             ImageReadError: the file cannot be read as an image.
             UserError: the source's regions and the image differ in size.
         """
-        photo = Photo(dataset_dict["file_name"], self.all_bands)
+        photo = open_photo(dataset_dict["file_name"], self.all_bands)
         mask_seed = int(np.random.randint(0, 2**63 - 1, dtype=np.int64))
         # A source that looks at the pixels needs the full image, which is then decoded once for both.
-        whole = self.exact_decode or not (self.regions is None or is_blind(self.regions))
+        whole = self.exact_decode or photo.is_decoded
+        whole = whole or not (self.regions is None or is_blind(self.regions))
         aug_input = PhotoInput(photo, self.augmentations, exact=whole)
         transforms = self.augmentations(aug_input)
         sample: dict[str, Any] = {

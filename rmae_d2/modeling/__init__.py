@@ -20,6 +20,7 @@ from .masking.baselines import (
 from .masking.generator import FrozenViT, MaskDiscriminator, MaskGenerator
 from .masking.learned import LearnedMasking, foreground_patches
 from .masking.regions import IndependentMasking, RegionGuidedMasking
+from .masking.windows import WindowMasking
 from .patches import patchify, sincos_position_embedding, unpatchify
 from .pixel_decoder import PixelDecoder
 from .pixel_encoder import VIT_SIZES, MaskedViT, PixelEncoder, vit_kwargs
@@ -59,6 +60,7 @@ __all__ = [
     "SimpleFeaturePyramid",
     "StepResult",
     "ViT",
+    "WindowMasking",
     "add_rmae_config",
     "build_parts",
     "foreground_patches",

@@ -94,10 +94,25 @@ def _split(
 def block_states(net: MaskedViT | ViT, images_BCHW: Tensor) -> Iterator[Tensor]:
     """Yields each block's input, then the last output: (B, T, D), or (B, Gh, Gw, D) for the backbone."""
     x, *size = _embed(net, images_BCHW)
+    if isinstance(net, MaskedViT) and net.window_size:
+        yield from _windowed_states(net, x, images_BCHW)
+        return
     yield x
     for block in net.blocks:
         x = block(x, *size)
         yield x
+
+
+def _windowed_states(net: MaskedViT, x: Tensor, images_BCHW: Tensor) -> Iterator[Tensor]:
+    """As `block_states`, for an encoder that takes tokens by window."""
+    grid = grid_of((images_BCHW.shape[2], images_BCHW.shape[3]), net.patch_size)
+    tokens, num_windows = net.by_window(None, grid)
+    back = tokens[0].argsort()
+    x = x[:, tokens[0]]
+    yield x[:, back]
+    for block in net.blocks:
+        x = block(x, num_windows)
+        yield x[:, back]
 
 
 def _embed(net: MaskedViT | ViT, images_BCHW: Tensor) -> tuple[Any, ...]:

@@ -4,6 +4,8 @@ Letters: B images, K regions, L patches, P patch side, C channels, D width, H W 
 X values per patch.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from timm.layers import to_2tuple
@@ -97,3 +99,19 @@ class PatchEmbed(nn.Module):
         """Embeds patches cut by `patchify`: (B, V, P*P*C) -> (B, V, D)."""
         weight = self.proj.weight.permute(0, 2, 3, 1).flatten(1)
         return F.linear(patches_BVX, weight, self.proj.bias)
+
+
+def window_of_patches(grid: tuple[int, int], window_size: int) -> Tensor:
+    """The window of each patch, row by row, int64 (L,).
+
+    Raises:
+        UserError: windows do not divide the grid.
+    """
+    if window_size < 1 or any(side % window_size for side in grid):
+        raise UserError(
+            f"windows of {window_size} x {window_size} patches do not divide a grid of {grid[0]} x "
+            f"{grid[1]}: set model.backbone.net.window_size to a divisor of {math.gcd(*grid)}, or another "
+            "img_size"
+        )
+    rows, columns = (torch.arange(side) // window_size for side in grid)
+    return (rows[:, None] * (grid[1] // window_size) + columns).flatten()

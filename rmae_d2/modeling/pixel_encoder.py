@@ -3,6 +3,7 @@
 Letters: B images, L patches, V visible patches, D width, C channels, H W pixels.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import UserError
-from .patches import PatchEmbed, grid_of, patchify, sincos_position_embedding
+from .patches import PatchEmbed, grid_of, patchify, sincos_position_embedding, window_of_patches
 
 # Width, depth and heads of the standard plain ViTs (ViT and DeiT papers; H is used with patch 14).
 VIT_SIZES: dict[str, dict[str, int]] = {
@@ -74,11 +75,32 @@ def init_linear(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
+class WindowedBlock(Block):
+    """A transformer block for tokens that are sorted by window, after a cls token; parameters as in `Block`.
+
+    Attributes:
+        window_size: side of the windows in patches; 0 for attention of all tokens to all.
+    """
+
+    window_size = 0
+
+    def forward(self, x_BTD: Tensor, num_windows: int) -> Tensor:
+        """(B, 1 + V, D) -> (B, 1 + V, D); the cls token lies in no window and passes through unchanged."""
+        if not self.window_size:
+            return super().forward(x_BTD)
+        cls_token, patches = x_BTD[:, :1], x_BTD[:, 1:]
+        inside = super().forward(patches.unflatten(1, (num_windows, -1)).flatten(0, 1))
+        return torch.cat([cls_token, inside.reshape(patches.shape)], dim=1)
+
+
 class MaskedViT(nn.Module):
     """A ViT over a subset of patches; parameter names match those of Detectron2's ViT and timm's.
 
     Args:
         img_size: side or (H, W) in pixels.
+        window_size: side in patches of the windows of ``window_block_indexes``, as in ViTDet. It divides the
+            grid, and equally many patches are visible in each window (`WindowMasking`). 0 for none.
+        window_block_indexes: blocks in which patches attend within their window.
         drop_path_rate: stochastic depth rate of the last block, increasing linearly from 0.
         use_act_checkpoint: trade time for memory, see `run_blocks`.
     """
@@ -94,8 +116,11 @@ class MaskedViT(nn.Module):
         mlp_ratio: float = 4.0,
         drop_path_rate: float = 0.0,
         use_act_checkpoint: bool = False,
+        window_size: int = 0,
+        window_block_indexes: Sequence[int] = (),
     ) -> None:
         super().__init__()
+        _check_windows(window_size, window_block_indexes, depth)
         self.use_act_checkpoint = use_act_checkpoint
         self.img_size = to_2tuple(img_size)
         self.patch_size = patch_size
@@ -108,8 +133,14 @@ class MaskedViT(nn.Module):
         self.pos_embed = nn.Parameter(
             sincos_position_embedding(embed_dim, self.grid), requires_grad=False
         )
-        self.blocks = make_blocks(embed_dim, depth, num_heads, mlp_ratio, drop_path_rate)
+        kind = WindowedBlock if window_size else Block
+        self.blocks = make_blocks(embed_dim, depth, num_heads, mlp_ratio, drop_path_rate, kind)
+        self.window_size = window_size
+        for i in window_block_indexes:
+            setattr(self.blocks[i], "window_size", window_size)  # noqa: B010  (typed as any module)
         self.norm = LayerNorm(embed_dim)
+        if window_size:
+            window_of_patches(self.grid, window_size)  # or refuses
 
     @property
     def num_patches(self) -> int:
@@ -144,7 +175,28 @@ class MaskedViT(nn.Module):
             x = x * gates_BV[:, :, None]
         cls_token = (self.cls_token + self.pos_embed[:, :1]).to(x.dtype)
         x = torch.cat([cls_token.expand(x.shape[0], -1, -1), x], dim=1)
-        return self.norm(run_blocks(self.blocks, x, self.use_act_checkpoint))
+        if not self.window_size:
+            return self.norm(run_blocks(self.blocks, x, self.use_act_checkpoint))
+        tokens_BT, num_windows = self.by_window(ids_visible_BV, self.grid)
+        x = x.gather(1, tokens_BT[:, :, None].expand(x.shape))
+        x = run_blocks(self.blocks, x, self.use_act_checkpoint, num_windows)
+        return self.norm(torch.empty_like(x).scatter(1, tokens_BT[:, :, None].expand(x.shape), x))
+
+    def by_window(self, ids_visible_BV: Tensor | None, grid: tuple[int, int]) -> tuple[Tensor, int]:
+        """Sorts tokens by window: their indices (B or 1, 1 + V), cls token first, and the number of windows.
+
+        Raises:
+            UserError: windows do not divide the grid, or the number of visible patches.
+        """
+        window = window_of_patches(grid, self.window_size).to(self.pos_embed.device)
+        num_windows = (grid[0] // self.window_size) * (grid[1] // self.window_size)
+        found = window[None] if ids_visible_BV is None else window[ids_visible_BV]
+        if found.shape[1] % num_windows:
+            raise UserError(
+                f"{found.shape[1]} visible patches in {num_windows} windows: not equally many in each"
+            )
+        order = found.argsort(dim=1, stable=True) + 1
+        return torch.cat([torch.zeros_like(order[:, :1]), order], dim=1), num_windows
 
 
 class PixelEncoder(nn.Module):
@@ -166,6 +218,15 @@ class PixelEncoder(nn.Module):
     def encode_image(self, images_BCHW: Tensor) -> Tensor:
         """Encodes whole images with nothing hidden: (B, C, H, W) -> (B, 1 + L, D)."""
         return self.net(patchify(images_BCHW, self.net.patch_size))
+
+
+def _check_windows(window_size: int, blocks: Sequence[int], depth: int) -> None:
+    if bool(window_size) != bool(blocks) or window_size < 0:
+        raise UserError(
+            f"window_size={window_size} with window_block_indexes={list(blocks)}: give both, or neither"
+        )
+    if unknown := [i for i in blocks if i not in range(depth)]:
+        raise UserError(f"window_block_indexes {unknown}: the ViT has blocks 0 to {depth - 1}")
 
 
 def vit_kwargs(size: str) -> dict[str, Any]:

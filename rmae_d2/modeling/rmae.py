@@ -150,6 +150,14 @@ class RMAE(HubModel, nn.Module):
             init_linear(self.region_to_pixel)
         self.mask_ratio = mask_ratio
         self.masking = masking or RandomMasking()
+        if window := backbone.net.window_size:
+            num_visible(window**2, mask_ratio)
+            if getattr(self.masking, "window_size", 0) != window:
+                raise UserError(
+                    f"an encoder with windows of {window} patches needs equally many visible ones in each: "
+                    "set model.masking._target_=rmae_d2.modeling.WindowMasking "
+                    f"model.masking.window_size={window}"
+                )
         self.decode_ratio = decode_ratio
         self.norm_pix_loss = norm_pix_loss
         self.pixel_weight = pixel_weight
@@ -297,7 +305,9 @@ class RMAE(HubModel, nn.Module):
     ) -> tuple[int, int]:
         """Numbers of visible pixel and region patches; a drawn beta_R depends on the step's seeds."""
         L = math.prod(self.backbone.net.grid)
-        visible = num_visible(L, self.mask_ratio if mask_ratio is None else mask_ratio)
+        ratio = self.mask_ratio if mask_ratio is None else mask_ratio
+        window = self.backbone.net.window_size**2 or L  # equally many of each window's patches
+        visible = L // window * num_visible(window, ratio)
         own = None if self.region_branch is None else self.region_branch.mask_ratio
         if isinstance(own, Sequence):
             return visible, visible if seeds_B is None else drawn_visible(L, own, seeds_B)

@@ -28,6 +28,36 @@ MACHINE_ERRNOS = frozenset(
 )
 
 
+_shared: list["Photo"] = []  # the last photo that was opened while sharing
+_sharing = False
+
+
+@contextmanager
+def sharing_photos() -> Iterator[None]:
+    """Within it, `open_photo` decodes photos in full, and the last one only once."""
+    global _sharing
+    before, _sharing = _sharing, True
+    try:
+        yield
+    finally:
+        _sharing = before
+
+
+def open_photo(path: str | Path, all_bands: bool = False) -> "Photo":
+    """Opens a photo, or gives the last one again, see `sharing_photos`; its pixels must not be changed.
+
+    Raises the errors of `read_image`.
+    """
+    if not _sharing:
+        return Photo(path, all_bands)
+    if not _shared or (_shared[0].path, _shared[0].all_bands) != (str(path), all_bands):
+        _shared.clear()  # the memory of one, not of two
+        photo = Photo(path, all_bands)
+        np.asarray(photo)
+        _shared.append(photo)
+    return _shared[0]
+
+
 class Photo:
     """An image file held in memory and decoded only as far as needed.
 
@@ -44,6 +74,7 @@ class Photo:
             all_bands: make the full image what `read_bands` returns, and ``shape`` (H, W, C).
         """
         self.path = str(path)
+        self.all_bands = all_bands
         self._jpeg: bytes | None = None
         self._whole: NDArray[Any] | None = None
         self._bands: NDArray[Any] | None = None
@@ -88,6 +119,11 @@ class Photo:
         image.load()
         self._whole = upright_rgb(image)
         self.shape = (*self._whole.shape[:2], 3)
+
+    @property
+    def is_decoded(self) -> bool:
+        """Whether the full image is in memory."""
+        return self._whole is not None
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         if self._whole is None:

@@ -34,6 +34,27 @@ def draw_loss_curve(folder: str | Path, path: str | Path) -> Path:
     return _saved(figure, path)
 
 
+def draw_costs(costs: Mapping[str, Sequence[tuple[int, float]]], path: str | Path) -> Path:
+    """Draws multiply-adds per image (in G) against the image's side, both on logarithmic axes, as a PNG.
+
+    Args:
+        costs: (side, cost) of each variant.
+    """
+    figure, (axes,) = _figure(7, 4)
+    for name, points in costs.items():
+        axes.plot(*zip(*points, strict=True), marker="o", label=name)
+    sides = sorted({side for points in costs.values() for side, _ in points})
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xticks(sides, [str(side) for side in sides])
+    axes.minorticks_off()
+    axes.set_xlabel("side of the image, pixels")
+    axes.set_ylabel("GMACs per image")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    return _saved(figure, path)
+
+
 def draw_metrics(
     runs: Sequence[tuple[str, str | Path]], names: Sequence[str], path: str | Path
 ) -> Path:

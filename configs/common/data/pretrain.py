@@ -48,6 +48,8 @@ dataloader = dict(
             masking="${oc.select:model.masking._target_,null}",
         ),
         total_batch_size=4096,
+        # Crops per image and decoding; above 1, a batch has fewer different images.
+        views_per_image=1,
         num_workers=8,
         seed="${train.seed}",
         grad_accum="${train.grad_accum}",
