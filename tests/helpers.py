@@ -195,6 +195,9 @@ def shrunk(name: str, *overrides: str):
     cfg = get_config(name)
     absent = [part for part in ("pixel_decoder", "region_branch") if cfg.model[part] is None]
     small = [f"model.{x}" for x in SHRUNK if not x.startswith(tuple(absent))]
+    if cfg.model.backbone.net.get("window_size"):
+        windows = {"window_size": 2, "window_block_indexes": "[0]"}
+        small += [f"model.backbone.net.{key}={value}" for key, value in windows.items()]
     side = 4 * cfg.model.backbone.net.patch_size
     return apply_overrides(cfg, [*small, f"model.backbone.net.img_size={side}", *overrides])
 

@@ -39,6 +39,13 @@ RMAE = [
     "model.region_branch.decoder_dim=16",
     "model.region_branch.decoder_num_heads=4",
 ]
+#: Four windows.
+WINDOWS = [
+    *RMAE,
+    "model.backbone.net.img_size=128",
+    "model.backbone.net.window_size=4",
+    "model.backbone.net.window_block_indexes=[0]",
+]
 DETECTOR = [
     "model.backbone.net.img_size=128",
     "model.backbone.net.window_block_indexes=[0,2]",
@@ -61,6 +68,7 @@ UPERNET = [
 ]
 #: What makes a config small, by the beginning of its name.
 FAMILIES = {
+    "pretrain/rmae_vitb_1024": WINDOWS,
     "pretrain/rmae_|demo/rmae_": RMAE,
     "pretrain/mae_|demo/mae_": MAE,
     "pretrain/automae_|demo/automae_": [

@@ -121,6 +121,7 @@ CHANGES = {
         "dataloader.test.dataset.names",
     },
     "rae_regions_sam": {"dataloader.train.mapper.regions.fallback"},
+    "partial_decoding": {"model.decode_ratio", "model.pixel_decoder.hidden_attention"},
     "region_dropout": {"model.region_dropout"},
     "region_guided_masking": {"model.masking"},
     "region_weight": {"model.region_weight"},

@@ -169,3 +169,17 @@ def test_startup(tmp_path):
     _, rows = run(tmp_path, "startup", "--repeat", "1")
     assert rows["import torch"][1] == "1.000"
     assert {"rmae-d2: --help", "rmae-d2: a misspelt override"} < rows.keys()
+
+
+@pytest.mark.slow
+def test_sizes(tmp_path):
+    """Costs of all sides, times of the small one; fewer decoded patches cost less; a chart."""
+    words = ("--arch", "tiny", "--sides", "64", "448", "--timed-up-to", "64", "--repeat", "1")
+    lines, _ = run(tmp_path, "sizes", *words, "--output", "chart.png")
+    rows = [[cell.strip() for cell in x.strip("|").split("|")] for x in lines if x.startswith("| ")]
+    costs = {side: [float(r[2]) for r in rows if r[0] == side] for side in ("64", "448")}
+    assert len(costs["64"]) == 4 and len(costs["448"]) == 5  # with windows
+    assert all(found == sorted(found, reverse=True) for found in costs.values())
+    assert all(float(row[5]) > 0 for row in rows if row[0] == "64")
+    assert all(row[4:] == ["-", "-"] for row in rows if row[0] == "448")
+    assert (tmp_path / "chart.png").stat().st_size > 5000
