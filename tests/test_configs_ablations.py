@@ -121,6 +121,10 @@ CHANGES = {
         "dataloader.test.dataset.names",
     },
     "rae_regions_sam": {"dataloader.train.mapper.regions.fallback"},
+    "nested_regions": {
+        "dataloader.train.mapper.regions.fallback",
+        "dataloader.train.mapper.level_probabilities",
+    },
     "partial_decoding": {"model.decode_ratio", "model.pixel_decoder.hidden_attention"},
     "region_dropout": {"model.region_dropout"},
     "region_guided_masking": {"model.masking"},

@@ -41,6 +41,7 @@ class RegionDatasetMapper:
         regions: RegionSource | None = None,
         num_regions: int = 8,
         replacement: bool = False,
+        level_probabilities: Sequence[float] | None = None,
         min_patches: int = 0,
         visible_foreground_only: bool = False,
         patch_size: int = 16,
@@ -58,6 +59,10 @@ class RegionDatasetMapper:
             num_regions: K, regions per sample (8 in the paper).
             replacement: draw each region from all of them, so that one may occur twice, which the paper's
                 wording allows; the published code does not.
+            level_probabilities: of the label planes of a record, such as the levels of nested regions, finest
+                first: the level of each region is drawn first, then one of its regions; a level without
+                regions in the crop leaves its share to the others. Overlapping masks are the level after the
+                planes. None draws from all regions alike, of which fine levels have most.
             min_patches: drop regions that touch fewer patches of the crop; 2 is the reference code's
                 ``filter_small_patches``, 0 and 1 keep all.
             visible_foreground_only: drop regions without a pixel in a visible patch of this sample's region
@@ -95,6 +100,13 @@ class RegionDatasetMapper:
                 "visible_foreground_only=True with a region mask ratio of 1: no region has a visible patch. "
                 "Set dataloader.train.mapper.visible_foreground_only=false"
             )
+        if level_probabilities is not None and (
+            min(level_probabilities, default=0) < 0 or sum(level_probabilities) <= 0
+        ):
+            raise UserError(
+                f"level_probabilities={list(level_probabilities)}: one per level, 0 or more, one above 0"
+            )
+        self.level_probabilities = level_probabilities
         self.augmentations = T.AugmentationList(augmentations)
         self.regions = regions
         self.num_regions = num_regions
@@ -124,8 +136,8 @@ class RegionDatasetMapper:
         Returns:
             ``image`` uint8 (3, h, w) RGB, or all bands, uint8 or float32 (C, h, w); ``mask_seed``, an int
             in [0, 2**63); ``file_name``; ``image_id``; ``height`` and ``width`` of the file's image; and,
-            with a source, ``num_regions`` K and ``regions``, uint8 (ceil(K / 8), h, w), in which bit k % 8 of
-            plane k // 8 is region k.
+            with a source, ``num_regions`` K, ``regions``, uint8 (ceil(K / 8), h, w), in which bit k % 8 of
+            plane k // 8 is region k; with level_probabilities also ``region_levels``, K ints.
 
         Raises:
             ImageReadError: the file cannot be read as an image.
@@ -166,18 +178,47 @@ class RegionDatasetMapper:
             candidates = candidates[self._may_be_drawn(record, candidates, mask_seed)]
         sample["num_regions"] = K = self.num_regions
         if candidates.size:
-            bits = record.select_bits(self._draw(candidates))
+            levels = record.regions().plane
+            drawn = self._draw(candidates, levels[candidates])
+            bits, of_drawn = record.select_bits(drawn), levels[drawn].tolist()
         else:
-            bits = np.zeros((-(-K // 8), *record.size), np.uint8)
+            bits, of_drawn = np.zeros((-(-K // 8), *record.size), np.uint8), [0] * K
+        if self.level_probabilities is not None:
+            sample["region_levels"] = of_drawn
         sample["regions"] = torch.from_numpy(bits)
         return sample
 
-    def _draw(self, candidates: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _draw(self, candidates: NDArray[np.int64], levels: NDArray[np.int64]) -> NDArray[np.int64]:
         """Draw K of them, in random order."""
+        if self.level_probabilities is not None:
+            return self._draw_by_level(candidates, levels)
         if self.replacement:
             return np.random.choice(candidates, self.num_regions)
         repeats = -(-self.num_regions // candidates.size)
         return np.random.permutation(np.tile(candidates, repeats))[: self.num_regions]
+
+    def _draw_by_level(
+        self, candidates: NDArray[np.int64], levels: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Draw K of them, each from a level drawn before; without repeats while a level has others."""
+        given = self.level_probabilities or ()
+        if levels.max() >= len(given):
+            raise UserError(
+                f"level_probabilities={list(given)} for regions of {levels.max() + 1} levels: give one each"
+            )
+        by_level = {
+            level: np.random.permutation(candidates[levels == level]).tolist()
+            for level in np.unique(levels).tolist()
+        }
+        shares = np.array([given[level] for level in by_level])
+        if not shares.any():
+            shares = np.ones(len(shares))
+        chosen = np.random.choice(list(by_level), self.num_regions, p=shares / shares.sum())
+        drawn = []
+        for level in chosen.tolist():
+            drawn.append(by_level[level].pop())
+            by_level[level].insert(0, drawn[-1])  # again once all others have been drawn
+        return np.array(drawn)
 
     def _may_be_drawn(
         self, record: RegionRecord, indices: NDArray[np.int64], mask_seed: int

@@ -86,6 +86,13 @@ class Batch:
         k = torch.arange(self.num_regions, device=self.regions.device)
         return (self.regions[:, k // 8] >> (k % 8).view(-1, 1, 1).to(torch.uint8)) & 1 > 0
 
+    def region_levels(self) -> Tensor | None:
+        """Label planes of the regions in their records, int64 (B, K) on the images' device, if known."""
+        if self.regions is None or any("region_levels" not in fact for fact in self.facts):
+            return None
+        levels = torch.tensor([fact["region_levels"] for fact in self.facts])
+        return levels.to(self.images.device, non_blocking=True)
+
     def __len__(self) -> int:
         """B."""
         return len(self.facts)

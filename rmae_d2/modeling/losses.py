@@ -36,6 +36,7 @@ def region_loss(
     target_BKNX: Tensor,
     background_weight: float = 1.0,
     criterion: str = "bce",
+    region_weights_BK: Tensor | None = None,
 ) -> Tensor:
     """Computes the error of predicted region maps per image, (B,) float32; 0 if no patch is hidden.
 
@@ -47,6 +48,7 @@ def region_loss(
         criterion: one of `REGION_CRITERIA`: ``bce``, binary cross-entropy, the paper's; ``l2``, the
             squared error of the probability. The paper's summaries say only that its l2 is worse; here the
             error is taken after the sigmoid, so that predictions are logits for both criteria.
+        region_weights_BK: factors of the regions' losses; None for 1 each.
     """
     logits, target = logits_BKNX.float(), target_BKNX.float()
     if criterion == "bce":
@@ -55,5 +57,7 @@ def region_loss(
         loss = (logits.sigmoid() - target).square()
     if background_weight != 1.0:
         loss = loss * torch.where(target > 0.5, 1.0, background_weight)
+    if region_weights_BK is not None:
+        loss = loss * region_weights_BK[:, :, None, None]
     # If empty, a sum over nothing, so that every parameter gets a gradient of 0.
     return loss.mean(dim=(1, 2, 3)) if loss.shape[2] else loss.sum(dim=(1, 2, 3))

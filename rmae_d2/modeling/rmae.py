@@ -66,6 +66,9 @@ class RMAE(HubModel, nn.Module):
         norm_pix_loss: predict pixels normalised per patch.
         pixel_weight, region_weight: weights of the two losses in their sum.
         background_weight: weight of background pixels in the region loss.
+        level_weights: factors of the region loss by the level of a region (see ``level_probabilities`` of
+            `RegionDatasetMapper`), the finest first; None for 1 each. Not in the paper; evaluation is
+            unweighted.
         region_criterion: ``bce`` or ``l2``, see `region_loss`.
         feeding: which branch receives the other's output, one of `FEEDINGS` (R-MAE, table 1e).
             ``pixel_to_region``, the paper's: the region branch gets the pixel encoder's output.
@@ -92,6 +95,7 @@ class RMAE(HubModel, nn.Module):
         pixel_weight: float = 1.0,
         region_weight: float = 1.0,
         background_weight: float = 1.0,
+        level_weights: Sequence[float] | None = None,
         region_criterion: str = "bce",
         feeding: str = "pixel_to_region",
         region_dropout: bool = False,
@@ -123,6 +127,8 @@ class RMAE(HubModel, nn.Module):
         if feeding not in FEEDINGS:
             raise UserError(f"feeding={feeding!r}: one of {', '.join(FEEDINGS)}")
         _check_region_ratio(region_ratio, feeding)
+        if level_weights is not None and min(level_weights, default=-1) < 0:
+            raise UserError(f"level_weights={list(level_weights)}: one per level, 0 or more")
         if not 0 < decode_ratio <= 1:
             raise UserError(
                 f"decode_ratio={decode_ratio}: above 0, and at most 1 to predict all patches"
@@ -163,6 +169,7 @@ class RMAE(HubModel, nn.Module):
         self.pixel_weight = pixel_weight
         self.region_weight = region_weight
         self.background_weight = background_weight
+        self.level_weights = None if level_weights is None else tuple(map(float, level_weights))
         self.region_criterion = region_criterion
         self.region_dropout = region_dropout
         self.compile_options: tuple[tuple[str, Any], ...] | None = None
@@ -241,7 +248,8 @@ class RMAE(HubModel, nn.Module):
         orders, predicted = plan[:2], None
         if self.decode_ratio < 1:
             orders, predicted = self._draw_predicted(plan, visible, seeds)
-        found = run(self, images, regions, orders, plan.gates, visible, predicted)
+        levels = None if regions is None else self._weights_of_levels(batch, regions.shape[1])
+        found = run(self, images, regions, orders, plan.gates, visible, predicted, levels)
         found = {**found, **plan.losses}
         weights = self._weights(plan)
         losses = {name: weights[name] * found[name].mean() for name in weights if name in found}
@@ -323,6 +331,23 @@ class RMAE(HubModel, nn.Module):
         )
         return orders, self.num_predicted(visible)
 
+    def _weights_of_levels(self, batch: Batch, num_regions: int) -> Tensor | None:
+        """Factors of the first regions' losses, (B, num_regions)."""
+        if self.level_weights is None:
+            return None
+        levels = batch.region_levels()
+        if levels is None:
+            raise UserError(
+                f"level_weights={list(self.level_weights)}, but samples do not say of which level their "
+                "regions are: set dataloader.train.mapper.level_probabilities"
+            )
+        most = max(max(fact["region_levels"]) for fact in batch.facts)
+        if most >= len(self.level_weights):
+            raise UserError(
+                f"level_weights={list(self.level_weights)} for regions of {most + 1} levels: give one each"
+            )
+        return torch.tensor(self.level_weights, device=self.device)[levels[:, :num_regions]]
+
     def num_predicted(self, visible: tuple[int, int]) -> tuple[int, int]:
         """Numbers of hidden pixel and region patches that a training step predicts, at least one if any."""
         hidden = [self.backbone.net.num_patches - seen for seen in visible]
@@ -337,6 +362,7 @@ class RMAE(HubModel, nn.Module):
         gates_BL: Tensor | None,
         visible: tuple[int, int],
         predicted: tuple[int, int] | None = None,
+        region_weights_BK: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Patchifies, masks, encodes and decodes; losses are (B,), predictions cover hidden patches only.
 
@@ -363,7 +389,7 @@ class RMAE(HubModel, nn.Module):
             target = maps.gather(2, hidden[:, None, :, None].expand(-1, K, -1, X))
             weight, criterion = self.background_weight, self.region_criterion
             out["pred_regions"] = logits
-            out["loss_region"] = region_loss(logits, target, weight, criterion)
+            out["loss_region"] = region_loss(logits, target, weight, criterion, region_weights_BK)
         if self.pixel_decoder is not None:
             link = self.region_to_pixel
             context_BTD = None if link is None else link(context_BTD)

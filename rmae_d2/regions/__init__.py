@@ -13,6 +13,7 @@ from .sources.blind import is_blind, regions_of
 from .sources.detections import DetectionSource
 from .sources.felzenszwalb import FelzenszwalbSource, RegionCache
 from .sources.mixture import MixtureOfSources
+from .sources.nested import NestedSource
 from .sources.npy import NpySource
 from .sources.sam import SamSource
 from .sources.sam_json import SamJsonSource
@@ -28,6 +29,7 @@ __all__ = [
     "MixtureOfSources",
     "NpySource",
     "PanopticSource",
+    "NestedSource",
     "RegionCache",
     "RegionRecord",
     "RegionStore",

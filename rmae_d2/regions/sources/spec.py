@@ -16,6 +16,7 @@ from ...errors import UserError, did_you_mean
 #: Names of the built-in sources for `SourceSpec.named`.
 SOURCES = {
     "fh": "rmae_d2.regions.sources.felzenszwalb:FelzenszwalbSource",
+    "nested": "rmae_d2.regions.sources.nested:NestedSource",
     "slic": "rmae_d2.regions.sources.slic:SlicSource",
     "instances": "rmae_d2.regions.sources.annotations:InstanceSource",
     "panoptic": "rmae_d2.regions.sources.annotations:PanopticSource",

@@ -23,7 +23,7 @@ def test_sources_that_are_not_there(tmp_path, bands):
     broken.write_text("import no_such_package\n")
     for name, message in [
         ("panoptc", "did you mean panoptic"),
-        ("slic", "package.module:Class"),
+        ("watershed", "package.module:Class"),
         ("no_such_package:Slic", "cannot be imported.*path/to/file.py"),
         (f"{broken}:Slic", "No module named 'no_such_package'"),
         (f"{tmp_path / 'absent.py'}:Slic", "absent.py"),
