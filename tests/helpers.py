@@ -195,6 +195,10 @@ def shrunk(name: str, *overrides: str):
     cfg = get_config(name)
     absent = [part for part in ("pixel_decoder", "region_branch") if cfg.model[part] is None]
     small = [f"model.{x}" for x in SHRUNK if not x.startswith(tuple(absent))]
+    if "stages" in cfg.model.backbone.net:
+        small = [x for x in small if "backbone" not in x]
+        sizes = {"embed_dim": 32, "stages": "[1,1,1,1]"}
+        small += [f"model.backbone.net.{key}={value}" for key, value in sizes.items()]
     if cfg.model.backbone.net.get("window_size"):
         windows = {"window_size": 2, "window_block_indexes": "[0]"}
         small += [f"model.backbone.net.{key}={value}" for key, value in windows.items()]

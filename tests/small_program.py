@@ -46,10 +46,7 @@ WINDOWS = [
     "model.backbone.net.window_size=4",
     "model.backbone.net.window_block_indexes=[0]",
 ]
-DETECTOR = [
-    "model.backbone.net.img_size=128",
-    "model.backbone.net.window_block_indexes=[0,2]",
-    "model.backbone.out_channels=16",
+HEADS = [
     "model.proposal_generator.post_nms_topk=[50,20]",
     "model.roi_heads.batch_size_per_image=16",
     "model.roi_heads.box_head.conv_dims=[16]",
@@ -58,6 +55,19 @@ DETECTOR = [
     "model.roi_heads.box_predictor.test_score_thresh=0.0",
     "model.roi_heads.box_predictor.test_topk_per_image=5",
 ]
+DETECTOR = [
+    "model.backbone.net.img_size=128",
+    "model.backbone.net.window_block_indexes=[0,2]",
+    "model.backbone.out_channels=16",
+    *HEADS,
+]
+#: Four stages of a block; no depth and heads as of a ViT.
+HIERA_NET = [
+    "model.backbone.net.img_size=128",
+    "model.backbone.net.embed_dim=64",
+    "model.backbone.net.stages=[1,1,1,1]",
+]
+HIERA = [*HIERA_NET, *(x for x in RMAE if "backbone" not in x)]
 UPERNET = [
     "model.backbone.net.img_size=64",
     "model.backbone.net.out_indices=[0,1,2,3]",
@@ -69,6 +79,8 @@ UPERNET = [
 #: What makes a config small, by the beginning of its name.
 FAMILIES = {
     "pretrain/rmae_vitb_1024": WINDOWS,
+    "pretrain/rmae_hiera": HIERA,
+    "coco/mask_rcnn_hiera": [*HIERA_NET, *HEADS],
     "pretrain/rmae_|demo/rmae_": RMAE,
     "pretrain/mae_|demo/mae_": MAE,
     "pretrain/automae_|demo/automae_": [
@@ -101,7 +113,8 @@ def overrides(config: str) -> list[str]:
     if name.endswith(".yaml"):
         return []
     family = next(small for pattern, small in FAMILIES.items() if re.match(pattern, name))
-    return [*TRAIN, *(f"model.backbone.net.{x}" for x in NET), *family]
+    net = [] if "hiera" in name else [f"model.backbone.net.{x}" for x in NET]
+    return [*TRAIN, *net, *family]
 
 
 def small(words: list[str]) -> list[str]:

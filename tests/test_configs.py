@@ -61,8 +61,12 @@ def test_every_leaf_builds_its_model(name):
     cfg = get_config(name)
     shapes = shapes_of(name)
     net = cfg.model.backbone.net
-    encoder = [key for key in shapes if key.startswith("backbone.net.blocks.")]
-    assert len(encoder) == net.depth * (14 if net.get("use_rel_pos") else 12)
+    if "stages" in net:  # Hiera: 12 per block, 2 more where a stage widens
+        encoder = [key for key in shapes if key.startswith("backbone.net.hiera.blocks.")]
+        assert len(encoder) == sum(net.stages) * 12 + 3 * 2
+    else:
+        encoder = [key for key in shapes if key.startswith("backbone.net.blocks.")]
+        assert len(encoder) == net.depth * (14 if net.get("use_rel_pos") else 12)
     assert {"model", "optimizer", "lr_multiplier", "train", "dataloader"} <= set(cfg)
     train = get_config("common/train.py").train
     assert known_keys(train) == known_keys(cfg.train)
@@ -223,7 +227,7 @@ PUBLISHED = {
 
 
 def test_every_published_recipe_is_checked():
-    others = ("small", "scratch")
+    others = ("small", "scratch", "hiera")
     assert set(PUBLISHED) == {n for n in FINETUNE if not any(x in n for x in others)}
 
 

@@ -183,10 +183,15 @@ def _classifier_keys(weights: Mapping[str, Tensor]) -> str:
 def _changes_encoder(key: str) -> bool:
     """Whether leaving this tensor out would silently change the encoder's features.
 
-    This excludes the cls token and final norm that ViTDet drops, and its relative positions in pre-training.
+    This excludes the cls token, final norm and fusion of stages that detectors drop, and ViTDet's relative
+    positions in pre-training.
     """
     inner = key.removeprefix(ENCODER)
-    if inner == key or inner in ("cls_token", "norm.weight", "norm.bias"):
+    if (
+        inner == key
+        or inner in ("cls_token", "norm.weight", "norm.bias")
+        or inner.startswith("fuse.")
+    ):
         return False
     return not _NEW_IN_TRANSFER.search(key)
 

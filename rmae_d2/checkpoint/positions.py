@@ -47,6 +47,8 @@ def square_grid(table: Tensor, cls_rows: Sequence[int] = (1, 0)) -> tuple[Grid, 
 
 def sincos_grid(table: Tensor, cls_rows: Sequence[int] = (1, 0)) -> tuple[Grid, int] | None:
     """Grid and cls rows of a fixed sine-cosine table, or None if it is not one."""
+    if table.dim() != 3:  # Hiera's is a map, for any grid
+        return None
     _, rows, dim = table.shape
     if dim % 4:
         return None

@@ -38,7 +38,7 @@ from ..evaluation import KNNEvaluation, KNNSegmentation, result_sentence
 from ..events import EventWriter, read_run, step_values
 from ..inference.finished_run import pick_device
 from ..inference.prediction_sheet import draw_few_predictions
-from ..modeling import RMAE, LearnedMasking
+from ..modeling import RMAE, LearnedMasking, MaskedViT
 from ..solver import build_optimizer
 from ..visualization import draw_loss_curve, draw_reconstructions
 from ..visualization.sheets import save_picture
@@ -248,7 +248,7 @@ def train(
             trainer.batches = iter(())  # ends the loader's workers
         _draw_predictions(cfg, model, loader, testing)
     encoder = None
-    if isinstance(model, RMAE):
+    if isinstance(model, RMAE) and isinstance(model.backbone.net, MaskedViT):
         encoder = gathered_on_main(ema.weights() if ema else model.state_dict())
     if comm.is_main_process():
         _finish(output_dir, encoder)
@@ -432,7 +432,7 @@ def _finish(output_dir: str, encoder: dict[str, Any] | None) -> None:
     """Write the results of a finished run and report where they are.
 
     Args:
-        encoder: weights of a pre-trained model, averaged if available.
+        encoder: weights of a pre-trained model with a plain ViT, averaged if available.
     """
     folder = Path(output_dir)
     made = {"checkpoint": folder / "model_final.pth", "log": folder / "log.txt"}

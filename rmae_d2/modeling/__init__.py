@@ -3,6 +3,7 @@
 from ..noise import num_visible, random_shuffle
 from .batch import Batch
 from .build import add_rmae_config, build_parts, part
+from .hiera import HieraStages, MaskedHiera
 from .masking.base import (
     MaskingPolicy,
     MaskPlan,
@@ -28,6 +29,7 @@ from .region_branch import RegionBranch
 from .region_variants import BatchRegionBranch, ChannelRegionBranch
 from .rmae import RMAE, StepResult
 from .transfer.classifier import PRECISIONS, Classifier, FeatureExtractor, add_classifier_config
+from .transfer.hiera_pyramid import HieraPyramid
 from .transfer.segmentor import MultiScale, SlidingSemanticSegmentor
 from .transfer.upernet import TapPyramid, UPerNetHead
 from .transfer.vit import SimpleFeaturePyramid, ViT
@@ -44,6 +46,8 @@ __all__ = [
     "ChannelRegionBranch",
     "FrozenViT",
     "GridMasking",
+    "HieraPyramid",
+    "HieraStages",
     "IndependentMasking",
     "LearnedMasking",
     "MaskDiscriminator",
@@ -51,6 +55,7 @@ __all__ = [
     "MaskPlan",
     "MaskRequest",
     "MaskingPolicy",
+    "MaskedHiera",
     "MaskedViT",
     "PixelDecoder",
     "PixelEncoder",
