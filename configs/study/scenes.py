@@ -78,6 +78,14 @@ study = dict(
         method("rae", "RAE, FH", "rmae", "model.pixel_decoder=null"),
         method("rmae_instances", "R-MAE, instance masks", "rmae_instances"),
         method("rmae_features", "R-MAE, the shipped model's features", "rmae_features"),
+        method("rmae_nested", "R-MAE, nested regions", "rmae_nested"),
+        method(
+            "rmae_partial",
+            "R-MAE, a quarter decoded",
+            "rmae",
+            "model.decode_ratio=0.25",
+            "model.pixel_decoder.hidden_attention=false",
+        ),
         method("rmae_mixture", "R-MAE, FH and instances", "rmae_mixture"),
         method("rmae_batch", "R-MAE, batch", "rmae", f"{VARIANT}BatchRegionBranch"),
         method(
