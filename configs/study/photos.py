@@ -32,6 +32,7 @@ study = dict(
         root="coco/val2017",
         sources=[
             dict(label="FH, scales 500, 1000, 1500", source="fh"),
+            dict(label="nested, scales 500, 2000, 8000", source="nested"),
             dict(label="SLIC, 10, 20, 40 segments", source="slic"),
             dict(
                 label="features of the shipped R-MAE, of scenes",

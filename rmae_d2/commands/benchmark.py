@@ -77,7 +77,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
             "--max-images", type=options.integer(COUNT), default=16, help="maximum number of images"
         )
         add("--repeat", type=options.integer(COUNT), default=3)
-    add("--batch", type=options.integer(COUNT), default=32)
+    add("--batch", type=options.integer(COUNT), default=32, help="a multiple of 4")
     add("--batches", type=options.integer(COUNT), default=8, help="batches timed per round")
 
     index = commands.add_parser("index", help="packed shards' indexes, for 10^4 images and more")

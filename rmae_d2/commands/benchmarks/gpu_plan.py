@@ -101,7 +101,7 @@ def plan() -> list[Row]:
             "loader, one worker",
             "load",
             {"batch": 64, "batches": 8},
-            {"batch": 2, "batches": 1},
+            {"batch": 4, "batches": 1},
             90,
         ),
         pretrain("base", 64, _PLAIN, precision="fp32"),
