@@ -27,24 +27,23 @@ from torch import Tensor
 from ..checkpoint.weight_file import checksum
 from ..errors import UserError
 from ..modeling.block_features import block_numbers, encoder_of
-from ..regions import EncodedRecord, RegionCache, RegionRecord
+from ..regions import EncodedRecord, RegionRecord
 from ..regions.record.masks import describe
+from ..regions.sources.felzenszwalb import CachedSource
 from .features import as_batch, features
 from .pretrained import load
 
 #: Pixels per patch at which the guided filter works; its result is enlarged.
 _FINE = 4
-_REGULARIZATION = (
-    1e-3  # of the guided filter, of colours from 0 to 1; edges below its root are smoothed
-)
-_AFFINITY = 0.15  # the cosine distance at which the affinity of two patches has fallen to 1/e
+#: Of the guided filter, for colours from 0 to 1; edges below its root are smoothed.
+_REGULARIZATION = 1e-3
+#: The cosine distance at which the affinity of two patches has fallen to 1/e, and the distance in the grid at
+#: which it has fallen to exp(-1/2), as a share of the grid's mean side.
+_AFFINITY, _REACH = 0.15, 0.45
 _STARTS = 4  # of k-means, of which the best is kept
-_REACH = (
-    0.45  # the distance at which it has fallen to exp(-1/2), as a share of the grid's mean side
-)
 
 
-class FeatureRegions:
+class FeatureRegions(CachedSource):
     """Region source that clusters an encoder's patch features. Picklable.
 
     One label plane per number of clusters; the parts of a cluster that do not touch are several regions.
@@ -102,13 +101,12 @@ class FeatureRegions:
             "seed": seed,
             "version": 1,
         }
-        self.cache = None if cache_dir is None else RegionCache(cache_dir, self.params)
+        self._keep_in(cache_dir)
 
     def __repr__(self) -> str:
-        kept = self.cache.folder if self.cache else "nowhere"
         return (
             f"{self.clusters} clusters of the features of {self.weights}, computed when an image is first "
-            f"seen (slow: make a store), kept in {kept}"
+            f"seen (slow: make a store), {self._kept}"
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -124,9 +122,7 @@ class FeatureRegions:
         """
         if image_HWC.dtype != np.uint8 or image_HWC.ndim != 3 or image_HWC.shape[2] != 3:
             raise UserError(f"features need a uint8 RGB (H, W, 3) image, got {describe(image_HWC)}")
-        if self.cache is None:
-            return self._compute(image_HWC)
-        return self.cache.get(image_HWC, self._compute)
+        return super().__call__(dataset_dict, image_HWC)
 
     def _load(self) -> Any:
         model = load(self.weights, device=self.device or "auto")
@@ -251,7 +247,7 @@ def _box(values_BCHW: Tensor) -> Tensor:
 
 
 def connected_parts(ids: NDArray[np.int64], min_area: float) -> NDArray[np.int64]:
-    """Numbers the connected parts of clusters (H, W), from 0 in raster order, all of an area at least.
+    """Numbers the connected parts of clusters (H, W) from 0, leaving none below an area.
 
     Pixels of smaller parts join the nearest of the others; where all are smaller, the largest stays.
 

@@ -7,14 +7,12 @@ from typing import Any
 import torch
 from detectron2.config import instantiate
 
-from ...config import apply_overrides, get_config
 from ...modeling import RMAE, Batch
 from ...modeling.analysis import analyze
-from ...modeling.pixel_encoder import vit_kwargs
 from ...tables import table
 from ...visualization.curves import draw_costs
 from .common import CLOCKS, device, machine, race, synchronize
-from .step import CONFIG
+from .step import config_of
 
 _APART = ["model.pixel_decoder.hidden_attention=false"]
 #: Overrides of the R-MAE config by what they are called in the table.
@@ -67,9 +65,7 @@ def _variants(side: int) -> dict[str, list[str]]:
 
 
 def _config(args: argparse.Namespace, side: int, overrides: list[str]) -> Any:
-    net = [f"model.backbone.net.{key}={value}" for key, value in vit_kwargs(args.arch).items()]
-    size = [f"model.backbone.net.img_size={side}"]
-    return apply_overrides(get_config(CONFIG), [*net, *size, *overrides])
+    return config_of(args.arch, [f"model.backbone.net.img_size={side}", *overrides])
 
 
 def _model(cfg: Any) -> RMAE:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from detectron2.config import instantiate
+from omegaconf import DictConfig
 from torch import nn
 
 from ...config import apply_overrides, get_config
@@ -136,13 +137,18 @@ def make_step(name: str, args: argparse.Namespace, batch: Batch) -> Step:
     return Step(model, repeat(model.prepare(batch)), args.precision, fused=False)
 
 
+def config_of(arch: str, overrides: list[str]) -> DictConfig:
+    """R-MAE's config with a named ViT size."""
+    net = [f"model.backbone.net.{key}={value}" for key, value in vit_kwargs(arch).items()]
+    if arch == "huge":
+        net.append("model.backbone.net.patch_size=14")
+    return apply_overrides(get_config(CONFIG), [*net, *overrides])
+
+
 def build(overrides: list[str], args: argparse.Namespace) -> RMAE:
     """Builds a pre-training model of a named ViT size, with a run's settings."""
-    net = [f"model.backbone.net.{key}={value}" for key, value in vit_kwargs(args.arch).items()]
-    if args.arch == "huge":
-        net.append("model.backbone.net.patch_size=14")
     recompute = f"train.activation_checkpointing={str(args.checkpointing).lower()}"
-    cfg = apply_overrides(get_config(CONFIG), [*net, recompute, *overrides])
+    cfg = config_of(args.arch, [recompute, *overrides])
     model: RMAE = instantiate(cfg.model).to(device()).train()
     tune_for(model, torch.device(device()), args.precision)
     if args.compile:

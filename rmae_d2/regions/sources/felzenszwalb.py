@@ -207,7 +207,39 @@ class RegionCache:
             )  # fmt: skip
 
 
-class FelzenszwalbSource:
+class CachedSource:
+    """Base of region sources that look at the whole image alone, and may keep its record. Picklable.
+
+    Attributes:
+        params: what the regions depend on; stands in each record and keys the cache.
+        cache: None to compute each time.
+    """
+
+    params: dict[str, Any]
+    cache: RegionCache | None
+
+    def __call__(
+        self, dataset_dict: Mapping[str, Any], image_HWC: NDArray[np.uint8]
+    ) -> RegionRecord | EncodedRecord:
+        """Make the record of the whole image, uint8 (H, W, C); `dataset_dict` is not used."""
+        if self.cache is None:
+            return self._compute(image_HWC)
+        return self.cache.get(image_HWC, self._compute)
+
+    def _keep_in(self, cache_dir: str | PathLike[str] | None) -> None:
+        """Keep records below a folder, by ``params``; None to compute each time."""
+        self.cache = None if cache_dir is None else RegionCache(cache_dir, self.params)
+
+    @property
+    def _kept(self) -> str:
+        """Where records are kept, in words."""
+        return f"kept in {self.cache.folder if self.cache else 'nowhere'}"
+
+    def _compute(self, image_HWC: NDArray[np.uint8]) -> RegionRecord:
+        raise NotImplementedError
+
+
+class FelzenszwalbSource(CachedSource):
     """Region source for FH partitions, one label plane per scale. Picklable.
 
     Attributes:
@@ -236,27 +268,18 @@ class FelzenszwalbSource:
             # Included because partitions differ where edges have equal weights.
             "implementation": self.implementation,
         }
-        self.cache = None if cache_dir is None else RegionCache(cache_dir, self.params)
+        self._keep_in(cache_dir)
         if self.implementation == "numba":
             from . import fh_numba
 
             fh_numba.warm_up()
 
     def __repr__(self) -> str:
-        kept = self.cache.folder if self.cache else "nowhere"
         return (
             f"FH at scales {self.scales}, sigma {self.params['sigma']}, computed when an image is first seen "
             f"by {self.implementation} (a 640x480 photo at three scales takes about "
-            f"{_SECONDS[self.implementation]} s), kept in {kept}"
+            f"{_SECONDS[self.implementation]} s), {self._kept}"
         )
-
-    def __call__(
-        self, dataset_dict: Mapping[str, Any], image_HWC: NDArray[np.uint8]
-    ) -> RegionRecord | EncodedRecord:
-        """Make the record of the whole image, uint8 (H, W, C); `dataset_dict` is not used."""
-        if self.cache is None:
-            return self._compute(image_HWC)
-        return self.cache.get(image_HWC, self._compute)
 
     def _compute(self, image_HWC: NDArray[np.uint8]) -> RegionRecord:
         names = ("sigma", "max_pixels", "implementation")

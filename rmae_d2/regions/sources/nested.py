@@ -5,7 +5,7 @@ Parts merge into objects, these into groups: FH's criterion is applied again to 
 wholly within one of the next, unlike those of FH at several scales, which computes each partition on its own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
@@ -15,11 +15,11 @@ from scipy.ndimage import gaussian_filter
 
 from ...errors import UserError
 from ..record.codec import Labels
-from ..record.record import EncodedRecord, RegionRecord, narrow_labels
-from .felzenszwalb import MAX_PIXELS, RegionCache, felzenszwalb, resolve_implementation
+from ..record.record import RegionRecord, narrow_labels
+from .felzenszwalb import MAX_PIXELS, CachedSource, felzenszwalb, resolve_implementation
 
 
-class NestedSource:
+class NestedSource(CachedSource):
     """Region source with one label plane per level of the merge tree, the finest first. Picklable.
 
     Attributes:
@@ -51,21 +51,12 @@ class NestedSource:
             "implementation": resolve_implementation(implementation),
             "version": 1,
         }
-        self.cache = None if cache_dir is None else RegionCache(cache_dir, self.params)
+        self._keep_in(cache_dir)
 
     def __repr__(self) -> str:
-        kept = self.cache.folder if self.cache else "nowhere"
         return (
-            f"nested FH regions of scales {self.scales}, computed when first needed, kept in {kept}"
+            f"nested FH regions of scales {self.scales}, computed when first needed, {self._kept}"
         )
-
-    def __call__(
-        self, dataset_dict: Mapping[str, Any], image_HWC: NDArray[np.uint8]
-    ) -> RegionRecord | EncodedRecord:
-        """Record of the whole image, uint8 (H, W, C); `dataset_dict` plays no part."""
-        if self.cache is None:
-            return self._compute(image_HWC)
-        return self.cache.get(image_HWC, self._compute)
 
     def _compute(self, image_HWC: NDArray[np.uint8]) -> RegionRecord:
         sigma = self.params["sigma"]
