@@ -53,7 +53,7 @@ def test_a_folder_goes_on_where_it_was_stopped(tmp_path, capsys):
 
 def test_time_that_is_up_leaves_rows_for_the_next_run(tmp_path, capsys):
     gpu.run(wanted(tmp_path, minutes=0.0))
-    assert f"{len(ROWS)} rows are left for the next run" in capsys.readouterr().out
+    assert f"left for the next run: {len(ROWS)} of {len(ROWS)} rows" in capsys.readouterr().out
     assert json.loads((tmp_path / "gpu.json").read_text())["rows"] == {}
 
 

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
         found["rows"][row.name] = measure(row, limit, args.toy)
         write(found, folder)
     if waiting:
-        print(f"{waiting} rows are left for the next run: the same command goes on")
+        print(f"left for the next run: {waiting} of {len(rows)} rows; the same command continues")
     write(found, folder)
     draw(found["rows"], folder / "gpu.png")
     print((folder / "gpu.md").read_text())
