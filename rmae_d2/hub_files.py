@@ -4,9 +4,12 @@ import json
 import logging
 import os
 import re
+import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from .errors import CheckpointError
 
@@ -39,7 +42,7 @@ def hub_file(
     Raises:
         CheckpointError: if there is no such file, or it can't be fetched.
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -60,6 +63,10 @@ def hub_file(
     revision = revision or given.get("revision")
     given["revision"] = revision
     offline = False
+    if not (given.get("local_files_only") or constants.HF_HUB_OFFLINE):
+        given["local_files_only"] = offline = not _answers(
+            given.get("endpoint") or constants.ENDPOINT
+        )
 
     def fetch(file: str) -> Path | None:
         """Returns None if the repository lacks the file, or it is not cached and the hub is unreachable."""
@@ -110,6 +117,19 @@ def hub_file(
         )
     what = f"no file {file}" if file else f"none of {', '.join(usual)}: name its file"
     raise CheckpointError(f"{address}: {repository} has {what}")
+
+
+def _answers(endpoint: str) -> bool:
+    """Whether a hub accepts connections: huggingface_hub would retry each file for half a minute."""
+    if getproxies():
+        return True  # which only they can tell
+    address = urlsplit(endpoint)
+    port = address.port or (80 if address.scheme == "http" else 443)
+    try:
+        socket.create_connection((address.hostname or "", port), timeout=10).close()
+    except OSError:
+        return False
+    return True
 
 
 def _commit_of(path: Path) -> str | None:

@@ -33,6 +33,7 @@ def check(row, lines):
             assert line["ratio"] == pytest.approx(line["seconds"] / lines[0]["seconds"])
 
 
+@pytest.mark.slow
 def test_a_folder_goes_on_where_it_was_stopped(tmp_path, capsys):
     """Rows that it has are not measured again; json, Markdown and chart have all."""
     first, second = QUICK

@@ -71,6 +71,7 @@ def test_divergence_is_noticed_by_both(runs, pair):
     assert len(images) == 4 and all(name.startswith(str(runs.photos)) for name in images)
 
 
+@pytest.mark.slow
 def test_a_failure_ends_both_processes(runs, tmp_path, two_processes):
     out = tmp_path / "run"
     command = runs.command(out, "model.pixel_std=[1e-45, 1e-45, 1e-45]", flags=two_processes)
