@@ -19,6 +19,9 @@ from .errors import UserError
 from .members import is_member, open_member
 from .path_handlers import path_manager
 
+#: Files read in parallel: network storage has high latency but serves many requests at once.
+READERS = 16
+
 
 @contextlib.contextmanager
 def atomic_file(

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import save
 from torch import Tensor
 
 from ..config import load_config, save_config
@@ -81,12 +82,6 @@ def _write(conversion: Conversion, path: str) -> None:
 
 def write_safetensors(tensors: Mapping[str, Tensor], path: str | Path) -> None:
     """Write tensors, each with its own memory, and their checksum."""
-    try:
-        from safetensors.torch import save
-    except ImportError as error:
-        raise CheckpointError(
-            "writing .safetensors needs the package safetensors: pip install safetensors, or name a .pth"
-        ) from error
     own = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()

@@ -3,6 +3,7 @@ import re
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
 from rmae_d2.checkpoint import convert, load_pretrained, load_weights
@@ -155,8 +156,7 @@ def test_detectron2():
 
 
 def test_files(tmp_path, ours):
-    safetensors = pytest.importorskip("safetensors.torch")
-    safetensors.save_file(mae_names(ours), tmp_path / "a.safetensors")
+    save_file(mae_names(ours), tmp_path / "a.safetensors")
     torch.save(
         {"model": mae_names(ours), "args": argparse.Namespace(lr=1e-4, x=[1])}, tmp_path / "b.pth"
     )

@@ -5,6 +5,8 @@ import zipfile
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
 from rmae_d2.checkpoint import atomic_save, convert, save_conversion
@@ -49,7 +51,7 @@ def test_a_file_cut_short(tmp_path, suffix, share):
     if suffix == ".pth":
         torch.save(WEIGHTS, path)
     else:
-        pytest.importorskip("safetensors.torch").save_file(WEIGHTS, path)
+        save_file(WEIGHTS, path)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(CheckpointError, match=rf"cut{suffix}: not a readable .* cut short"):
@@ -85,7 +87,6 @@ def test_no_flipped_bit_changes_what_is_read(tmp_path, vit, suffix):
     if suffix == ".pth":
         atomic_save(vit, str(path))
     else:
-        pytest.importorskip("safetensors")
         save_conversion(convert(vit, "timm"), str(path))
     content = path.read_bytes()
     chosen = random.Random(0)
@@ -137,13 +138,11 @@ def test_files_without_checksums_are_read(tmp_path):
         content = content.replace(number.to_bytes(4, "little"), bytes(4))
     (tmp_path / "none.pth").write_bytes(content)
     assert same(read_checkpoint(str(tmp_path / "none.pth")), WEIGHTS)
-    safetensors = pytest.importorskip("safetensors.torch")
-    safetensors.save_file(WEIGHTS, tmp_path / "none.safetensors")
+    save_file(WEIGHTS, tmp_path / "none.safetensors")
     assert same(read_checkpoint(str(tmp_path / "none.safetensors")), WEIGHTS)
 
 
 def test_a_converted_file_has_its_checksum(tmp_path, vit):
-    safe_open = pytest.importorskip("safetensors").safe_open
     path = str(tmp_path / "a.safetensors")
     save_conversion(convert(vit, "timm"), path)
     with safe_open(path, "pt") as file:

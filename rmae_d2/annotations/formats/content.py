@@ -7,11 +7,8 @@ from hashlib import blake2b
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
-from ...files import decode_text, read_bytes
+from ...files import READERS, decode_text, read_bytes
 from ...pixels import upright_size
-
-# Headers read in parallel: network storage has high latency but serves many requests at once.
-_READERS = 16
 
 Entry = Mapping[str, Any]
 
@@ -83,7 +80,7 @@ class Content(NamedTuple):
 
 def image_sizes(paths: Sequence[str]) -> list[tuple[int, int] | None]:
     """Upright (height, width) of images, from their headers alone; None for files that are not images."""
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         return list(pool.map(upright_size, paths))
 
 

@@ -25,19 +25,17 @@ from ...annotations.entries import Instance
 from ...annotations.formats.addresses import address_of
 from ...annotations.missing import missing_dataset, unknown_dataset
 from ...errors import AnnotationError, UserError, examples
+from ...files import READERS
 from ...members import stored_jpeg
-from ...pixels import stored_size, upright_size
-from .fraction import take_fraction
-from ...remote import absolute
 from ...photos.image_files import image_files, without_absent
+from ...pixels import stored_size, upright_size
+from ...remote import absolute
+from .fraction import take_fraction
 
 logger = logging.getLogger(__name__)
 
 #: Number of images whose sizes are compared with the json's when a dataset is loaded.
 _SIZES_CHECKED = 64
-
-# Headers read in parallel: network storage has high latency but serves many requests at once.
-_READERS = 16
 
 #: Fields of LVIS's images that its loader passes on.
 _OF_LVIS = ("neg_category_ids", "not_exhaustive_category_ids")
@@ -330,7 +328,7 @@ def _of_their_sizes(dicts: list[dict[str, Any]], source: str) -> list[dict[str, 
     few = [sample for sample in few if "height" in sample and "://" not in sample["file_name"]]
     wrong = []
     if any(_is_stored(sample) for sample in few):
-        with ThreadPoolExecutor(_READERS) as pool:
+        with ThreadPoolExecutor(READERS) as pool:
             stored = list(pool.map(_is_stored, dicts))
         names = [sample["file_name"] for sample, so in zip(dicts, stored, strict=True) if so]
         logger.warning(
