@@ -1,6 +1,8 @@
 """Imports go one way: no circles, and no arrow from a lower floor to a higher one."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 from tests.helpers import ROOT
@@ -85,3 +87,13 @@ def test_no_circle_of_files():
         for module in free:
             del left[module]
     assert not left
+
+
+def test_the_linter_sees_every_file():
+    command = [sys.executable, "-m", "ruff", "check", "--show-files", "rmae_d2", "tests"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    seen = {Path(line).relative_to(ROOT) for line in done.stdout.splitlines()}
+    ours = {
+        p.relative_to(ROOT) for room in ("rmae_d2", "tests") for p in (ROOT / room).rglob("*.py")
+    }
+    assert ours <= seen

@@ -2,12 +2,18 @@
 
 from typing import Any
 
+from ...moved import moved_name
 from . import builtin as _builtin  # noqa: F401  (registration)
-from .detection import check_same_classes, detection_dataset, json_facts, own_dataset_name, own_labels
+from .detection import (
+    check_same_classes,
+    detection_dataset,
+    json_facts,
+    own_dataset_name,
+    own_labels,
+)
 from .image_folder import class_names, classification_dataset, knn_dataset
 from .images_only import images_from, pretrain_dataset
 from .semantic import first_label, semantic_classes, semantic_dataset
-from ...moved import moved_name
 
 __all__ = [
     "check_same_classes",

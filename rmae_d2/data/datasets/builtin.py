@@ -8,10 +8,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_sem_seg, register_coco_instances, register_coco_panoptic
 
 from ...path_handlers import path_manager
-from .fine_grained import FineGrained, Listing, read_cars, read_cub, read_inaturalist
-from .images_only import images_from
 from ..scenes.dataset import panoptic_metadata
 from ..scenes.render import THING_CLASSES
+from .fine_grained import FineGrained, Listing, read_cars, read_cub, read_inaturalist
+from .images_only import images_from
 
 
 def register_all(root: str) -> None:
@@ -27,7 +27,10 @@ def register_all(root: str) -> None:
         _register_scenes(f"scenes_{split}", os.path.join(root, "scenes"), split)
         for year in (2017, 2018, 2019):
             folder = os.path.join(root, f"inaturalist_{year}")
-            name, read = f"inaturalist_{year}_{split}", partial(read_inaturalist, folder, year, split)
+            name, read = (
+                f"inaturalist_{year}_{split}",
+                partial(read_inaturalist, folder, year, split),
+            )
             _register_fine_grained(name, folder, read)
     for split in ("train", "test"):
         cub, cars = os.path.join(root, "CUB_200_2011"), os.path.join(root, "stanford_cars")

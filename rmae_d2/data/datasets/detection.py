@@ -1,7 +1,6 @@
 """Detection datasets for configs: registered ones by name, the user's own by a json and a folder."""
 
 import logging
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
@@ -103,7 +102,9 @@ def detection_dataset(
     else:
         named = (names,) if isinstance(names, str) else tuple(names)
         if not named:
-            raise UserError("no data set is named: set dataset.names, dataset.root, or dataset.json and its root")
+            raise UserError(
+                "no data set is named: set dataset.names, dataset.root, or dataset.json and its root"
+            )
         dicts = [sample for name in named for sample in _load_named(name, allow_missing)]
         check_same_registered("thing_classes", named)
         source = ", ".join(named)
@@ -257,7 +258,10 @@ def _load_named(name: str, allow_missing: float) -> list[dict[str, Any]]:
     absent = [place for place in (json_file, image_root) if place and not PathManager.exists(place)]
     if absent:
         raise missing_dataset(name, absent, OWN_DATA)
-    if json_file and getattr(DatasetCatalog[name], "__qualname__", "").split(".")[0] in _DETECTRON2_LOADERS:
+    if (
+        json_file
+        and getattr(DatasetCatalog[name], "__qualname__", "").split(".")[0] in _DETECTRON2_LOADERS
+    ):
         dicts = _load_registered(name, json_file, image_root)
     else:
         dicts = _checked(DatasetCatalog.get(name), name)
@@ -356,7 +360,11 @@ def _of_their_sizes(dicts: list[dict[str, Any]], source: str) -> list[dict[str, 
 
 def _is_stored(sample: dict[str, Any]) -> bool:
     """Whether the annotations have the size of a JPEG's stored pixels rather than of the upright photo."""
-    if "height" not in sample or sample["height"] == sample["width"] or "://" in sample["file_name"]:
+    if (
+        "height" not in sample
+        or sample["height"] == sample["width"]
+        or "://" in sample["file_name"]
+    ):
         return False
     return stored_size(sample["file_name"]) == (sample["height"], sample["width"])
 
@@ -388,7 +396,8 @@ def _with_usable_annotations(
         cleaned.append({**sample, "annotations": kept})
     if bare:
         logger.warning(
-            "%s: %d instances have no mask, nor a polygon of three points, such as in the images %s: left out",
+            "%s: %d instances have no mask, nor a polygon of three points, such as in the images %s: "
+            "left out",
             *(source, len(bare), examples(dict.fromkeys(bare))),
         )
     return cleaned

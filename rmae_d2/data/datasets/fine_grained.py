@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...annotations.reader import slashes
 from ...annotations.image_labels import read_image_labels
 from ...annotations.missing import missing_dataset
+from ...annotations.reader import slashes
 from ...annotations.values import integer, shown
 from ...errors import AnnotationError, UserError, examples
 from ...files import NotAFileError, check_file, read_text
@@ -144,9 +144,7 @@ def read_cars(root: str, split: str, name: str) -> Listing:
     devkit, folder = os.path.join(root, "devkit"), os.path.join(root, f"cars_{split}")
     meta, source = (os.path.join(devkit, f"cars_{part}.mat") for part in ("meta", "train_annos"))
     if split == "test":
-        places = [
-            os.path.join(place, "cars_test_annos_withlabels.mat") for place in (root, devkit)
-        ]
+        places = [os.path.join(place, "cars_test_annos_withlabels.mat") for place in (root, devkit)]
         source = next((place for place in places if os.path.exists(place)), places[0])
     _check_there(name, [folder, meta, source])
     classes = tuple(_text(entry, meta, "class_names") for entry in _variable(meta, "class_names"))
@@ -243,8 +241,8 @@ def _class_number(value: Any, numbers: Mapping[int, int], where: str, of_classes
         return numbers[integer(value)]
     except (KeyError, ValueError):
         raise AnnotationError(
-            f"{where} has the class {shown(value)}, and {of_classes} lists {len(numbers)}, from {min(numbers)} "
-            f"to {max(numbers)}. {_AGAIN}"
+            f"{where} has the class {shown(value)}, and {of_classes} lists {len(numbers)}, from "
+            f"{min(numbers)} to {max(numbers)}. {_AGAIN}"
         ) from None
 
 

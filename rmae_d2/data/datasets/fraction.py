@@ -71,9 +71,7 @@ def _names(dicts: _Dicts) -> list[str]:
         os.path.dirname(file) + "/" for name, file in zip(ids, files, strict=True) if name == file
     ]
     common = len(os.path.commonprefix(folders).rpartition("/")[0])
-    return [
-        name[common:] if name == file else name for name, file in zip(ids, files, strict=True)
-    ]
+    return [name[common:] if name == file else name for name, file in zip(ids, files, strict=True)]
 
 
 def _rank(seed: int, name: str) -> bytes:

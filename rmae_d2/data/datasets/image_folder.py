@@ -19,9 +19,9 @@ from ...annotations.formats.recognise import FORMATS, recognise
 from ...annotations.image_labels import read_image_labels
 from ...annotations.missing import unknown_dataset
 from ...errors import AnnotationError, UserError, examples
+from ...listing import IMAGE_EXTENSIONS, files_below, is_image
 from .fine_grained import OWN_CLASSES, FineGrained
 from .fraction import take_fraction
-from ...listing import IMAGE_EXTENSIONS, files_below, is_image
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +150,9 @@ def _of_folders(
     _check_number(len(names), num_classes, f"{above} has {len(names)} class folders")
     with ThreadPoolExecutor(_LISTERS) as pool:
         places = (os.path.join(folder, name) for name in own)
-        listed = dict(zip(own, pool.map(partial(files_below, onerror=_refuse), places), strict=True))
+        listed = dict(
+            zip(own, pool.map(partial(files_below, onerror=_refuse), places), strict=True)
+        )
     _check_contents(folder, names, listed, trained=split == classes_from)
     inside = os.path.relpath(folder, _split_folder(root, "")) if split else ""
     dicts = []
@@ -158,7 +160,8 @@ def _of_folders(
         images = listed[name][0] if name in listed else []
         place, key = os.path.join(folder, name, ""), f"{inside}/{name}/".lstrip("/")
         dicts += [
-            {"file_name": place + image, "image_id": key + image, "label": label} for image in images
+            {"file_name": place + image, "image_id": key + image, "label": label}
+            for image in images
         ]
     return dicts, folder
 
@@ -168,9 +171,7 @@ def _check_number(count: int, num_classes: int | None, what: str) -> None:
         raise UserError(f"{what}, the model {num_classes} classes: set model.num_classes={count}")
 
 
-def _named(
-    names: Sequence[str] | str, num_classes: int | None
-) -> tuple[list[dict[str, Any]], str]:
+def _named(names: Sequence[str] | str, num_classes: int | None) -> tuple[list[dict[str, Any]], str]:
     """Dataset dicts of registered datasets, and their names."""
     named = (names,) if isinstance(names, str) else tuple(names)
     source = ", ".join(named)
@@ -179,8 +180,8 @@ def _named(
     for name, (_, others) in zip(named, found, strict=True):
         if others != classes:
             raise UserError(
-                f"dataset.names: {named[0]} and {name} have different classes, so one model cannot learn both: "
-                "name datasets with the same classes"
+                f"dataset.names: {named[0]} and {name} have different classes, so one model cannot learn "
+                "both: name datasets with the same classes"
             )
     _check_number(len(classes), num_classes, f"{source} has {len(classes)} classes")
     return [sample for dicts, _ in found for sample in dicts], source
@@ -264,9 +265,9 @@ def _class_names(folder: str, split_key: str = "split") -> list[str]:
     names = sorted(e.name for e in visible if not is_image(e.name) and e.is_dir())
     if not names and loose:
         raise UserError(
-            f"{len(loose)} images, such as {examples(loose)}, lie in {os.path.abspath(folder)} itself, where a "
-            "folder a class is expected, <class>/<image>. (ImageNet's validation images come that way: sort "
-            "them into folders by the labels of the development kit)"
+            f"{len(loose)} images, such as {examples(loose)}, lie in {os.path.abspath(folder)} itself, where "
+            "a folder per class is expected, <class>/<image>. (ImageNet's validation images come that way: "
+            "sort them into folders by the labels of the development kit)"
         )
     if not names:
         raise UserError(_missing_message(folder, "the folder has no class folders", split_key))
@@ -284,10 +285,11 @@ def _missing_message(folder: str, detail: str, split_key: str) -> str:
         f"no labelled images in {os.path.abspath(folder)}: {detail}.",
         f"  DETECTRON2_DATASETS = {os.environ.get('DETECTRON2_DATASETS', '(not set, so ./datasets)')}",
     ]
+    beside: list[str] = []
     if not os.path.isdir(folder) and os.path.isdir(above):
-        if beside := sorted(entry.name for entry in os.scandir(above) if entry.is_dir()):
-            choose = f"(choose with dataset.{split_key}=NAME)"
-            lines.append(f"  found there: {examples(beside)} {choose}")
+        beside = sorted(entry.name for entry in os.scandir(above) if entry.is_dir())
+    if beside:
+        lines.append(f"  found there: {examples(beside)} (choose with dataset.{split_key}=NAME)")
     lines += [
         "  ImageNet:    https://image-net.org (free account), as imagenet/train/<class>/*.JPEG and "
         "imagenet/val/<class>/*.JPEG",

@@ -13,8 +13,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
 
-from ...annotations.panoptic import read_panoptic
 from ...annotations.missing import missing_dataset, unknown_dataset
+from ...annotations.panoptic import read_panoptic
 from ...errors import UserError
 from ...packed import PackedImages
 from ...photos.image_files import image_files
@@ -68,7 +68,10 @@ def pretrain_dataset(
     else:
         names = (names,) if isinstance(names, str) else tuple(names)
         sets = {name: _by_name(name) for name in names}
-        dicts, source = [sample for members in sets.values() for sample in members], ", ".join(names)
+        dicts, source = (
+            [sample for members in sets.values() for sample in members],
+            ", ".join(names),
+        )
         if len(sets) > 1 and len({sample["image_id"] for sample in dicts}) < len(dicts):
             for name, members in sets.items():
                 for sample in members:
@@ -78,7 +81,11 @@ def pretrain_dataset(
         return dicts
     kept = _held_out(dicts, source)
     chosen = kept if held_out else ~kept
-    text = "%d images from %s, held out for evaluation" if held_out else "%d images from %s, %d held out"
+    text = (
+        "%d images from %s, held out for evaluation"
+        if held_out
+        else "%d images from %s, %d held out"
+    )
     logger.info(text, chosen.sum(), source, *([] if held_out else [kept.sum()]))
     if isinstance(dicts, PackedImages):
         return dicts.take(np.flatnonzero(chosen))

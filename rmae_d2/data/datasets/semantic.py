@@ -11,14 +11,19 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
 from ...annotations.missing import missing_dataset, unknown_dataset
-from ...errors import examples
+from ...errors import AnnotationError, UserError, examples
+from ...listing import files_below
+from ...photos.label_images import (
+    IGNORE_LABEL,
+    LABEL_EXTENSIONS,
+    MAX_CLASSES,
+    label_files,
+    read_labels,
+)
+from ...pixels import upright_size
 from .detection import check_same_registered
 from .fraction import take_fraction
 from .images_only import images_from
-from ...listing import files_below
-from ...pixels import upright_size
-from ...photos.label_images import IGNORE_LABEL, LABEL_EXTENSIONS, MAX_CLASSES, label_files, read_labels
-from ...errors import UserError, AnnotationError
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +153,8 @@ def _named(names: Sequence[str] | str) -> tuple[str, ...]:
     named = (names,) if isinstance(names, str) else tuple(names or ())
     if not named:
         raise UserError(
-            "no data set is named: set dataset.names, or dataset.images, dataset.labels and dataset.num_classes"
+            "no data set is named: set dataset.names, or dataset.images, dataset.labels and "
+            "dataset.num_classes"
         )
     for name in named:
         if name not in DatasetCatalog:
@@ -227,7 +233,9 @@ def _pairs(images: str, labels: str, allow_missing: float) -> list[dict[str, Any
             pairs.append({**sample, "sem_seg_file_name": os.path.join(labels, own[0])})
     if in_one_folder:
         with_photo = {os.path.splitext(photo["image_id"])[0] for photo in photos}
-        bare += [path for stem, paths in by_stem.items() if stem not in with_photo for path in paths]
+        bare += [
+            path for stem, paths in by_stem.items() if stem not in with_photo for path in paths
+        ]
     if double:
         raise AnnotationError(
             f"{labels} has several label images for one image: {examples(double)}; leave one of each"
@@ -266,13 +274,13 @@ def _check_few(dicts: list[dict[str, Any]], source: str) -> None:
     num_classes = few[0]["num_classes"]
     if not classes:
         raise AnnotationError(
-            f"{source}: all pixels of the {len(few)} label images looked at are {void}, which is not a class: "
-            "there is nothing to learn"
+            f"{source}: all pixels of the {len(few)} label images looked at are {void}, which is not a "
+            "class: there is nothing to learn"
         )
     if num_classes == 2 and found == {0, IGNORE_LABEL}:
         raise AnnotationError(
-            f"{source}: the {len(few)} label images looked at hold 0 and 255 alone, and 255 is not a class: save "
-            "masks of 0 and 255 as 0 and 1"
+            f"{source}: the {len(few)} label images looked at hold 0 and 255 alone, and 255 is not a class: "
+            "save masks of 0 and 255 as 0 and 1"
         )
     if len(classes) < 2 <= num_classes:
         logger.warning(

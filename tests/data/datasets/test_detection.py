@@ -13,13 +13,13 @@ from detectron2.data.datasets.lvis import get_lvis_instances_meta
 from detectron2.structures import BoxMode
 from PIL import Image
 
-from rmae_d2.errors import AnnotationError, UserError
 from rmae_d2.data.datasets import (
     check_same_classes,
     detection_dataset,
     json_facts,
     own_dataset_name,
 )
+from rmae_d2.errors import AnnotationError, UserError
 from tests.helpers import coco_rectangle
 
 
@@ -90,10 +90,6 @@ def test_the_mapper_takes_them(own):
     instances = mapper(dicts[0])["instances"]
     assert instances.gt_boxes.tensor.tolist() == [[20, 2, 28, 10], [14, 5, 20, 14]]
     assert instances.gt_classes.tolist() == [1, 0] and len(instances.gt_masks) == 2
-
-
-
-
 
 
 def test_what_cannot_be_learned_from_is_left_out(own, caplog):
@@ -334,7 +330,11 @@ def test_boxes_of_somebodys_loader(own, caplog):
     ("name", "absent", "get_it"),
     [
         ("coco_2017_train", "image_root", "http://images.cocodataset.org/zips/train2017.zip"),
-        ("lvis_v1_train", "json_file", "https://dl.fbaipublicfiles.com/LVIS/lvis_v1_train.json.zip"),
+        (
+            "lvis_v1_train",
+            "json_file",
+            "https://dl.fbaipublicfiles.com/LVIS/lvis_v1_train.json.zip",
+        ),
         ("scenes_val", "json_file", "rmae-d2 scenes"),
     ],
 )
@@ -364,7 +364,9 @@ def yolo(tmp_path):
         (tmp_path / "set/labels" / split).mkdir(parents=True)
         Image.new("RGB", (100, 80)).save(tmp_path / f"set/images/{split}/a.jpg")
         (tmp_path / f"set/labels/{split}/a.txt").write_text(lines)
-    (tmp_path / "set/data.yaml").write_text("train: images/train\nval: images/val\nnames: [cat, dog]")
+    (tmp_path / "set/data.yaml").write_text(
+        "train: images/train\nval: images/val\nnames: [cat, dog]"
+    )
     yield str(tmp_path / "set")
     for catalog in (DatasetCatalog, MetadataCatalog):
         for name in [name for name in catalog if str(tmp_path) in name]:
@@ -376,7 +378,11 @@ def test_a_root_alone_is_recognised(yolo, caplog):
         (sample,) = detection_dataset(root=yolo, split="train", masks=False)
     assert f"{yolo} is read as YOLO (yolo), by data.yaml; its splits: train, val" in caplog.text
     assert sample["file_name"] == f"{yolo}/images/train/a.jpg"
-    assert (sample["image_id"], sample["height"], sample["width"]) == ("images/train/a.jpg", 80, 100)
+    assert (sample["image_id"], sample["height"], sample["width"]) == (
+        "images/train/a.jpg",
+        80,
+        100,
+    )
     box, polygon = sample["annotations"]
     assert np.allclose(box["bbox"], [10, 24, 20, 32]) and box["category_id"] == 1
     assert np.allclose(polygon["bbox"], [10, 8, 30, 40]) and polygon["category_id"] == 0
@@ -394,7 +400,9 @@ def test_what_does_not_go_with_other_formats(yolo):
         detection_dataset(json=yolo, root="/x")
     with pytest.raises(UserError, match="format=yollo is not a known format: did you mean yolo"):
         detection_dataset(root=yolo, format="yollo")
-    with pytest.raises(UserError, match="a folder of images, which says nothing of what is on them"):
+    with pytest.raises(
+        UserError, match="a folder of images, which says nothing of what is on them"
+    ):
         detection_dataset(root=f"{yolo}/images")
 
 
@@ -415,7 +423,9 @@ def test_photos_that_exif_turns_annotated_in_either_orientation(tmp_path, caplog
     entries = [coco_rectangle(1, 1, 1, box), coco_rectangle(2, 2, 1, [1, 2, 3, 4])]
     categories = [{"id": 1, "name": "thing"}]
     path = tmp_path / "own.json"
-    path.write_text(json.dumps({"images": images, "annotations": entries, "categories": categories}))
+    path.write_text(
+        json.dumps({"images": images, "annotations": entries, "categories": categories})
+    )
     first, second = detection_dataset(json=str(path))
     mapper = DatasetMapper(
         is_train=True,

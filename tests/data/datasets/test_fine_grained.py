@@ -1,4 +1,4 @@
-"""CUB-200-2011, Stanford Cars and iNaturalist in their releases' layouts: what is read, and what is refused."""
+"""CUB-200-2011, Stanford Cars and iNaturalist in their releases' layouts: what is read and refused."""
 
 import json
 
@@ -59,7 +59,13 @@ def test_cub(root):
 @pytest.mark.parametrize("in_devkit", [False, True])
 def test_cars(root, in_devkit):
     folder = write_cars(root)
-    train = [("00001.jpg", 2), ("00002.jpg", 0), ("00003.jpg", 1), ("00004.jpg", 1), ("00005.jpg", 0)]
+    train = [
+        ("00001.jpg", 2),
+        ("00002.jpg", 0),
+        ("00003.jpg", 1),
+        ("00004.jpg", 1),
+        ("00005.jpg", 0),
+    ]
     assert pairs("stanford_cars_train", folder / "cars_train", num_classes=3) == train
     if in_devkit:
         name = "cars_test_annos_withlabels.mat"
@@ -126,7 +132,11 @@ def refused(name, *says, error=AnnotationError):
         ("image_class_labels", "", "lists 11 images, "),
         ("image_class_labels", "13 3", "lists 12 images, "),
         ("train_test_split", "12 2", "image 12 has '\"2\"', neither 1 for training nor 0"),
-        ("images", "12 ../../somewhere/x.jpg", "the image '\"../../somewhere/x.jpg\"', which is not"),
+        (
+            "images",
+            "12 ../../somewhere/x.jpg",
+            "the image '\"../../somewhere/x.jpg\"', which is not",
+        ),
         ("images", "12 /etc/x.jpg", "the image '\"/etc/x.jpg\"', which is not below "),
         ("images", "12 C:\\birds\\x.jpg", "which is not below "),
         ("images", f"12 {CUB[2]}/gone.jpg", "1 of the 6 files that "),
@@ -152,7 +162,12 @@ def test_cubs_empty_file(root):
 def test_what_is_not_there(root, name):
     with pytest.raises(UserError) as caught:
         classification_dataset(names=name)
-    for text in (f"the dataset {name} is not there", f"looked for: {root}", "get it: ", "own data:"):
+    for text in (
+        f"the dataset {name} is not there",
+        f"looked for: {root}",
+        "get it: ",
+        "own data:",
+    ):
         assert text in str(caught.value)
 
 
@@ -166,7 +181,9 @@ def test_one_file_that_is_not_there(root):
 
 
 def test_names_that_are_no_classification():
-    with pytest.raises(UserError, match="no dataset is registered as 'cub_200_trian': did you mean"):
+    with pytest.raises(
+        UserError, match="no dataset is registered as 'cub_200_trian': did you mean"
+    ):
         classification_dataset(names="cub_200_trian")
     with pytest.raises(UserError, match="coco_2017_val does not give .* cub_200_test, .* own data"):
         classification_dataset(names="coco_2017_val")
@@ -212,7 +229,12 @@ def test_mat_files_of_another_structure(root):
     refused("stanford_cars_train", f"{path} has the variables labels, and 'annotations' is needed")
     savemat(path, {"annotations": np.empty((0, 0))})
     refused("stanford_cars_train", f"{path}: 'annotations' is empty")
-    for raw in (b"", b"<!DOCTYPE html>", b"\x89HDF\r\n\x1a\n" + bytes(200), path.read_bytes()[:150]):
+    for raw in (
+        b"",
+        b"<!DOCTYPE html>",
+        b"\x89HDF\r\n\x1a\n" + bytes(200),
+        path.read_bytes()[:150],
+    ):
         path.write_bytes(raw)
         refused("stanford_cars_train", f"{path} is not a readable .mat file", "development kit")
     path.unlink()
@@ -253,11 +275,24 @@ def test_inaturalists_entries(root, caplog):
         refused("inaturalist_2018_train", str(path), *says, error=error)
 
     image, label = content["images"][-1], content["annotations"][-1]
-    say("annotations", {**label, "category_id": 99}, "category ids that 'categories' does not list: 99")
+    say(
+        "annotations",
+        {**label, "category_id": 99},
+        "category ids that 'categories' does not list: 99",
+    )
     say("annotations", {**label, "category_id": "x"}, "category_id '\"x\"' is not a whole number")
-    say("annotations", {**label, "image_id": 0}, "has two classes for image '0', 0 and, in annot", ", 2:")
-    say("images", {**image, "file_name": "../x.jpg"}, "the image '\"../x.jpg\"', which is not below")
-    say("images", {**image, "file_name": "train_val2018/x.jpg"}, "1 of the 6 files", error=UserError)
+    say(
+        "annotations",
+        {**label, "image_id": 0},
+        "has two classes for image '0', 0 and, in annot",
+        ", 2:",
+    )
+    say(
+        "images", {**image, "file_name": "../x.jpg"}, "the image '\"../x.jpg\"', which is not below"
+    )
+    say(
+        "images", {**image, "file_name": "train_val2018/x.jpg"}, "1 of the 6 files", error=UserError
+    )
     # A class needs no size. What loses one image is counted.
     del image["width"]
     content["annotations"] = content["annotations"][1:]

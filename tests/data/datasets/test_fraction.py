@@ -26,7 +26,11 @@ def names(dicts):
 def test_the_choice_stays_what_it_was():
     """Recorded: a paper's 1 % must be the same images in the next version."""
     assert names(take_fraction(photos(100), 0.05, 0, "photos")) == [
-        "0/004.jpg", "0/006.jpg", "0/035.jpg", "0/051.jpg", "0/068.jpg",
+        "0/004.jpg",
+        "0/006.jpg",
+        "0/035.jpg",
+        "0/051.jpg",
+        "0/068.jpg",
     ]
 
 
@@ -73,7 +77,9 @@ def test_no_fraction(fraction):
 
 
 def test_a_fraction_without_an_image():
-    with pytest.raises(UserError, match="fraction=0.01 of the 30 images of photos is none: .* 0.03"):
+    with pytest.raises(
+        UserError, match="fraction=0.01 of the 30 images of photos is none: .* 0.03"
+    ):
         take_fraction(photos(30), 0.01, 0, "photos")
     assert len(take_fraction(photos(30), 0.033, 0, "photos")) == 1
 

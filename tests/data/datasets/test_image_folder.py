@@ -173,8 +173,6 @@ def test_test_images_alone(root, caplog):
         classification_dataset(root, "val", num_classes=1000)
 
 
-
-
 @pytest.mark.parametrize("per_class", [0, -1, 1.5, "all"])
 def test_images_of_each_class_are_counted_from_one(root, per_class):
     with pytest.raises(UserError, match=f"per_class={per_class}: .* 1 or more; null for all"):

@@ -13,12 +13,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, detection_utils
 from PIL import Image
 
 from rmae_d2.commands import run
-from rmae_d2.data.datasets.images_only import (images_from, pretrain_dataset)
+from rmae_d2.data.datasets.images_only import images_from, pretrain_dataset
 from rmae_d2.errors import UserError
 from rmae_d2.photos.inputs import list_inputs
 from rmae_d2.photos.reading import read_image
 from rmae_d2.regions import StoredRegions
 from tests.helpers import SPECIAL, put_special
+
 
 @pytest.fixture
 def photos(tmp_path):
@@ -63,7 +64,9 @@ def test_home_is_expanded(photos, monkeypatch):
 
 
 def test_empty_folder_names_what_was_looked_for(tmp_path):
-    with pytest.raises(UserError, match=r"(?s)not a data set.*images in it or below:.* \.jpeg .*\.png"):
+    with pytest.raises(
+        UserError, match=r"(?s)not a data set.*images in it or below:.* \.jpeg .*\.png"
+    ):
         images_from(tmp_path)
 
 

@@ -10,9 +10,9 @@ from detectron2.data.datasets.builtin import register_all_ade20k
 from PIL import Image
 
 from rmae_d2.data.datasets import images_from
-from rmae_d2.photos.label_images import read_labels
 from rmae_d2.data.datasets.semantic import check_label_size, semantic_classes, semantic_dataset
-from rmae_d2.errors import UserError, AnnotationError
+from rmae_d2.errors import AnnotationError, UserError
+from rmae_d2.photos.label_images import read_labels
 
 NAMES = ("ade20k_sem_seg_train", "ade20k_sem_seg_val")
 
@@ -157,7 +157,9 @@ def test_images_and_labels_in_one_folder(own, caplog):
     ]
     # Nor does pre-training on such a folder take them.
     assert [d["image_id"] for d in images_from(both)] == ["a.jpg", "b.jpg", "c.bmp", "deep/d.jpg"]
-    assert "4 images of one channel lie beside photos of the same names, such as a.png" in caplog.text
+    assert (
+        "4 images of one channel lie beside photos of the same names, such as a.png" in caplog.text
+    )
     Image.new("L", (11, 8)).save(own / "images/a.tif")
     with pytest.raises(AnnotationError, match=r"several label images.*a\.png, a\.tif"):
         semantic_dataset(images=both, labels=both, num_classes=3)
