@@ -215,7 +215,7 @@ def files_of(annotations: Annotations, root: str | None) -> list[str]:
     if annotations.folder is not None:
         if root is not None:
             raise UserError(
-                f"dataset.root={root}: of {annotations.path} it is known where the images are. Leave it out"
+                f"dataset.root={root} does not apply: {annotations.path} locates its images itself. Omit it"
             )
         return [joined(annotations.folder, name) for name in names]
     try:

@@ -396,7 +396,9 @@ def test_a_root_alone_is_recognised(yolo, caplog):
 
 
 def test_what_does_not_go_with_other_formats(yolo):
-    with pytest.raises(UserError, match="dataset.root=/x: of .* it is known where the images are"):
+    with pytest.raises(
+        UserError, match="dataset.root=/x does not apply: .* locates its images itself"
+    ):
         detection_dataset(json=yolo, root="/x")
     with pytest.raises(UserError, match="format=yollo is not a known format: did you mean yolo"):
         detection_dataset(root=yolo, format="yollo")
