@@ -1,7 +1,7 @@
 """The study: how region learning changes a small encoder, and how it does not, on rendered scenes.
 
 Command:     rmae-d2 study configs/study/scenes.py --records docs/study/study.json --page docs/study.md
-Cost:        about 20 hours of a CPU core in total; split over any number of sessions, machines or GPUs.
+Cost:        about 24 hours of a CPU core in total; split over any number of sessions, machines or GPUs.
 Views:       192,000 for the three main methods, 96,000 for all others, which are not fine-tuned because that
              would take as long again. Three seeds each.
 Equal cost:  `mae_compute` sees 1.58 times as many views, because MAE's step is that much cheaper than R-MAE's
