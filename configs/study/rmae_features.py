@@ -4,7 +4,7 @@ The second round of pre-training: the shipped model was itself pre-trained on th
 
 Command:     as rmae.py.
 Batch:       as rmae.py.
-Regions:     computed when a scene is first seen, 0.5 s each on a core, and kept for all seeds.
+Regions:     computed when a scene is first seen, 0.3 s each on a core (AMD EPYC), and kept for all seeds.
 Measured:    docs/study.md.
 """
 

@@ -235,6 +235,7 @@ def test_a_name_of_the_hub(models, tmp_path, monkeypatch, source, image):
         "HUGGINGFACE_CO_URL_TEMPLATE",
         server.url + "/{repo_id}/resolve/{revision}/{filename}",
     )
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     try:
         fetched = small_source("facebook/sam2.1-hiera-none", **OPEN)
