@@ -2,7 +2,7 @@
 
 Command:   rmae-d2 train --config-file configs/ablations/nested_regions.py --num-gpus 8
 Published: not in the paper.
-Measured:  not run here; at small size no difference to FH (docs/study.md). model.level_weights=[0.5,1,1]
+Measured:  not run here; at small size no difference found (docs/study.md). model.level_weights=[0.5,1,1]
            would halve the loss of parts.
 """
 
