@@ -63,6 +63,7 @@ demo: $(STAMP)
 	@# A second run continues, or shows where the first one's pictures are; remove output/demo to start over.
 	@DETECTRON2_DATASETS=datasets $(BIN)/rmae-d2 train --config-file demo/rmae_tiny_scenes.py \
 		$(if $(wildcard $(DEMO)/last_checkpoint),--resume)
+	@test -f $(DEMO)/model_final.pth || { echo "stopped before its end: \`make demo\` continues it" >&2; exit 1; }
 	@echo "==> the first images of $(SCENES)/val: what this run makes of them, and what the shipped weights do"
 	@$(BIN)/rmae-d2 visualize reconstruction --weights $(DEMO)/model_final.pth rmae-d2://rmae_scenes \
 		--names "this short run" "shipped weights" --input $(SCENES)/val --max-images 4 \

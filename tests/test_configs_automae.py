@@ -7,7 +7,7 @@ import pytest
 import torch
 from detectron2.config import instantiate
 
-from rmae_d2.config import config_root
+from rmae_d2.config import config_root, load_config
 from rmae_d2.modeling import (
     AttentionGuidedMasking,
     BlockMasking,
@@ -56,6 +56,14 @@ def test_joint(name, scorer_file):
     assert {"loss_pixel", "loss_generator", "loss_discriminator"} <= set(losses)
     assert moved == {name for name, p in model.named_parameters() if p.requires_grad}
     assert sum(name.startswith("masking.") for name in moved) == 3 + 3
+
+
+@pytest.mark.parametrize("name", JOINT)
+def test_scorer_size(name):
+    """Assigning a part of a config copies it: changes made to that copy would be missing here."""
+    cfg = load_config(name)
+    own, scorer = cfg.model.backbone.net, cfg.model.masking.generator.scorer.net
+    assert [scorer[key] for key in SIZE] == [own[key] for key in SIZE]
 
 
 @pytest.mark.parametrize("name", TWO_STAGE)
