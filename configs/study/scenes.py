@@ -1,9 +1,9 @@
 """The study: how region learning changes a small encoder, and how it does not, on rendered scenes.
 
 Command:     rmae-d2 study configs/study/scenes.py --records docs/study/study.json --page docs/study.md
-Cost:        about 24 hours of a CPU core in total; split over any number of sessions, machines or GPUs.
-Views:       192,000 for the three main methods, 96,000 for all others, which are not fine-tuned because that
-             would take as long again. Three seeds each.
+Cost:        about 38 hours of a CPU core in total; split over any number of sessions, machines or GPUs.
+Views:       192,000 for the four main methods, 96,000 for all others, which are not fine-tuned because that
+             would take as long again. Three seeds each, but for two settings of the region loss.
 Equal cost:  `mae_compute` sees 1.58 times as many views, because MAE's step is that much cheaper than R-MAE's
              (measured on one core of an AMD EPYC, batches of 32).
 Ten times:   scenes_gpu.py.
@@ -23,10 +23,10 @@ def method(name, label, config, *overrides, views=SHORT, **more):
     return own
 
 
-def long(name, label, config, views=LONG):
+def long(name, label, config, *overrides, views=LONG):
     """A method of the table of few, which all transfers measure."""
     own = dict(group=f"{LONG:,} views", baseline="mae_long", transfers=None)
-    return method(f"{name}_long", label, config, views=views, **own)
+    return method(f"{name}_long", label, config, *overrides, views=views, **own)
 
 
 def vitdet(percent, *overrides):
@@ -40,6 +40,8 @@ def vitdet(percent, *overrides):
 
 
 VARIANT = "model.region_branch._target_=rmae_d2.modeling."
+# A harder task for the region branch: with the pixels' 75 %, no hidden region patch has visible pixels.
+HIDE_90, TIMES_4 = "model.region_branch.mask_ratio=0.9", "model.region_weight=4.0"
 SCORER = "model.masking.generator.scorer.weights={mae}"
 OBJECTS = [f"sem_seg/IoU-{name}" for name in THING_CLASSES]
 
@@ -75,8 +77,38 @@ study = dict(
         long("random", "random weights", "rmae", views=0),
         long("mae", "MAE", "mae"),
         long("rmae", "R-MAE, FH", "rmae"),
+        long("rmae_90_x4", "R-MAE, 90 % hidden, weight 4", "rmae", HIDE_90, TIMES_4),
         method("mae_compute", "MAE, R-MAE's compute", "mae", views=152_000),
         method("rae", "RAE, FH", "rmae", "model.pixel_decoder=null"),
+        method("rmae_90", "R-MAE, 90 % of regions hidden", "rmae", HIDE_90),
+        method("rmae_x4", "R-MAE, region weight 4", "rmae", TIMES_4),
+        method("rmae_90_x4", "R-MAE, 90 % hidden, weight 4", "rmae", HIDE_90, TIMES_4),
+        method(
+            "rmae_90_x16",
+            "R-MAE, 90 % hidden, weight 16",
+            "rmae",
+            HIDE_90,
+            "model.region_weight=16.0",
+            seeds=1,
+        ),
+        method(
+            "rmae_95_x4",
+            "R-MAE, 95 % hidden, weight 4",
+            "rmae",
+            "model.region_branch.mask_ratio=0.95",
+            TIMES_4,
+            seeds=1,
+        ),
+        method(
+            "rmae_instances_90_x4",
+            "R-MAE, instance masks, 90 % hidden, weight 4",
+            "rmae_instances",
+            HIDE_90,
+            TIMES_4,
+        ),
+        method(
+            "rae_90", "RAE, 90 % of regions hidden", "rmae", "model.pixel_decoder=null", HIDE_90
+        ),
         method("rmae_instances", "R-MAE, instance masks", "rmae_instances"),
         method("rmae_features", "R-MAE, the shipped model's features", "rmae_features"),
         method("rmae_nested", "R-MAE, nested regions", "rmae_nested"),
