@@ -188,7 +188,7 @@ def draw_differences(
             gray).
         title: shown below the axis.
     """
-    figure, (axes,) = _figure(7, 1.2 + 0.35 * len(bars))
+    figure, (axes,) = _figure(8, 1.2 + 0.35 * len(bars))
     for row, (_, mean, low, high, shown) in enumerate(bars):
         color = "C0" if shown else "0.55"
         axes.plot([low, high], [row, row], color=color, linewidth=2)
@@ -196,7 +196,9 @@ def draw_differences(
     axes.axvline(0, color="0.3", linewidth=1)
     axes.set_yticks(range(len(bars)), [_text(label) for label, *_ in bars])
     axes.set_ylim(len(bars) - 0.5, -0.5)
-    axes.set_xlabel(title, fontsize=9)
+    # Below the whole figure: next to long labels the axis is narrower than its title.
+    figure.supxlabel(title, fontsize=9)
+    axes.locator_params(axis="x", nbins=6)
     axes.grid(axis="x", alpha=0.3)
     figure.tight_layout()
     return _saved(figure, path)
