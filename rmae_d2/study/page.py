@@ -149,11 +149,11 @@ def _told(metric: Metric, difference: Difference | None) -> str:
         f"{scale * value:+.{digits}f}" for value in (difference.mean, *difference.bootstrap)
     )
     text = f"{mean} [{low}, {high}]"
-    return f"**{text}**" if difference.verdict != "not shown" else text
+    return f"**{text}**" if difference.significant else text
 
 
 def _bars(study: Study, records: Sequence[Record]) -> list[tuple[str, float, float, float, bool]]:
-    """Label, mean, interval ends, and whether an effect is shown, for the first metric's differences."""
+    """Label, mean, interval ends and whether it is significant, for the first metric's differences."""
     metric = study.metrics[0]
     bars = []
     for method in study.methods:
@@ -162,8 +162,7 @@ def _bars(study: Study, records: Sequence[Record]) -> list[tuple[str, float, flo
             mean, low, high = (metric.scale * x for x in (found.mean, *found.bootstrap))
             twice = sum(other.label == method.label for other in study.methods) > 1
             name = f"{method.label}, {method.group}" if twice else method.label
-            shown = found.verdict != "not shown"
-            bars.append((f"{name} (n={found.n})", mean, low, high, shown))
+            bars.append((f"{name} (n={found.n})", mean, low, high, found.significant))
     return bars
 
 

@@ -36,18 +36,16 @@ class Difference:
     student: tuple[float, float]
 
     @property
-    def verdict(self) -> str:
-        """``better``, ``worse``, or ``not shown`` if an interval contains 0 or there are under three seeds.
+    def significant(self) -> bool:
+        """Whether neither interval contains 0, and there are at least three seeds.
 
         The bootstrap is too narrow with few seeds: with three it excludes 0 whenever all have the same sign,
         which happens by chance in a quarter of cases. So both intervals must exclude it. Two seeds that
         happen to agree make Student's interval arbitrarily narrow.
         """
-        if self.n < _FEWEST:
-            return "not shown"
         low = min(self.bootstrap[0], self.student[0])
         high = max(self.bootstrap[1], self.student[1])
-        return "better" if low > 0 else "worse" if high < 0 else "not shown"
+        return self.n >= _FEWEST and (low > 0 or high < 0)
 
 
 def bootstrap_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
@@ -72,21 +70,16 @@ def student_interval(values: Sequence[float], level: float = LEVEL) -> tuple[flo
     return mean - reach, mean + reach
 
 
-def paired_difference(
-    of: Mapping[int, float], to: Mapping[int, float], smaller_is_better: bool = False
-) -> Difference | None:
+def paired_difference(of: Mapping[int, float], to: Mapping[int, float]) -> Difference | None:
     """Computes the difference between two methods, paired by seed.
 
     Args:
         of, to: a metric by seed.
-        smaller_is_better: flips the sign, so that positive means better: the difference is then
-            baseline minus method.
 
     Returns:
         None if they have no seed in common.
     """
-    sign = -1.0 if smaller_is_better else 1.0
-    pairs = [sign * (of[seed] - to[seed]) for seed in sorted(of.keys() & to.keys())]
+    pairs = [of[seed] - to[seed] for seed in sorted(of.keys() & to.keys())]
     if not pairs:
         return None
     mean = float(np.mean(pairs))
