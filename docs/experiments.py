@@ -87,7 +87,7 @@ OTHERS = [
         "interactive segmentation (the figure's number differs between versions)",
         "`rmae-d2 demo`, `rmae-d2 evaluate-interactive`",
         "pictures, no IoU",
-        "with the demo's model, below its baselines: docs/interactive.md",
+        "with the shipped weights: docs/interactive.md",
     ),
     Row(
         "R-MAE text",

@@ -14,9 +14,13 @@ given = os.environ.get("STUDY_WEIGHTS", "hf://facebook/dinov2-small")
 
 def method(name, label, *overrides, views=960):
     overrides = [f"train.init_checkpoint={given}", *overrides]
-    config, baseline = "study/photos_rmae.py", "given" if views else ""
     return dict(
-        name=name, label=label, config=config, views=views, baseline=baseline, overrides=overrides
+        name=name,
+        label=label,
+        config="study/photos_rmae.py",
+        views=views,
+        baselines=["given"] if views else [],
+        overrides=overrides,
     )
 
 

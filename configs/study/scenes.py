@@ -18,15 +18,15 @@ LONG, SHORT = 192_000, 96_000
 def method(name, label, config, *overrides, views=SHORT, **more):
     """A method of the table of many, which the linear probe alone measures."""
     own = dict(name=name, label=label, config=f"study/{config}.py", views=views)
-    own.update(group=f"{SHORT:,} views", baseline="mae", transfers=["linear"])
+    own.update(group=f"{SHORT:,} views", baselines=["mae"], transfers=["linear"])
     own.update(overrides=overrides, **more)
     return own
 
 
-def long(name, label, config, *overrides, views=LONG):
+def long(name, label, config, *overrides, **more):
     """A method of the table of few, which all transfers measure."""
-    own = dict(group=f"{LONG:,} views", baseline="mae_long", transfers=None)
-    return method(f"{name}_long", label, config, *overrides, views=views, **own)
+    own = dict(group=f"{LONG:,} views", views=LONG, baselines=["mae_long"], transfers=None)
+    return method(f"{name}_long", label, config, *overrides, **{**own, **more})
 
 
 def vitdet(percent, *overrides):
@@ -42,6 +42,8 @@ def vitdet(percent, *overrides):
 VARIANT = "model.region_branch._target_=rmae_d2.modeling."
 # A harder task for the region branch: with the pixels' 75 %, no hidden region patch has visible pixels.
 HIDE_90, TIMES_4 = "model.region_branch.mask_ratio=0.9", "model.region_weight=4.0"
+# MAE with as many views, and with as much compute.
+EQUAL, EQUAL_LONG = ["mae", "mae_compute"], ["mae_long", "mae_compute_long"]
 SCORER = "model.masking.generator.scorer.weights={mae}"
 OBJECTS = [f"sem_seg/IoU-{name}" for name in THING_CLASSES]
 
@@ -73,17 +75,31 @@ study = dict(
     ),
     methods=[
         long("random", "random weights", "rmae", views=0),
-        long("mae", "MAE", "mae"),
+        long("mae", "MAE", "mae", baselines=[]),
         long("mae_compute", "MAE, R-MAE's compute", "mae", views=304_000),
-        long("rmae", "R-MAE, FH", "rmae"),
-        long("rmae_90_x4", "R-MAE, 90 % hidden, weight 4", "rmae", HIDE_90, TIMES_4),
-        method("mae", "MAE", "mae"),
+        long("rmae", "R-MAE, FH", "rmae", baselines=EQUAL_LONG),
+        long(
+            "rmae_90_x4",
+            "R-MAE, 90 % hidden, weight 4",
+            "rmae",
+            HIDE_90,
+            TIMES_4,
+            baselines=EQUAL_LONG,
+        ),
+        method("mae", "MAE", "mae", baselines=[]),
         method("mae_compute", "MAE, R-MAE's compute", "mae", views=152_000),
-        method("rmae", "R-MAE, FH", "rmae"),
+        method("rmae", "R-MAE, FH", "rmae", baselines=EQUAL),
         method("rae", "RAE, FH", "rmae", "model.pixel_decoder=null"),
         method("rmae_90", "R-MAE, 90 % of regions hidden", "rmae", HIDE_90),
         method("rmae_x4", "R-MAE, region weight 4", "rmae", TIMES_4),
-        method("rmae_90_x4", "R-MAE, 90 % hidden, weight 4", "rmae", HIDE_90, TIMES_4),
+        method(
+            "rmae_90_x4",
+            "R-MAE, 90 % hidden, weight 4",
+            "rmae",
+            HIDE_90,
+            TIMES_4,
+            baselines=EQUAL,
+        ),
         method(
             "rmae_90_x16",
             "R-MAE, 90 % hidden, weight 16",

@@ -67,7 +67,7 @@ def _sections(study: Study, records: Records, picture: str) -> list[str]:
             continue
         parts += [f"### {group}" if group else "", values_table(study, methods, found)]
         if differences := differences_table(study, methods, found):
-            parts += ["Differences to the baseline, paired by seed:", differences]
+            parts += ["Differences to a baseline, paired by seed:", differences]
     if records.regions:
         parts += ["### Region sources", regions_table(records.regions["sources"])]
     if records.cost:
@@ -76,14 +76,14 @@ def _sections(study: Study, records: Records, picture: str) -> list[str]:
 
 
 def _state(study: Study, records: Sequence[Record]) -> str:
-    planned = sum(study.seeds if m.seeds is None else m.seeds for m in study.methods)
+    planned = sum(map(study.seeds_of, study.methods))
     hours = sum(record["seconds"] for record in records) / 3600
     text = f"{len(records)} of {planned} runs are in; their pre-training took {hours:.1f} hours in all."
     if len(records) < planned:
         missing = [
             f"{method.label}{f' ({method.group})' if method.group else ''} {has} of {wants}"
             for method in study.methods
-            if (wants := study.seeds if method.seeds is None else method.seeds)
+            if (wants := study.seeds_of(method))
             > (has := sum(record["method"] == method.name for record in records))
         ]
         text += f" Not run yet: {', '.join(missing)}."
@@ -120,23 +120,26 @@ def _mean(metric: Metric, records: Sequence[Record], method: str) -> str:
 
 
 def differences_table(study: Study, methods: Sequence[Method], records: Sequence[Record]) -> str:
-    """Tabulates each method's differences to its baseline; empty if none has two seeds."""
+    """Tabulates each method's differences to its baselines; empty if none has two seeds."""
     rows = []
     for method in methods:
-        cells = [_told(metric, _difference(metric, method, records)) for metric in study.metrics]
-        if any(cell != "-" for cell in cells):
-            rows.append([method.label, study.method(method.baseline).label, *cells])
+        for name in method.baselines:
+            cells = [
+                _told(metric, _difference(metric, method.name, name, records))
+                for metric in study.metrics
+            ]
+            if any(cell != "-" for cell in cells):
+                rows.append([method.label, study.method(name).label, *cells])
     if not rows:
         return ""
     return _table(["method", "baseline", *(metric.label for metric in study.metrics)], rows)
 
 
-def _difference(metric: Metric, method: Method, records: Sequence[Record]) -> Difference | None:
-    if method.baseline in ("", method.name):
-        return None
-    own, other = (
-        values(records, name, metric.stage, metric.names) for name in (method.name, method.baseline)
-    )
+def _difference(
+    metric: Metric, method: str, baseline: str, records: Sequence[Record]
+) -> Difference | None:
+    """The difference, if the two have at least two seeds in common."""
+    own, other = (values(records, name, metric.stage, metric.names) for name in (method, baseline))
     found = paired_difference(own, other)
     return found if found and found.n > 1 else None
 
@@ -153,11 +156,13 @@ def _told(metric: Metric, difference: Difference | None) -> str:
 
 
 def _bars(study: Study, records: Sequence[Record]) -> list[tuple[str, float, float, float, bool]]:
-    """Label, mean, interval ends and whether it is significant, for the first metric's differences."""
+    """Label, mean, interval ends and whether it is significant, for the first metric and baselines."""
     metric = study.metrics[0]
     bars = []
     for method in study.methods:
-        found = _difference(metric, method, records)
+        if not method.baselines:
+            continue
+        found = _difference(metric, method.name, method.baselines[0], records)
         if found and math.isfinite(found.mean):
             mean, low, high = (metric.scale * x for x in (found.mean, *found.bootstrap))
             twice = sum(other.label == method.label for other in study.methods) > 1

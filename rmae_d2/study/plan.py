@@ -31,7 +31,7 @@ class Method:
         overrides: of the config. ``{NAME}`` stands for the weights of the method of that name with the same
             seed, which is then trained first.
         group: methods of one group are compared with each other, in one table per group.
-        baseline: the method of its group relative to which differences are computed.
+        baselines: the methods relative to which differences are computed; the first is drawn.
         seeds: number of seeds; None for the study's.
         transfers: names of the transfers that evaluate it; None for all.
     """
@@ -42,7 +42,7 @@ class Method:
     views: int
     overrides: Sequence[str] = ()
     group: str = ""
-    baseline: str = ""
+    baselines: Sequence[str] = ()
     seeds: int | None = None
     transfers: Sequence[str] | None = None
 
@@ -180,12 +180,16 @@ class Study:
                         f"study {self.name}: {method.name} names the transfer {name!r}, which does not exist"
                         f"{did_you_mean(name, transfers)}"
                     )
-            for name in (method.baseline, *_needed(method)):
-                if name and name not in known:
+            for name in (*method.baselines, *_needed(method)):
+                if name not in known:
                     raise UserError(
                         f"study {self.name}: {method.name} names the method {name!r}, which does not exist"
                         f"{did_you_mean(name, known)}"
                     )
+
+    def seeds_of(self, method: Method) -> int:
+        """Returns the number of a method's runs."""
+        return self.seeds if method.seeds is None else method.seeds
 
     def method(self, name: str) -> Method:
         """Returns the method of a name; UserError if there is none."""
@@ -239,13 +243,13 @@ def runs_of(study: Study, methods: Sequence[str] = (), seeds: Sequence[int] = ()
     chosen = [study.method(name) for name in methods] or list(study.methods)
     for transfer in study.transfers:
         apply_overrides(load_config(transfer.config), list(transfer.overrides))
-    most = max(_num_seeds(study, method) for method in chosen)
+    most = max(study.seeds_of(method) for method in chosen)
     wanted = list(seeds) or list(range(most))
     runs = [
         _run(study, method, seed)
         for seed in wanted
         for method in chosen
-        if seed < _num_seeds(study, method)
+        if seed < study.seeds_of(method)
     ]
     for run in runs:
         for stage in run.stages:
@@ -273,10 +277,6 @@ def stages_by_name(run: Run) -> Mapping[str, Stage]:
 
 def _folder(run: Run) -> str:
     return f"{run.values['method']}-seed{run.seed}"
-
-
-def _num_seeds(study: Study, method: Method) -> int:
-    return study.seeds if method.seeds is None else method.seeds
 
 
 def _run(study: Study, method: Method, seed: int) -> Run:

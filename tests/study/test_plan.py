@@ -10,7 +10,7 @@ study = dict(
     name="tiny", data="data", output="{output}", seeds=2,
     methods=[
         dict(name="mae", label="MAE", config="study/mae.py", views=200),
-        dict(name="auto", label="AutoMAE", config="study/automae.py", baseline="mae", seeds=1,
+        dict(name="auto", label="AutoMAE", config="study/automae.py", baselines=["mae"], seeds=1,
              views=100, overrides=["model.masking.generator.scorer.weights={{mae}}",
                                    "dataloader.train.total_batch_size=32"]),
     ],
@@ -84,7 +84,11 @@ def test_some_methods_and_seeds_may_be_chosen(config):
             'transfers=["lineal"],',
             r"auto names the transfer 'lineal'.*did you mean linear",
         ),
-        ('baseline="mae"', 'baseline="mea"', r"auto names the method 'mea'.*did you mean mae"),
+        (
+            'baselines=["mae"]',
+            'baselines=["mea"]',
+            r"auto names the method 'mea'.*did you mean mae",
+        ),
         ("{mae}", "{rmae}", "auto names the method 'rmae'"),
         ('name="auto"', 'name="mae"', "methods has 'mae' twice"),
         ("seeds=2", "seedz=2", "unexpected keyword argument 'seedz'"),

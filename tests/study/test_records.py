@@ -26,8 +26,8 @@ STUDY = Study(
     output="out",
     seeds=3,
     methods=[
-        Method("mae", "MAE", "study/mae.py", 96000, group="short", baseline="mae"),
-        Method("rmae", "R-MAE", "study/rmae.py", 96000, group="short", baseline="mae"),
+        Method("mae", "MAE", "study/mae.py", 96000, group="short"),
+        Method("rmae", "R-MAE", "study/rmae.py", 96000, group="short", baselines=["mae"]),
         Method("late", "late", "study/mae.py", 96000, group="long", seeds=1),
     ],
     transfers=[Transfer("linear", "probe", "study/linear.py")],
@@ -128,6 +128,21 @@ def test_the_page_has_the_values_the_differences_and_what_is_missing(filled, tmp
     assert difference[2] == "**+2.0 [+1.9, +2.1]**" and difference[3] == "+0.0 [+0.0, +0.0]"
     # No difference of regions: MAE has none. A column that nothing stands in is left out.
     assert len(difference) == 4
+
+
+def test_a_method_is_compared_with_each_of_its_baselines(filled, tmp_path):
+    mae, rmae, late = STUDY.methods
+    study = replace(STUDY, methods=[mae, replace(rmae, baselines=["late", "mae"]), late])
+    records = Records(filled[0].path, study)
+    for seed, value in enumerate([19.0, 19.5, 20.0]):
+        results = {"linear": {"sem_seg/mIoU": value}}
+        records.add({**records.all[0], "method": "late", "seed": seed, "results": results})
+    write_page(study, records, tmp_path / "study.md")
+    text = (tmp_path / "study.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:4]] for line in text.splitlines()]
+    assert ["R-MAE", "late", "**+3.5 [+3.1, +3.8]**"] in rows
+    assert ["R-MAE", "MAE", "**+2.0 [+1.9, +2.1]**"] in rows
+    assert not any(row[:2] == ["MAE", "MAE"] for row in rows)
 
 
 def test_region_sources_are_compared_on_the_page(tmp_path):
