@@ -16,13 +16,13 @@ study = dict(
     attention=dict(json="scenes/annotations/instances_val.json", root="scenes/val", max_images=4),
     scenes=dict(num_train=24, num_val=8, seed=1),
     methods=[
-        dict(name="random", label="random", config="study/rmae.py", baseline="",
+        dict(name="random", label="random", config="study/rmae.py",
              views=0, overrides=small),
-        dict(name="mae", label="MAE", config="study/mae.py", baseline="random",
+        dict(name="mae", label="MAE", config="study/mae.py", baselines=["random"],
              views=8, overrides=small),
-        dict(name="auto", label="AutoMAE", config="study/automae.py", baseline="mae",
+        dict(name="auto", label="AutoMAE", config="study/automae.py", baselines=["mae"],
              views=8, overrides=[*small, "model.masking.generator.scorer.weights={mae}"]),
-        dict(name="supervised", label="supervised", config="study/supervised.py", baseline="mae",
+        dict(name="supervised", label="supervised", config="study/supervised.py", baselines=["mae"],
              views=8, overrides=small),
     ],
     transfers=[
