@@ -4,6 +4,8 @@ Command:     rmae-d2 study configs/study/scenes_gpu.py --records docs/study/stud
              --page docs/study/study_gpu.md; several GPUs: --jobs 8, --cluster slurm or ray
 Sizes:       as scenes.py, but ten times the views, in batches of 512, of 20,000 scenes, and an encoder of
              width 384 and depth 12. Decoders and region branch are unchanged.
+Equal cost:  MAE with R-MAE's compute keeps the factor of scenes.py's encoder, 1.58. For this larger one it is
+             probably too high: measure it there (--cost) before that comparison is used.
 Measured:    not run: no GPU was available.
 """
 
