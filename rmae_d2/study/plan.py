@@ -1,7 +1,7 @@
 """The plan of a study: its config, and the runs that follow from it."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -216,18 +216,28 @@ def load_study(name: str) -> Study:
     try:
         parts = {"methods": Method, "transfers": Transfer, "metrics": Metric}
         made: dict[str, Any] = {
-            name: [part(**each) for each in given[name]] for name, part in parts.items()
+            name: [_made(part, each) for each in given[name]] for name, part in parts.items()
         }
         for name, part in {"scenes": Scenes, "attention": Attention}.items():
-            made[name] = part(**given[name]) if given.get(name) else None
+            made[name] = _made(part, given[name]) if given.get(name) else None
         if regions := given.get("regions"):
-            sources = [RegionSource(**each) for each in regions["sources"]]
-            made["regions"] = Regions(**{**regions, "sources": sources})
-        return Study(**{**given, **made})
+            sources = [_made(RegionSource, each) for each in regions["sources"]]
+            made["regions"] = _made(Regions, {**regions, "sources": sources})
+        return _made(Study, {**given, **made})
     except KeyError as error:
         raise UserError(f"{path}: the study has no {error}") from error
     except TypeError as error:  # such as "Method.__init__() got an unexpected keyword argument"
         raise UserError(f"{path}: {error}") from error
+
+
+def _made(part: Callable[..., Any], given: Mapping[str, Any]) -> Any:
+    """Makes a part of a study; TypeError if it has no such fields, or a text stands for a list of texts."""
+    made = part(**given)
+    for each in fields(made):
+        value = getattr(made, each.name)
+        if isinstance(value, str) and each.type in (Sequence[str], Sequence[str] | None):
+            raise TypeError(f"{each.name} is the text {value!r} where a list belongs: [{value!r}]")
+    return made
 
 
 def runs_of(study: Study, methods: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Run]:

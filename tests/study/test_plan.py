@@ -89,6 +89,8 @@ def test_some_methods_and_seeds_may_be_chosen(config):
             'baselines=["mea"]',
             r"auto names the method 'mea'.*did you mean mae",
         ),
+        ('baselines=["mae"]', 'baselines="mae"', r"baselines is the text 'mae'.*\['mae'\]"),
+        ("seeds=2,", 'seeds=2, overrides="a=1",', r"overrides is the text 'a=1'"),
         ("{mae}", "{rmae}", "auto names the method 'rmae'"),
         ('name="auto"', 'name="mae"', "methods has 'mae' twice"),
         ("seeds=2", "seedz=2", "unexpected keyword argument 'seedz'"),
