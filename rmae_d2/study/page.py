@@ -11,7 +11,7 @@ from ..errors import UserError
 from ..files import atomic_file
 from ..inference.region_evaluation import regions_table
 from ..tables import table
-from ..visualization.curves import draw_differences
+from ..visualization.curves import draw_differences, draw_sweep
 from .plan import Method, Metric, Study
 from .records import Record, Records, values
 from .statistics import Difference, paired_difference
@@ -21,7 +21,7 @@ END = "<!-- until here -->"
 
 
 def write_page(study: Study, records: Records, page: Path) -> list[Path]:
-    """Puts the study's tables into its page, and draws its picture next to it.
+    """Puts the study's tables into its page, and draws its pictures next to it.
 
     Args:
         page: Markdown, with a line `BEGIN` and a line `END`; if it does not exist, it is created with
@@ -42,25 +42,32 @@ def write_page(study: Study, records: Records, page: Path) -> list[Path]:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise UserError(f"{page} has no lines\n{BEGIN}\n{END}\nto put the tables between")
-    picture = page.with_name(f"{page.stem}.png")
-    body = "\n\n".join(_sections(study, records, picture.name))
+    body = "\n\n".join(_sections(study, records, page.stem))
     page.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(page) as file:
         file.write(f"{before}{BEGIN}\n\n{body}\n\n{END}{after}".encode())
-    files = [page]
-    if bars := _bars(study, records.all):
-        metric = study.metrics[0].label
-        files.append(
-            draw_differences(bars, f"{metric}: difference to the baseline, 95 % interval", picture)
-        )
+    return [page, *_draw(study, records.all, page)]
+
+
+def _draw(study: Study, records: Sequence[Record], page: Path) -> list[Path]:
+    """Draws the first metric: each method's difference to its baseline, and the lines over views."""
+    metric, files = study.metrics[0].label, []
+    if bars := _bars(study, records):
+        title = f"{metric}: difference to the baseline, 95 % interval"
+        files.append(draw_differences(bars, title, page.with_name(f"{page.stem}.png")))
+    if lines := lines_over_views(study, records):
+        picture = page.with_name(f"{page.stem}_views.png")
+        files.append(draw_sweep(lines, "views of pre-training, thousands", metric, picture))
     return files
 
 
-def _sections(study: Study, records: Records, picture: str) -> list[str]:
-    found = records.all
+def _sections(study: Study, records: Records, stem: str) -> list[str]:
+    found, metric = records.all, study.metrics[0].label
     parts = [_state(study, found)]
+    if lines_over_views(study, found):
+        parts.append(f"![{metric} over the views of pre-training]({stem}_views.png)")
     if _bars(study, found):
-        parts.append(f"![{study.metrics[0].label} of each method less its baseline's]({picture})")
+        parts.append(f"![{metric} of each method less its baseline's]({stem}.png)")
     for group in dict.fromkeys(method.group for method in study.methods):
         methods = [method for method in study.methods if method.group == group]
         if not any(record["method"] in {m.name for m in methods} for record in found):
@@ -169,6 +176,23 @@ def _bars(study: Study, records: Sequence[Record]) -> list[tuple[str, float, flo
             name = f"{method.label}, {method.group}" if twice else method.label
             bars.append((f"{name} (n={found.n})", mean, low, high, found.significant))
     return bars
+
+
+def lines_over_views(
+    study: Study, records: Sequence[Record]
+) -> dict[str, list[tuple[float, float, float]]]:
+    """Thousands of views, mean and standard deviation of the first metric for each line's methods."""
+    metric = study.metrics[0]
+    lines: dict[str, list[tuple[float, float, float]]] = {}
+    for method in study.methods:
+        by_seed = values(records, method.name, metric.stage, metric.names)
+        if not method.line or not by_seed:
+            continue
+        found = [metric.scale * value for value in by_seed.values()]
+        deviation = float(np.std(found, ddof=1)) if len(found) > 1 else math.nan
+        views = next(record["views"] for record in records if record["method"] == method.name)
+        lines.setdefault(method.line, []).append((views / 1000, float(np.mean(found)), deviation))
+    return lines
 
 
 def cost_table(study: Study, records: Records) -> str:

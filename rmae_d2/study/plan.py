@@ -34,6 +34,8 @@ class Method:
         baselines: the methods relative to which differences are computed; the first is drawn.
         seeds: number of seeds; None for the study's.
         transfers: names of the transfers that evaluate it; None for all.
+        line: in the curves over views, joins it to the methods of the same line, which differ in views
+            alone; not drawn if empty.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Method:
     baselines: Sequence[str] = ()
     seeds: int | None = None
     transfers: Sequence[str] | None = None
+    line: str = ""
 
 
 @dataclass(frozen=True)

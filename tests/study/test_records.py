@@ -1,11 +1,12 @@
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rmae_d2.errors import UserError
-from rmae_d2.study.page import BEGIN, END, write_page
+from rmae_d2.study.page import BEGIN, END, lines_over_views, write_page
 from rmae_d2.study.plan import (
     Method,
     Metric,
@@ -143,6 +144,21 @@ def test_a_method_is_compared_with_each_of_its_baselines(filled, tmp_path):
     assert ["R-MAE", "late", "**+3.5 [+3.1, +3.8]**"] in rows
     assert ["R-MAE", "MAE", "**+2.0 [+1.9, +2.1]**"] in rows
     assert not any(row[:2] == ["MAE", "MAE"] for row in rows)
+
+
+def test_methods_of_one_line_are_joined_over_their_views(filled, tmp_path):
+    mae, rmae, late = STUDY.methods
+    lines = [replace(mae, line="MAE"), rmae, replace(late, line="MAE")]
+    study = replace(STUDY, methods=lines)
+    records = Records(filled[0].path, study)
+    results = {"linear": {"sem_seg/mIoU": 25.0}}
+    records.add({**records.all[0], "method": "late", "views": 192000, "results": results})
+    (first, second) = lines_over_views(study, records.all)["MAE"]
+    assert first == pytest.approx((96, 21, 1)) and second[:2] == (192, 25)
+    assert math.isnan(second[2])  # of one seed
+    files = write_page(study, records, tmp_path / "study.md")
+    assert [file.name for file in files] == ["study.md", "study.png", "study_views.png"]
+    assert "![mIoU over the views of pre-training](study_views.png)" in files[0].read_text()
 
 
 def test_region_sources_are_compared_on_the_page(tmp_path):
