@@ -145,7 +145,7 @@ def test_the_transfers_of_the_studies_take_what_the_methods_leave(name):
 def test_the_study_of_the_scenes_is_consistent():
     study = load_study("study/scenes.py")
     runs = runs_of(study)
-    assert len(runs) == 22 * 3 + 4
+    assert len(runs) == 21 * 3 + 5
     stages = {"pretrain", "attention", *(transfer.name for transfer in study.transfers)}
     assert {metric.stage for metric in study.metrics} <= stages
     long = [run for run in runs if run.values["method"] == "mae_long"]
