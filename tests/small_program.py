@@ -90,6 +90,8 @@ FAMILIES = {
     "coco/|lvis/|demo/vitdet_": DETECTOR,
     "ade20k/upernet_": UPERNET,
     "demo/linear_semantic_": ["model.window=64", "model.stride=32"],
+    # For a CPU core as it is.
+    "study/rmae": [],
     "imagenet/linear_": ["model.backbone.net.img_size=64", "model.num_classes=2"],
 }
 #: Of other commands, by how the line begins.

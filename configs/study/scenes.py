@@ -1,8 +1,8 @@
 """The study: how region learning changes a small encoder, and how it does not, on rendered scenes.
 
 Command:     rmae-d2 study configs/study/scenes.py --records docs/study/study.json --page docs/study.md
-Cost:        about 40 hours of a CPU core: 27.5 of pre-training as recorded, the transfers estimated. Split over
-             any number of sessions, machines or GPUs.
+Cost:        about 40 hours of a CPU core: 27.5 of pre-training as recorded, the transfers estimated. Split
+             over any number of sessions, machines or GPUs.
 Views:       192,000 for the main methods, 96,000 for all others, which are not fine-tuned because that
              would take as long again. Three seeds each, but for five settings of the region loss.
 Equal cost:  `mae_compute` and `mae_compute_long` see 1.58 times as many views, because MAE's step is that
