@@ -196,17 +196,20 @@ def lines_over_views(
 
 
 def cost_table(study: Study, records: Records) -> str:
-    """Tabulates the cost of each method's training step, as measured side by side."""
+    """Tabulates the cost of each method's training step, as measured side by side.
+
+    Methods of the same label and cost share a row; those that do not train have none.
+    """
     rows = [
-        [
+        (
             method.label,
             cost["parameters"] / 1e6,
             cost["gmacs"],
             cost["views_per_second"],
             cost["saved_mib"],
-        ]
+        )
         for method in study.methods
-        if (cost := records.cost.get(method.name))
+        if method.views and (cost := records.cost.get(method.name))
     ]
     headers = ["method", "M parameters", "GMACs per view", "views per second", "MiB kept per view"]
-    return table(headers, rows)
+    return table(headers, list(dict.fromkeys(rows)))

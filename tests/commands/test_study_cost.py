@@ -33,6 +33,8 @@ def test_methods_cost_what_their_networks_do(tmp_path):
                 64,
                 ["model.masking.generator.scorer.weights={mae}"],
             ),
+            Method("long", "MAE", "study/mae.py", 256),
+            Method("random", "random weights", "study/mae.py", 0),
             Method("supervised", "supervised", "study/supervised.py", 64),
         ],
         transfers=[],
@@ -44,6 +46,8 @@ def test_methods_cost_what_their_networks_do(tmp_path):
         "more",
         "rmae",
         "few",
+        "long",
+        "random",
     }  # neither what needs weights nor what is not an RMAE
     assert cost["more"] == cost["mae"]  # the same step
     analysis = analyze_config(apply_overrides(load_config("study/rmae.py"), SMALL))
@@ -56,6 +60,7 @@ def test_methods_cost_what_their_networks_do(tmp_path):
     records = Records(tmp_path / "study.json", study)
     records.set_cost(cost)
     table = cost_table(study, Records(tmp_path / "study.json", study))
+    # One row for the two named MAE, none for what does not train.
     assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == [
         "MAE",
         "MAE, longer",
