@@ -212,7 +212,8 @@ def _report(message: str) -> None:
         with open(os.environ[_ERROR_FILE], "w") as file:
             json.dump({"message": message, "timestamp": int(time.time())}, file)
     if _LAUNCHER not in os.environ:
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        # Text and newline in one write: several ranks say it at once, and unbuffered they would mix.
+        print(f"error: {message}\n", end="", file=sys.stderr, flush=True)
 
 
 def _end(number: int, frame: FrameType | None) -> None:
