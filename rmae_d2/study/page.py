@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from ..engine.sweep_results import mean_and_deviation
 from ..errors import UserError
 from ..files import atomic_file
 from ..inference.region_evaluation import regions_table
@@ -42,32 +41,35 @@ def write_page(study: Study, records: Records, page: Path) -> list[Path]:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise UserError(f"{page} has no lines\n{BEGIN}\n{END}\nto put the tables between")
-    body = "\n\n".join(_sections(study, records, page.stem))
     page.parent.mkdir(parents=True, exist_ok=True)
+    pictures = _draw(study, records.all, page)
+    shown = [f"![{text}]({picture.name})" for text, picture in pictures.items()]
+    body = "\n\n".join([_state(study, records.all), *shown, *_sections(study, records)])
     with atomic_file(page) as file:
         file.write(f"{before}{BEGIN}\n\n{body}\n\n{END}{after}".encode())
-    return [page, *_draw(study, records.all, page)]
+    return [page, *sorted(pictures.values())]
 
 
-def _draw(study: Study, records: Sequence[Record], page: Path) -> list[Path]:
-    """Draws the first metric: each method's difference to its baseline, and the lines over views."""
-    metric, files = study.metrics[0].label, []
+def _draw(study: Study, records: Sequence[Record], page: Path) -> dict[str, Path]:
+    """Draws the first metric, over views and as differences to baselines: pictures by what they show."""
+    metric, pictures = study.metrics[0].label, {}
+    if lines := lines_over_views(study, records):
+        picture = draw_sweep(
+            lines,
+            "views of pre-training, thousands",
+            metric,
+            page.with_name(f"{page.stem}_views.png"),
+        )
+        pictures[f"{metric} over the views of pre-training"] = picture
     if bars := _bars(study, records):
         title = f"{metric}: difference to the baseline, 95 % interval"
-        files.append(draw_differences(bars, title, page.with_name(f"{page.stem}.png")))
-    if lines := lines_over_views(study, records):
-        picture = page.with_name(f"{page.stem}_views.png")
-        files.append(draw_sweep(lines, "views of pre-training, thousands", metric, picture))
-    return files
+        picture = draw_differences(bars, title, page.with_name(f"{page.stem}.png"))
+        pictures[f"{metric} of each method less its baseline's"] = picture
+    return pictures
 
 
-def _sections(study: Study, records: Records, stem: str) -> list[str]:
-    found, metric = records.all, study.metrics[0].label
-    parts = [_state(study, found)]
-    if lines_over_views(study, found):
-        parts.append(f"![{metric} over the views of pre-training]({stem}_views.png)")
-    if _bars(study, found):
-        parts.append(f"![{metric} of each method less its baseline's]({stem}.png)")
+def _sections(study: Study, records: Records) -> list[str]:
+    found, parts = records.all, []
     for group in dict.fromkeys(method.group for method in study.methods):
         methods = [method for method in study.methods if method.group == group]
         if not any(record["method"] in {m.name for m in methods} for record in found):
@@ -122,8 +124,9 @@ def _mean(metric: Metric, records: Sequence[Record], method: str) -> str:
     ]
     if not found:
         return "-"
-    text = f"{np.mean(found):.{metric.digits}f}"
-    return text if len(found) < 2 else f"{text} ± {np.std(found, ddof=1):.{metric.digits}f}"
+    mean, deviation = mean_and_deviation(found)
+    text = f"{mean:.{metric.digits}f}"
+    return text if len(found) < 2 else f"{text} ± {deviation:.{metric.digits}f}"
 
 
 def differences_table(study: Study, methods: Sequence[Method], records: Sequence[Record]) -> str:
@@ -189,9 +192,8 @@ def lines_over_views(
         if not method.line or not by_seed:
             continue
         found = [metric.scale * value for value in by_seed.values()]
-        deviation = float(np.std(found, ddof=1)) if len(found) > 1 else math.nan
         views = next(record["views"] for record in records if record["method"] == method.name)
-        lines.setdefault(method.line, []).append((views / 1000, float(np.mean(found)), deviation))
+        lines.setdefault(method.line, []).append((views / 1000, *mean_and_deviation(found)))
     return lines
 
 
